@@ -1,0 +1,60 @@
+"""What was measured: cells, their statuses and their samples."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from typing import Any
+
+
+class Status(str, Enum):
+    """How the measurement of a cell ended."""
+
+    OK = "ok"
+    OUT_OF_MEMORY = "out_of_memory"
+    UNSUPPORTED = "unsupported"
+    WRONG_OUTPUT = "wrong_output"
+    THROTTLED = "throttled"
+    INTERRUPTED = "interrupted"
+    ERROR = "error"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One thing that is measured. Two cells of one series differ in `arm`, or in another single field."""
+
+    stage: str  # "kernel", "gather" or "end_to_end"
+    kernel: str  # e.g. "flash_attn_func"; "gather_kv" and "gather_qkv" for stage gather; "prefill" end to end
+    provider: str  # who the kernel comes from, e.g. "flash-attn 2.8.3", "vLLM FA3", "SDPA stand-in"
+    arm: str  # contiguous | fragmented | dense | paged
+    spread_k: int  # runs the request's KV is split into in this cell
+    block_size: int  # tokens per block, as the kernel sees it
+    layer: int | None  # index of the attention layer; None end to end
+    data: str  # "captured" or "synthetic"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A cell's samples, in the order of its series' rounds, or the reason why there are none.
+
+    Results with the same `series` were interleaved: their n-th samples were taken in the same round,
+    so differences may be taken pair by pair.
+    """
+
+    cell: Cell
+    series: str  # which interleaved series, e.g. "spread=4 layer=0"
+    status: Status
+    reason: str | None = None  # why the status is not ok, in words; also remarks on an ok cell's arm
+    samples_us: list[float] = field(default_factory=list)
+    warmup_us: list[float] = field(default_factory=list)  # in no statistic but their own
+    one_run_for: int | None = None  # this is the one-run baseline inside the series of that spread_k
+    control: bool = False  # this is the series' baseline, measured a second time (A/A)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object with the cell's fields under "cell"."""
+        return asdict(self) | {"status": self.status.value}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Result:
+        """The inverse of `to_json`; raises KeyError or TypeError on anything else."""
+        return cls(**data | {"cell": Cell(**data["cell"]), "status": Status(data["status"])})
