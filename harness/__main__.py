@@ -1,0 +1,51 @@
+"""python -m harness: the main job and what can be done with a run afterwards."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness import cli
+from harness.config import ConfigError
+
+PROG = "python -m harness"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Dispatch to a subcommand; the exit status."""
+    parser = cli.Parser(prog=PROG, allow_abbrev=False)
+    commands = parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
+    prefill = commands.add_parser(
+        "prefill",
+        help="run the main job, as run_vllm_prefill.py does",
+        usage=f"{PROG} prefill [--config YAML] [options]",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    cli.add_prefill_options(prefill)
+    report = commands.add_parser("report", help="make a run's tables and plots again", allow_abbrev=False)
+    report.add_argument("run", type=Path, metavar="RUN", help="a run's directory, e.g. one under runs/")
+    return cli.guarded(PROG, lambda: _dispatch(parser.parse_args(argv)))
+
+
+def _dispatch(arguments: argparse.Namespace) -> int:
+    options = vars(arguments)
+    if options.pop("command") == "prefill":
+        return cli.prefill(options)
+    return _report(arguments.run)
+
+
+def _report(run_dir: Path) -> int:
+    if not (run_dir / "run.json").is_file():
+        raise ConfigError(f"{run_dir}: holds no run.json; name a run's directory")
+
+    from harness import report
+
+    report.write(run_dir)
+    return cli.OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,291 @@
+"""From an attention call and a layout to arms: ways of running the same work, ready to be timed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+
+from harness import layout
+from harness.capture import AttentionCall
+from harness.kernels import DenseKV, EngineKernel, Kernel, PagedKV, Run, Unsupported
+from harness.record import Cell
+
+
+@dataclass(frozen=True)
+class Bound:
+    """An arm with its inputs in memory."""
+
+    run: Run
+    before: Callable[[], object] | None = None  # runs ahead of every `run`, outside its timing
+    remark: str | None = None  # what a reader of the row must know
+    expected: torch.Tensor | None = None  # what `run` must return bit for bit; None: close to the reference
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One cell of a series and how to make it ready; `bind` may raise Unsupported or run out of memory."""
+
+    cell: Cell
+    bind: Callable[[], Bound]
+    one_run_for: int | None = None
+    control: bool = False
+
+
+@dataclass
+class Placement:
+    """Where a call's K and V are for one series: in one run and in `spread_k` runs, in the same cache."""
+
+    call: AttentionCall
+    spread_k: int
+    one_run: PagedKV
+    split: PagedKV  # the same K and V in `spread_k` runs
+    blocks: PagedKV  # like `split`, readable as plain K and V (vLLM's CPU kernels pack theirs)
+
+    @cached_property
+    def compact(self) -> DenseKV:
+        """The compacted contiguous copy: K and V of the fragmented cache in token order."""
+        return gather(self.blocks, self.call.num_tokens)
+
+
+def gather(kv: PagedKV, tokens: int, into: DenseKV | None = None) -> DenseKV:
+    """Copy the first request's K and V out of their blocks into token order.
+
+    Args:
+        kv: the fragmented cache.
+        tokens: how many tokens the request has.
+        into: where to; new contiguous tensors otherwise.
+    """
+    key_cache, value_cache = kv.split()
+    heads, dim = key_cache.shape[2:]
+    if into is None:
+        padded = kv.block_table.shape[1] * kv.block_size
+        new = [key_cache.new_empty(padded, heads, dim)[:tokens] for _ in range(2)]
+        into = DenseKV(*new)
+    copy_blocks(key_cache, kv.block_table[0], into.key)
+    copy_blocks(value_cache, kv.block_table[0], into.value)
+    return into
+
+
+def copy_blocks(cache: torch.Tensor, blocks: torch.Tensor, out: torch.Tensor) -> None:
+    """Copy the blocks `blocks` ([n] int32) of `cache` ([blocks, block_size, heads, dim]) to `out`, tokens first.
+
+    `out` is [tokens, heads, dim], any strides, with tokens <= n * block_size.
+    """
+    tokens, block_size = out.shape[0], cache.shape[1]
+    whole = tokens // block_size
+    if whole:
+        target = out[: whole * block_size].unflatten(0, (whole, block_size))
+        if target.is_contiguous():
+            torch.index_select(cache, 0, blocks[:whole], out=target)
+        else:
+            target.copy_(cache.index_select(0, blocks[:whole]))
+    if tokens % block_size:
+        out[whole * block_size :] = cache[blocks[whole]][: tokens % block_size]
+
+
+def placed(call: AttentionCall, kernel: EngineKernel, spread_k: int, block_ids: Sequence[int]) -> Placement:
+    """A call's K and V in a cache of its own: blocks 1..n in one run, and as `block_ids` say.
+
+    Used where the engine's cache is not at hand: random K and V, and saved captures.
+
+    Args:
+        block_ids: physical ids in 1..2n, disjoint from the one run's 1..n.
+    """
+    blocks = len(block_ids)
+    heads, width = call.num_kv_heads, 2 * call.head_dim
+    by_token = call.key.new_zeros(max(block_ids) + 1, call.block_size, heads, width)
+    # The backend's own physical order: tokens outside heads for FlashAttention, inside on a CPU.
+    cache = by_token.transpose(1, 2)
+    cache = cache.contiguous() if call.backend == "CPU_ATTN" else cache
+    device = call.key.device
+    tables = []
+    for ids in (list(range(1, blocks + 1)), list(block_ids)):
+        slots = torch.from_numpy(layout.slot_mapping(ids, call.block_size, call.num_tokens)).to(device)
+        kernel.write_cache(call, cache, slots)
+        tables.append(torch.tensor([ids], dtype=torch.int32, device=device))
+    split = PagedKV(cache, tables[1])
+    return Placement(call, spread_k, PagedKV(cache, tables[0]), split, readable(call, split))
+
+
+def readable(call: AttentionCall, kv: PagedKV) -> PagedKV:
+    """`kv` itself, or where vLLM's CPU kernels packed it, the call's K and V in the same blocks."""
+    if call.backend != "CPU_ATTN":
+        return kv
+    return plain_pages(call, kv.block_table[0].tolist(), kv.block_size)
+
+
+def plain_pages(call: AttentionCall, block_ids: Sequence[int], page_size: int) -> PagedKV:
+    """The call's K and V in a new cache of `page_size`-token blocks at `block_ids`, tokens outside heads."""
+    low = min(block_ids)
+    ids = [block_id - low for block_id in block_ids]
+    pages = call.key.new_zeros(max(ids) + 1, page_size, call.num_kv_heads, 2 * call.head_dim)
+    slots = torch.from_numpy(layout.slot_mapping(ids, page_size, call.num_tokens)).to(call.key.device)
+    pages.flatten(0, 1)[slots] = torch.cat([call.key, call.value], dim=-1)
+    table = torch.tensor([ids], dtype=torch.int32, device=call.key.device)
+    return PagedKV(pages.transpose(1, 2), table)
+
+
+def synthetic(call: AttentionCall, seed: int) -> AttentionCall:
+    """Random normal Q, K and V of a call's shapes, contiguous; metadata as captured, no output yet."""
+    generator = torch.Generator(device=call.query.device).manual_seed(seed)
+
+    def random(like: torch.Tensor) -> torch.Tensor:
+        # Drawn in float32: CPU generators are slow in half precision.
+        values = torch.randn(like.shape, generator=generator, device=like.device, dtype=torch.float32)
+        return values.to(like.dtype)
+
+    return replace(
+        call, query=random(call.query), key=random(call.key), value=random(call.value), kv_cache=None
+    )
+
+
+def of_series(
+    place: Placement, engine: EngineKernel, functions: Sequence[Kernel], data: str, seed: int
+) -> list[Arm]:
+    """All arms of one layer at one spread_k, the baseline twice (A/A)."""
+    func, packed, with_kvcache = functions
+    return [
+        *_gathering(place, func, "gather_kv", data),
+        *_gathering(place, packed, "gather_qkv", data),
+        *_with_kvcache(place, with_kvcache, data, seed),
+        *_engine(place, engine, data),
+    ]
+
+
+def _cell(place: Placement, kernel: Kernel, arm: str, data: str) -> Cell:
+    return Cell(
+        stage="kernel",
+        kernel=kernel.name,
+        provider=kernel.provider,
+        arm=arm,
+        spread_k=place.spread_k,
+        block_size=place.call.block_size,
+        layer=place.call.layer,
+        data=data,
+    )
+
+
+def _gathering(place: Placement, kernel: Kernel, gather_name: str, data: str) -> list[Arm]:
+    """A function without a block table: on the compact copy, and on what a gather has just written."""
+    call = place.call
+
+    def target() -> tuple[DenseKV, Callable[[], object]]:
+        if gather_name == "gather_kv":
+            into = DenseKV(torch.empty_like(place.compact.key), torch.empty_like(place.compact.value))
+            return into, lambda: gather(place.blocks, call.num_tokens, into)
+        qkv = call.query.new_empty(call.num_tokens, 3, call.num_heads, call.head_dim)
+        into = DenseKV(qkv[:, 1], qkv[:, 2])
+
+        def pack() -> None:
+            qkv[:, 0] = call.query
+            gather(place.blocks, call.num_tokens, into)
+
+        return into, pack
+
+    def contiguous() -> Bound:
+        return Bound(kernel.dense(call, place.compact))
+
+    def fragmented() -> Bound:
+        kernel.dense(call, place.compact)  # refuse before anything is copied
+        into, collect = target()
+        collect()
+        return Bound(kernel.dense(call, into), before=collect)
+
+    def gathering() -> Bound:
+        kernel.dense(call, place.compact)
+        into, collect = target()
+
+        def run() -> torch.Tensor:
+            collect()
+            return into.key
+
+        return Bound(run, expected=place.compact.key)
+
+    cell = _cell(place, kernel, "fragmented", data)
+    return [
+        Arm(_cell(place, kernel, "contiguous", data), contiguous),
+        Arm(cell, fragmented),
+        Arm(replace(cell, stage="gather", kernel=gather_name, provider="torch"), gathering),
+    ]
+
+
+def _with_kvcache(place: Placement, kernel: Kernel, data: str, seed: int) -> list[Arm]:
+    """flash_attn_with_kvcache: without a table on the compact copy, with one on the blocks."""
+    call = place.call
+    multiple = getattr(kernel, "page_multiple", 1)
+    in_place = call.block_size % multiple == 0
+    page_size = call.block_size if in_place else multiple
+
+    def pages(spread_k: int) -> tuple[PagedKV, str | None]:
+        if in_place:
+            if call.backend == "CPU_ATTN":
+                return readable(call, place.split if spread_k > 1 else place.one_run), None
+            return (place.split if spread_k > 1 else place.one_run), None
+        blocks = layout.num_blocks(call.num_tokens, page_size)
+        runs = min(spread_k, blocks)
+        ids = layout.plan(blocks, runs, range(1, blocks + 1), seed=seed)
+        remark = f"re-paged from {call.block_size} to {page_size} tokens a block, {runs} of {blocks} runs"
+        return plain_pages(call, ids, page_size), remark
+
+    def contiguous() -> Bound:
+        return Bound(kernel.dense(call, place.compact))
+
+    def paged(spread_k: int) -> Bound:
+        kv, remark = pages(spread_k)
+        return Bound(kernel.paged(call, kv), remark=remark)
+
+    cell = replace(_cell(place, kernel, "fragmented", data), block_size=page_size)
+    arms = [
+        Arm(_cell(place, kernel, "contiguous", data), contiguous),
+        Arm(cell, lambda: paged(place.spread_k)),
+    ]
+    if place.spread_k > 1:
+        arms.append(Arm(replace(cell, spread_k=1), lambda: paged(1), one_run_for=place.spread_k))
+    return arms
+
+
+def _engine(place: Placement, kernel: EngineKernel, data: str) -> list[Arm]:
+    """The engine's kernel: dense on the step's own K and V, paged in one run (twice) and in k runs."""
+    call = place.call
+
+    def dense() -> Bound:
+        return Bound(kernel.dense(call, DenseKV(call.key, call.value)))
+
+    def paged(kv: PagedKV) -> Bound:
+        return Bound(kernel.paged(call, kv), expected=call.output)
+
+    cell = _cell(place, kernel, "paged", data)
+    one_run = replace(cell, spread_k=1)
+    arms = [
+        Arm(_cell(place, kernel, "dense", data), dense),
+        Arm(cell, lambda: paged(place.split)),
+        Arm(one_run, lambda: paged(place.one_run), one_run_for=place.spread_k, control=True),
+    ]
+    if place.spread_k > 1:
+        arms.append(Arm(one_run, lambda: paged(place.one_run), one_run_for=place.spread_k))
+    return arms
+
+
+def with_output(call: AttentionCall, place: Placement, kernel: EngineKernel) -> Placement:
+    """The placement with `call.output` set to what the engine's kernel gives on the single run."""
+    output = kernel.paged(call, place.one_run)().clone()
+    return replace(place, call=replace(call, output=output))
+
+
+__all__ = [
+    "Arm",
+    "Bound",
+    "Placement",
+    "Unsupported",
+    "copy_blocks",
+    "gather",
+    "of_series",
+    "placed",
+    "plain_pages",
+    "readable",
+    "synthetic",
+    "with_output",
+]

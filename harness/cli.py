@@ -1,0 +1,176 @@
+"""The command line. Its options are RunConfig's fields; nothing heavy is imported before they are checked."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
+
+from harness import config as configuration
+from harness import device
+from harness.config import ConfigError, RunConfig
+
+if TYPE_CHECKING:
+    from harness.models import ModelSource
+
+PROG = "run_vllm_prefill.py"
+OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+# Every field of RunConfig is in one of these.
+GROUPS: dict[str, list[str]] = {
+    "prompt and model": [
+        "model",
+        "length",
+        "prompt_file",
+        "trust_remote_code",
+        "allow_long_max_model_len",
+    ],
+    "engine (vLLM's own names)": [
+        "dtype",
+        "block_size",
+        "load_format",
+        "gpu_memory_utilization",
+        "enforce_eager",
+        "attention_backend",
+        "flash_attn_version",
+        "tensor_parallel_size",
+        "max_num_batched_tokens",
+        "seed",
+    ],
+    "layout sweep": ["spread_k", "spread_min", "spread_max", "spread_step", "gap", "run_sizes"],
+    "measuring": ["layers", "repeats", "max_seconds", "from_captures"],
+    "output": ["save_captures", "output_dir", "overwrite", "quiet"],
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are ConfigErrors, with the nearest option where one is unknown."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; --help lists what there is")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does, but an unknown argument is an error here already."""
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            options = [option for option in self._option_string_actions if option.startswith("--")]
+            near = difflib.get_close_matches(unknown[0].partition("=")[0], options, 1, cutoff=0)
+            hint = f"the nearest is {near[0]}" if unknown[0].startswith("-") else "options begin with --"
+            raise ConfigError(f"{unknown[0]}: unknown argument; {hint}")
+        return known, unknown
+
+
+def add_prefill_options(parser: argparse.ArgumentParser) -> None:
+    """--config and, in groups, an option for each field of RunConfig."""
+    parser.add_argument(
+        "--config", type=Path, metavar="YAML", help="options from a file, e.g. configs/cpu-smoke.yaml"
+    )
+    for title, names in GROUPS.items():
+        group = parser.add_argument_group(title)
+        for name in names:
+            _add_option(group, name)
+
+
+def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
+    """Run the main job; the exit status. A failure nobody foresaw raises, which Python makes status 1."""
+    parser = Parser(
+        prog=prog,
+        usage="%(prog)s [--config YAML] [options]",
+        description="Run a real prefill in vLLM, keep its attention calls, and run them again under other "
+        "layouts of the KV cache, to say how much of the latency the layout explains.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    add_prefill_options(parser)
+    return guarded(prog, lambda: prefill(vars(parser.parse_args(argv))))
+
+
+def guarded(prog: str, command: Callable[[], int]) -> int:
+    """The command's exit status; bad input as one line on stderr and status 2, Ctrl-C as status 130."""
+    try:
+        return command()
+    except ConfigError as error:
+        print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def prefill(options: dict[str, Any]) -> int:
+    """Check `options` (a parsed namespace) against device, files and model, then run; the exit status."""
+    yaml_path = options.pop("config", None)
+    typed = {name: _from_text(name, value) for name, value in options.items()}
+    config = configuration.load(typed, yaml_path)
+
+    config = configuration.resolve(config, device.kind())
+    from harness import models, prompt
+
+    try:
+        source = _model_source(config)
+        from harness.experiments import prefill as experiment  # torch and vLLM
+
+        return experiment.run(config, source)
+    except (models.ModelError, prompt.PromptError) as error:
+        raise ConfigError(str(error)) from error
+
+
+def _model_source(config: RunConfig) -> ModelSource:
+    """The model, once it is known to have the layers and, where that is cheap to see, to take the prompt."""
+    from harness import models, prompt
+
+    source = models.inspect(
+        config.model,
+        length=config.length,
+        trust_remote_code=config.trust_remote_code,
+        allow_long=config.allow_long_max_model_len,
+        load_format=config.load_format,
+    )
+    if config.from_captures is not None:  # they are what is replayed, whatever the model
+        return source
+    configuration.check_layers(config, source.num_layers)
+    prompt.check(source, config.prompt_file)
+    if config.prompt_file is not None and source.tokenizer is not None:
+        prompt.token_ids(source, config.length, config.prompt_file, config.seed)
+    return source
+
+
+def _add_option(group: argparse._ArgumentGroup, name: str) -> None:
+    field = RunConfig.model_fields[name]
+    flag, text = "--" + name.replace("_", "-"), (field.description or "").replace("%", "%%")
+    if field.annotation is bool:
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
+        return
+    if field.default is not None:
+        text += f" (default: {field.default})"
+    group.add_argument(flag, metavar=_metavar(name), help=text)
+
+
+def _metavar(name: str) -> str:
+    words = {int: "N", float: "X", str: "NAME", Path: "PATH"}
+    parts = []
+    for kind in configuration.value_types(name):
+        if get_origin(kind) is Literal:
+            parts += [str(choice) for choice in get_args(kind)]
+        else:
+            parts.append("N,N,..." if get_origin(kind) is list else words[kind])
+    return "|".join(parts)
+
+
+def _from_text(name: str, text: Any) -> Any:
+    """An option's value from what was typed; booleans are values already."""
+    if not isinstance(text, str):
+        return text
+    for kind in configuration.value_types(name):
+        try:
+            if get_origin(kind) is Literal:
+                return next(choice for choice in get_args(kind) if str(choice) == text)
+            if get_origin(kind) is list:
+                return [int(part) for part in text.split(",")]
+            return kind(text)
+        except (ValueError, StopIteration):
+            continue
+    raise ConfigError(f"--{name.replace('_', '-')} {text}: must be {configuration.expects(name)}")

@@ -1,0 +1,180 @@
+"""Which arms are set against which, and the paired difference of each such contrast."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from harness import stats
+from harness.record import Cell, Result, Status
+
+Row = dict[str, Any]
+Layer = int | str | None  # an index, "mean" over the measured layers, or None end to end
+
+
+@dataclass(frozen=True)
+class Group:
+    """One arm of one spread_k on all measured layers: what a row with layer "mean" is made of."""
+
+    results: tuple[Result, ...]  # one per layer, at least one
+
+    @property
+    def cell(self) -> Cell:
+        """The first layer's cell: the others differ from it in their layer only."""
+        return self.results[0].cell
+
+    @property
+    def measured(self) -> tuple[Result, ...]:
+        """The ok layers; if there is none, those with samples all the same (throttled, interrupted)."""
+        ok = tuple(r for r in self.results if r.status is Status.OK and r.samples_us)
+        return ok or tuple(r for r in self.results if r.samples_us)
+
+    @property
+    def status(self) -> Status:
+        """ok if any layer is, else the first layer's."""
+        ok = any(r.status is Status.OK for r in self.results)
+        return Status.OK if ok else self.results[0].status
+
+    @property
+    def reason(self) -> str | None:
+        """The layers' reasons, each once; ahead of them which layers a mean is of, if not of all."""
+        reasons = list(dict.fromkeys(r.reason for r in self.results if r.reason))
+        lost = [f"{r.cell.layer} {r.status.value}" for r in self.results if r not in self.measured]
+        if self.measured and lost:
+            kept = ", ".join(str(r.cell.layer) for r in self.measured)
+            reasons.insert(0, f"mean of layer {kept} only (layer {', layer '.join(lost)})")
+        return "; ".join(reasons) or None
+
+    def on_layers(self, layers: Iterable[Layer]) -> Group | None:
+        """The same arm on these layers only; None if it was tried on none of them."""
+        chosen = set(layers)
+        results = tuple(r for r in self.results if r.cell.layer in chosen)
+        return Group(results) if results else None
+
+
+# One spread_k's arms by kernel, name within the series and data. Names are the arms' own, and "paged@1" for
+# the one-run baseline inside the series of a larger spread_k, "paged@1 again" for its A/A repetition.
+Arms = dict[tuple[str, str, str], Group]
+
+
+def arms_of(results: Iterable[Result]) -> Arms:
+    """The results of one spread_k, layers side by side."""
+    layers: dict[tuple[str, str, str], list[Result]] = {}
+    for result in results:
+        name = result.cell.arm + ("@1 again" if result.control else "@1" if result.one_run_for else "")
+        layers.setdefault((result.cell.kernel, name, result.cell.data), []).append(result)
+    return {key: Group(tuple(members)) for key, members in layers.items()}
+
+
+def rounds(results: Sequence[Result]) -> npt.NDArray[np.float64]:
+    """The mean over layers, round by round, in us, up to the shortest layer's last; empty without layers."""
+    if not results:
+        return np.empty(0)
+    shortest = min(len(r.samples_us) for r in results)
+    mean: npt.NDArray[np.float64] = np.mean([r.samples_us[:shortest] for r in results], axis=0)
+    return mean
+
+
+def kernel_contrasts(spread_k: int, arms: Arms) -> list[Row]:
+    """The contrasts of one spread_k on each layer, then on the mean over layers.
+
+    A contrast of which an arm has no samples has no row: the arm's own row says why.
+    """
+    layers = dict.fromkeys(r.cell.layer for group in arms.values() for r in group.results)
+    rows: list[Row] = []
+    for layer in layers:
+        single = {key: group.on_layers([layer]) for key, group in arms.items()}
+        rows += _of_layer(spread_k, layer, {key: group for key, group in single.items() if group})
+    return rows + _of_layer(spread_k, "mean", arms)
+
+
+def end_to_end_contrasts(results: Sequence[Result]) -> list[Row]:
+    """Each spread_k's prefill against that at spread_k = 1, and the latter against itself (A/A)."""
+    one_run = next((r for r in results if r.cell.spread_k == 1 and not r.control), None)
+    if one_run is None:
+        return []
+    name = one_run.cell.arm
+    rows: list[Row] = []
+    for result in results:
+        if result is one_run or result.series != one_run.series:
+            continue
+        treatment = f"{name}@1 again" if result.control else name
+        pair = Group((one_run,)), Group((result,))
+        rows += _contrast(pair, f"{name}@1", treatment, result.cell.spread_k, None, one_run.cell.data)
+    floor = next(
+        (stats.noise_floor_pct(r["ci95_pct"]) for r in rows if r["treatment"].endswith("again")), None
+    )
+    return [row | {"noise_floor_pct": floor} for row in rows]
+
+
+def _of_layer(spread_k: int, layer: Layer, arms: Arms) -> list[Row]:
+    """All contrasts of one layer, with the noise floor of their series: the A/A contrast on the same data."""
+    rows: list[Row] = []
+    for kernel in dict.fromkeys(kernel for kernel, _, _ in arms):
+        for data in ("captured", "synthetic"):
+            named = {name: group for (k, name, d), group in arms.items() if (k, d) == (kernel, data)}
+            for baseline, treatment in _pairs(spread_k, named):
+                pair = named[baseline], named[treatment]
+                rows += _contrast(pair, baseline, treatment, spread_k, layer, data)
+        for arm in ("contiguous", "fragmented", "dense", "paged"):
+            synthetic, captured = (arms.get((kernel, arm, data)) for data in ("synthetic", "captured"))
+            if synthetic and captured:
+                names = f"synthetic {arm}", f"captured {arm}"
+                rows += _contrast((synthetic, captured), *names, spread_k, layer, None)
+    floors = {
+        r["data"]: stats.noise_floor_pct(r["ci95_pct"]) for r in rows if r["treatment"].endswith("again")
+    }
+    return [row | {"noise_floor_pct": floors.get(row["data"], floors.get("captured"))} for row in rows]
+
+
+def _pairs(spread_k: int, named: dict[str, Group]) -> list[tuple[str, str]]:
+    """Baseline and treatment of each contrast between these arms of one kernel; adds "paged@1" at k = 1."""
+    if spread_k == 1:
+        for arm in ("paged", "fragmented"):
+            if arm in named:
+                named[f"{arm}@1"] = named[arm]
+    pairs = [("contiguous", "fragmented"), ("dense", "paged"), ("paged@1", "paged@1 again")]
+    if spread_k == 1:
+        pairs.append(("dense", "paged@1"))
+    else:
+        pairs += [("fragmented@1", "fragmented"), ("paged@1", "paged")]
+    return [pair for pair in pairs if pair[0] in named and pair[1] in named]
+
+
+def _contrast(
+    pair: tuple[Group, Group], baseline: str, treatment: str, spread_k: int, layer: Layer, data: str | None
+) -> list[Row]:
+    """The contrast's row on the layers that both arms have; none if there is no pair of samples.
+
+    If an arm's samples are not from an ok cell the figures stand, but the verdict is "unclear".
+    """
+    common = {r.cell.layer for r in pair[0].measured} & {r.cell.layer for r in pair[1].measured}
+    sides = [group.on_layers(common) for group in pair]
+    if sides[0] is None or sides[1] is None:
+        return []
+    samples = [rounds(side.measured) for side in sides if side]
+    n = min(len(each) for each in samples)
+    found = stats.paired_difference(samples[0][:n], samples[1][:n])
+    sound = all(group.status is Status.OK for group in pair)
+    return [
+        {
+            "kernel": pair[1].cell.kernel,
+            "baseline": baseline,
+            "treatment": treatment,
+            "spread_k": spread_k,
+            "layer": layer,
+            "data": data,
+            "baseline_us": found.baseline_us,
+            "delta_us": found.delta_us,
+            "delta_pct": found.delta_pct,
+            "ci95_us": found.ci95_us and list(found.ci95_us),
+            "ci95_pct": found.ci95_pct and list(found.ci95_pct),
+            "verdict": stats.verdict(found.ci95_pct) if sound else "unclear",
+            "detectable_pct": stats.detectable_pct(found.ci95_pct),
+            "n": found.n,
+        }
+    ]

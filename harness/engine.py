@@ -1,0 +1,194 @@
+"""A prefill-only vLLM engine in this process: start it, prefill once on chosen blocks, close it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness import layout
+from harness.config import RunConfig
+
+GIB = 2**30
+
+
+class EngineError(RuntimeError):
+    """The engine cannot start or did not do what a prefill-only engine must; says what to change."""
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """What one prefill step gave."""
+
+    first_token: int
+    seconds: float  # of the engine step: schedule, run the model, sample, process the output
+
+
+class PrefillEngine:
+    """vLLM with prefix caching off, one request at a time and the whole prompt in one step.
+
+    It runs in this process, so that its attention layers and its block pool can be reached.
+    """
+
+    def __init__(self, config: RunConfig, model: str, hf_overrides: dict[str, Any] | None = None) -> None:
+        """Start the engine.
+
+        Args:
+            model: a directory that vLLM can load.
+            hf_overrides: changes to the model's config; a longer position table is filled by repetition.
+        """
+        _environment(config)
+        from vllm import EngineArgs
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+        from patches import attention, block_pool, positions, verify
+
+        verify(block_pool.NEEDS + attention.NEEDS[:1])
+        started = time.perf_counter()
+        longer = positions.extended(config.length + 1) if hf_overrides else contextlib.nullcontext()
+        with longer:
+            self._engine = LLMEngine.from_engine_args(
+                EngineArgs(model=model, hf_overrides=hf_overrides or {}, **_engine_args(config))
+            )
+        core = self._engine.engine_core.engine_core
+        self._pool = core.scheduler.kv_cache_manager.block_pool
+        context = self._engine.vllm_config.compilation_config.static_forward_context
+        self.layers = {name: layer for name, layer in context.items() if hasattr(layer, "impl")}
+        self.tap = attention.AttentionTap(self.layers)
+        self.tap.install()
+        self.start_s = time.perf_counter() - started
+        self._requests = 0
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What vLLM made of the configuration, for the run's record."""
+        vllm = self._engine.vllm_config
+        return {
+            "dtype": str(vllm.model_config.dtype).removeprefix("torch."),
+            "block_size": vllm.cache_config.block_size,
+            "max_model_len": vllm.model_config.max_model_len,
+            "max_num_batched_tokens": vllm.scheduler_config.max_num_batched_tokens,
+            "compilation_mode": str(vllm.compilation_config.mode),
+            "cudagraph_mode": str(vllm.compilation_config.cudagraph_mode),
+            "enforce_eager": vllm.model_config.enforce_eager,
+            "prefix_caching": vllm.cache_config.enable_prefix_caching,
+            "attention_backend": sorted({layer.attn_backend.get_name() for layer in self.layers.values()}),
+            "num_blocks_in_pool": len(self._pool.blocks),
+        }
+
+    def free_block_ids(self) -> list[int]:
+        """Physical ids of the free blocks, ascending."""
+        from patches import block_pool
+
+        return block_pool.free_block_ids(self._pool)
+
+    def prefill(self, token_ids: Sequence[int], block_ids: Sequence[int] | None = None) -> Prefill:
+        """Prefill one prompt and sample one token.
+
+        Args:
+            token_ids: the prompt.
+            block_ids: the physical blocks to put its K and V into, in order; None: as vLLM chooses.
+
+        Raises:
+            EngineError: the prompt took more than one step.
+        """
+        from vllm import SamplingParams
+
+        from patches import block_pool
+
+        if block_ids is not None:
+            block_pool.choose_next(self._pool, block_ids)
+        self._requests += 1
+        params = SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True, detokenize=False)
+        self._engine.add_request(str(self._requests), {"prompt_token_ids": list(token_ids)}, params)
+        start = time.perf_counter()
+        outputs = self._engine.step()
+        seconds = time.perf_counter() - start
+        finished = [output for output in outputs if output.finished]
+        if not finished:
+            while self._engine.has_unfinished_requests():
+                self._engine.step()
+            raise EngineError(
+                f"a prompt of {len(token_ids)} tokens took more than one step; "
+                "raise --max-num-batched-tokens to its length"
+            )
+        return Prefill(finished[0].outputs[0].token_ids[0], seconds)
+
+    def close(self) -> None:
+        """Stop the engine and give its memory back. Closing twice does nothing."""
+        if self._engine is None:
+            return
+        self.tap.remove()
+        self._engine.engine_core.shutdown()
+        self.layers, self._pool, self._engine = {}, None, None
+        _free_memory()
+
+    def __enter__(self) -> PrefillEngine:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _environment(config: RunConfig) -> None:
+    """What vLLM reads from the environment; set before vllm is imported."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    if config.allow_long_max_model_len:
+        os.environ["VLLM_ALLOW_LONG_MAX_MODEL_LEN"] = "1"
+
+
+def _engine_args(config: RunConfig) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "skip_tokenizer_init": True,
+        "generation_config": "vllm",
+        "dtype": config.dtype,
+        "block_size": config.block_size,
+        "load_format": config.load_format,
+        "gpu_memory_utilization": config.gpu_memory_utilization,
+        "enforce_eager": config.enforce_eager,
+        "tensor_parallel_size": config.tensor_parallel_size,
+        "trust_remote_code": config.trust_remote_code,
+        "seed": config.seed,
+        "max_model_len": config.length + 1,  # vLLM wants a prompt to be shorter than this
+        "max_num_batched_tokens": config.max_num_batched_tokens or max(config.length + 1, 2048),
+        "max_num_seqs": 1,  # one request at a time: nothing to capture for larger batches
+        "enable_prefix_caching": False,
+        "async_scheduling": False,
+        "disable_log_stats": True,
+    }
+    if config.attention_backend:
+        arguments["attention_backend"] = config.attention_backend
+    if config.flash_attn_version:
+        arguments["attention_config"] = {"flash_attn_version": config.flash_attn_version}
+    return arguments
+
+
+def _free_memory() -> None:
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def blocks_for(length: int, block_size: int, free: Sequence[int]) -> int:
+    """Blocks of a prompt of `length` tokens, after checking that the pool can hold it twice.
+
+    Raises:
+        EngineError: it cannot; the one-run baseline and the fragmented copy must live side by side.
+    """
+    blocks = layout.num_blocks(length, block_size)
+    if len(free) < 2 * blocks:
+        raise EngineError(
+            f"the KV cache has {len(free)} free blocks, {2 * blocks} are needed (the prompt's {blocks} in one "
+            "run and again fragmented); raise --gpu-memory-utilization, or VLLM_CPU_KVCACHE_SPACE on a CPU"
+        )
+    return blocks

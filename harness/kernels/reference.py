@@ -1,0 +1,69 @@
+"""Attention in float32, written out, on a sample of query rows: what every arm's output is held against."""
+
+from __future__ import annotations
+
+import torch
+
+from harness.capture import AttentionCall
+
+# Largest ‖out - reference‖ / ‖reference‖ that passes: a few units in the last place of each format.
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 2e-2}
+SAMPLED_ROWS = 128
+
+
+def sampled_rows(call: AttentionCall, seed: int = 0) -> torch.Tensor:
+    """Indices of up to SAMPLED_ROWS query tokens, [rows] int64: each request's ends and random ones."""
+    generator = torch.Generator().manual_seed(seed)
+    starts = call.query_start_loc.cpu().long()
+    rows = torch.cat([starts[:-1], starts[1:] - 1, torch.randperm(call.num_tokens, generator=generator)])
+    return rows[:SAMPLED_ROWS].unique().to(call.query.device)
+
+
+def attention_rows(call: AttentionCall, rows: torch.Tensor) -> torch.Tensor:
+    """Float32 attention output of the query tokens `rows`, [rows, num_heads, head_dim].
+
+    Masks, scale, soft-cap, ALiBi and sinks as in the flash-attn interface's docstrings.
+    """
+    starts = call.query_start_loc.long()
+    request = torch.searchsorted(starts, rows, right=True) - 1
+    out = torch.empty(len(rows), call.num_heads, call.head_dim, dtype=torch.float32, device=call.query.device)
+    for index in request.unique().tolist():
+        mine = request == index
+        first, last = int(starts[index]), int(starts[index + 1])
+        out[mine] = _one_request(call, rows[mine], first, last)
+    return out
+
+
+def relative_error(
+    call: AttentionCall, output: torch.Tensor, rows: torch.Tensor, expected: torch.Tensor
+) -> float:
+    """‖out - expected‖ / ‖expected‖ over the sampled rows; nan if the output holds one."""
+    difference = output.reshape(call.num_tokens, call.num_heads, -1)[rows].float() - expected
+    return float(difference.norm() / expected.norm().clamp_min(1e-30))
+
+
+def _one_request(call: AttentionCall, rows: torch.Tensor, first: int, last: int) -> torch.Tensor:
+    groups = call.num_heads // call.num_kv_heads
+    key = call.key[first:last].float().repeat_interleave(groups, dim=1)
+    value = call.value[first:last].float().repeat_interleave(groups, dim=1)
+    scores = torch.einsum("qhd,khd->hqk", call.query[rows].float(), key) * call.scale
+    if call.softcap:
+        scores = call.softcap * torch.tanh(scores / call.softcap)
+    distance = (rows - first)[:, None] - torch.arange(last - first, device=rows.device)[None, :]
+    if call.alibi_slopes is not None:
+        scores -= call.alibi_slopes.to(scores.device)[:, None, None] * distance.abs()
+    left, right = call.sliding_window
+    hidden = torch.zeros_like(distance, dtype=torch.bool)
+    if call.causal:
+        hidden |= distance < 0
+    if left >= 0:
+        hidden |= distance > left
+    if right >= 0:
+        hidden |= distance < -right
+    scores.masked_fill_(hidden, float("-inf"))
+    if call.sinks is not None:
+        sink = call.sinks.float()[:, None, None].expand(-1, scores.shape[1], 1)
+        weights = torch.cat([scores, sink], dim=-1).softmax(-1)[..., :-1]
+    else:
+        weights = scores.softmax(-1)
+    return torch.einsum("hqk,khd->qhd", weights, value)

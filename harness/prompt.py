@@ -1,0 +1,103 @@
+"""The prompt of a run: exactly `length` token ids. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.model_shape import text_config
+from harness.models import ModelSource
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+PASSAGE = Path(__file__).resolve().parent.parent / "configs" / "prompts" / "passage.txt"
+_SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id")
+
+
+class PromptError(ValueError):
+    """A prompt that cannot be made as asked: one line with the value, the limit and the way out."""
+
+
+def check(source: ModelSource, prompt_file: Path | None) -> None:
+    """Raise PromptError if the file is missing or the model will have no tokenizer to read it with."""
+    if prompt_file is None:
+        return
+    if not prompt_file.is_file():
+        raise PromptError(f"--prompt-file {prompt_file}: no such file")
+    if not source.has_tokenizer:
+        raise PromptError(
+            f"--prompt-file {prompt_file}: {source.name} has no tokenizer.json to read it with; "
+            "choose another --model, e.g. smollm2-135m, or leave --prompt-file out"
+        )
+
+
+def token_ids(source: ModelSource, length: int, prompt_file: Path | None, seed: int) -> tuple[list[int], str]:
+    """The prompt's token ids, `length` of them, and where they come from, in words.
+
+    They come from `prompt_file`, else from a bundled passage, repeated as often as it takes, else, for a
+    model without a tokenizer, from a seeded generator.
+
+    Args:
+        source: materialised, if it has a tokenizer.
+
+    Raises:
+        PromptError: as `check` does, or the file is not UTF-8 text or has fewer than `length` tokens.
+    """
+    check(source, prompt_file)
+    if not source.has_tokenizer:
+        return random_ids(source.config, length, seed), f"random token ids, seed {seed} (no tokenizer)"
+    tokenizer = _load(source)
+    if prompt_file is not None:
+        return _from_file(tokenizer, prompt_file, length)
+    return _from_passage(tokenizer, length)
+
+
+def random_ids(config: dict[str, Any], length: int, seed: int) -> list[int]:
+    """Uniform ids below the vocabulary's size, without the special tokens that the config names."""
+    import numpy as np
+
+    text = text_config(config)
+    special = {i for key in _SPECIAL for i in np.atleast_1d(text.get(key, -1)) if i is not None}
+    ordinary = np.setdiff1d(np.arange(text["vocab_size"]), sorted(special))
+    return [int(i) for i in np.random.default_rng(seed).choice(ordinary, length)]
+
+
+def _load(source: ModelSource) -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    if source.tokenizer is None:
+        raise RuntimeError(f"{source.name} must be materialised before its tokenizer is used")
+    try:
+        tokenizer = Tokenizer.from_file(str(source.tokenizer))
+    except Exception as error:  # the library raises nothing narrower
+        raise PromptError(f"{source.tokenizer}: not a tokenizer: {error}") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _from_file(tokenizer: Tokenizer, prompt_file: Path, length: int) -> tuple[list[int], str]:
+    try:
+        text = prompt_file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PromptError(f"--prompt-file {prompt_file}: cannot be read as UTF-8 text: {error}") from error
+    ids: list[int] = tokenizer.encode(text).ids
+    if len(ids) < length:
+        raise PromptError(
+            f"--prompt-file {prompt_file}: has {len(ids)} tokens, fewer than --length {length}; "
+            "use a longer text or a smaller --length"
+        )
+    return ids[:length], f"the first {length} of {len(ids)} tokens of {prompt_file}"
+
+
+def _from_passage(tokenizer: Tokenizer, length: int) -> tuple[list[int], str]:
+    passage = PASSAGE.read_text(encoding="utf-8")
+    once = len(tokenizer.encode(passage).ids)
+    times = -(-length // once)
+    ids: list[int] = tokenizer.encode(passage * times).ids
+    if len(ids) < length:  # special tokens were counted once a copy, or tokens merged across the seams
+        times += 1 + times // 100
+        ids = tokenizer.encode(passage * times).ids
+    repeated = f", repeated {times} times" if times > 1 else ""
+    return ids[:length], f"bundled passage of {once} tokens{repeated}"

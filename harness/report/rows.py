@@ -1,0 +1,88 @@
+"""Finding rows and contrasts in a summary, and turning them into lines of a table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from harness.report.text import Line, Notes, difference, interval, ms
+
+Row = dict[str, Any]
+FUNCTIONS = ("flash_attn_func", "flash_attn_qkvpacked_func", "flash_attn_with_kvcache")
+NEED_GATHER = FUNCTIONS[:2]
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The summary's rows with layer "mean", and those end to end, by what identifies them."""
+
+    summary: Row
+
+    def kernel(self, kernel: str, arm: str, spread_k: int, data: str = "captured") -> Row | None:
+        """A kernel's row."""
+        wanted = {"kernel": kernel, "arm": arm, "spread_k": spread_k, "data": data, "layer": "mean"}
+        return _find(self.summary["kernels"], wanted)
+
+    def contrast(
+        self, kernel: str, baseline: str, treatment: str, spread_k: int, data: str | None = "captured"
+    ) -> Row | None:
+        """A contrast's row."""
+        wanted: Row = {"kernel": kernel, "baseline": baseline, "treatment": treatment, "spread_k": spread_k}
+        layer = None if kernel == "prefill" else "mean"
+        return _find(self.summary["contrasts"], wanted | {"layer": layer, "data": data})
+
+    def end_to_end(self, spread_k: int) -> Row | None:
+        """The prefill's row."""
+        return _find(self.summary["end_to_end"], {"spread_k": spread_k})
+
+    def baseline_us(self, kernel: str, baseline: str, spread_k: int) -> float | None:
+        """The median of an arm that is only a baseline inside the series of spread_k ("paged@1")."""
+        wanted = {"kernel": kernel, "baseline": baseline, "spread_k": spread_k, "layer": "mean"}
+        row = _find(self.summary["contrasts"], wanted | {"data": "captured"})
+        return row["baseline_us"] if row else None
+
+    def engine_kernels(self) -> list[str]:
+        """The kernels the engine itself ran: those with a dense or a paged arm."""
+        rows = self.summary["kernels"]
+        return list(dict.fromkeys(row["kernel"] for row in rows if row["arm"] in ("dense", "paged")))
+
+    def spread_ks(self) -> list[int]:
+        """All spread_k that anything was tried at."""
+        return sorted({row["spread_k"] for row in self.summary["kernels"] + self.summary["end_to_end"]})
+
+
+def _find(rows: list[Row], wanted: Row) -> Row | None:
+    return next((row for row in rows if all(row[key] == value for key, value in wanted.items())), None)
+
+
+def remark(row: Row) -> str | None:
+    """What has to be said about a row below the table: its status, if not ok, and its reason."""
+    if row["status"] == "ok":
+        return str(row["reason"]) if row["reason"] else None
+    return f"{row['status']}: {row['reason'] or 'no reason was recorded'}"
+
+
+def time_line(label: str, row: Row, notes: Notes, digits: int) -> Line:
+    """warm-up, average, median, gather and total of one arm; or its status, if nothing was measured."""
+    said = remark(row)
+    if row["median_us"] is None:
+        return Line(label, text=f"{row['status']} {notes.mark(said) if said else ''}".rstrip())
+    total = row["median_us"] + (row["gather_us"] or 0)
+    if row["arm"] == "fragmented" and row["kernel"] in NEED_GATHER and row["gather_us"] is None:
+        total = None
+    figures = (row["warmup_us"], row["mean_us"], row["median_us"], row["gather_us"], total)
+    marked = f"{label} {notes.mark(said)}" if said else label
+    return Line(marked, tuple(ms(figure, digits) for figure in figures))
+
+
+def baseline_line(label: str, median_us: float, digits: int) -> Line:
+    """The line of an arm of which only the median is in the summary."""
+    return Line(label, ("-", "-", ms(median_us, digits), "-", ms(median_us, digits)))
+
+
+def difference_line(label: str, row: Row | None) -> list[Line]:
+    """A contrast's line, or none."""
+    if row is None:
+        return []
+    text = difference(row["delta_us"], row["delta_pct"])
+    return [Line(label, text=text, interval=interval(row["ci95_pct"]), verdict=row["verdict"])]

@@ -1,0 +1,252 @@
+"""The tables: one per spread_k, one over all of them; for the screen, as markdown and as CSV."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from harness.report import text
+from harness.report.rows import (
+    FUNCTIONS,
+    NEED_GATHER,
+    Mean,
+    baseline_line,
+    difference_line,
+    remark,
+    time_line,
+)
+from harness.report.text import NONE, Line, Notes, Section, ms
+
+Row = dict[str, Any]
+COLUMNS = ("", "warm-up ms", "average ms", "median ms", "gather ms", "total ms")
+SUMMARY_COLUMNS = ("spread_k", "captured ms", "vs spread=1", "verdict", "synth. ms", "vs synth.")
+CSV_COLUMNS = (
+    *("stage", "kernel", "provider", "arm", "spread_k", "block_size", "layer", "data"),
+    *("median_us", "ci95_low_us", "ci95_high_us", "mean_us", "warmup_us", "gather_us", "n"),
+    *("status", "reason", "warnings"),
+)
+LABELS = {"paged": "Paged", "contiguous": "Contiguous", "fragmented": "Non-contiguous", "dense": "Dense"}
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The tables of a run, finished or not, from its record (run.json) and its summary (summary.json)."""
+
+    record: Row
+    summary: Row
+
+    def screen_table(self, spread_k: int) -> str:
+        """`Comparison Results (spread=K)` as plain text, 80 columns wide."""
+        notes = Notes()
+        table = text.screen(COLUMNS, self._sections(spread_k, notes))
+        above = text.wrapped([f"Comparison Results (spread={spread_k})", self._unit() + ", captured data"])
+        below = text.wrapped([*notes.lines(), *self._warnings(spread_k)])
+        return "\n\n".join(part for part in (above, table, below) if part)
+
+    def screen_summary(self) -> str:
+        """The table over all spread_k as plain text, 80 columns wide."""
+        notes = Notes()
+        table = text.screen(SUMMARY_COLUMNS, self._summary_sections(notes))
+        above = text.wrapped(["Summary over all spread_k", self._unit()])
+        return "\n\n".join([above, table, text.wrapped(notes.lines() + self._reading())])
+
+    def markdown(self) -> str:
+        """The whole of tables.md."""
+        parts = [f"# {self._title()}", *(f"> {notice}" for notice in self.record["notices"]), self._facts()]
+        parts += ["\n".join(f"- {line}" for line in [self._unit(), *self._reading()])]
+        for spread_k in self._mean.spread_ks():
+            notes = Notes()
+            table = text.markdown(COLUMNS, self._sections(spread_k, notes), text_column=3)
+            below = "\n".join(f"- {line}" for line in [*notes.lines(), *self._warnings(spread_k)])
+            parts += [f"## Comparison Results (spread={spread_k})", table, below]
+        notes = Notes()
+        table = text.markdown(SUMMARY_COLUMNS, self._summary_sections(notes), text_column=1)
+        parts += ["## Summary over all spread_k", table, "\n".join(f"- {line}" for line in notes.lines())]
+        return "\n\n".join(part for part in parts if part) + "\n"
+
+    def csv(self) -> str:
+        """All rows of `kernels`, per layer and "mean", and of `end_to_end` in one tidy table; times in us."""
+        rows = [{"stage": "kernel"} | row for row in self.summary["kernels"]]
+        for row in self.summary["end_to_end"]:
+            times = {"median_us": row["median_ms"], "ci95_us": row["ci95_ms"]}
+            if row["median_ms"] is not None:
+                times["median_us"] = row["median_ms"] * 1000
+                times["ci95_us"] = row["ci95_ms"] and [bound * 1000 for bound in row["ci95_ms"]]
+            kept = {key: value for key, value in row.items() if not key.endswith("_ms")}
+            rows.append({"stage": "end_to_end", "kernel": "prefill", "data": "captured"} | kept | times)
+        for row in rows:
+            row["ci95_low_us"], row["ci95_high_us"] = row.pop("ci95_us") or (None, None)
+            row["warnings"] = "; ".join(row["warnings"])
+        frame = pd.DataFrame(rows, columns=list(CSV_COLUMNS)).round(4)
+        csv: str = frame.astype({"spread_k": "Int64", "block_size": "Int64", "n": "Int64"}).to_csv(
+            index=False
+        )
+        return csv
+
+    @property
+    def _mean(self) -> Mean:
+        return Mean(self.summary)
+
+    def _title(self) -> str:
+        model, config = self.record["model"], self.record["config"]
+        tokens = f", {config['length']} tokens" if "length" in config else ""
+        return f"{model['name']}{tokens}, on {self.record['device']['name']}"
+
+    def _unit(self) -> str:
+        layers = self.record["layers"]
+        if len(layers) == 1:
+            return f"ms per attention call, layer {layers[0]}"
+        shown = ", ".join(map(str, layers)) if len(layers) <= 6 else f"{layers[0]} to {layers[-1]}"
+        return f"ms per attention call, mean over {len(layers)} layers ({shown})"
+
+    def _reading(self) -> list[str]:
+        tolerance = self.summary["tolerance_pct"]
+        return [
+            f"Differences are medians of paired differences with a 95% interval; same: the interval lies "
+            f"within +-{tolerance:g}%. A/A is the paged one-run arm against itself: the noise floor.",
+            "vs synth.: captured minus synthetic inputs, on the layers measured with both.",
+            "~ compares medians of two series: no pairs, hence no interval and no verdict.",
+        ]
+
+    def _facts(self) -> str:
+        model = self.record["model"]
+        facts = [
+            f"status: {self.record['status']}",
+            f"weights: {model.get('weights')}, dtype: {model.get('dtype')}",
+            f"device: {self.record['device']['name']}",
+            "versions: " + ", ".join(f"{name} {v}" for name, v in self.record["versions"].items()),
+            f"command: `{' '.join(self.record['command'])}`",
+        ]
+        return "\n".join(f"- {fact}" for fact in facts)
+
+    def _sections(self, spread_k: int, notes: Notes) -> list[Section]:
+        found = [self._function(kernel, spread_k, notes) for kernel in FUNCTIONS]
+        found += [self._engine_kernel(kernel, spread_k, notes) for kernel in self._mean.engine_kernels()]
+        return [section for section in found if section]
+
+    def _function(self, kernel: str, spread_k: int, notes: Notes) -> Section | None:
+        """Contiguous, Non-contiguous and Core Diff of one of the three functions."""
+        rows = [self._mean.kernel(kernel, arm, spread_k) for arm in ("contiguous", "fragmented")]
+        present = [row for row in rows if row]
+        if not present:
+            return None
+        digits = self._digits(spread_k)
+        lines = [time_line(LABELS[row["arm"]], row, notes, digits) for row in present]
+        mean = self._mean
+        lines += difference_line("Core Diff", mean.contrast(kernel, "contiguous", "fragmented", spread_k))
+        lines += difference_line(
+            "Fragmentation", mean.contrast(kernel, "fragmented@1", "fragmented", spread_k)
+        )
+        return Section(_heading(kernel, present[0], notes), lines)
+
+    def _engine_kernel(self, kernel: str, spread_k: int, notes: Notes) -> Section | None:
+        """The engine's kernel: dense, paged in one run and in spread_k runs, and its contrasts."""
+        mean, digits = self._mean, self._digits(spread_k)
+        dense, paged = (mean.kernel(kernel, arm, spread_k) for arm in ("dense", "paged"))
+        lines = [time_line("Dense", dense, notes, digits)] if dense else []
+        one_run_us = mean.baseline_us(kernel, "paged@1", spread_k)
+        if spread_k > 1 and one_run_us is not None:
+            lines.append(baseline_line("Paged, 1 run", one_run_us, digits))
+        if paged:
+            runs = "1 run" if spread_k == 1 else f"{spread_k} runs"
+            lines.append(time_line(f"Paged, {runs}", paged, notes, digits))
+        if spread_k == 1:
+            lines += difference_line("Paging tax", mean.contrast(kernel, "dense", "paged@1", 1))
+        else:
+            lines += difference_line("Paged - dense", mean.contrast(kernel, "dense", "paged", spread_k))
+            lines += difference_line("Fragmentation", mean.contrast(kernel, "paged@1", "paged", spread_k))
+        lines += difference_line("A/A", mean.contrast(kernel, "paged@1", "paged@1 again", spread_k))
+        first = dense or paged
+        return Section(_heading(kernel, first, notes) + ": the engine's kernel", lines) if first else None
+
+    def _summary_sections(self, notes: Notes) -> list[Section]:
+        arms = [(kernel, "fragmented") for kernel in FUNCTIONS]
+        arms += [(kernel, "paged") for kernel in self._mean.engine_kernels()]
+        sections = []
+        for kernel, arm in arms:
+            rows = [row for k in self._mean.spread_ks() if (row := self._mean.kernel(kernel, arm, k))]
+            if rows:
+                name = LABELS[arm].lower() + (", without gather" if kernel in NEED_GATHER else "")
+                heading = f"{_heading(kernel, rows[0], notes)}: {name}"
+                sections.append(Section(heading, _folded([self._summary_line(row, notes) for row in rows])))
+        prefill = [self._prefill_line(row, notes) for row in self.summary["end_to_end"]]
+        if repeat := self._mean.contrast("prefill", "paged@1", "paged@1 again", 1):
+            prefill.append(Line("A/A", (NONE, _change(repeat), repeat["verdict"], NONE, NONE)))
+        return [*sections, Section("Prefill, end to end: ms per prefill", prefill)] if prefill else sections
+
+    def _summary_line(self, row: Row, notes: Notes) -> Line:
+        """Captured, its difference to spread_k = 1, synthetic, and captured against synthetic."""
+        kernel, arm, k = row["kernel"], row["arm"], row["spread_k"]
+        label = _marked(row, notes)
+        synthetic = self._mean.kernel(kernel, arm, k, "synthetic")
+        if row["median_us"] is None:
+            return Line(str(k), text=row["status"] + label.removeprefix(str(k)))
+        paired = self._mean.contrast(kernel, f"{arm}@1", arm, k)
+        against = self._mean.contrast(kernel, f"synthetic {arm}", f"captured {arm}", k, None)
+        digits = self._digits(k)
+        cells = (
+            ms(row["median_us"], digits),
+            _change(paired) if paired else self._unpaired(row),
+            paired["verdict"] if paired else NONE,
+            ms(synthetic["median_us"], digits) if synthetic else NONE,
+            f"{against['delta_pct']:+.2f}%" if against else NONE,
+        )
+        return Line(label, cells)
+
+    def _unpaired(self, row: Row) -> str:
+        first = self._mean.kernel(row["kernel"], row["arm"], 1)
+        if row["spread_k"] == 1 or not first or not first["median_us"]:
+            return NONE
+        return f"~ {(row['median_us'] / first['median_us'] - 1) * 100:+.2f}%"
+
+    def _prefill_line(self, row: Row, notes: Notes) -> Line:
+        k, label = row["spread_k"], _marked(row, notes)
+        if row["median_ms"] is None:
+            return Line(str(k), text=row["status"] + label.removeprefix(str(k)))
+        paired = self._mean.contrast("prefill", "paged@1", "paged", k)
+        change, verdict = (_change(paired), paired["verdict"]) if paired else (NONE, NONE)
+        return Line(label, (f"{row['median_ms']:.3f}", change, verdict, NONE, NONE))
+
+    def _warnings(self, spread_k: int) -> list[str]:
+        wanted = {"spread_k": spread_k, "layer": "mean", "data": "captured"}
+        rows = [row for row in self.summary["kernels"] if wanted.items() <= row.items()]
+        return [
+            f"Warning: {row['kernel']}, {LABELS[row['arm']]}: {warning}"
+            for row in rows
+            for warning in row["warnings"]
+        ]
+
+    def _digits(self, spread_k: int) -> int:
+        """Decimals of a time in ms: tenths of a microsecond where kernels are short."""
+        rows = [row for row in self.summary["kernels"] if row["spread_k"] == spread_k]
+        return 4 if all((row["median_us"] or 0) < 10_000 for row in rows) else 3
+
+
+def _heading(kernel: str, row: Row, notes: Notes) -> str:
+    """The kernel and whose it is; a stand-in is named as such."""
+    provider = row["provider"]
+    if "stand-in" not in provider:
+        return f"{kernel} ({provider})"
+    note = f"{provider}: runs in flash-attn's place on this device; its times say nothing about flash-attn's."
+    return f"{kernel} ({provider} {notes.mark(note)})"
+
+
+def _change(row: Row) -> str:
+    bounds = row["ci95_pct"]
+    return f"{row['delta_pct']:+.2f}%" + (f" [{bounds[0]:+.2f}, {bounds[1]:+.2f}]" if bounds else "")
+
+
+def _marked(row: Row, notes: Notes) -> str:
+    """The row's spread_k, with a mark if there is something to say about it."""
+    said = remark(row)
+    return f"{row['spread_k']} {notes.mark(said)}" if said else str(row["spread_k"])
+
+
+def _folded(lines: list[Line]) -> list[Line]:
+    """Lines that all say the same as one."""
+    texts = {line.text for line in lines}
+    if len(lines) < 2 or len(texts) > 1 or not lines[0].text:
+        return lines
+    return [Line("all", text=lines[0].text)]

@@ -1,0 +1,111 @@
+"""How figures are written, and how lines become a table on a screen or in markdown."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tabulate import tabulate
+
+WIDTH = 80
+NONE = "-"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a table: either one cell per column, or a text (a difference, a reason) across them."""
+
+    label: str
+    cells: tuple[str, ...] = ()
+    text: str = ""
+    interval: str = ""
+    verdict: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """Lines under one heading."""
+
+    heading: str
+    lines: list[Line]
+
+
+@dataclass
+class Notes:
+    """Numbered footnotes; the same text gets the same number."""
+
+    texts: list[str] = field(default_factory=list)
+
+    def mark(self, text: str) -> str:
+        """The mark that stands for the note, e.g. "[1]"."""
+        if text not in self.texts:
+            self.texts.append(text)
+        return f"[{self.texts.index(text) + 1}]"
+
+    def lines(self) -> list[str]:
+        """The notes, to be printed below the table."""
+        return [f"[{number}] {text}" for number, text in enumerate(self.texts, start=1)]
+
+
+def ms(value_us: float | None, digits: int = 3) -> str:
+    """Microseconds as milliseconds."""
+    return NONE if value_us is None else f"{value_us / 1000:.{digits}f}"
+
+
+def difference(delta_us: float, delta_pct: float) -> str:
+    """A difference in ms and in percent, e.g. "+0.011 (+9.06%)"."""
+    return f"{delta_us / 1000:+.3f} ({delta_pct:+.2f}%)"
+
+
+def interval(ci_pct: Sequence[float] | None) -> str:
+    """An interval in percent, e.g. "[+8.91%, +9.20%]"."""
+    return "no interval" if ci_pct is None else f"[{ci_pct[0]:+.2f}%, {ci_pct[1]:+.2f}%]"
+
+
+def screen(columns: Sequence[str], sections: Sequence[Section]) -> str:
+    """Sections as one table in plain text: their cells share columns, texts run across these."""
+    labels = [line.label for section in sections for line in section.lines]
+    width = max(map(len, [columns[0], *labels]))
+    rows = [[line.label, *line.cells] for s in sections for line in s.lines if line.cells]
+    rule, head, *body = tabulate(  # the columns' names as a row: tabulate pads headers, 80 columns are few
+        [[columns[0].ljust(width), *columns[1:]], *rows],
+        tablefmt="simple",
+        disable_numparse=True,
+        preserve_whitespace=True,
+        colalign=("left", *["right"] * (len(columns) - 1)),
+    ).splitlines()
+    printed = [head, rule]
+    for section in sections:
+        printed += ["", section.heading] if len(printed) > 2 else [section.heading]
+        for line in section.lines:
+            printed.append(body.pop(0) if line.cells else _across(line, width))
+    return "\n".join(text.rstrip() for text in printed)
+
+
+def _across(line: Line, width: int) -> str:
+    bounds = f"95% {line.interval}" if line.interval.startswith("[") else line.interval
+    return f"{line.label:<{width}}  {line.text:<16}  {bounds:<24}  {line.verdict}"
+
+
+def markdown(columns: Sequence[str], sections: Sequence[Section], text_column: int) -> str:
+    """The same in markdown; texts stand in the given column, intervals and verdicts in their own."""
+    extra = any(line.verdict for section in sections for line in section.lines)
+    rows: list[list[str]] = []
+    for section in sections:
+        rows.append([f"**{section.heading}**"])
+        for line in section.lines:
+            cells = list(line.cells) or [""] * (len(columns) - 1)
+            if line.text:
+                cells[text_column - 1] = line.text
+            rows.append([line.label, *cells, line.interval, line.verdict])
+    headers = [*columns, "95% interval", "verdict"] if extra else [*columns]
+    width = len(headers)
+    padded = [(row + [""] * width)[:width] for row in rows]
+    alignment = ("left", *["right"] * (width - 1))
+    return tabulate(padded, headers=headers, tablefmt="pipe", disable_numparse=True, colalign=alignment)
+
+
+def wrapped(lines: Sequence[str]) -> str:
+    """Prose lines, each folded to the screen's width."""
+    return "\n".join(textwrap.fill(line, WIDTH - 1, subsequent_indent="    ") for line in lines)

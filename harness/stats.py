@@ -1,0 +1,198 @@
+"""Medians, intervals, verdicts and doubts: what a list of timings says, and how surely. Times in us.
+
+Intervals are order-statistic (sign test) intervals of a median, by `scipy.stats.quantile_test`: they hold
+for any distribution, cover at least 95% at every n from 6 on (97.9% at n = 10, tending to 95%), and
+cost one sort. Below 6 samples no such interval exists and the answer is None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats as scipy_stats
+
+Samples = Sequence[float] | npt.NDArray[np.float64]
+Interval = tuple[float, float]
+
+SAME_TOLERANCE_PCT = 0.5  # half of what the same arm's median differs by between fresh processes at best
+FEW_SAMPLES = 10  # here the interval is the second lowest to the second highest difference
+MODES_MIN_SAMPLES = 20
+OUTLIER_SHARE = 0.10  # timings are skewed: a few are normal
+WIDE_SPREAD = 0.10
+
+
+@dataclass(frozen=True)
+class MedianInterval:
+    """The median of one list of samples."""
+
+    median_us: float
+    ci95_us: Interval | None  # None below 6 samples
+    n: int
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """Treatment minus baseline, pair by pair; positive means the treatment is slower."""
+
+    delta_us: float  # median of the paired differences
+    ci95_us: Interval | None  # None below 6 pairs
+    delta_pct: float  # the same, in percent of the baseline's median
+    ci95_pct: Interval | None
+    baseline_us: float  # the baseline's median
+    n: int  # pairs
+
+
+def median_interval(samples: Samples) -> MedianInterval:
+    """The median and its 95% interval; raises ValueError if there is no sample or one is not finite."""
+    values = _checked(samples)
+    interval: Interval | None = None
+    bounds = scipy_stats.quantile_test(values, q=0, p=0.5).confidence_interval(0.95)
+    if np.isfinite(bounds.low) and np.isfinite(bounds.high):
+        interval = (float(bounds.low), float(bounds.high))
+    return MedianInterval(float(np.median(values)), interval, len(values))
+
+
+def paired_difference(baseline_us: Samples, treatment_us: Samples) -> PairedDifference:
+    """The median of the differences taken pair by pair, and its 95% interval.
+
+    Pairs are rounds of an interleaved series, so what disturbs a whole round cancels. Raises ValueError
+    if the lists differ in length, are empty, hold a value that is not finite, or if the baseline is 0.
+    """
+    if len(baseline_us) != len(treatment_us):
+        raise ValueError(f"{len(baseline_us)} baseline and {len(treatment_us)} treatment samples: no pairs")
+    baseline = _checked(baseline_us)
+    difference = median_interval(_checked(treatment_us) - baseline)
+    level = float(np.median(baseline))
+    if level <= 0:
+        raise ValueError(f"a baseline of {level} us: differences in percent need one above zero")
+    interval_pct: Interval | None = None
+    if difference.ci95_us is not None:
+        low, high = difference.ci95_us
+        interval_pct = (low / level * 100, high / level * 100)
+    return PairedDifference(
+        delta_us=difference.median_us,
+        ci95_us=difference.ci95_us,
+        delta_pct=difference.median_us / level * 100,
+        ci95_pct=interval_pct,
+        baseline_us=level,
+        n=difference.n,
+    )
+
+
+def verdict(ci_pct: Interval | None, tolerance_pct: float = SAME_TOLERANCE_PCT) -> str:
+    """slower, faster, same or unclear, from the interval of treatment minus baseline in percent.
+
+    same     the interval lies within +-tolerance: too small to matter, even if it is not zero
+    slower   otherwise, if the interval lies above zero: there is an effect; that it matters is not ruled out
+    faster   otherwise, if the interval lies below zero
+    unclear  otherwise: neither zero nor an effect that matters is ruled out, or there is no interval
+
+    The tolerance is fixed, not drawn from the data: a noisy series must end as unclear, never as same.
+    """
+    if ci_pct is None:
+        return "unclear"
+    low, high = ci_pct
+    if -tolerance_pct <= low and high <= tolerance_pct:
+        return "same"
+    if low > 0:
+        return "slower"
+    return "faster" if high < 0 else "unclear"
+
+
+def detectable_pct(ci_pct: Interval | None) -> float | None:
+    """The smallest effect the series could have seen: half its interval's width, in percent."""
+    return None if ci_pct is None else (ci_pct[1] - ci_pct[0]) / 2
+
+
+def noise_floor_pct(ci_pct: Interval | None) -> float | None:
+    """The largest effect that an A/A contrast, which has none, does not rule out, in percent."""
+    return None if ci_pct is None else max(abs(ci_pct[0]), abs(ci_pct[1]))
+
+
+def outliers(samples: Samples) -> npt.NDArray[np.bool_]:
+    """Which samples are outliers: |modified z-score| > 3.5. They are to be flagged and kept.
+
+    Iglewicz and Hoaglin, "How to Detect and Handle Outliers" (1993): z = 0.6745 (x - median) / MAD; where
+    more than half of the samples are equal (MAD = 0), z = (x - median) / (1.253314 * mean deviation).
+    """
+    values = _checked(samples)
+    deviation = values - np.median(values)
+    scale = float(scipy_stats.median_abs_deviation(values)) / 0.6745
+    if scale == 0:
+        scale = 1.253314 * float(np.mean(np.abs(deviation)))
+    if scale == 0:
+        return np.zeros(len(values), dtype=np.bool_)
+    flags: npt.NDArray[np.bool_] = np.abs(deviation) / scale > 3.5
+    return flags
+
+
+def warnings(samples: Samples) -> list[str]:
+    """What is doubtful about the samples, in words; they are in the order in which they were taken."""
+    values = _checked(samples)
+    n = len(values)
+    if n < FEW_SAMPLES:
+        return [f"few samples: {n}" + ("; a 95% interval needs 6" if n < 6 else "")]
+    level = abs(float(np.median(values)))
+    found = [_drift(values, level), _two_modes(values, level)]
+    low, high = np.percentile(values, [25, 75])
+    if level and (high - low) / level > WIDE_SPREAD:
+        found.append(f"wide spread: the middle half covers {(high - low) / level:.0%} of the median")
+    flagged = int(outliers(values).sum())
+    if flagged > OUTLIER_SHARE * n:
+        found.append(f"outliers: {flagged} of {n}, kept")
+    return [text for text in found if text]
+
+
+def _drift(values: npt.NDArray[np.float64], level: float) -> str | None:
+    """Samples that rise or fall with time: Spearman's rank correlation with their order, p < 0.001.
+
+    Only said where the last third's median differs from the first third's by more than the tolerance.
+    """
+    if not level or values.min() == values.max():
+        return None
+    p_value: Any = scipy_stats.spearmanr(np.arange(len(values)), values).pvalue
+    third = len(values) // 3
+    change = float(np.median(values[-third:]) - np.median(values[:third])) / level * 100
+    if p_value >= 0.001 or abs(change) <= SAME_TOLERANCE_PCT:
+        return None
+    return f"drift: {change:+.1f}% from the first third to the last"
+
+
+def _two_modes(values: npt.NDArray[np.float64], level: float) -> str | None:
+    """Two separate groups: the best split in two (least squares) leaves groups far apart for their widths.
+
+    Far apart: Ashman's D = |m1 - m2| / sqrt((s1^2 + s2^2) / 2) above 5 (Ashman, Bird and Zepf 1994), means
+    that differ by over 1% of the median (a timer's ticks are no modes), and a tenth of the samples and at
+    least 4 on either side (outliers are no mode). D is 2.7 for a normal
+    distribution cut at its mean, 3.5 for a uniform one.
+    """
+    n = len(values)
+    if n < MODES_MIN_SAMPLES or not level:
+        return None
+    ordered = np.sort(values) - np.median(values)
+    left = np.arange(1, n)
+    sums, squares = np.cumsum(ordered), np.cumsum(ordered**2)
+    mean_left, mean_right = sums[:-1] / left, (sums[-1] - sums[:-1]) / (n - left)
+    cut = int(np.argmax(left * (n - left) * (mean_left - mean_right) ** 2))
+    count = cut + 1
+    apart = mean_right[cut] - mean_left[cut]
+    var_left = squares[cut] / count - mean_left[cut] ** 2
+    var_right = (squares[-1] - squares[cut]) / (n - count) - mean_right[cut] ** 2
+    widths = float(np.sqrt(max((var_left + var_right) / 2, 0.0)))
+    if min(count, n - count) < max(4, 0.1 * n) or apart <= 0.01 * level or apart <= 5 * widths:
+        return None
+    low, high = (float(mean[cut] + np.median(values)) for mean in (mean_left, mean_right))
+    return f"two modes: near {low:.4g} us ({count / n:.0%}) and near {high:.4g} us"
+
+
+def _checked(samples: Samples) -> npt.NDArray[np.float64]:
+    values = np.asarray(samples, dtype=np.float64)
+    if values.ndim != 1 or len(values) == 0:
+        raise ValueError("no samples")
+    if not np.isfinite(values).all():
+        raise ValueError("samples must be finite")
+    return values

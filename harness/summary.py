@@ -1,0 +1,127 @@
+"""From raw results to summary.json: one row per cell, one per contrast, one per end-to-end arm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from harness import stats
+from harness.contrasts import Group, Layer, Row, arms_of, end_to_end_contrasts, kernel_contrasts, rounds
+from harness.record import Result, Status
+
+SCHEMA_VERSION = 1
+GATHER_FOR = {"flash_attn_func": "gather_kv", "flash_attn_qkvpacked_func": "gather_qkv"}
+
+
+def summarise(record: dict[str, Any], results: Sequence[Result]) -> dict[str, Any]:
+    """The content of summary.json; times in us, end to end in ms, null where nothing was measured.
+
+    Rows with layer "mean" are formed round by round: the n-th samples of all layers are averaged, up to
+    the shortest layer's last. Where a cell occurs twice (a resumed run) the later result counts.
+    """
+    latest = list({(r.series, r.cell, r.one_run_for, r.control): r for r in results}.values())
+    end_to_end = [r for r in latest if r.cell.stage == "end_to_end"]
+    kernels: list[Row] = []
+    contrasts: list[Row] = []
+    for spread_k, in_spread in _by_spread(r for r in latest if r.cell.stage != "end_to_end").items():
+        arms = arms_of(r for r in in_spread if r.cell.stage == "kernel")
+        gathers = arms_of(r for r in in_spread if r.cell.stage == "gather")
+        for (kernel, name, data), group in arms.items():
+            if "@" not in name:
+                gather = gathers.get((GATHER_FOR.get(kernel, ""), name, data))
+                kernels += [
+                    _kernel_row(Group((result,)), result.cell.layer, gather) for result in group.results
+                ]
+                kernels.append(_kernel_row(group, "mean", gather))
+        contrasts += kernel_contrasts(spread_k, arms)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "status": record["status"],
+        "tolerance_pct": stats.SAME_TOLERANCE_PCT,
+        "kernels": kernels,
+        "contrasts": contrasts + end_to_end_contrasts(end_to_end),
+        "end_to_end": [_end_to_end_row(r) for r in end_to_end if not r.control],
+    }
+
+
+def _by_spread(results: Iterable[Result]) -> dict[int, list[Result]]:
+    """Results by the spread_k of their series, ascending: the largest in it, as its baselines are at 1."""
+    series: dict[str, list[Result]] = {}
+    for result in results:
+        series.setdefault(result.series, []).append(result)
+    found: dict[int, list[Result]] = {}
+    for members in series.values():
+        spread_k = max(r.one_run_for or r.cell.spread_k for r in members)
+        found.setdefault(spread_k, []).extend(members)
+    return dict(sorted(found.items()))
+
+
+def _kernel_row(group: Group, layer: Layer, gather: Group | None) -> Row:
+    """One row of `kernels`; `gather` is the copy that the arm needs first, on all layers."""
+    cell = group.cell
+    warmups = [float(np.mean(r.warmup_us)) for r in group.measured if r.warmup_us]
+    figures = _figures(rounds(group.measured))
+    gather_us, doubts = _gather(group, gather)
+    return {
+        "kernel": cell.kernel,
+        "provider": cell.provider,
+        "arm": cell.arm,
+        "spread_k": cell.spread_k,
+        "block_size": cell.block_size,
+        "layer": layer,
+        "data": cell.data,
+        "median_us": figures["median_us"],
+        "ci95_us": figures["ci95_us"],
+        "mean_us": figures["mean_us"],
+        "warmup_us": float(np.mean(warmups)) if warmups else None,
+        "gather_us": gather_us,
+        "n": figures["n"],
+        "status": group.status.value,
+        "reason": group.reason,
+        "warnings": figures["warnings"] + doubts,
+    }
+
+
+def _gather(group: Group, gather: Group | None) -> tuple[float | None, list[str]]:
+    """The median time of the arm's gather on the arm's layers, in us, and why it may be missing."""
+    on_same = gather.on_layers(r.cell.layer for r in group.measured or group.results) if gather else None
+    if on_same is None:
+        return None, []
+    samples = rounds(on_same.measured)
+    doubts = []
+    if group.measured and on_same.status is not Status.OK:
+        doubts.append(f"gather: {on_same.status.value}: {on_same.reason}")
+    return (float(np.median(samples)) if len(samples) else None), doubts
+
+
+def _end_to_end_row(result: Result) -> Row:
+    """One row of `end_to_end`, in ms."""
+    figures = _figures(np.asarray(result.samples_us, dtype=np.float64))
+    ci95_us = figures["ci95_us"]
+    return {
+        "arm": result.cell.arm,
+        "spread_k": result.cell.spread_k,
+        "median_ms": None if figures["median_us"] is None else figures["median_us"] / 1000,
+        "ci95_ms": ci95_us and [bound / 1000 for bound in ci95_us],
+        "n": figures["n"],
+        "status": result.status.value,
+        "reason": result.reason,
+        "warnings": figures["warnings"],
+    }
+
+
+def _figures(samples: npt.NDArray[np.float64]) -> dict[str, Any]:
+    """median_us, ci95_us, mean_us, n and warnings of one row."""
+    if len(samples) == 0:
+        return {"median_us": None, "ci95_us": None, "mean_us": None, "n": 0, "warnings": []}
+    median = stats.median_interval(samples)
+    return {
+        "median_us": median.median_us,
+        "ci95_us": median.ci95_us and list(median.ci95_us),
+        "mean_us": float(np.mean(samples)),
+        "n": median.n,
+        "warnings": stats.warnings(samples),
+    }

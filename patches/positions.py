@@ -1,0 +1,61 @@
+"""Let models with learned positions (gpt2, OPT) take prompts longer than they were trained for.
+
+The position table is repeated to the asked length: timings are those of a longer model, predictions
+past the trained length mean nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+
+from patches import PatchError, Symbol
+
+# Who loads the table, the table's name, and how many of its first rows are not positions.
+_TABLES = (
+    (Symbol("vllm.model_executor.models.gpt2:GPT2Model.load_weights", ("weights",)), "wpe.weight", 0),
+    (Symbol("vllm.model_executor.models.opt:OPTForCausalLM.load_weights", ("weights",)),
+     "embed_positions.weight", 2),
+)  # fmt: skip
+NEEDS = tuple(symbol for symbol, _, _ in _TABLES)
+
+
+@contextmanager
+def extended(num_positions: int) -> Iterator[None]:
+    """While active, position tables loaded by vLLM are repeated up to `num_positions` rows."""
+    with ExitStack() as stack:
+        for symbol, suffix, offset in _TABLES:
+            module, _, name = symbol.path.partition(":")
+            loader = _repeating(symbol.resolve(), suffix, offset, num_positions)
+            stack.enter_context(mock.patch(f"{module}.{name}", loader))
+        yield
+
+
+def _repeating(
+    load_weights: Callable[..., Any], suffix: str, offset: int, num_positions: int
+) -> Callable[..., Any]:
+    def loader(self: Any, weights: Iterable[tuple[str, torch.Tensor]], *args: Any, **kwargs: Any) -> Any:
+        longer = (
+            (name, repeat_rows(table, num_positions, offset) if name.endswith(suffix) else table)
+            for name, table in weights
+        )
+        return load_weights(self, longer, *args, **kwargs)
+
+    return loader
+
+
+def repeat_rows(table: torch.Tensor, num_positions: int, offset: int = 0) -> torch.Tensor:
+    """Repeat the position rows of `table` ([offset + trained positions, hidden]) to `num_positions`.
+
+    Raises:
+        PatchError: the table has no position rows to repeat.
+    """
+    head, trained = table[:offset], table[offset:]
+    if not len(trained):
+        raise PatchError(f"a position table of shape {tuple(table.shape)} has no rows to repeat")
+    times = -(-num_positions // len(trained))
+    return torch.cat([head, trained.repeat(times, 1)[: max(num_positions, len(trained))]])

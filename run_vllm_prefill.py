@@ -1,0 +1,8 @@
+"""The main job: a real prefill in vLLM, and its attention calls again under other memory layouts."""
+
+import sys
+
+from harness.cli import main
+
+if __name__ == "__main__":  # vLLM's worker processes import this file again
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""Fixtures that take seconds to make: small models on disk and one real engine for the whole session."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+
+LENGTH, BLOCK_SIZE = 300, 32
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A gpt2 of 3 layers, 2 heads of 64 and 128 positions, with its usual initialisation."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    config = GPT2Config(
+        n_layer=3, n_embd=128, n_head=2, n_positions=128, vocab_size=512, bos_token_id=0, eos_token_id=0
+    )
+    path = tmp_path_factory.mktemp("models") / "tiny-gpt2"
+    GPT2LMHeadModel(config).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def token_ids() -> list[int]:
+    """LENGTH tokens below the small model's vocabulary."""
+    return [(7 * n + n * n) % 512 for n in range(LENGTH)]
+
+
+@pytest.fixture(scope="session")
+def engine(tiny_gpt2: Path) -> Iterator[object]:
+    """A real engine with the small gpt2, its positions extended from 128 to LENGTH."""
+    from harness import config, device
+    from harness.engine import PrefillEngine
+
+    options = {
+        "model": str(tiny_gpt2),
+        "length": LENGTH,
+        "block_size": BLOCK_SIZE,
+        "enforce_eager": True,
+        "gpu_memory_utilization": 0.2,
+    }
+    resolved = config.resolve(config.load(options), device.kind())
+    with PrefillEngine(resolved, str(tiny_gpt2), {"n_positions": LENGTH + 1}) as engine:
+        yield engine

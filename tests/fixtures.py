@@ -1,0 +1,137 @@
+"""A small made-up run: every arm of the main job on two layers, some cells that could not be measured.
+
+`python tests/fixtures.py` writes it to tests/data/run, and the texts expected of it beside it.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT / "tests" / "data"
+sys.path.insert(0, str(ROOT))
+
+from harness.record import Cell, Result, Status  # noqa: E402
+from harness.report.tables import Tables  # noqa: E402
+from harness.store import RunDirectory  # noqa: E402
+from harness.summary import summarise  # noqa: E402
+
+SPREAD_K = [1, 2, 4, 8]
+LAYERS = [0, 5]
+ROUNDS = 12
+BLOCK_SIZE = 16
+STAND_IN = "SDPA stand-in"
+ENGINE = ("cpu_attention_with_kv_cache", "vLLM CPU")
+NO_GQA = "9 query heads but 3 KV heads: a packed QKV needs as many of either"
+
+
+def record() -> dict[str, Any]:
+    """What run.json holds after a finished run."""
+    return {
+        "schema_version": 1,
+        "status": "finished",
+        "started": "2026-01-02T03:04:05Z",
+        "finished": "2026-01-02T03:06:00Z",
+        "command": ["run_vllm_prefill.py", "--model", "gpt2", "--length", "512"],
+        "config": {"length": 512, "seed": 0},
+        "model": {
+            "name": "gpt2",
+            "path": "gpt2",
+            "weights": "seeded random",
+            "num_layers": 12,
+            "num_heads": 12,
+            "num_kv_heads": 12,
+            "head_dim": 64,
+            "dtype": "bfloat16",
+        },
+        "layers": LAYERS,
+        "num_blocks": 32,
+        "device": {"name": "A CPU, 2 cores", "kind": "cpu"},
+        "versions": {"python": "3.11.2", "vllm": "0.32.0", "torch": "2.13.0"},
+        "notices": ["gpt2's weights are random, made with seed 0: no model hub could be reached"],
+        "peak_memory_bytes": {"spread=1": 2**20, "spread=4": 2**20},
+        "engine_start_s": 20.5,
+        "spread_k": SPREAD_K,
+        "reference_error": {},
+        "first_token": 42,
+    }
+
+
+def results(spread_k: list[int] = SPREAD_K) -> list[Result]:
+    """The series of every spread_k and layer, then the end-to-end series; same numbers on every call."""
+    rng = np.random.default_rng(7)
+    found: list[Result] = []
+    for k in spread_k:
+        for layer in LAYERS:
+            for data in ("captured", "synthetic") if layer == LAYERS[0] else ("captured",):
+                found += _series(rng, k, layer, data)
+    found += _end_to_end(rng, spread_k)
+    return found
+
+
+def _samples(rng: np.random.Generator, level_us: float, noise: float = 0.002) -> list[float]:
+    return [round(float(x), 3) for x in level_us * (1 + noise * rng.standard_normal(ROUNDS))]
+
+
+def _series(rng: np.random.Generator, k: int, layer: int, data: str) -> list[Result]:
+    """One layer's series; a fragmentation penalty of 0.4% per doubling, a paging tax of 6%."""
+
+    def result(stage: str, kernel: str, provider: str, arm: str, level: float, **more: Any) -> Result:
+        cell = Cell(stage, kernel, provider, arm, more.pop("spread_k", k), BLOCK_SIZE, layer, data)
+        samples = {
+            "samples_us": _samples(rng, level),
+            "warmup_us": [round(level * 3, 3), round(level * 1.1, 3)],
+        }
+        return Result(cell, f"spread={k} layer={layer}", **({"status": Status.OK} | samples | more))
+
+    factor = 1 + 0.004 * np.log2(k)
+    found = []
+    for kernel, level in (("flash_attn_func", 121.0), ("flash_attn_with_kvcache", 143.0)):
+        for arm, slower in (("contiguous", 1.0), ("fragmented", factor + 0.03)):
+            found.append(result("kernel", kernel, STAND_IN, arm, level * slower))
+    missing = {"status": Status.UNSUPPORTED, "reason": NO_GQA, "samples_us": [], "warmup_us": []}
+    for arm in ("contiguous", "fragmented"):
+        found.append(result("kernel", "flash_attn_qkvpacked_func", STAND_IN, arm, 1, **missing))
+    found.append(result("gather", "gather_kv", "torch", "fragmented", 21.0 + k))
+    found.append(result("gather", "gather_qkv", "torch", "fragmented", 1, **missing))
+    found.append(result("kernel", *ENGINE, "dense", 200.0))
+    found.append(result("kernel", *ENGINE, "paged", 212.0 * factor))
+    if k > 1:
+        one_run = {"spread_k": 1, "one_run_for": k}
+        found.append(result("kernel", *ENGINE, "paged", 212.0, **one_run))
+        found.append(result("kernel", "flash_attn_with_kvcache", STAND_IN, "fragmented", 147.0, **one_run))
+    found.append(result("kernel", *ENGINE, "paged", 212.0, spread_k=1, control=True))
+    return found
+
+
+def _end_to_end(rng: np.random.Generator, spread_k: list[int]) -> list[Result]:
+    found = []
+    for k, control in [*((k, False) for k in spread_k), (1, True)]:
+        cell = Cell("end_to_end", "prefill", "vLLM 0.32.0", "paged", k, BLOCK_SIZE, None, "captured")
+        level = 22_000.0 * (1 + 0.002 * np.log2(k))
+        if k == 8:
+            found.append(Result(cell, "end_to_end", Status.OUT_OF_MEMORY, "no 2.0 GiB left for the KV cache"))
+        else:
+            samples = _samples(rng, level)
+            found.append(Result(cell, "end_to_end", Status.OK, None, samples, [level * 2], control=control))
+    return found
+
+
+def main() -> None:
+    """Write the frozen run and the expected texts."""
+    run = RunDirectory.create(DATA / "run", overwrite=True)
+    run.write_record(record())
+    run.append(results())
+    tables = Tables(run.record(), summarise(run.record(), run.results()))
+    screen = "\n\n".join([tables.screen_table(k) for k in SPREAD_K] + [tables.screen_summary()])
+    (DATA / "screen.txt").write_text(screen + "\n", encoding="utf-8")
+    (DATA / "tables.md").write_text(tables.markdown(), encoding="utf-8")
+    (DATA / "tables.csv").write_text(tables.csv(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""The command line, as a user meets it: one line and status 2 for bad input, before anything heavy."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness import cli
+from harness.config import RunConfig
+
+ROOT = Path(__file__).parent.parent
+
+# Runs a command line and then says on stdout which heavy modules it imported.
+WITNESS = """
+import sys
+from harness import {module}
+status = {module}.main(sys.argv[1:])
+print("heavy:", sorted({{"torch", "vllm", "transformers", "matplotlib", "pandas"}} & set(sys.modules)))
+sys.exit(status)
+"""
+
+
+def run(*argv: str, module: str = "cli") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", WITNESS.format(module=module), *argv]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("--lenght 5", "--lenght: unknown argument; the nearest is --length"),
+        ("--leng 5", "--leng: unknown argument; the nearest is --length"),
+        ("--block_size 16", "--block_size: unknown argument; the nearest is --block-size"),
+        ("gpt2", "gpt2: unknown argument; options begin with --"),
+        ("--length", "argument --length: expected one argument; --help"),
+        ("--length 0", "--length 0: must be at least 1"),
+        ("--length 4k", "--length 4k: must be a whole number"),
+        ("--spread-k 0,4", "--spread-k 0,4: must be at least 1"),
+        ("--spread-k 1,,4", "--spread-k 1,,4: must be a list of whole numbers"),
+        (
+            "--length 64 --block-size 32 --spread-k 3",
+            "--spread-k 3: must be within 1..2, the number of blocks",
+        ),
+        (
+            "--spread-k 1 --spread-step 2",
+            "--spread-k 1 and --spread-step 2: exclude each other; leave one out",
+        ),
+        ("--block-size 20", "--block-size 20: must be a multiple of "),
+        ("--layers first", "--layers first: must be all or sample, or a list of whole numbers"),
+        ("--flash-attn-version 5", "--flash-attn-version 5: must be 2, 3 or 4"),
+        ("--gpu-memory-utilization 1.5", "--gpu-memory-utilization 1.5: must be at most 1"),
+        ("--max-num-batched-tokens 16", "must be at least --length 4096"),
+        ("--prompt-file missing.txt", "--prompt-file missing.txt: no such file; leave it out"),
+        ("--from-captures missing", "--from-captures missing: no *.safetensors there"),
+        ("--config missing.yaml", "--config missing.yaml: No such file or directory"),
+        ("--config pyproject.toml", "--config pyproject.toml: not YAML"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2_before_anything_heavy(argv, message):
+    done = run(*argv.split())
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("run_vllm_prefill.py: error: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == "heavy: []\n"
+
+
+def test_a_directory_that_holds_a_run_is_refused(tmp_path):
+    (tmp_path / "run.json").write_text("{}")
+    done = run("--output-dir", str(tmp_path))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "already holds a run" in done.stderr
+    assert "--overwrite" in done.stderr
+
+
+def test_what_the_model_does_not_have_is_refused_before_the_engine_is_imported(tmp_path):
+    layers = run("--model", "llama-3-8b", "--layers", "0,32")
+    assert "--layers 32: llama-3-8b has 32 layers; must be within 0..31" in layers.stderr
+    text = tmp_path / "prompt.txt"
+    text.write_text("Paris is a city.")
+    prompt = run("--model", "llama-3-8b", "--prompt-file", str(text))
+    assert f"--prompt-file {text}: llama-3-8b has no tokenizer" in prompt.stderr
+    for done in (layers, prompt):
+        assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, "heavy: []\n")
+
+
+def test_help_names_every_option_and_imports_nothing_heavy():
+    code = (
+        "import sys; from harness import cli\ntry: cli.main(['--help'])\n"
+        "except SystemExit as end: print(end.code, {'numpy', 'torch', 'vllm'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.endswith("0 set()\n")
+    for name in RunConfig.model_fields:
+        assert f"--{name.replace('_', '-')}" in done.stdout
+
+
+def test_every_field_is_in_one_group():
+    grouped = [name for names in cli.GROUPS.values() for name in names]
+    assert sorted(grouped) == sorted(RunConfig.model_fields)
+
+
+def test_the_script_and_the_package_take_the_same_options():
+    script = subprocess.run(
+        [sys.executable, "run_vllm_prefill.py", "--length", "0"], cwd=ROOT, capture_output=True, text=True
+    )
+    package = run("prefill", "--length", "0", module="__main__")
+    assert script.returncode == package.returncode == 2
+    assert script.stderr == "run_vllm_prefill.py: error: --length 0: must be at least 1\n"
+    assert package.stderr == "python -m harness: error: --length 0: must be at least 1\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("", "the following arguments are required: COMMAND"),
+        ("report tests", "tests: holds no run.json; name a run's directory"),
+        ("reprot x", "invalid choice: 'reprot'"),
+    ],
+)
+def test_the_package_refuses_in_one_line_too(argv, message):
+    done = run(*argv.split(), module="__main__")
+    assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, "heavy: []\n")
+    assert message in done.stderr
+
+
+def test_ctrl_c_is_status_130(capsys):
+    def interrupted() -> int:
+        raise KeyboardInterrupt
+
+    assert cli.guarded("job", interrupted) == 130
+    assert capsys.readouterr().err == "job: interrupted\n"

@@ -1,0 +1,179 @@
+"""Configuration: precedence, what is refused and in which words, what resolving fills in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness import config as configuration
+from harness.config import ConfigError, RunConfig, check_layers, check_spreads, load, resolve
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+
+
+@pytest.fixture
+def yaml_file(tmp_path):
+    def write(text: str) -> Path:
+        path = tmp_path / "job.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_the_command_line_wins_over_yaml_and_yaml_over_defaults(yaml_file):
+    path = yaml_file("length: 512\nseed: 3\noutput_dir: out\nquiet: true")
+    config = load({"length": 64, "quiet": False}, path)
+    assert (config.length, config.seed, config.quiet, config.model) == (64, 3, False, "gpt2")
+    assert config.output_dir == Path("out")
+
+
+def test_a_sweep_on_the_command_line_replaces_the_other_kind_of_sweep_in_yaml(yaml_file):
+    regular = load({"spread_min": 2}, yaml_file("spread_k: [1, 4]"))
+    assert (regular.spread_k, regular.spread_min) == (None, 2)
+    listed = load({"spread_k": [1, 4]}, yaml_file("spread_min: 2\nspread_step: 2"))
+    assert (listed.spread_k, listed.spread_min, listed.spread_step) == ([1, 4], None, None)
+
+
+def test_an_empty_file_is_all_defaults(yaml_file):
+    assert load({}, yaml_file("# nothing")) == RunConfig()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lenght: 5", "job.yaml: lenght: unknown key; the nearest is length"),
+        ("block-size: 16", "job.yaml: block-size: unknown key; the nearest is block_size"),
+        ("3: 5", "job.yaml: 3: unknown key; the nearest is "),
+        ("length: '5'", "job.yaml: length: 5: must be a whole number"),
+        ("length: 5.0", "job.yaml: length: 5.0: must be a whole number"),
+        ("length: true", "job.yaml: length: True: must be a whole number"),
+        ("length:", "job.yaml: length: None: must be a whole number"),
+        ("quiet: 1", "job.yaml: quiet: 1: must be true or false"),
+        ("spread_k: 4", "job.yaml: spread_k: 4: must be a list of whole numbers"),
+        ("spread_k: [1, two]", "job.yaml: spread_k: 1,two: must be a list of whole numbers"),
+        ("spread_k: []", "job.yaml: spread_k: : must be a list of whole numbers"),
+        ("layers: some", "job.yaml: layers: some: must be all or sample, or a list of whole numbers"),
+        ("layers: [-1]", "job.yaml: layers: -1: must be at least 0"),
+        ("output_dir: 5", "job.yaml: output_dir: 5: must be a path"),
+        ("max_seconds: .inf", "job.yaml: max_seconds: inf: must be a number"),
+        ("gap: wide", "job.yaml: gap: wide: must be shuffled or scattered"),
+        ("spread_k: [1]\nspread_max: 4", "job.yaml: spread_max: 4: exclude each other; leave one out"),
+        ("- length", "must hold lines like 'length: 4096'"),
+        ("length: [", "job.yaml: not YAML: "),
+    ],
+)
+def test_what_a_yaml_file_gets_wrong_is_named_with_its_place(yaml_file, text, message):
+    with pytest.raises(ConfigError) as error:
+        load({}, yaml_file(text))
+    assert message in str(error.value)
+
+
+def test_everything_wrong_is_named_at_once(yaml_file):
+    with pytest.raises(ConfigError) as error:
+        load({"length": 0}, yaml_file("seed: -1\nrepeats: 0"))
+    assert str(error.value).startswith("--length 0: must be at least 1; ")
+    assert "job.yaml: seed: -1: must be at least 0; " in str(error.value)
+    assert str(error.value).endswith("job.yaml: repeats: 0: must be at least 1")
+
+
+def test_a_missing_yaml_file_is_named():
+    with pytest.raises(ConfigError, match=r"--config no\.yaml: No such file or directory"):
+        load({}, Path("no.yaml"))
+
+
+@pytest.mark.parametrize(("kind", "block_size", "seconds"), [("cuda", 16, 45), ("cpu", 128, 180)])
+def test_resolving_fills_in_what_depends_on_the_device(kind, block_size, seconds):
+    config = resolve(RunConfig(model="org/some model", length=4096), kind)
+    assert (config.block_size, config.max_seconds) == (block_size, seconds)
+    assert config.output_dir.parent == Path("runs")
+    assert config.output_dir.name.endswith("-some-model-4096")
+    assert config.spreads()[-1] == config.num_blocks() == 4096 // block_size
+
+
+def test_resolving_keeps_what_was_asked_for(tmp_path):
+    asked = RunConfig(block_size=64, max_seconds=5, output_dir=tmp_path / "out")
+    assert resolve(asked, "cpu") == asked
+
+
+@pytest.mark.parametrize(
+    ("options", "spreads"),
+    [
+        ({}, [1, 2, 4, 8]),
+        ({"spread_k": [8, 2, 2]}, [2, 8]),
+        ({"spread_min": 3}, [3, 4, 5, 6, 7, 8]),
+        ({"spread_max": 3}, [1, 2, 3]),
+        ({"spread_min": 2, "spread_max": 7, "spread_step": 2}, [2, 4, 6]),
+    ],
+)
+def test_spreads_of_eight_blocks(options, spreads):
+    assert resolve(RunConfig(length=120, block_size=16, **options), "cuda").spreads() == spreads
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        (
+            {"spread_k": [1, 257]},
+            "cuda",
+            r"--spread-k 257: must be within 1\.\.256, .* 4096 .*--block-size 16",
+        ),
+        ({"spread_min": 33}, "cpu", r"--spread-min 33: must be within 1\.\.32, .* --block-size 128"),
+        ({"spread_max": 33}, "cpu", r"--spread-max 33: must be within 1\.\.32"),
+        ({"spread_min": 9, "spread_max": 3}, "cpu", "--spread-min 9: must not be above --spread-max 3"),
+        ({"block_size": 8}, "cuda", "--block-size 8: must be a multiple of 16 for FLASH_ATTN; take 16"),
+        ({"block_size": 48}, "cpu", "--block-size 48: must be a multiple of 32 for CPU_ATTN; take 64"),
+        ({"max_num_batched_tokens": 4095}, "cuda", "--max-num-batched-tokens 4095: must be at least .* 4096"),
+        ({"prompt_file": Path("no.txt")}, "cpu", r"--prompt-file no\.txt: no such file"),
+        ({"from_captures": Path("no")}, "cpu", r"--from-captures no: no \*\.safetensors there"),
+    ],
+)
+def test_what_device_and_files_do_not_allow_is_refused(options, kind, message):
+    with pytest.raises(ConfigError, match=message):
+        resolve(RunConfig(**options), kind)
+
+
+def test_another_backend_takes_other_block_sizes():
+    config = RunConfig(block_size=8, attention_backend="FLEX_ATTENTION")
+    assert resolve(config, "cuda").block_size == 8
+
+
+def test_a_directory_that_holds_a_run_is_refused_unless_told_otherwise(tmp_path):
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"already holds a run; .*--overwrite"):
+        resolve(RunConfig(output_dir=tmp_path), "cpu")
+    resolve(RunConfig(output_dir=tmp_path, overwrite=True), "cpu")
+
+
+def test_captures_bring_their_own_length(tmp_path):
+    (tmp_path / "layer-0.safetensors").touch()
+    config = resolve(RunConfig(from_captures=tmp_path, length=16, spread_k=[100]), "cpu")
+    with pytest.raises(ConfigError, match=r"--spread-k 100: must be within 1\.\.1,"):
+        check_spreads(config)
+    check_spreads(config.model_copy(update={"length": 3200, "block_size": 32}))
+    with pytest.raises(ConfigError, match="--save-captures: nothing is captured with --from-captures"):
+        resolve(RunConfig(from_captures=tmp_path, save_captures=True), "cpu")
+
+
+def test_a_layer_the_model_does_not_have_is_refused():
+    check_layers(RunConfig(layers=[0, 11]), 12)
+    check_layers(RunConfig(layers="all"), 12)
+    with pytest.raises(ConfigError, match=r"--layers 12,40: gpt2 has 12 layers; must be within 0\.\.11"):
+        check_layers(RunConfig(layers=[0, 12, 40]), 12)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("kind", ["cuda", "cpu"])
+def test_shipped_configurations_are_valid(path, kind):
+    assert resolve(load({}, path), kind).spreads()
+
+
+def test_configurations_are_shipped():
+    assert {path.stem for path in CONFIGS} >= {"gpt2-4096", "smollm2-135m", "llama-3-8b-16384", "cpu-smoke"}
+
+
+def test_each_field_says_what_it_is():
+    for name, field in RunConfig.model_fields.items():
+        assert field.description, name
+        assert configuration.expects(name), name

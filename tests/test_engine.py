@@ -1,0 +1,165 @@
+"""The real engine: chosen blocks, captured calls, longer positions, replay."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from harness import arms, capture, device, kernels, layout, prefills, replay
+from harness.record import Status
+from patches import PatchError, attention, block_pool, positions, verify
+from tests.conftest import BLOCK_SIZE, LENGTH
+
+BLOCKS = layout.num_blocks(LENGTH, BLOCK_SIZE)
+
+
+@pytest.fixture(scope="module")
+def one_run(engine):
+    return layout.plan(BLOCKS, 1, engine.free_block_ids())
+
+
+@pytest.fixture(scope="module")
+def captured(engine, token_ids, one_run):
+    return prefills.capture(engine, token_ids, one_run, None)
+
+
+def split_ids(engine, one_run, spread_k, gap="shuffled"):
+    rest = [block for block in engine.free_block_ids() if block not in set(one_run)]
+    return layout.plan(BLOCKS, spread_k, rest, gap=gap, seed=spread_k)
+
+
+@pytest.mark.parametrize("gap", ["shuffled", "scattered"])
+@pytest.mark.parametrize("spread_k", [1, 2, 3, BLOCKS])
+def test_the_engine_uses_the_chosen_blocks_and_computes_the_same(
+    engine, token_ids, one_run, captured, spread_k, gap
+):
+    ids = split_ids(engine, one_run, spread_k, gap)
+    checked = prefills.check(engine, token_ids, ids, captured)
+    assert checked.problems == []
+    assert set(checked.tables) == {0, 1, 2}
+    assert layout.spread_k(checked.tables[0][0].tolist()) == spread_k
+
+
+def test_a_prefill_that_differs_is_found(engine, token_ids, one_run, captured):
+    other = [(token + 1) % 512 for token in token_ids]
+    checked = prefills.check(engine, other, split_ids(engine, one_run, 2), captured)
+    assert any("not bit for bit" in problem for problem in checked.problems)
+
+
+def test_blocks_in_use_are_refused(engine):
+    with pytest.raises(PatchError, match="in use"):
+        block_pool.choose_next(engine._pool, [0])  # block 0 is vLLM's null block
+
+
+def test_the_free_queue_is_whole_after_steering(engine, token_ids, one_run):
+    before = engine.free_block_ids()
+    engine.prefill(token_ids, split_ids(engine, one_run, 3))
+    assert engine.free_block_ids() == before
+
+
+def test_captured_calls_say_what_the_layer_got(captured):
+    call = captured.calls[1]
+    assert call.query.shape == (LENGTH, 2, 64)
+    assert call.query.stride() == (3 * 2 * 64, 64, 1), "gpt2's projection is fused: strides must survive"
+    assert call.query.untyped_storage().data_ptr() == call.value.untyped_storage().data_ptr()
+    assert call.causal
+    assert call.scale == pytest.approx(64**-0.5)
+    assert call.block_table.shape == (1, BLOCKS)
+    expected = layout.slot_mapping(call.block_table[0].tolist(), BLOCK_SIZE, LENGTH)
+    assert call.slot_mapping.tolist() == expected.tolist()
+
+
+def test_captured_output_is_attention_of_captured_qkv(captured):
+    for call in captured.calls.values():
+        judge = replay.Judge(call)
+        assert judge.error_of(call.output) < judge.tolerance
+        assert not judge.error_of(torch.roll(call.output, 1, dims=0)) < judge.tolerance
+
+
+def test_saved_calls_come_back_whole(captured, tmp_path):
+    call = captured.calls[0]
+    capture.save(call, tmp_path / "call.safetensors")
+    loaded = capture.load(tmp_path / "call.safetensors", str(call.query.device))
+    assert loaded.shape_key() == call.shape_key()
+    for name in ("query", "key", "value", "output", "block_table", "slot_mapping"):
+        assert torch.equal(getattr(loaded, name), getattr(call, name)), name
+    assert replace(loaded, kv_cache=None).qkv_strides == call.qkv_strides
+
+
+def test_no_other_file_is_read_as_a_capture(tmp_path):
+    (tmp_path / "x.safetensors").write_bytes(b"not safetensors")
+    with pytest.raises(capture.CaptureError, match=r"x\.safetensors"):
+        capture.load(tmp_path / "x.safetensors", "cpu")
+
+
+def arms_of(call, place, data="captured"):
+    functions = kernels.flash_attn_functions(device.kind())
+    judge = replay.Judge(place.call)
+    found = arms.of_series(place, kernels.for_engine(call), functions, data, seed=0)
+    return replay.prepare([(arm, judge) for arm in found], "series")
+
+
+@pytest.mark.parametrize("spread_k", [1, 4, BLOCKS])
+def test_every_arm_in_the_engines_cache_gives_the_right_output(engine, token_ids, one_run, captured, spread_k):
+    checked = prefills.check(engine, token_ids, split_ids(engine, one_run, spread_k), captured)
+    for call in captured.calls.values():
+        split = kernels.PagedKV(call.kv_cache, checked.tables[call.layer])
+        place = arms.Placement(
+            call, spread_k, kernels.PagedKV(call.kv_cache, call.block_table), split, arms.readable(call, split)
+        )
+        results = arms_of(call, place).results
+        assert {result.status for result in results} == {Status.OK}, [r.reason for r in results]
+        assert sum(result.control for result in results) == 1
+        assert any(result.one_run_for == spread_k for result in results)
+
+
+def test_synthetic_arms_are_right_too(captured):
+    call = captured.calls[0]
+    kernel = kernels.for_engine(call)
+    ids = layout.plan(BLOCKS, 3, range(BLOCKS + 1, 2 * BLOCKS + 1))
+    random = arms.synthetic(call, seed=1)
+    assert not torch.equal(random.query, call.query)
+    place = arms.with_output(random, arms.placed(random, kernel, 3, ids), kernel)
+    assert {result.status for result in arms_of(random, place, "synthetic").results} == {Status.OK}
+
+
+def test_a_wrong_block_table_is_reported_not_timed(captured):
+    call = captured.calls[0]
+    wrong = call.block_table.flip(1).contiguous()
+    one_run = kernels.PagedKV(call.kv_cache, call.block_table)
+    split = kernels.PagedKV(call.kv_cache, wrong)
+    series = arms_of(call, arms.Placement(call, BLOCKS, one_run, split, split))
+    for result, step in zip(series.results, series.steps, strict=True):
+        if result.cell.arm == "paged" and not result.one_run_for:
+            assert result.status is Status.WRONG_OUTPUT
+            assert "bit for bit" in (result.reason or "")
+            assert step is None
+
+
+def test_an_idle_tap_changes_nothing_and_leaves_nothing(engine, token_ids, one_run, captured):
+    engine.tap.remove()
+    try:
+        assert all("forward" not in vars(layer.impl) for layer in engine.layers.values())
+        assert engine.prefill(token_ids, one_run).first_token == captured.prefill.first_token
+    finally:
+        engine.tap.install()
+    with pytest.raises(RuntimeError, match="tapped already"):
+        engine.tap.install()
+
+
+def test_needs_are_met_by_the_installed_vllm():
+    verify(block_pool.NEEDS + positions.NEEDS + attention.NEEDS)
+
+
+def test_the_first_token_is_what_transformers_predicts(captured, tiny_gpt2, token_ids):
+    from transformers import GPT2LMHeadModel
+
+    model = GPT2LMHeadModel.from_pretrained(tiny_gpt2, dtype=torch.float32)
+    model.transformer.wpe.weight.data = positions.repeat_rows(model.transformer.wpe.weight.data, LENGTH)
+    model.config.n_positions = LENGTH
+    with torch.no_grad():
+        logits = model(torch.tensor([token_ids])).logits[0, -1]
+    assert captured.prefill.first_token in logits.topk(3).indices.tolist()
+    assert logits[captured.prefill.first_token] > logits.max() - 0.05
