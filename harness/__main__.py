@@ -42,8 +42,9 @@ def _report(run_dir: Path) -> int:
         raise ConfigError(f"{run_dir}: holds no run.json; name a run's directory")
 
     from harness import report
+    from harness.store import RunDirectory
 
-    report.write(run_dir)
+    print(report.write(RunDirectory.open(run_dir)).screen_summary())
     return cli.OK
 
 

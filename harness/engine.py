@@ -11,6 +11,7 @@ from typing import Any
 
 from harness import layout
 from harness.config import RunConfig
+from harness.models import ModelSource
 
 GIB = 2**30
 
@@ -33,12 +34,11 @@ class PrefillEngine:
     It runs in this process, so that its attention layers and its block pool can be reached.
     """
 
-    def __init__(self, config: RunConfig, model: str, hf_overrides: dict[str, Any] | None = None) -> None:
-        """Start the engine.
+    def __init__(self, config: RunConfig, source: ModelSource) -> None:
+        """Start the engine with a materialised model.
 
-        Args:
-            model: a directory that vLLM can load.
-            hf_overrides: changes to the model's config; a longer position table is filled by repetition.
+        Raises:
+            PatchError: this vLLM lacks a symbol that is needed to see and steer it.
         """
         _environment(config)
         from vllm import EngineArgs
@@ -48,11 +48,11 @@ class PrefillEngine:
 
         verify(block_pool.NEEDS + attention.NEEDS[:1])
         started = time.perf_counter()
-        longer = positions.extended(config.length + 1) if hf_overrides else contextlib.nullcontext()
+        longer = contextlib.nullcontext()
+        if source.extended_positions is not None:
+            longer = positions.extended(source.extended_positions)
         with longer:
-            self._engine = LLMEngine.from_engine_args(
-                EngineArgs(model=model, hf_overrides=hf_overrides or {}, **_engine_args(config))
-            )
+            self._engine = LLMEngine.from_engine_args(EngineArgs(**_engine_args(config, source)))
         core = self._engine.engine_core.engine_core
         self._pool = core.scheduler.kv_cache_manager.block_pool
         context = self._engine.vllm_config.compilation_config.static_forward_context
@@ -143,13 +143,15 @@ def _environment(config: RunConfig) -> None:
         os.environ["VLLM_ALLOW_LONG_MAX_MODEL_LEN"] = "1"
 
 
-def _engine_args(config: RunConfig) -> dict[str, Any]:
+def _engine_args(config: RunConfig, source: ModelSource) -> dict[str, Any]:
     arguments: dict[str, Any] = {
+        "model": str(source.path),
+        "hf_overrides": source.hf_overrides,
         "skip_tokenizer_init": True,
         "generation_config": "vllm",
         "dtype": config.dtype,
         "block_size": config.block_size,
-        "load_format": config.load_format,
+        "load_format": source.load_format,
         "gpu_memory_utilization": config.gpu_memory_utilization,
         "enforce_eager": config.enforce_eager,
         "tensor_parallel_size": config.tensor_parallel_size,

@@ -60,8 +60,7 @@ def read_shape(config: dict[str, Any], where: str) -> Shape:
         num_layers=_number(text, where, "num_hidden_layers", "n_layer", "n_layers", "num_layers"),
         num_heads=num_heads,
         num_kv_heads=_num_kv_heads(text, num_heads),
-        head_dim=text.get("head_dim")
-        or _number(text, where, "hidden_size", "n_embd", "d_model") // num_heads,
+        head_dim=text.get("head_dim") or width // num_heads,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
@@ -65,6 +66,6 @@ def status_of(error: Exception) -> tuple[Status, str]:
     reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return Status.OUT_OF_MEMORY, reason
-    if "not enough memory" in str(error):
+    if re.search("not enough memory|can.?not allocate memory|can't allocate memory", str(error), re.IGNORECASE):
         return Status.OUT_OF_MEMORY, reason
     return Status.ERROR, reason

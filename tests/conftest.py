@@ -38,7 +38,7 @@ def token_ids() -> list[int]:
 @pytest.fixture(scope="session")
 def engine(tiny_gpt2: Path) -> Iterator[object]:
     """A real engine with the small gpt2, its positions extended from 128 to LENGTH."""
-    from harness import config, device
+    from harness import config, device, models
     from harness.engine import PrefillEngine
 
     options = {
@@ -49,5 +49,6 @@ def engine(tiny_gpt2: Path) -> Iterator[object]:
         "gpu_memory_utilization": 0.2,
     }
     resolved = config.resolve(config.load(options), device.kind())
-    with PrefillEngine(resolved, str(tiny_gpt2), {"n_positions": LENGTH + 1}) as engine:
+    source = models.materialise(models.inspect(str(tiny_gpt2), length=LENGTH), seed=0)
+    with PrefillEngine(resolved, source) as engine:
         yield engine

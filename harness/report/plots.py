@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "spread_k", "fo
 
 
 def write_plots(record: Row, summary: Row, directory: Path) -> list[Path]:
-    """Write spread_k.png (200 dpi) and spread_k.svg into the directory, which is made; returns their paths."""
+    """Write spread_k.png (200 dpi) and spread_k.svg into the directory, making it; returns their paths."""
     directory.mkdir(parents=True, exist_ok=True)
     paths = [directory / "spread_k.png", directory / "spread_k.svg"]
     with matplotlib.rc_context(STYLE):
@@ -46,7 +47,8 @@ def draw(record: Row, summary: Row) -> Figure:
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
         axes.margins(x=0.03, y=0.12)
-        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, handlelength=3.2)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, handlelength=3.2)
     lower.set_xscale("log", base=2)
     lower.xaxis.set_major_locator(FixedLocator(ticks))
     lower.xaxis.set_minor_locator(NullLocator())
@@ -54,6 +56,7 @@ def draw(record: Row, summary: Row) -> Figure:
     lower.set_xlabel("spread_k: runs that the KV cache of the prompt is split into (1 = contiguous)")
     model, tokens = record["model"]["name"], record["config"].get("length")
     length = f", {tokens} tokens" if tokens else ""
+    figure.align_ylabels([upper, lower])
     figure.suptitle(f"Prefill under fragmented KV layouts: {model}{length}, {record['device']['name']}")
     return figure
 
@@ -61,13 +64,13 @@ def draw(record: Row, summary: Row) -> Figure:
 def _kernels(axes: Axes, mean: Mean) -> None:
     """One line per function and arm, and the engine's kernel over the grey band of its noise floor."""
     engine = mean.engine_kernels()
-    for kernel in engine:
-        _noise_floor(axes, mean, kernel)
     for kernel in (*FUNCTIONS, *engine):
         for arm in ("contiguous", "fragmented", "dense", "paged"):
             rows = [row for k in mean.spread_ks() if (row := mean.kernel(kernel, arm, k))]
             if rows:
                 _line(axes, rows)
+    for kernel in engine:
+        _noise_floor(axes, mean, kernel)
     axes.set_ylabel("ms per attention call\n(median; gather not included)")
     axes.set_title(
         "Attention kernels, mean over the measured layers, captured inputs", fontsize=10, loc="left"
@@ -75,39 +78,54 @@ def _kernels(axes: Axes, mean: Mean) -> None:
 
 
 def _line(axes: Axes, rows: list[Row]) -> None:
-    """One arm's medians with their 95% interval as a band; nothing measured leaves a label that says so."""
+    """One arm's medians with their 95% interval as a band; a gap where nothing was measured."""
     kernel, arm = rows[0]["kernel"], rows[0]["arm"]
-    measured = [row for row in rows if row["median_us"] is not None]
     dashed = arm in DASHED_ARMS
     colour = COLOURS.get(kernel, ENGINE_COLOUR)
-    ks = [row["spread_k"] for row in measured]
     axes.plot(
-        ks,
-        [row["median_us"] / 1000 for row in measured],
+        [row["spread_k"] for row in rows],
+        [_or_gap(row["median_us"]) / 1000 for row in rows],
         color=colour,
         linestyle="--" if dashed else "-",
         marker=MARKERS.get(kernel, ENGINE_MARKER),
-        markersize=5.5,
+        markersize=5 if dashed else 7,  # where both arms coincide, both are seen
         markerfacecolor="white" if dashed else colour,
-        label=_label(rows[0], measured),
+        label=_label(rows),
         zorder=3,
     )
-    bounded = [row for row in measured if row["ci95_us"]]
-    low, high = ([row["ci95_us"][side] / 1000 for row in bounded] for side in (0, 1))
-    axes.fill_between([row["spread_k"] for row in bounded], low, high, color=colour, alpha=0.2, linewidth=0)
+    bounds = [row["ci95_us"] or (math.nan, math.nan) for row in rows]
+    low, high = ([bound[side] / 1000 for bound in bounds] for side in (0, 1))
+    axes.fill_between([row["spread_k"] for row in rows], low, high, color=colour, alpha=0.2, linewidth=0)
 
 
-def _label(row: Row, measured: list[Row]) -> str:
-    """kernel and arm, with what a reader must know: a stand-in, a gather left out, nothing measured."""
+def _label(rows: list[Row]) -> str:
+    """kernel and arm, with what a reader must know: a stand-in, a gather left out, what was not measured."""
+    row = rows[0]
     remarks = []
     if "stand-in" in row["provider"]:
         remarks.append(row["provider"])
-    if row["kernel"] in NEED_GATHER and row["arm"] == "fragmented" and measured:
+    if row["kernel"] in NEED_GATHER and row["arm"] == "fragmented" and any(r["median_us"] for r in rows):
         remarks.append("after a gather")
-    if not measured:
-        remarks.append(row["status"])
+    remarks += _missing(rows)
     name = f"{row['kernel']}, {ARM_NAMES.get(row['arm'], row['arm'])}"
     return name + (f"\n({'; '.join(remarks)})" if remarks else "")
+
+
+def _or_gap(value: float | None) -> float:
+    """NaN breaks a line where nothing was measured."""
+    return math.nan if value is None else value
+
+
+def _missing(rows: list[Row]) -> list[str]:
+    """Where nothing was measured and why, e.g. "out_of_memory at k = 8"; without k if it is everywhere."""
+    if not rows:
+        return ["not measured"]
+    lost = [row for row in rows if not row["n"]]
+    statuses = dict.fromkeys(row["status"] for row in lost)
+    if len(lost) == len(rows):
+        return list(statuses)
+    by_status = {s: ", ".join(str(row["spread_k"]) for row in lost if row["status"] == s) for s in statuses}
+    return [f"{status} at k = {ks}" for status, ks in by_status.items()]
 
 
 def _noise_floor(axes: Axes, mean: Mean, kernel: str) -> None:
@@ -122,7 +140,8 @@ def _noise_floor(axes: Axes, mean: Mean, kernel: str) -> None:
         [level * (1 - share) for level, share in levels],
         [level * (1 + share) for level, share in levels],
         color="0.75",
-        linewidth=0,
+        linewidth=0.8,
+        zorder=1,
         label=f"{kernel}, paged, 1 run:\nA/A noise floor",
     )
 
@@ -130,17 +149,16 @@ def _noise_floor(axes: Axes, mean: Mean, kernel: str) -> None:
 def _end_to_end(axes: Axes, mean: Mean) -> None:
     """The prefill's medians with their intervals as bars, over the noise floor around spread_k = 1."""
     rows = mean.summary["end_to_end"]
-    measured = [row for row in rows if row["median_ms"] is not None]
     repeat = mean.contrast("prefill", "paged@1", "paged@1 again", 1)
     if repeat and repeat["noise_floor_pct"] is not None:
         level, share = repeat["baseline_us"] / 1000, repeat["noise_floor_pct"] / 100
         axes.axhspan(level * (1 - share), level * (1 + share), color="0.85", label="A/A noise floor of k = 1")
-    medians = [row["median_ms"] for row in measured]
-    bounds = [row["ci95_ms"] or (row["median_ms"], row["median_ms"]) for row in measured]
+    medians = [_or_gap(row["median_ms"]) for row in rows]
+    bounds = [row["ci95_ms"] or (median, median) for row, median in zip(rows, medians, strict=True)]
     below = [median - low for median, (low, _) in zip(medians, bounds, strict=True)]
     above = [high - median for median, (_, high) in zip(medians, bounds, strict=True)]
     axes.errorbar(
-        [row["spread_k"] for row in measured],
+        [row["spread_k"] for row in rows],
         medians,
         yerr=[below, above],
         color=ENGINE_COLOUR,
@@ -149,7 +167,7 @@ def _end_to_end(axes: Axes, mean: Mean) -> None:
         markersize=5,
         markerfacecolor="white",
         capsize=3,
-        label="prefill" if measured else "prefill (not measured)",
+        label="\n".join(["prefill", *_missing(rows)]),
     )
     axes.set_ylabel("ms per prefill\n(median, 95% interval)")
-    axes.set_title("Prefill, end to end", fontsize=10, loc="left")
+    axes.set_title("Prefill, end to end (neither axis starts at zero)", fontsize=10, loc="left")

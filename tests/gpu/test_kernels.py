@@ -1,0 +1,90 @@
+"""flash-attn's three functions and vLLM's FA2 and FA3 on a GPU: every arm right, every refusal in words."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from harness import arms, kernels, replay
+from harness.measure.timers import CudaEventTimer, Step
+from harness.record import Status
+from tests.calls import make_call, place
+
+FLASH_ATTN = ("flash_attn_func", "flash_attn_qkvpacked_func", "flash_attn_with_kvcache")
+
+
+def prepared(call, spread_k):
+    placement = place(call, spread_k)
+    found = arms.of_series(
+        placement, kernels.for_engine(call), kernels.flash_attn_functions("cuda"), "captured", 0
+    )
+    judge = replay.Judge(placement.call)
+    return replay.prepare([(arm, judge) for arm in found], "series")
+
+
+@pytest.mark.parametrize("fa_version", [2, 3])
+@pytest.mark.parametrize("block_size", [16, 48, 128, 256])
+@pytest.mark.parametrize(("length", "spread_k"), [(1, 1), (257, 2), (1000, 4), (4096, 1), (4096, 16)])
+def test_every_arm_is_right(fa_version, block_size, length, spread_k):
+    call = make_call(length, kv_heads=4, block_size=block_size, device="cuda", fa_version=fa_version)
+    spread_k = min(spread_k, -(-length // block_size))
+    results = prepared(call, spread_k).results
+    assert {r.status for r in results} == {Status.OK}, [(r.cell.kernel, r.cell.arm, r.reason) for r in results]
+    repaged = [r.reason for r in results if r.cell.kernel == FLASH_ATTN[2] and r.cell.arm == "fragmented"]
+    assert all(("re-paged" in (reason or "")) == (block_size % 256 != 0) for reason in repaged)
+
+
+@pytest.mark.parametrize("fa_version", [2, 3])
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_grouped_queries(fa_version, head_dim, dtype):
+    call = make_call(
+        700, heads=8, kv_heads=2, head_dim=head_dim, block_size=16, dtype=dtype, device="cuda",
+        fa_version=fa_version,
+    )  # fmt: skip
+    for result in prepared(call, 7).results:
+        packed = result.cell.kernel in ("flash_attn_qkvpacked_func", "gather_qkv")
+        assert result.status is (Status.UNSUPPORTED if packed else Status.OK), result.reason
+
+
+def test_float32_is_refused_in_words():
+    results = prepared_float32()
+    assert {r.status for r in results} == {Status.UNSUPPORTED}
+    assert all("float32" in (r.reason or "") for r in results)
+
+
+def prepared_float32():
+    call = make_call(64, kv_heads=4, block_size=16, dtype=torch.float32, device="cuda", fa_version=3)
+    kernel = kernels.for_engine(call)
+    placement = arms.placed(call, kernel, 2, [6, 7, 5, 8])
+    found = arms.of_series(placement, kernel, kernels.flash_attn_functions("cuda"), "captured", 0)
+    judge = replay.Judge(call)
+    return replay.prepare([(arm, judge) for arm in found], "series").results
+
+
+def test_out_of_memory_marks_the_arm():
+    call = make_call(64, kv_heads=4, block_size=16, device="cuda", fa_version=3)
+    placement = place(call, 2)
+    found = arms.of_series(
+        placement, kernels.for_engine(call), kernels.flash_attn_functions("cuda"), "captured", 0
+    )
+
+    def greedy() -> arms.Bound:
+        torch.empty(1 << 50, device="cuda")
+        raise AssertionError
+
+    found[0] = arms.Arm(found[0].cell, greedy)
+    judge = replay.Judge(placement.call)
+    results = replay.prepare([(arm, judge) for arm in found], "series").results
+    assert results[0].status is Status.OUT_OF_MEMORY
+    assert {r.status for r in results[1:]} == {Status.OK}
+
+
+def test_the_event_timer_sees_gpu_time_not_launches():
+    """A kernel repeated four times takes four times as long, though both are far below a launch gap."""
+    x = torch.randn(1 << 20, device="cuda")
+    timer = CudaEventTimer()
+    steps = [Step(lambda: [x.mul_(1.0) for _ in range(n)]) for n in (20, 80)]
+    rounds = [timer.time_round(steps) for _ in range(30)]
+    short, long = (sorted(column)[15] for column in zip(*rounds, strict=True))
+    assert 3.0 < long / short < 5.0

@@ -1,0 +1,32 @@
+"""The main job by subprocess, as a user runs it, with FA3 and FA2."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("fa_version", [3, 2])
+def test_gpt2(fa_version, tmp_path):
+    command = [
+        sys.executable, "run_vllm_prefill.py", "--model", "gpt2", "--length", "1024", "--layers", "0,11",
+        "--spread-k", "1,4,64", "--repeats", "5", "--enforce-eager", "--flash-attn-version", str(fa_version),
+        "--output-dir", str(tmp_path / "run"),
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for spread_k in (1, 4, 64):
+        assert f"Comparison Results (spread={spread_k})" in done.stdout
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    kernels = summary["kernels"]
+    assert {row["status"] for row in kernels} == {"ok"}, {row["reason"] for row in kernels}
+    providers = {row["provider"] for row in kernels}
+    assert f"vLLM FA{fa_version}" in providers
+    assert any(provider.startswith("flash-attn 2") for provider in providers)
+    assert {row["spread_k"] for row in summary["end_to_end"]} == {1, 4, 64}

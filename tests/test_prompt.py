@@ -1,0 +1,125 @@
+"""Prompts of exactly the asked length, from a file, the bundled passage or a generator."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.processors import TemplateProcessing
+from tokenizers.trainers import BpeTrainer
+
+from harness.models import ModelSource, inspect
+from harness.prompt import PASSAGE, PromptError, random_ids, token_ids
+
+CONFIG = {
+    "model_type": "llama", "vocab_size": 400, "hidden_size": 64, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "bos_token_id": 0, "eos_token_id": [1, 2],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
+    """A model directory whose tokenizer adds a first token and would cut texts at 32 tokens."""
+    directory = tmp_path_factory.mktemp("model")
+    (directory / "config.json").write_text(json.dumps(CONFIG))
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = ByteLevelDecoder()
+    trainer = BpeTrainer(
+        vocab_size=400, special_tokens=["<s>"], initial_alphabet=ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator([PASSAGE.read_text()], trainer)
+    tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    tokenizer.enable_truncation(32)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    return inspect(str(directory), length=8, load_format="dummy")
+
+
+@pytest.fixture
+def without_tokenizer(source: ModelSource) -> ModelSource:
+    return replace(source, tokenizer=None, has_tokenizer=False)
+
+
+def decode(source: ModelSource, ids: list[int]) -> str:
+    return str(Tokenizer.from_file(str(source.tokenizer)).decode(ids))
+
+
+def test_the_passage_is_long_enough_to_read() -> None:
+    assert len(PASSAGE.read_text().split()) > 1000
+
+
+@settings(max_examples=20, deadline=None)
+@given(length=st.integers(1, 20_000))
+def test_passage_is_exactly_as_long_as_asked(source: ModelSource, length: int) -> None:
+    ids, description = token_ids(source, length, None, seed=0)
+    assert len(ids) == length
+    assert ids[0] == 0
+    passage = PASSAGE.read_text()
+    text = decode(source, ids)
+    assert (passage * (1 + len(text) // len(passage))).startswith(text)
+    assert ("repeated" in description) == (len(text) > len(passage))
+
+
+def test_prompt_file(source: ModelSource, tmp_path: Path) -> None:
+    file = tmp_path / "prompt.txt"
+    file.write_text("memory " * 50)
+    everything, _ = token_ids(source, 40, file, seed=0)
+    ids, description = token_ids(source, 5, file, seed=0)
+    assert ids == everything[:5]
+    assert decode(source, everything).startswith("memory memory ")
+    assert description.startswith("the first 5 of ")
+
+
+def test_prompt_file_too_short(source: ModelSource, tmp_path: Path) -> None:
+    file = tmp_path / "prompt.txt"
+    file.write_text("memory")
+    with pytest.raises(PromptError, match=r"has \d+ tokens, fewer than --length 100; use a longer text"):
+        token_ids(source, 100, file, seed=0)
+
+
+def test_prompt_files_that_cannot_be_read(
+    source: ModelSource, without_tokenizer: ModelSource, tmp_path: Path
+) -> None:
+    with pytest.raises(PromptError, match="no such file"):
+        token_ids(source, 1, tmp_path / "missing.txt", seed=0)
+    binary = tmp_path / "binary"
+    binary.write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(PromptError, match="cannot be read as UTF-8"):
+        token_ids(source, 1, binary, seed=0)
+    with pytest.raises(PromptError, match=r"has no tokenizer\.json .* smollm2-135m"):
+        token_ids(without_tokenizer, 1, binary, seed=0)
+
+
+def test_a_broken_tokenizer(source: ModelSource, tmp_path: Path) -> None:
+    broken = tmp_path / "tokenizer.json"
+    broken.write_text("{}")
+    with pytest.raises(PromptError, match="not a tokenizer"):
+        token_ids(replace(source, tokenizer=broken), 1, None, seed=0)
+
+
+def test_without_tokenizer_the_seed_decides(without_tokenizer: ModelSource) -> None:
+    ids, description = token_ids(without_tokenizer, 100, None, seed=3)
+    assert "seed 3" in description
+    assert (ids, description) == token_ids(without_tokenizer, 100, None, seed=3)
+    assert ids != token_ids(without_tokenizer, 100, None, seed=4)[0]
+
+
+@given(
+    length=st.integers(1, 500),
+    seed=st.integers(0, 2**32),
+    special=st.sets(st.integers(0, 19), max_size=10),
+    nested=st.booleans(),
+)
+def test_random_ids_are_ordinary_tokens(length: int, seed: int, special: set[int], nested: bool) -> None:
+    config = {"vocab_size": 20, "eos_token_id": sorted(special), "pad_token_id": None}
+    ids = random_ids({"text_config": config} if nested else config, length, seed)
+    assert len(ids) == length
+    assert all(type(i) is int and 0 <= i < 20 and i not in special for i in ids)

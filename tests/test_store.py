@@ -1,0 +1,86 @@
+"""The run directory: what a crash leaves behind stays readable, and nothing of the user's is removed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.record import Cell, Result, Status
+from harness.store import RunDirectory, RunExists
+
+
+def result(spread_k: int, samples: list[float] | None = None) -> Result:
+    cell = Cell("kernel", "flash_attn_func", "flash-attn 2.8.3", "contiguous", spread_k, 16, 0, "captured")
+    return Result(cell, f"spread={spread_k} layer=0", Status.OK, samples_us=samples or [1.5, 2.5])
+
+
+def test_results_come_back_as_they_were_appended(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "deep" / "run")
+    run.write_record({"status": "running"})
+    run.append([result(1)])
+    run.append([result(2), result(4)])
+    again = RunDirectory.open(tmp_path / "deep" / "run")
+    assert again.results() == [result(1), result(2), result(4)]
+    assert again.record() == {"status": "running"}
+
+
+@pytest.mark.parametrize("kept", range(1, 40, 6))
+def test_a_line_cut_short_is_ignored_and_removed_by_the_next_append(tmp_path: Path, kept: int) -> None:
+    run = RunDirectory.create(tmp_path)
+    run.append([result(1)])
+    whole = run.samples_path.read_bytes()
+    run.samples_path.write_bytes(whole + whole[:kept])
+    assert run.results() == [result(1)]
+    run.append([result(2)])
+    assert run.results() == [result(1), result(2)]
+
+
+def test_a_whole_line_that_is_no_result_is_named(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path)
+    run.append([result(1)])
+    with run.samples_path.open("a") as file:
+        file.write('{"cell": 1}\n')
+    with pytest.raises(ValueError, match="line 2"):
+        run.results()
+
+
+def test_nan_is_refused_and_leaves_the_files_as_they_were(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path)
+    run.write_record({"status": "running"})
+    run.append([result(1)])
+    with pytest.raises(ValueError, match="JSON"):
+        run.append([result(2, [float("nan")])])
+    with pytest.raises(ValueError, match="JSON"):
+        run.write_record({"engine_start_s": float("inf")})
+    assert run.results() == [result(1)]
+    assert run.record() == {"status": "running"}
+
+
+@pytest.mark.parametrize("file", ["run.json", "samples.jsonl"])
+def test_a_directory_with_a_run_is_refused(tmp_path: Path, file: str) -> None:
+    (tmp_path / file).write_text("{}")
+    with pytest.raises(RunExists, match="--overwrite"):
+        RunDirectory.create(tmp_path)
+
+
+def test_overwrite_removes_the_run_s_own_files_only(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path)
+    run.write_record({"status": "finished"})
+    run.append([result(1)])
+    run.plots_path.mkdir()
+    (run.plots_path / "spread_k.png").write_bytes(b"")
+    mine = [tmp_path / "notes.txt", run.plots_path / "mine.png"]
+    for file in mine:
+        file.write_text("mine")
+    fresh = RunDirectory.create(tmp_path, overwrite=True)
+    assert sorted(p for p in tmp_path.rglob("*") if p.is_file()) == sorted(mine)
+    assert fresh.results() == []
+
+
+def test_a_file_and_an_empty_directory_hold_no_run(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError):
+        RunDirectory.create(tmp_path / "file")
+    with pytest.raises(FileNotFoundError, match=r"run\.json"):
+        RunDirectory.open(tmp_path)
