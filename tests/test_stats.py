@@ -29,11 +29,11 @@ def test_below_six_samples_there_is_no_interval(n: int) -> None:
     assert stats.verdict(found.ci95_pct) == "unclear"
 
 
-@pytest.mark.parametrize("n", [10, 33, 100, 500])
+@pytest.mark.parametrize("n", [10, 100, 500])
 @pytest.mark.parametrize("noise", ["normal", "skewed", "quantised"])
 def test_the_interval_covers_the_true_difference_in_95_percent(n: int, noise: str) -> None:
     rng = np.random.default_rng(20)
-    runs, covered = 600, 0
+    runs, covered = 400, 0
     for _ in range(runs):
         shared = rng.normal(0, 5, n)  # disturbs a round as a whole
         own = {
@@ -73,7 +73,12 @@ def test_swapping_the_arms_turns_the_sign(times: list[float], factor: float) -> 
 
 @pytest.mark.parametrize(
     ("baseline", "treatment", "message"),
-    [([1.0], [1.0, 2.0], "pairs"), ([], [], "no samples"), ([1.0], [np.nan], "finite"), ([0.0], [1.0], "zero")],
+    [
+        ([1.0], [1.0, 2.0], "pairs"),
+        ([], [], "no samples"),
+        ([1.0], [np.nan], "finite"),
+        ([0.0], [1.0], "zero"),
+    ],
 )
 def test_what_is_no_pair_of_timings_is_refused(
     baseline: list[float], treatment: list[float], message: str
@@ -113,8 +118,8 @@ def test_detectable_and_noise_floor() -> None:
     assert stats.detectable_pct(None) is None
 
 
-def test_outliers_of_the_published_example() -> None:
-    # NIST/SEMATECH e-Handbook, 1.3.5.17: Iglewicz and Hoaglin's score flags the two largest values here.
+def test_outliers_worked_by_hand() -> None:
+    # median 2.45, MAD 0.15: the score of 2.1 is 0.6745 * 0.35 / 0.15 = 1.6, that of 8.2 is 25.9
     values = [2.1, 2.6, 2.4, 2.5, 2.3, 2.1, 2.3, 2.6, 8.2, 8.3]
     assert list(np.flatnonzero(stats.outliers(values))) == [8, 9]
 

@@ -1,0 +1,72 @@
+"""The plot: every arm is a line of its own, and what was not measured is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.report.plots import draw, write_plots
+from harness.store import RunDirectory
+from harness.summary import summarise
+
+RUN = Path(__file__).resolve().parent.parent / "data" / "run"
+
+
+@pytest.fixture(scope="module")
+def record_and_summary() -> tuple[dict, dict]:
+    run = RunDirectory.open(RUN)
+    return run.record(), summarise(run.record(), run.results())
+
+
+def test_files_have_every_legend_entry_and_do_not_change(
+    tmp_path: Path, record_and_summary: tuple[dict, dict]
+) -> None:
+    png, svg = write_plots(*record_and_summary, tmp_path / "plots")
+    assert png.read_bytes().startswith(b"\x89PNG")
+    text = svg.read_text(encoding="utf-8")
+    for label in (
+        "flash_attn_func, contiguous",
+        "flash_attn_func, non-contiguous",
+        "flash_attn_with_kvcache, non-contiguous",
+        "(SDPA stand-in; unsupported)",
+        "cpu_attention_with_kv_cache, dense",
+        "cpu_attention_with_kv_cache, paged, k runs",
+        "A/A noise floor",
+        "out_of_memory at k = 8",
+    ):
+        assert label in text
+    again = write_plots(*record_and_summary, tmp_path / "again")
+    assert again[1].read_text(encoding="utf-8") == text
+
+
+def test_one_line_per_arm_contiguous_solid_fragmented_dashed(record_and_summary: tuple[dict, dict]) -> None:
+    upper, lower = draw(*record_and_summary).axes
+    lines = {str(line.get_label()).split("\n")[0]: line for line in upper.get_lines()}
+    assert len(lines) == len(upper.get_lines()) == 8
+    for name, line in lines.items():
+        solid = name.endswith((", contiguous", ", dense"))
+        assert line.get_linestyle() == ("-" if solid else "--")
+    colours = {str(line.get_color()) for line in lines.values()}
+    markers = {str(line.get_marker()) for line in lines.values()}
+    assert len(colours) == len(markers) == 4
+    assert lower.get_xscale() == "log"
+    assert [text.get_text() for text in lower.get_xticklabels()] == ["1", "2", "4", "8"]
+
+
+def test_a_point_is_a_median_in_ms_and_a_gap_where_there_is_none(
+    record_and_summary: tuple[dict, dict],
+) -> None:
+    upper, lower = draw(*record_and_summary).axes
+    wanted = {"kernel": "flash_attn_func", "arm": "contiguous", "layer": "mean", "data": "captured"}
+    rows = [row for row in record_and_summary[1]["kernels"] if wanted.items() <= row.items()]
+    line = next(x for x in upper.get_lines() if str(x.get_label()).startswith("flash_attn_func, contiguous"))
+    assert list(line.get_ydata()) == pytest.approx([row["median_us"] / 1000 for row in rows])
+    prefill = [list(x.get_ydata()) for x in lower.get_lines() if len(x.get_ydata()) == 4][0]
+    assert prefill[3] != prefill[3]
+
+
+def test_a_run_without_results_can_be_drawn(tmp_path: Path, record_and_summary: tuple[dict, dict]) -> None:
+    record, _ = record_and_summary
+    _, svg = write_plots(record, summarise(record, []), tmp_path)
+    assert "not measured" in svg.read_text(encoding="utf-8")
