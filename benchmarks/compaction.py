@@ -15,7 +15,9 @@ from common import report
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--gib", type=float, default=1.0, help="of K and V together")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--output")

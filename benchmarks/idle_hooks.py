@@ -15,7 +15,9 @@ from common import report
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="gpt2")
     parser.add_argument("--length", type=int, default=4096)
     parser.add_argument("--pairs", type=int, default=300)

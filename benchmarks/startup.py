@@ -1,6 +1,6 @@
 """How long `run_vllm_prefill.py --help` takes. Target: under 0.5 s.
 
-    python benchmarks/startup.py [--output FILE]
+python benchmarks/startup.py [--output FILE]
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from common import ROOT, report
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output")
     options = parser.parse_args()
     seconds = []
@@ -24,7 +26,12 @@ def main() -> None:
             [sys.executable, "run_vllm_prefill.py", "--help"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL
         )
         seconds.append(time.perf_counter() - start)
-    row = {"command": "--help", "median s": sorted(seconds)[5], "slowest s": max(seconds), "runs": len(seconds)}
+    row = {
+        "command": "--help",
+        "median s": sorted(seconds)[5],
+        "slowest s": max(seconds),
+        "runs": len(seconds),
+    }
     report("startup", [row], options.output)
 
 

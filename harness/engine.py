@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -40,7 +41,7 @@ class PrefillEngine:
         Raises:
             PatchError: this vLLM lacks a symbol that is needed to see and steer it.
         """
-        _environment(config)
+        _environment(config, source)
         from vllm import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
@@ -48,7 +49,7 @@ class PrefillEngine:
 
         verify(block_pool.NEEDS + attention.NEEDS[:1])
         started = time.perf_counter()
-        longer = contextlib.nullcontext()
+        longer: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if source.extended_positions is not None:
             longer = positions.extended(source.extended_positions)
         with longer:
@@ -133,11 +134,17 @@ class PrefillEngine:
         self.close()
 
 
-def _environment(config: RunConfig) -> None:
+def cpu_cache_gib(length: int, source: ModelSource) -> int:
+    """Whole GiB of KV cache that hold the prompt twice and a little more, in four-byte numbers."""
+    per_token = 2 * source.num_layers * source.num_kv_heads * source.head_dim * 4
+    return max(1, math.ceil(2.5 * length * per_token / GIB))
+
+
+def _environment(config: RunConfig, source: ModelSource) -> None:
     """What vLLM reads from the environment; set before vllm is imported."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(cpu_cache_gib(config.length, source)))
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     if config.allow_long_max_model_len:
         os.environ["VLLM_ALLOW_LONG_MAX_MODEL_LEN"] = "1"
@@ -190,7 +197,8 @@ def blocks_for(length: int, block_size: int, free: Sequence[int]) -> int:
     blocks = layout.num_blocks(length, block_size)
     if len(free) < 2 * blocks:
         raise EngineError(
-            f"the KV cache has {len(free)} free blocks, {2 * blocks} are needed (the prompt's {blocks} in one "
-            "run and again fragmented); raise --gpu-memory-utilization, or VLLM_CPU_KVCACHE_SPACE on a CPU"
+            f"the KV cache has {len(free)} free blocks, {2 * blocks} are needed (the prompt's {blocks} in "
+            "one run and again fragmented); raise --gpu-memory-utilization, or on a CPU the environment's "
+            "VLLM_CPU_KVCACHE_SPACE (GiB)"
         )
     return blocks

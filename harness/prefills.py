@@ -78,7 +78,9 @@ def check(
     with engine.tap.observing(observe):
         prefill = engine.prefill(token_ids, block_ids)
     if prefill.first_token != base.prefill.first_token:
-        problems.append(f"first token {prefill.first_token}, at spread_k = 1 it is {base.prefill.first_token}")
+        problems.append(
+            f"first token {prefill.first_token}, at spread_k = 1 it is {base.prefill.first_token}"
+        )
     asked = list(block_ids)
     for number, table in tables.items():
         got = table[0].tolist()

@@ -66,6 +66,8 @@ def status_of(error: Exception) -> tuple[Status, str]:
     reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return Status.OUT_OF_MEMORY, reason
-    if re.search("not enough memory|can.?not allocate memory|can't allocate memory", str(error), re.IGNORECASE):
+    if re.search(
+        "not enough memory|can.?not allocate memory|can't allocate memory", str(error), re.IGNORECASE
+    ):
         return Status.OUT_OF_MEMORY, reason
     return Status.ERROR, reason

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NoReturn
 
 import torch
 
-from harness.arms import Arm, Bound
+from harness import arms, kernels, layout
+from harness.arms import Arm, Bound, Placement
 from harness.capture import AttentionCall
 from harness.kernels import Unsupported, reference
 from harness.measure.sampler import Series
@@ -40,10 +43,62 @@ class Judge:
         return f"relative error {error:.2g} against float32, {self.tolerance:.2g} allowed"
 
 
-def prepare(arms: Sequence[tuple[Arm, Judge]], name: str) -> Series:
-    """Bind every arm, run it once and judge its output; what fails is kept with its status and reason."""
+@dataclass(frozen=True)
+class Replay:
+    """How attention calls are replayed in one run of the harness."""
+
+    device: str  # "cpu" or "cuda"
+    sizes: layout.Sizes  # of the runs, in caches made here
+    seed: int
+
+    def series(self, place: Placement, with_synthetic: bool) -> Series:
+        """All arms of one layer at one spread_k, ready and judged; random Q, K and V beside the captured."""
+        series = self._judged(place, "captured")
+        if with_synthetic:
+            more = self._synthetic(place)
+            series = Series(series.results + more.results, series.steps + more.steps)
+        return series
+
+    def cache_plan(self, blocks: int, spread_k: int) -> list[int]:
+        """Block ids in a cache made here: 1..blocks are the one run's, those after them are cut into runs."""
+        ids = range(blocks + 1, 2 * blocks + 1)
+        return layout.plan(blocks, spread_k, ids, sizes=self.sizes, seed=self.seed + spread_k)
+
+    def own_cache(self, call: AttentionCall, spread_k: int) -> Placement:
+        """The call's K and V in a cache made for it."""
+        blocks = layout.num_blocks(call.num_tokens, call.block_size)
+        return arms.placed(call, kernels.for_engine(call), spread_k, self.cache_plan(blocks, spread_k))
+
+    def _judged(self, place: Placement, data: str) -> Series:
+        name = f"spread={place.spread_k} layer={place.call.layer}"
+        try:
+            judge = Judge(place.call)
+        except Exception as error:
+            return prepare(_failing(self._arms(place, data), error), None, name)
+        return prepare(self._arms(place, data), judge, name)
+
+    def _synthetic(self, place: Placement) -> Series:
+        try:
+            call = arms.synthetic(place.call, self.seed)
+            made = arms.with_output(self.own_cache(call, place.spread_k), kernels.for_engine(call))
+        except Exception as error:
+            name = f"spread={place.spread_k} layer={place.call.layer}"
+            return prepare(_failing(self._arms(place, "synthetic"), error), None, name)
+        return self._judged(made, "synthetic")
+
+    def _arms(self, place: Placement, data: str) -> list[Arm]:
+        functions = kernels.flash_attn_functions(self.device)
+        return arms.of_series(place, kernels.for_engine(place.call), functions, data, self.seed)
+
+
+def prepare(series_arms: Sequence[Arm], judge: Judge | None, name: str) -> Series:
+    """Bind every arm, run it once and judge its output; what fails is kept with its status and reason.
+
+    Args:
+        judge: may be None only if no arm can be bound.
+    """
     series = Series([], [])
-    for arm, judge in arms:
+    for arm in series_arms:
         status, reason, step = _ready(arm, judge)
         cell = Result(arm.cell, name, status, reason, one_run_for=arm.one_run_for, control=arm.control)
         series.results.append(cell)
@@ -51,11 +106,12 @@ def prepare(arms: Sequence[tuple[Arm, Judge]], name: str) -> Series:
     return series
 
 
-def _ready(arm: Arm, judge: Judge) -> tuple[Status, str | None, Step | None]:
+def _ready(arm: Arm, judge: Judge | None) -> tuple[Status, str | None, Step | None]:
     try:
         bound = arm.bind()
         if bound.before:
             bound.before()
+        assert judge is not None
         objection = judge.objection(bound, bound.run())
     except Unsupported as error:
         return Status.UNSUPPORTED, str(error), None
@@ -65,3 +121,12 @@ def _ready(arm: Arm, judge: Judge) -> tuple[Status, str | None, Step | None]:
     if objection:
         return Status.WRONG_OUTPUT, objection, None
     return Status.OK, bound.remark, Step(bound.run, bound.before)
+
+
+def _failing(series_arms: Sequence[Arm], error: Exception) -> list[Arm]:
+    """The arms, none of which can be made ready because of `error`."""
+
+    def bind() -> NoReturn:
+        raise error
+
+    return [replace(arm, bind=bind) for arm in series_arms]

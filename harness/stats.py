@@ -1,14 +1,15 @@
 """Medians, intervals, verdicts and doubts: what a list of timings says, and how surely. Times in us.
 
-Intervals are order-statistic (sign test) intervals of a median, by `scipy.stats.quantile_test`: they hold
-for any distribution, cover at least 95% at every n from 6 on (97.9% at n = 10, tending to 95%), and
-cost one sort. Below 6 samples no such interval exists and the answer is None.
+Intervals are order-statistic (sign test) intervals of a median, those of `scipy.stats.quantile_test` (which
+takes a millisecond where these take microseconds): they hold for any distribution, cover at least 95% at
+every n from 6 on (97.9% at n = 10, tending to 95%), and cost one sort. Below 6 samples there is none: None.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -48,12 +49,17 @@ class PairedDifference:
 
 def median_interval(samples: Samples) -> MedianInterval:
     """The median and its 95% interval; raises ValueError if there is no sample or one is not finite."""
-    values = _checked(samples)
-    interval: Interval | None = None
-    bounds = scipy_stats.quantile_test(values, q=0, p=0.5).confidence_interval(0.95)
-    if np.isfinite(bounds.low) and np.isfinite(bounds.high):
-        interval = (float(bounds.low), float(bounds.high))
-    return MedianInterval(float(np.median(values)), interval, len(values))
+    ordered = np.sort(_checked(samples))
+    n = len(ordered)
+    rank = _lower_rank(n)
+    interval = (float(ordered[rank - 1]), float(ordered[n - rank])) if rank else None
+    return MedianInterval(float(ordered[(n - 1) // 2] + ordered[n // 2]) / 2, interval, n)
+
+
+@lru_cache(maxsize=4096)
+def _lower_rank(n: int) -> int:
+    """The largest r with P(fewer than r of n samples lie below the median) at most 2.5%; 0 if none has."""
+    return int(scipy_stats.binom.ppf(0.025, n, 0.5))
 
 
 def paired_difference(baseline_us: Samples, treatment_us: Samples) -> PairedDifference:

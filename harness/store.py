@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from harness.record import Result
 
@@ -105,7 +105,7 @@ class RunDirectory:
         """Add results to samples.jsonl; on return they are on disk. Raises ValueError on NaN."""
         lines = "".join(json.dumps(result.to_json(), allow_nan=False) + "\n" for result in results)
         with self.samples_path.open("ab+") as file:
-            file.truncate(_end_of_whole_lines(self.samples_path))
+            _cut_unfinished_line(file)
             file.write(lines.encode())
             file.flush()
             os.fsync(file.fileno())
@@ -133,6 +133,12 @@ class RunDirectory:
         return [file for file in named + plots if file.is_file()]
 
 
-def _end_of_whole_lines(path: Path) -> int:
-    """The offset just behind the file's last newline, in bytes."""
-    return path.read_bytes().rfind(b"\n") + 1
+def _cut_unfinished_line(file: IO[bytes]) -> None:
+    """Remove what follows the last newline: a killed process left it, and `append` never returned for it."""
+    size = file.seek(0, os.SEEK_END)
+    if size == 0:
+        return
+    file.seek(size - 1)
+    if file.read(1) != b"\n":
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)

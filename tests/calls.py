@@ -64,4 +64,4 @@ def place(call: AttentionCall, spread_k: int, seed: int = 0) -> arms.Placement:
     kernel = kernels.for_engine(call)
     blocks = layout.num_blocks(call.num_tokens, call.block_size)
     ids = layout.plan(blocks, spread_k, range(blocks + 1, 2 * blocks + 1), seed=seed)
-    return arms.with_output(call, arms.placed(call, kernel, spread_k, ids), kernel)
+    return arms.with_output(arms.placed(call, kernel, spread_k, ids), kernel)

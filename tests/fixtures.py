@@ -1,25 +1,21 @@
 """A small made-up run: every arm of the main job on two layers, some cells that could not be measured.
 
-`python tests/fixtures.py` writes it to tests/data/run, and the texts expected of it beside it.
+`python -m tests.fixtures` writes it to tests/data/run, and the texts expected of it beside it.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-DATA = ROOT / "tests" / "data"
-sys.path.insert(0, str(ROOT))
+from harness.record import Cell, Result, Status
+from harness.report.tables import Tables
+from harness.store import RunDirectory
+from harness.summary import summarise
 
-from harness.record import Cell, Result, Status  # noqa: E402
-from harness.report.tables import Tables  # noqa: E402
-from harness.store import RunDirectory  # noqa: E402
-from harness.summary import summarise  # noqa: E402
-
+DATA = Path(__file__).resolve().parent / "data"
 SPREAD_K = [1, 2, 4, 8]
 LAYERS = [0, 5]
 ROUNDS = 12

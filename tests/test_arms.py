@@ -17,7 +17,7 @@ def prepared(placement):
     functions = kernels.flash_attn_functions("cpu")
     found = arms.of_series(placement, kernels.for_engine(placement.call), functions, "captured", seed=0)
     judge = replay.Judge(placement.call)
-    return replay.prepare([(arm, judge) for arm in found], "series")
+    return replay.prepare(found, judge, "series")
 
 
 @settings(deadline=None, max_examples=15)
@@ -27,7 +27,10 @@ def test_every_layout_gives_the_same_attention(length, heads, data):
     spread_k = data.draw(st.integers(1, blocks))
     call = make_call(length, heads=heads[0], kv_heads=heads[1])
     for result in prepared(place(call, spread_k)).results:
-        packed_gqa = heads[0] != heads[1] and result.cell.kernel in ("flash_attn_qkvpacked_func", "gather_qkv")
+        packed_gqa = heads[0] != heads[1] and result.cell.kernel in (
+            "flash_attn_qkvpacked_func",
+            "gather_qkv",
+        )
         assert result.status is (Status.UNSUPPORTED if packed_gqa else Status.OK), result
 
 
@@ -86,7 +89,7 @@ def test_an_arm_that_runs_out_of_memory_leaves_the_others_ready():
 
     found[3] = arms.Arm(found[3].cell, greedy)
     judge = replay.Judge(placement.call)
-    results = replay.prepare([(arm, judge) for arm in found], "series").results
+    results = replay.prepare(found, judge, "series").results
     assert results[3].status is Status.OUT_OF_MEMORY
     assert sum(r.status is Status.OUT_OF_MEMORY for r in results) == 1
 

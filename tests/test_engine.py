@@ -98,16 +98,22 @@ def arms_of(call, place, data="captured"):
     functions = kernels.flash_attn_functions(device.kind())
     judge = replay.Judge(place.call)
     found = arms.of_series(place, kernels.for_engine(call), functions, data, seed=0)
-    return replay.prepare([(arm, judge) for arm in found], "series")
+    return replay.prepare(found, judge, "series")
 
 
 @pytest.mark.parametrize("spread_k", [1, 4, BLOCKS])
-def test_every_arm_in_the_engines_cache_gives_the_right_output(engine, token_ids, one_run, captured, spread_k):
+def test_every_arm_in_the_engines_cache_gives_the_right_output(
+    engine, token_ids, one_run, captured, spread_k
+):
     checked = prefills.check(engine, token_ids, split_ids(engine, one_run, spread_k), captured)
     for call in captured.calls.values():
         split = kernels.PagedKV(call.kv_cache, checked.tables[call.layer])
         place = arms.Placement(
-            call, spread_k, kernels.PagedKV(call.kv_cache, call.block_table), split, arms.readable(call, split)
+            call,
+            spread_k,
+            kernels.PagedKV(call.kv_cache, call.block_table),
+            split,
+            arms.readable(call, split),
         )
         results = arms_of(call, place).results
         assert {result.status for result in results} == {Status.OK}, [r.reason for r in results]
@@ -121,7 +127,7 @@ def test_synthetic_arms_are_right_too(captured):
     ids = layout.plan(BLOCKS, 3, range(BLOCKS + 1, 2 * BLOCKS + 1))
     random = arms.synthetic(call, seed=1)
     assert not torch.equal(random.query, call.query)
-    place = arms.with_output(random, arms.placed(random, kernel, 3, ids), kernel)
+    place = arms.with_output(arms.placed(random, kernel, 3, ids), kernel)
     assert {result.status for result in arms_of(random, place, "synthetic").results} == {Status.OK}
 
 

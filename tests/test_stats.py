@@ -22,6 +22,15 @@ def test_the_interval_runs_between_the_published_ranks(n: int, rank: int) -> Non
     assert found.ci95_us == (rank, n + 1 - rank)
 
 
+@pytest.mark.parametrize("n", [*range(6, 40), 99, 100, 500, 1001])
+def test_the_interval_is_scipy_s(n: int) -> None:
+    values = np.random.default_rng(n).gamma(2, size=n)
+    expected = scipy_stats.quantile_test(values, q=0, p=0.5).confidence_interval(0.95)
+    found = stats.median_interval(values)
+    assert found.ci95_us == (expected.low, expected.high)
+    assert found.median_us == np.median(values)
+
+
 @pytest.mark.parametrize("n", [1, 5])
 def test_below_six_samples_there_is_no_interval(n: int) -> None:
     found = stats.paired_difference([10.0] * n, [11.0] * n)
@@ -33,7 +42,7 @@ def test_below_six_samples_there_is_no_interval(n: int) -> None:
 @pytest.mark.parametrize("noise", ["normal", "skewed", "quantised"])
 def test_the_interval_covers_the_true_difference_in_95_percent(n: int, noise: str) -> None:
     rng = np.random.default_rng(20)
-    runs, covered = 400, 0
+    runs, covered = 2000, 0
     for _ in range(runs):
         shared = rng.normal(0, 5, n)  # disturbs a round as a whole
         own = {

@@ -17,12 +17,13 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from harness import arms, capture, device, kernels, layout, models, prefills, prompt, replay, report
+from harness import arms, capture, device, kernels, layout, models, prefills, prompt, report
 from harness.config import RunConfig, check_spreads, output_dir
 from harness.engine import PrefillEngine, blocks_for
 from harness.measure import timers
 from harness.measure.sampler import MIN_ROUNDS, WARMUP_ROUNDS, Budget, Series, sample
 from harness.record import Cell, Result, Status
+from harness.replay import Replay
 from harness.store import RunDirectory
 from harness.summary import summarise
 
@@ -60,6 +61,7 @@ class Job:
         self.config, self.source, self.directory = config, source, directory
         self.device = device.kind()
         self.timer = timers.for_device(self.device)
+        self.replay = Replay(self.device, config.run_sizes, config.seed)
         self.of_this_spread: list[Result] = []
         assert config.max_seconds is not None
         self.seconds = config.max_seconds
@@ -79,7 +81,11 @@ class Job:
         directory.write_record(self.record)
 
     def run(self) -> None:
-        """All phases."""
+        """All phases, in inference mode, because vLLM's tensors may only be written to in that."""
+        with torch.inference_mode():
+            self._run_phases()
+
+    def _run_phases(self) -> None:
         if self.config.from_captures:
             self._replay_saved(self.config.from_captures)
         else:
@@ -96,7 +102,7 @@ class Job:
         self.say(f"note: {text}")
 
     def finish(self, status: str) -> None:
-        """Write the record and, from what is on disk, the summary, tables and plots; print the tables' end."""
+        """Write the record and, from what is on disk, summary, tables and plots; print the last table."""
         self.record |= {"status": status, "finished": _now()}
         self.directory.write_record(self.record)
         tables = report.write(self.directory)
@@ -124,7 +130,7 @@ class Job:
         count = blocks_for(self.config.length, engine.settings["block_size"], free)
         plans = self._plans(count, free)
         engine.prefill(token_ids, plans[1])  # the first step compiles and allocates
-        chosen = None if self.config.layers in (None, "all", "sample") else list(self.config.layers or [])
+        chosen = self.config.layers if isinstance(self.config.layers, list) else None
         if self.config.layers == "sample":
             chosen = spaced(len(engine.layers), SAMPLED_LAYERS)
         base = prefills.capture(engine, token_ids, plans[1], chosen)
@@ -137,7 +143,7 @@ class Job:
         self.record["measuring_s"] = round(time.perf_counter() - up, 1)
 
     def _plans(self, count: int, free: Sequence[int]) -> dict[int, list[int]]:
-        """Block ids by spread_k. The one-run baseline shares no block with the others: both stay in memory."""
+        """Block ids by spread_k. The one-run baseline shares no block with the others, so both stay."""
         config = self.config
         one_run = layout.plan(count, 1, free, seed=config.seed)
         taken = set(one_run)
@@ -175,9 +181,7 @@ class Job:
         self.record["layers"] = list(calls)
         if self.config.layers is not None or self.config.repeats is not None or len(calls) <= 1:
             return
-        call = next(iter(calls.values()))
-        judge = replay.Judge(call)
-        trial = replay.prepare([(arm, judge) for arm in self._arms(self._placed(call, 1, None), "captured")], "")
+        trial = self.replay.series(self._placed(next(iter(calls.values())), 1, None), with_synthetic=False)
         start = time.perf_counter()
         self.timer.time_round([step for step in trial.steps if step])
         cost = (time.perf_counter() - start) * (MIN_ROUNDS + WARMUP_ROUNDS + 2)
@@ -187,8 +191,8 @@ class Job:
             keep = spaced(len(calls), max(1, min(fitting, SAMPLED_LAYERS)))
             numbers = [number for n, number in enumerate(calls) if n in keep]
             self.notice(
-                f"{len(numbers)} of {len(calls)} layers are replayed ({', '.join(map(str, numbers))}): all of them "
-                f"do not fit --max-seconds {self.seconds:g}; --layers all measures them all"
+                f"{len(numbers)} of {len(calls)} layers are replayed ({', '.join(map(str, numbers))}): all "
+                f"of them do not fit --max-seconds {self.seconds:g}; --layers all measures them all"
             )
             for number in set(calls) - set(numbers):
                 del calls[number]
@@ -209,7 +213,7 @@ class Job:
         plans: dict[int, list[int]],
         base: prefills.Captured,
     ) -> dict[int, str]:
-        """For every spread_k a real prefill and a replay of its attention calls; what was wrong, by spread_k."""
+        """For every spread_k a real prefill and a replay of its calls; what was wrong, by spread_k."""
         spreads = self.config.spreads()
         budget = self._budget(len(spreads) * len(base.calls))
         problems: dict[int, str] = {}
@@ -226,7 +230,7 @@ class Job:
                         extra = call.shape_key() not in synthetic
                         synthetic.add(call.shape_key())
                         place = self._placed(call, k, checked.tables[call.layer])
-                        self._replay(place, plans[k], extra, budget, problems.get(k))
+                        self._replay(place, extra, budget, problems.get(k))
                         bar.update()
                 self._show(k)
         self._note_repeats(budget)
@@ -244,15 +248,15 @@ class Job:
             "model": _model_of(calls[0]),
             "num_blocks": count,
         }
-        self.notice(f"replayed from {folder} without an engine: caches are rebuilt, nothing is timed end to end")
+        self.notice(
+            f"replayed from {folder} without an engine: caches are rebuilt, nothing is timed end to end"
+        )
         budget = self._budget(len(spreads) * len(calls))
         with self._bar("replay", len(spreads) * len(calls)) as bar:
             for k in spreads:
-                ids = self._cache_plan(count, k)
                 with self._peak_memory(k):
                     for n, call in enumerate(calls):
-                        place = arms.placed(call, kernels.for_engine(call), k, ids)
-                        self._replay(place, ids, n == 0, budget, None)
+                        self._replay(self.replay.own_cache(call, k), n == 0, budget, None)
                         bar.update()
                 self._show(k)
         self._note_repeats(budget)
@@ -264,41 +268,17 @@ class Job:
         check_spreads(self.config)
 
     def _replay(
-        self,
-        place: arms.Placement,
-        block_ids: Sequence[int],
-        with_synthetic: bool,
-        budget: Budget,
-        problem: str | None,
+        self, place: arms.Placement, with_synthetic: bool, budget: Budget, problem: str | None
     ) -> None:
-        """One series: all arms of a layer at a spread_k, random Q, K and V beside the captured ones."""
-        call, k = place.call, place.spread_k
-        judged = [(arm, judge) for judge in [replay.Judge(call)] for arm in self._arms(place, "captured")]
-        if with_synthetic:
-            engine = kernels.for_engine(call)
-            random = arms.synthetic(call, self.config.seed)
-            ids = self._cache_plan(len(block_ids), k)
-            copy = arms.with_output(random, arms.placed(random, engine, k, ids), engine)
-            judge = replay.Judge(copy.call)
-            judged += [(arm, judge) for arm in self._arms(copy, "synthetic")]
-        series = replay.prepare(judged, f"spread={k} layer={call.layer}")
+        """Sample one series; what it gave is on disk when this returns, also on Ctrl-C."""
+        series = self.replay.series(place, with_synthetic)
         if problem:
             _mark_wrong(series, problem)
         try:
-            sample(series, self.timer, budget, self.config.seed + call.layer)
+            sample(series, self.timer, budget, self.config.seed + place.call.layer)
         finally:
             self.directory.append(series.results)
             self.of_this_spread += series.results
-
-    def _cache_plan(self, count: int, k: int) -> list[int]:
-        """Blocks of a cache of its own: ids 1..count are the one run's, the next ones are cut into k runs."""
-        ids = range(count + 1, 2 * count + 1)
-        return layout.plan(count, k, ids, sizes=self.config.run_sizes, seed=self.config.seed + k)
-
-    def _arms(self, place: arms.Placement, data: str) -> list[arms.Arm]:
-        engine = kernels.for_engine(place.call)
-        functions = kernels.flash_attn_functions(self.device)
-        return arms.of_series(place, engine, functions, data, self.config.seed)
 
     def _placed(self, call: capture.AttentionCall, k: int, table: torch.Tensor | None) -> arms.Placement:
         """The call's K and V where they are in the engine's own cache; `table`: of the fragmented prefill."""
@@ -319,7 +299,9 @@ class Job:
         versions = self.record["versions"]
         provider = f"vLLM {versions['vllm']}"
         for k, control in [*((k, False) for k in plans), (1, True)]:
-            cell = Cell("end_to_end", "prefill", provider, "paged", k, self.config.block_size or 0, None, "captured")
+            cell = Cell(
+                "end_to_end", "prefill", provider, "paged", k, self.config.block_size or 0, None, "captured"
+            )
             series.results.append(Result(cell, "end_to_end", Status.OK, control=control))
             series.steps.append(timers.Step(lambda ids=plans[k]: engine.prefill(token_ids, ids)))  # type: ignore[misc]
         for n, result in enumerate(series.results):
@@ -341,7 +323,8 @@ class Job:
         self.record["fewest_samples"] = budget.least_rounds
         if self.config.repeats is None and budget.shortened:
             self.notice(
-                f"samples per cell were cut to {budget.least_rounds} or more to fit --max-seconds {self.seconds:g}"
+                f"samples per cell were cut to {budget.least_rounds} or more "
+                f"to fit --max-seconds {self.seconds:g}"
             )
 
     def _show(self, k: int) -> None:
@@ -393,7 +376,11 @@ def spaced(count: int, wanted: int) -> list[int]:
 def _mark_wrong(series: Series, problem: str) -> None:
     """The fragmented captured arms of a prefill that went wrong are reported, not timed."""
     for n, result in enumerate(series.results):
-        if result.cell.data == "captured" and result.cell.arm in ("fragmented", "paged") and not result.one_run_for:
+        if (
+            result.cell.data == "captured"
+            and result.cell.arm in ("fragmented", "paged")
+            and not result.one_run_for
+        ):
             series.failed.add(n)
             series.results[n] = replace(result, status=Status.WRONG_OUTPUT, reason=problem)
 

@@ -1,4 +1,4 @@
-"""Kernels: one adapter a file, one protocol. An adapter says what its kernel takes and binds its arguments."""
+"""Kernels: one adapter a file, one protocol: what a kernel takes, and its arguments bound, ready to run."""
 
 from __future__ import annotations
 
@@ -49,8 +49,15 @@ class PagedKV:
 class Kernel(Protocol):
     """What every adapter offers. All raise Unsupported, with the reason, where they cannot serve."""
 
-    name: str  # the function's own name
-    provider: str  # whose it is, with its version
+    @property
+    def name(self) -> str:
+        """The function's own name."""
+        ...
+
+    @property
+    def provider(self) -> str:
+        """Whose it is, with its version."""
+        ...
 
     def dense(self, call: AttentionCall, kv: DenseKV) -> Run:
         """The kernel on K and V in token order."""

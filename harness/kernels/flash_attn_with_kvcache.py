@@ -9,7 +9,7 @@ PAGE_MULTIPLE = 256  # flash-attn 2: "Paged KV cache block size must be divisibl
 
 
 class FlashAttnWithKvcache:
-    """q [1, tokens, num_heads, head_dim]; caches [1 or blocks, tokens or block_size, num_kv_heads, head_dim]."""
+    """q [1, tokens, num_heads, head_dim]; caches [blocks, block_size, num_kv_heads, head_dim]."""
 
     name = "flash_attn_with_kvcache"
     page_multiple = PAGE_MULTIPLE

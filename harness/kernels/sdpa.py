@@ -75,9 +75,11 @@ def _check(call: AttentionCall) -> None:
 def _attention(
     call: AttentionCall, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
 ) -> torch.Tensor:
-    heads_first = (x.transpose(0, 1).unsqueeze(0) for x in (query, key, value))
+    query, key, value = (x.transpose(0, 1).unsqueeze(0) for x in (query, key, value))
     out = scaled_dot_product_attention(
-        *heads_first,
+        query,
+        key,
+        value,
         is_causal=call.causal,
         scale=call.scale,
         enable_gqa=call.num_heads != call.num_kv_heads,

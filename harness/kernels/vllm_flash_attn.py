@@ -21,13 +21,15 @@ class VllmFlashAttention:
 
     def dense(self, call: AttentionCall, kv: DenseKV) -> Run:
         """Reads this step's own K and V. FA3's schedule is prepared ahead, as the engine does for paged."""
+        _check(call)
         schedule = self._schedule(call, page_size=None)
         return self._bind(
             call, kv.key, kv.value, cu_seqlens_k=call.query_start_loc, scheduler_metadata=schedule
         )
 
     def paged(self, call: AttentionCall, kv: PagedKV) -> Run:
-        """Reads the cache in place. The engine's own FA3 schedule is used if the page size is the engine's."""
+        """Reads the cache in place; with the engine's own FA3 schedule if the pages are."""
+        _check(call)
         same_pages = kv.block_size == call.block_size and call.scheduler_metadata is not None
         schedule = call.scheduler_metadata if same_pages else self._schedule(call, kv.block_size)
         key, value = kv.split()
@@ -48,8 +50,6 @@ class VllmFlashAttention:
     def _bind(self, call: AttentionCall, key: torch.Tensor, value: torch.Tensor, **where: Any) -> Run:
         from vllm.vllm_flash_attn import flash_attn_varlen_func
 
-        if call.query.dtype not in (torch.float16, torch.bfloat16):
-            raise Unsupported(f"vLLM's FlashAttention takes float16 and bfloat16, not {call.query.dtype}")
         out = torch.empty_like(call.query, memory_format=torch.contiguous_format)
         lengths = call.query_start_loc.diff()
         longest = int(lengths.max())
@@ -93,3 +93,8 @@ class VllmFlashAttention:
             num_splits=call.max_num_splits,
         )
         return schedule
+
+
+def _check(call: AttentionCall) -> None:
+    if call.query.dtype not in (torch.float16, torch.bfloat16):
+        raise Unsupported(f"vLLM's FlashAttention takes float16 and bfloat16, not {call.query.dtype}")

@@ -7,6 +7,8 @@ from harness.report.tables import Tables
 from harness.store import RunDirectory, write_atomic, write_json
 from harness.summary import summarise
 
+__all__ = ["Tables", "write"]
+
 
 def write(run: RunDirectory) -> Tables:
     """Write summary.json, tables.md, tables.csv and plots/ from run.json and samples.jsonl.

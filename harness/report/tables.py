@@ -95,7 +95,9 @@ class Tables:
         return f"{model['name']}{tokens}, on {self.record['device']['name']}"
 
     def _unit(self) -> str:
-        layers = self.record["layers"]
+        layers = self.record.get("layers")
+        if not layers:
+            return "ms per attention call"
         if len(layers) == 1:
             return f"ms per attention call, layer {layers[0]}"
         shown = ", ".join(map(str, layers)) if len(layers) <= 6 else f"{layers[0]} to {layers[-1]}"

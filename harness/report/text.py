@@ -65,21 +65,21 @@ def interval(ci_pct: Sequence[float] | None) -> str:
 
 def screen(columns: Sequence[str], sections: Sequence[Section]) -> str:
     """Sections as one table in plain text: their cells share columns, texts run across these."""
-    labels = [line.label for section in sections for line in section.lines]
-    width = max(map(len, [columns[0], *labels]))
-    rows = [[line.label, *line.cells] for s in sections for line in s.lines if line.cells]
+    lines = [line for section in sections for line in section.lines]
+    blank = [""] * (len(columns) - 1)
     rule, head, *body = tabulate(  # the columns' names as a row: tabulate pads headers, 80 columns are few
-        [[columns[0].ljust(width), *columns[1:]], *rows],
+        [columns, *([line.label, *(line.cells or blank)] for line in lines)],
         tablefmt="simple",
         disable_numparse=True,
-        preserve_whitespace=True,
-        colalign=("left", *["right"] * (len(columns) - 1)),
+        colalign=("left", *["right"] * len(blank)),
     ).splitlines()
     printed = [head, rule]
+    width = len(rule.split()[0])
     for section in sections:
         printed += ["", section.heading] if len(printed) > 2 else [section.heading]
         for line in section.lines:
-            printed.append(body.pop(0) if line.cells else _across(line, width))
+            row = body.pop(0)
+            printed.append(row if line.cells else _across(line, width))
     return "\n".join(text.rstrip() for text in printed)
 
 

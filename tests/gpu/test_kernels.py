@@ -19,7 +19,7 @@ def prepared(call, spread_k):
         placement, kernels.for_engine(call), kernels.flash_attn_functions("cuda"), "captured", 0
     )
     judge = replay.Judge(placement.call)
-    return replay.prepare([(arm, judge) for arm in found], "series")
+    return replay.prepare(found, judge, "series")
 
 
 @pytest.mark.parametrize("fa_version", [2, 3])
@@ -29,7 +29,9 @@ def test_every_arm_is_right(fa_version, block_size, length, spread_k):
     call = make_call(length, kv_heads=4, block_size=block_size, device="cuda", fa_version=fa_version)
     spread_k = min(spread_k, -(-length // block_size))
     results = prepared(call, spread_k).results
-    assert {r.status for r in results} == {Status.OK}, [(r.cell.kernel, r.cell.arm, r.reason) for r in results]
+    assert {r.status for r in results} == {Status.OK}, [
+        (r.cell.kernel, r.cell.arm, r.reason) for r in results
+    ]
     repaged = [r.reason for r in results if r.cell.kernel == FLASH_ATTN[2] and r.cell.arm == "fragmented"]
     assert all(("re-paged" in (reason or "")) == (block_size % 256 != 0) for reason in repaged)
 
@@ -59,7 +61,7 @@ def prepared_float32():
     placement = arms.placed(call, kernel, 2, [6, 7, 5, 8])
     found = arms.of_series(placement, kernel, kernels.flash_attn_functions("cuda"), "captured", 0)
     judge = replay.Judge(call)
-    return replay.prepare([(arm, judge) for arm in found], "series").results
+    return replay.prepare(found, judge, "series").results
 
 
 def test_out_of_memory_marks_the_arm():
@@ -75,7 +77,7 @@ def test_out_of_memory_marks_the_arm():
 
     found[0] = arms.Arm(found[0].cell, greedy)
     judge = replay.Judge(placement.call)
-    results = replay.prepare([(arm, judge) for arm in found], "series").results
+    results = replay.prepare(found, judge, "series").results
     assert results[0].status is Status.OUT_OF_MEMORY
     assert {r.status for r in results[1:]} == {Status.OK}
 
@@ -84,7 +86,7 @@ def test_the_event_timer_sees_gpu_time_not_launches():
     """A kernel repeated four times takes four times as long, though both are far below a launch gap."""
     x = torch.randn(1 << 20, device="cuda")
     timer = CudaEventTimer()
-    steps = [Step(lambda: [x.mul_(1.0) for _ in range(n)]) for n in (20, 80)]
+    steps = [Step(lambda n=n: [x.mul_(1.0) for _ in range(n)]) for n in (20, 80)]
     rounds = [timer.time_round(steps) for _ in range(30)]
     short, long = (sorted(column)[15] for column in zip(*rounds, strict=True))
     assert 3.0 < long / short < 5.0

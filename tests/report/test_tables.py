@@ -1,4 +1,4 @@
-"""The tables' exact text. To regenerate what is expected: `python tests/fixtures.py`, then read the diff."""
+"""The tables' exact text. To regenerate what is expected: `python -m tests.fixtures`, then read the diff."""
 
 from __future__ import annotations
 
