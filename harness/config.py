@@ -20,12 +20,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 Index = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Percent = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 # A path may be written as text, though nothing else is converted.
 AnyPath = Annotated[Path, Field(strict=False)]
 
 REGULAR_SWEEP = ("spread_min", "spread_max", "spread_step")
 BLOCK_SIZE = {"cuda": 16, "cpu": 128}
 MAX_SECONDS = {"cuda": 45.0, "cpu": 180.0}
+L2 = {"cuda": "warm", "cpu": None}
+TIMERS = {"cuda": ("auto", "events", "cupti"), "cpu": ("auto", "perf_counter")}
 
 
 class ConfigError(ValueError):
@@ -103,6 +106,21 @@ class RunConfig(BaseModel):
         None,
         description="time for all sampling, once the engine is up (default: 45 on CUDA, 180 on a CPU)",
     )
+    precision: Percent = Field(
+        0.5,
+        description="stop sampling when every contrast's 95% interval is narrower than this, in percent of "
+        "its baseline",
+    )
+    timer: Literal["auto", "events", "cupti", "perf_counter"] = Field(
+        "auto",
+        description="what times a call: CUDA events, kernel time by CUPTI, or a CPU's clock; auto is events "
+        "on CUDA, perf_counter on a CPU",
+    )
+    l2: Literal["warm", "cold"] | None = Field(
+        None,
+        description="the L2 cache that every call on CUDA starts from: warm, it has just read its inputs, or "
+        "cold, flushed (default: warm)",
+    )
     from_captures: AnyPath | None = Field(
         None, description="replay the *.safetensors of this directory, without an engine"
     )
@@ -172,10 +190,11 @@ def resolve(config: RunConfig, device_kind: Literal["cuda", "cpu"]) -> RunConfig
     chosen = {
         "block_size": config.block_size or BLOCK_SIZE[device_kind],
         "max_seconds": config.max_seconds or MAX_SECONDS[device_kind],
+        "l2": config.l2 or L2[device_kind],
         "output_dir": output_dir(config),
     }
     resolved = config.model_copy(update=chosen)
-    problems = [*_file_problems(resolved)]
+    problems = [*_file_problems(resolved), *_timer_problems(resolved, device_kind)]
     if config.from_captures is None:
         problems += [*_engine_problems(resolved, device_kind), *_spread_problems(resolved)]
     if problems:
@@ -298,6 +317,14 @@ def _file_problems(config: RunConfig) -> Iterable[str]:
                 f"{_label('output_dir', config.output_dir)}: already holds a run; "
                 "choose another, or pass --overwrite to replace it"
             )
+
+
+def _timer_problems(config: RunConfig, device_kind: Literal["cuda", "cpu"]) -> Iterable[str]:
+    if config.timer not in TIMERS[device_kind]:
+        here, choices = {"cuda": "on CUDA", "cpu": "on a CPU"}[device_kind], " or ".join(TIMERS[device_kind])
+        yield f"{_label('timer', config.timer)}: not {here}; take {choices}"
+    if config.l2 and device_kind == "cpu":
+        yield f"{_label('l2', config.l2)}: a CPU's caches are left as they are; leave it out"
 
 
 def _engine_problems(config: RunConfig, device_kind: Literal["cuda", "cpu"]) -> Iterable[str]:

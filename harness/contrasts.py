@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from harness import stats
 from harness.record import Cell, Result, Status
 
+T = TypeVar("T")
 Row = dict[str, Any]
 Layer = int | str | None  # an index, "mean" over the measured layers, or None end to end
 
@@ -65,9 +66,31 @@ def arms_of(results: Iterable[Result]) -> Arms:
     """The results of one spread_k, layers side by side."""
     layers: dict[tuple[str, str, str], list[Result]] = {}
     for result in results:
-        name = result.cell.arm + ("@1 again" if result.control else "@1" if result.one_run_for else "")
-        layers.setdefault((result.cell.kernel, name, result.cell.data), []).append(result)
+        layers.setdefault((result.cell.kernel, _name(result), result.cell.data), []).append(result)
     return {key: Group(tuple(members)) for key, members in layers.items()}
+
+
+def spread_of(series: Iterable[Result]) -> int:
+    """The spread_k that a series is about: the largest in it, as its baselines are at 1."""
+    return max(result.one_run_for or result.cell.spread_k for result in series)
+
+
+def series_pairs(results: Sequence[Result]) -> list[tuple[int, int]]:
+    """Indices of baseline and treatment of each contrast within one series' results, captured against
+    synthetic left out: those differ in their data, not in an arm."""
+    if not results:
+        return []
+    if any(result.cell.stage == "end_to_end" for result in results):
+        one_run = _one_run(results)
+        others = (n for n, result in enumerate(results) if result is not one_run)
+        return [] if one_run is None else [(results.index(one_run), n) for n in others]
+    spread_k = spread_of(results)
+    arms: dict[tuple[str, str], dict[str, int]] = {}
+    for n, result in enumerate(results):
+        if result.cell.stage == "kernel":
+            arms.setdefault((result.cell.kernel, result.cell.data), {})[_name(result)] = n
+    pairs = [(named[one], named[two]) for named in arms.values() for one, two in _pairs(spread_k, named)]
+    return list(dict.fromkeys(pairs))  # at spread_k = 1 an arm is its own one-run baseline
 
 
 def rounds(results: Sequence[Result]) -> npt.NDArray[np.float64]:
@@ -94,7 +117,7 @@ def kernel_contrasts(spread_k: int, arms: Arms) -> list[Row]:
 
 def end_to_end_contrasts(results: Sequence[Result]) -> list[Row]:
     """Each spread_k's prefill against that at spread_k = 1, and the latter against itself (A/A)."""
-    one_run = next((r for r in results if r.cell.spread_k == 1 and not r.control), None)
+    one_run = _one_run(results)
     if one_run is None:
         return []
     name = one_run.cell.arm
@@ -131,7 +154,17 @@ def _of_layer(spread_k: int, layer: Layer, arms: Arms) -> list[Row]:
     return [row | {"noise_floor_pct": floors.get(row["data"], floors.get("captured"))} for row in rows]
 
 
-def _pairs(spread_k: int, named: dict[str, Group]) -> list[tuple[str, str]]:
+def _name(result: Result) -> str:
+    """The arm's name within its series, see Arms."""
+    return result.cell.arm + ("@1 again" if result.control else "@1" if result.one_run_for else "")
+
+
+def _one_run(end_to_end: Sequence[Result]) -> Result | None:
+    """The baseline of the end-to-end series."""
+    return next((r for r in end_to_end if r.cell.spread_k == 1 and not r.control), None)
+
+
+def _pairs(spread_k: int, named: dict[str, T]) -> list[tuple[str, str]]:
     """Baseline and treatment of each contrast between these arms of one kernel; adds "paged@1" at k = 1."""
     if spread_k == 1:
         for arm in ("paged", "fragmented"):

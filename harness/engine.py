@@ -59,7 +59,6 @@ class PrefillEngine:
         context = self._engine.vllm_config.compilation_config.static_forward_context
         self.layers = {name: layer for name, layer in context.items() if hasattr(layer, "impl")}
         self.tap = attention.AttentionTap(self.layers)
-        self.tap.install()
         self.start_s = time.perf_counter() - started
         self._requests = 0
 

@@ -50,6 +50,9 @@ class Result:
     warmup_us: list[float] = field(default_factory=list)  # in no statistic but their own
     one_run_for: int | None = None  # this is the one-run baseline inside the series of that spread_k
     control: bool = False  # this is the series' baseline, measured a second time (A/A)
+    clock_mhz: list[int] = field(default_factory=list)  # SM clock after each kept block; empty on a CPU
+    stopped: str | None = None  # what ended the series: "precision", "time" or "repeats"; None: none of these
+    seed: int | None = None  # of the series' random order; None: it was not sampled
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object with the cell's fields under "cell"."""
@@ -57,7 +60,10 @@ class Result:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Result:
-        """The inverse of `to_json`; raises KeyError or TypeError on anything else."""
+        """The inverse of `to_json`, also of an older one without a field that has a default.
+
+        Raises KeyError or TypeError on anything else.
+        """
         return cls(**data | {"cell": Cell(**data["cell"]), "status": Status(data["status"])})
 
 

@@ -24,6 +24,7 @@ FEW_SAMPLES = 10  # here the interval is the second lowest to the second highest
 MODES_MIN_SAMPLES = 20
 OUTLIER_SHARE = 0.10  # timings are skewed: a few are normal
 WIDE_SPREAD = 0.10
+CLOCK_FALL = 0.02
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,19 @@ def warnings(samples: Samples) -> list[str]:
     if flagged > OUTLIER_SHARE * n:
         found.append(f"outliers: {flagged} of {n}, kept")
     return [text for text in found if text]
+
+
+def clock_fell(clock_mhz: Sequence[int]) -> str | None:
+    """Says so if the median clock of the blocks after the first is over 2% below the first block's, in MHz.
+
+    Differences taken pair by pair bear that; the figures themselves depend on when they were taken.
+    """
+    if len(clock_mhz) < 2:
+        return None
+    first, later = clock_mhz[0], float(np.median(clock_mhz[1:]))
+    if later >= (1 - CLOCK_FALL) * first:
+        return None
+    return f"clock fell: from {first} to {later:.0f} MHz ({later / first - 1:+.1%})"
 
 
 def _drift(values: npt.NDArray[np.float64], level: float) -> str | None:

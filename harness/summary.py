@@ -8,8 +8,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from harness import stats
-from harness.contrasts import Group, Layer, Row, arms_of, end_to_end_contrasts, kernel_contrasts, rounds
+from harness import stats, work
+from harness.contrasts import (
+    Group,
+    Layer,
+    Row,
+    arms_of,
+    end_to_end_contrasts,
+    kernel_contrasts,
+    rounds,
+    spread_of,
+)
 from harness.record import Result, Status
 
 SCHEMA_VERSION = 1
@@ -33,9 +42,9 @@ def summarise(record: dict[str, Any], results: Sequence[Result]) -> dict[str, An
             if "@" not in name:
                 gather = gathers.get((GATHER_FOR.get(kernel, ""), name, data))
                 kernels += [
-                    _kernel_row(Group((result,)), result.cell.layer, gather) for result in group.results
+                    _kernel_row(record, Group((result,)), result.cell.layer, gather) for result in group.results
                 ]
-                kernels.append(_kernel_row(group, "mean", gather))
+                kernels.append(_kernel_row(record, group, "mean", gather))
         contrasts += kernel_contrasts(spread_k, arms)
     return {
         "schema_version": SCHEMA_VERSION,
@@ -48,23 +57,23 @@ def summarise(record: dict[str, Any], results: Sequence[Result]) -> dict[str, An
 
 
 def _by_spread(results: Iterable[Result]) -> dict[int, list[Result]]:
-    """Results by the spread_k of their series, ascending: the largest in it, as its baselines are at 1."""
+    """Results by the spread_k of their series, ascending."""
     series: dict[str, list[Result]] = {}
     for result in results:
         series.setdefault(result.series, []).append(result)
     found: dict[int, list[Result]] = {}
     for members in series.values():
-        spread_k = max(r.one_run_for or r.cell.spread_k for r in members)
-        found.setdefault(spread_k, []).extend(members)
+        found.setdefault(spread_of(members), []).extend(members)
     return dict(sorted(found.items()))
 
 
-def _kernel_row(group: Group, layer: Layer, gather: Group | None) -> Row:
+def _kernel_row(record: dict[str, Any], group: Group, layer: Layer, gather: Group | None) -> Row:
     """One row of `kernels`; `gather` is the copy that the arm needs first, on all layers."""
     cell = group.cell
     warmups = [float(np.mean(r.warmup_us)) for r in group.measured if r.warmup_us]
     figures = _figures(rounds(group.measured))
     gather_us, doubts = _gather(group, gather)
+    clocks = [mhz for r in group.measured for mhz in r.clock_mhz]
     return {
         "kernel": cell.kernel,
         "provider": cell.provider,
@@ -78,11 +87,18 @@ def _kernel_row(group: Group, layer: Layer, gather: Group | None) -> Row:
         "mean_us": figures["mean_us"],
         "warmup_us": float(np.mean(warmups)) if warmups else None,
         "gather_us": gather_us,
+        **work.rates(record, [r.cell.layer for r in group.measured], figures["median_us"]),
+        "clock_mhz": float(np.median(clocks)) if clocks else None,
         "n": figures["n"],
         "status": group.status.value,
         "reason": group.reason,
-        "warnings": figures["warnings"] + doubts,
+        "warnings": figures["warnings"] + _clock_warnings(group.measured) + doubts,
     }
+
+
+def _clock_warnings(results: Iterable[Result]) -> list[str]:
+    """What is said of the clocks during the results, each of its own series: the first that fell."""
+    return [text for r in results if (text := stats.clock_fell(r.clock_mhz))][:1]
 
 
 def _gather(group: Group, gather: Group | None) -> tuple[float | None, list[str]]:
@@ -109,7 +125,7 @@ def _end_to_end_row(result: Result) -> Row:
         "n": figures["n"],
         "status": result.status.value,
         "reason": result.reason,
-        "warnings": figures["warnings"],
+        "warnings": figures["warnings"] + _clock_warnings([result]),
     }
 
 

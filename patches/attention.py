@@ -24,7 +24,7 @@ Observer = Callable[[Any, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor
 
 
 class AttentionTap:
-    """Sits on the backend implementation of each attention layer; idle until an observer is set.
+    """Sits on the backend implementation of each attention layer while something is observed.
 
     The backend's `forward` is the one Python function that every attention call passes through, in
     eager mode and, because attention splits the graph, under piecewise CUDA graphs. `Attention`'s own
@@ -37,7 +37,7 @@ class AttentionTap:
         self._observer: Observer | None = None
 
     def install(self) -> None:
-        """Wrap every layer's `impl.forward`. Installing twice is an error."""
+        """Wrap every layer's `impl.forward`; idle until `observing`. Installing twice is an error."""
         for layer in self._layers.values():
             if "forward" in vars(layer.impl):
                 raise RuntimeError(f"{layer.layer_name}: its attention is tapped already")
@@ -50,12 +50,20 @@ class AttentionTap:
 
     @contextmanager
     def observing(self, observer: Observer) -> Iterator[None]:
-        """Call `observer` after each attention call of the steps run inside the block."""
+        """Call `observer` after each attention call of the steps run inside the block.
+
+        Outside of it vLLM runs untouched, unless `install` was called.
+        """
+        installed = any("forward" in vars(layer.impl) for layer in self._layers.values())
+        if not installed:
+            self.install()
         self._observer = observer
         try:
             yield
         finally:
             self._observer = None
+            if not installed:
+                self.remove()
 
     def _tapped(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         def tapped(

@@ -59,6 +59,10 @@ def test_an_empty_file_is_all_defaults(yaml_file):
         ("output_dir: 5", "job.yaml: output_dir: 5: must be a path"),
         ("max_seconds: .inf", "job.yaml: max_seconds: inf: must be a number"),
         ("gap: wide", "job.yaml: gap: wide: must be shuffled or scattered"),
+        ("precision: 0", "job.yaml: precision: 0: must be more than 0"),
+        ("precision: .nan", "job.yaml: precision: nan: must be a number"),
+        ("timer: clock", "job.yaml: timer: clock: must be auto, events, cupti or perf_counter"),
+        ("l2: hot", "job.yaml: l2: hot: must be warm or cold"),
         ("spread_k: [1]\nspread_max: 4", "job.yaml: spread_max: 4: exclude each other; leave one out"),
         ("- length", "must hold lines like 'length: 4096'"),
         ("length: [", "job.yaml: not YAML: "),
@@ -98,6 +102,18 @@ def test_resolving_keeps_what_was_asked_for(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("options", "kind", "l2"),
+    [
+        ({}, "cuda", "warm"),
+        ({"l2": "cold", "timer": "cupti"}, "cuda", "cold"),
+        ({"timer": "perf_counter"}, "cpu", None),
+    ],
+)
+def test_the_cache_state_is_chosen_for_cuda_only(options, kind, l2):
+    assert resolve(RunConfig(**options), kind).l2 == l2
+
+
+@pytest.mark.parametrize(
     ("options", "spreads"),
     [
         ({}, [1, 2, 4, 8]),
@@ -125,6 +141,14 @@ def test_spreads_of_eight_blocks(options, spreads):
         ({"block_size": 8}, "cuda", "--block-size 8: must be a multiple of 16 for FLASH_ATTN; take 16"),
         ({"block_size": 48}, "cpu", "--block-size 48: must be a multiple of 32 for CPU_ATTN; take 64"),
         ({"max_num_batched_tokens": 4095}, "cuda", "--max-num-batched-tokens 4095: must be at least .* 4096"),
+        (
+            {"timer": "perf_counter"},
+            "cuda",
+            "--timer perf_counter: not on CUDA; take auto or events or cupti",
+        ),
+        ({"timer": "cupti"}, "cpu", "--timer cupti: not on a CPU; take auto or perf_counter"),
+        ({"timer": "events"}, "cpu", "--timer events: not on a CPU; take auto or perf_counter"),
+        ({"l2": "cold"}, "cpu", "--l2 cold: a CPU's caches are left as they are; leave it out"),
         ({"prompt_file": Path("no.txt")}, "cpu", r"--prompt-file no\.txt: no such file"),
         ({"from_captures": Path("no")}, "cpu", r"--from-captures no: no \*\.safetensors there"),
     ],

@@ -144,15 +144,32 @@ def test_a_wrong_block_table_is_reported_not_timed(captured):
             assert step is None
 
 
-def test_an_idle_tap_changes_nothing_and_leaves_nothing(engine, token_ids, one_run, captured):
-    engine.tap.remove()
+def tapped(engine):
+    return ["forward" in vars(layer.impl) for layer in engine.layers.values()]
+
+
+def test_the_tap_is_there_only_while_observing_also_after_an_error(engine):
+    assert not any(tapped(engine))
+
+    def observe_and_fail():
+        with engine.tap.observing(lambda *arguments: None):
+            assert all(tapped(engine))
+            raise ValueError("a step's own fault")
+
+    with pytest.raises(ValueError, match="own fault"):
+        observe_and_fail()
+    assert not any(tapped(engine))
+
+
+def test_an_idle_tap_changes_nothing_and_goes_in_once(engine, token_ids, one_run, captured):
+    engine.tap.install()
     try:
-        assert all("forward" not in vars(layer.impl) for layer in engine.layers.values())
         assert engine.prefill(token_ids, one_run).first_token == captured.prefill.first_token
+        with pytest.raises(RuntimeError, match="tapped already"):
+            engine.tap.install()
     finally:
-        engine.tap.install()
-    with pytest.raises(RuntimeError, match="tapped already"):
-        engine.tap.install()
+        engine.tap.remove()
+    assert not any(tapped(engine))
 
 
 def test_needs_are_met_by_the_installed_vllm():

@@ -1,4 +1,8 @@
-"""The interleaving sampler: all arms of a series in every round, in a new random order each time."""
+"""The interleaving sampler: all arms of a series in every round, in a new random order each time.
+
+A series is sampled in blocks of rounds with a look at the GPU's clock between them, until its contrasts are
+as precise as asked for or its share of the time is spent.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,24 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from harness.contrasts import series_pairs
+from harness.measure.blocks import Block, Blocks, PrecisionCheck
+from harness.measure.clocks import ClockMonitor, NoClocks
 from harness.measure.timers import Step, Timer
 from harness.record import Result, Status, status_of
 
+PRECISION_PCT = 0.5
 MIN_ROUNDS = 3
-MAX_ROUNDS = 50
-WARMUP_ROUNDS = 2
+MAX_ROUNDS = 1000  # a contrast that is not precise by then has other troubles than too few samples
+BLOCK_S = 0.05  # a look at the clock costs under 1 ms
+
+WARMUP_ROUNDS = 2  # at least; then until it is stable
+MAX_WARMUP_ROUNDS = 10
+WARMUP_SHARE = 0.2  # of the series' time
+STABLE_ROUNDS = 3
+STABLE_WITHIN = 0.02
+
+NO_CLOCKS = NoClocks()
 
 
 @dataclass
@@ -28,36 +44,45 @@ class Series:
         """Indices of the arms that can still be timed."""
         return [n for n, step in enumerate(self.steps) if step is not None and n not in self.failed]
 
+    def mark(self, status: Status, reason: str) -> None:
+        """Set the status of the arms that can still be timed."""
+        for n in self.ready():
+            self.results[n] = replace(self.results[n], status=status, reason=reason)
+
 
 @dataclass
 class Budget:
-    """Seconds left for sampling, shared evenly by the series still to come."""
+    """Seconds left for sampling, shared evenly by the series still to come: what one leaves, they get."""
 
     seconds: float
     series_left: int
-    repeats: int | None = None  # rounds asked for by the user; None: as many as fit
+    repeats: int | None = None  # rounds asked for by the user; None: as precision and time decide
     most_rounds: int = MAX_ROUNDS
     least_rounds: int | None = None  # the fewest that any series got
+    shortened: bool = False  # whether time ended a series before it was precise
 
-    def rounds(self, seconds_per_round: float) -> int:
-        """How many rounds the next series gets."""
+    def share(self) -> float:
+        """Seconds for the next series."""
+        return self.seconds / max(self.series_left, 1)
+
+    def rounds_left(self, done: int, seconds: float, seconds_per_round: float) -> int:
+        """How many more rounds a series may take that has `done` and `seconds` left; 0 or less: none."""
         if self.repeats is not None:
-            count = self.repeats
-        else:
-            share = self.seconds / max(self.series_left, 1)
-            count = max(MIN_ROUNDS, min(self.most_rounds, int(share / max(seconds_per_round, 1e-9))))
-        self.least_rounds = min(self.least_rounds or count, count)
-        return count
+            return self.repeats - done
+        fitting = int(seconds / max(seconds_per_round, 1e-9))
+        return min(self.most_rounds - done, max(fitting, MIN_ROUNDS - done))
 
-    @property
-    def shortened(self) -> bool:
-        """Whether a series got fewer rounds than it would with enough time."""
-        return self.least_rounds is not None and self.least_rounds < self.most_rounds
+    def end_of(self, done: int) -> str:
+        """Which limit a series has met that may take no more rounds."""
+        return "repeats" if done >= (self.repeats or self.most_rounds) else "time"
 
-    def spend(self, seconds: float) -> None:
-        """Take a finished series off the account."""
+    def spend(self, seconds: float, rounds: int, stopped: str | None) -> None:
+        """Take a finished series off the account: what it took, its rounds, and what ended it."""
         self.seconds = max(self.seconds - seconds, 0.0)
         self.series_left -= 1
+        if rounds:
+            self.least_rounds = min(self.least_rounds or rounds, rounds)
+        self.shortened |= stopped == "time"
 
 
 def sample(
@@ -66,52 +91,157 @@ def sample(
     budget: Budget,
     seed: int,
     on_round: Callable[[], object] = lambda: None,
+    *,
+    monitor: ClockMonitor = NO_CLOCKS,
+    precision_pct: float = PRECISION_PCT,
+    sleep: Callable[[float], object] = time.sleep,
+    now: Callable[[], float] = time.perf_counter,
 ) -> list[Result]:
     """Warm up, then time every ready arm once a round, and return the series' results with samples.
+
+    Warm-up: until the sums over the arms of the last three rounds lie within 2% of each other; at most 10
+    rounds, and at most 2 once it has taken a fifth of the series' time.
+
+    End, whichever comes first; `Result.stopped` says which:
+        "precision"  every contrast's 95% interval has a half-width of at most `precision_pct` of its
+                     baseline's median (without a contrast: every arm's, of its own median). Looked at
+                     from 20 rounds on, with growing gaps.
+        "time"       the series' share of the budget is spent; never before MIN_ROUNDS
+        "repeats"    the rounds asked for are done, in which case neither of the others counts; if none
+                     were asked for, the budget's `most_rounds`
+
+    Throttling: a block of rounds (about 50 ms) is discarded if the GPU was throttled before or after it, and
+    done again after a back-off, which doubles from 50 ms to 1 s and is part of the series' time. Once 4 or
+    more blocks, and over half of all, were throttled, the series ends as throttled and keeps all of them.
 
     An arm that fails drops out with its reason; the others go on. On KeyboardInterrupt the results so
     far are marked interrupted and kept by the caller through `series.results`.
 
     Args:
         seed: of the rounds' random orders.
-        on_round: called after every timed round.
+        on_round: called after every timed round, discarded ones included.
+        monitor: read between blocks.
+        sleep, now: how to wait, and a clock, both in seconds; for simulations.
     """
-    began = time.perf_counter()
-    order = random.Random(seed)
-    warmup_s = 0.0
+    began = now()
+    work = _Work(series, timer, random.Random(seed), on_round, now)
+    blocks, stopped = Blocks(), None
     try:
-        for _ in range(WARMUP_ROUNDS):
-            start = time.perf_counter()
-            _round(series, timer, order, warming=True)
-            warmup_s = time.perf_counter() - start
-        for _ in range(budget.rounds(warmup_s)):
-            _round(series, timer, order, warming=False)
-            on_round()
+        work.warm_up(began + WARMUP_SHARE * budget.share())
+        check = PrecisionCheck(series_pairs(series.results), precision_pct)
+        stopped = _take_blocks(work, blocks, budget, check, monitor, sleep, began + budget.share())
     except KeyboardInterrupt:
-        for n in series.ready():
-            series.results[n] = replace(
-                series.results[n], status=Status.INTERRUPTED, reason="interrupted by the user"
-            )
+        series.mark(Status.INTERRUPTED, "interrupted by the user")
         raise
-    budget.spend(time.perf_counter() - began)
+    finally:
+        _store(series, blocks, stopped, seed)
+    budget.spend(now() - began, blocks.rounds(), stopped)
     return series.results
 
 
-def _round(series: Series, timer: Timer, order: random.Random, warming: bool) -> None:
-    """One sample of each ready arm; arms that fail are taken out and the round is done again."""
-    while ready := series.ready():
-        order.shuffle(ready)
-        steps = [step for n in ready if (step := series.steps[n])]
-        try:
-            times = timer.time_round(steps)
-        except Exception as error:
-            if not _drop_failing(series, ready):
-                raise RuntimeError("a round failed though each of its arms runs alone") from error
-            continue
-        for n, microseconds in zip(ready, times, strict=True):
-            result = series.results[n]
-            (result.warmup_us if warming else result.samples_us).append(microseconds)
-        return
+def _take_blocks(
+    work: _Work,
+    blocks: Blocks,
+    budget: Budget,
+    check: PrecisionCheck,
+    monitor: ClockMonitor,
+    sleep: Callable[[float], object],
+    deadline: float,
+) -> str | None:
+    """Fill `blocks` until the series ends; what ended it, None if it was throttled or no arm is left."""
+    clock = monitor.read()
+    while work.series.ready():
+        left, done = deadline - work.now(), blocks.rounds()
+        rounds = budget.rounds_left(done, left, work.seconds_per_round)
+        if rounds <= 0:
+            return budget.end_of(done)
+        block, before = blocks.start(), clock
+        work.fill(block, rounds)
+        clock = monitor.read()
+        block.clock_mhz = clock.sm_mhz
+        block.throttled_by = tuple(dict.fromkeys(before.throttle_reasons + clock.throttle_reasons))
+        back_off_s = blocks.judge(block)
+        if back_off_s is not None:
+            if blocks.too_many_throttled():
+                work.series.mark(Status.THROTTLED, blocks.why_throttled())
+                return None
+            left = deadline - work.now()
+            sleep(back_off_s if budget.repeats is not None else min(back_off_s, max(left, 0.0)))
+            clock = monitor.read()
+        elif budget.repeats is None and check.passed(blocks, work.series.ready()):
+            return "precision"
+    return None
+
+
+def _store(series: Series, blocks: Blocks, stopped: str | None, seed: int) -> None:
+    """Put what the blocks hold into the results of all arms that were timed."""
+    for n, result in enumerate(series.results):
+        if result.warmup_us:
+            series.results[n] = replace(
+                result,
+                samples_us=blocks.samples(n),
+                clock_mhz=blocks.clocks(),
+                stopped=None if n in series.failed else stopped,
+                seed=seed,
+            )
+
+
+@dataclass
+class _Work:
+    """Runs a series' rounds and knows how long one takes."""
+
+    series: Series
+    timer: Timer
+    order: random.Random
+    on_round: Callable[[], object]
+    now: Callable[[], float]
+    seconds_per_round: float = 0.0  # the latest, with all that is around the timed calls
+
+    def warm_up(self, until: float) -> None:
+        """Rounds until they are stable, see `sample`; their samples are the results' `warmup_us`."""
+        sums: list[float] = []
+        while self.series.ready() and len(sums) < MAX_WARMUP_ROUNDS:
+            start = self.now()
+            times = self._round()
+            self.seconds_per_round = self.now() - start
+            for n, microseconds in times.items():
+                self.series.results[n].warmup_us.append(microseconds)
+            sums.append(sum(times.values()))
+            last = sums[-STABLE_ROUNDS:]
+            if len(last) == STABLE_ROUNDS and max(last) <= (1 + STABLE_WITHIN) * min(last):
+                return
+            if len(sums) >= WARMUP_ROUNDS and self.now() >= until:
+                return
+
+    def fill(self, block: Block, most: int) -> None:
+        """As many rounds as take BLOCK_S, at most `most`."""
+        start = self.now()
+        while self.series.ready() and block.rounds < most:
+            times = self._round()
+            if not times:
+                return
+            for n, microseconds in times.items():
+                block.samples.setdefault(n, []).append(microseconds)
+            block.rounds += 1
+            self.on_round()
+            elapsed = self.now() - start
+            self.seconds_per_round = elapsed / block.rounds
+            if elapsed >= BLOCK_S:
+                return
+
+    def _round(self) -> dict[int, float]:
+        """One time of each ready arm, in us; arms that fail are taken out and the round is done again."""
+        while ready := self.series.ready():
+            self.order.shuffle(ready)
+            steps = [step for n in ready if (step := self.series.steps[n])]
+            try:
+                times = self.timer.time_round(steps)
+            except Exception as error:
+                if not _drop_failing(self.series, ready):
+                    raise RuntimeError("a round failed though each of its arms runs alone") from error
+                continue
+            return dict(zip(ready, times, strict=True))
+        return {}
 
 
 def _drop_failing(series: Series, ready: Sequence[int]) -> bool:

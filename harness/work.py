@@ -1,0 +1,111 @@
+"""How much work a call is: floating-point operations, and the bytes it cannot do without."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+ELEMENT_BYTES = {"bfloat16": 2, "float16": 2, "half": 2, "float32": 4, "float": 4}
+NO_WINDOW = (-1, -1)
+
+
+def attention_flops(
+    query_lens: Sequence[int],
+    kv_lens: Sequence[int],
+    num_heads: int,
+    head_dim: int,
+    causal: bool = True,
+    sliding_window: tuple[int, int] = NO_WINDOW,
+) -> float:
+    """Floating-point operations of attention: 4 * num_heads * head_dim for each query and key it sees.
+
+    Q K^T takes head_dim multiplications and as many additions a pair, P V the same again; the softmax is not
+    counted, as is usual. A request's queries are its last tokens: query i is at p = keys - queries + i. It
+    sees the keys within sliding_window = (left, right) of it, p - left .. p + right, where -1 is no limit;
+    causal means right = 0. Without a window, one request of n tokens has n (n + 1) / 2 causal pairs.
+
+    Args:
+        query_lens, kv_lens: tokens of each request.
+    """
+    left, right = sliding_window
+    pairs = sum(
+        _visible_pairs(queries, keys, left, 0 if causal else right)
+        for queries, keys in zip(query_lens, kv_lens, strict=True)
+    )
+    return 4.0 * num_heads * head_dim * pairs
+
+
+@lru_cache(maxsize=256)
+def _visible_pairs(queries: int, keys: int, left: int, right: int) -> int:
+    positions = np.arange(keys - queries, keys, dtype=np.int64)
+    first = np.maximum(positions - left, 0) if left >= 0 else np.zeros_like(positions)
+    last = np.minimum(positions + right, keys - 1) if right >= 0 else np.full_like(positions, keys - 1)
+    return int(np.maximum(last - first + 1, 0).sum())
+
+
+def attention_bytes(
+    query_lens: Sequence[int],
+    kv_lens: Sequence[int],
+    num_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+    element_bytes: int,
+) -> float:
+    """The least memory traffic of attention: Q, K and V read once, the output written once.
+
+    element_bytes * head_dim * (2 * queries * num_heads + 2 * keys * num_kv_heads), over all requests. A cache
+    that is too small for K and V makes it more; a window whose keys no query sees makes it less.
+    """
+    values = 2 * sum(query_lens) * num_heads + 2 * sum(kv_lens) * num_kv_heads
+    return float(values * head_dim * element_bytes)
+
+
+def gather_bytes(
+    kv_lens: Sequence[int], num_kv_heads: int, head_dim: int, element_bytes: int, tensors: int = 2
+) -> float:
+    """Memory traffic of a gather: each value read once and written once.
+
+    2 * tensors * tokens * num_kv_heads * head_dim * element_bytes.
+
+    Args:
+        tensors: 2 for K and V; 3 where Q, of as many heads, is packed with them.
+    """
+    return float(2 * tensors * sum(kv_lens) * num_kv_heads * head_dim * element_bytes)
+
+
+def rates(record: Mapping[str, Any], layers: Iterable[object], microseconds: float | None) -> dict[str, Any]:
+    """tflops, gbps and share_of_ceiling_pct of a causal attention call over the whole prompt.
+
+    The share is of whichever of the device's two measured ceilings the call is nearer to; that of operations
+    counts for 16-bit types only, as it is measured in bfloat16. null: not measured, or not known.
+
+    Args:
+        record: of the run: "model", "config", and if known "layer_windows" and "ceilings".
+        layers: whose time was averaged; their work is averaged too.
+        microseconds: the average.
+    """
+    found: dict[str, Any] = {"tflops": None, "gbps": None, "share_of_ceiling_pct": None}
+    model, length = record.get("model", {}), record.get("config", {}).get("length")
+    size = ELEMENT_BYTES.get(str(model.get("dtype")).removeprefix("torch."))
+    if not microseconds or not length or size is None:
+        return found
+    windows = record.get("layer_windows", {})
+    heads, dim = model["num_heads"], model["head_dim"]
+    flops = [
+        attention_flops([length], [length], heads, dim, True, tuple(windows.get(str(layer), NO_WINDOW)))
+        for layer in layers
+    ]
+    if not flops:
+        return found
+    moved = attention_bytes([length], [length], heads, model["num_kv_heads"], dim, size)
+    found["tflops"] = sum(flops) / len(flops) / microseconds / 1e6
+    found["gbps"] = moved / microseconds / 1e3
+    if ceilings := record.get("ceilings"):
+        shares = [found["gbps"] / ceilings["gbps"]]
+        if size == 2:
+            shares.append(found["tflops"] / ceilings["tflops"])
+        found["share_of_ceiling_pct"] = 100 * max(shares)
+    return found

@@ -1,0 +1,197 @@
+"""The main job by subprocess with a real engine, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from harness import device
+
+ROOT = Path(__file__).resolve().parents[1]
+FUNCTIONS = {"flash_attn_func", "flash_attn_qkvpacked_func", "flash_attn_with_kvcache"}
+KERNEL_KEYS = {
+    "kernel", "provider", "arm", "spread_k", "block_size", "layer", "data", "median_us", "mean_us",
+    "warmup_us", "n", "status", "reason",
+}  # fmt: skip
+CONTRAST_KEYS = {"kernel", "baseline", "treatment", "spread_k", "layer", "delta_us", "delta_pct"}
+END_TO_END_KEYS = {"arm", "spread_k", "median_ms", "n", "status"}
+
+
+def run(*options: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "run_vllm_prefill.py", *map(str, options)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert not check or done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def options_for(model: Path | str, output: Path) -> list[object]:
+    return ["--model", model, "--length", 300, "--block-size", 32, "--enforce-eager", "--output-dir", output]
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_gpt2, tmp_path_factory):
+    output = tmp_path_factory.mktemp("runs") / "run"
+    done = run(
+        *options_for(tiny_gpt2, output), "--spread-k", "1,3,10", "--repeats", 8, "--save-captures",
+        "--gap", "scattered", "--run-sizes", "random",
+    )  # fmt: skip
+    return output, done
+
+
+def summary_of(output: Path) -> dict:
+    return json.loads((output / "summary.json").read_text())
+
+
+def test_tables_on_screen(finished):
+    _, done = finished
+    for spread_k in (1, 3, 10):
+        assert f"Comparison Results (spread={spread_k})" in done.stdout
+    assert "Summary over all spread_k" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80 or "results: " in done.stdout.splitlines()[-1]
+    assert "learned positions are repeated" in done.stderr
+
+
+def test_files_of_a_run(finished):
+    output, _ = finished
+    names = {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
+    assert names >= {
+        "run.json", "samples.jsonl", "summary.json", "tables.md", "tables.csv", "plots/spread_k.png",
+        "plots/spread_k.svg", "captures/layer-000.safetensors", "captures/layer-002.safetensors",
+    }  # fmt: skip
+    record = json.loads((output / "run.json").read_text())
+    assert record["status"] == "finished"
+    assert record["config"]["length"] == 300
+    assert any("positions" in notice for notice in record["notices"])
+    assert set(record["peak_memory_bytes"]) == {"spread=1", "spread=3", "spread=10"}
+
+
+def test_the_summary_keeps_its_contract(finished):
+    summary = summary_of(finished[0])
+    assert summary["schema_version"] == 1
+    assert all(row.keys() >= KERNEL_KEYS for row in summary["kernels"])
+    assert all(row.keys() >= CONTRAST_KEYS for row in summary["contrasts"])
+    assert all(row.keys() >= END_TO_END_KEYS for row in summary["end_to_end"])
+    assert {row["spread_k"] for row in summary["end_to_end"]} == {1, 3, 10}
+    assert all(row["arm"] == "paged" and row["median_ms"] > 0 for row in summary["end_to_end"])
+    assert {row["status"] for row in summary["kernels"]} == {"ok"}
+    for row in summary["kernels"]:
+        arms = {"contiguous", "fragmented"} if row["kernel"] in FUNCTIONS else {"dense", "paged"}
+        assert row["arm"] in arms
+        assert row["n"] == 8
+        assert math.isfinite(row["median_us"])
+
+
+def test_every_cell_of_the_sweep_is_there_once(finished):
+    keys = [
+        (row["kernel"], row["arm"], row["spread_k"], row["layer"], row["data"])
+        for row in summary_of(finished[0])["kernels"]
+    ]
+    assert len(set(keys)) == len(keys)
+    kernels = {key[0] for key in keys}
+    assert kernels > FUNCTIONS
+    assert len(kernels) == 4
+    captured = [key for key in keys if key[4] == "captured"]
+    assert len(captured) == 4 * 2 * 3 * (3 + 1)  # kernels, arms, spreads, layers and their mean
+    synthetic = {key[3] for key in keys if key[4] == "synthetic"}
+    assert synthetic == {0, "mean"}, "layers of one shape share their synthetic numbers"
+
+
+def test_stand_ins_say_so(finished):
+    if device.kind() == "cuda":
+        pytest.skip("a GPU runs flash-attn itself")
+    output, done = finished
+    providers = {row["provider"] for row in summary_of(output)["kernels"] if row["kernel"] in FUNCTIONS}
+    assert providers == {"SDPA stand-in"}
+    assert "nothing about flash-attn" in done.stdout
+
+
+def test_saved_captures_are_replayed_without_an_engine(finished, tmp_path):
+    output, _ = finished
+    done = run("--from-captures", output / "captures", "--output-dir", tmp_path / "again", "--spread-k", "1,5",
+               "--repeats", 6)  # fmt: skip
+    assert "starting vLLM" not in done.stderr
+    summary = summary_of(tmp_path / "again")
+    assert summary["end_to_end"] == []
+    assert {row["status"] for row in summary["kernels"]} == {"ok"}
+    assert {row["spread_k"] for row in summary["kernels"]} == {1, 5}
+
+
+def test_a_run_is_not_overwritten_unless_asked(finished, tiny_gpt2):
+    output, _ = finished
+    done = run(*options_for(tiny_gpt2, output), check=False)
+    assert done.returncode == 2
+    assert "--overwrite" in done.stderr
+    assert summary_of(output)["status"] == "finished"
+
+
+def test_report_rebuilds_the_views_without_torch(finished, tmp_path):
+    output, _ = finished
+    before = (output / "summary.json").read_text()
+    (output / "summary.json").unlink()
+    code = (
+        "import sys; from harness.__main__ import main; "
+        f"status = main(['report', {str(output)!r}]); assert 'torch' not in sys.modules; sys.exit(status)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Summary over all spread_k" in done.stdout
+    assert (output / "summary.json").read_text() == before
+
+
+def test_ctrl_c_leaves_a_readable_partial_run(tiny_gpt2, tmp_path):
+    output = tmp_path / "run"
+    command = [
+        sys.executable,
+        "run_vllm_prefill.py",
+        *map(str, options_for(tiny_gpt2, output)),
+        "--repeats",
+        "4000",
+    ]
+    job = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    give_up = time.monotonic() + 120
+    while "first_token" not in ((output / "run.json").read_text() if (output / "run.json").exists() else ""):
+        assert job.poll() is None, job.stderr.read() if job.stderr else ""
+        assert time.monotonic() < give_up
+        time.sleep(0.2)  # waits for another process to get there; asserts nothing about time
+    time.sleep(3)
+    job.send_signal(signal.SIGINT)
+    job.communicate(timeout=60)
+    assert job.returncode == 130
+    record = json.loads((output / "run.json").read_text())
+    assert record["status"] == "interrupted"
+    rows = summary_of(output)["kernels"]
+    assert rows
+    assert {row["status"] for row in rows} <= {"ok", "interrupted"}
+
+
+def test_smollm2_predicts_what_transformers_predicts(tmp_path):
+    """Real weights and a real tokenizer, through the compiled engine and the command line."""
+    from harness import models, prompt
+
+    text = tmp_path / "prompt.txt"
+    text.write_text("The capital of France is")
+    options = ["--model", "smollm2-135m", "--length", 5, "--prompt-file", text, "--block-size", 32]
+    run(*options, "--layers", 0, "--repeats", 3, "--output-dir", tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    rows = summary_of(tmp_path / "run")["kernels"]
+    assert all("grouped-query" in row["reason"] for row in rows if row["status"] != "ok")
+    assert sum(row["status"] == "ok" for row in rows) > len(rows) / 2
+
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    source = models.materialise(models.inspect("smollm2-135m", length=5), seed=0)
+    ids, origin = prompt.token_ids(source, 5, text, 0)
+    assert record["prompt"] == origin
+    model = AutoModelForCausalLM.from_pretrained(source.path, dtype=torch.float32)
+    with torch.no_grad():
+        logits = model(torch.tensor([ids])).logits[0, -1]
+    assert logits.topk(2).values.diff().abs() > 0.5, "the prediction must be clear for the comparison to mean much"
+    assert record["first_token"] == int(logits.argmax())
