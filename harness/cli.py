@@ -129,6 +129,11 @@ def _model_source(config: RunConfig) -> ModelSource:
         allow_long=config.allow_long_max_model_len,
         load_format=config.load_format,
     )
+    if config.tensor_parallel_size > 1 and source.extended_positions is not None:
+        raise ConfigError(
+            f"--length {config.length}: {source.name} has {source.max_positions} learned positions, and they "
+            "are only extended with --tensor-parallel-size 1; choose a shorter --length"
+        )
     if config.from_captures is not None:  # they are what is replayed, whatever the model
         return source
     configuration.check_layers(config, source.num_layers)

@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -52,7 +53,8 @@ class PrefillEngine:
         longer: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if source.extended_positions is not None:
             longer = positions.extended(source.extended_positions)
-        with longer:
+        with longer, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # vLLM's own: nothing a user of the harness could act on
             self._engine = LLMEngine.from_engine_args(EngineArgs(**_engine_args(config, source)))
         core = self._engine.engine_core.engine_core
         self._pool = core.scheduler.kv_cache_manager.block_pool
@@ -169,6 +171,7 @@ def _engine_args(config: RunConfig, source: ModelSource) -> dict[str, Any]:
         "enable_prefix_caching": False,
         "async_scheduling": False,
         "disable_log_stats": True,
+        "use_tqdm_on_load": False,
     }
     if config.attention_backend:
         arguments["attention_backend"] = config.attention_backend

@@ -42,7 +42,8 @@ def summarise(record: dict[str, Any], results: Sequence[Result]) -> dict[str, An
             if "@" not in name:
                 gather = gathers.get((GATHER_FOR.get(kernel, ""), name, data))
                 kernels += [
-                    _kernel_row(record, Group((result,)), result.cell.layer, gather) for result in group.results
+                    _kernel_row(record, Group((result,)), result.cell.layer, gather)
+                    for result in group.results
                 ]
                 kernels.append(_kernel_row(record, group, "mean", gather))
         contrasts += kernel_contrasts(spread_k, arms)

@@ -144,7 +144,7 @@ def test_spreads_of_eight_blocks(options, spreads):
         (
             {"timer": "perf_counter"},
             "cuda",
-            "--timer perf_counter: not on CUDA; take auto or events or cupti",
+            "--timer perf_counter: not on CUDA; take auto or events",
         ),
         ({"timer": "cupti"}, "cpu", "--timer cupti: not on a CPU; take auto or perf_counter"),
         ({"timer": "events"}, "cpu", "--timer events: not on a CPU; take auto or perf_counter"),

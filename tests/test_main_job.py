@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -24,9 +25,10 @@ CONTRAST_KEYS = {"kernel", "baseline", "treatment", "spread_k", "layer", "delta_
 END_TO_END_KEYS = {"arm", "spread_k", "median_ms", "n", "status"}
 
 
-def run(*options: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+def run(*options: object, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "run_vllm_prefill.py", *map(str, options)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False,
+                          env=os.environ | environment)  # fmt: skip
     assert not check or done.returncode == 0, done.stderr[-3000:]
     return done
 
@@ -171,6 +173,20 @@ def test_ctrl_c_leaves_a_readable_partial_run(tiny_gpt2, tmp_path):
     assert {row["status"] for row in rows} <= {"ok", "interrupted"}
 
 
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two ranks need two cores")
+def test_two_ranks_are_timed_end_to_end_and_the_run_says_what_is_missing(tiny_gpt2, tmp_path):
+    if device.kind() == "cuda":
+        pytest.skip("needs two GPUs")
+    options = ["--model", tiny_gpt2, "--length", 100, "--block-size", 32, "--enforce-eager", "--repeats", 6]
+    done = run(*options, "--tensor-parallel-size", 2, "--output-dir", tmp_path / "run",
+               VLLM_CPU_OMP_THREADS_BIND="0|1")  # fmt: skip
+    assert "nothing is captured" in done.stderr
+    summary = summary_of(tmp_path / "run")
+    assert summary["kernels"] == []
+    assert {row["spread_k"] for row in summary["end_to_end"]} == {1, 2, 4}
+    assert {row["n"] for row in summary["end_to_end"]} == {6}
+
+
 def test_smollm2_predicts_what_transformers_predicts(tmp_path):
     """Real weights and a real tokenizer, through the compiled engine and the command line."""
     from harness import models, prompt
@@ -193,5 +209,7 @@ def test_smollm2_predicts_what_transformers_predicts(tmp_path):
     model = AutoModelForCausalLM.from_pretrained(source.path, dtype=torch.float32)
     with torch.no_grad():
         logits = model(torch.tensor([ids])).logits[0, -1]
-    assert logits.topk(2).values.diff().abs() > 0.5, "the prediction must be clear for the comparison to mean much"
+    assert logits.topk(2).values.diff().abs() > 0.5, (
+        "the prediction must be clear for the comparison to mean much"
+    )
     assert record["first_token"] == int(logits.argmax())

@@ -1,13 +1,16 @@
-"""The sampler on a simulated clock: interleaving, failing arms, budgets."""
+"""The sampler on a simulated clock: interleaving, drift, throttling, stopping, failing arms, budgets."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from harness.measure.sampler import Budget, Series, sample
+from harness import stats
+from harness.measure.clocks import ClockReading
+from harness.measure.sampler import MAX_WARMUP_ROUNDS, MIN_ROUNDS, Budget, Series, sample
 from harness.measure.timers import CpuTimer, Step
 from harness.record import Cell, Result, Status
 
@@ -28,12 +31,60 @@ class SimulatedTimer:
         return times
 
 
+class SimulatedGpu:
+    """Timer, clock monitor and passing time in one: a call takes what its step returns, in us, or three times
+    that while the GPU is throttled, which it is between `throttled`'s seconds."""
+
+    name = "simulated"
+
+    def __init__(self, *throttled: tuple[float, float]) -> None:
+        self.throttled, self.seconds, self.sleeps = throttled, 0.0, list[float]()
+
+    def hot(self) -> bool:
+        return any(start <= self.seconds < end for start, end in self.throttled)
+
+    def time_round(self, steps: Sequence[Step]) -> list[float]:
+        times = []
+        for step in steps:
+            times.append(float(step.run()) * (3 if self.hot() else 1))  # type: ignore[arg-type]
+            self.seconds += 1e-6 * times[-1]
+        return times
+
+    def read(self) -> ClockReading:
+        if self.hot():
+            return ClockReading(660, throttle_reasons=("hardware thermal slowdown",))
+        return ClockReading(1980, power_capped=True)
+
+    def sleep(self, seconds: float) -> None:
+        self.sleeps.append(seconds)
+        self.seconds += seconds
+
+    def sample(self, series: Series, budget: Budget, **more) -> list[Result]:
+        how = {"seed": 0, "monitor": self, "sleep": self.sleep, "now": lambda: self.seconds}
+        return sample(series, self, budget, **how | more)
+
+
 def series_of(*runs):
     results = [
         Result(Cell("kernel", f"k{n}", "test", "dense", 1, 16, 0, "captured"), "s", Status.OK)
         for n, _ in enumerate(runs)
     ]
     return Series(results, [Step(run) for run in runs])
+
+
+def pair_of(baseline, treatment):
+    """Two arms that make a contrast."""
+    series = series_of(baseline, treatment)
+    for n, arm in enumerate(("dense", "paged")):
+        series.results[n] = replace(
+            series.results[n], cell=replace(series.results[n].cell, kernel="k", arm=arm)
+        )
+    return series
+
+
+def noisy(level, noise, seed):
+    rng = np.random.default_rng(seed)
+    return lambda: level * (1 + noise * rng.standard_normal())
 
 
 def budget(repeats):
@@ -90,17 +141,166 @@ def test_interrupting_keeps_the_samples_and_says_so():
     assert len(series.results[0].samples_us) >= 4
 
 
-def test_a_short_budget_cuts_rounds_but_not_below_the_least():
-    slow = Budget(seconds=1.0, series_left=10)
-    assert slow.rounds(seconds_per_round=1.0) == 3
-    assert slow.shortened
-    quick = Budget(seconds=10.0, series_left=1)
-    assert quick.rounds(seconds_per_round=0.001) == 50
-    assert not quick.shortened
-
-
 def test_what_happens_before_a_call_is_not_timed():
     order: list[str] = []
     times = CpuTimer().time_round([Step(lambda: order.append("run"), before=lambda: order.append("before"))])
     assert order == ["before", "run"]
     assert len(times) == 1
+
+
+def test_two_modes_of_the_clock_are_seen_but_no_effect():
+    """The clock jumps between two speeds every few rounds; a treatment 1% slower stays 1% slower."""
+    calls = iter(range(10_000))
+    speed = [1.0]
+
+    def run(level):
+        n = next(calls)
+        if n % 2 == 0:  # a round has two calls
+            speed[0] = 1.0 if n // 14 % 2 else 1.1
+        return level * speed[0]
+
+    series = pair_of(lambda: run(1000.0), lambda: run(1010.0))
+    dense, paged = sample(series, SimulatedTimer(), budget(100), seed=1)
+    found = stats.paired_difference(dense.samples_us, paged.samples_us)
+    assert found.ci95_us is not None
+    assert 9.9 < found.ci95_us[0] <= found.ci95_us[1] < 11.1
+    assert "two modes" in " ".join(stats.warnings(dense.samples_us))
+
+
+def test_throttled_blocks_are_discarded_and_done_again():
+    gpu = SimulatedGpu((0.07, 0.20))
+    results = gpu.sample(pair_of(lambda: 1000.0, lambda: 1010.0), budget(60))
+    assert [(r.status, len(r.samples_us), r.stopped) for r in results] == [(Status.OK, 60, "repeats")] * 2
+    assert set(results[0].samples_us) == {1000.0}, "no sample of a throttled block is left"
+    assert set(results[0].clock_mhz) == {1980}
+    assert gpu.sleeps, "it must have waited for this test to mean anything"
+
+
+def test_pairs_survive_a_discarded_block():
+    """n-th samples are of the same round: each arm's time says which round it was, the second's 5 us more."""
+    one, two = (iter(range(1000, 9000)) for _ in range(2))
+    gpu = SimulatedGpu((0.15, 0.25))
+    results = gpu.sample(pair_of(lambda: next(one), lambda: next(two) + 5), budget(80))
+    first, second = (np.array(r.samples_us) for r in results)
+    assert (np.diff(first) > 1).any(), "rounds must be missing for this test to mean anything"
+    assert set(second - first) == {5.0}
+
+
+def test_too_much_throttling_ends_the_series_and_keeps_its_samples():
+    gpu = SimulatedGpu((0.0, 1e9))
+    series = pair_of(lambda: 1000.0, lambda: 1010.0)
+    account = Budget(seconds=100.0, series_left=2)
+    results = gpu.sample(series, account)
+    assert {r.status for r in results} == {Status.THROTTLED}
+    assert "4 of 4 blocks: hardware thermal slowdown" in (results[0].reason or "")
+    assert len(results[0].samples_us) == len(results[1].samples_us) > 4
+    assert results[0].stopped is None
+    assert len(results[0].clock_mhz) == 4
+    assert gpu.sleeps == [0.05, 0.1, 0.2], "back-off doubles, and there is none after the last block"
+    assert account.series_left == 1
+
+
+def test_throttling_cannot_spend_more_than_the_series_share_by_much():
+    gpu = SimulatedGpu((0.0, 1e9))
+    results = gpu.sample(pair_of(lambda: 1000.0, lambda: 1000.0), Budget(seconds=0.1, series_left=1))
+    assert results[0].status is Status.THROTTLED
+    assert results[0].samples_us
+    assert gpu.seconds < 0.1 + 5 * MIN_ROUNDS * 0.006
+
+
+def test_a_series_stops_when_its_contrasts_are_precise_and_leaves_its_time_to_others():
+    gpu, account = SimulatedGpu(), Budget(seconds=20.0, series_left=2)
+    results = gpu.sample(pair_of(noisy(1000, 0.002, 1), noisy(1020, 0.002, 2)), account)
+    assert {r.stopped for r in results} == {"precision"}
+    found = stats.paired_difference(*(r.samples_us for r in results))
+    assert stats.detectable_pct(found.ci95_pct) <= 0.5
+    assert found.n < 100
+    assert account.share() > 19
+    assert not account.shortened
+
+
+def test_precision_is_asked_of_every_contrast():
+    series = pair_of(noisy(1000, 0.001, 1), noisy(1000, 0.001, 2))
+    series.results.append(replace(series.results[1], control=True, warmup_us=[]))
+    series.steps.append(Step(noisy(1000, 0.03, 3)))
+    results = SimulatedGpu().sample(series, Budget(seconds=60.0, series_left=1))
+    assert results[0].stopped == "precision"
+    paged, again = (results[n].samples_us for n in (1, 2))
+    assert stats.detectable_pct(stats.paired_difference(paged, again).ci95_pct) <= 0.5
+    assert len(paged) > 100
+
+
+def test_a_series_stops_when_its_time_is_spent():
+    gpu, account = SimulatedGpu(), Budget(seconds=2.0, series_left=2)
+    results = gpu.sample(pair_of(noisy(1000, 0.5, 1), noisy(1000, 0.5, 2)), account)
+    assert {r.stopped for r in results} == {"time"}
+    assert 0.95 < gpu.seconds < 1.01
+    assert account.shortened
+    assert account.least_rounds == len(results[0].samples_us)
+
+
+def test_slow_rounds_still_get_the_least():
+    gpu = SimulatedGpu()
+    account = Budget(seconds=1.0, series_left=10)
+    results = gpu.sample(pair_of(lambda: 5e5, lambda: 5e5), account)
+    assert [(len(r.samples_us), len(r.warmup_us), r.stopped) for r in results] == [
+        (MIN_ROUNDS, 2, "time")
+    ] * 2
+    assert account.seconds == 0
+
+
+def test_rounds_asked_for_are_taken_whatever_precision_and_time_say():
+    results = SimulatedGpu().sample(
+        pair_of(lambda: 1000.0, lambda: 1000.0), Budget(seconds=0.01, series_left=1, repeats=333)
+    )
+    assert {(len(r.samples_us), r.stopped) for r in results} == {(333, "repeats")}
+
+
+def test_the_most_rounds_are_a_limit_of_their_own():
+    account = Budget(seconds=100.0, series_left=1, most_rounds=7)
+    results = SimulatedGpu().sample(pair_of(lambda: 1000.0, lambda: 1000.0), account)
+    assert {(len(r.samples_us), r.stopped) for r in results} == {(7, "repeats")}
+
+
+def test_a_series_without_a_contrast_stops_when_its_arm_is_precise():
+    results = SimulatedGpu().sample(series_of(noisy(1000, 0.002, 1)), Budget(seconds=10.0, series_left=1))
+    assert results[0].stopped == "precision"
+    assert len(results[0].samples_us) < 100
+
+
+def test_warm_up_ends_when_the_figure_is_stable_and_is_kept_apart():
+    calls = iter(range(1000))
+    slow_at_first = [9000.0, 4000.0, 2000.0, 1500.0]
+
+    def run():
+        n = next(calls)
+        return slow_at_first[n] if n < len(slow_at_first) else 1000.0
+
+    series = series_of(run)
+    results = SimulatedGpu().sample(series, Budget(seconds=10.0, series_left=1))
+    assert results[0].warmup_us == [*slow_at_first, 1000.0, 1000.0, 1000.0]
+    assert set(results[0].samples_us) == {1000.0}
+
+
+def test_warm_up_that_never_settles_ends_all_the_same():
+    results = SimulatedGpu().sample(series_of(noisy(1000, 0.5, 0)), Budget(seconds=10.0, series_left=1))
+    assert len(results[0].warmup_us) == MAX_WARMUP_ROUNDS
+
+
+def test_what_was_seen_is_in_the_results():
+    """The clock and what ended the series beside each arm's samples; arms that never ran have neither."""
+    series = pair_of(lambda: 1000.0, lambda: 1000.0)
+    series.results.append(replace(series.results[0], status=Status.UNSUPPORTED, warmup_us=[]))
+    series.steps.append(None)
+    results = SimulatedGpu().sample(series, budget(100), seed=42)
+    assert [(r.seed, r.stopped) for r in results] == [(42, "repeats")] * 2 + [(None, None)]
+    assert [set(r.clock_mhz) for r in results] == [{1980}, {1980}, set()]
+    assert 1 < len(results[0].clock_mhz) < 10
+
+
+def test_a_series_without_arms_costs_nothing():
+    series = series_of(lambda: 1.0)
+    series.failed.add(0)
+    account = Budget(seconds=10.0, series_left=2)
+    assert SimulatedGpu().sample(series, account)[0].samples_us == []
+    assert (account.share(), account.least_rounds) == (10.0, None)

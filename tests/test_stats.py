@@ -172,3 +172,18 @@ def test_a_timer_s_ticks_are_not_two_modes() -> None:
 
 def test_constant_samples_have_no_warnings() -> None:
     assert stats.warnings([7.0] * 30) == []
+
+
+@pytest.mark.parametrize(
+    ("clock_mhz", "said"),
+    [
+        ([], None),
+        ([1980], None),
+        ([1980, 1950, 1945], None),
+        ([1980, 1980, 1000, 1980], None),  # one block's dip moves no median
+        ([1700, 1980, 1980], None),
+        ([1980, 1900, 1755, 1755], "clock fell: from 1980 to 1755 MHz (-11.4%)"),
+    ],
+)
+def test_a_clock_that_fell_is_said(clock_mhz: list[int], said: str | None) -> None:
+    assert stats.clock_fell(clock_mhz) == said

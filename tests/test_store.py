@@ -84,3 +84,10 @@ def test_a_file_and_an_empty_directory_hold_no_run(tmp_path: Path) -> None:
         RunDirectory.create(tmp_path / "file")
     with pytest.raises(FileNotFoundError, match=r"run\.json"):
         RunDirectory.open(tmp_path)
+
+
+def test_a_result_of_before_there_were_clocks_is_read() -> None:
+    line = result(1).to_json()
+    for later in ("clock_mhz", "stopped", "seed"):
+        del line[later]
+    assert Result.from_json(line) == result(1)

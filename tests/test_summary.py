@@ -189,6 +189,24 @@ def test_a_cell_measured_again_counts_once() -> None:
     assert [(row["status"], row["n"]) for row in found["kernels"]] == [("ok", 10), ("ok", 10)]
 
 
+def test_the_clock_is_beside_the_figure_and_a_fall_is_said() -> None:
+    found = summary(
+        result("paged", rising(10), clock_mhz=[1980, 1980]),
+        result("paged", rising(12), layer=1, clock_mhz=[1980, 1755, 1755]),
+        result("dense", rising(9)),
+    )
+    clocks = {(row["arm"], row["layer"]): row["clock_mhz"] for row in found["kernels"]}
+    assert clocks == {
+        ("paged", 0): 1980,
+        ("paged", 1): 1755,
+        ("paged", "mean"): 1980,
+        ("dense", 0): None,
+        ("dense", "mean"): None,
+    }
+    fell = {row["layer"] for row in found["kernels"] if "clock fell" in "; ".join(row["warnings"])}
+    assert fell == {1, "mean"}
+
+
 @pytest.mark.parametrize("change", [lambda r: r, lambda r: replace(r, samples_us=[], status=Status.ERROR)])
 def test_an_empty_or_broken_run_has_a_summary(change: Callable[[Result], Result]) -> None:
     assert summary()["kernels"] == []

@@ -86,6 +86,13 @@ class Job:
         count = blocks_for(self.config.length, engine.settings["block_size"], free)
         plans = self._plans(count, free)
         engine.prefill(token_ids, plans[1])  # the first step compiles and allocates
+        if not engine.layers:
+            self.recorder.notice(
+                f"--tensor-parallel-size {self.config.tensor_parallel_size}: the attention layers run in other "
+                "processes, so nothing is captured or replayed; prefills are timed end to end on chosen blocks"
+            )
+            self._end_to_end(engine, token_ids, plans, {})
+            return
         base = prefills.capture(engine, token_ids, plans[1], self._chosen_layers(len(engine.layers)))
         self._describe(engine, base, count)
         self._fit_layers(base.calls)

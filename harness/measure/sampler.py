@@ -124,12 +124,12 @@ def sample(
         sleep, now: how to wait, and a clock, both in seconds; for simulations.
     """
     began = now()
-    work = _Work(series, timer, random.Random(seed), on_round, now)
+    runner = _Runner(series, timer, random.Random(seed), on_round, now)
     blocks, stopped = Blocks(), None
     try:
-        work.warm_up(began + WARMUP_SHARE * budget.share())
+        runner.warm_up(began + WARMUP_SHARE * budget.share())
         check = PrecisionCheck(series_pairs(series.results), precision_pct)
-        stopped = _take_blocks(work, blocks, budget, check, monitor, sleep, began + budget.share())
+        stopped = _take_blocks(runner, blocks, budget, check, monitor, sleep, began + budget.share())
     except KeyboardInterrupt:
         series.mark(Status.INTERRUPTED, "interrupted by the user")
         raise
@@ -140,7 +140,7 @@ def sample(
 
 
 def _take_blocks(
-    work: _Work,
+    runner: _Runner,
     blocks: Blocks,
     budget: Budget,
     check: PrecisionCheck,
@@ -150,25 +150,25 @@ def _take_blocks(
 ) -> str | None:
     """Fill `blocks` until the series ends; what ended it, None if it was throttled or no arm is left."""
     clock = monitor.read()
-    while work.series.ready():
-        left, done = deadline - work.now(), blocks.rounds()
-        rounds = budget.rounds_left(done, left, work.seconds_per_round)
+    while runner.series.ready():
+        left, done = deadline - runner.now(), blocks.rounds()
+        rounds = budget.rounds_left(done, left, runner.seconds_per_round)
         if rounds <= 0:
             return budget.end_of(done)
         block, before = blocks.start(), clock
-        work.fill(block, rounds)
+        runner.fill(block, rounds)
         clock = monitor.read()
         block.clock_mhz = clock.sm_mhz
         block.throttled_by = tuple(dict.fromkeys(before.throttle_reasons + clock.throttle_reasons))
         back_off_s = blocks.judge(block)
         if back_off_s is not None:
             if blocks.too_many_throttled():
-                work.series.mark(Status.THROTTLED, blocks.why_throttled())
+                runner.series.mark(Status.THROTTLED, blocks.why_throttled())
                 return None
-            left = deadline - work.now()
+            left = deadline - runner.now()
             sleep(back_off_s if budget.repeats is not None else min(back_off_s, max(left, 0.0)))
             clock = monitor.read()
-        elif budget.repeats is None and check.passed(blocks, work.series.ready()):
+        elif budget.repeats is None and check.passed(blocks, runner.series.ready()):
             return "precision"
     return None
 
@@ -187,7 +187,7 @@ def _store(series: Series, blocks: Blocks, stopped: str | None, seed: int) -> No
 
 
 @dataclass
-class _Work:
+class _Runner:
     """Runs a series' rounds and knows how long one takes."""
 
     series: Series

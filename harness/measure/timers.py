@@ -132,9 +132,9 @@ class CudaEventTimer:
         """Launch a round: the events around each call, and the calls that were launched too late."""
         spans: list[tuple[Any, Any]] = []
         late: list[Step] = []
-        launch_s = 0.0
+        launch_s, behind = 0.0, False
         for step in steps:
-            if not spans or spans[-1][1].query():  # the GPU has run dry
+            if not spans or behind or spans[-1][1].query():  # the GPU has run dry, or is about to
                 spin_s = min(SPIN_MARGIN * self._launch_s, LONGEST_SPIN_S)
                 torch.cuda._sleep(int(spin_s * CYCLES_PER_SECOND))
             begun = time.perf_counter()
@@ -143,7 +143,8 @@ class CudaEventTimer:
             start.record()
             step.run()
             end.record()
-            if start.query():
+            behind = bool(start.query())
+            if behind:
                 late.append(step)
             if step not in self._waiting:
                 launch_s += time.perf_counter() - begun
@@ -223,8 +224,8 @@ def busy_us(activities: Iterable[Activity], calls: int) -> list[float] | None:
     """How long each of `calls` calls kept the GPU busy, in us; None if the trace is not complete.
 
     The time line must end in three spin kernels a call: one ahead of its preparation, one on either side of
-    the call itself; nothing may run between one call's last and the next call's first. Activities of a call
-    that overlap count once.
+    the call itself. Nothing may run between one call's last and the next call's first, something must in the
+    other two places. Activities of a call that overlap count once.
     """
     in_order = sorted(activities, key=lambda activity: activity.start_us)
     marks = [n for n, activity in enumerate(in_order) if SPIN_KERNEL in activity.name]
@@ -233,9 +234,9 @@ def busy_us(activities: Iterable[Activity], calls: int) -> list[float] | None:
     marks = marks[-3 * calls :]
     times = []
     for n in range(0, 3 * calls, 3):
-        before, after = marks[n + 1], marks[n + 2]
+        ahead, before, after = marks[n : n + 3]
         following = marks[n + 3] if n + 3 < len(marks) else len(in_order)
-        if after - before < 2 or following - after > 1:
+        if before - ahead < 2 or after - before < 2 or following - after > 1:
             return None
         times.append(_covered(in_order[before + 1 : after]))
     return times
