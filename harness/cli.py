@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
 
 from harness import config as configuration
-from harness import device
+from harness import device, resume
 from harness.config import ConfigError, RunConfig
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ GROUPS: dict[str, list[str]] = {
     ],
     "layout sweep": ["spread_k", "spread_min", "spread_max", "spread_step", "gap", "run_sizes"],
     "measuring": ["layers", "repeats", "max_seconds", "precision", "timer", "l2", "from_captures"],
-    "output": ["save_captures", "output_dir", "overwrite", "quiet"],
+    "output": ["save_captures", "output_dir", "overwrite", "resume", "quiet"],
 }
 
 
@@ -107,6 +107,8 @@ def prefill(options: dict[str, Any]) -> int:
     config = configuration.load(typed, yaml_path)
 
     config = configuration.resolve(config, device.kind())
+    if config.resume:
+        resume.check(config)
     from harness import models, prompt
 
     try:

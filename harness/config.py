@@ -130,6 +130,7 @@ class RunConfig(BaseModel):
         None, description="where the run is stored (default: runs/<time>-<model>-<length>)"
     )
     overwrite: bool = Field(False, description="replace a run that the output directory holds")
+    resume: bool = Field(False, description="go on with the run that the output directory holds")
     quiet: bool = Field(False, description="no progress on screen")
 
     @field_validator("spread_k", "layers")
@@ -312,10 +313,10 @@ def _file_problems(config: RunConfig) -> Iterable[str]:
     if config.output_dir is not None:
         if config.output_dir.exists() and not config.output_dir.is_dir():
             yield f"{_label('output_dir', config.output_dir)}: not a directory; choose another"
-        elif (config.output_dir / "run.json").exists() and not config.overwrite:
+        elif (config.output_dir / "run.json").exists() and not (config.overwrite or config.resume):
             yield (
                 f"{_label('output_dir', config.output_dir)}: already holds a run; "
-                "choose another, or pass --overwrite to replace it"
+                "choose another, --overwrite to replace it or --resume to go on with it"
             )
 
 

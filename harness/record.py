@@ -50,6 +50,7 @@ class Result:
     warmup_us: list[float] = field(default_factory=list)  # in no statistic but their own
     one_run_for: int | None = None  # this is the one-run baseline inside the series of that spread_k
     control: bool = False  # this is the series' baseline, measured a second time (A/A)
+    series_size: int = 0  # results in the series; fewer on disk: the process was killed while writing them
     clock_mhz: list[int] = field(default_factory=list)  # SM clock after each kept block; empty on a CPU
     stopped: str | None = None  # what ended the series: "precision", "time" or "repeats"; None: none of these
     seed: int | None = None  # of the series' random order; None: it was not sampled
@@ -65,6 +66,16 @@ class Result:
         Raises KeyError or TypeError on anything else.
         """
         return cls(**data | {"cell": Cell(**data["cell"]), "status": Status(data["status"])})
+
+
+def series_name(spread_k: int, layer: int) -> str:
+    """The series of one layer's arms at one spread_k."""
+    return f"spread={spread_k} layer={layer}"
+
+
+def in_spread(series: str, spread_k: int) -> bool:
+    """Whether a series is one of that spread_k's."""
+    return series.startswith(f"spread={spread_k} ")
 
 
 def status_of(error: Exception) -> tuple[Status, str]:

@@ -7,15 +7,16 @@ import resource
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from harness import device, report
-from harness.config import RunConfig
-from harness.record import Result
+from harness import device, report, resume
+from harness.config import RunConfig, output_dir
+from harness.record import Result, in_spread
 from harness.store import RunDirectory
 from harness.summary import summarise
 
@@ -23,10 +24,23 @@ from harness.summary import summarise
 class Recorder:
     """Writes one run's directory. Every change of the record and every result is on disk at once."""
 
-    def __init__(self, directory: RunDirectory, config: RunConfig) -> None:
-        self.directory, self.quiet = directory, config.quiet
-        self.of_this_spread: list[Result] = []
-        self.record: dict[str, Any] = {
+    def __init__(self, config: RunConfig) -> None:
+        """Make the output directory, or open the one to go on with.
+
+        Raises:
+            RunExists: it holds a run already, and neither --overwrite nor --resume was asked for.
+        """
+        self.quiet = config.quiet
+        self.record: dict[str, Any] = {}
+        self.finished: set[str] = set()  # series measured before the run was resumed
+        if config.resume and config.output_dir:
+            self.directory = RunDirectory.open(config.output_dir)
+            self.record = self.directory.record()
+            self.finished = resume.finished_series(self.directory.results())
+            self.note(status="running", resumed=[*self.record.get("resumed", []), _now()])
+            return
+        self.directory = RunDirectory.create(output_dir(config), config.overwrite)
+        self.record = {
             "schema_version": 1,
             "status": "running",
             "started": _now(),
@@ -37,7 +51,7 @@ class Recorder:
             "notices": [],
             "peak_memory_bytes": {},
         }
-        directory.write_record(self.record)
+        self.directory.write_record(self.record)
 
     def note(self, **facts: Any) -> None:
         """Add to the record."""
@@ -46,7 +60,8 @@ class Recorder:
 
     def notice(self, text: str) -> None:
         """Something every reader of the results must know: on screen, in the tables and in the record."""
-        self.note(notices=[*self.record["notices"], text])
+        if text not in self.record["notices"]:
+            self.note(notices=[*self.record["notices"], text])
         self.say(f"note: {text}")
 
     def say(self, text: str) -> None:
@@ -60,13 +75,13 @@ class Recorder:
 
     def keep(self, results: Sequence[Result]) -> None:
         """Store a series' results."""
+        results = [replace(result, series_size=len(results)) for result in results]
         self.directory.append(results)
-        self.of_this_spread += results
 
     def show(self, spread_k: int) -> None:
-        """Print the table of the spread_k whose results were kept since the last one."""
-        tables = report.Tables(self.record, summarise(self.record, self.of_this_spread))
-        self.of_this_spread.clear()
+        """Print the table of a spread_k that is measured."""
+        results = [result for result in self.directory.results() if in_spread(result.series, spread_k)]
+        tables = report.Tables(self.record, summarise(self.record, results))
         with tqdm.external_write_mode(file=sys.stdout):
             print(tables.screen_table(spread_k), end="\n\n", flush=True)
 

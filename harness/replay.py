@@ -14,7 +14,7 @@ from harness.capture import AttentionCall
 from harness.kernels import Unsupported, reference
 from harness.measure.sampler import Series
 from harness.measure.timers import Step
-from harness.record import Result, Status, status_of
+from harness.record import Result, Status, series_name, status_of
 
 
 class Judge:
@@ -70,7 +70,7 @@ class Replay:
         return arms.placed(call, kernels.for_engine(call), spread_k, self.cache_plan(blocks, spread_k))
 
     def _judged(self, place: Placement, data: str) -> Series:
-        name = f"spread={place.spread_k} layer={place.call.layer}"
+        name = series_name(place.spread_k, place.call.layer)
         try:
             judge = Judge(place.call)
         except Exception as error:
@@ -82,7 +82,7 @@ class Replay:
             call = arms.synthetic(place.call, self.seed)
             made = arms.with_output(self.own_cache(call, place.spread_k), kernels.for_engine(call))
         except Exception as error:
-            name = f"spread={place.spread_k} layer={place.call.layer}"
+            name = series_name(place.spread_k, place.call.layer)
             return prepare(_failing(self._arms(place, "synthetic"), error), None, name)
         return self._judged(made, "synthetic")
 

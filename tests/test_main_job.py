@@ -116,8 +116,8 @@ def test_stand_ins_say_so(finished):
 
 def test_saved_captures_are_replayed_without_an_engine(finished, tmp_path):
     output, _ = finished
-    done = run("--from-captures", output / "captures", "--output-dir", tmp_path / "again", "--spread-k", "1,5",
-               "--repeats", 6)  # fmt: skip
+    options = ["--spread-k", "1,5", "--repeats", 6, "--output-dir", tmp_path / "again"]
+    done = run("--from-captures", output / "captures", *options)
     assert "starting vLLM" not in done.stderr
     summary = summary_of(tmp_path / "again")
     assert summary["end_to_end"] == []
@@ -185,6 +185,54 @@ def test_two_ranks_are_timed_end_to_end_and_the_run_says_what_is_missing(tiny_gp
     assert summary["kernels"] == []
     assert {row["spread_k"] for row in summary["end_to_end"]} == {1, 2, 4}
     assert {row["n"] for row in summary["end_to_end"]} == {6}
+
+
+def cells(output: Path) -> dict[tuple, list[dict]]:
+    """Lines of samples.jsonl by series, arm and so on."""
+    found: dict[tuple, list[dict]] = {}
+    for line in (output / "samples.jsonl").read_text().splitlines():
+        result = json.loads(line)
+        key = (result["series"], *result["cell"].values(), result["one_run_for"], result["control"])
+        found.setdefault(key, []).append(result)
+    return found
+
+
+def test_a_killed_run_goes_on_without_repeating_finished_cells(finished, tiny_gpt2, tmp_path):
+    """SIGKILL while series are being written, more than once; the end is that of a run left alone."""
+    output = tmp_path / "run"
+    options = [*options_for(tiny_gpt2, output), "--spread-k", "1,3,10", "--repeats", 8, "--gap", "scattered",
+               "--run-sizes", "random", "--save-captures"]  # fmt: skip
+    for kill_at in (40, 130):
+        resume = ["--resume"] if output.exists() else []
+        command = [sys.executable, "run_vllm_prefill.py", *map(str, options), *resume]
+        job = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        samples = output / "samples.jsonl"
+        while not samples.exists() or samples.read_bytes().count(b"\n") < kill_at:
+            assert job.poll() is None, "the run ended before it was to be killed"
+        job.kill()
+        job.wait()
+    with samples.open("ab") as file:
+        file.write(b'{"cell": {"stage": "ker')  # what a kill in the middle of a line leaves
+    other = run(*options, "--resume", "--seed", 5, check=False)
+    assert other.returncode == 2
+    assert "--seed 0, not 5" in other.stderr
+
+    run(*options, "--resume")
+    whole = cells(finished[0])
+    resumed = cells(output)
+    assert resumed.keys() == whole.keys()
+    sizes = {key[0]: sum(other[0] == key[0] for other in whole) for key in whole}
+    for key, lines in resumed.items():
+        complete = [line for line in lines if line["status"] == "ok" and len(line["samples_us"]) == 8]
+        assert complete
+        assert lines[-1]["series_size"] == sizes[key[0]]
+    repeated = {key[0] for key, lines in resumed.items() if len(lines) > 1}
+    for series in repeated:  # only a series that was cut short may be there twice
+        assert any(len(lines) == 1 for key, lines in resumed.items() if key[0] == series)
+    assert json.loads((output / "run.json").read_text())["status"] == "finished"
+    again = run(*options, "--resume", check=False)
+    assert again.returncode == 2
+    assert "finished" in again.stderr
 
 
 def test_smollm2_predicts_what_transformers_predicts(tmp_path):

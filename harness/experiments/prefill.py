@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from harness import arms, capture, device, kernels, layout, models, prefills, prompt
-from harness.config import RunConfig, check_spreads, output_dir
+from harness.config import RunConfig, check_spreads
 from harness.engine import PrefillEngine, blocks_for
-from harness.measure import timers
+from harness.measure import clocks, timers
 from harness.measure.sampler import MIN_ROUNDS, WARMUP_ROUNDS, Budget, Series, sample
-from harness.record import Cell, Result, Status
+from harness.record import Cell, Result, Status, series_name
 from harness.recorder import Recorder
 from harness.replay import Replay
-from harness.store import RunDirectory
 
 SAMPLED_LAYERS = 3
 END_TO_END_SHARE = 0.3  # of the time for sampling
-MAX_PREFILLS = 30
+END_TO_END = "end_to_end"  # the name of its series
 
 
 def run(config: RunConfig, source: models.ModelSource) -> int:
@@ -30,7 +29,7 @@ def run(config: RunConfig, source: models.ModelSource) -> int:
 
     0: done. 1: it failed, the directory holds what was measured until then. 130: Ctrl-C, likewise.
     """
-    recorder = Recorder(RunDirectory.create(output_dir(config), config.overwrite), config)
+    recorder = Recorder(config)
     status, code = "failed", 1
     try:
         # vLLM's tensors may only be written to in inference mode.
@@ -54,10 +53,12 @@ class Job:
     def __init__(self, config: RunConfig, source: models.ModelSource, recorder: Recorder) -> None:
         self.config, self.source, self.recorder = config, source, recorder
         self.device = device.kind()
-        self.timer = timers.for_device(self.device)
+        self.timer = timers.for_device(self.device, config.timer, config.l2)
+        self.monitor = clocks.for_device(self.device)
         self.replay = Replay(self.device, config.run_sizes, config.seed)
         assert config.max_seconds is not None
         self.seconds = config.max_seconds
+        self.left_over_s = 0.0  # time that the replay did not need
         name = str(config.from_captures) if config.from_captures else source.name
         recorder.note(timer=self.timer.name, model={"name": name, "weights": source.weights})
 
@@ -88,8 +89,8 @@ class Job:
         engine.prefill(token_ids, plans[1])  # the first step compiles and allocates
         if not engine.layers:
             self.recorder.notice(
-                f"--tensor-parallel-size {self.config.tensor_parallel_size}: the attention layers run in other "
-                "processes, so nothing is captured or replayed; prefills are timed end to end on chosen blocks"
+                f"--tensor-parallel-size {self.config.tensor_parallel_size}: the attention layers run in "
+                "other processes, so nothing is captured or replayed; prefills are timed on chosen blocks"
             )
             self._end_to_end(engine, token_ids, plans, {})
             return
@@ -115,7 +116,9 @@ class Job:
         return {1: one_run} | split
 
     def _chosen_layers(self, count: int) -> list[int] | None:
-        """The layers that the configuration asks for; None: all."""
+        """The layers that the configuration asks for, or that a resumed run has; None: all."""
+        if self.recorder.finished:
+            return list(self.recorder.record["layers"])
         if self.config.layers == "sample":
             return spaced(count, SAMPLED_LAYERS)
         return self.config.layers if isinstance(self.config.layers, list) else None
@@ -151,7 +154,12 @@ class Job:
 
     def _fit_layers(self, calls: dict[int, capture.AttentionCall]) -> None:
         """Leave out layers if not even a few samples of all of them fit the time; say so."""
-        if self.config.layers is not None or self.config.repeats is not None or len(calls) <= 1:
+        if (
+            self.recorder.finished
+            or self.config.layers is not None
+            or self.config.repeats is not None
+            or len(calls) <= 1
+        ):
             return
         trial = self.replay.series(self._placed(next(iter(calls.values())), 1, None), with_synthetic=False)
         start = time.perf_counter()
@@ -186,27 +194,41 @@ class Job:
         base: prefills.Captured,
     ) -> dict[int, str]:
         """For every spread_k a real prefill and a replay of its calls; what was wrong, by spread_k."""
-        spreads = self.config.spreads()
-        budget = self._budget(len(spreads) * len(base.calls), 1 - END_TO_END_SHARE)
+        todo = self._todo(list(base.calls.values()))
+        budget = self._budget(sum(map(len, todo.values())), 1 - END_TO_END_SHARE)
         problems: dict[int, str] = {}
-        with self.recorder.bar("replay", len(spreads) * len(base.calls)) as bar:
-            for k in spreads:
+        with self.recorder.bar("replay", budget.series_left) as bar:
+            for k, calls in todo.items():
                 bar.set_postfix_str(f"spread_k={k}")
                 with self.recorder.peak_memory(k):
                     checked = prefills.check(engine, token_ids, plans[k], base)
                     if checked.problems:
                         problems[k] = "; ".join(checked.problems[:2])
                         self.recorder.notice(f"spread_k = {k}: {problems[k]}")
-                    shapes = set()
-                    for call in base.calls.values():
-                        new_shape = call.shape_key() not in shapes
-                        shapes.add(call.shape_key())
+                    for call, with_synthetic in calls:
                         place = self._placed(call, k, checked.tables[call.layer])
-                        self._measure(place, new_shape, budget, problems.get(k))
+                        self._measure(place, with_synthetic, budget, problems.get(k))
                         bar.update()
                 self.recorder.show(k)
         self._note_repeats(budget)
         return problems
+
+    def _todo(
+        self, calls: Sequence[capture.AttentionCall]
+    ) -> dict[int, list[tuple[capture.AttentionCall, bool]]]:
+        """By spread_k: the calls to replay that are not finished, and whether random inputs go with each.
+
+        They go with the first call of every shape.
+        """
+        first = {call.shape_key(): call.layer for call in reversed(calls)}
+        return {
+            k: [
+                (call, first[call.shape_key()] == call.layer)
+                for call in calls
+                if series_name(k, call.layer) not in self.recorder.finished
+            ]
+            for k in self.config.spreads()
+        }
 
     def _replay_saved(self, folder: Path) -> None:
         """The replay alone, from captures in files, each K and V in a cache made for it."""
@@ -220,13 +242,13 @@ class Job:
         self.recorder.notice(
             f"replayed from {folder} without an engine: caches are rebuilt, nothing is timed end to end"
         )
-        spreads = self.config.spreads()
-        budget = self._budget(len(spreads) * len(calls), 1.0)
-        with self.recorder.bar("replay", len(spreads) * len(calls)) as bar:
-            for k in spreads:
+        todo = self._todo(calls)
+        budget = self._budget(sum(map(len, todo.values())), 1.0)
+        with self.recorder.bar("replay", budget.series_left) as bar:
+            for k, pending in todo.items():
                 with self.recorder.peak_memory(k):
-                    for n, call in enumerate(calls):
-                        self._measure(self.replay.own_cache(call, k), n == 0, budget, None)
+                    for call, with_synthetic in pending:
+                        self._measure(self.replay.own_cache(call, k), with_synthetic, budget, None)
                         bar.update()
                 self.recorder.show(k)
         self._note_repeats(budget)
@@ -239,7 +261,7 @@ class Job:
         if problem:
             _mark_wrong(series, problem)
         try:
-            sample(series, self.timer, budget, self.config.seed + place.call.layer)
+            self._sample(series, self.timer, budget, self.config.seed + place.call.layer)
         finally:
             self.recorder.keep(series.results)
 
@@ -258,33 +280,47 @@ class Job:
         problems: dict[int, str],
     ) -> None:
         """Prefill latency under every layout, in interleaved rounds; spread_k = 1 twice (A/A)."""
+        if END_TO_END in self.recorder.finished:
+            return
         series = Series([], [])
         provider = f"vLLM {self.recorder.record['versions']['vllm']}"
         block_size = self.config.block_size or 0
         for k, control in [*((k, False) for k in plans), (1, True)]:
             cell = Cell("end_to_end", "prefill", provider, "paged", k, block_size, None, "captured")
-            series.results.append(Result(cell, "end_to_end", Status.OK, control=control))
+            series.results.append(Result(cell, END_TO_END, Status.OK, control=control))
             series.steps.append(timers.Step(lambda ids=plans[k]: engine.prefill(token_ids, ids)))  # type: ignore[misc]
         for n, result in enumerate(series.results):
             if problem := problems.get(result.cell.spread_k):
                 _fail(series, n, problem)
         budget = self._budget(1, END_TO_END_SHARE)
-        budget.most_rounds = MAX_PREFILLS
+        budget.seconds += self.left_over_s
         with self.recorder.bar("end to end", None) as bar:
             try:
-                sample(series, PrefillTimer(), budget, self.config.seed, on_round=bar.update)
+                self._sample(series, PrefillTimer(), budget, self.config.seed, bar.update)
             finally:
                 self.recorder.keep(series.results)
+
+    def _sample(
+        self,
+        series: Series,
+        timer: timers.Timer,
+        budget: Budget,
+        seed: int,
+        on_round: Callable[[], object] = lambda: None,
+    ) -> None:
+        precision = self.config.precision
+        sample(series, timer, budget, seed, on_round, monitor=self.monitor, precision_pct=precision)
 
     def _budget(self, series: int, share: float) -> Budget:
         return Budget(share * self.seconds, series, self.config.repeats)
 
     def _note_repeats(self, budget: Budget) -> None:
+        self.left_over_s = budget.seconds
         self.recorder.note(fewest_samples=budget.least_rounds)
         if self.config.repeats is None and budget.shortened:
             self.recorder.notice(
-                f"samples per cell were cut to {budget.least_rounds} or more "
-                f"to fit --max-seconds {self.seconds:g}"
+                f"--max-seconds {self.seconds:g} ended some series before every interval was within "
+                f"{self.config.precision:g}% of its baseline; the shortest has {budget.least_rounds} samples a cell"
             )
 
 

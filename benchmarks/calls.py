@@ -1,0 +1,57 @@
+"""The attention calls that the accuracy benchmarks measure: vLLM's FA3 on one request's random K and V."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+# Before anything heavy, so that the harness and tests.calls are found.
+import common  # noqa: F401
+
+from harness import arms, kernels
+from harness.measure.sampler import Series
+from harness.measure.timers import Step
+from harness.record import Result
+from harness.replay import Judge, prepare
+from tests.calls import make_call, place
+
+SPREAD_K = 16
+# Names are what they take on an H100, roughly.
+CALLS = {
+    "20 us": {"length": 2048, "heads": 12, "kv_heads": 12, "head_dim": 64},
+    "100 us": {"length": 4608, "heads": 12, "kv_heads": 12, "head_dim": 64},
+    "1 ms": {"length": 8192, "heads": 32, "kv_heads": 8, "head_dim": 128},
+}
+
+
+class Placed:
+    """A call in a cache of its own, in one run and in SPREAD_K runs, with the engine's kernel to read it."""
+
+    def __init__(self, **shape: int) -> None:
+        call = make_call(**shape, block_size=16, device="cuda", fa_version=3)
+        self.kernel = kernels.for_engine(call)
+        self.placement = place(call, SPREAD_K)
+        self.call = self.placement.call
+        self.judge = Judge(self.call)
+
+    def series(self, name: str) -> Series:
+        """The engine kernel's arms as the main job has them: dense, paged in k runs, in one run, and again."""
+        functions = kernels.flash_attn_functions("cuda")
+        found = arms.of_series(self.placement, self.kernel, functions, "captured", seed=0)
+        engines = [arm for arm in found if arm.cell.kernel == self.kernel.name]
+        series = prepare(engines, self.judge, name)
+        for result in series.results:
+            if not result.status.value == "ok":
+                raise SystemExit(f"{result.cell.arm}: {result.status.value}: {result.reason}")
+        return series
+
+    def one_run(self) -> Step:
+        """The kernel on the cache in one run of blocks."""
+        return Step(self.kernel.paged(self.call, self.placement.one_run))
+
+
+def contrast(results: Sequence[Result]) -> tuple[Result, Result]:
+    """The series' one-run baseline and its repetition: the A/A contrast."""
+    (baseline,) = (r for r in results if r.one_run_for and not r.control)
+    (again,) = (r for r in results if r.control)
+    return baseline, again

@@ -1,0 +1,85 @@
+"""How surely the harness finds a slow-down that is there.
+
+    python benchmarks/power.py [--series 30] [--seconds 45] [--precision 0.5] [--timer events] [--l2 warm]
+        [--output FILE]
+
+The baseline is an FA3 call of about 1 ms, the treatment the same with 128 tokens more: one more of the
+kernel's tiles, at lengths where that is 0.5%, 1% and 3% more work. The true ratio is that of the visible
+pairs of query and key. Target: the right sign, with an interval that misses zero, in at least 90% of the
+series at 1% and 3%.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+from common import report
+
+TILE = 128  # rows and columns of FA3's tiles for causal bfloat16 at a head size of 128
+HEAD_DIM = 128
+PLANTED = {"0.5%": (400, 1), "1%": (200, 4), "3%": (66, 32)}  # tiles in the sequence, heads
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--series", type=int, default=30, help="for each slow-down")
+    parser.add_argument("--seconds", type=float, default=45.0, help="for all sampling")
+    parser.add_argument("--precision", type=float, default=0.5, help="percent; ends a series, as in a run")
+    parser.add_argument("--timer", default="auto", choices=["auto", "events", "cupti"])
+    parser.add_argument("--l2", default="warm", choices=["warm", "cold"])
+    parser.add_argument("--output")
+    options = parser.parse_args()
+
+    import torch
+
+    with torch.inference_mode():
+        rows = [measure(name, *PLANTED[name], options) for name in PLANTED]
+    report(f"planted slow-downs, {options.l2} L2", rows, options.output)
+
+
+def measure(name: str, tiles: int, heads: int, options: argparse.Namespace) -> dict[str, object]:
+    from calls import Placed
+
+    from harness import stats, work
+    from harness.measure import clocks, timers
+    from harness.measure.sampler import Budget, Series, sample
+    from harness.record import Cell, Result, Status
+
+    lengths = tiles * TILE, (tiles + 1) * TILE
+    shape = {"heads": heads, "kv_heads": heads, "head_dim": HEAD_DIM}
+    steps = [Placed(length=length, **shape).one_run() for length in lengths]
+    flops = [work.attention_flops([length], [length], heads, HEAD_DIM) for length in lengths]
+    timer, monitor = timers.for_device("cuda", options.timer, options.l2), clocks.for_device("cuda")
+    budget = Budget(options.seconds / len(PLANTED), options.series)
+    found = []
+    for n in range(options.series):
+        # In the sampler's eyes the longer call is the fragmented arm.
+        results = [
+            Result(Cell("kernel", "fa3", "vLLM FA3", "paged", k, 16, 0, "captured"), name, Status.OK, **more)
+            for k, more in ((1, {"one_run_for": 2}), (2, {}))
+        ]
+        short, long = sample(
+            Series(results, list(steps)), timer, budget, n, monitor=monitor, precision_pct=options.precision
+        )
+        difference = stats.paired_difference(short.samples_us, long.samples_us)
+        if difference.ci95_pct is not None:
+            found.append((difference.delta_pct, *difference.ci95_pct, difference.baseline_us, difference.n))
+    delta, low, high, baseline_us, pairs = np.array(found).T
+    return {
+        "planted": name,
+        "true %": 100 * (flops[1] / flops[0] - 1),
+        "found %": np.median(delta),
+        "right sign %": 100 * np.mean(low > 0),
+        "wrong sign %": 100 * np.mean(high < 0),
+        "median half-width %": np.median((high - low) / 2),
+        "baseline us": np.median(baseline_us),
+        "series": len(found),
+        "pairs each": np.median(pairs),
+    }
+
+
+if __name__ == "__main__":
+    main()
