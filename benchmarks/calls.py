@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-
 # Before anything heavy, so that the harness and tests.calls are found.
 import common  # noqa: F401
 
 from harness import arms, kernels
 from harness.measure.sampler import Series
 from harness.measure.timers import Step
-from harness.record import Result
+from harness.record import Result, Status
 from harness.replay import Judge, prepare
 from tests.calls import make_call, place
 
@@ -35,13 +34,13 @@ class Placed:
         self.judge = Judge(self.call)
 
     def series(self, name: str) -> Series:
-        """The engine kernel's arms as the main job has them: dense, paged in k runs, in one run, and again."""
+        """The engine kernel's arms as the main job has them: dense, paged in k runs, in one run, again."""
         functions = kernels.flash_attn_functions("cuda")
         found = arms.of_series(self.placement, self.kernel, functions, "captured", seed=0)
         engines = [arm for arm in found if arm.cell.kernel == self.kernel.name]
         series = prepare(engines, self.judge, name)
         for result in series.results:
-            if not result.status.value == "ok":
+            if result.status is not Status.OK:
                 raise SystemExit(f"{result.cell.arm}: {result.status.value}: {result.reason}")
         return series
 
