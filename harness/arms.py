@@ -87,7 +87,8 @@ def copy_blocks(cache: torch.Tensor, blocks: torch.Tensor, out: torch.Tensor) ->
         else:
             target.copy_(cache.index_select(0, blocks[:whole]))
     if tokens % block_size:
-        out[whole * block_size :] = cache[blocks[whole]][: tokens % block_size]
+        last = cache.index_select(0, blocks[whole : whole + 1])  # an index of its own would wait for the GPU
+        out[whole * block_size :] = last[0, : tokens % block_size]
 
 
 def _widest(tensor: torch.Tensor) -> torch.Tensor:

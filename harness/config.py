@@ -108,8 +108,8 @@ class RunConfig(BaseModel):
     )
     precision: Percent = Field(
         0.5,
-        description="stop sampling when every contrast's 95% interval is narrower than this, in percent of "
-        "its baseline",
+        description="stop sampling when every contrast's 95% interval is narrower than this from end to end, "
+        "in percent of its baseline",
     )
     timer: Literal["auto", "events", "cupti", "perf_counter"] = Field(
         "auto",

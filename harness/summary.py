@@ -29,7 +29,8 @@ def summarise(record: dict[str, Any], results: Sequence[Result]) -> dict[str, An
     """The content of summary.json; times in us, end to end in ms, null where nothing was measured.
 
     Rows with layer "mean" are formed round by round: the n-th samples of all layers are averaged, up to
-    the shortest layer's last. Where a cell occurs twice (a resumed run) the later result counts.
+    the shortest layer's last; those with layer "sum" are that times the measured layers. Where a cell
+    occurs twice (a resumed run) the later result counts.
     """
     latest = list({(r.series, r.cell, r.one_run_for, r.control): r for r in results}.values())
     end_to_end = [r for r in latest if r.cell.stage == "end_to_end"]
@@ -45,7 +46,8 @@ def summarise(record: dict[str, Any], results: Sequence[Result]) -> dict[str, An
                     _kernel_row(record, Group((result,)), result.cell.layer, gather)
                     for result in group.results
                 ]
-                kernels.append(_kernel_row(record, group, "mean", gather))
+                mean = _kernel_row(record, group, "mean", gather)
+                kernels += [mean, _sum_row(mean, len(group.measured))]
         contrasts += kernel_contrasts(spread_k, arms)
     return {
         "schema_version": SCHEMA_VERSION,
@@ -95,6 +97,14 @@ def _kernel_row(record: dict[str, Any], group: Group, layer: Layer, gather: Grou
         "reason": group.reason,
         "warnings": figures["warnings"] + _clock_warnings(group.measured) + doubts,
     }
+
+
+def _sum_row(mean: Row, layers: int) -> Row:
+    """The sum over the measured layers: the mean's figures times their number; rates are the mean's."""
+    names = ("median_us", "mean_us", "warmup_us", "gather_us")
+    times = {name: mean[name] and layers * mean[name] for name in names}
+    interval = mean["ci95_us"] and [layers * bound for bound in mean["ci95_us"]]
+    return mean | times | {"layer": "sum", "ci95_us": interval}
 
 
 def _clock_warnings(results: Iterable[Result]) -> list[str]:

@@ -100,9 +100,9 @@ def test_every_cell_of_the_sweep_is_there_once(finished):
     assert kernels > FUNCTIONS
     assert len(kernels) == 4
     captured = [key for key in keys if key[4] == "captured"]
-    assert len(captured) == 4 * 2 * 3 * (3 + 1)  # kernels, arms, spreads, layers and their mean
+    assert len(captured) == 4 * 2 * 3 * (3 + 2)  # kernels, arms, spreads, layers with their mean and sum
     synthetic = {key[3] for key in keys if key[4] == "synthetic"}
-    assert synthetic == {0, "mean"}, "layers of one shape share their synthetic numbers"
+    assert synthetic == {0, "mean", "sum"}, "layers of one shape share their synthetic numbers"
 
 
 def test_stand_ins_say_so(finished):

@@ -186,7 +186,9 @@ def test_end_to_end_is_in_ms_and_set_against_one_run() -> None:
 def test_a_cell_measured_again_counts_once() -> None:
     first = result("paged", rising(10, n=3), status=Status.INTERRUPTED, reason="Ctrl-C")
     found = summary(first, replace(first, status=Status.OK, reason=None, samples_us=rising(20)))
-    assert [(row["status"], row["n"]) for row in found["kernels"]] == [("ok", 10), ("ok", 10)]
+    assert [(row["status"], row["n"]) for row in found["kernels"]] == [
+        ("ok", 10)
+    ] * 3  # the layer, mean and sum
 
 
 def test_the_clock_is_beside_the_figure_and_a_fall_is_said() -> None:
@@ -200,15 +202,27 @@ def test_the_clock_is_beside_the_figure_and_a_fall_is_said() -> None:
         ("paged", 0): 1980,
         ("paged", 1): 1755,
         ("paged", "mean"): 1980,
+        ("paged", "sum"): 1980,
         ("dense", 0): None,
         ("dense", "mean"): None,
+        ("dense", "sum"): None,
     }
     fell = {row["layer"] for row in found["kernels"] if "clock fell" in "; ".join(row["warnings"])}
-    assert fell == {1, "mean"}
+    assert fell == {1, "mean", "sum"}
+
+
+def test_the_sum_over_layers_is_the_mean_times_their_number() -> None:
+    found = summary(result("paged", rising(10)), result("paged", rising(30), layer=7))
+    (mean,) = (row for row in found["kernels"] if row["layer"] == "mean")
+    (total,) = (row for row in found["kernels"] if row["layer"] == "sum")
+    for name in ("median_us", "mean_us"):
+        assert total[name] == 2 * mean[name]
+    assert total["ci95_us"] == [2 * bound for bound in mean["ci95_us"]]
+    assert total["n"] == mean["n"]
 
 
 @pytest.mark.parametrize("change", [lambda r: r, lambda r: replace(r, samples_us=[], status=Status.ERROR)])
 def test_an_empty_or_broken_run_has_a_summary(change: Callable[[Result], Result]) -> None:
     assert summary()["kernels"] == []
     found = summary(change(result("paged", [5.0])))
-    assert [row["ci95_us"] for row in found["kernels"]] == [None, None]
+    assert [row["ci95_us"] for row in found["kernels"]] == [None] * 3

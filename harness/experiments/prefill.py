@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ import torch
 from harness import arms, capture, device, kernels, layout, models, prefills, prompt
 from harness.config import RunConfig, check_spreads
 from harness.engine import PrefillEngine, blocks_for
-from harness.measure import clocks, timers
+from harness.measure import ceilings, clocks, timers
 from harness.measure.sampler import MIN_ROUNDS, WARMUP_ROUNDS, Budget, Series, sample
 from harness.record import Cell, Result, Status, series_name
 from harness.recorder import Recorder
@@ -60,7 +60,11 @@ class Job:
         self.seconds = config.max_seconds
         self.left_over_s = 0.0  # time that the replay did not need
         name = str(config.from_captures) if config.from_captures else source.name
-        recorder.note(timer=self.timer.name, model={"name": name, "weights": source.weights})
+        recorder.note(
+            timer=self.timer.name,
+            ceilings=asdict(ceilings.measure(self.device)),
+            model={"name": name, "weights": source.weights},
+        )
 
     def run(self) -> None:
         """All phases."""
@@ -316,11 +320,16 @@ class Job:
 
     def _note_repeats(self, budget: Budget) -> None:
         self.left_over_s = budget.seconds
+        if late := getattr(self.timer, "launch_bound", 0):
+            self.recorder.notice(
+                f"{late} samples may hold time in which the GPU waited for the host to launch"
+            )
         self.recorder.note(fewest_samples=budget.least_rounds)
         if self.config.repeats is None and budget.shortened:
             self.recorder.notice(
-                f"--max-seconds {self.seconds:g} ended some series before every interval was within "
-                f"{self.config.precision:g}% of its baseline; the shortest has {budget.least_rounds} samples a cell"
+                f"--max-seconds {self.seconds:g} ended some series before every interval was narrower "
+                f"than {self.config.precision:g}% of its baseline; the fewest samples a cell has are "
+                f"{budget.least_rounds}"
             )
 
 

@@ -106,4 +106,4 @@ class PrecisionCheck:
             return False
         low, high = found.ci95_us
         level = found.median_us if isinstance(found, stats.MedianInterval) else found.baseline_us
-        return (high - low) / 2 <= self.precision_pct / 100 * level
+        return high - low <= self.precision_pct / 100 * level

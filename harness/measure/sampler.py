@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from harness.contrasts import series_pairs
 from harness.measure.blocks import Block, Blocks, PrecisionCheck
 from harness.measure.clocks import ClockMonitor, NoClocks
-from harness.measure.timers import Step, Timer
+from harness.measure.timers import Step, Timer, time_rounds
 from harness.record import Result, Status, status_of
 
 PRECISION_PCT = 0.5
@@ -103,9 +103,9 @@ def sample(
     rounds, and at most 2 once it has taken a fifth of the series' time.
 
     End, whichever comes first; `Result.stopped` says which:
-        "precision"  every contrast's 95% interval has a half-width of at most `precision_pct` of its
-                     baseline's median (without a contrast: every arm's, of its own median). Looked at
-                     from 20 rounds on, with growing gaps.
+        "precision"  every contrast's 95% interval is, from end to end, at most `precision_pct` of its
+                     baseline's median wide (without a contrast: every arm's, of its own median). Looked
+                     at from 20 rounds on, with growing gaps.
         "time"       the series' share of the budget is spent; never before MIN_ROUNDS
         "repeats"    the rounds asked for are done, in which case neither of the others counts; if none
                      were asked for, the budget's `most_rounds`
@@ -202,11 +202,11 @@ class _Runner:
         sums: list[float] = []
         while self.series.ready() and len(sums) < MAX_WARMUP_ROUNDS:
             start = self.now()
-            times = self._round()
+            for times in self._rounds(1):
+                for n, microseconds in times.items():
+                    self.series.results[n].warmup_us.append(microseconds)
+                sums.append(sum(times.values()))
             self.seconds_per_round = self.now() - start
-            for n, microseconds in times.items():
-                self.series.results[n].warmup_us.append(microseconds)
-            sums.append(sum(times.values()))
             last = sums[-STABLE_ROUNDS:]
             if len(last) == STABLE_ROUNDS and max(last) <= (1 + STABLE_WITHIN) * min(last):
                 return
@@ -215,33 +215,33 @@ class _Runner:
 
     def fill(self, block: Block, most: int) -> None:
         """As many rounds as take BLOCK_S, at most `most`."""
-        start = self.now()
+        start, together = self.now(), getattr(self.timer, "rounds_together", 1)
         while self.series.ready() and block.rounds < most:
-            times = self._round()
-            if not times:
+            for times in self._rounds(min(together, most - block.rounds)):
+                for n, microseconds in times.items():
+                    block.samples.setdefault(n, []).append(microseconds)
+                block.rounds += 1
+                self.on_round()
+            if not block.rounds:
                 return
-            for n, microseconds in times.items():
-                block.samples.setdefault(n, []).append(microseconds)
-            block.rounds += 1
-            self.on_round()
             elapsed = self.now() - start
             self.seconds_per_round = elapsed / block.rounds
             if elapsed >= BLOCK_S:
                 return
 
-    def _round(self) -> dict[int, float]:
-        """One time of each ready arm, in us; arms that fail are taken out and the round is done again."""
+    def _rounds(self, count: int) -> list[dict[int, float]]:
+        """One time of each ready arm a round, in us; arms that fail are taken out and all is done again."""
         while ready := self.series.ready():
-            self.order.shuffle(ready)
-            steps = [step for n in ready if (step := self.series.steps[n])]
+            orders = [self.order.sample(ready, len(ready)) for _ in range(count)]
+            rounds = [[step for n in order if (step := self.series.steps[n])] for order in orders]
             try:
-                times = self.timer.time_round(steps)
+                times = time_rounds(self.timer, rounds)
             except Exception as error:
                 if not _drop_failing(self.series, ready):
                     raise RuntimeError("a round failed though each of its arms runs alone") from error
                 continue
-            return dict(zip(ready, times, strict=True))
-        return {}
+            return [dict(zip(*pair, strict=True)) for pair in zip(orders, times, strict=True)]
+        return []
 
 
 def _drop_failing(series: Series, ready: Sequence[int]) -> bool:

@@ -173,6 +173,8 @@ class CuptiTimer:
     Starting and reading a trace takes tens of ms, so `time_rounds` takes many rounds in one.
     """
 
+    rounds_together = 20  # the sampler asks for this many at once
+
     def __init__(self, l2: L2 = "warm") -> None:
         self.name = f"kernel time by CUPTI, {l2} L2"
         self._prepare = Preparation(l2)
