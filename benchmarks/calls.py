@@ -17,7 +17,7 @@ from tests.calls import make_call, place
 SPREAD_K = 16
 # Names are what they take on an H100, roughly.
 CALLS = {
-    "20 us": {"length": 2048, "heads": 12, "kv_heads": 12, "head_dim": 64},
+    "20 us": {"length": 1152, "heads": 12, "kv_heads": 12, "head_dim": 64},
     "100 us": {"length": 4608, "heads": 12, "kv_heads": 12, "head_dim": 64},
     "1 ms": {"length": 8192, "heads": 32, "kv_heads": 8, "head_dim": 128},
 }

@@ -1,6 +1,6 @@
 """How often the harness finds a difference where there is none.
 
-    python benchmarks/null.py [--contrasts 200] [--seconds 45] [--precision 0.5] [--timer events]
+    python benchmarks/null.py [--contrasts 200] [--seconds 75] [--precision 0.5] [--timer events]
         [--l2 warm] [--output FILE]
 
 A/A contrasts on real arms: FA3 calls of about 20 us, 100 us and 1 ms, each contrast out of a series of its
@@ -21,7 +21,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--contrasts", type=int, default=200)
-    parser.add_argument("--seconds", type=float, default=45.0, help="for all sampling")
+    parser.add_argument("--seconds", type=float, default=75.0, help="for all sampling")
     parser.add_argument("--precision", type=float, default=0.5, help="percent; ends a series, as in a run")
     parser.add_argument("--timer", default="auto", choices=["auto", "events", "cupti"])
     parser.add_argument("--l2", default="warm", choices=["warm", "cold"])

@@ -22,6 +22,7 @@ from harness.replay import Replay
 SAMPLED_LAYERS = 3
 END_TO_END_SHARE = 0.3  # of the time for sampling
 END_TO_END = "end_to_end"  # the name of its series
+Todo = dict[int, list[tuple[capture.AttentionCall, bool]]]
 
 
 def run(config: RunConfig, source: models.ModelSource) -> int:
@@ -59,6 +60,7 @@ class Job:
         assert config.max_seconds is not None
         self.seconds = config.max_seconds
         self.left_over_s = 0.0  # time that the replay did not need
+        self.budgets: list[Budget] = []
         name = str(config.from_captures) if config.from_captures else source.name
         recorder.note(
             timer=self.timer.name,
@@ -84,7 +86,10 @@ class Job:
             self.recorder.say(f"engine up after {engine.start_s:.0f} s")
             up = time.perf_counter()
             self._sweep(engine, token_ids)
-            self.recorder.note(measuring_s=round(time.perf_counter() - up, 1))
+            sampling_s = sum(budget.spent_s for budget in self.budgets)
+            self.recorder.note(
+                measuring_s=round(time.perf_counter() - up, 1), sampling_s=round(sampling_s, 1)
+            )
 
     def _sweep(self, engine: PrefillEngine, token_ids: list[int]) -> None:
         free = engine.free_block_ids()
@@ -199,9 +204,9 @@ class Job:
     ) -> dict[int, str]:
         """For every spread_k a real prefill and a replay of its calls; what was wrong, by spread_k."""
         todo = self._todo(list(base.calls.values()))
-        budget = self._budget(sum(map(len, todo.values())), 1 - END_TO_END_SHARE)
+        budget = self._budget(weight_of(todo), 1 - END_TO_END_SHARE)
         problems: dict[int, str] = {}
-        with self.recorder.bar("replay", budget.series_left) as bar:
+        with self.recorder.bar("replay", sum(map(len, todo.values()))) as bar:
             for k, calls in todo.items():
                 bar.set_postfix_str(f"spread_k={k}")
                 with self.recorder.peak_memory(k):
@@ -217,9 +222,7 @@ class Job:
         self._note_repeats(budget)
         return problems
 
-    def _todo(
-        self, calls: Sequence[capture.AttentionCall]
-    ) -> dict[int, list[tuple[capture.AttentionCall, bool]]]:
+    def _todo(self, calls: Sequence[capture.AttentionCall]) -> Todo:
         """By spread_k: the calls to replay that are not finished, and whether random inputs go with each.
 
         They go with the first call of every shape.
@@ -247,8 +250,8 @@ class Job:
             f"replayed from {folder} without an engine: caches are rebuilt, nothing is timed end to end"
         )
         todo = self._todo(calls)
-        budget = self._budget(sum(map(len, todo.values())), 1.0)
-        with self.recorder.bar("replay", budget.series_left) as bar:
+        budget = self._budget(weight_of(todo), 1.0)
+        with self.recorder.bar("replay", sum(map(len, todo.values()))) as bar:
             for k, pending in todo.items():
                 with self.recorder.peak_memory(k):
                     for call, with_synthetic in pending:
@@ -265,7 +268,9 @@ class Job:
         if problem:
             _mark_wrong(series, problem)
         try:
-            self._sample(series, self.timer, budget, self.config.seed + place.call.layer)
+            self._sample(
+                series, self.timer, budget, self.config.seed + place.call.layer, weight=1 + with_synthetic
+            )
         finally:
             self.recorder.keep(series.results)
 
@@ -311,12 +316,22 @@ class Job:
         budget: Budget,
         seed: int,
         on_round: Callable[[], object] = lambda: None,
+        weight: int = 1,
     ) -> None:
-        precision = self.config.precision
-        sample(series, timer, budget, seed, on_round, monitor=self.monitor, precision_pct=precision)
+        sample(
+            series,
+            timer,
+            budget,
+            seed,
+            on_round,
+            weight=weight,
+            monitor=self.monitor,
+            precision_pct=self.config.precision,
+        )
 
     def _budget(self, series: int, share: float) -> Budget:
-        return Budget(share * self.seconds, series, self.config.repeats)
+        self.budgets.append(Budget(share * self.seconds, series, self.config.repeats))
+        return self.budgets[-1]
 
     def _note_repeats(self, budget: Budget) -> None:
         self.left_over_s = budget.seconds
@@ -331,6 +346,11 @@ class Job:
                 f"than {self.config.precision:g}% of its baseline; the fewest samples a cell has are "
                 f"{budget.least_rounds}"
             )
+
+
+def weight_of(todo: Todo) -> int:
+    """What `Budget` counts: a series with random inputs beside the captured ones has twice the arms."""
+    return sum(1 + with_synthetic for calls in todo.values() for _, with_synthetic in calls)
 
 
 class PrefillTimer:

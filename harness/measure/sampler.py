@@ -52,18 +52,19 @@ class Series:
 
 @dataclass
 class Budget:
-    """Seconds left for sampling, shared evenly by the series still to come: what one leaves, they get."""
+    """Seconds left for sampling, shared by the series still to come: what one leaves, they get."""
 
     seconds: float
-    series_left: int
+    series_left: int  # a series of weight 2 counts as two
     repeats: int | None = None  # rounds asked for by the user; None: as precision and time decide
     most_rounds: int = MAX_ROUNDS
     least_rounds: int | None = None  # the fewest that any series got
     shortened: bool = False  # whether time ended a series before it was precise
+    spent_s: float = 0.0
 
-    def share(self) -> float:
+    def share(self, weight: int = 1) -> float:
         """Seconds for the next series."""
-        return self.seconds / max(self.series_left, 1)
+        return self.seconds * weight / max(self.series_left, weight)
 
     def rounds_left(self, done: int, seconds: float, seconds_per_round: float) -> int:
         """How many more rounds a series may take that has `done` and `seconds` left; 0 or less: none."""
@@ -76,10 +77,11 @@ class Budget:
         """Which limit a series has met that may take no more rounds."""
         return "repeats" if done >= (self.repeats or self.most_rounds) else "time"
 
-    def spend(self, seconds: float, rounds: int, stopped: str | None) -> None:
+    def spend(self, seconds: float, weight: int, rounds: int, stopped: str | None) -> None:
         """Take a finished series off the account: what it took, its rounds, and what ended it."""
         self.seconds = max(self.seconds - seconds, 0.0)
-        self.series_left -= 1
+        self.spent_s += seconds
+        self.series_left -= weight
         if rounds:
             self.least_rounds = min(self.least_rounds or rounds, rounds)
         self.shortened |= stopped == "time"
@@ -92,6 +94,7 @@ def sample(
     seed: int,
     on_round: Callable[[], object] = lambda: None,
     *,
+    weight: int = 1,
     monitor: ClockMonitor = NO_CLOCKS,
     precision_pct: float = PRECISION_PCT,
     sleep: Callable[[float], object] = time.sleep,
@@ -120,22 +123,23 @@ def sample(
     Args:
         seed: of the rounds' random orders.
         on_round: called after every timed round, discarded ones included.
+        weight: how many times the share of a common series this one gets, as it has more arms.
         monitor: read between blocks.
         sleep, now: how to wait, and a clock, both in seconds; for simulations.
     """
-    began = now()
+    began, share_s = now(), budget.share(weight)
     runner = _Runner(series, timer, random.Random(seed), on_round, now)
     blocks, stopped = Blocks(), None
     try:
-        runner.warm_up(began + WARMUP_SHARE * budget.share())
+        runner.warm_up(began + WARMUP_SHARE * share_s)
         check = PrecisionCheck(series_pairs(series.results), precision_pct)
-        stopped = _take_blocks(runner, blocks, budget, check, monitor, sleep, began + budget.share())
+        stopped = _take_blocks(runner, blocks, budget, check, monitor, sleep, began + share_s)
     except KeyboardInterrupt:
         series.mark(Status.INTERRUPTED, "interrupted by the user")
         raise
     finally:
         _store(series, blocks, stopped, seed)
-    budget.spend(now() - began, blocks.rounds(), stopped)
+    budget.spend(now() - began, weight, blocks.rounds(), stopped)
     return series.results
 
 

@@ -95,7 +95,7 @@ def test_cold_is_slower_than_warm_where_data_fits_the_cache(timer):
 @pytest.mark.parametrize("l2", ["warm", "cold"])
 def test_a_call_s_figure_does_not_depend_on_what_ran_ahead(timer, l2):
     """An arm that its `before` made hot, or that follows one which evicted everything, is no different."""
-    source, target = (torch.zeros(l2_bytes() // 8, dtype=torch.uint8, device="cuda") for _ in range(2))
+    source, target = (torch.zeros(l2_bytes() // 4, dtype=torch.uint8, device="cuda") for _ in range(2))
     polluter = torch.zeros(4 * l2_bytes(), dtype=torch.uint8, device="cuda")
 
     def copy() -> None:

@@ -101,5 +101,5 @@ def test_the_csv_has_every_row_and_no_nan(run: RunDirectory) -> None:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(summary["kernels"]) + len(summary["end_to_end"])
     assert "nan" not in run.csv_path.read_text(encoding="utf-8").lower()
-    assert {row["layer"] for row in rows if row["stage"] == "kernel"} == {"0", "5", "mean"}
+    assert {row["layer"] for row in rows if row["stage"] == "kernel"} == {"0", "5", "mean", "sum"}
     assert float(rows[0]["median_us"]) == pytest.approx(summary["kernels"][0]["median_us"], abs=1e-4)
