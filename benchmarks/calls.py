@@ -12,7 +12,7 @@ from harness.measure.sampler import Series
 from harness.measure.timers import Step
 from harness.record import Result, Status
 from harness.replay import Judge, prepare
-from tests.calls import make_call, place
+from tests.calls import make_call, place, plan
 
 SPREAD_K = 16
 # Names are what they take on an H100, roughly.
@@ -36,7 +36,7 @@ class Placed:
     def series(self, name: str) -> Series:
         """The engine kernel's arms as the main job has them: dense, paged in k runs, in one run, again."""
         functions = kernels.flash_attn_functions("cuda")
-        found = arms.of_series(self.placement, self.kernel, functions, "captured", seed=0)
+        found = arms.of_series(self.placement, self.kernel, functions, "captured", plan)
         engines = [arm for arm in found if arm.cell.kernel == self.kernel.name]
         series = prepare(engines, self.judge, name)
         for result in series.results:

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 
 from harness import layout
-from harness.capture import AttentionCall
+from harness.capture import AttentionCall, clone_together
 from harness.kernels import DenseKV, EngineKernel, Kernel, PagedKV, Run
 from harness.record import Cell
 
@@ -19,9 +19,9 @@ class Bound:
     """An arm with its inputs in memory."""
 
     run: Run
-    before: Callable[[], object] | None = None  # runs ahead of every `run`, outside its timing
     remark: str | None = None  # what a reader of the row must know
-    expected: torch.Tensor | None = None  # what `run` must return bit for bit; None: close to the reference
+    expected: torch.Tensor | None = None  # what `run` must return bit for bit, where that is known
+    is_output: bool = True  # `run` returns attention output, to be held against the reference
 
 
 @dataclass(frozen=True)
@@ -143,28 +143,32 @@ def plain_pages(call: AttentionCall, block_ids: Sequence[int], page_size: int) -
 
 
 def synthetic(call: AttentionCall, seed: int) -> AttentionCall:
-    """Random normal Q, K and V of a call's shapes, contiguous; metadata as captured, no output yet."""
+    """Random normal Q, K and V with a call's shapes and strides; its metadata, and no output yet."""
     generator = torch.Generator(device=call.query.device).manual_seed(seed)
-
-    def random(like: torch.Tensor) -> torch.Tensor:
+    clones = clone_together([call.query, call.key, call.value])
+    for clone in clones:
         # Drawn in float32: CPU generators are slow in half precision.
-        values = torch.randn(like.shape, generator=generator, device=like.device, dtype=torch.float32)
-        return values.to(like.dtype)
+        clone.copy_(torch.randn(clone.shape, generator=generator, device=clone.device))
+    query, key, value = clones
+    return replace(call, query=query, key=key, value=value, kv_cache=None)
 
-    return replace(
-        call, query=random(call.query), key=random(call.key), value=random(call.value), kv_cache=None
-    )
+
+Plan = Callable[[int, int], list[int]]  # number of blocks, spread_k -> block ids in a cache made here
 
 
 def of_series(
-    place: Placement, engine: EngineKernel, functions: Sequence[Kernel], data: str, seed: int
+    place: Placement, engine: EngineKernel, functions: Sequence[Kernel], data: str, plan: Plan
 ) -> list[Arm]:
-    """All arms of one layer at one spread_k, the baseline twice (A/A)."""
+    """All arms of one layer at one spread_k, the baseline twice (A/A).
+
+    Args:
+        plan: lays out the cache of a kernel that does not take the engine's block size.
+    """
     func, packed, with_kvcache = functions
     return [
         *_gathering(place, func, "gather_kv", data),
         *_gathering(place, packed, "gather_qkv", data),
-        *_with_kvcache(place, with_kvcache, data, seed),
+        *_with_kvcache(place, with_kvcache, data, plan),
         *_engine(place, engine, data),
     ]
 
@@ -183,7 +187,7 @@ def _cell(place: Placement, kernel: Kernel, arm: str, data: str) -> Cell:
 
 
 def _gathering(place: Placement, kernel: Kernel, gather_name: str, data: str) -> list[Arm]:
-    """A function without a block table: on the compact copy, and on what a gather has just written."""
+    """A function without a block table: on the compact copy, and on what a gather wrote, timed apart."""
     call = place.call
 
     def target() -> tuple[DenseKV, Callable[[], object]]:
@@ -206,7 +210,7 @@ def _gathering(place: Placement, kernel: Kernel, gather_name: str, data: str) ->
         kernel.dense(call, place.compact)  # refuse before anything is copied
         into, collect = target()
         collect()
-        return Bound(kernel.dense(call, into), before=collect)
+        return Bound(kernel.dense(call, into))
 
     def gathering() -> Bound:
         kernel.dense(call, place.compact)
@@ -216,7 +220,10 @@ def _gathering(place: Placement, kernel: Kernel, gather_name: str, data: str) ->
             collect()
             return into.key
 
-        return Bound(run, expected=place.compact.key)
+        run()
+        if not torch.equal(into.value, call.value):
+            raise ValueError("the gathered V is not the captured one")
+        return Bound(run, expected=call.key, is_output=False)
 
     cell = _cell(place, kernel, "fragmented", data)
     return [
@@ -226,7 +233,7 @@ def _gathering(place: Placement, kernel: Kernel, gather_name: str, data: str) ->
     ]
 
 
-def _with_kvcache(place: Placement, kernel: Kernel, data: str, seed: int) -> list[Arm]:
+def _with_kvcache(place: Placement, kernel: Kernel, data: str, plan: Plan) -> list[Arm]:
     """flash_attn_with_kvcache: without a table on the compact copy, with one on the blocks."""
     call = place.call
     multiple = getattr(kernel, "page_multiple", 1)
@@ -235,12 +242,10 @@ def _with_kvcache(place: Placement, kernel: Kernel, data: str, seed: int) -> lis
 
     def pages(spread_k: int) -> tuple[PagedKV, str | None]:
         if in_place:
-            if call.backend == "CPU_ATTN":
-                return readable(call, place.split if spread_k > 1 else place.one_run), None
-            return (place.split if spread_k > 1 else place.one_run), None
+            return (place.blocks if spread_k > 1 else readable(call, place.one_run)), None
         blocks = layout.num_blocks(call.num_tokens, page_size)
         runs = min(spread_k, blocks)
-        ids = layout.plan(blocks, runs, range(1, blocks + 1), seed=seed)
+        ids = plan(blocks, runs)
         remark = f"re-paged from {call.block_size} to {page_size} tokens a block, {runs} of {blocks} runs"
         return plain_pages(call, ids, page_size), remark
 

@@ -13,8 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from harness import layout
-
-FORMAT_VERSION = 1
+from harness.captures import FORMAT_VERSION, META_KEY
 
 
 class CaptureError(ValueError):
@@ -26,7 +25,8 @@ class AttentionCall:
     """One layer's attention in one prefill step of one or more requests.
 
     Tensors live on the engine's device. `query`, `key`, `value` keep the strides they had in the engine
-    (gpt2's are views of one fused projection).
+    where they tile one storage (gpt2's are views of one fused projection), else they are contiguous;
+    `qkv_strides` has the engine's strides always.
     """
 
     layer: int  # index among the model's attention layers
@@ -187,7 +187,7 @@ def save(call: AttentionCall, path: Path) -> None:
     fused = len({t.untyped_storage().data_ptr() for t in (call.query, call.key, call.value)}) == 1
     strides = {n: [list(getattr(call, n).stride()), _span(getattr(call, n))[0] - low] for n in _QKV}
     meta = {"format": FORMAT_VERSION, "call": plain, "strides": strides, "fused": fused}
-    save_file(tensors, path, metadata={"attention_call": json.dumps(meta)})
+    save_file(tensors, path, metadata={META_KEY: json.dumps(meta)})
 
 
 def load(path: Path, device: str) -> AttentionCall:
@@ -198,12 +198,20 @@ def load(path: Path, device: str) -> AttentionCall:
     """
     try:
         with safe_open(path, framework="pt", device=device) as file:
-            meta = json.loads(file.metadata()["attention_call"])
+            meta = json.loads(file.metadata()[META_KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if meta["format"] == FORMAT_VERSION:
+            return _from_file(meta, tensors)
     except Exception as error:
         raise CaptureError(f"{path}: not a saved attention call ({error})") from error
-    if meta["format"] != FORMAT_VERSION:
-        raise CaptureError(f"{path}: format {meta['format']}, this version reads {FORMAT_VERSION}")
+    raise CaptureError(f"{path}: format {meta['format']}, this version reads {FORMAT_VERSION}")
+
+
+_QKV = ("query", "key", "value")
+
+
+def _from_file(meta: dict[str, Any], tensors: dict[str, torch.Tensor]) -> AttentionCall:
+    """The call of a file's metadata and tensors, q, k and v in one storage again if they were."""
     if meta["fused"]:
         base = tensors["query"].new_empty(sum(tensors[name].numel() for name in _QKV))
         for name in _QKV:
@@ -214,9 +222,6 @@ def load(path: Path, device: str) -> AttentionCall:
         plain[name] = tuple(plain[name])
     plain["qkv_strides"] = tuple(tuple(stride) for stride in plain["qkv_strides"])
     return AttentionCall(**plain, **tensors)
-
-
-_QKV = ("query", "key", "value")
 
 
 def _span(tensor: torch.Tensor) -> tuple[int, int]:

@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
 
+from harness import captures, device, resume
 from harness import config as configuration
-from harness import device, resume
+from harness.checks import label
 from harness.config import ConfigError, RunConfig
+from harness.store import RunExists
 
 if TYPE_CHECKING:
     from harness.models import ModelSource
@@ -44,6 +46,10 @@ GROUPS: dict[str, list[str]] = {
     "measuring": ["layers", "repeats", "max_seconds", "precision", "timer", "l2", "from_captures"],
     "output": ["save_captures", "output_dir", "overwrite", "resume", "quiet"],
 }
+
+
+class RunFailed(Exception):
+    """A run that ended early for a reason that its message says in full."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -89,35 +95,69 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
 
 
 def guarded(prog: str, command: Callable[[], int]) -> int:
-    """The command's exit status; bad input as one line on stderr and status 2, Ctrl-C as status 130."""
+    """The command's exit status; one line on stderr for bad input (2), a failed run (1) or Ctrl-C (130)."""
     try:
         return command()
-    except ConfigError as error:
+    except (ConfigError, RunFailed) as error:
         print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return BAD_INPUT
+        return BAD_INPUT if isinstance(error, ConfigError) else FAILED
     except KeyboardInterrupt:
         print(f"{prog}: interrupted", file=sys.stderr)
         return INTERRUPTED
 
 
 def prefill(options: dict[str, Any]) -> int:
-    """Check `options` (a parsed namespace) against device, files and model, then run; the exit status."""
+    """Check `options` (a parsed namespace) against device, files and model, then run; the exit status.
+
+    Raises ConfigError or, once the experiment is under way, RunFailed.
+    """
     yaml_path = options.pop("config", None)
     typed = {name: _from_text(name, value) for name, value in options.items()}
     config = configuration.load(typed, yaml_path)
-
+    if config.from_captures is not None:
+        config = like_captures(config, config.from_captures, typed)
     config = configuration.resolve(config, device.kind())
     if config.resume:
         resume.check(config)
     from harness import models, prompt
 
     try:
-        source = _model_source(config)
-        from harness.experiments import prefill as experiment  # torch and vLLM
-
-        return experiment.run(config, source)
-    except (models.ModelError, prompt.PromptError) as error:
+        return _run(config, None if config.from_captures else _model_source(config))
+    except (models.ModelError, prompt.PromptError, RunExists) as error:
         raise ConfigError(str(error)) from error
+
+
+def like_captures(config: RunConfig, folder: Path, typed: dict[str, Any]) -> RunConfig:
+    """The configuration with the captures' length and block size; what was typed may not contradict them."""
+    found = captures.read_shapes(folder)
+    shape = {"length": found.length, "block_size": found.block_size}
+    for name, value in shape.items():
+        if typed.get(name, value) != value:
+            raise ConfigError(
+                f"{label(name, typed[name])}: the captures in {folder} have {value}; leave it out"
+            )
+    if isinstance(config.layers, list) and (missing := set(config.layers) - set(found.layers)):
+        have = ",".join(map(str, found.layers))
+        raise ConfigError(
+            f"{label('layers', sorted(missing))}: not among the captures in {folder}; take from {have}"
+        )
+    return config.model_copy(update=shape)
+
+
+def _run(config: RunConfig, source: ModelSource | None) -> int:
+    """Run the main job, or without a model the replay of saved captures; the exit status."""
+    # torch and vLLM
+    from harness.capture import CaptureError
+    from harness.engine import EngineError
+    from harness.experiments import prefill as main_job
+    from harness.experiments import saved
+    from harness.layout import LayoutError
+    from patches import PatchError
+
+    try:
+        return saved.run(config) if source is None else main_job.run(config, source)
+    except (CaptureError, EngineError, LayoutError, PatchError) as error:
+        raise RunFailed(str(error)) from error
 
 
 def _model_source(config: RunConfig) -> ModelSource:
@@ -136,8 +176,6 @@ def _model_source(config: RunConfig) -> ModelSource:
             f"--length {config.length}: {source.name} has {source.max_positions} learned positions, and they "
             "are only extended with --tensor-parallel-size 1; choose a shorter --length"
         )
-    if config.from_captures is not None:  # they are what is replayed, whatever the model
-        return source
     configuration.check_layers(config, source.num_layers)
     prompt.check(source, config.prompt_file)
     if config.prompt_file is not None and source.tokenizer is not None:

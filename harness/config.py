@@ -17,6 +17,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from harness import checks
+from harness.checks import label
+
 Index = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -28,7 +31,6 @@ REGULAR_SWEEP = ("spread_min", "spread_max", "spread_step")
 BLOCK_SIZE = {"cuda": 16, "cpu": 128}
 MAX_SECONDS = {"cuda": 45.0, "cpu": 180.0}
 L2 = {"cuda": "warm", "cpu": None}
-TIMERS = {"cuda": ("auto", "events", "cupti"), "cpu": ("auto", "perf_counter")}
 
 
 class ConfigError(ValueError):
@@ -167,7 +169,7 @@ def load(options: Mapping[str, Any], yaml_path: Path | None = None) -> RunConfig
     for values, source in ((from_yaml, yaml_path), (options, None)):
         regular = [name for name in REGULAR_SWEEP if values.get(name) is not None]
         if regular and values.get("spread_k") is not None:
-            both = (_label(name, values[name], source) for name in ("spread_k", regular[0]))
+            both = (label(name, values[name], source) for name in ("spread_k", regular[0]))
             raise ConfigError(f"{' and '.join(both)}: exclude each other; leave one out")
     overruled: set[str] = set()
     if "spread_k" in options:
@@ -185,8 +187,7 @@ def load(options: Mapping[str, Any], yaml_path: Path | None = None) -> RunConfig
 def resolve(config: RunConfig, device_kind: Literal["cuda", "cpu"]) -> RunConfig:
     """The configuration with what depends on the device filled in, checked against device and files.
 
-    With `from_captures`, length and block size are the captures' own, so that the sweep is left to
-    `check_spreads` on a copy which has them. Raises ConfigError.
+    With `from_captures`, length and block size must be the captures' own already. Raises ConfigError.
     """
     chosen = {
         "block_size": config.block_size or BLOCK_SIZE[device_kind],
@@ -195,9 +196,10 @@ def resolve(config: RunConfig, device_kind: Literal["cuda", "cpu"]) -> RunConfig
         "output_dir": output_dir(config),
     }
     resolved = config.model_copy(update=chosen)
-    problems = [*_file_problems(resolved), *_timer_problems(resolved, device_kind)]
+    problems = [*checks.file_problems(resolved), *checks.timer_problems(resolved, device_kind)]
     if config.from_captures is None:
-        problems += [*_engine_problems(resolved, device_kind), *_spread_problems(resolved)]
+        problems += checks.engine_problems(resolved, device_kind)
+    problems += checks.spread_problems(resolved)
     if problems:
         raise ConfigError("; ".join(problems))
     return resolved
@@ -208,21 +210,16 @@ def output_dir(config: RunConfig) -> Path:
     if config.output_dir is not None:
         return config.output_dir
     time = datetime.now().strftime("%Y%m%d-%H%M%S")
-    model = re.sub(r"[^A-Za-z0-9.]+", "-", Path(config.model).resolve().name).strip("-")
+    name = "captures" if config.from_captures else Path(config.model).resolve().name
+    model = re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")
     return Path("runs") / f"{time}-{model}-{config.length}"
-
-
-def check_spreads(config: RunConfig) -> None:
-    """Raise ConfigError unless each spread_k is within 1..num_blocks; needs a block size."""
-    if problems := [*_spread_problems(config)]:
-        raise ConfigError("; ".join(problems))
 
 
 def check_layers(config: RunConfig, num_layers: int) -> None:
     """Raise ConfigError if an index of `layers` is beyond the model's `num_layers`."""
     if isinstance(config.layers, list) and (beyond := [i for i in config.layers if i >= num_layers]):
         raise ConfigError(
-            f"{_label('layers', beyond)}: {config.model} has {num_layers} layers; "
+            f"{label('layers', beyond)}: {config.model} has {num_layers} layers; "
             f"must be within 0..{num_layers - 1}"
         )
 
@@ -275,13 +272,6 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def _label(name: str, value: Any, source: Path | None = None) -> str:
-    """The value and where it was written: an option, or a key of the YAML file `source`."""
-    if isinstance(value, list):
-        value = ",".join(map(str, value))
-    return f"{source}: {name}: {value}" if source else f"--{name.replace('_', '-')} {value}"
-
-
 def _in_words(
     error: ValidationError, values: Mapping[str, Any], source_of: Mapping[str, Path | None]
 ) -> Iterable[str]:
@@ -296,63 +286,4 @@ def _in_words(
             name, expects(name) + (", not empty" if item["type"].endswith("too_short") else "")
         )
     for name, limit in must_be.items():
-        yield f"{_label(name, values[name], source_of[name])}: must be {limit}"
-
-
-def _file_problems(config: RunConfig) -> Iterable[str]:
-    if config.prompt_file is not None and not config.prompt_file.is_file():
-        yield f"{_label('prompt_file', config.prompt_file)}: no such file; leave it out for a bundled passage"
-    if config.from_captures is not None:
-        if not any(config.from_captures.glob("*.safetensors")):
-            yield (
-                f"{_label('from_captures', config.from_captures)}: no *.safetensors there; "
-                "make them with --save-captures"
-            )
-        if config.save_captures:
-            yield "--save-captures: nothing is captured with --from-captures; leave one out"
-    if config.output_dir is not None:
-        if config.output_dir.exists() and not config.output_dir.is_dir():
-            yield f"{_label('output_dir', config.output_dir)}: not a directory; choose another"
-        elif (config.output_dir / "run.json").exists() and not (config.overwrite or config.resume):
-            yield (
-                f"{_label('output_dir', config.output_dir)}: already holds a run; "
-                "choose another, --overwrite to replace it or --resume to go on with it"
-            )
-
-
-def _timer_problems(config: RunConfig, device_kind: Literal["cuda", "cpu"]) -> Iterable[str]:
-    if config.timer not in TIMERS[device_kind]:
-        here, choices = {"cuda": "on CUDA", "cpu": "on a CPU"}[device_kind], " or ".join(TIMERS[device_kind])
-        yield f"{_label('timer', config.timer)}: not {here}; take {choices}"
-    if config.l2 and device_kind == "cpu":
-        yield f"{_label('l2', config.l2)}: a CPU's caches are left as they are; leave it out"
-
-
-def _engine_problems(config: RunConfig, device_kind: Literal["cuda", "cpu"]) -> Iterable[str]:
-    block_size, tokens = config.block_size or 1, config.max_num_batched_tokens
-    backend = config.attention_backend or {"cuda": "FLASH_ATTN", "cpu": "CPU_ATTN"}[device_kind]
-    multiple = {"FLASH_ATTN": 16, "CPU_ATTN": 32}.get(backend.upper(), 1)
-    if block_size % multiple:
-        nearest = -(-block_size // multiple) * multiple
-        yield (
-            f"{_label('block_size', block_size)}: must be a multiple of {multiple} for {backend}; "
-            f"take {nearest}"
-        )
-    if tokens is not None and tokens < config.length:
-        yield (
-            f"{_label('max_num_batched_tokens', tokens)}: must be at least --length {config.length}, "
-            "so that the prompt stays in one step; raise it or leave it out"
-        )
-
-
-def _spread_problems(config: RunConfig) -> Iterable[str]:
-    blocks, first, last = config.num_blocks(), config.spread_min, config.spread_max
-    asked = [("spread_k", k) for k in config.spread_k or []] + [("spread_min", first), ("spread_max", last)]
-    beyond = [(name, k) for name, k in asked if k is not None and k > blocks]
-    for name, k in beyond[-1:]:
-        yield (
-            f"{_label(name, k)}: must be within 1..{blocks}, the number of blocks that --length "
-            f"{config.length} takes at --block-size {config.block_size}"
-        )
-    if not beyond and first is not None and last is not None and first > last:
-        yield f"{_label('spread_min', first)}: must not be above --spread-max {last}; swap them"
+        yield f"{label(name, values[name], source_of[name])}: must be {limit}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ from harness.record import Cell, Result, Status
 
 T = TypeVar("T")
 Row = dict[str, Any]
-Layer = int | str | None  # an index, "mean" over the measured layers, or None end to end
+Layer = int | str | None  # an index, "mean" or "sum" over the measured layers, or None end to end
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ class Group:
 
     @property
     def reason(self) -> str | None:
-        """The layers' reasons, each once; ahead of them which layers a mean is of, if not of all."""
+        """The layers' reasons, each once; ahead of them which layers are in the figures, if not all."""
         reasons = list(dict.fromkeys(r.reason for r in self.results if r.reason))
         lost = [f"{r.cell.layer} {r.status.value}" for r in self.results if r not in self.measured]
         if self.measured and lost:
             kept = ", ".join(str(r.cell.layer) for r in self.measured)
-            reasons.insert(0, f"mean of layer {kept} only (layer {', layer '.join(lost)})")
+            reasons.insert(0, f"layer {kept} only (layer {', layer '.join(lost)})")
         return "; ".join(reasons) or None
 
     def on_layers(self, layers: Iterable[Layer]) -> Group | None:
@@ -89,8 +89,8 @@ def series_pairs(results: Sequence[Result]) -> list[tuple[int, int]]:
     for n, result in enumerate(results):
         if result.cell.stage == "kernel":
             arms.setdefault((result.cell.kernel, result.cell.data), {})[_name(result)] = n
-    pairs = [(named[one], named[two]) for named in arms.values() for one, two in _pairs(spread_k, named)]
-    return list(dict.fromkeys(pairs))  # at spread_k = 1 an arm is its own one-run baseline
+    complete = [_with_one_run(spread_k, named) for named in arms.values()]
+    return [(named[one], named[two]) for named in complete for one, two in _pairs(spread_k, named)]
 
 
 def rounds(results: Sequence[Result]) -> npt.NDArray[np.float64]:
@@ -103,7 +103,7 @@ def rounds(results: Sequence[Result]) -> npt.NDArray[np.float64]:
 
 
 def kernel_contrasts(spread_k: int, arms: Arms) -> list[Row]:
-    """The contrasts of one spread_k on each layer, then on the mean over layers.
+    """The contrasts of one spread_k on each layer, then on the mean and the sum over layers.
 
     A contrast of which an arm has no samples has no row: the arm's own row says why.
     """
@@ -112,7 +112,8 @@ def kernel_contrasts(spread_k: int, arms: Arms) -> list[Row]:
     for layer in layers:
         single = {key: group.on_layers([layer]) for key, group in arms.items()}
         rows += _of_layer(spread_k, layer, {key: group for key, group in single.items() if group})
-    return rows + _of_layer(spread_k, "mean", arms)
+    means = _of_layer(spread_k, "mean", arms)
+    return rows + [row for mean in means for row in (mean, _sum(mean))]
 
 
 def end_to_end_contrasts(results: Sequence[Result]) -> list[Row]:
@@ -135,11 +136,15 @@ def end_to_end_contrasts(results: Sequence[Result]) -> list[Row]:
 
 
 def _of_layer(spread_k: int, layer: Layer, arms: Arms) -> list[Row]:
-    """All contrasts of one layer, with the noise floor of their series: the A/A contrast on the same data."""
+    """All contrasts of one layer, with the noise floor of their kernel: its A/A contrast on the same data.
+
+    A kernel without an A/A contrast of its own has no noise floor.
+    """
     rows: list[Row] = []
     for kernel in dict.fromkeys(kernel for kernel, _, _ in arms):
         for data in ("captured", "synthetic"):
-            named = {name: group for (k, name, d), group in arms.items() if (k, d) == (kernel, data)}
+            own = {name: group for (k, name, d), group in arms.items() if (k, d) == (kernel, data)}
+            named = _with_one_run(spread_k, own)
             for baseline, treatment in _pairs(spread_k, named):
                 pair = named[baseline], named[treatment]
                 rows += _contrast(pair, baseline, treatment, spread_k, layer, data)
@@ -149,9 +154,18 @@ def _of_layer(spread_k: int, layer: Layer, arms: Arms) -> list[Row]:
                 names = f"synthetic {arm}", f"captured {arm}"
                 rows += _contrast((synthetic, captured), *names, spread_k, layer, None)
     floors = {
-        r["data"]: stats.noise_floor_pct(r["ci95_pct"]) for r in rows if r["treatment"].endswith("again")
+        (row["kernel"], row["data"]): stats.noise_floor_pct(row["ci95_pct"])
+        for row in rows
+        if row["treatment"].endswith("again")
     }
-    return [row | {"noise_floor_pct": floors.get(row["data"], floors.get("captured"))} for row in rows]
+    return [row | {"noise_floor_pct": floors.get((row["kernel"], row["data"]))} for row in rows]
+
+
+def _sum(mean: Row) -> Row:
+    """The sum over the layers of the mean: its times, times their number; what is in percent stays."""
+    times = {name: mean["layers"] * mean[name] for name in ("baseline_us", "delta_us")}
+    interval = mean["ci95_us"] and [mean["layers"] * bound for bound in mean["ci95_us"]]
+    return mean | times | {"layer": "sum", "ci95_us": interval}
 
 
 def _name(result: Result) -> str:
@@ -164,18 +178,19 @@ def _one_run(end_to_end: Sequence[Result]) -> Result | None:
     return next((r for r in end_to_end if r.cell.spread_k == 1 and not r.control), None)
 
 
-def _pairs(spread_k: int, named: dict[str, T]) -> list[tuple[str, str]]:
-    """Baseline and treatment of each contrast between these arms of one kernel; adds "paged@1" at k = 1."""
-    if spread_k == 1:
-        for arm in ("paged", "fragmented"):
-            if arm in named:
-                named[f"{arm}@1"] = named[arm]
-    pairs = [("contiguous", "fragmented"), ("dense", "paged"), ("paged@1", "paged@1 again")]
+def _with_one_run(spread_k: int, named: Mapping[str, T]) -> dict[str, T]:
+    """One kernel's arms by name; at spread_k = 1 with "paged@1", which is the paged arm itself there."""
+    return {**named, "paged@1": named["paged"]} if spread_k == 1 and "paged" in named else {**named}
+
+
+def _pairs(spread_k: int, names: Collection[str]) -> list[tuple[str, str]]:
+    """Baseline and treatment of each contrast between these arms of one kernel."""
+    pairs = [("contiguous", "fragmented"), ("paged@1", "paged@1 again")]
     if spread_k == 1:
         pairs.append(("dense", "paged@1"))
     else:
-        pairs += [("fragmented@1", "fragmented"), ("paged@1", "paged")]
-    return [pair for pair in pairs if pair[0] in named and pair[1] in named]
+        pairs += [("dense", "paged"), ("fragmented@1", "fragmented"), ("paged@1", "paged")]
+    return [pair for pair in pairs if pair[0] in names and pair[1] in names]
 
 
 def _contrast(
@@ -200,6 +215,7 @@ def _contrast(
             "treatment": treatment,
             "spread_k": spread_k,
             "layer": layer,
+            "layers": len(common) if layer == "mean" else None,
             "data": data,
             "baseline_us": found.baseline_us,
             "delta_us": found.delta_us,

@@ -48,7 +48,7 @@ class PrefillEngine:
 
         from patches import attention, block_pool, positions, verify
 
-        verify(block_pool.NEEDS + attention.NEEDS[:1])
+        verify(block_pool.NEEDS + (positions.NEEDS if source.extended_positions else ()))
         started = time.perf_counter()
         longer: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if source.extended_positions is not None:

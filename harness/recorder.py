@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
-import resource
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +18,8 @@ from tqdm import tqdm
 
 from harness import device, report, resume
 from harness.config import RunConfig, output_dir
+from harness.measure.blocks import Block
+from harness.measure.sampler import Series
 from harness.record import Result, in_spread
 from harness.store import RunDirectory
 from harness.summary import summarise
@@ -24,19 +28,24 @@ from harness.summary import summarise
 class Recorder:
     """Writes one run's directory. Every change of the record and every result is on disk at once."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, name: str) -> None:
         """Make the output directory, or open the one to go on with.
+
+        Args:
+            name: of the model, or of what else is measured.
 
         Raises:
             RunExists: it holds a run already, and neither --overwrite nor --resume was asked for.
         """
         self.quiet = config.quiet
         self.record: dict[str, Any] = {}
+        self.kept: list[Result] = []
         self.finished: set[str] = set()  # series measured before the run was resumed
         if config.resume and config.output_dir:
             self.directory = RunDirectory.open(config.output_dir)
             self.record = self.directory.record()
-            self.finished = resume.finished_series(self.directory.results())
+            self.kept = self.directory.results()
+            self.finished = resume.finished_series(self.kept)
             self.note(status="running", resumed=[*self.record.get("resumed", []), _now()])
             return
         self.directory = RunDirectory.create(output_dir(config), config.overwrite)
@@ -48,6 +57,7 @@ class Recorder:
             "config": config.model_dump(mode="json"),
             "device": device.describe(),
             "versions": device.versions(),
+            "model": {"name": name},
             "notices": [],
             "peak_memory_bytes": {},
         }
@@ -73,24 +83,31 @@ class Recorder:
         """A progress bar on stderr, with the time left."""
         return tqdm(total=total, desc=name, disable=self.quiet, dynamic_ncols=True, leave=False)
 
-    def keep(self, results: Sequence[Result]) -> None:
-        """Store a series' results."""
-        results = [replace(result, series_size=len(results)) for result in results]
+    def keep(self, series: Series) -> None:
+        """Store a series' results, and the clocks and discarded samples of its blocks."""
+        results = [replace(result, series_size=len(series.results)) for result in series.results]
         self.directory.append(results)
+        self.kept += results
+        blocks = [_block_record(block) for block in series.blocks if block.reading]
+        if any(block["sm_mhz"] is not None for block in blocks):
+            self.directory.append_clocks({"series": results[0].series, "blocks": blocks})
 
     def show(self, spread_k: int) -> None:
         """Print the table of a spread_k that is measured."""
-        results = [result for result in self.directory.results() if in_spread(result.series, spread_k)]
+        results = [result for result in self.kept if in_spread(result.series, spread_k)]
         tables = report.Tables(self.record, summarise(self.record, results))
-        with tqdm.external_write_mode(file=sys.stdout):
-            print(tables.screen_table(spread_k), end="\n\n", flush=True)
+        if table := tables.screen_table(spread_k):
+            with tqdm.external_write_mode(file=sys.stdout):
+                print(table, end="\n\n", flush=True)
 
     @contextmanager
     def peak_memory(self, spread_k: int) -> Iterator[None]:
-        """Record the peak memory of a spread_k; what it allocated is free again afterwards."""
+        """Record the peak memory of a spread_k, the engine's included; what it allocated is freed again."""
         on_gpu = self.record["device"]["kind"] == "cuda"
         if on_gpu:
             torch.cuda.reset_peak_memory_stats()
+        else:
+            _reset_peak_rss()
         try:
             yield
         finally:
@@ -99,7 +116,7 @@ class Recorder:
                 peak = torch.cuda.max_memory_allocated()
                 torch.cuda.empty_cache()
             else:
-                peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+                peak = _peak_rss_bytes()
             self.note(peak_memory_bytes=self.record["peak_memory_bytes"] | {f"spread={spread_k}": peak})
 
     def finish(self, status: str) -> None:
@@ -109,6 +126,45 @@ class Recorder:
         if status != "failed":
             print(tables.screen_summary())
         print(f"results: {self.directory.path}", flush=True)
+
+
+def recording(config: RunConfig, name: str, job: Callable[[RunConfig, Recorder], None]) -> int:
+    """Do a job with a run directory that is readable however the job ends; the exit status.
+
+    0: done. 130: Ctrl-C. What else ends the job is raised again, with the record saying so.
+    """
+    recorder = Recorder(config, name)
+    status, code = "failed", 1
+    try:
+        job(config, recorder)
+        status, code = "finished", 0
+    except KeyboardInterrupt:
+        status, code = "interrupted", 130
+        recorder.say("interrupted; what was measured until now is kept")
+    except Exception as error:
+        recorder.note(error=f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        recorder.finish(status)
+    return code
+
+
+def _block_record(block: Block) -> dict[str, Any]:
+    """A block as clocks.jsonl has it; the samples are in samples.jsonl unless it was discarded."""
+    assert block.reading is not None
+    about = asdict(block.reading) | {"rounds": block.rounds, "throttled_by": list(block.throttled_by)}
+    return about | ({"discarded_us": block.samples} if block.throttled_by else {})
+
+
+def _reset_peak_rss() -> None:
+    """Start the process's peak resident memory anew, where the kernel lets a process do that (proc(5))."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_rss_bytes() -> int:
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)[1])  # type: ignore[index]
 
 
 def _now() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 import torch
@@ -15,6 +15,8 @@ from harness.kernels import Unsupported, reference
 from harness.measure.sampler import Series
 from harness.measure.timers import Step
 from harness.record import Result, Status, series_name, status_of
+
+SCATTER = 4
 
 
 class Judge:
@@ -31,12 +33,14 @@ class Judge:
         return reference.relative_error(self.call, output, self.rows, self.expected)
 
     def objection(self, bound: Bound, output: torch.Tensor) -> str | None:
-        """Why the output is wrong, or None. Arms of one kernel must agree bit for bit."""
-        if bound.expected is not None:
-            if torch.equal(output.reshape(bound.expected.shape), bound.expected):
-                return None
+        """Why the output is wrong, or None. What must be equal must be so bit for bit."""
+        if bound.expected is not None and not torch.equal(
+            output.reshape(bound.expected.shape), bound.expected
+        ):
             different = (output.reshape(bound.expected.shape) != bound.expected).float().mean()
-            return f"{100 * float(different):.3g}% of the output is not bit for bit that of the engine"
+            return f"{100 * float(different):.3g}% of it is not bit for bit what it must be"
+        if not bound.is_output:
+            return None
         error = self.error_of(output)
         if error <= self.tolerance:  # false for nan too
             return None
@@ -48,8 +52,10 @@ class Replay:
     """How attention calls are replayed in one run of the harness."""
 
     device: str  # "cpu" or "cuda"
-    sizes: layout.Sizes  # of the runs, in caches made here
+    gap: layout.Gap  # of the runs, in caches made here
+    sizes: layout.Sizes
     seed: int
+    judges: dict[int, Judge] = field(default_factory=dict)  # by layer; a captured call is judged at every k
 
     def series(self, place: Placement, with_synthetic: bool) -> Series:
         """All arms of one layer at one spread_k, ready and judged; random Q, K and V beside the captured."""
@@ -60,9 +66,14 @@ class Replay:
         return series
 
     def cache_plan(self, blocks: int, spread_k: int) -> list[int]:
-        """Block ids in a cache made here: 1..blocks are the one run's, those after them are cut into runs."""
-        ids = range(blocks + 1, 2 * blocks + 1)
-        return layout.plan(blocks, spread_k, ids, sizes=self.sizes, seed=self.seed + spread_k)
+        """Block ids in a cache made here: 1..blocks are the one run's, those after them are cut into runs.
+
+        Scattered runs get a pool of SCATTER times the blocks: the engine's pool would not fit twice.
+        """
+        pool = blocks * (SCATTER if self.gap == "scattered" else 1)
+        ids = range(blocks + 1, blocks + pool + 1)
+        seed = self.seed + spread_k
+        return layout.plan(blocks, spread_k, ids, gap=self.gap, sizes=self.sizes, seed=seed)
 
     def own_cache(self, call: AttentionCall, spread_k: int) -> Placement:
         """The call's K and V in a cache made for it."""
@@ -72,10 +83,19 @@ class Replay:
     def _judged(self, place: Placement, data: str) -> Series:
         name = series_name(place.spread_k, place.call.layer)
         try:
-            judge = Judge(place.call)
+            judge = self._judge(place.call)
         except Exception as error:
             return prepare(_failing(self._arms(place, data), error), None, name)
         return prepare(self._arms(place, data), judge, name)
+
+    def _judge(self, call: AttentionCall) -> Judge:
+        """The call's judge, made once as long as the call is the same."""
+        judge = self.judges.get(call.layer)
+        if judge is None or judge.call is not call:
+            judge = Judge(call)
+            if call.kv_cache is not None:  # a captured call, which comes back at the next spread_k
+                self.judges[call.layer] = judge
+        return judge
 
     def _synthetic(self, place: Placement) -> Series:
         try:
@@ -88,7 +108,7 @@ class Replay:
 
     def _arms(self, place: Placement, data: str) -> list[Arm]:
         functions = kernels.flash_attn_functions(self.device)
-        return arms.of_series(place, kernels.for_engine(place.call), functions, data, self.seed)
+        return arms.of_series(place, kernels.for_engine(place.call), functions, data, self.cache_plan)
 
 
 def prepare(series_arms: Sequence[Arm], judge: Judge | None, name: str) -> Series:
@@ -109,8 +129,6 @@ def prepare(series_arms: Sequence[Arm], judge: Judge | None, name: str) -> Serie
 def _ready(arm: Arm, judge: Judge | None) -> tuple[Status, str | None, Step | None]:
     try:
         bound = arm.bind()
-        if bound.before:
-            bound.before()
         assert judge is not None
         objection = judge.objection(bound, bound.run())
     except Unsupported as error:
@@ -120,7 +138,7 @@ def _ready(arm: Arm, judge: Judge | None) -> tuple[Status, str | None, Step | No
         return status, reason, None
     if objection:
         return Status.WRONG_OUTPUT, objection, None
-    return Status.OK, bound.remark, Step(bound.run, bound.before)
+    return Status.OK, bound.remark, Step(bound.run)
 
 
 def _failing(series_arms: Sequence[Arm], error: Exception) -> list[Arm]:

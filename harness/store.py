@@ -41,17 +41,19 @@ class RunDirectory:
     def create(cls, path: str | Path, overwrite: bool = False) -> RunDirectory:
         """A directory ready for a new run; missing parents are made.
 
-        With `overwrite` the files of the run it holds are removed, and no others.
+        With `overwrite` the files of the run it holds are removed, its captures too, and no others.
         Raises RunExists if it holds a run, NotADirectoryError if the path is a file.
         """
         run = cls(Path(path))
         if run.path.exists() and not run.path.is_dir():
             raise NotADirectoryError(f"{path} is a file; a run needs a directory")
         run.path.mkdir(parents=True, exist_ok=True)
-        if run._own_files() and not overwrite:
+        own = run._own_files()
+        if own and not overwrite:
             raise RunExists(f"{path} already holds a run; take another --output-dir or pass --overwrite")
-        for file in run._own_files():
-            file.unlink()
+        if own:
+            for file in [*own, *run.captures_path.glob("*.safetensors")]:
+                file.unlink()
         return run
 
     @classmethod
@@ -71,6 +73,16 @@ class RunDirectory:
     def samples_path(self) -> Path:
         """samples.jsonl: one Result a line."""
         return self.path / "samples.jsonl"
+
+    @property
+    def clocks_path(self) -> Path:
+        """clocks.jsonl: the device's clocks, one series a line."""
+        return self.path / "clocks.jsonl"
+
+    @property
+    def captures_path(self) -> Path:
+        """captures/: the attention calls that --save-captures keeps, a *.safetensors each."""
+        return self.path / "captures"
 
     @property
     def summary_path(self) -> Path:
@@ -103,12 +115,11 @@ class RunDirectory:
 
     def append(self, results: Iterable[Result]) -> None:
         """Add results to samples.jsonl; on return they are on disk. Raises ValueError on NaN."""
-        lines = "".join(json.dumps(result.to_json(), allow_nan=False) + "\n" for result in results)
-        with self.samples_path.open("ab+") as file:
-            _cut_unfinished_line(file)
-            file.write(lines.encode())
-            file.flush()
-            os.fsync(file.fileno())
+        _append_lines(self.samples_path, (result.to_json() for result in results))
+
+    def append_clocks(self, clocks: dict[str, Any]) -> None:
+        """Add a line to clocks.jsonl; on return it is on disk. Raises ValueError on NaN."""
+        _append_lines(self.clocks_path, [clocks])
 
     def results(self) -> list[Result]:
         """All results in the order they were appended; a line cut short by a kill does not count.
@@ -128,13 +139,24 @@ class RunDirectory:
 
     def _own_files(self) -> list[Path]:
         """The files that make this directory a run's, as far as they exist."""
-        named = [self.record_path, self.samples_path, self.summary_path, self.tables_path, self.csv_path]
+        raw = [self.record_path, self.samples_path, self.clocks_path]
+        views = [self.summary_path, self.tables_path, self.csv_path]
         plots = [self.plots_path / f"spread_k.{ending}" for ending in ("png", "svg")]
-        return [file for file in named + plots if file.is_file()]
+        return [file for file in raw + views + plots if file.is_file()]
+
+
+def _append_lines(path: Path, data: Iterable[dict[str, Any]]) -> None:
+    """Add a JSON line for each object; what a killed process left of a line is removed first."""
+    lines = "".join(json.dumps(item, allow_nan=False) + "\n" for item in data)
+    with path.open("ab+") as file:
+        _cut_unfinished_line(file)
+        file.write(lines.encode())
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _cut_unfinished_line(file: IO[bytes]) -> None:
-    """Remove what follows the last newline: a killed process left it, and `append` never returned for it."""
+    """Remove what follows the last newline: a killed process left it, and never counted on it."""
     size = file.seek(0, os.SEEK_END)
     if size == 0:
         return

@@ -29,8 +29,8 @@ def summarise(record: dict[str, Any], results: Sequence[Result]) -> dict[str, An
     """The content of summary.json; times in us, end to end in ms, null where nothing was measured.
 
     Rows with layer "mean" are formed round by round: the n-th samples of all layers are averaged, up to
-    the shortest layer's last; those with layer "sum" are that times the measured layers. Where a cell
-    occurs twice (a resumed run) the later result counts.
+    the shortest layer's last; those with layer "sum" are that times the number of layers in it, which is
+    their `layers`. Where a cell occurs twice (a resumed run) the later result counts.
     """
     latest = list({(r.series, r.cell, r.one_run_for, r.control): r for r in results}.values())
     end_to_end = [r for r in latest if r.cell.stage == "end_to_end"]
@@ -47,7 +47,7 @@ def summarise(record: dict[str, Any], results: Sequence[Result]) -> dict[str, An
                     for result in group.results
                 ]
                 mean = _kernel_row(record, group, "mean", gather)
-                kernels += [mean, _sum_row(mean, len(group.measured))]
+                kernels += [mean, _sum_row(mean)]
         contrasts += kernel_contrasts(spread_k, arms)
     return {
         "schema_version": SCHEMA_VERSION,
@@ -84,27 +84,44 @@ def _kernel_row(record: dict[str, Any], group: Group, layer: Layer, gather: Grou
         "spread_k": cell.spread_k,
         "block_size": cell.block_size,
         "layer": layer,
+        "layers": len(group.measured) if layer == "mean" else None,
         "data": cell.data,
         "median_us": figures["median_us"],
         "ci95_us": figures["ci95_us"],
         "mean_us": figures["mean_us"],
         "warmup_us": float(np.mean(warmups)) if warmups else None,
         "gather_us": gather_us,
+        "gather_gbps": work.gather_gbps(record, cell.kernel, gather_us),
         **work.rates(record, [r.cell.layer for r in group.measured], figures["median_us"]),
         "clock_mhz": float(np.median(clocks)) if clocks else None,
         "n": figures["n"],
+        "stopped": _stopped(group.results),
         "status": group.status.value,
-        "reason": group.reason,
+        "reason": _reason(record, group) if layer == "mean" else group.reason,
         "warnings": figures["warnings"] + _clock_warnings(group.measured) + doubts,
     }
 
 
-def _sum_row(mean: Row, layers: int) -> Row:
-    """The sum over the measured layers: the mean's figures times their number; rates are the mean's."""
+def _sum_row(mean: Row) -> Row:
+    """The sum over the layers of the mean: its times, times their number; rates are the mean's."""
     names = ("median_us", "mean_us", "warmup_us", "gather_us")
-    times = {name: mean[name] and layers * mean[name] for name in names}
-    interval = mean["ci95_us"] and [layers * bound for bound in mean["ci95_us"]]
+    times = {name: mean[name] and mean["layers"] * mean[name] for name in names}
+    interval = mean["ci95_us"] and [mean["layers"] * bound for bound in mean["ci95_us"]]
     return mean | times | {"layer": "sum", "ci95_us": interval}
+
+
+def _reason(record: dict[str, Any], group: Group) -> str | None:
+    """The group's reason, and how many of the run's layers it lacks; synthetic inputs are on few anyway."""
+    layers = record.get("layers", [])
+    lacking = len(set(layers) - {r.cell.layer for r in group.results})
+    if not lacking or group.cell.data != "captured":
+        return group.reason
+    return "; ".join(filter(None, [f"{lacking} of {len(layers)} layers not measured", group.reason]))
+
+
+def _stopped(results: Iterable[Result]) -> str | None:
+    """What ended the results' series, each once, e.g. "precision, time"."""
+    return ", ".join(sorted({r.stopped for r in results if r.stopped})) or None
 
 
 def _clock_warnings(results: Iterable[Result]) -> list[str]:
@@ -134,6 +151,7 @@ def _end_to_end_row(result: Result) -> Row:
         "median_ms": None if figures["median_us"] is None else figures["median_us"] / 1000,
         "ci95_ms": ci95_us and [bound / 1000 for bound in ci95_us],
         "n": figures["n"],
+        "stopped": result.stopped,
         "status": result.status.value,
         "reason": result.reason,
         "warnings": figures["warnings"] + _clock_warnings([result]),

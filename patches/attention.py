@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from patches import Symbol
+from patches import PatchError, Symbol
 
+PARAMETERS = {"layer", "query", "key", "value", "kv_cache", "attn_metadata", "output"}
 NEEDS = (
-    Symbol("vllm.model_executor.layers.attention.attention:Attention.forward", ("query", "key", "value"),
-           moved_from="vllm.attention.layer:Attention.forward"),
     Symbol("vllm.v1.attention.backends.flash_attn:FlashAttentionImpl.forward",
-           ("layer", "query", "key", "value", "kv_cache", "attn_metadata", "output")),
+           tuple(PARAMETERS)),
     Symbol("vllm.v1.attention.backends.cpu_attn:CPUAttentionBackendImpl.forward",
-           ("layer", "query", "key", "value", "kv_cache", "attn_metadata", "output")),
+           tuple(PARAMETERS)),
 )  # fmt: skip
 
 # Receives (layer, query, key, value, kv_cache, attn_metadata, output), output already written.
@@ -33,6 +33,11 @@ class AttentionTap:
 
     def __init__(self, layers: Mapping[str, Any]) -> None:
         """`layers`: vLLM's `static_forward_context`, layer name to attention module."""
+        for layer in layers.values():
+            missing = PARAMETERS - inspect.signature(layer.impl.forward).parameters.keys()
+            if missing:
+                name = type(layer.impl).__name__
+                raise PatchError(f"{name}.forward has no parameter {', '.join(sorted(missing))}")
         self._layers = dict(layers)
         self._observer: Observer | None = None
 

@@ -65,3 +65,8 @@ def place(call: AttentionCall, spread_k: int, seed: int = 0) -> arms.Placement:
     blocks = layout.num_blocks(call.num_tokens, call.block_size)
     ids = layout.plan(blocks, spread_k, range(blocks + 1, 2 * blocks + 1), seed=seed)
     return arms.with_output(arms.placed(call, kernel, spread_k, ids), kernel)
+
+
+def plan(blocks: int, spread_k: int) -> list[int]:
+    """A layout for caches that the arms make themselves."""
+    return layout.plan(blocks, spread_k, range(1, blocks + 1))

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,20 @@ def results(spread_k: list[int] = SPREAD_K) -> list[Result]:
                 found += _series(rng, k, layer, data)
     found += _end_to_end(rng, spread_k)
     return found
+
+
+def repaged(results: list[Result]) -> list[Result]:
+    """The same with flash_attn_with_kvcache's pages of 256 tokens, of which 512 tokens have two."""
+    return [
+        replace(
+            r,
+            cell=replace(r.cell, block_size=256),
+            reason=f"re-paged from 16 to 256 tokens a block, {min(r.cell.spread_k, 2)} of 2 runs",
+        )
+        if (r.cell.kernel, r.cell.arm) == ("flash_attn_with_kvcache", "fragmented")
+        else r
+        for r in results
+    ]
 
 
 def _samples(rng: np.random.Generator, level_us: float, noise: float = 0.002) -> list[float]:

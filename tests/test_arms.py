@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from harness import arms, kernels, layout, replay
 from harness.kernels import DenseKV, PagedKV
 from harness.record import Status
-from tests.calls import make_call, place
+from tests.calls import make_call, place, plan
 
 
 def prepared(placement):
     functions = kernels.flash_attn_functions("cpu")
-    found = arms.of_series(placement, kernels.for_engine(placement.call), functions, "captured", seed=0)
+    found = arms.of_series(placement, kernels.for_engine(placement.call), functions, "captured", plan)
     judge = replay.Judge(placement.call)
     return replay.prepare(found, judge, "series")
 
@@ -81,7 +81,7 @@ def test_gathering_restores_token_order(tokens, block_size, packed, data):
 def test_an_arm_that_runs_out_of_memory_leaves_the_others_ready():
     placement = place(make_call(), 2)
     functions = kernels.flash_attn_functions("cpu")
-    found = arms.of_series(placement, kernels.for_engine(placement.call), functions, "captured", seed=0)
+    found = arms.of_series(placement, kernels.for_engine(placement.call), functions, "captured", plan)
 
     def greedy() -> arms.Bound:
         torch.empty(1 << 60)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from harness import cli
+from harness import capture, cli, experiments
 from harness.config import RunConfig
+from harness.engine import EngineError
+from harness.layout import LayoutError
+from patches import PatchError
+from tests.calls import make_call
 
 ROOT = Path(__file__).parent.parent
 
@@ -54,6 +60,7 @@ def run(*argv: str, module: str = "cli") -> subprocess.CompletedProcess[str]:
         ("--gpu-memory-utilization 1.5", "--gpu-memory-utilization 1.5: must be at most 1"),
         ("--max-num-batched-tokens 16", "must be at least --length 4096"),
         ("--prompt-file missing.txt", "--prompt-file missing.txt: no such file; leave it out"),
+        ("--resume --overwrite", "--resume and --overwrite: exclude each other; leave one out"),
         ("--from-captures missing", "--from-captures missing: no *.safetensors there"),
         ("--config missing.yaml", "--config missing.yaml: No such file or directory"),
         ("--config pyproject.toml", "--config pyproject.toml: not YAML"),
@@ -85,6 +92,65 @@ def test_what_the_model_does_not_have_is_refused_before_the_engine_is_imported(t
     assert f"--prompt-file {text}: llama-3-8b has no tokenizer" in prompt.stderr
     for done in (layers, prompt):
         assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, "heavy: []\n")
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Captures of layers 0 and 2, 40 tokens in blocks of 16."""
+    call = make_call(40, heads=1, kv_heads=1, head_dim=4, block_size=16)
+    for layer in (0, 2):
+        capture.save(replace(call, layer=layer), tmp_path / f"layer-{layer}.safetensors")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("--spread-k 1,4", "--spread-k 4: must be within 1..3, the number of blocks that --length 40"),
+        ("--layers 0,1", "--layers 1: not among the captures in {}; take from 0,2"),
+        ("--length 64", "--length 64: the captures in {} have 40; leave it out"),
+        ("--block-size 64", "--block-size 64: the captures in {} have 16; leave it out"),
+        ("--save-captures", "--save-captures: nothing is captured with --from-captures"),
+    ],
+)
+def test_what_captures_do_not_allow_is_refused_before_anything_heavy(saved, argv, message):
+    done = run("--from-captures", str(saved), "--output-dir", str(saved / "run"), *argv.split())
+    assert message.format(saved) in done.stderr
+    assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, "heavy: []\n")
+    assert not (saved / "run").exists()
+
+
+def test_a_corrupt_capture_is_named_before_anything_heavy(saved):
+    path = saved / "layer-2.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    done = run("--from-captures", str(saved), "--output-dir", str(saved / "run"))
+    assert f"{path}: not a saved attention call" in done.stderr
+    assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, "heavy: []\n")
+    assert not (saved / "run").exists()
+
+
+def replace_saved(monkeypatch, run):
+    experiment = SimpleNamespace(run=run)
+    monkeypatch.setitem(sys.modules, "harness.experiments.saved", experiment)
+    monkeypatch.setattr(experiments, "saved", experiment, raising=False)
+
+
+def test_captures_replace_length_block_size_and_model(saved, monkeypatch):
+    configs = []
+    replace_saved(monkeypatch, lambda config: configs.append(config) or 0)
+    argv = ["--from-captures", str(saved), "--model", "no/such model", "--layers", "2", "--length", "40"]
+    assert cli.main(argv) == 0
+    assert (configs[0].length, configs[0].block_size, configs[0].spreads()) == (40, 16, [1, 2, 3])
+
+
+@pytest.mark.parametrize("kind", [EngineError, LayoutError, PatchError, capture.CaptureError])
+def test_a_run_that_fails_for_a_known_reason_is_one_line_and_status_1(saved, monkeypatch, capsys, kind):
+    def fail(config):
+        raise kind("no room;\ntake less")
+
+    replace_saved(monkeypatch, fail)
+    assert cli.main(["--from-captures", str(saved)]) == 1
+    assert capsys.readouterr().err == "run_vllm_prefill.py: error: no room; take less\n"
 
 
 def test_help_names_every_option_and_imports_nothing_heavy():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness import config as configuration
-from harness.config import ConfigError, RunConfig, check_layers, check_spreads, load, resolve
+from harness.config import ConfigError, RunConfig, check_layers, load, resolve
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 
@@ -150,7 +150,12 @@ def test_spreads_of_eight_blocks(options, spreads):
         ({"timer": "events"}, "cpu", "--timer events: not on a CPU; take auto or perf_counter"),
         ({"l2": "cold"}, "cpu", "--l2 cold: a CPU's caches are left as they are; leave it out"),
         ({"prompt_file": Path("no.txt")}, "cpu", r"--prompt-file no\.txt: no such file"),
-        ({"from_captures": Path("no")}, "cpu", r"--from-captures no: no \*\.safetensors there"),
+        ({"resume": True, "overwrite": True}, "cpu", "--resume and --overwrite: exclude each other"),
+        (
+            {"from_captures": Path("run/captures"), "output_dir": Path("run"), "overwrite": True},
+            "cpu",
+            "--overwrite: would remove the captures in run/captures",
+        ),
     ],
 )
 def test_what_device_and_files_do_not_allow_is_refused(options, kind, message):
@@ -170,14 +175,13 @@ def test_a_directory_that_holds_a_run_is_refused_unless_told_otherwise(tmp_path)
     resolve(RunConfig(output_dir=tmp_path, overwrite=True), "cpu")
 
 
-def test_captures_bring_their_own_length(tmp_path):
-    (tmp_path / "layer-0.safetensors").touch()
-    config = resolve(RunConfig(from_captures=tmp_path, length=16, spread_k=[100]), "cpu")
-    with pytest.raises(ConfigError, match=r"--spread-k 100: must be within 1\.\.1,"):
-        check_spreads(config)
-    check_spreads(config.model_copy(update={"length": 3200, "block_size": 32}))
+def test_captures_do_without_an_engine_s_limits_but_not_without_the_sweep_s():
+    captures = RunConfig(from_captures=Path("captures"), length=16, block_size=8)
+    assert resolve(captures, "cuda").output_dir.name.endswith("-captures-16")
+    with pytest.raises(ConfigError, match=r"--spread-k 100: must be within 1\.\.2,"):
+        resolve(captures.model_copy(update={"spread_k": [100]}), "cpu")
     with pytest.raises(ConfigError, match="--save-captures: nothing is captured with --from-captures"):
-        resolve(RunConfig(from_captures=tmp_path, save_captures=True), "cpu")
+        resolve(captures.model_copy(update={"save_captures": True}), "cpu")
 
 
 def test_a_layer_the_model_does_not_have_is_refused():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.contrasts import series_pairs
+from harness.contrasts import _pairs, _with_one_run, series_pairs
 from harness.record import Result
 from harness.summary import summarise
 from tests import fixtures
@@ -27,9 +27,17 @@ def test_every_contrast_of_the_summary_is_a_pair_of_its_series_and_no_other_is()
     assert len(by_series()) == 9
     for name, series in by_series().items():
         rows = summarise({"status": "finished"}, series)["contrasts"]
-        rows = [row for row in rows if row["layer"] != "mean" and row["data"] is not None]
+        rows = [row for row in rows if row["layer"] not in ("mean", "sum") and row["data"] is not None]
         assert deltas(series) == {round(row["delta_us"], 9) for row in rows}, name
         assert len(set(series_pairs(series))) == len(series_pairs(series))
+
+
+def test_asking_for_pairs_changes_nothing_and_names_none_twice() -> None:
+    named = dict.fromkeys(("dense", "paged", "paged@1 again"), 0)
+    assert _pairs(1, named) == []
+    complete = _with_one_run(1, named)
+    assert sorted(named) == ["dense", "paged", "paged@1 again"]
+    assert _pairs(1, complete) == [("paged@1", "paged@1 again"), ("dense", "paged@1")]
 
 
 def test_no_results_have_no_pairs() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -202,7 +203,8 @@ def test_a_killed_run_goes_on_without_repeating_finished_cells(finished, tiny_gp
     output = tmp_path / "run"
     options = [*options_for(tiny_gpt2, output), "--spread-k", "1,3,10", "--repeats", 8, "--gap", "scattered",
                "--run-sizes", "random", "--save-captures"]  # fmt: skip
-    for kill_at in (40, 130):
+    first = random.randint(3, 70)  # lines of samples.jsonl, of about 160 in all
+    for kill_at in (first, random.randint(first + 15, 130)):
         resume = ["--resume"] if output.exists() else []
         command = [sys.executable, "run_vllm_prefill.py", *map(str, options), *resume]
         job = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -11,7 +11,7 @@ import pytest
 from harness import stats
 from harness.measure.clocks import ClockReading
 from harness.measure.sampler import MAX_WARMUP_ROUNDS, MIN_ROUNDS, Budget, Series, sample
-from harness.measure.timers import CpuTimer, Step
+from harness.measure.timers import Step
 from harness.record import Cell, Result, Status
 
 
@@ -122,7 +122,8 @@ def test_an_arm_that_runs_out_of_memory_leaves_the_others_measured():
 
     results = sample(series_of(lambda: 1.0, greedy, lambda: 2.0), SimulatedTimer(), budget(10), seed=0)
     assert [r.status for r in results] == [Status.OK, Status.OUT_OF_MEMORY, Status.OK]
-    assert [len(r.samples_us) for r in results] == [10, results[1].samples_us.__len__(), 10]
+    assert len(results[0].samples_us) == len(results[2].samples_us) == 10
+    assert len(results[1].samples_us) < 10
     assert "no room" in (results[1].reason or "")
 
 
@@ -139,13 +140,6 @@ def test_interrupting_keeps_the_samples_and_says_so():
         sample(series, SimulatedTimer(), budget(100), seed=0)
     assert {r.status for r in series.results} == {Status.INTERRUPTED}
     assert len(series.results[0].samples_us) >= 4
-
-
-def test_what_happens_before_a_call_is_not_timed():
-    order: list[str] = []
-    times = CpuTimer().time_round([Step(lambda: order.append("run"), before=lambda: order.append("before"))])
-    assert order == ["before", "run"]
-    assert len(times) == 1
 
 
 def test_two_modes_of_the_clock_are_seen_but_no_effect():
@@ -259,7 +253,7 @@ def test_rounds_asked_for_are_taken_whatever_precision_and_time_say():
 def test_the_most_rounds_are_a_limit_of_their_own():
     account = Budget(seconds=100.0, series_left=1, most_rounds=7)
     results = SimulatedGpu().sample(pair_of(lambda: 1000.0, lambda: 1000.0), account)
-    assert {(len(r.samples_us), r.stopped) for r in results} == {(7, "repeats")}
+    assert {(len(r.samples_us), r.stopped) for r in results} == {(7, "rounds")}
 
 
 def test_a_series_without_a_contrast_stops_when_its_arm_is_precise():

@@ -57,7 +57,18 @@ def test_nan_is_refused_and_leaves_the_files_as_they_were(tmp_path: Path) -> Non
     assert run.record() == {"status": "running"}
 
 
-@pytest.mark.parametrize("file", ["run.json", "samples.jsonl"])
+def test_clocks_are_appended_a_line_each_with_the_same_care(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path)
+    run.append_clocks({"series": "a", "mhz": [1980]})
+    with run.clocks_path.open("a") as file:
+        file.write('{"series": "cut sh')
+    run.append_clocks({"series": "b"})
+    with pytest.raises(ValueError, match="JSON"):
+        run.append_clocks({"mhz": float("nan")})
+    assert run.clocks_path.read_text() == '{"series": "a", "mhz": [1980]}\n{"series": "b"}\n'
+
+
+@pytest.mark.parametrize("file", ["run.json", "samples.jsonl", "clocks.jsonl"])
 def test_a_directory_with_a_run_is_refused(tmp_path: Path, file: str) -> None:
     (tmp_path / file).write_text("{}")
     with pytest.raises(RunExists, match="--overwrite"):
@@ -68,14 +79,26 @@ def test_overwrite_removes_the_run_s_own_files_only(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path)
     run.write_record({"status": "finished"})
     run.append([result(1)])
+    run.append_clocks({"series": "a"})
+    run.captures_path.mkdir()
+    (run.captures_path / "layer-000.safetensors").write_bytes(b"")
     run.plots_path.mkdir()
     (run.plots_path / "spread_k.png").write_bytes(b"")
-    mine = [tmp_path / "notes.txt", run.plots_path / "mine.png"]
+    mine = [tmp_path / "notes.txt", run.plots_path / "mine.png", run.captures_path / "mine.txt"]
     for file in mine:
         file.write_text("mine")
     fresh = RunDirectory.create(tmp_path, overwrite=True)
     assert sorted(p for p in tmp_path.rglob("*") if p.is_file()) == sorted(mine)
     assert fresh.results() == []
+
+
+def test_captures_that_no_run_left_are_the_user_s(tmp_path: Path) -> None:
+    (tmp_path / "captures").mkdir()
+    file = tmp_path / "captures" / "layer-000.safetensors"
+    file.write_bytes(b"")
+    RunDirectory.create(tmp_path)
+    RunDirectory.create(tmp_path, overwrite=True)
+    assert file.exists()
 
 
 def test_a_file_and_an_empty_directory_hold_no_run(tmp_path: Path) -> None:

@@ -31,8 +31,8 @@ def rising(start: float, step: float = 1.0, n: int = 10) -> list[float]:
     return [start + step * i for i in range(n)]
 
 
-def summary(*results: Result) -> Row:
-    found = summarise({"status": "finished"}, results)
+def summary(*results: Result, **record: Any) -> Row:
+    found = summarise({"status": "finished"} | record, results)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     return found
 
@@ -58,9 +58,21 @@ def test_a_mean_says_which_layers_it_lacks() -> None:
     rows = summary(result("paged", rising(10)), lost, result("paged", rising(20), layer=2))["kernels"]
     mean = only(rows, layer="mean")
     assert (mean["status"], mean["median_us"]) == ("ok", 19.5)
-    assert mean["reason"] == "mean of layer 0, 2 only (layer 1 out_of_memory); 2 GiB wanted"
+    assert mean["reason"] == "layer 0, 2 only (layer 1 out_of_memory); 2 GiB wanted"
+    assert (mean["layers"], only(rows, layer="sum")["layers"]) == (2, 2)
     row = only(rows, layer=1)
+    assert row["layers"] is None
     assert (row["status"], row["median_us"], row["ci95_us"], row["n"]) == ("out_of_memory", None, None, 0)
+
+
+def test_a_mean_says_how_many_of_the_run_s_layers_are_not_measured_yet() -> None:
+    found = summary(
+        result("paged", rising(10)), result("paged", rising(9), data="synthetic"), layers=[0, 1, 2]
+    )
+    reasons = {(row["layer"], row["data"]): row["reason"] for row in found["kernels"]}
+    assert reasons.pop(("mean", "captured")) == "2 of 3 layers not measured"
+    assert reasons.pop(("sum", "captured")) == "2 of 3 layers not measured"
+    assert set(reasons.values()) == {None}
 
 
 def test_if_no_layer_could_be_measured_the_mean_carries_the_reason() -> None:
@@ -76,7 +88,7 @@ def test_throttled_samples_are_kept_but_give_no_verdict() -> None:
     found = summary(result("dense", rising(10)), hot)
     row = only(found["kernels"], arm="paged", layer="mean")
     assert (row["status"], row["median_us"]) == ("throttled", 24.5)
-    contrast = only(found["contrasts"], baseline="dense", treatment="paged", layer="mean")
+    contrast = only(found["contrasts"], baseline="dense", treatment="paged@1", layer="mean")
     assert (contrast["delta_us"], contrast["verdict"]) == (10, "unclear")
 
 
@@ -93,7 +105,6 @@ def test_the_engine_kernel_s_contrasts() -> None:
     rows = [row for row in found["contrasts"] if row["layer"] == "mean"]
     deltas = {(row["baseline"], row["treatment"], row["spread_k"]): row["delta_us"] for row in rows}
     assert deltas == {
-        ("dense", "paged", 1): 10,
         ("dense", "paged@1", 1): 10,
         ("paged@1", "paged@1 again", 1): 1,
         ("dense", "paged", 4): 30,
@@ -109,6 +120,27 @@ def test_the_engine_kernel_s_contrasts() -> None:
     assert arms == {("dense", 1), ("paged", 1), ("dense", 4), ("paged", 4)}
 
 
+def test_a_noise_floor_is_of_its_own_kernel_and_data() -> None:
+    function = {"kernel": "flash_attn_func", "spread_k": 1}
+    found = summary(
+        *(result("paged", rising(110), data=data) for data in ("captured", "synthetic")),
+        result("dense", rising(100)),
+        result("paged", rising(111), control=True),
+        *(result(arm, rising(50), **function) for arm in ("contiguous", "fragmented")),
+    )
+    floors = {
+        (row["kernel"], row["baseline"]): row["noise_floor_pct"]
+        for row in found["contrasts"]
+        if row["layer"] == "mean"
+    }
+    assert floors == {
+        (ENGINE, "paged@1"): pytest.approx(1 / 114.5 * 100),
+        (ENGINE, "dense"): pytest.approx(1 / 114.5 * 100),
+        (ENGINE, "synthetic paged"): None,
+        ("flash_attn_func", "contiguous"): None,
+    }
+
+
 def test_a_contrast_s_mean_is_over_the_layers_both_arms_have() -> None:
     found = summary(
         result("dense", rising(10)),
@@ -116,8 +148,21 @@ def test_a_contrast_s_mean_is_over_the_layers_both_arms_have() -> None:
         result("paged", rising(12)),
         result("paged", [], layer=1, status=Status.ERROR, reason="a CUDA error"),
     )
-    row = only(found["contrasts"], baseline="dense", treatment="paged", layer="mean")
-    assert (row["delta_us"], row["baseline_us"]) == (2, 14.5)
+    row = only(found["contrasts"], baseline="dense", treatment="paged@1", layer="mean")
+    assert (row["delta_us"], row["baseline_us"], row["layers"]) == (2, 14.5, 1)
+
+
+def test_a_contrast_s_sum_is_its_mean_times_the_layers() -> None:
+    levels = enumerate((10, 1000))
+    arms = [(rising(us), rising(us + 3), layer) for layer, us in levels]
+    results = [result("dense", one, layer=layer) for one, _, layer in arms]
+    rows = summary(*results, *(result("paged", two, layer=layer) for _, two, layer in arms))["contrasts"]
+    assert [(row["layer"], row["layers"]) for row in rows] == [(0, None), (1, None), ("mean", 2), ("sum", 2)]
+    mean, total = rows[2:]
+    assert (mean["delta_us"], total["delta_us"], total["ci95_us"]) == (3, 6, [6, 6])
+    assert total["baseline_us"] == 2 * mean["baseline_us"]
+    for name in ("delta_pct", "ci95_pct", "verdict", "n"):
+        assert total[name] == mean[name]
 
 
 def test_functions_without_a_block_table_have_their_gather_beside_them() -> None:
@@ -142,6 +187,43 @@ def test_functions_without_a_block_table_have_their_gather_beside_them() -> None
         (kernel, "contiguous"): (3, None),
         ("flash_attn_with_kvcache", "fragmented@1"): (1, None),
     }
+
+
+def test_the_gather_s_bandwidth_counts_what_it_packs() -> None:
+    model = {"num_heads": 2, "num_kv_heads": 2, "head_dim": 64, "dtype": "bfloat16"}
+    names = {"flash_attn_func": "gather_kv", "flash_attn_qkvpacked_func": "gather_qkv"}
+    results = [result("fragmented", [10.0] * 6, kernel=kernel) for kernel in names]
+    results += [result("fragmented", [2.0] * 6, kernel=name, stage="gather") for name in names.values()]
+    results.append(result("paged", [10.0] * 6))
+    rows = summary(*results, model=model, config={"length": 1000})["kernels"]
+    tensor = 1000 * 2 * 64 * 2  # bytes; each is read once and written once
+    assert {(row["kernel"], row["gather_gbps"]) for row in rows} == {
+        ("flash_attn_func", 2 * 2 * tensor / 2e3),
+        ("flash_attn_qkvpacked_func", 2 * 3 * tensor / 2e3),
+        (ENGINE, None),
+    }
+
+
+def test_a_model_that_is_not_causal_does_twice_the_work() -> None:
+    model = {"num_heads": 2, "num_kv_heads": 2, "head_dim": 64, "dtype": "bfloat16"}
+    known = {"model": model, "config": {"length": 1000}}
+    rates = [
+        summary(result("paged", [10.0] * 6), **known, **more)["kernels"][0]["tflops"]
+        for more in ({}, {"causal": True}, {"causal": False})
+    ]
+    assert rates[0] == rates[1] == pytest.approx(rates[2] * 1001 / 2000)
+
+
+def test_what_ended_the_series_is_beside_the_figure() -> None:
+    found = summary(
+        result("paged", rising(10), stopped="time"),
+        result("paged", rising(12), layer=1, stopped="precision"),
+        result("dense", rising(9)),
+    )
+    stopped = {(row["arm"], row["layer"]): row["stopped"] for row in found["kernels"]}
+    assert stopped[("paged", 0)] == "time"
+    assert stopped[("paged", "mean")] == stopped[("paged", "sum")] == "precision, time"
+    assert stopped[("dense", "mean")] is None
 
 
 def test_a_gather_that_failed_is_said_beside_the_arm() -> None:

@@ -76,23 +76,37 @@ class EngineKernel(Kernel, Protocol):
         ...
 
 
-def for_engine(call: AttentionCall) -> EngineKernel:
-    """The adapter of the kernel that produced `call.output`.
+@dataclass(frozen=True)
+class NoAdapter:
+    """Stands for a backend of the engine that no adapter knows; whatever is asked of it is refused."""
 
-    Raises:
-        Unsupported: there is no adapter for that backend.
-    """
-    if call.backend == "FLASH_ATTN":
+    name: str  # vLLM's name of the backend
+    provider: str = "vLLM"
+
+    def dense(self, call: AttentionCall, kv: DenseKV) -> Run:
+        raise self._refusal()
+
+    def paged(self, call: AttentionCall, kv: PagedKV) -> Run:
+        raise self._refusal()
+
+    def write_cache(self, call: AttentionCall, cache: torch.Tensor, slots: torch.Tensor) -> None:
+        raise self._refusal()
+
+    def _refusal(self) -> Unsupported:
+        return Unsupported(f"no adapter for the engine's {self.name}; try --attention-backend FLASH_ATTN")
+
+
+def for_engine(call: AttentionCall) -> EngineKernel:
+    """The adapter of the kernel that produced `call.output`."""
+    if call.backend == "FLASH_ATTN" and call.fa_version in (2, 3):
         from harness.kernels.vllm_flash_attn import VllmFlashAttention
 
-        return VllmFlashAttention(call.fa_version or 2)
+        return VllmFlashAttention(call.fa_version)
     if call.backend == "CPU_ATTN":
         from harness.kernels.vllm_cpu import VllmCpuAttention
 
         return VllmCpuAttention()
-    raise Unsupported(
-        f"no adapter for the engine's backend {call.backend}; try --attention-backend FLASH_ATTN"
-    )
+    return NoAdapter(f"{call.backend}{call.fa_version or ''}")
 
 
 def flash_attn_functions(device: str) -> tuple[Kernel, Kernel, Kernel]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from harness import stats
+from harness.measure.clocks import ClockReading
 
 BACK_OFF_S = 0.05
 LONGEST_BACK_OFF_S = 1.0
@@ -24,6 +25,7 @@ class Block:
     samples: dict[int, list[float]] = field(default_factory=dict)  # in us, by index of the series' result
     rounds: int = 0
     clock_mhz: int | None = None  # SM clock right after it
+    reading: ClockReading | None = None  # all that was read then
     throttled_by: tuple[str, ...] = ()  # before or after it
 
 

@@ -39,6 +39,7 @@ class Series:
     results: list[Result]
     steps: list[Step | None]
     failed: set[int] = field(default_factory=set)
+    blocks: list[Block] = field(default_factory=list)  # what was sampled, discarded blocks too
 
     def ready(self) -> list[int]:
         """Indices of the arms that can still be timed."""
@@ -48,6 +49,11 @@ class Series:
         """Set the status of the arms that can still be timed."""
         for n in self.ready():
             self.results[n] = replace(self.results[n], status=status, reason=reason)
+
+    def fail(self, n: int, status: Status, reason: str) -> None:
+        """Take one arm out, for a reason."""
+        self.failed.add(n)
+        self.results[n] = replace(self.results[n], status=status, reason=reason)
 
 
 @dataclass
@@ -75,7 +81,9 @@ class Budget:
 
     def end_of(self, done: int) -> str:
         """Which limit a series has met that may take no more rounds."""
-        return "repeats" if done >= (self.repeats or self.most_rounds) else "time"
+        if self.repeats is not None:
+            return "repeats"
+        return "rounds" if done >= self.most_rounds else "time"
 
     def spend(self, seconds: float, weight: int, rounds: int, stopped: str | None) -> None:
         """Take a finished series off the account: what it took, its rounds, and what ended it."""
@@ -84,7 +92,7 @@ class Budget:
         self.series_left -= weight
         if rounds:
             self.least_rounds = min(self.least_rounds or rounds, rounds)
-        self.shortened |= stopped == "time"
+        self.shortened |= stopped in ("time", "rounds")
 
 
 def sample(
@@ -110,8 +118,8 @@ def sample(
                      baseline's median wide (without a contrast: every arm's, of its own median). Looked
                      at from 20 rounds on, with growing gaps.
         "time"       the series' share of the budget is spent; never before MIN_ROUNDS
-        "repeats"    the rounds asked for are done, in which case neither of the others counts; if none
-                     were asked for, the budget's `most_rounds`
+        "rounds"     the budget's `most_rounds` are done
+        "repeats"    the rounds asked for are done, in which case none of the others counts
 
     Throttling: a block of rounds (about 50 ms) is discarded if the GPU was throttled before or after it, and
     done again after a back-off, which doubles from 50 ms to 1 s and is part of the series' time. Once 4 or
@@ -162,7 +170,7 @@ def _take_blocks(
         block, before = blocks.start(), clock
         runner.fill(block, rounds)
         clock = monitor.read()
-        block.clock_mhz = clock.sm_mhz
+        block.clock_mhz, block.reading = clock.sm_mhz, clock
         block.throttled_by = tuple(dict.fromkeys(before.throttle_reasons + clock.throttle_reasons))
         back_off_s = blocks.judge(block)
         if back_off_s is not None:
@@ -179,6 +187,7 @@ def _take_blocks(
 
 def _store(series: Series, blocks: Blocks, stopped: str | None, seed: int) -> None:
     """Put what the blocks hold into the results of all arms that were timed."""
+    series.blocks = blocks.all
     for n, result in enumerate(series.results):
         if result.warmup_us:
             series.results[n] = replace(
@@ -241,8 +250,10 @@ class _Runner:
             try:
                 times = time_rounds(self.timer, rounds)
             except Exception as error:
-                if not _drop_failing(self.series, ready):
-                    raise RuntimeError("a round failed though each of its arms runs alone") from error
+                if not _drop_failing(self.series, ready):  # only together, or in the timer itself
+                    status, reason = status_of(error)
+                    self.series.mark(status, f"{reason} (each arm runs alone)")
+                    self.series.failed.update(ready)
                 continue
             return [dict(zip(*pair, strict=True)) for pair in zip(orders, times, strict=True)]
         return []
@@ -255,11 +266,7 @@ def _drop_failing(series: Series, ready: Sequence[int]) -> bool:
         step = series.steps[n]
         assert step is not None
         try:
-            if step.before:
-                step.before()
             step.run()
         except Exception as error:
-            series.failed.add(n)
-            status, reason = status_of(error)
-            series.results[n] = replace(series.results[n], status=status, reason=reason)
+            series.fail(n, *status_of(error))
     return len(series.failed) > before

@@ -7,8 +7,7 @@ warm  the call itself has run right ahead, untimed. What it reads and fits L2 is
 cold  a buffer of FLUSH_SIZE times the L2 has been written right ahead, untimed, as triton's do_bench and
       NVBench do. The call reads its inputs from memory, as with a prefix that an earlier step computed.
 
-Either comes after the step's own `before`, so that an arm whose inputs a gather has just written has no
-hotter cache than the others. A third choice, "as the round left it", would hand each arm its predecessor's.
+A third choice, "as the round left it", would hand each arm its predecessor's.
 """
 
 from __future__ import annotations
@@ -33,10 +32,9 @@ SPIN_KERNEL = "spin_kernel"  # what torch.cuda._sleep launches (aten/src/ATen/cu
 
 @dataclass(frozen=True)
 class Step:
-    """One timed call, with what has to happen ahead of it, untimed."""
+    """One timed call."""
 
     run: Callable[[], object]
-    before: Callable[[], object] | None = None
 
 
 class Timer(Protocol):
@@ -58,8 +56,6 @@ class CpuTimer:
         """Microseconds of each step."""
         times = []
         for step in steps:
-            if step.before:
-                step.before()
             start = time.perf_counter_ns()
             step.run()
             times.append((time.perf_counter_ns() - start) / 1e3)
@@ -67,7 +63,7 @@ class CpuTimer:
 
 
 class Preparation:
-    """What is queued ahead of a call: its own `before`, then what makes the L2 cache warm or cold."""
+    """What is queued ahead of a call: what makes the L2 cache warm or cold."""
 
     def __init__(self, l2: L2) -> None:
         self.l2 = l2
@@ -75,8 +71,6 @@ class Preparation:
 
     def queue(self, step: Step) -> None:
         """Launch it on the current stream, without waiting."""
-        if step.before:
-            step.before()
         if self.l2 == "warm":
             step.run()
         else:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from harness.report.rows import FUNCTIONS, NEED_GATHER, Mean, Row
+from harness.report.rows import FUNCTIONS, Mean, Row, most_runs, needs_gather, total_us
 
 # Okabe and Ito's colours, told apart by colour-blind readers; the markers tell them apart in greyscale.
 COLOURS = dict(zip(FUNCTIONS, ("#0072B2", "#D55E00", "#009E73"), strict=True))
@@ -69,16 +69,22 @@ def _kernels(axes: Axes, mean: Mean) -> None:
             rows = [row for k in mean.spread_ks() if (row := mean.kernel(kernel, arm, k))]
             if rows:
                 _line(axes, rows)
+                _with_gather(axes, rows)
     for kernel in engine:
         _noise_floor(axes, mean, kernel)
-    axes.set_ylabel("ms per attention call\n(median; gather not included)")
+    axes.set_ylabel("ms per attention call\n(median, 95% interval)")
     axes.set_title(
         "Attention kernels, mean over the measured layers, captured inputs", fontsize=10, loc="left"
     )
 
 
 def _line(axes: Axes, rows: list[Row]) -> None:
-    """One arm's medians with their 95% interval as a band; a gap where nothing was measured."""
+    """One arm's medians with their 95% interval as a band; a gap where nothing was measured.
+
+    It ends where a larger spread_k gives the arm no more runs; the legend says so.
+    """
+    label = _label(rows)
+    rows = [row for row in rows if row["spread_k"] <= (most_runs(row) or math.inf)] or rows[:1]
     kernel, arm = rows[0]["kernel"], rows[0]["arm"]
     dashed = arm in DASHED_ARMS
     colour = COLOURS.get(kernel, ENGINE_COLOUR)
@@ -90,12 +96,29 @@ def _line(axes: Axes, rows: list[Row]) -> None:
         marker=MARKERS.get(kernel, ENGINE_MARKER),
         markersize=5 if dashed else 7,  # where both arms coincide, both are seen
         markerfacecolor="white" if dashed else colour,
-        label=_label(rows),
+        label=label,
         zorder=3,
     )
     bounds = [row["ci95_us"] or (math.nan, math.nan) for row in rows]
     low, high = ([bound[side] / 1000 for bound in bounds] for side in (0, 1))
     axes.fill_between([row["spread_k"] for row in rows], low, high, color=colour, alpha=0.2, linewidth=0)
+
+
+def _with_gather(axes: Axes, rows: list[Row]) -> None:
+    """What an arm that needs a gather takes with it: a thin dotted line in the kernel's colour."""
+    totals = [_or_gap(total_us(row)) / 1000 for row in rows]
+    if needs_gather(rows[0]) and not all(map(math.isnan, totals)):
+        kernel = rows[0]["kernel"]
+        axes.plot(
+            [row["spread_k"] for row in rows],
+            totals,
+            color=COLOURS[kernel],
+            linestyle=":",
+            linewidth=1.2,
+            marker=MARKERS[kernel],
+            markersize=2.5,
+            label=f"{kernel}, gather + kernel",
+        )
 
 
 def _label(rows: list[Row]) -> str:
@@ -104,8 +127,10 @@ def _label(rows: list[Row]) -> str:
     remarks = []
     if "stand-in" in row["provider"]:
         remarks.append(row["provider"])
-    if row["kernel"] in NEED_GATHER and row["arm"] == "fragmented" and any(r["median_us"] for r in rows):
-        remarks.append("after a gather")
+    if needs_gather(row) and any(r["median_us"] for r in rows):
+        remarks.append("after a gather, not counted")
+    limits = {limit for r in rows if (limit := most_runs(r)) and limit < r["spread_k"]}
+    remarks += [f"{row['block_size']}-token blocks: at most {limit} runs" for limit in limits]
     remarks += _missing(rows)
     name = f"{row['kernel']}, {ARM_NAMES.get(row['arm'], row['arm'])}"
     return name + (f"\n({'; '.join(remarks)})" if remarks else "")

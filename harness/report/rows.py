@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,9 @@ from harness.report.text import Line, Notes, difference, interval, ms
 Row = dict[str, Any]
 FUNCTIONS = ("flash_attn_func", "flash_attn_qkvpacked_func", "flash_attn_with_kvcache")
 NEED_GATHER = FUNCTIONS[:2]
+REPAGED_RUNS = re.compile(
+    r", \d+ of (\d+) runs"
+)  # in the reason of a cell with larger blocks than the engine's
 
 
 @dataclass(frozen=True)
@@ -57,9 +61,30 @@ def _find(rows: list[Row], wanted: Row) -> Row | None:
 
 def remark(row: Row) -> str | None:
     """What has to be said about a row below the table: its status, if not ok, and its reason."""
+    reason = REPAGED_RUNS.sub(r", at most \1 runs", row["reason"] or "")  # the same words at every spread_k
+    if "gather_us" in row and row["median_us"] is not None and total_us(row) is None:
+        reason = "; ".join(filter(None, [reason, "its gather was not measured, so there is no total"]))
     if row["status"] == "ok":
-        return str(row["reason"]) if row["reason"] else None
-    return f"{row['status']}: {row['reason'] or 'no reason was recorded'}"
+        return reason or None
+    return f"{row['status']}: {reason or 'no reason was recorded'}"
+
+
+def most_runs(row: Row) -> int | None:
+    """How many runs the arm can have at most, if a larger spread_k changes nothing; None: not limited."""
+    found = REPAGED_RUNS.search(row["reason"] or "")
+    return int(found[1]) if found else None
+
+
+def needs_gather(row: Row) -> bool:
+    """Whether the arm's kernel runs on what a gather has written."""
+    return row["kernel"] in NEED_GATHER and row["arm"] == "fragmented"
+
+
+def total_us(row: Row) -> float | None:
+    """Kernel and gather together, in us; None if either was not measured."""
+    if row["median_us"] is None or not needs_gather(row):
+        return row["median_us"]  # type: ignore[no-any-return]
+    return None if row["gather_us"] is None else row["median_us"] + row["gather_us"]
 
 
 def time_line(label: str, row: Row, notes: Notes, digits: int) -> Line:
@@ -67,10 +92,7 @@ def time_line(label: str, row: Row, notes: Notes, digits: int) -> Line:
     said = remark(row)
     if row["median_us"] is None:
         return Line(label, text=f"{row['status']} {notes.mark(said) if said else ''}".rstrip())
-    total = row["median_us"] + (row["gather_us"] or 0)
-    if row["arm"] == "fragmented" and row["kernel"] in NEED_GATHER and row["gather_us"] is None:
-        total = None
-    figures = (row["warmup_us"], row["mean_us"], row["median_us"], row["gather_us"], total)
+    figures = (row["warmup_us"], row["mean_us"], row["median_us"], row["gather_us"], total_us(row))
     marked = f"{label} {notes.mark(said)}" if said else label
     return Line(marked, tuple(ms(figure, digits) for figure in figures))
 
@@ -80,9 +102,9 @@ def baseline_line(label: str, median_us: float, digits: int) -> Line:
     return Line(label, ("-", "-", ms(median_us, digits), "-", ms(median_us, digits)))
 
 
-def difference_line(label: str, row: Row | None) -> list[Line]:
+def difference_line(label: str, row: Row | None, digits: int) -> list[Line]:
     """A contrast's line, or none."""
     if row is None:
         return []
-    text = difference(row["delta_us"], row["delta_pct"])
+    text = difference(row["delta_us"], row["delta_pct"], digits)
     return [Line(label, text=text, interval=interval(row["ci95_pct"]), verdict=row["verdict"])]

@@ -16,17 +16,20 @@ from harness.report.rows import (
     difference_line,
     remark,
     time_line,
+    total_us,
 )
-from harness.report.text import NONE, Line, Notes, Section, ms
+from harness.report.text import NONE, Line, Notes, Section, ms, signed
 
 Row = dict[str, Any]
 COLUMNS = ("", "warm-up ms", "average ms", "median ms", "gather ms", "total ms")
 SUMMARY_COLUMNS = ("spread_k", "captured ms", "vs spread=1", "verdict", "synth. ms", "vs synth.")
+PREFILL_COLUMNS = ("spread_k", "median ms", "vs spread=1", "verdict")  # where no kernel was measured
 CSV_COLUMNS = (
-    *("stage", "kernel", "provider", "arm", "spread_k", "block_size", "layer", "data"),
-    *("median_us", "ci95_low_us", "ci95_high_us", "mean_us", "warmup_us", "gather_us", "n"),
-    *("status", "reason", "warnings"),
+    *("stage", "kernel", "provider", "arm", "spread_k", "block_size", "layer", "layers", "data"),
+    *("median_us", "ci95_low_us", "ci95_high_us", "mean_us", "warmup_us", "gather_us", "gather_gbps"),
+    *("tflops", "gbps", "share_of_ceiling_pct", "clock_mhz", "n", "stopped", "status", "reason", "warnings"),
 )
+CSV_COUNTS = ("spread_k", "block_size", "layers", "n")
 LABELS = {"paged": "Paged", "contiguous": "Contiguous", "fragmented": "Non-contiguous", "dense": "Dense"}
 
 
@@ -38,36 +41,45 @@ class Tables:
     summary: Row
 
     def screen_table(self, spread_k: int) -> str:
-        """`Comparison Results (spread=K)` as plain text, 80 columns wide."""
+        """`Comparison Results (spread=K)` as plain text, 80 columns wide; "" without any kernel's row."""
         notes = Notes()
-        table = text.screen(COLUMNS, self._sections(spread_k, notes))
+        sections = self._sections(spread_k, notes)
+        if not sections:
+            return ""
+        table = text.screen(COLUMNS, sections)
         above = text.wrapped([f"Comparison Results (spread={spread_k})", self._unit() + ", captured data"])
         below = text.wrapped([*notes.lines(), *self._warnings(spread_k)])
         return "\n\n".join(part for part in (above, table, below) if part)
 
     def screen_summary(self) -> str:
-        """The table over all spread_k as plain text, 80 columns wide."""
+        """The run's notices and the table over all spread_k as plain text, 80 columns wide."""
         notes = Notes()
-        table = text.screen(SUMMARY_COLUMNS, self._summary_sections(notes))
-        above = text.wrapped(["Summary over all spread_k", self._unit()])
-        return "\n\n".join([above, table, text.wrapped(notes.lines() + self._reading())])
+        sections = self._summary_sections(notes)
+        notices = text.wrapped([f"Note: {notice}" for notice in self.record["notices"]])
+        above = text.wrapped(["Summary over all spread_k", *self._summary_unit()])
+        table = text.screen(self._summary_columns(), sections) if sections else "nothing was measured"
+        below = text.wrapped([*notes.lines(), *self._prefill_warnings(), *self._reading()])
+        return "\n\n".join(part for part in (notices, above, table, below) if part)
 
     def markdown(self) -> str:
         """The whole of tables.md."""
         parts = [f"# {self._title()}", *(f"> {notice}" for notice in self.record["notices"]), self._facts()]
-        parts += ["\n".join(f"- {line}" for line in [self._unit(), *self._reading()])]
+        parts += [_listed([*self._summary_unit(), *self._reading()])]
         for spread_k in self._mean.spread_ks():
             notes = Notes()
-            table = text.markdown(COLUMNS, self._sections(spread_k, notes), text_column=3)
-            below = "\n".join(f"- {line}" for line in [*notes.lines(), *self._warnings(spread_k)])
-            parts += [f"## Comparison Results (spread={spread_k})", table, below]
+            if sections := self._sections(spread_k, notes):
+                table = text.markdown(COLUMNS, sections, text_column=3)
+                below = _listed([*notes.lines(), *self._warnings(spread_k)])
+                parts += [f"## Comparison Results (spread={spread_k})", table, below]
         notes = Notes()
-        table = text.markdown(SUMMARY_COLUMNS, self._summary_sections(notes), text_column=1)
-        parts += ["## Summary over all spread_k", table, "\n".join(f"- {line}" for line in notes.lines())]
+        sections = self._summary_sections(notes)
+        table = text.markdown(self._summary_columns(), sections, text_column=1) if sections else ""
+        below = _listed([*notes.lines(), *self._prefill_warnings()])
+        parts += ["## Summary over all spread_k", table or "nothing was measured", below]
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def csv(self) -> str:
-        """All rows of `kernels`, per layer and "mean", and of `end_to_end` in one tidy table; times in us."""
+        """All rows of `kernels`, "mean" and "sum" too, and of `end_to_end`, in one tidy table; in us."""
         rows = [{"stage": "kernel"} | row for row in self.summary["kernels"]]
         for row in self.summary["end_to_end"]:
             times = {"median_us": row["median_ms"], "ci95_us": row["ci95_ms"]}
@@ -80,9 +92,7 @@ class Tables:
             row["ci95_low_us"], row["ci95_high_us"] = row.pop("ci95_us") or (None, None)
             row["warnings"] = "; ".join(row["warnings"])
         frame = pd.DataFrame(rows, columns=list(CSV_COLUMNS)).round(4)
-        csv: str = frame.astype({"spread_k": "Int64", "block_size": "Int64", "n": "Int64"}).to_csv(
-            index=False
-        )
+        csv: str = frame.astype(dict.fromkeys(CSV_COUNTS, "Int64")).to_csv(index=False)
         return csv
 
     @property
@@ -103,13 +113,24 @@ class Tables:
         shown = ", ".join(map(str, layers)) if len(layers) <= 6 else f"{layers[0]} to {layers[-1]}"
         return f"ms per attention call, mean over {len(layers)} layers ({shown})"
 
+    def _summary_unit(self) -> list[str]:
+        return [self._unit()] if self.summary["kernels"] else []
+
+    def _summary_columns(self) -> tuple[str, ...]:
+        return SUMMARY_COLUMNS if self.summary["kernels"] else PREFILL_COLUMNS
+
     def _reading(self) -> list[str]:
         tolerance = self.summary["tolerance_pct"]
-        return [
+        paired = (
             f"Differences are medians of paired differences with a 95% interval; same: the interval lies "
-            f"within +-{tolerance:g}%. A/A is the paged one-run arm against itself: the noise floor.",
-            "vs synth.: captured minus synthetic inputs, on the layers measured with both.",
-            "~ compares medians of two series: no pairs, hence no interval and no verdict.",
+            f"within +-{tolerance:g}%. A/A is the paged one-run arm against itself: the noise floor."
+        )
+        if not self.summary["kernels"]:
+            return [paired]
+        return [
+            paired,
+            "with gather: the kernel's median plus its gather's; the sum has no pairs with spread=1.",
+            "vs synth.: captured minus synthetic inputs, the kernel alone, on the layers measured with both.",
         ]
 
     def _facts(self) -> str:
@@ -136,12 +157,15 @@ class Tables:
             return None
         digits = self._digits(spread_k)
         lines = [time_line(LABELS[row["arm"]], row, notes, digits) for row in present]
-        mean = self._mean
-        lines += difference_line("Core Diff", mean.contrast(kernel, "contiguous", "fragmented", spread_k))
-        lines += difference_line(
-            "Fragmentation", mean.contrast(kernel, "fragmented@1", "fragmented", spread_k)
-        )
-        return Section(_heading(kernel, present[0], notes), lines)
+        heading = _heading(kernel, present[0], notes)
+        core = self._mean.contrast(kernel, "contiguous", "fragmented", spread_k)
+        split = self._mean.contrast(kernel, "fragmented@1", "fragmented", spread_k)
+        label = "Core Diff"
+        if core and kernel not in NEED_GATHER:
+            instead = "; Fragmentation is" if split else ""
+            label += f" {notes.mark(f'a block table selects other code: this is not the layout{instead}')}"
+        lines += difference_line(label, core, digits) + difference_line("Fragmentation", split, digits)
+        return Section(heading, lines)
 
     def _engine_kernel(self, kernel: str, spread_k: int, notes: Notes) -> Section | None:
         """The engine's kernel: dense, paged in one run and in spread_k runs, and its contrasts."""
@@ -155,11 +179,11 @@ class Tables:
             runs = "1 run" if spread_k == 1 else f"{spread_k} runs"
             lines.append(time_line(f"Paged, {runs}", paged, notes, digits))
         if spread_k == 1:
-            lines += difference_line("Paging tax", mean.contrast(kernel, "dense", "paged@1", 1))
+            lines += difference_line("Paging tax", mean.contrast(kernel, "dense", "paged@1", 1), digits)
         else:
-            lines += difference_line("Paged - dense", mean.contrast(kernel, "dense", "paged", spread_k))
-            lines += difference_line("Fragmentation", mean.contrast(kernel, "paged@1", "paged", spread_k))
-        lines += difference_line("A/A", mean.contrast(kernel, "paged@1", "paged@1 again", spread_k))
+            split = mean.contrast(kernel, "paged@1", "paged", spread_k)
+            lines += difference_line("Fragmentation", split, digits)
+        lines += difference_line("A/A", mean.contrast(kernel, "paged@1", "paged@1 again", spread_k), digits)
         first = dense or paged
         return Section(_heading(kernel, first, notes) + ": the engine's kernel", lines) if first else None
 
@@ -170,12 +194,12 @@ class Tables:
         for kernel, arm in arms:
             rows = [row for k in self._mean.spread_ks() if (row := self._mean.kernel(kernel, arm, k))]
             if rows:
-                name = LABELS[arm].lower() + (", without gather" if kernel in NEED_GATHER else "")
+                name = LABELS[arm].lower() + (", with gather" if kernel in NEED_GATHER else "")
                 heading = f"{_heading(kernel, rows[0], notes)}: {name}"
                 sections.append(Section(heading, _folded([self._summary_line(row, notes) for row in rows])))
         prefill = [self._prefill_line(row, notes) for row in self.summary["end_to_end"]]
         if repeat := self._mean.contrast("prefill", "paged@1", "paged@1 again", 1):
-            prefill.append(Line("A/A", (NONE, _change(repeat), repeat["verdict"], NONE, NONE)))
+            prefill.append(Line("A/A", self._prefill_cells(NONE, repeat)))
         return [*sections, Section("Prefill, end to end: ms per prefill", prefill)] if prefill else sections
 
     def _summary_line(self, row: Row, notes: Notes) -> Line:
@@ -189,27 +213,24 @@ class Tables:
         against = self._mean.contrast(kernel, f"synthetic {arm}", f"captured {arm}", k, None)
         digits = self._digits(k)
         cells = (
-            ms(row["median_us"], digits),
-            _change(paired) if paired else self._unpaired(row),
+            ms(total_us(row), digits),
+            _change(paired) if paired else NONE,
             paired["verdict"] if paired else NONE,
-            ms(synthetic["median_us"], digits) if synthetic else NONE,
-            f"{against['delta_pct']:+.2f}%" if against else NONE,
+            ms(total_us(synthetic), digits) if synthetic else NONE,
+            f"{signed(against['delta_pct'])}%" if against else NONE,
         )
         return Line(label, cells)
-
-    def _unpaired(self, row: Row) -> str:
-        first = self._mean.kernel(row["kernel"], row["arm"], 1)
-        if row["spread_k"] == 1 or not first or not first["median_us"]:
-            return NONE
-        return f"~ {(row['median_us'] / first['median_us'] - 1) * 100:+.2f}%"
 
     def _prefill_line(self, row: Row, notes: Notes) -> Line:
         k, label = row["spread_k"], _marked(row, notes)
         if row["median_ms"] is None:
             return Line(str(k), text=row["status"] + label.removeprefix(str(k)))
         paired = self._mean.contrast("prefill", "paged@1", "paged", k)
+        return Line(label, self._prefill_cells(f"{row['median_ms']:.3f}", paired))
+
+    def _prefill_cells(self, median: str, paired: Row | None) -> tuple[str, ...]:
         change, verdict = (_change(paired), paired["verdict"]) if paired else (NONE, NONE)
-        return Line(label, (f"{row['median_ms']:.3f}", change, verdict, NONE, NONE))
+        return (median, change, verdict, NONE, NONE)[: len(self._summary_columns()) - 1]
 
     def _warnings(self, spread_k: int) -> list[str]:
         wanted = {"spread_k": spread_k, "layer": "mean", "data": "captured"}
@@ -220,9 +241,23 @@ class Tables:
             for warning in row["warnings"]
         ]
 
+    def _prefill_warnings(self) -> list[str]:
+        """One line for each kind of warning: what disturbs a round disturbs all."""
+        kinds: dict[str, list[tuple[int, str]]] = {}
+        for row in self.summary["end_to_end"]:
+            for warning in row["warnings"]:
+                kinds.setdefault(warning.partition(":")[0], []).append((row["spread_k"], warning))
+        lines = []
+        for kind, found in kinds.items():
+            others = ", ".join(str(k) for k, _ in found[1:])
+            more = f" ({kind} also at spread={others}: see tables.csv)" if others else ""
+            lines.append(f"Warning: prefill, spread={found[0][0]}: {found[0][1]}{more}")
+        return lines
+
     def _digits(self, spread_k: int) -> int:
         """Decimals of a time in ms: tenths of a microsecond where kernels are short."""
-        rows = [row for row in self.summary["kernels"] if row["spread_k"] == spread_k]
+        wanted = {"spread_k": spread_k, "layer": "mean"}
+        rows = [row for row in self.summary["kernels"] if wanted.items() <= row.items()]
         return 4 if all((row["median_us"] or 0) < 10_000 for row in rows) else 3
 
 
@@ -237,13 +272,17 @@ def _heading(kernel: str, row: Row, notes: Notes) -> str:
 
 def _change(row: Row) -> str:
     bounds = row["ci95_pct"]
-    return f"{row['delta_pct']:+.2f}%" + (f" [{bounds[0]:+.2f}, {bounds[1]:+.2f}]" if bounds else "")
+    return f"{signed(row['delta_pct'])}%" + (f" [{signed(bounds[0])}, {signed(bounds[1])}]" if bounds else "")
 
 
 def _marked(row: Row, notes: Notes) -> str:
     """The row's spread_k, with a mark if there is something to say about it."""
     said = remark(row)
     return f"{row['spread_k']} {notes.mark(said)}" if said else str(row["spread_k"])
+
+
+def _listed(lines: list[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def _folded(lines: list[Line]) -> list[Line]:

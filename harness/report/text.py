@@ -53,14 +53,19 @@ def ms(value_us: float | None, digits: int = 3) -> str:
     return NONE if value_us is None else f"{value_us / 1000:.{digits}f}"
 
 
-def difference(delta_us: float, delta_pct: float) -> str:
+def signed(value: float, digits: int = 2) -> str:
+    """A number with its sign; what rounds to zero has none."""
+    return f"{value:+.{digits}f}" if round(value, digits) else f"{0:.{digits}f}"
+
+
+def difference(delta_us: float, delta_pct: float, digits: int) -> str:
     """A difference in ms and in percent, e.g. "+0.011 (+9.06%)"."""
-    return f"{delta_us / 1000:+.3f} ({delta_pct:+.2f}%)"
+    return f"{signed(delta_us / 1000, digits)} ({signed(delta_pct)}%)"
 
 
 def interval(ci_pct: Sequence[float] | None) -> str:
     """An interval in percent, e.g. "[+8.91%, +9.20%]"."""
-    return "no interval" if ci_pct is None else f"[{ci_pct[0]:+.2f}%, {ci_pct[1]:+.2f}%]"
+    return "no interval" if ci_pct is None else f"[{signed(ci_pct[0])}%, {signed(ci_pct[1])}%]"
 
 
 def screen(columns: Sequence[str], sections: Sequence[Section]) -> str:
@@ -76,7 +81,8 @@ def screen(columns: Sequence[str], sections: Sequence[Section]) -> str:
     printed = [head, rule]
     width = len(rule.split()[0])
     for section in sections:
-        printed += ["", section.heading] if len(printed) > 2 else [section.heading]
+        heading = wrapped([section.heading])
+        printed += ["", heading] if len(printed) > 2 else [heading]
         for line in section.lines:
             row = body.pop(0)
             printed.append(row if line.cells else _across(line, width))
@@ -85,7 +91,7 @@ def screen(columns: Sequence[str], sections: Sequence[Section]) -> str:
 
 def _across(line: Line, width: int) -> str:
     bounds = f"95% {line.interval}" if line.interval.startswith("[") else line.interval
-    return f"{line.label:<{width}}  {line.text:<16}  {bounds:<24}  {line.verdict}"
+    return f"{line.label:<{width}}  {line.text:<19}  {bounds:<24}  {line.verdict}"
 
 
 def markdown(columns: Sequence[str], sections: Sequence[Section], text_column: int) -> str:

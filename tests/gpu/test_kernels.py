@@ -8,7 +8,7 @@ import torch
 from harness import arms, kernels, replay
 from harness.measure.timers import CudaEventTimer, Step
 from harness.record import Status
-from tests.calls import make_call, place
+from tests.calls import make_call, place, plan
 
 FLASH_ATTN = ("flash_attn_func", "flash_attn_qkvpacked_func", "flash_attn_with_kvcache")
 
@@ -16,7 +16,7 @@ FLASH_ATTN = ("flash_attn_func", "flash_attn_qkvpacked_func", "flash_attn_with_k
 def prepared(call, spread_k):
     placement = place(call, spread_k)
     found = arms.of_series(
-        placement, kernels.for_engine(call), kernels.flash_attn_functions("cuda"), "captured", 0
+        placement, kernels.for_engine(call), kernels.flash_attn_functions("cuda"), "captured", plan
     )
     judge = replay.Judge(placement.call)
     return replay.prepare(found, judge, "series")
@@ -59,7 +59,7 @@ def prepared_float32():
     call = make_call(64, kv_heads=4, block_size=16, dtype=torch.float32, device="cuda", fa_version=3)
     kernel = kernels.for_engine(call)
     placement = arms.placed(call, kernel, 2, [6, 7, 5, 8])
-    found = arms.of_series(placement, kernel, kernels.flash_attn_functions("cuda"), "captured", 0)
+    found = arms.of_series(placement, kernel, kernels.flash_attn_functions("cuda"), "captured", plan)
     judge = replay.Judge(call)
     return replay.prepare(found, judge, "series").results
 
@@ -68,7 +68,7 @@ def test_out_of_memory_marks_the_arm():
     call = make_call(64, kv_heads=4, block_size=16, device="cuda", fa_version=3)
     placement = place(call, 2)
     found = arms.of_series(
-        placement, kernels.for_engine(call), kernels.flash_attn_functions("cuda"), "captured", 0
+        placement, kernels.for_engine(call), kernels.flash_attn_functions("cuda"), "captured", plan
     )
 
     def greedy() -> arms.Bound:

@@ -10,6 +10,7 @@ import pytest
 from harness.report.plots import draw, write_plots
 from harness.store import RunDirectory
 from harness.summary import summarise
+from tests.fixtures import repaged
 
 RUN = Path(__file__).resolve().parent.parent / "data" / "run"
 
@@ -44,10 +45,10 @@ def test_files_have_every_legend_entry_and_do_not_change(
 def test_one_line_per_arm_contiguous_solid_fragmented_dashed(record_and_summary: tuple[dict, dict]) -> None:
     upper, lower = draw(*record_and_summary).axes
     lines = {str(line.get_label()).split("\n")[0]: line for line in upper.get_lines()}
-    assert len(lines) == len(upper.get_lines()) == 8
+    assert len(lines) == len(upper.get_lines()) == 9
+    styles = {"contiguous": "-", "dense": "-", "gather + kernel": ":"}
     for name, line in lines.items():
-        solid = name.endswith((", contiguous", ", dense"))
-        assert line.get_linestyle() == ("-" if solid else "--")
+        assert line.get_linestyle() == styles.get(name.split(", ")[1], "--")
     colours = {str(line.get_color()) for line in lines.values()}
     markers = {str(line.get_marker()) for line in lines.values()}
     assert len(colours) == len(markers) == 4
@@ -65,6 +66,24 @@ def test_a_point_is_a_median_in_ms_and_a_gap_where_there_is_none(
     assert list(line.get_ydata()) == pytest.approx([row["median_us"] / 1000 for row in rows])
     prefill = next(list(x.get_ydata()) for x in lower.get_lines() if len(x.get_ydata()) == 4)
     assert [math.isnan(y) for y in prefill] == [False, False, False, True]
+
+
+def test_a_line_ends_where_larger_blocks_have_no_more_runs(record_and_summary: tuple[dict, dict]) -> None:
+    record, _ = record_and_summary
+    upper, _ = draw(record, summarise(record, repaged(RunDirectory.open(RUN).results()))).axes
+    names = {str(line.get_label()): list(line.get_xdata()) for line in upper.get_lines()}
+    (found,) = (name for name in names if name.startswith("flash_attn_with_kvcache, non-contiguous"))
+    assert "256-token blocks: at most 2 runs" in found
+    assert names[found] == [1, 2]
+
+
+def test_kernel_and_gather_together_are_a_line(record_and_summary: tuple[dict, dict]) -> None:
+    upper, _ = draw(*record_and_summary).axes
+    lines = {str(line.get_label()).split("\n")[0]: list(line.get_ydata()) for line in upper.get_lines()}
+    kernel, total = lines["flash_attn_func, non-contiguous"], lines["flash_attn_func, gather + kernel"]
+    assert [b - a for a, b in zip(kernel, total, strict=True)] == pytest.approx(
+        [0.022, 0.023, 0.025, 0.029], rel=0.01
+    )
 
 
 def test_a_run_without_results_can_be_drawn(tmp_path: Path, record_and_summary: tuple[dict, dict]) -> None:

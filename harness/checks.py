@@ -1,0 +1,85 @@
+"""What device and files do not allow: problems of a whole configuration, each in one line, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from harness.config import RunConfig
+
+TIMERS = {"cuda": ("auto", "events", "cupti"), "cpu": ("auto", "perf_counter")}
+
+
+def label(name: str, value: Any, source: Path | None = None) -> str:
+    """The value and where it was written: an option, or a key of the YAML file `source`."""
+    if isinstance(value, list):
+        value = ",".join(map(str, value))
+    return f"{source}: {name}: {value}" if source else f"--{name.replace('_', '-')} {value}"
+
+
+def file_problems(config: RunConfig) -> Iterable[str]:
+    """What the files do not allow, and options about files that exclude each other."""
+    if config.prompt_file is not None and not config.prompt_file.is_file():
+        yield f"{label('prompt_file', config.prompt_file)}: no such file; leave it out for a bundled passage"
+    if config.from_captures is not None and config.save_captures:
+        yield "--save-captures: nothing is captured with --from-captures; leave one out"
+    if config.resume and config.overwrite:
+        yield "--resume and --overwrite: exclude each other; leave one out"
+    if config.output_dir is not None:
+        if config.output_dir.exists() and not config.output_dir.is_dir():
+            yield f"{label('output_dir', config.output_dir)}: not a directory; choose another"
+        elif (config.output_dir / "run.json").exists() and not (config.overwrite or config.resume):
+            yield (
+                f"{label('output_dir', config.output_dir)}: already holds a run; "
+                "choose another, --overwrite to replace it or --resume to go on with it"
+            )
+        elif config.overwrite and config.from_captures is not None:
+            inside = config.output_dir / "captures"
+            if inside.resolve() == config.from_captures.resolve():
+                yield (
+                    f"--overwrite: would remove the captures in {inside} that --from-captures reads; "
+                    "choose another --output-dir"
+                )
+
+
+def timer_problems(config: RunConfig, device_kind: Literal["cuda", "cpu"]) -> Iterable[str]:
+    """What times a call, and the cache it starts from, on another kind of device."""
+    if config.timer not in TIMERS[device_kind]:
+        here, choices = {"cuda": "on CUDA", "cpu": "on a CPU"}[device_kind], " or ".join(TIMERS[device_kind])
+        yield f"{label('timer', config.timer)}: not {here}; take {choices}"
+    if config.l2 and device_kind == "cpu":
+        yield f"{label('l2', config.l2)}: a CPU's caches are left as they are; leave it out"
+
+
+def engine_problems(config: RunConfig, device_kind: Literal["cuda", "cpu"]) -> Iterable[str]:
+    """What vLLM would refuse, or not do as a prefill in one step."""
+    block_size, tokens = config.block_size or 1, config.max_num_batched_tokens
+    backend = config.attention_backend or {"cuda": "FLASH_ATTN", "cpu": "CPU_ATTN"}[device_kind]
+    multiple = {"FLASH_ATTN": 16, "CPU_ATTN": 32}.get(backend.upper(), 1)
+    if block_size % multiple:
+        nearest = -(-block_size // multiple) * multiple
+        yield (
+            f"{label('block_size', block_size)}: must be a multiple of {multiple} for {backend}; "
+            f"take {nearest}"
+        )
+    if tokens is not None and tokens < config.length:
+        yield (
+            f"{label('max_num_batched_tokens', tokens)}: must be at least --length {config.length}, "
+            "so that the prompt stays in one step; raise it or leave it out"
+        )
+
+
+def spread_problems(config: RunConfig) -> Iterable[str]:
+    """Values of spread_k that the prompt has too few blocks for; needs a block size."""
+    blocks, first, last = config.num_blocks(), config.spread_min, config.spread_max
+    asked = [("spread_k", k) for k in config.spread_k or []] + [("spread_min", first), ("spread_max", last)]
+    beyond = [(name, k) for name, k in asked if k is not None and k > blocks]
+    for name, k in beyond[-1:]:
+        yield (
+            f"{label(name, k)}: must be within 1..{blocks}, the number of blocks that --length "
+            f"{config.length} takes at --block-size {config.block_size}"
+        )
+    if not beyond and first is not None and last is not None and first > last:
+        yield f"{label('spread_min', first)}: must not be above --spread-max {last}; swap them"
