@@ -16,6 +16,13 @@ from tests.conftest import BLOCK_SIZE, LENGTH
 BLOCKS = layout.num_blocks(LENGTH, BLOCK_SIZE)
 
 
+@pytest.fixture(autouse=True)
+def inference_mode():
+    """As in the main job: vLLM's tensors may only be written to in inference mode."""
+    with torch.inference_mode():
+        yield
+
+
 @pytest.fixture(scope="module")
 def one_run(engine):
     return layout.plan(BLOCKS, 1, engine.free_block_ids())

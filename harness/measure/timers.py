@@ -3,7 +3,9 @@
 On a GPU every call starts from a known state of the L2 cache, whatever the random order put ahead of it:
 
 warm  the call itself has run right ahead, untimed. What it reads and fits L2 is there, as in a prefill, where
-      the step's Q, K and V were written just before attention reads them.
+      the step's Q, K and V were written just before attention reads them. One run does not undo all of
+      what an arm that evicts everything did (a copy of half the L2 was 13% slower after one than after its
+      input was written, on an H100): the random order of a round makes that noise, not bias.
 cold  a buffer of FLUSH_SIZE times the L2 has been written right ahead, untimed, as triton's do_bench and
       NVBench do. The call reads its inputs from memory, as with a prefix that an earlier step computed.
 
