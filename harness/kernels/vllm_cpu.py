@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from harness.capture import AttentionCall
-from harness.kernels import DenseKV, PagedKV, Run, Unsupported
+from harness.kernels import DenseKV, Output, PagedKV, Run, Unsupported
 
 BLOCK_MULTIPLE = 32  # the vectorised kernels' block sizes
 
@@ -15,6 +15,9 @@ class VllmCpuAttention:
 
     name = "cpu_attention_with_kv_cache"
     provider = "vLLM CPU"
+
+    def __init__(self) -> None:
+        self._out = Output()
 
     def dense(self, call: AttentionCall, kv: DenseKV) -> Run:
         """The same kernel with one block for all tokens: it has no form without a block table."""
@@ -43,7 +46,7 @@ class VllmCpuAttention:
             enable_kv_split=True,
         )
         key_cache, value_cache = _halves(kv.cache)
-        output = torch.empty_like(call.query, memory_format=torch.contiguous_format)
+        output = self._out.like(call.query)
 
         def run() -> torch.Tensor:
             ops.cpu_attention_with_kv_cache(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from harness.capture import AttentionCall
-from harness.kernels import DenseKV, PagedKV, Run, Unsupported
+from harness.kernels import DenseKV, Output, PagedKV, Run, Unsupported
 
 
 class VllmFlashAttention:
@@ -18,6 +18,7 @@ class VllmFlashAttention:
     def __init__(self, fa_version: int) -> None:
         self.fa_version = fa_version
         self.provider = f"vLLM FA{fa_version}"
+        self._out = Output()
 
     def dense(self, call: AttentionCall, kv: DenseKV) -> Run:
         """Reads this step's own K and V. FA3's schedule is prepared ahead, as the engine does for paged."""
@@ -50,7 +51,7 @@ class VllmFlashAttention:
     def _bind(self, call: AttentionCall, key: torch.Tensor, value: torch.Tensor, **where: Any) -> Run:
         from vllm.vllm_flash_attn import flash_attn_varlen_func
 
-        out = torch.empty_like(call.query, memory_format=torch.contiguous_format)
+        out = self._out.like(call.query)
         lengths = call.query_start_loc.diff()
         longest = int(lengths.max())
         arguments = {
