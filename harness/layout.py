@@ -105,11 +105,6 @@ def plan(
     return ids
 
 
-def compact_table(num_blocks: int) -> list[int]:
-    """The block ids of a compacted copy, whose i-th block is a copy of the i-th logical block."""
-    return list(range(num_blocks))
-
-
 def slot_mapping(block_ids: Sequence[int], block_size: int, length: int) -> Ints:
     """The cache slot of each of `length` tokens, int64 [length]: id * block_size + offset in the block."""
     if num_blocks(length, block_size) > len(block_ids):
@@ -117,11 +112,6 @@ def slot_mapping(block_ids: Sequence[int], block_size: int, length: int) -> Ints
     ids = np.asarray(block_ids, dtype=np.int64)
     slots: Ints = ids[:, None] * block_size + np.arange(block_size, dtype=np.int64)
     return slots.reshape(-1)[:length]
-
-
-def repage(spread_k: int, length: int, page_size: int) -> int:
-    """The spread_k a cache can have at most once its tokens lie in pages of `page_size`."""
-    return min(spread_k, num_blocks(length, page_size))
 
 
 def _check_spread(num_blocks: int, spread_k: int) -> None:

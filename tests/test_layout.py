@@ -100,7 +100,7 @@ def test_run_lengths_add_up(asked, sizes, seed):
 def test_runs_are_maximal_and_only_ascending():
     assert layout.runs([4, 5, 6, 2, 1, 9]) == [Run(0, 4, 3), Run(3, 2, 1), Run(4, 1, 1), Run(5, 9, 1)]
     assert layout.spread_k([3, 2, 1]) == 3
-    assert layout.spread_k(layout.compact_table(7)) == 1
+    assert layout.spread_k(range(7)) == 1
     assert layout.runs([]) == []
 
 
@@ -115,11 +115,6 @@ def test_two_stretches_keep_even_runs_even():
 )
 def test_default_spreads(blocks, spreads):
     assert layout.default_spreads(blocks) == spreads
-
-
-def test_repaging_joins_runs():
-    assert layout.repage(256, 4096, 256) == 16
-    assert layout.repage(4, 4096, 256) == 4
 
 
 @pytest.mark.parametrize(("blocks", "k"), [(4, 0), (4, 5), (0, 1)])
