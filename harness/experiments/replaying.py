@@ -12,7 +12,7 @@ from harness import arms, device
 from harness.capture import AttentionCall
 from harness.config import RunConfig
 from harness.measure import ceilings, clocks, timers
-from harness.measure.sampler import Budget, Series, sample
+from harness.measure.sampler import WARMUP_ROUNDS, Budget, Series, sample
 from harness.record import Status, series_name
 from harness.recorder import Recorder
 from harness.replay import Replay
@@ -106,6 +106,7 @@ class Replaying:
         seed: int,
         on_round: Callable[[], object] = lambda: None,
         weight: int = 1,
+        least_warmup: int = WARMUP_ROUNDS,
     ) -> None:
         """Sample any series; what it gave is on disk when this returns, also on Ctrl-C."""
         try:
@@ -116,6 +117,7 @@ class Replaying:
                 seed,
                 on_round,
                 weight=weight,
+                least_warmup=least_warmup,
                 monitor=self.monitor,
                 precision_pct=self.config.precision,
             )

@@ -103,6 +103,7 @@ def sample(
     on_round: Callable[[], object] = lambda: None,
     *,
     weight: int = 1,
+    least_warmup: int = WARMUP_ROUNDS,
     monitor: ClockMonitor = NO_CLOCKS,
     precision_pct: float = PRECISION_PCT,
     sleep: Callable[[float], object] = time.sleep,
@@ -111,7 +112,7 @@ def sample(
     """Warm up, then time every ready arm once a round, and return the series' results with samples.
 
     Warm-up: until the sums over the arms of the last three rounds lie within 2% of each other; at most 10
-    rounds, and at most 2 once it has taken a fifth of the series' time.
+    rounds, and no more than `least_warmup` once it has taken a fifth of the series' time.
 
     End, whichever comes first; `Result.stopped` says which:
         "precision"  every contrast's 95% interval is, from end to end, at most `precision_pct` of its
@@ -131,6 +132,7 @@ def sample(
     Args:
         seed: of the rounds' random orders.
         on_round: called after every timed round, discarded ones included.
+        least_warmup: rounds of warm-up even where time is short.
         weight: how many times the share of a common series this one gets, as it has more arms.
         monitor: read between blocks.
         sleep, now: how to wait, and a clock, both in seconds; for simulations.
@@ -139,7 +141,7 @@ def sample(
     runner = _Runner(series, timer, random.Random(seed), on_round, now)
     blocks, stopped = Blocks(), None
     try:
-        runner.warm_up(began + WARMUP_SHARE * share_s)
+        runner.warm_up(least_warmup, began + WARMUP_SHARE * share_s)
         check = PrecisionCheck(series_pairs(series.results), precision_pct)
         stopped = _take_blocks(runner, blocks, budget, check, monitor, sleep, began + share_s)
     except KeyboardInterrupt:
@@ -210,7 +212,7 @@ class _Runner:
     now: Callable[[], float]
     seconds_per_round: float = 0.0  # the latest, with all that is around the timed calls
 
-    def warm_up(self, until: float) -> None:
+    def warm_up(self, least: int, until: float) -> None:
         """Rounds until they are stable, see `sample`; their samples are the results' `warmup_us`."""
         sums: list[float] = []
         while self.series.ready() and len(sums) < MAX_WARMUP_ROUNDS:
@@ -223,7 +225,7 @@ class _Runner:
             last = sums[-STABLE_ROUNDS:]
             if len(last) == STABLE_ROUNDS and max(last) <= (1 + STABLE_WITHIN) * min(last):
                 return
-            if len(sums) >= WARMUP_ROUNDS and self.now() >= until:
+            if len(sums) >= least and self.now() >= until:
                 return
 
     def fill(self, block: Block, most: int) -> None:
