@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from datetime import datetime, timezone
@@ -12,6 +13,19 @@ from tabulate import tabulate
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that `python benchmarks/NAME.py` finds the harness
+
+
+def sampling_parser(description: str | None, seconds: float) -> argparse.ArgumentParser:
+    """The options of a benchmark that samples as the main job does; `seconds` is its default time."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seconds", type=float, default=seconds, help="for all sampling")
+    parser.add_argument("--precision", type=float, default=0.5, help="percent; ends a series, as in a run")
+    parser.add_argument("--timer", default="auto", choices=["auto", "events", "cupti"])
+    parser.add_argument("--l2", default="warm", choices=["warm", "cold"])
+    parser.add_argument("--output")
+    return parser
 
 
 def report(name: str, rows: list[dict[str, Any]], output: str | None) -> None:

@@ -13,19 +13,12 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
-from common import report
+from common import report, sampling_parser
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = sampling_parser(__doc__, seconds=75.0)
     parser.add_argument("--contrasts", type=int, default=200)
-    parser.add_argument("--seconds", type=float, default=75.0, help="for all sampling")
-    parser.add_argument("--precision", type=float, default=0.5, help="percent; ends a series, as in a run")
-    parser.add_argument("--timer", default="auto", choices=["auto", "events", "cupti"])
-    parser.add_argument("--l2", default="warm", choices=["warm", "cold"])
-    parser.add_argument("--output")
     options = parser.parse_args()
 
     import torch

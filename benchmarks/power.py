@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
-from common import report
+from common import report, sampling_parser
 
 TILE = 128  # rows and columns of FA3's tiles for causal bfloat16 at a head size of 128
 HEAD_DIM = 128
@@ -22,15 +22,8 @@ PLANTED = {"0.5%": (400, 1), "1%": (200, 4), "3%": (66, 32)}  # tiles in the seq
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = sampling_parser(__doc__, seconds=45.0)
     parser.add_argument("--series", type=int, default=30, help="for each slow-down")
-    parser.add_argument("--seconds", type=float, default=45.0, help="for all sampling")
-    parser.add_argument("--precision", type=float, default=0.5, help="percent; ends a series, as in a run")
-    parser.add_argument("--timer", default="auto", choices=["auto", "events", "cupti"])
-    parser.add_argument("--l2", default="warm", choices=["warm", "cold"])
-    parser.add_argument("--output")
     options = parser.parse_args()
 
     import torch
