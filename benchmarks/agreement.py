@@ -1,34 +1,42 @@
 """Whether this harness and its peers agree on what a kernel takes, and how far each repeats itself.
 
-    python benchmarks/agreement.py [--processes 1] [--output FILE]
+    python benchmarks/agreement.py [--processes 10] [--seconds 0.4] [--calls "20 us,1 ms"]
+        [--tools events,cupti,do_bench,nvbench] [--no-trace] [--output FILE]
+    python benchmarks/agreement.py --observations FILE      judges an earlier output again, without a GPU
 
 FA3 calls of about 20 us, 100 us and 1 ms, from a flushed L2 cache, by this harness (CUDA events, and CUPTI
-kernel time), by triton.testing.do_bench and by NVBench (`pip install cuda-bench`), each with its own
-defaults; medians. "traced us" is the kernel's own time in a CUPTI trace of the same tool at work, so that
-"above trace" is what the tool's way of timing adds, and the rest of a difference is the GPU: its clock, its
-cache. With --processes 10 the figures are medians over as many fresh processes, and "spread" is the largest
-less the smallest, over the median. Targets: ratio within 1% over 100 us, within 3% over 20 us; the smallest
-spread is ours.
+kernel time), by triton.testing.do_bench and by NVBench (`pip install cuda-bench`); medians. Every tool gets
+--seconds for each kernel: more than do_bench's default of 0.1, less than NVBench's of 0.5 s of kernel time.
+
+Who is right where they differ is decided by a CUPTI trace of each tool at work: "error %" is its figure over
+what the kernel itself took in that trace, "clock MHz" the SM clock meanwhile, "traced us" its figure then.
+How long a call takes depends on the clock, and that on how a tool loads the GPU: a tool is right if it tells
+what it ran.
+
+With --processes the figures are medians over as many fresh processes, only the first of which is traced, and
+a second table has the spread over them: of the figure, and of the contrast between the call on 16 runs of
+blocks and on one, which this harness takes from interleaved pairs and the others from two figures. The
+harness shares the time of the two kernels with the series' two other arms. Tools take turns in a random
+order; NVBench, which runs all it has at once, comes last.
+
+Targets: ratio or error within 1% over 100 us, within 3% over 20 us; the smallest spread is ours.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from common import ROOT, report
+from common import ROOT, here, report
+from judging import OURS, Row, agreement, conclusions, smallest, spreads
+from tabulate import tabulate
 
-ROUNDS, CALLS_A_ROUND, WARMUP = 20, 10, 3
-OURS = "this harness, events"
-
-Row = dict[str, Any]
+TOOLS = ("events", "cupti", "do_bench", "nvbench")
 
 
 def main() -> None:
@@ -36,173 +44,89 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=0.4, help="for each tool and kernel")
+    parser.add_argument("--calls", type=lambda text: text.split(","), help="default: all")
+    parser.add_argument("--tools", type=lambda text: text.split(","), default=list(TOOLS))
+    parser.add_argument("--no-trace", action="store_true")
+    parser.add_argument("--seed", type=int, default=0, help="of the order of the tools and of the rounds")
+    parser.add_argument("--observations", type=Path, metavar="FILE")
     parser.add_argument("--output")
     options = parser.parse_args()
-    rows = in_this_process() if options.processes == 1 else in_fresh_processes(options.processes)
-    ours = {row["call"]: row["us"] for row in rows if row["tool"] == OURS}
-    for row in rows:
-        if row["us"]:
-            row["ours / it"] = ours[row["call"]] / row["us"]
-        if row["us"] and row["traced us"]:
-            row["above trace %"] = 100 * (row["us"] / row["traced us"] - 1)
-    report("agreement, cold L2", rows, options.output)
+    if unknown := set(options.tools) - set(TOOLS):
+        parser.error(f"--tools {','.join(sorted(unknown))}: there are {','.join(TOOLS)}")
+    where = None
+    if options.observations:
+        earlier = json.loads(options.observations.read_text())
+        observations, where = earlier["observations"], earlier | {"started": earlier["date"]}
+    elif options.processes == 1:
+        observations = in_this_process(options)
+    else:
+        observations = in_fresh_processes(options)
+    if not observations:
+        raise SystemExit("nothing was measured")
+    tell(observations, options.output, where)
 
 
-def in_fresh_processes(count: int) -> list[Row]:
-    """Medians over fresh processes, and the spread over them."""
-    found: dict[tuple[str, str], list[Row]] = {}
-    for _ in range(count):
+def tell(observations: list[Row], output: str | None, where: Row | None) -> None:
+    """Print the tables, and what follows from them in words."""
+    rows, apart = agreement(observations), spreads(observations)
+    words, best = conclusions(rows), smallest(apart)
+    report(
+        "agreement, cold L2", rows, output, where,
+        conclusions=words, spreads=apart, smallest=best, observations=observations,
+    )  # fmt: skip
+    print("", *words, sep="\n")
+    if apart:
+        print("", "spread over fresh processes", tabulate(apart, headers="keys", floatfmt=".2g"), sep="\n")
+        print("", *best, sep="\n")
+
+
+def in_fresh_processes(options: argparse.Namespace) -> list[Row]:
+    """The observations of one process after the other; those so far are in --output if one is killed."""
+    observations: list[Row] = []
+    about = here()
+    for seed in range(options.processes):
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder) / "rows.json"
-            command = [sys.executable, __file__, "--output", str(output)]
-            subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-            for row in json.loads(output.read_text())["rows"]:
-                found.setdefault((row["call"], row["tool"]), []).append(row)
-    rows = []
-    for (call, tool), members in found.items():
-        us, traced = ([row[key] for row in members if row[key]] for key in ("us", "traced us"))
-        row = figures(call, tool, us, traced, members[0].get("remark"))
-        if us:
-            row |= {"spread %": 100 * (max(us) - min(us)) / np.median(us), "processes": len(us)}
-        rows.append(row)
-    return rows
+            command = [sys.executable, __file__, "--output", str(output), "--seed", str(seed)]
+            command += ["--seconds", str(options.seconds), "--tools", ",".join(options.tools)]
+            command += ["--calls", ",".join(options.calls)] if options.calls else []
+            command += ["--no-trace"] if seed or options.no_trace else []
+            subprocess.run(command, cwd=ROOT, check=False, stdout=subprocess.DEVNULL)
+            if not output.exists():
+                print(f"process {seed} failed", file=sys.stderr)
+                continue
+            found = json.loads(output.read_text())["observations"]
+        observations += [row | {"process": seed} for row in found]
+        if options.output:
+            so_far = about | {"date": about["started"], "observations": observations}
+            Path(options.output).write_text(json.dumps(so_far, indent=1) + "\n")
+    return observations
 
 
-def in_this_process() -> list[Row]:
+def in_this_process(options: argparse.Namespace) -> list[Row]:
     """Every call by every tool."""
     import torch
     from calls import CALLS, Placed
+    from tools import do_bench, harness, nvbench
 
-    from harness.measure.timers import CudaEventTimer, CuptiTimer
-
-    rows = []
+    names, trace, seed = options.calls or list(CALLS), not options.no_trace, options.seed
+    work = {
+        "events": lambda *call: harness(*call, OURS, "events", options.seconds, trace, seed),
+        "cupti": lambda *call: harness(*call, "this harness, cupti", "cupti", options.seconds, trace, seed),
+        "do_bench": lambda *call: do_bench(*call, options.seconds, trace),
+    }
+    shuffle = random.Random(seed)
+    observations: list[Row] = []
     with torch.inference_mode():
-        runs = {name: Placed(**shape).one_run().run for name, shape in CALLS.items()}
-        for name, run in runs.items():
-            rows.append(measured(name, OURS, lambda run=run: ours(run, CudaEventTimer("cold"))))
-            alone = ours(run, CuptiTimer("cold"))
-            rows.append(figures(name, "this harness, cupti", alone, alone))
-            rows.append(measured(name, "triton do_bench", lambda run=run: do_bench(run)))
-        rows += nvbench(runs)
-    order = list(CALLS)
-    return sorted(rows, key=lambda row: order.index(row["call"]))
-
-
-def measured(call: str, tool: str, measure: Callable[[], list[float]]) -> Row:
-    """The tool's figures, then the kernel's time in a trace while the tool works once more."""
-    times = measure()
-    return figures(call, tool, times, traced(measure))
-
-
-def figures(
-    call: str, tool: str, times: Iterable[float], kernel_times: Iterable[float], remark: str | None = None
-) -> Row:
-    """A row with the medians."""
-    us, alone = (float(np.median(values)) if values else None for values in (times, kernel_times))
-    row: Row = {"call": call, "tool": tool, "us": us, "traced us": alone}
-    return row | ({"remark": remark} if remark else {})
-
-
-def ours(run: Callable[[], object], timer: Any) -> list[float]:
-    """Microseconds of each call, in rounds as a series has them."""
-    from harness.measure.timers import Step, time_rounds
-
-    rounds = [[Step(run)] * CALLS_A_ROUND] * (WARMUP + ROUNDS)
-    return [us for times in time_rounds(timer, rounds)[WARMUP:] for us in times]
-
-
-def do_bench(run: Callable[[], object]) -> list[float]:
-    """The same by triton, which flushes with a buffer of 256 MB and lets the host launch as it can."""
-    from triton.testing import do_bench as benchmark
-
-    return [1e3 * ms for ms in benchmark(run, return_mode="all")]
-
-
-def traced(work: Callable[[], object]) -> list[float]:
-    """Durations of the flash-attention kernels that ran meanwhile, in us, by CUPTI.
-
-    One figure a call: a kernel that prepares another is added to it by its median.
-    """
-    import torch
-
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        work()
-        torch.cuda.synchronize()
-    kernels: dict[str, list[float]] = {}
-    for event in profile.events():
-        if event.device_type == torch.autograd.DeviceType.CUDA and "flash" in event.name:
-            kernels.setdefault(event.name, []).append(event.time_range.end - event.time_range.start)
-    if not kernels:
-        return []
-    longest = max(kernels, key=lambda name: sum(kernels[name]))
-    others = sum(float(np.median(times)) for name, times in kernels.items() if name != longest)
-    return [us + others for us in kernels[longest]]
-
-
-def nvbench(runs: dict[str, Callable[[], object]]) -> list[Row]:
-    """The same by NVBench; rows with a remark where it is not installed or fails."""
-    tool = "NVBench"
-    kernel_times: dict[str, list[float]] = {}
-    try:
-        from cuda import bench
-
-        for name, run in runs.items():
-            bench.register(nvbench_plain(run)).set_name(name)
-            bench.register(nvbench_traced(run, name, kernel_times)).set_name(f"{name}, traced")
-        with tempfile.TemporaryDirectory() as folder:
-            output = Path(folder) / "nvbench.json"
-            bench.run_all_benchmarks(["agreement", "--quiet", "--devices", "0", "--jsonbin", str(output)])
-            times = {
-                one["name"]: nvbench_samples(one["states"][0], Path(folder))
-                for one in json.loads(output.read_text())["benchmarks"]
-            }
-    except ImportError as error:
-        return [figures(name, tool, [], [], f"not installed: {error}") for name in runs]
-    except Exception as error:
-        return [figures(name, tool, [], [], f"{type(error).__name__}: {error}") for name in runs]
-    return [figures(name, tool, times[name], kernel_times.get(name, [])) for name in runs]
-
-
-def nvbench_plain(run: Callable[[], object]) -> Callable[[Any], None]:
-    """`run` as an NVBench benchmark, on NVBench's stream."""
-    import torch
-
-    def benchmark(state: Any) -> None:
-        stream = torch.cuda.ExternalStream(state.get_stream().addressof())
-
-        def launch(_: Any) -> None:
-            with torch.inference_mode(), torch.cuda.stream(stream):
-                run()
-
-        launch(None)  # so that nothing is allocated behind NVBench's blocking kernel
-        torch.cuda.synchronize()
-        state.exec(launch, batched=False)
-
-    return benchmark
-
-
-def nvbench_traced(
-    run: Callable[[], object], name: str, kernel_times: dict[str, list[float]]
-) -> Callable[[Any], None]:
-    """The same, with the kernel's times put into `kernel_times[name]`."""
-    plain = nvbench_plain(run)
-
-    def benchmark(state: Any) -> None:
-        # NVBench ends the process if a launch waits behind its blocking kernel, as one under a profiler may.
-        state.set_disable_blocking_kernel(True)
-        kernel_times[name] = traced(lambda: plain(state))
-
-    return benchmark
-
-
-def nvbench_samples(state: dict[str, Any], folder: Path) -> list[float]:
-    """The isolated samples of a benchmark in NVBench's JSON output, in us; raises ValueError without any."""
-    for summary in state["summaries"] or []:
-        if summary["tag"] == "nv/json/bin:nv/cold/sample_times":
-            name = next(item["value"] for item in summary["data"] if item["name"] == "filename")
-            path = next(path for path in (folder / name, folder.parent / name, Path(name)) if path.exists())
-            return [1e6 * float(seconds) for seconds in np.fromfile(path, "<f4")]
-    raise ValueError(f"no samples: {state.get('skip_reason')}")
+        placed = {name: Placed(**CALLS[name]) for name in names}
+        for name in names:
+            chosen = [tool for tool in work if tool in options.tools]
+            for tool in shuffle.sample(chosen, len(chosen)):
+                observations.append(work[tool](name, placed[name]))
+        if "nvbench" in options.tools:
+            observations += nvbench(placed, options.seconds, trace)
+    return observations
 
 
 if __name__ == "__main__":

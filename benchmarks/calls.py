@@ -48,6 +48,10 @@ class Placed:
         """The kernel on the cache in one run of blocks."""
         return Step(self.kernel.paged(self.call, self.placement.one_run))
 
+    def fragmented(self) -> Step:
+        """The kernel on the cache in SPREAD_K runs."""
+        return Step(self.kernel.paged(self.call, self.placement.split))
+
 
 def contrast(results: Sequence[Result]) -> tuple[Result, Result]:
     """The series' one-run baseline and its repetition: the A/A contrast."""

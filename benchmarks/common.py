@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -28,14 +29,32 @@ def sampling_parser(description: str | None, seconds: float) -> argparse.Argumen
     return parser
 
 
-def report(name: str, rows: list[dict[str, Any]], output: str | None) -> None:
-    """Print the rows as a table under the device and versions; write them as JSON too if asked."""
-    from harness import device
+def report(
+    name: str,
+    rows: list[dict[str, Any]],
+    output: str | None,
+    where: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> None:
+    """Print the rows as a table under the device and versions; write them as JSON too if asked.
 
-    about, versions = device.describe(), device.versions()
-    today = datetime.now(timezone.utc).date().isoformat()
-    print(f"{name}: {about['name']}, vllm {versions['vllm']}, torch {versions['torch']}, {today}")
+    Args:
+        where: the device, versions and start (ISO 8601) of what was measured elsewhere, as in a run's record.
+        more: what else goes into the JSON.
+    """
+    where = where or here()
+    about, versions, date = where["device"], where["versions"], where["started"][:10]
+    print(f"{name}: {about['name']}, vllm {versions['vllm']}, torch {versions['torch']}, {date}")
     print(tabulate(rows, headers="keys", floatfmt=".4g"))
     if output:
-        content = {"benchmark": name, "date": today, "device": about, "versions": versions, "rows": rows}
+        content = {"benchmark": name, "date": date, "device": about, "versions": versions, "rows": rows}
+        content |= more
         Path(output).write_text(json.dumps(content, indent=1) + "\n")
+
+
+def here() -> dict[str, Any]:
+    """The device, its software's versions, and the time, as in a run's record."""
+    from harness import device
+
+    started = datetime.now(timezone.utc).isoformat()
+    return {"device": device.describe(), "versions": device.versions(), "started": started}

@@ -1,4 +1,4 @@
-"""python -m harness: the main job and what can be done with a run afterwards."""
+"""python -m harness: the main job, a look at the machine before it, and a run's report after it."""
 
 from __future__ import annotations
 
@@ -27,13 +27,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_prefill_options(prefill)
     report = commands.add_parser("report", help="make a run's tables and plots again", allow_abbrev=False)
     report.add_argument("run", type=Path, metavar="RUN", help="a run's directory, e.g. one under runs/")
+    commands.add_parser(
+        "doctor",
+        help="what can run here, what each kernel takes, what to do about problems",
+        allow_abbrev=False,
+    )
     return cli.guarded(PROG, lambda: _dispatch(parser.parse_args(argv)))
 
 
 def _dispatch(arguments: argparse.Namespace) -> int:
     options = vars(arguments)
-    if options.pop("command") == "prefill":
+    command = options.pop("command")
+    if command == "prefill":
         return cli.prefill(options)
+    if command == "doctor":
+        from harness import doctor
+
+        return doctor.run()
     return _report(arguments.run)
 
 

@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 
 from harness import layout
+from harness.blockcopy import copy_blocks
 from harness.capture import AttentionCall, clone_together
 from harness.kernels import DenseKV, EngineKernel, Kernel, PagedKV, Run
 from harness.record import Cell
@@ -67,37 +68,6 @@ def gather(kv: PagedKV, tokens: int, into: DenseKV | None = None) -> DenseKV:
     copy_blocks(key_cache, kv.block_table[0], into.key)
     copy_blocks(value_cache, kv.block_table[0], into.value)
     return into
-
-
-def copy_blocks(cache: torch.Tensor, blocks: torch.Tensor, out: torch.Tensor) -> None:
-    """Copy blocks of a cache to token order.
-
-    Args:
-        cache: [num_blocks, block_size, heads, dim].
-        blocks: [n] int32, physical ids in logical order.
-        out: [tokens, heads, dim] of any strides, tokens <= n * block_size.
-    """
-    cache, out = _widest(cache), _widest(out)
-    tokens, block_size = out.shape[0], cache.shape[1]
-    whole = tokens // block_size
-    if whole:
-        target = out[: whole * block_size].unflatten(0, (whole, block_size))
-        if target.is_contiguous():
-            torch.index_select(cache, 0, blocks[:whole], out=target)
-        else:
-            target.copy_(cache.index_select(0, blocks[:whole]))
-    if tokens % block_size:
-        last = cache.index_select(0, blocks[whole : whole + 1])  # an index of its own would wait for the GPU
-        out[whole * block_size :] = last[0, : tokens % block_size]
-
-
-def _widest(tensor: torch.Tensor) -> torch.Tensor:
-    """The same bytes as 64-bit words where they divide: PyTorch copies rows of those at twice the speed."""
-    words = 8 // tensor.element_size()
-    counts = (*tensor.shape[-1:], *tensor.stride()[:-1], tensor.storage_offset())
-    if tensor.stride(-1) == 1 and all(count % words == 0 for count in counts):
-        return tensor.view(torch.int64)
-    return tensor
 
 
 def placed(call: AttentionCall, kernel: EngineKernel, spread_k: int, block_ids: Sequence[int]) -> Placement:
@@ -267,11 +237,13 @@ def _with_kvcache(place: Placement, kernel: Kernel, data: str, plan: Plan) -> li
 
 
 def _engine(place: Placement, kernel: EngineKernel, data: str) -> list[Arm]:
-    """The engine's kernel: dense on the step's own K and V, paged in one run (twice) and in k runs."""
+    """The engine's kernel: dense on the step's own K and V and on the compact copy, paged in one run (twice)
+    and in k runs; what writes the cache; of random inputs, dense as a benchmark without an engine has it.
+    """
     call = place.call
 
-    def dense() -> Bound:
-        return Bound(kernel.dense(call, DenseKV(call.key, call.value)))
+    def dense(kv: DenseKV) -> Bound:
+        return Bound(kernel.dense(call, kv))
 
     def paged(kv: PagedKV) -> Bound:
         return Bound(kernel.paged(call, kv), expected=call.output)
@@ -279,12 +251,51 @@ def _engine(place: Placement, kernel: EngineKernel, data: str) -> list[Arm]:
     cell = _cell(place, kernel, "paged", data)
     one_run = replace(cell, spread_k=1)
     arms = [
-        Arm(_cell(place, kernel, "dense", data), dense),
+        Arm(_cell(place, kernel, "dense", data), lambda: dense(DenseKV(call.key, call.value))),
+        Arm(_cell(place, kernel, "compact", data), lambda: dense(place.compact)),
         Arm(cell, lambda: paged(place.split)),
         Arm(one_run, lambda: paged(place.one_run), one_run_for=place.spread_k, control=True),
     ]
     if place.spread_k > 1:
         arms.append(Arm(one_run, lambda: paged(place.one_run), one_run_for=place.spread_k))
+    return arms + (_random(place, kernel, data) if data == "synthetic" else _cache_write(place, kernel, data))
+
+
+def _cache_write(place: Placement, kernel: EngineKernel, data: str) -> list[Arm]:
+    """The engine's cache write, into the split blocks and into the single run."""
+    call = place.call
+
+    def writing(kv: PagedKV) -> Bound:
+        ids = kv.block_table[0]
+        slots = layout.slot_mapping(ids.tolist(), call.block_size, call.num_tokens)
+        run = kernel.cache_write(call, kv, torch.from_numpy(slots).to(ids.device))
+        kv.cache[ids] = 0
+        run()
+        if not torch.equal(kernel.paged(call, kv)(), call.output):
+            raise ValueError("attention over the written cache is not bit for bit the captured output")
+        return Bound(run, is_output=False)
+
+    cell = replace(_cell(place, kernel, "paged", data), stage="cache_write", kernel=kernel.writer)
+    arms = [Arm(cell, lambda: writing(place.split))]
+    if place.spread_k > 1:
+        one_run = replace(cell, spread_k=1)
+        arms.append(Arm(one_run, lambda: writing(place.one_run), one_run_for=place.spread_k))
+    return arms
+
+
+def _random(place: Placement, kernel: EngineKernel, data: str) -> list[Arm]:
+    """Dense on contiguous tensors, with the schedule prepared ahead and, if the kernel has one, without."""
+    call = place.call
+
+    def contiguous() -> tuple[AttentionCall, DenseKV]:
+        query, key, value = (t.contiguous() for t in (call.query, call.key, call.value))
+        return replace(call, query=query, key=key, value=value), DenseKV(key, value)
+
+    arms = [Arm(_cell(place, kernel, "random", data), lambda: Bound(kernel.dense(*contiguous())))]
+    unscheduled = getattr(kernel, "unscheduled", None)
+    if unscheduled is not None:
+        cell = _cell(place, kernel, "random_unscheduled", data)
+        arms.append(Arm(cell, lambda: Bound(unscheduled(*contiguous()))))
     return arms
 
 

@@ -43,7 +43,16 @@ GROUPS: dict[str, list[str]] = {
         "seed",
     ],
     "layout sweep": ["spread_k", "spread_min", "spread_max", "spread_step", "gap", "run_sizes"],
-    "measuring": ["layers", "repeats", "max_seconds", "precision", "timer", "l2", "from_captures"],
+    "measuring": [
+        "layers",
+        "repeats",
+        "max_seconds",
+        "precision",
+        "timer",
+        "l2",
+        "attribution",
+        "from_captures",
+    ],
     "output": ["save_captures", "output_dir", "overwrite", "resume", "quiet"],
 }
 

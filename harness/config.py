@@ -123,6 +123,10 @@ class RunConfig(BaseModel):
         description="the L2 cache that every call on CUDA starts from: warm, it has just read its inputs, or "
         "cold, flushed (default: warm)",
     )
+    attribution: bool = Field(
+        True,
+        description="steer attention inside the engine too, and account for the prefill's latency with it",
+    )
     from_captures: AnyPath | None = Field(
         None, description="replay the *.safetensors of this directory, without an engine"
     )

@@ -16,6 +16,15 @@ T = TypeVar("T")
 Row = dict[str, Any]
 Layer = int | str | None  # an index, "mean" or "sum" over the measured layers, or None end to end
 
+# Baseline and treatment of the in-engine arms; the sweep over spread_k and `compact` are apart, as these are
+# not at spread_k = 1.
+PREFILL_CONTRASTS = (
+    ("dense", "paged@1"),
+    ("no_cache", "dense"),
+    ("paged@1", "engine"),
+    ("spin_0", "spin"),
+)
+
 
 @dataclass(frozen=True)
 class Group:
@@ -66,7 +75,7 @@ def arms_of(results: Iterable[Result]) -> Arms:
     """The results of one spread_k, layers side by side."""
     layers: dict[tuple[str, str, str], list[Result]] = {}
     for result in results:
-        layers.setdefault((result.cell.kernel, _name(result), result.cell.data), []).append(result)
+        layers.setdefault((result.cell.kernel, name_in_series(result), result.cell.data), []).append(result)
     return {key: Group(tuple(members)) for key, members in layers.items()}
 
 
@@ -81,14 +90,13 @@ def series_pairs(results: Sequence[Result]) -> list[tuple[int, int]]:
     if not results:
         return []
     if any(result.cell.stage == "end_to_end" for result in results):
-        one_run = _one_run(results)
-        others = (n for n, result in enumerate(results) if result is not one_run)
-        return [] if one_run is None else [(results.index(one_run), n) for n in others]
+        places = {id(result): n for n, result in enumerate(results)}
+        return [(places[id(one)], places[id(two)]) for _, one, _, two in _prefill_pairs(results)]
     spread_k = spread_of(results)
     arms: dict[tuple[str, str], dict[str, int]] = {}
     for n, result in enumerate(results):
         if result.cell.stage == "kernel":
-            arms.setdefault((result.cell.kernel, result.cell.data), {})[_name(result)] = n
+            arms.setdefault((result.cell.kernel, result.cell.data), {})[name_in_series(result)] = n
     complete = [_with_one_run(spread_k, named) for named in arms.values()]
     return [(named[one], named[two]) for named in complete for one, two in _pairs(spread_k, named)]
 
@@ -116,23 +124,44 @@ def kernel_contrasts(spread_k: int, arms: Arms) -> list[Row]:
     return rows + [row for mean in means for row in (mean, _sum(mean))]
 
 
+def prefill_arms(end_to_end: Iterable[Result]) -> dict[str, Result]:
+    """The arms of the end-to-end series by name: "paged@1", "paged@8", "paged@1 again" (A/A), "dense", ..."""
+    found = {}
+    for result in end_to_end:
+        arm = result.cell.arm
+        name = f"{arm}@{result.cell.spread_k}" if arm == "paged" else arm
+        found[name + (" again" if result.control else "")] = result
+    return found
+
+
 def end_to_end_contrasts(results: Sequence[Result]) -> list[Row]:
-    """Each spread_k's prefill against that at spread_k = 1, and the latter against itself (A/A)."""
-    one_run = _one_run(results)
-    if one_run is None:
-        return []
-    name = one_run.cell.arm
+    """Each spread_k's prefill against that at spread_k = 1, the latter against itself (A/A), and the
+    in-engine arms against each other; `spread_k` is the treatment's."""
     rows: list[Row] = []
-    for result in results:
-        if result is one_run or result.series != one_run.series:
-            continue
-        treatment = f"{name}@1 again" if result.control else name
-        pair = Group((one_run,)), Group((result,))
-        rows += _contrast(pair, f"{name}@1", treatment, result.cell.spread_k, None, one_run.cell.data)
+    for baseline, one, treatment, two in _prefill_pairs(results):
+        pair = Group((one,)), Group((two,))
+        rows += _contrast(pair, baseline, treatment, two.cell.spread_k, None, one.cell.data)
     floor = next(
         (stats.noise_floor_pct(r["ci95_pct"]) for r in rows if r["treatment"].endswith("again")), None
     )
     return [row | {"noise_floor_pct": floor} for row in rows]
+
+
+def _prefill_pairs(results: Sequence[Result]) -> list[tuple[str, Result, str, Result]]:
+    """Baseline and treatment of each end-to-end contrast, either one's name before it."""
+    named = prefill_arms(results)
+    pairs: list[tuple[str, Result | None, str, Result | None]] = []
+    one_run = named.get("paged@1")
+    for name, result in named.items():
+        if result.cell.arm == "paged" and result is not one_run:
+            pairs.append(("paged@1", one_run, name if result.control else "paged", result))
+    for baseline, treatment in PREFILL_CONTRASTS:
+        pairs.append((baseline, named.get(baseline), treatment, named.get(treatment)))
+    if compact := named.get("compact"):
+        paged = f"paged@{compact.cell.spread_k}"
+        baseline = paged if compact.cell.spread_k == 1 else "paged"
+        pairs.append((baseline, named.get(paged), "compact", compact))
+    return [(a, one, b, two) for a, one, b, two in pairs if one and two and one.series == two.series]
 
 
 def _of_layer(spread_k: int, layer: Layer, arms: Arms) -> list[Row]:
@@ -168,14 +197,9 @@ def _sum(mean: Row) -> Row:
     return mean | times | {"layer": "sum", "ci95_us": interval}
 
 
-def _name(result: Result) -> str:
+def name_in_series(result: Result) -> str:
     """The arm's name within its series, see Arms."""
     return result.cell.arm + ("@1 again" if result.control else "@1" if result.one_run_for else "")
-
-
-def _one_run(end_to_end: Sequence[Result]) -> Result | None:
-    """The baseline of the end-to-end series."""
-    return next((r for r in end_to_end if r.cell.spread_k == 1 and not r.control), None)
 
 
 def _with_one_run(spread_k: int, named: Mapping[str, T]) -> dict[str, T]:
@@ -185,7 +209,7 @@ def _with_one_run(spread_k: int, named: Mapping[str, T]) -> dict[str, T]:
 
 def _pairs(spread_k: int, names: Collection[str]) -> list[tuple[str, str]]:
     """Baseline and treatment of each contrast between these arms of one kernel."""
-    pairs = [("contiguous", "fragmented"), ("paged@1", "paged@1 again")]
+    pairs = [("contiguous", "fragmented"), ("paged@1", "paged@1 again"), ("dense", "compact")]
     if spread_k == 1:
         pairs.append(("dense", "paged@1"))
     else:

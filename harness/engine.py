@@ -9,11 +9,14 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness import layout
 from harness.config import RunConfig
 from harness.models import ModelSource
+
+if TYPE_CHECKING:
+    from patches.steering import Course
 
 GIB = 2**30
 
@@ -46,9 +49,11 @@ class PrefillEngine:
         from vllm import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        from patches import attention, block_pool, positions, verify
+        from harness.kernels import detours
+        from patches import PatchError, attention, block_pool, logits, positions, steering, verify, weights
 
-        verify(block_pool.NEEDS + (positions.NEEDS if source.extended_positions else ()))
+        needs = block_pool.NEEDS + steering.NEEDS + logits.NEEDS
+        verify(needs + (positions.NEEDS if source.extended_positions else ()))
         started = time.perf_counter()
         longer: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if source.extended_positions is not None:
@@ -57,10 +62,21 @@ class PrefillEngine:
             warnings.simplefilter("ignore")  # vLLM's own: nothing a user of the harness could act on
             self._engine = LLMEngine.from_engine_args(EngineArgs(**_engine_args(config, source)))
         core = self._engine.engine_core.engine_core
+        if source.drawn_in_engine:
+            std = float(source.config.get("initializer_range", 0.02))
+            core.model_executor.collective_rpc(weights.draw, args=(std, config.seed))
+        self._core = core
         self._pool = core.scheduler.kv_cache_manager.block_pool
         context = self._engine.vllm_config.compilation_config.static_forward_context
         self.layers = {name: layer for name, layer in context.items() if hasattr(layer, "impl")}
         self.tap = attention.AttentionTap(self.layers)
+        self.steering: steering.Steering | None = None  # switches how attention runs
+        self.not_steered: str | None = None  # why there is none
+        try:
+            kernels = detours.BACKEND_KERNELS
+            self.steering = steering.Steering(self.layers, core.model_executor, kernels)
+        except PatchError as error:
+            self.not_steered = str(error)
         self.start_s = time.perf_counter() - started
         self._requests = 0
 
@@ -87,16 +103,45 @@ class PrefillEngine:
 
         return block_pool.free_block_ids(self._pool)
 
-    def prefill(self, token_ids: Sequence[int], block_ids: Sequence[int] | None = None) -> Prefill:
+    def next_block_ids(self, count: int) -> list[int]:
+        """The blocks that the next request would get if nothing were chosen, in order."""
+        from patches import block_pool
+
+        return block_pool.next_block_ids(self._pool, count)
+
+    @property
+    def model(self) -> Any:
+        """vLLM's model; in this process only."""
+        return self._core.model_executor.driver_worker.worker.model_runner.model
+
+    def prefill(
+        self,
+        token_ids: Sequence[int],
+        block_ids: Sequence[int] | None = None,
+        course: Course | None = None,
+    ) -> Prefill:
         """Prefill one prompt and sample one token.
 
         Args:
             token_ids: the prompt.
             block_ids: the physical blocks to put its K and V into, in order; None: as vLLM chooses.
+            course: how attention runs; None: vLLM untouched. Putting it on and off is not timed.
 
         Raises:
-            EngineError: the prompt took more than one step.
+            EngineError: the prompt took more than one step, or could not be steered.
         """
+        if course is None:
+            return self._prefill(token_ids, block_ids)
+        if self.steering is None:
+            raise EngineError(f"attention cannot be steered: {self.not_steered}")
+        before = self.steering.steered
+        with self.steering.on(course):
+            done = self._prefill(token_ids, block_ids)
+        if self.steering.steered != before + 1:
+            raise EngineError("the prefill was no pure prefill of a whole prompt, so it was not steered")
+        return done
+
+    def _prefill(self, token_ids: Sequence[int], block_ids: Sequence[int] | None) -> Prefill:
         from vllm import SamplingParams
 
         from patches import block_pool
@@ -125,7 +170,8 @@ class PrefillEngine:
             return
         self.tap.remove()
         self._engine.engine_core.shutdown()
-        self.layers, self._pool, self._engine = {}, None, None
+        self.layers, self._pool, self._core, self._engine = {}, None, None, None
+        self.steering = None
         _free_memory()
 
     def __enter__(self) -> PrefillEngine:

@@ -42,6 +42,11 @@ class ModelSource(Shape):
     extended_positions: int | None = None  # for patches.positions.extended; None: leave the table alone
     notices: tuple[str, ...] = ()  # to be shown on screen, in the tables and in the run's record
 
+    @property
+    def drawn_in_engine(self) -> bool:
+        """Its weights are drawn once vLLM has made room for them (see patches/weights.py)."""
+        return self.weights == "seeded random" and self.load_format == "dummy"
+
 
 @dataclass(frozen=True)
 class _Found:
@@ -114,10 +119,14 @@ def materialise(source: ModelSource, seed: int) -> ModelSource:
 
 def _find(name: str, load_format: str) -> _Found:
     dummy = load_format == "dummy"
+    if name == "llama-3-8b" and not dummy:
+        notice = (
+            "weights: seeded random in the shape of Llama 3.1 8B, not Meta's: what it predicts means nothing"
+        )
+        return _Found(CONFIGS / name, weights="seeded random", load_format="dummy", notices=(notice,))
     if name == "llama-3-8b":
-        notice = "weights: vLLM's dummy weights in the shape of Llama 3.1 8B; timings only, no predictions"
-        return _Found(CONFIGS / name, weights="dummy", load_format="dummy", notices=(notice,))
-    if name == "smollm2-135m":
+        found = _Found(CONFIGS / name)
+    elif name == "smollm2-135m":
         found = _find_smollm2(name)
     elif name == "gpt2":
         found = _find_gpt2(dummy)

@@ -11,6 +11,8 @@ from typing import IO, Any
 
 from harness.record import Result
 
+PLOTS = ("spread_k", "attribution")  # each as .png and .svg
+
 
 class RunExists(ValueError):
     """The directory already holds a run."""
@@ -85,6 +87,11 @@ class RunDirectory:
         return self.path / "captures"
 
     @property
+    def trace_path(self) -> Path:
+        """trace.json: the profiled prefills' events; https://ui.perfetto.dev opens it."""
+        return self.path / "trace.json"
+
+    @property
     def summary_path(self) -> Path:
         """summary.json: the figures, for programs."""
         return self.path / "summary.json"
@@ -139,9 +146,9 @@ class RunDirectory:
 
     def _own_files(self) -> list[Path]:
         """The files that make this directory a run's, as far as they exist."""
-        raw = [self.record_path, self.samples_path, self.clocks_path]
+        raw = [self.record_path, self.samples_path, self.clocks_path, self.trace_path]
         views = [self.summary_path, self.tables_path, self.csv_path]
-        plots = [self.plots_path / f"spread_k.{ending}" for ending in ("png", "svg")]
+        plots = [self.plots_path / f"{name}.{end}" for name in PLOTS for end in ("png", "svg")]
         return [file for file in raw + views + plots if file.is_file()]
 
 

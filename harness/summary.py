@@ -1,4 +1,4 @@
-"""From raw results to summary.json: one row per cell, one per contrast, one per end-to-end arm."""
+"""From raw results to summary.json: a row per cell, per contrast and per end-to-end arm; the account."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness import stats, work
+from harness.attribution import account
 from harness.contrasts import (
     Group,
     Layer,
@@ -39,7 +40,8 @@ def summarise(record: dict[str, Any], results: Sequence[Result]) -> dict[str, An
     for spread_k, in_spread in _by_spread(r for r in latest if r.cell.stage != "end_to_end").items():
         arms = arms_of(r for r in in_spread if r.cell.stage == "kernel")
         gathers = arms_of(r for r in in_spread if r.cell.stage == "gather")
-        for (kernel, name, data), group in arms.items():
+        writes = arms_of(r for r in in_spread if r.cell.stage == "cache_write")
+        for (kernel, name, data), group in (arms | writes).items():
             if "@" not in name:
                 gather = gathers.get((GATHER_FOR.get(kernel, ""), name, data))
                 kernels += [
@@ -56,6 +58,7 @@ def summarise(record: dict[str, Any], results: Sequence[Result]) -> dict[str, An
         "kernels": kernels,
         "contrasts": contrasts + end_to_end_contrasts(end_to_end),
         "end_to_end": [_end_to_end_row(r) for r in end_to_end if not r.control],
+        "attribution": account(record, latest),
     }
 
 
@@ -77,7 +80,9 @@ def _kernel_row(record: dict[str, Any], group: Group, layer: Layer, gather: Grou
     figures = _figures(rounds(group.measured))
     gather_us, doubts = _gather(group, gather)
     clocks = [mhz for r in group.measured for mhz in r.clock_mhz]
+    attended = [r.cell.layer for r in group.measured if cell.stage == "kernel"]
     return {
+        "stage": cell.stage,
         "kernel": cell.kernel,
         "provider": cell.provider,
         "arm": cell.arm,
@@ -92,7 +97,7 @@ def _kernel_row(record: dict[str, Any], group: Group, layer: Layer, gather: Grou
         "warmup_us": float(np.mean(warmups)) if warmups else None,
         "gather_us": gather_us,
         "gather_gbps": work.gather_gbps(record, cell.kernel, gather_us),
-        **work.rates(record, [r.cell.layer for r in group.measured], figures["median_us"]),
+        **work.rates(record, attended, figures["median_us"]),
         "clock_mhz": float(np.median(clocks)) if clocks else None,
         "n": figures["n"],
         "stopped": _stopped(group.results),

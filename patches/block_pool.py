@@ -20,6 +20,11 @@ def free_block_ids(block_pool: Any) -> list[int]:
     return sorted(block.block_id for block in block_pool.free_block_queue.get_all_free_blocks())
 
 
+def next_block_ids(block_pool: Any, count: int) -> list[int]:
+    """Ids of the blocks that the next request for `count` would get, in order."""
+    return [block.block_id for block in block_pool.free_block_queue.get_all_free_blocks()[:count]]
+
+
 def choose_next(block_pool: Any, block_ids: Sequence[int]) -> None:
     """Make the next request that needs len(block_ids) blocks get exactly these, in this order.
 

@@ -23,6 +23,7 @@ ROUNDS = 12
 BLOCK_SIZE = 16
 STAND_IN = "SDPA stand-in"
 ENGINE = ("cpu_attention_with_kv_cache", "vLLM CPU")
+CACHE_WRITE = ("cpu_attn_reshape_and_cache", "vLLM CPU")
 NO_GQA = "9 query heads but 3 KV heads: a packed QKV needs as many of either"
 
 
@@ -55,7 +56,34 @@ def record() -> dict[str, Any]:
         "spread_k": SPREAD_K,
         "reference_error": {},
         "first_token": 42,
+        "engine_spread_k": {"min": 27, "median": 30, "max": 31},
+        "profile": [
+            _profile(arm, k, attention, write)
+            for arm, k, attention, write in (
+                ("engine", 30, 2.54, 0.31),
+                ("paged", 8, 2.58, 0.31),
+                ("dense", 1, 2.4, 0.31),
+                ("no_cache", 1, 2.4, 0.0),
+                ("compact", 8, 2.42, 0.31),
+            )
+        ],
     }
+
+
+def _profile(arm: str, k: int, attention_ms: float, cache_write_ms: float) -> dict[str, Any]:
+    """One profiled prefill on a CPU, which has no idle time but what is in no operator."""
+    categories = {
+        "attention": attention_ms,
+        "cache write": cache_write_ms,
+        "matrix products": 14.2,
+        "norms, activations, rope": 2.75,
+        "sampling": 0.04,
+        "copies": 0.2 if arm != "compact" else 1.1,
+        "other": 0.0,
+    }
+    busy = {"profiled_ms": 24.9, "busy_ms": sum(categories.values()), "device": "cpu"}
+    top = [{"name": "aten::addmm", "category": "matrix products", "ms": 14.2, "calls": 48}]
+    return {"arm": arm, "spread_k": k, **busy, "categories": categories, "top": top}
 
 
 def results(spread_k: list[int] = SPREAD_K) -> list[Result]:
@@ -67,7 +95,7 @@ def results(spread_k: list[int] = SPREAD_K) -> list[Result]:
             for data in ("captured", "synthetic") if layer == LAYERS[0] else ("captured",):
                 found += _series(rng, k, layer, data)
     found += _end_to_end(rng, spread_k)
-    return found
+    return found + _in_engine(np.random.default_rng(8))
 
 
 def repaged(results: list[Result]) -> list[Result]:
@@ -84,8 +112,10 @@ def repaged(results: list[Result]) -> list[Result]:
     ]
 
 
-def _samples(rng: np.random.Generator, level_us: float, noise: float = 0.002) -> list[float]:
-    return [round(float(x), 3) for x in level_us * (1 + noise * rng.standard_normal(ROUNDS))]
+def _samples(
+    rng: np.random.Generator, level_us: float, noise: float = 0.002, rounds: int = ROUNDS
+) -> list[float]:
+    return [round(float(x), 3) for x in level_us * (1 + noise * rng.standard_normal(rounds))]
 
 
 def _series(rng: np.random.Generator, k: int, layer: int, data: str) -> list[Result]:
@@ -116,6 +146,13 @@ def _series(rng: np.random.Generator, k: int, layer: int, data: str) -> list[Res
         found.append(result("kernel", *ENGINE, "paged", 212.0, **one_run))
         found.append(result("kernel", "flash_attn_with_kvcache", STAND_IN, "fragmented", 147.0, **one_run))
     found.append(result("kernel", *ENGINE, "paged", 212.0, spread_k=1, control=True))
+    if k == max(SPREAD_K):
+        rng = np.random.default_rng(layer)  # whatever came before keeps its samples
+        if data == "captured":
+            found.append(result("kernel", *ENGINE, "compact", 201.0))
+            found.append(result("cache_write", *CACHE_WRITE, "paged", 25.0))
+        else:
+            found.append(result("kernel", *ENGINE, "random", 197.0))
     return found
 
 
@@ -124,12 +161,98 @@ def _end_to_end(rng: np.random.Generator, spread_k: list[int]) -> list[Result]:
     for k, control in [*((k, False) for k in spread_k), (1, True)]:
         cell = Cell("end_to_end", "prefill", "vLLM 0.32.0", "paged", k, BLOCK_SIZE, None, "captured")
         level = 22_000.0 * (1 + 0.002 * np.log2(k))
-        if k == 8:
+        if k == 4:
             found.append(Result(cell, "end_to_end", Status.OUT_OF_MEMORY, "no 2.0 GiB left for the KV cache"))
         else:
             samples = _samples(rng, level)
             found.append(Result(cell, "end_to_end", Status.OK, None, samples, [level * 2], control=control))
     return found
+
+
+def _in_engine(rng: np.random.Generator) -> list[Result]:
+    """The other arms of the end-to-end series."""
+    found = []
+    levels = {
+        "engine": (30, 21_950.0),
+        "dense": (1, 21_730.0),
+        "no_cache": (1, 21_400.0),
+        "compact": (8, 22_900.0),
+    }
+    for arm, (k, level) in levels.items():
+        cell = Cell("end_to_end", "prefill", "vLLM 0.32.0", arm, k, BLOCK_SIZE, None, "captured")
+        found.append(Result(cell, "end_to_end", Status.OK, None, _samples(rng, level), [level * 2]))
+    return found
+
+
+def gpu_record() -> dict[str, Any]:
+    """What run.json of a run on a GPU holds, where the prefill is partly host-bound."""
+    busy = {"sampling": 0.02, "copies": 0.05, "other": 0.01}
+    busy |= {"matrix products": 1.24, "norms, activations, rope": 0.41}
+    profile = [
+        {
+            "arm": arm,
+            "spread_k": k,
+            "profiled_ms": 7.9,
+            "device": "cuda",
+            "top": [],
+            "categories": (shares := busy | {"attention": attention, "cache write": write}),
+            "busy_ms": sum(shares.values()),
+        }
+        for arm, k, attention, write in (
+            ("engine", 250, 0.98, 0.09),
+            ("paged", 256, 0.99, 0.09),
+            ("paged", 1, 0.98, 0.09),
+            ("dense", 1, 0.88, 0.09),
+            ("no_cache", 1, 0.88, 0.0),
+            ("compact", 256, 0.89, 0.09),
+        )
+    ]
+    return record() | {
+        "config": {"length": 4096, "seed": 0},
+        "device": {"name": "NVIDIA H100 80GB HBM3", "kind": "cuda"},
+        "layers": list(range(12)),
+        "num_blocks": 256,
+        "spread_k": [1, 256],
+        "engine_spread_k": {"min": 249, "median": 250, "max": 252},
+        "planted_ms": {"ms": 1.2, "ci95_ms": [1.19, 1.21]},
+        "profile": profile,
+    }
+
+
+def gpu_results() -> list[Result]:
+    """What the account of such a run is made of: the prefill's arms, and the replay at spread_k = 256."""
+    rng = np.random.default_rng(9)
+    found = []
+
+    def add(stage: str, kernel: str, provider: str, arm: str, k: int, level: float, **more: Any) -> None:
+        layer, data = more.pop("layer", None), more.pop("data", "captured")
+        series = "end_to_end" if layer is None else f"spread=256 layer={layer}"
+        cell = Cell(stage, kernel, provider, arm, k, BLOCK_SIZE, layer, data)
+        found.append(Result(cell, series, Status.OK, None, _samples(rng, level, 0.004, rounds=60), **more))
+
+    step = "end_to_end", "prefill", "vLLM 0.26.0"
+    add(*step, "engine", 250, 6880.0)
+    for k, level, control in ((1, 6900.0, False), (256, 6905.0, False), (1, 6900.0, True)):
+        add(*step, "paged", k, level, control=control)
+    for arm, k, level in (("dense", 1, 6810.0), ("no_cache", 1, 6750.0), ("compact", 256, 7150.0)):
+        add(*step, arm, k, level)
+    for arm, level in (("spin_0", 6905.0), ("spin", 7505.0)):
+        add(*step, arm, 1, level)
+    kernel = "kernel", "flash_attn_varlen_func", "vLLM FA3"
+    for layer in range(12):
+        for arm, level in (("dense", 73.3), ("paged", 81.7), ("compact", 73.6)):
+            add(*kernel, arm, 256, level, layer=layer)
+        add(*kernel, "paged", 1, 81.6, layer=layer, one_run_for=256)
+        add("cache_write", "reshape_and_cache_flash", "vLLM", "paged", 256, 6.9, layer=layer)
+        add("gather", "gather_kv", "torch", "fragmented", 256, 16.1, layer=layer)
+    for arm, level in (("dense", 72.4), ("random", 70.9), ("random_unscheduled", 76.0)):
+        add(*kernel, arm, 256, level, layer=0, data="synthetic")
+    return found
+
+
+def gpu_account() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Record and summary of the run on a GPU."""
+    return gpu_record(), summarise(gpu_record(), gpu_results())
 
 
 def main() -> None:
@@ -142,6 +265,9 @@ def main() -> None:
     (DATA / "screen.txt").write_text(screen + "\n", encoding="utf-8")
     (DATA / "tables.md").write_text(tables.markdown(), encoding="utf-8")
     (DATA / "tables.csv").write_text(tables.csv(), encoding="utf-8")
+    of_gpu = Tables(*gpu_account())
+    (DATA / "gpu.txt").write_text(of_gpu.screen_summary() + "\n", encoding="utf-8")
+    (DATA / "gpu.md").write_text(of_gpu.markdown(), encoding="utf-8")
 
 
 if __name__ == "__main__":

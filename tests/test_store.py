@@ -83,7 +83,9 @@ def test_overwrite_removes_the_run_s_own_files_only(tmp_path: Path) -> None:
     run.captures_path.mkdir()
     (run.captures_path / "layer-000.safetensors").write_bytes(b"")
     run.plots_path.mkdir()
-    (run.plots_path / "spread_k.png").write_bytes(b"")
+    for name in ("spread_k.png", "attribution.png", "attribution.svg"):
+        (run.plots_path / name).write_bytes(b"")
+    run.trace_path.write_text("{}")
     mine = [tmp_path / "notes.txt", run.plots_path / "mine.png", run.captures_path / "mine.txt"]
     for file in mine:
         file.write_text("mine")

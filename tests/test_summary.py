@@ -265,6 +265,38 @@ def test_end_to_end_is_in_ms_and_set_against_one_run() -> None:
     assert only(found["contrasts"], treatment="paged@1 again")["verdict"] == "same"
 
 
+def test_a_cache_write_has_a_row_and_no_share_in_attention() -> None:
+    model = {"num_heads": 2, "num_kv_heads": 2, "head_dim": 64, "dtype": "bfloat16"}
+    writing = {"stage": "cache_write", "kernel": "reshape_and_cache_flash"}
+    found = summary(
+        result("paged", rising(110), spread_k=4),
+        result("paged", rising(7), spread_k=4, **writing),
+        result("paged", rising(5), one_run_for=4, **writing),
+        model=model,
+        config={"length": 1000},
+    )
+    rows = {(row["stage"], row["kernel"]): row for row in found["kernels"] if row["layer"] == "mean"}
+    assert list(rows) == [("kernel", ENGINE), ("cache_write", "reshape_and_cache_flash")]
+    write = rows["cache_write", "reshape_and_cache_flash"]
+    assert (write["median_us"], write["spread_k"], write["status"]) == (11.5, 4, "ok")
+    assert (write["tflops"], write["gbps"]) == (None, None)
+    assert rows["kernel", ENGINE]["tflops"] > 0
+    assert found["contrasts"] == []
+
+
+def test_the_account_is_there_once_attention_was_steered() -> None:
+    def prefill(arm: str, samples: list[float]) -> Result:
+        where = {"stage": "end_to_end", "kernel": "prefill", "layer": None, "series": "end_to_end"}
+        return result(arm, samples, **where)
+
+    swept = [prefill("paged", rising(7000))]
+    assert summary(*swept)["attribution"] is None
+    found = summary(*swept, prefill("dense", rising(6900)))
+    paging = only(found["attribution"]["measured"], component="paging")
+    assert (paging["ms"], paging["pct"]) == (0.1, pytest.approx(10 / 7.0045))
+    assert [row["arm"] for row in found["end_to_end"]] == ["paged", "dense"]
+
+
 def test_a_cell_measured_again_counts_once() -> None:
     first = result("paged", rising(10, n=3), status=Status.INTERRUPTED, reason="Ctrl-C")
     found = summary(first, replace(first, status=Status.OK, reason=None, samples_us=rising(20)))

@@ -10,14 +10,12 @@ import torch
 from harness import arms, capture, kernels, layout, models, prefills, prompt
 from harness.config import RunConfig
 from harness.engine import PrefillEngine, blocks_for
+from harness.experiments import end_to_end
 from harness.experiments.replaying import SAMPLED_LAYERS, Replaying, spaced
-from harness.measure import timers
-from harness.measure.sampler import MIN_ROUNDS, WARMUP_ROUNDS, Budget, Series
-from harness.record import Cell, Result, Status
+from harness.measure.sampler import MIN_ROUNDS, WARMUP_ROUNDS, Budget
 from harness.recorder import Recorder, recording
 
-END_TO_END_SHARE = 0.3  # of the time for sampling
-END_TO_END = "end_to_end"  # the name of its series
+SWEEP_SHARE, ATTRIBUTION_SHARE = 0.3, 0.45  # of the time for sampling: whole prefills, without and with arms
 
 
 def run(config: RunConfig, source: models.ModelSource) -> int:
@@ -40,6 +38,7 @@ class Job:
     def __init__(self, config: RunConfig, source: models.ModelSource, recorder: Recorder) -> None:
         self.config, self.source, self.recorder = config, source, recorder
         self.replaying = Replaying(config, recorder)
+        self.end_to_end_share = ATTRIBUTION_SHARE if config.attribution else SWEEP_SHARE
 
     def run(self) -> None:
         """All phases."""
@@ -135,7 +134,7 @@ class Job:
         self.replaying.timer.time_round([step for step in trial.steps if step])
         # The rounds, and making ready, which runs every arm once or twice.
         cost_s = (time.perf_counter() - start) * (MIN_ROUNDS + WARMUP_ROUNDS + 2)
-        time_s = (1 - END_TO_END_SHARE) * self.replaying.seconds
+        time_s = (1 - self.end_to_end_share) * self.replaying.seconds
         return int(time_s / (cost_s * len(self.config.spreads()))) - 1  # one for the random inputs
 
     def _save(self, base: prefills.Captured) -> None:
@@ -154,7 +153,7 @@ class Job:
     ) -> dict[int, str]:
         """For every spread_k a real prefill and a replay of its calls; what was wrong, by spread_k."""
         todo = self.replaying.todo(list(base.calls.values()))
-        budget = self.replaying.budget_for(todo, 1 - END_TO_END_SHARE)
+        budget = self.replaying.budget_for(todo, 1 - self.end_to_end_share)
         problems: dict[int, str] = {}
         with self.recorder.bar("replay", sum(map(len, todo.values()))) as bar:
             for k in todo:
@@ -198,34 +197,6 @@ class Job:
         plans: dict[int, list[int]],
         problems: dict[int, str],
     ) -> None:
-        """Prefill latency under every layout, in interleaved rounds; spread_k = 1 twice (A/A)."""
-        if END_TO_END in self.recorder.finished:
-            return
-        series = Series([], [])
-        provider = f"vLLM {self.recorder.record['versions']['vllm']}"
-        block_size = self.config.block_size or 0
-        for k, control in [*((k, False) for k in plans), (1, True)]:
-            cell = Cell("end_to_end", "prefill", provider, "paged", k, block_size, None, "captured")
-            series.results.append(Result(cell, END_TO_END, Status.OK, control=control))
-            series.steps.append(timers.Step(lambda ids=plans[k]: engine.prefill(token_ids, ids)))  # type: ignore[misc]
-        for n, result in enumerate(series.results):
-            if problem := problems.get(result.cell.spread_k):
-                series.fail(n, Status.WRONG_OUTPUT, problem)
-        budgets = self.replaying.budgets
-        left_over_s = sum(budget.seconds for budget in budgets)  # what the replay did not need
-        budget = self.replaying.budget(1, END_TO_END_SHARE)
-        budget.seconds += left_over_s
-        with self.recorder.bar("end to end", None) as bar:
-            # Every layout was prefilled before; on a CPU a round takes half a minute.
-            seed = self.config.seed
-            self.replaying.sample(series, PrefillTimer(), budget, seed, bar.update, least_warmup=1)
-
-
-class PrefillTimer:
-    """The engine's own step time, which leaves out adding the request."""
-
-    name = "engine step"
-
-    def time_round(self, steps: Sequence[timers.Step]) -> list[float]:
-        """Microseconds of each step, whose `run` returns a Prefill."""
-        return [1e6 * step.run().seconds for step in steps]  # type: ignore[attr-defined]
+        if end_to_end.SERIES not in self.recorder.finished:
+            prefills = end_to_end.EndToEnd(engine, token_ids, plans, self.replaying, self.recorder)
+            prefills.measure(problems, self.end_to_end_share)

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from harness.capture import AttentionCall
 from harness.kernels import DenseKV, PagedKV, Run, upstream
+from harness.kernels.support import attempted, refused, require
 
 
 class FlashAttnFunc:
-    """q [1, tokens, num_heads, head_dim]; k and v [1, tokens, num_kv_heads, head_dim]."""
+    """q [requests, tokens, num_heads, head_dim]; k and v likewise with num_kv_heads."""
 
     name = "flash_attn_func"
+    support = upstream.SUPPORT
 
     def __init__(self) -> None:
         self.provider = upstream.provider()
 
     def dense(self, call: AttentionCall, kv: DenseKV) -> Run:
+        require(self, call)
         arguments, function = upstream.arguments(call), upstream.function(self.name)
-        query, key, value = (x.unsqueeze(0) for x in (call.query, kv.key, kv.value))
-        return lambda: function(query, key, value, **arguments)[0]
+        query, key, value = (upstream.by_request(call, x) for x in (call.query, kv.key, kv.value))
+        return attempted(lambda: function(query, key, value, **arguments).flatten(0, 1), self)
 
     def paged(self, call: AttentionCall, kv: PagedKV) -> Run:
-        raise upstream.no_block_table(self.name)
+        raise refused(self, call, kv.block_size)

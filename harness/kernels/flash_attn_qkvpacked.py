@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from harness.capture import AttentionCall
-from harness.kernels import DenseKV, PagedKV, Run, Unsupported, upstream
+from harness.kernels import DenseKV, PagedKV, Run, upstream
+from harness.kernels.support import Feature, Support, attempted, refused, require
+
+_GROUPED = (
+    "packing needs as many KV heads as query heads; this model has {kv_heads} and {heads} "
+    "(grouped-query attention)"
+)
 
 
-def check_heads(call: AttentionCall) -> None:
-    """Raise Unsupported for grouped-query attention: packing needs a K and a V head for every Q head."""
-    if call.num_heads != call.num_kv_heads:
-        raise Unsupported(
-            f"packing needs as many KV heads as query heads; this model has {call.num_kv_heads} "
-            f"and {call.num_heads} (grouped-query attention)"
-        )
+def packing(support: Support) -> Support:
+    """A declaration less grouped queries: packing needs a K and a V head for every Q head."""
+    grouped = {Feature.GQA, Feature.MQA}
+    because = support.because | dict.fromkeys(grouped, _GROUPED)
+    return replace(support, features=support.features - grouped, because=because)
 
 
 def packed(query: torch.Tensor, kv: DenseKV) -> torch.Tensor:
@@ -32,18 +38,19 @@ def packed(query: torch.Tensor, kv: DenseKV) -> torch.Tensor:
 
 
 class FlashAttnQkvPacked:
-    """qkv [1, tokens, 3, num_heads, head_dim]."""
+    """qkv [requests, tokens, 3, num_heads, head_dim]."""
 
     name = "flash_attn_qkvpacked_func"
+    support = packing(upstream.SUPPORT)
 
     def __init__(self) -> None:
         self.provider = upstream.provider()
 
     def dense(self, call: AttentionCall, kv: DenseKV) -> Run:
-        check_heads(call)
+        require(self, call)
         arguments, function = upstream.arguments(call), upstream.function(self.name)
-        qkv = packed(call.query, kv).unsqueeze(0)
-        return lambda: function(qkv, **arguments)[0]
+        qkv = upstream.by_request(call, packed(call.query, kv))
+        return attempted(lambda: function(qkv, **arguments).flatten(0, 1), self)
 
     def paged(self, call: AttentionCall, kv: PagedKV) -> Run:
-        raise upstream.no_block_table(self.name)
+        raise refused(self, call, kv.block_size)

@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from harness.capture import AttentionCall
-from harness.kernels import DenseKV, PagedKV, Run, Unsupported, upstream
+from harness.kernels import DenseKV, PagedKV, Run, upstream
+from harness.kernels.support import Feature, Sizes, attempted, require
 
 PAGE_MULTIPLE = 256  # flash-attn 2: "Paged KV cache block size must be divisible by 256"
 
 
 class FlashAttnWithKvcache:
-    """q [1, tokens, num_heads, head_dim]; caches [blocks, block_size, num_kv_heads, head_dim]."""
+    """q [requests, tokens, num_heads, head_dim]; caches [blocks, block_size, num_kv_heads, head_dim]."""
 
     name = "flash_attn_with_kvcache"
     page_multiple = PAGE_MULTIPLE
+    support = replace(
+        upstream.SUPPORT,
+        features=upstream.SUPPORT.features | {Feature.PAGED},
+        page_sizes=Sizes(multiple_of=PAGE_MULTIPLE),
+    )
 
     def __init__(self) -> None:
         self.provider = upstream.provider()
 
     def dense(self, call: AttentionCall, kv: DenseKV) -> Run:
+        require(self, call)
         arguments, function = upstream.arguments(call), upstream.function(self.name)
-        query, key, value = (x.unsqueeze(0) for x in (call.query, kv.key, kv.value))
+        query, key, value = (upstream.by_request(call, x) for x in (call.query, kv.key, kv.value))
         lengths = call.seq_lens
-        return lambda: function(query, key, value, cache_seqlens=lengths, **arguments)[0]
+        return attempted(
+            lambda: function(query, key, value, cache_seqlens=lengths, **arguments).flatten(0, 1), self
+        )
 
     def paged(self, call: AttentionCall, kv: PagedKV) -> Run:
-        if kv.block_size % PAGE_MULTIPLE:
-            raise Unsupported(f"block size {kv.block_size}: flash-attn 2 takes multiples of {PAGE_MULTIPLE}")
+        require(self, call, kv.block_size)
         arguments, function = upstream.arguments(call), upstream.function(self.name)
-        query, (key, value) = call.query.unsqueeze(0), kv.split()
-        lengths, table = call.seq_lens, kv.block_table
-        return lambda: function(query, key, value, cache_seqlens=lengths, block_table=table, **arguments)[0]
+        query, (key, value) = upstream.by_request(call, call.query), kv.split()
+        where = {"cache_seqlens": call.seq_lens, "block_table": kv.block_table}
+        return attempted(lambda: function(query, key, value, **where, **arguments).flatten(0, 1), self)

@@ -43,15 +43,31 @@ def relative_error(
 
 
 def _one_request(call: AttentionCall, rows: torch.Tensor, first: int, last: int) -> torch.Tensor:
+    """One KV head at a time: in float32 all heads of a long request at once would not fit."""
+    hidden, distance = _mask(call, rows - first, last - first)
     groups = call.num_heads // call.num_kv_heads
-    key = call.key[first:last].float().repeat_interleave(groups, dim=1)
-    value = call.value[first:last].float().repeat_interleave(groups, dim=1)
-    scores = torch.einsum("qhd,khd->hqk", call.query[rows].float(), key) * call.scale
-    if call.softcap:
-        scores = call.softcap * torch.tanh(scores / call.softcap)
-    distance = (rows - first)[:, None] - torch.arange(last - first, device=rows.device)[None, :]
-    if call.alibi_slopes is not None:
-        scores -= call.alibi_slopes.to(scores.device)[:, None, None] * distance.abs()
+    out = rows.new_empty(len(rows), call.num_heads, call.head_dim, dtype=torch.float32)
+    for kv_head in range(call.num_kv_heads):
+        heads = slice(kv_head * groups, (kv_head + 1) * groups)
+        key, value = call.key[first:last, kv_head].float(), call.value[first:last, kv_head].float()
+        scores = torch.einsum("qhd,kd->hqk", call.query[rows, heads].float(), key) * call.scale
+        if call.softcap:
+            scores = call.softcap * torch.tanh(scores / call.softcap)
+        if call.alibi_slopes is not None:
+            scores -= call.alibi_slopes[heads].to(scores)[:, None, None] * distance.abs()
+        scores.masked_fill_(hidden, float("-inf"))
+        if call.sinks is not None:
+            sink = call.sinks[heads].to(scores)[:, None, None].expand(-1, len(rows), 1)
+            weights = torch.cat([scores, sink], dim=-1).softmax(-1)[..., :-1]
+        else:
+            weights = scores.softmax(-1)
+        out[:, heads] = torch.einsum("hqk,kd->qhd", weights, value)
+    return out
+
+
+def _mask(call: AttentionCall, positions: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which keys are hidden from the queries at `positions`, and how far each lies to the left of them."""
+    distance = positions[:, None] - torch.arange(length, device=positions.device)[None, :]
     left, right = call.sliding_window
     hidden = torch.zeros_like(distance, dtype=torch.bool)
     if call.causal:
@@ -60,10 +76,4 @@ def _one_request(call: AttentionCall, rows: torch.Tensor, first: int, last: int)
         hidden |= distance > left
     if right >= 0:
         hidden |= distance < -right
-    scores.masked_fill_(hidden, float("-inf"))
-    if call.sinks is not None:
-        sink = call.sinks.float()[:, None, None].expand(-1, scores.shape[1], 1)
-        weights = torch.cat([scores, sink], dim=-1).softmax(-1)[..., :-1]
-    else:
-        weights = scores.softmax(-1)
-    return torch.einsum("hqk,khd->qhd", weights, value)
+    return hidden, distance

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from importlib import import_module, metadata
+from importlib import metadata
 from typing import Any
 
 import torch
 
 from harness.capture import AttentionCall
-from harness.kernels import Unsupported
+from harness.kernels.support import Feature, Package, Sizes, Support, load
 
-HOW_TO_GET = "pip install --no-build-isolation flash-attn==2.8.3 (after torch; takes minutes to over an hour)"
+PACKAGE = Package(
+    "flash_attn",
+    "pip install --no-build-isolation flash-attn==2.8.3 (after torch; takes minutes to over an hour)",
+)
+# Of flash-attn 2.8.3; a build may leave out more (FLASHATTENTION_DISABLE_*) and says so when called.
+_LACKING = {Feature.PAGED, Feature.SINKS, Feature.RAGGED}
+SUPPORT = Support(
+    features=frozenset(set(Feature) - _LACKING),
+    dtypes=("float16", "bfloat16"),
+    head_sizes=Sizes(multiple_of=8, largest=256),
+    package=PACKAGE,
+    because={Feature.RAGGED: "requests of different lengths: this function takes equal ones only"},
+)
 
 
 def provider() -> str:
@@ -23,22 +35,11 @@ def provider() -> str:
 
 def function(name: str) -> Any:
     """flash_attn's function `name`; raises Unsupported if the package is missing or does not load."""
-    try:
-        return getattr(import_module("flash_attn"), name)
-    except Exception as error:  # a build against another torch fails with OSError or ImportError
-        raise Unsupported(f"flash-attn cannot be loaded ({error}); to get it: {HOW_TO_GET}") from error
+    return getattr(load(PACKAGE), name)
 
 
 def arguments(call: AttentionCall) -> dict[str, Any]:
-    """Keyword arguments all three functions take; raises Unsupported for what flash-attn 2 lacks."""
-    if call.num_requests != 1:
-        raise Unsupported(
-            f"{call.num_requests} requests in one call: these functions take equal lengths only"
-        )
-    if call.query.dtype not in (torch.float16, torch.bfloat16):
-        raise Unsupported(f"flash-attn takes float16 and bfloat16, not {call.query.dtype}")
-    if call.sinks is not None:
-        raise Unsupported("flash-attn 2 has no attention sinks")
+    """Keyword arguments that all three functions take."""
     return {
         "softmax_scale": call.scale,
         "causal": call.causal,
@@ -48,6 +49,6 @@ def arguments(call: AttentionCall) -> dict[str, Any]:
     }
 
 
-def no_block_table(name: str) -> Unsupported:
-    """The reason why a function can only run on a gathered copy."""
-    return Unsupported(f"{name} takes no block table")
+def by_request(call: AttentionCall, tensor: torch.Tensor) -> torch.Tensor:
+    """[tokens, ...] of requests of equal lengths as a view [requests, tokens a request, ...]."""
+    return tensor.unflatten(0, (call.num_requests, -1))

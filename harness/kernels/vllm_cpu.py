@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 
 from harness.capture import AttentionCall
 from harness.kernels import DenseKV, Output, PagedKV, Run, Unsupported
+from patches.steering import LayerStep
 
 BLOCK_MULTIPLE = 32  # the vectorised kernels' block sizes
 
@@ -14,6 +18,7 @@ class VllmCpuAttention:
     """`cpu_attention_with_kv_cache`; K and V live in the cache packed for the instruction set."""
 
     name = "cpu_attention_with_kv_cache"
+    writer = "cpu_attn_reshape_and_cache"
     provider = "vLLM CPU"
 
     def __init__(self) -> None:
@@ -72,6 +77,15 @@ class VllmCpuAttention:
     def write_cache(self, call: AttentionCall, cache: torch.Tensor, slots: torch.Tensor) -> None:
         self._write(call, call.key, call.value, cache, slots)
 
+    def cache_write(self, call: AttentionCall, kv: PagedKV, slots: torch.Tensor) -> Run:
+        """The backend's own cache write, `cpu_attn_reshape_and_cache`."""
+
+        def run() -> torch.Tensor:
+            self._write(call, call.key, call.value, kv.cache, slots)
+            return kv.cache
+
+        return run
+
     def _write(
         self,
         call: AttentionCall,
@@ -84,6 +98,59 @@ class VllmCpuAttention:
 
         key_cache, value_cache = _halves(cache)
         ops.cpu_attn_reshape_and_cache(key, value, key_cache, value_cache, slots, call.isa)
+
+
+# By this name vLLM's backend calls the kernel.
+BACKEND_KERNEL = "vllm._custom_ops:cpu_attention_with_kv_cache"
+
+
+class Detours:
+    """The backend's own call in a running engine, with K and V from elsewhere.
+
+    The kernel has no form without a block table and reads K and V as its own cache write packs them: "dense"
+    therefore packs the step's K and V into one block per request first, which is part of its time.
+    """
+
+    def __init__(self) -> None:
+        self._scratch: dict[Any, torch.Tensor] = {}
+
+    def dense(self, kernel: Callable[..., Any], arguments: dict[str, Any], step: LayerStep) -> Any:
+        """Attention reads the step's own K and V, from one block per request."""
+        from vllm import _custom_ops as ops
+
+        cache, slots = self._one_block_each(step)
+        key_cache, value_cache = _halves(cache)
+        tokens = len(slots)
+        isa = getattr(step.layer, "isa", None) or step.layer.impl.isa
+        ops.cpu_attn_reshape_and_cache(
+            step.key[:tokens], step.value[:tokens], key_cache, value_cache, slots, isa
+        )
+        table = torch.arange(len(step.lengths), dtype=torch.int32).unsqueeze(1)
+        return kernel(
+            **arguments | {"key_cache": key_cache, "value_cache": value_cache, "block_table": table}
+        )
+
+    def compact(self, kernel: Callable[..., Any], arguments: dict[str, Any], step: LayerStep) -> Any:
+        """The blocks are copied side by side first; attention reads the copy, in blocks as before."""
+        requests, block_size = len(step.lengths), step.kv_cache.shape[2]
+        blocks = -(-max(step.lengths) // block_size)
+        table = arguments["block_table"][:requests, :blocks]
+        copy = step.kv_cache.index_select(0, table.flatten())
+        key_cache, value_cache = _halves(copy)
+        ascending = torch.arange(requests * blocks, dtype=torch.int32).view(requests, blocks)
+        return kernel(
+            **arguments | {"key_cache": key_cache, "value_cache": value_cache, "block_table": ascending}
+        )
+
+    def _one_block_each(self, step: LayerStep) -> tuple[torch.Tensor, torch.Tensor]:
+        """A cache of one block per request, and the slots of the step's tokens in it."""
+        padded = -(-max(step.lengths) // BLOCK_MULTIPLE) * BLOCK_MULTIPLE
+        shape = (len(step.lengths), step.key.shape[1], padded, 2 * step.key.shape[2])
+        cache = self._scratch.get(shape)
+        if cache is None:
+            cache = self._scratch[shape] = step.key.new_zeros(shape)
+        slots = [torch.arange(n) + padded * r for r, n in enumerate(step.lengths)]
+        return cache, torch.cat(slots)
 
 
 def _halves(cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from harness.blockcopy import copy_blocks
 from harness.capture import AttentionCall
 from harness.kernels import DenseKV, Output, PagedKV, Run, Unsupported
+from patches.steering import LayerStep
+
+Kernel = Callable[..., Any]
 
 
 class VllmFlashAttention:
     """`flash_attn_varlen_func` out of vllm.vllm_flash_attn, with or without a block table."""
 
     name = "flash_attn_varlen_func"
+    writer = "reshape_and_cache_flash"
 
     def __init__(self, fa_version: int) -> None:
         self.fa_version = fa_version
@@ -27,6 +33,15 @@ class VllmFlashAttention:
         return self._bind(
             call, kv.key, kv.value, cu_seqlens_k=call.query_start_loc, scheduler_metadata=schedule
         )
+
+    @property
+    def unscheduled(self) -> Callable[[AttentionCall, DenseKV], Run] | None:
+        """`dense` without a schedule, which FA3 then prepares in every call; None for other versions."""
+        return self._unscheduled if self.fa_version == 3 else None
+
+    def _unscheduled(self, call: AttentionCall, kv: DenseKV) -> Run:
+        _check(call)
+        return self._bind(call, kv.key, kv.value, cu_seqlens_k=call.query_start_loc)
 
     def paged(self, call: AttentionCall, kv: PagedKV) -> Run:
         """Reads the cache in place; with the engine's own FA3 schedule if the pages are."""
@@ -47,6 +62,21 @@ class VllmFlashAttention:
         blocks, heads, block_size, width = cache.shape
         rows = cache.transpose(1, 2).view(blocks * block_size, heads, width)
         rows[slots] = torch.cat([call.key, call.value], dim=-1)
+
+    def cache_write(self, call: AttentionCall, kv: PagedKV, slots: torch.Tensor) -> Run:
+        """The backend's own cache write, `reshape_and_cache_flash`."""
+        from vllm.v1.attention.backends.fa_utils import reshape_and_cache_flash
+
+        key_cache, value_cache = kv.split()
+        unscaled = torch.ones((), dtype=torch.float32, device=call.key.device)
+
+        def run() -> torch.Tensor:
+            reshape_and_cache_flash(
+                call.key, call.value, key_cache, value_cache, slots, "auto", unscaled, unscaled
+            )
+            return kv.cache
+
+        return run
 
     def _bind(self, call: AttentionCall, key: torch.Tensor, value: torch.Tensor, **where: Any) -> Run:
         from vllm.vllm_flash_attn import flash_attn_varlen_func
@@ -94,6 +124,81 @@ class VllmFlashAttention:
             num_splits=call.max_num_splits,
         )
         return schedule
+
+
+# By this name vLLM's backend calls the kernel.
+BACKEND_KERNEL = "vllm.v1.attention.backends.flash_attn:flash_attn_varlen_func"
+
+
+class Detours:
+    """The backend's own call in a running engine, with K and V from elsewhere.
+
+    Only what must change in the arguments does, in place, so that the host does nearly the same work for
+    every arm: a prefill that waits for the host would show any other. The engine prepares one FA3 schedule a step, for its pages; the one without a table is made once and kept.
+    """
+
+    def __init__(self) -> None:
+        self._schedules: dict[Any, torch.Tensor] = {}
+        self._copies: dict[Any, DenseKV] = {}
+
+    def dense(self, kernel: Kernel, arguments: dict[str, Any], step: LayerStep) -> Any:
+        """Attention reads the step's own K and V."""
+        key, value, tokens = step.key, step.value, arguments["q"].shape[0]
+        if key.shape[0] != tokens:  # padded
+            key, value = key[:tokens], value[:tokens]
+        self._leave_out_table(arguments, step, key, value)
+        return kernel(**arguments)
+
+    def compact(self, kernel: Kernel, arguments: dict[str, Any], step: LayerStep) -> Any:
+        """The cache is gathered first; attention reads the copy."""
+        key_cache, value_cache, table = arguments["k"], arguments["v"], arguments["block_table"]
+        tokens, (page_size, heads, dim) = arguments["q"].shape[0], key_cache.shape[1:]
+        copy = self._copies.get((tokens, heads, dim))
+        if copy is None:
+            new = [key_cache.new_empty(tokens, heads, dim) for _ in range(2)]
+            copy = self._copies[tokens, heads, dim] = DenseKV(*new)
+        start = 0
+        for row, length in zip(table, step.lengths, strict=False):
+            blocks = row[: -(-length // page_size)]
+            copy_blocks(key_cache, blocks, copy.key[start : start + length])
+            copy_blocks(value_cache, blocks, copy.value[start : start + length])
+            start += length
+        self._leave_out_table(arguments, step, copy.key, copy.value)
+        return kernel(**arguments)
+
+    def _leave_out_table(
+        self, arguments: dict[str, Any], step: LayerStep, key: torch.Tensor, value: torch.Tensor
+    ) -> None:
+        if arguments["scheduler_metadata"] is not None:
+            arguments["scheduler_metadata"] = self._schedule(arguments, step)
+        arguments["k"], arguments["v"] = key, value
+        arguments["cu_seqlens_k"] = arguments["cu_seqlens_q"]
+        arguments["block_table"] = arguments["seqused_k"] = None
+
+    def _schedule(self, arguments: dict[str, Any], step: LayerStep) -> torch.Tensor:
+        query, window = arguments["q"], arguments["window_size"]
+        heads = arguments["k"].shape[2]
+        what = (step.lengths, query.shape[1:], heads, tuple(window or ()), arguments["num_splits"])
+        found = self._schedules.get(what)
+        if found is None:
+            from vllm.vllm_flash_attn import get_scheduler_metadata
+
+            found = self._schedules[what] = get_scheduler_metadata(
+                batch_size=len(step.lengths),
+                max_seqlen_q=arguments["max_seqlen_q"],
+                max_seqlen_k=arguments["max_seqlen_k"],
+                num_heads_q=query.shape[1],
+                num_heads_kv=heads,
+                headdim=query.shape[2],
+                cache_seqlens=arguments["seqused_k"],
+                qkv_dtype=query.dtype,
+                cu_seqlens_q=arguments["cu_seqlens_q"],
+                page_size=None,
+                causal=arguments["causal"],
+                window_size=tuple(window) if window else (-1, -1),
+                num_splits=arguments["num_splits"],
+            )
+        return found
 
 
 def _check(call: AttentionCall) -> None:

@@ -211,6 +211,22 @@ class _Runner:
     on_round: Callable[[], object]
     now: Callable[[], float]
     seconds_per_round: float = 0.0  # the latest, with all that is around the timed calls
+    raised: list[int] = field(default_factory=list)  # the arm whose call raised in the latest try
+
+    def __post_init__(self) -> None:
+        self.steps = {n: Step(self._noting(n, step.run)) for n, step in enumerate(self.series.steps) if step}
+
+    def _noting(self, n: int, run: Callable[[], object]) -> Callable[[], object]:
+        """`run`, which says whose it was if it raises."""
+
+        def noting() -> object:
+            try:
+                return run()
+            except Exception:
+                self.raised.append(n)
+                raise
+
+        return noting
 
     def warm_up(self, least: int, until: float) -> None:
         """Rounds until they are stable, see `sample`; their samples are the results' `warmup_us`."""
@@ -248,11 +264,14 @@ class _Runner:
         """One time of each ready arm a round, in us; arms that fail are taken out and all is done again."""
         while ready := self.series.ready():
             orders = [self.order.sample(ready, len(ready)) for _ in range(count)]
-            rounds = [[step for n in order if (step := self.series.steps[n])] for order in orders]
+            rounds = [[self.steps[n] for n in order] for order in orders]
+            self.raised.clear()
             try:
                 times = time_rounds(self.timer, rounds)
             except Exception as error:
-                if not _drop_failing(self.series, ready):  # only together, or in the timer itself
+                if self.raised:  # once is enough: where memory is short, the next try may find some
+                    self.series.fail(self.raised[0], *status_of(error))
+                elif not _drop_failing(self.series, ready):  # only together, or in the timer itself
                     status, reason = status_of(error)
                     self.series.mark(status, f"{reason} (each arm runs alone)")
                     self.series.failed.update(ready)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from harness.report.attribution_plot import write_attribution_plot
 from harness.report.plots import write_plots
 from harness.report.tables import Tables
 from harness.store import RunDirectory, write_atomic, write_json
@@ -23,4 +24,5 @@ def write(run: RunDirectory) -> Tables:
     write_atomic(run.tables_path, tables.markdown())
     write_atomic(run.csv_path, tables.csv())
     write_plots(record, summary, run.plots_path)
+    write_attribution_plot(record, summary, run.plots_path)
     return tables

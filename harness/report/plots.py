@@ -25,12 +25,16 @@ STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "spread_k", "fo
 
 def write_plots(record: Row, summary: Row, directory: Path) -> list[Path]:
     """Write spread_k.png (200 dpi) and spread_k.svg into the directory, making it; returns their paths."""
-    directory.mkdir(parents=True, exist_ok=True)
-    paths = [directory / "spread_k.png", directory / "spread_k.svg"]
     with matplotlib.rc_context(STYLE):
-        figure = draw(record, summary)
-        figure.savefig(paths[0], dpi=200)
-        figure.savefig(paths[1], metadata={"Date": None})
+        return save(draw(record, summary), directory, "spread_k")
+
+
+def save(figure: Figure, directory: Path, name: str) -> list[Path]:
+    """Write a figure as NAME.png and NAME.svg into the directory, making it; returns their paths."""
+    directory.mkdir(parents=True, exist_ok=True)
+    paths = [directory / f"{name}.png", directory / f"{name}.svg"]
+    figure.savefig(paths[0], dpi=200)
+    figure.savefig(paths[1], metadata={"Date": None})
     return paths
 
 
@@ -173,7 +177,7 @@ def _noise_floor(axes: Axes, mean: Mean, kernel: str) -> None:
 
 def _end_to_end(axes: Axes, mean: Mean) -> None:
     """The prefill's medians with their intervals as bars, over the noise floor around spread_k = 1."""
-    rows = mean.summary["end_to_end"]
+    rows = mean.sweep()
     repeat = mean.contrast("prefill", "paged@1", "paged@1 again", 1)
     if repeat and repeat["noise_floor_pct"] is not None:
         level, share = repeat["baseline_us"] / 1000, repeat["noise_floor_pct"] / 100

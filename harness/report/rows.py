@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from harness.report.text import Line, Notes, difference, interval, ms
+from harness.report.text import Line, Notes, difference, interval, ms, signed
 
 Row = dict[str, Any]
 FUNCTIONS = ("flash_attn_func", "flash_attn_qkvpacked_func", "flash_attn_with_kvcache")
@@ -27,6 +27,11 @@ class Mean:
         wanted = {"kernel": kernel, "arm": arm, "spread_k": spread_k, "data": data, "layer": "mean"}
         return _find(self.summary["kernels"], wanted)
 
+    def cache_write(self, spread_k: int) -> Row | None:
+        """The row of the kernel that writes the cache."""
+        wanted = {"stage": "cache_write", "spread_k": spread_k, "layer": "mean"}
+        return _find(self.summary["kernels"], wanted)
+
     def contrast(
         self, kernel: str, baseline: str, treatment: str, spread_k: int, data: str | None = "captured"
     ) -> Row | None:
@@ -35,9 +40,14 @@ class Mean:
         layer = None if kernel == "prefill" else "mean"
         return _find(self.summary["contrasts"], wanted | {"layer": layer, "data": data})
 
-    def end_to_end(self, spread_k: int) -> Row | None:
-        """The prefill's row."""
-        return _find(self.summary["end_to_end"], {"spread_k": spread_k})
+    def prefill_contrast(self, baseline: str, treatment: str) -> Row | None:
+        """The contrast of two arms of the prefill that there is one of only, at whatever spread_k."""
+        wanted = {"kernel": "prefill", "baseline": baseline, "treatment": treatment}
+        return _find(self.summary["contrasts"], wanted)
+
+    def sweep(self) -> list[Row]:
+        """The prefill's rows over spread_k; its other arms are not among them."""
+        return [row for row in self.summary["end_to_end"] if row["arm"] == "paged"]
 
     def baseline_us(self, kernel: str, baseline: str, spread_k: int) -> float | None:
         """The median of an arm that is only a baseline inside the series of spread_k ("paged@1")."""
@@ -46,13 +56,13 @@ class Mean:
         return row["baseline_us"] if row else None
 
     def engine_kernels(self) -> list[str]:
-        """The kernels the engine itself ran: those with a dense or a paged arm."""
-        rows = self.summary["kernels"]
+        """The kernels the engine itself ran for its attention: those with a dense or a paged arm."""
+        rows = [row for row in self.summary["kernels"] if row["stage"] == "kernel"]
         return list(dict.fromkeys(row["kernel"] for row in rows if row["arm"] in ("dense", "paged")))
 
     def spread_ks(self) -> list[int]:
         """All spread_k that anything was tried at."""
-        return sorted({row["spread_k"] for row in self.summary["kernels"] + self.summary["end_to_end"]})
+        return sorted({row["spread_k"] for row in self.summary["kernels"] + self.sweep()})
 
 
 def _find(rows: list[Row], wanted: Row) -> Row | None:
@@ -108,3 +118,25 @@ def difference_line(label: str, row: Row | None, digits: int) -> list[Line]:
         return []
     text = difference(row["delta_us"], row["delta_pct"], digits)
     return [Line(label, text=text, interval=interval(row["ci95_pct"]), verdict=row["verdict"])]
+
+
+def change(row: Row) -> str:
+    """A contrast in percent with its interval, e.g. "+0.40% [+0.27, +0.46]"."""
+    bounds = row["ci95_pct"]
+    return f"{signed(row['delta_pct'])}%" + (f" [{signed(bounds[0])}, {signed(bounds[1])}]" if bounds else "")
+
+
+def marked(label: str, row: Row, notes: Notes) -> str:
+    """The row's label, with a mark if there is something to say about it."""
+    said = remark(row)
+    return f"{label} {notes.mark(said)}" if said else label
+
+
+def named_arm(arm: str, spread_k: int) -> str:
+    """An in-engine arm's name in a table: "paged 256" for one among several, "no cache"."""
+    return f"paged {spread_k}" if arm == "paged" else arm.replace("_", " ")
+
+
+def with_reason(shown: str, row: Row, notes: Notes) -> str:
+    """A cell, with a mark if its row has a reason: why there is no figure, or what to know of it."""
+    return f"{shown} {notes.mark(row['reason'])}" if row["reason"] else shown

@@ -7,18 +7,19 @@ from typing import Any
 
 import pandas as pd
 
-from harness.report import text
+from harness.report import attribution, prefills, text
 from harness.report.rows import (
     FUNCTIONS,
     NEED_GATHER,
     Mean,
     baseline_line,
+    change,
     difference_line,
-    remark,
+    marked,
     time_line,
     total_us,
 )
-from harness.report.text import NONE, Line, Notes, Section, ms, signed
+from harness.report.text import NONE, Line, Notes, Section, Table, listed, ms, signed
 
 Row = dict[str, Any]
 COLUMNS = ("", "warm-up ms", "average ms", "median ms", "gather ms", "total ms")
@@ -30,7 +31,13 @@ CSV_COLUMNS = (
     *("tflops", "gbps", "share_of_ceiling_pct", "clock_mhz", "n", "stopped", "status", "reason", "warnings"),
 )
 CSV_COUNTS = ("spread_k", "block_size", "layers", "n")
-LABELS = {"paged": "Paged", "contiguous": "Contiguous", "fragmented": "Non-contiguous", "dense": "Dense"}
+LABELS = {
+    "paged": "Paged",
+    "contiguous": "Contiguous",
+    "fragmented": "Non-contiguous",
+    "dense": "Dense",
+    "compact": "Compact",
+}
 
 
 @dataclass(frozen=True)
@@ -52,35 +59,40 @@ class Tables:
         return "\n\n".join(part for part in (above, table, below) if part)
 
     def screen_summary(self) -> str:
-        """The run's notices and the table over all spread_k as plain text, 80 columns wide."""
+        """The run's notices, the account of its layout and the table over all spread_k, 80 columns wide."""
         notes = Notes()
         sections = self._summary_sections(notes)
         notices = text.wrapped([f"Note: {notice}" for notice in self.record["notices"]])
         above = text.wrapped(["Summary over all spread_k", *self._summary_unit()])
         table = text.screen(self._summary_columns(), sections) if sections else "nothing was measured"
-        below = text.wrapped([*notes.lines(), *self._prefill_warnings(), *self._reading()])
-        return "\n\n".join(part for part in (notices, above, table, below) if part)
+        below = text.wrapped([*notes.lines(), *prefills.warning_lines(self._mean), *self._reading()])
+        account = [table.screen() for table in attribution.tables(self.summary)]
+        arms = [table.screen() for table in self._arms()]
+        return "\n\n".join(part for part in (notices, *account, above, table, below, *arms) if part)
 
     def markdown(self) -> str:
         """The whole of tables.md."""
-        parts = [f"# {self._title()}", *(f"> {notice}" for notice in self.record["notices"]), self._facts()]
-        parts += [_listed([*self._summary_unit(), *self._reading()])]
+        parts = [f"# {self._title()}", *(f"> {notice}" for notice in self.record["notices"])]
+        parts += [attribution.sentence(self.summary), self._facts()]
+        parts += [listed([*self._summary_unit(), *self._reading()])]
+        parts += [table.markdown() for table in attribution.tables(self.summary, full=True)]
         for spread_k in self._mean.spread_ks():
             notes = Notes()
             if sections := self._sections(spread_k, notes):
                 table = text.markdown(COLUMNS, sections, text_column=3)
-                below = _listed([*notes.lines(), *self._warnings(spread_k)])
+                below = listed([*notes.lines(), *self._warnings(spread_k)])
                 parts += [f"## Comparison Results (spread={spread_k})", table, below]
         notes = Notes()
         sections = self._summary_sections(notes)
         table = text.markdown(self._summary_columns(), sections, text_column=1) if sections else ""
-        below = _listed([*notes.lines(), *self._prefill_warnings()])
+        below = listed([*notes.lines(), *prefills.warning_lines(self._mean)])
         parts += ["## Summary over all spread_k", table or "nothing was measured", below]
+        parts += [table.markdown() for table in self._arms()]
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def csv(self) -> str:
         """All rows of `kernels`, "mean" and "sum" too, and of `end_to_end`, in one tidy table; in us."""
-        rows = [{"stage": "kernel"} | row for row in self.summary["kernels"]]
+        rows = [{**row} for row in self.summary["kernels"]]
         for row in self.summary["end_to_end"]:
             times = {"median_us": row["median_ms"], "ci95_us": row["ci95_ms"]}
             if row["median_ms"] is not None:
@@ -94,6 +106,10 @@ class Tables:
         frame = pd.DataFrame(rows, columns=list(CSV_COLUMNS)).round(4)
         csv: str = frame.astype(dict.fromkeys(CSV_COUNTS, "Int64")).to_csv(index=False)
         return csv
+
+    def _arms(self) -> list[Table]:
+        found = prefills.arms_table(self._mean)
+        return [found] if found else []
 
     @property
     def _mean(self) -> Mean:
@@ -178,6 +194,10 @@ class Tables:
         if paged:
             runs = "1 run" if spread_k == 1 else f"{spread_k} runs"
             lines.append(time_line(f"Paged, {runs}", paged, notes, digits))
+        if compact := mean.kernel(kernel, "compact", spread_k):
+            lines.append(time_line("Compact", compact, notes, digits))
+        if write := mean.cache_write(spread_k):
+            lines.append(time_line("Cache write", write, notes, digits))
         if spread_k == 1:
             lines += difference_line("Paging tax", mean.contrast(kernel, "dense", "paged@1", 1), digits)
         else:
@@ -197,15 +217,13 @@ class Tables:
                 name = LABELS[arm].lower() + (", with gather" if kernel in NEED_GATHER else "")
                 heading = f"{_heading(kernel, rows[0], notes)}: {name}"
                 sections.append(Section(heading, _folded([self._summary_line(row, notes) for row in rows])))
-        prefill = [self._prefill_line(row, notes) for row in self.summary["end_to_end"]]
-        if repeat := self._mean.contrast("prefill", "paged@1", "paged@1 again", 1):
-            prefill.append(Line("A/A", self._prefill_cells(NONE, repeat)))
-        return [*sections, Section("Prefill, end to end: ms per prefill", prefill)] if prefill else sections
+        sweep = prefills.sweep_section(self._mean, len(self._summary_columns()), notes)
+        return [*sections, sweep] if sweep else sections
 
     def _summary_line(self, row: Row, notes: Notes) -> Line:
         """Captured, its difference to spread_k = 1, synthetic, and captured against synthetic."""
         kernel, arm, k = row["kernel"], row["arm"], row["spread_k"]
-        label = _marked(row, notes)
+        label = marked(str(row["spread_k"]), row, notes)
         synthetic = self._mean.kernel(kernel, arm, k, "synthetic")
         if row["median_us"] is None:
             return Line(str(k), text=row["status"] + label.removeprefix(str(k)))
@@ -214,23 +232,12 @@ class Tables:
         digits = self._digits(k)
         cells = (
             ms(total_us(row), digits),
-            _change(paired) if paired else NONE,
+            change(paired) if paired else NONE,
             paired["verdict"] if paired else NONE,
             ms(total_us(synthetic), digits) if synthetic else NONE,
             f"{signed(against['delta_pct'])}%" if against else NONE,
         )
         return Line(label, cells)
-
-    def _prefill_line(self, row: Row, notes: Notes) -> Line:
-        k, label = row["spread_k"], _marked(row, notes)
-        if row["median_ms"] is None:
-            return Line(str(k), text=row["status"] + label.removeprefix(str(k)))
-        paired = self._mean.contrast("prefill", "paged@1", "paged", k)
-        return Line(label, self._prefill_cells(f"{row['median_ms']:.3f}", paired))
-
-    def _prefill_cells(self, median: str, paired: Row | None) -> tuple[str, ...]:
-        change, verdict = (_change(paired), paired["verdict"]) if paired else (NONE, NONE)
-        return (median, change, verdict, NONE, NONE)[: len(self._summary_columns()) - 1]
 
     def _warnings(self, spread_k: int) -> list[str]:
         wanted = {"spread_k": spread_k, "layer": "mean", "data": "captured"}
@@ -240,19 +247,6 @@ class Tables:
             for row in rows
             for warning in row["warnings"]
         ]
-
-    def _prefill_warnings(self) -> list[str]:
-        """One line for each kind of warning: what disturbs a round disturbs all."""
-        kinds: dict[str, list[tuple[int, str]]] = {}
-        for row in self.summary["end_to_end"]:
-            for warning in row["warnings"]:
-                kinds.setdefault(warning.partition(":")[0], []).append((row["spread_k"], warning))
-        lines = []
-        for kind, found in kinds.items():
-            others = ", ".join(str(k) for k, _ in found[1:])
-            more = f" ({kind} also at spread={others}: see tables.csv)" if others else ""
-            lines.append(f"Warning: prefill, spread={found[0][0]}: {found[0][1]}{more}")
-        return lines
 
     def _digits(self, spread_k: int) -> int:
         """Decimals of a time in ms: tenths of a microsecond where kernels are short."""
@@ -268,21 +262,6 @@ def _heading(kernel: str, row: Row, notes: Notes) -> str:
         return f"{kernel} ({provider})"
     note = f"{provider}: runs in flash-attn's place on this device; its times say nothing about flash-attn's."
     return f"{kernel} ({provider} {notes.mark(note)})"
-
-
-def _change(row: Row) -> str:
-    bounds = row["ci95_pct"]
-    return f"{signed(row['delta_pct'])}%" + (f" [{signed(bounds[0])}, {signed(bounds[1])}]" if bounds else "")
-
-
-def _marked(row: Row, notes: Notes) -> str:
-    """The row's spread_k, with a mark if there is something to say about it."""
-    said = remark(row)
-    return f"{row['spread_k']} {notes.mark(said)}" if said else str(row["spread_k"])
-
-
-def _listed(lines: list[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)
 
 
 def _folded(lines: list[Line]) -> list[Line]:

@@ -25,10 +25,33 @@ class Line:
 
 @dataclass(frozen=True)
 class Section:
-    """Lines under one heading."""
+    """Lines under one heading; none is printed if it is empty."""
 
     heading: str
     lines: list[Line]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with its title, and prose above and below it."""
+
+    title: str
+    columns: tuple[str, ...]
+    sections: list[Section]
+    above: list[str] = field(default_factory=list)
+    below: list[str] = field(default_factory=list)
+
+    def screen(self) -> str:
+        """As plain text."""
+        table = screen(self.columns, self.sections)
+        parts = [wrapped([self.title, *self.above]), table, wrapped(self.below)]
+        return "\n\n".join(part for part in parts if part)
+
+    def markdown(self) -> str:
+        """As a section of a markdown file."""
+        table = markdown(self.columns, self.sections, text_column=1)
+        parts = [f"## {self.title}", listed(self.above), table, listed(self.below)]
+        return "\n\n".join(part for part in parts if part)
 
 
 @dataclass
@@ -81,8 +104,8 @@ def screen(columns: Sequence[str], sections: Sequence[Section]) -> str:
     printed = [head, rule]
     width = len(rule.split()[0])
     for section in sections:
-        heading = wrapped([section.heading])
-        printed += ["", heading] if len(printed) > 2 else [heading]
+        heading = [wrapped([section.heading])] if section.heading else []
+        printed += ["", *heading] if len(printed) > 2 else heading
         for line in section.lines:
             row = body.pop(0)
             printed.append(row if line.cells else _across(line, width))
@@ -99,7 +122,8 @@ def markdown(columns: Sequence[str], sections: Sequence[Section], text_column: i
     extra = any(line.verdict for section in sections for line in section.lines)
     rows: list[list[str]] = []
     for section in sections:
-        rows.append([f"**{section.heading}**"])
+        if section.heading:
+            rows.append([f"**{section.heading}**"])
         for line in section.lines:
             cells = list(line.cells) or [""] * (len(columns) - 1)
             if line.text:
@@ -115,3 +139,24 @@ def markdown(columns: Sequence[str], sections: Sequence[Section], text_column: i
 def wrapped(lines: Sequence[str]) -> str:
     """Prose lines, each folded to the screen's width."""
     return "\n".join(textwrap.fill(line, WIDTH - 1, subsequent_indent="    ") for line in lines)
+
+
+def listed(lines: Sequence[str]) -> str:
+    """Prose lines as a list in markdown."""
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def interval_of(
+    value: float | None, bounds: Sequence[float] | None, digits: int, sign: bool = True, unit: str = ""
+) -> str:
+    """A figure with its interval, "-" for None."""
+    if value is None:
+        return NONE
+    shown = [signed(x, digits) if sign else f"{x:.{digits}f}" for x in (value, *(bounds or ()))]
+    return f"{shown[0]}{unit}" + (f" [{shown[1]}, {shown[2]}]" if bounds else "")
+
+
+def percent(value: float, bounds: Sequence[float] | None, digits: int = 2, sign: bool = True) -> str:
+    """A share with its interval, e.g. "+2.41% [+2.10, +2.80]"; fewer decimals where it is large."""
+    digits = min(digits, 1 if max(map(abs, (value, *(bounds or ())))) >= 10 else 2)
+    return interval_of(value, bounds, digits, sign, "%")

@@ -1,4 +1,4 @@
-"""flash-attn's three functions and vLLM's FA2 and FA3 on a GPU: every arm right, every refusal in words."""
+"""Kernels on a GPU: every claimed cell of the support table and every arm right, every refusal in words."""
 
 from __future__ import annotations
 
@@ -6,11 +6,70 @@ import pytest
 import torch
 
 from harness import arms, kernels, replay
+from harness.kernels import Unsupported, reference
+from harness.kernels.listed import all_kernels
+from harness.kernels.support import Feature, refusal, unavailable
 from harness.measure.timers import CudaEventTimer, Step
 from harness.record import Status
 from tests.calls import make_call, place, plan
+from tests.kernel_calls import FORMS, call_with, error_of, run_of
 
 FLASH_ATTN = ("flash_attn_func", "flash_attn_qkvpacked_func", "flash_attn_with_kvcache")
+LISTED = [kernel for kernel in all_kernels("cuda") if "cuda" in kernel.support.devices]
+CELLS = [
+    pytest.param(kernel, form, feature, id=f"{kernel.label}-{form.name}-{feature.name}")
+    for kernel in LISTED
+    for form in FORMS
+    for feature in Feature
+    if feature not in set(FORMS) - {form} and {form, feature} <= kernel.support.features
+]
+PAGES = (16, 32, 48, 128, 256)
+
+
+def right(kernel, call, form, page_size):
+    """The output on the call is right; skips where the kernel is not installed or built without something."""
+    missing = unavailable(kernel.support, "cuda")
+    if missing:
+        pytest.skip(missing)
+    assert refusal(kernel, call, None if form is Feature.DENSE else page_size) is None
+    try:
+        output = run_of(kernel, call, form, page_size)()
+    except Unsupported as error:
+        if kernel.label.startswith("FA2"):  # its builds leave out what they are told to
+            pytest.skip(str(error))
+        raise
+    assert error_of(call, output) < reference.TOLERANCE[call.query.dtype]
+
+
+@pytest.mark.parametrize(("kernel", "form", "feature"), CELLS)
+def test_a_claimed_cell_is_right(kernel, form, feature):
+    page_size = next(size for size in PAGES if size in kernel.support.page_sizes)
+    right(kernel, call_with({feature}, device="cuda"), form, page_size)
+
+
+@pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 256])
+@pytest.mark.parametrize("kernel", LISTED, ids=lambda kernel: kernel.label)
+def test_head_sizes(kernel, head_dim):
+    if head_dim not in kernel.support.head_sizes:
+        assert "head size" in refusal(kernel, call_with({Feature.CAUSAL}, head_dim=head_dim, device="cuda"))
+        return
+    page_size = next(size for size in PAGES if size in kernel.support.page_sizes)
+    for form in set(FORMS) & kernel.support.features:
+        right(kernel, call_with({Feature.CAUSAL}, head_dim=head_dim, device="cuda"), form, page_size)
+
+
+@pytest.mark.parametrize("page_size", PAGES)
+@pytest.mark.parametrize("kernel", LISTED, ids=lambda kernel: kernel.label)
+def test_page_sizes(kernel, page_size):
+    if Feature.PAGED in kernel.support.features and page_size in kernel.support.page_sizes:
+        right(
+            kernel,
+            call_with({Feature.RAGGED} & kernel.support.features, device="cuda"),
+            Feature.PAGED,
+            page_size,
+        )
+    else:
+        assert refusal(kernel, call_with({Feature.CAUSAL}, device="cuda"), page_size)
 
 
 def prepared(call, spread_k):

@@ -1,0 +1,105 @@
+"""How long the statistics take over a million samples.
+
+    python benchmarks/summarise.py [--repeats 3] [--output FILE]
+
+Two runs' worth of made-up samples, skewed and with outliers as timings have them: 250 series of the engine
+kernel's four arms, 1000 rounds each, through all that makes summary.json of them (medians, intervals, paired
+differences, verdicts, warnings, means over layers); and a single contrast of a million pairs. The file is not
+called after the statistics because a `statistics.py` here would hide Python's own. Target: 2 s on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+
+import numpy as np
+from common import report
+
+from harness import stats
+from harness.record import Cell, Result, Status, series_name
+from harness.summary import summarise
+
+SPREADS = [2**n for n in range(10)]
+LAYERS = 25
+ROUNDS = 1000
+PAIRS = 10**6
+RECORD = {"status": "finished", "layers": list(range(LAYERS))}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--output")
+    options = parser.parse_args()
+    rng = np.random.default_rng(0)
+    results = [result for k in SPREADS for layer in range(LAYERS) for result in series(k, layer, rng)]
+    baseline, treatment = timings(rng, PAIRS), timings(rng, PAIRS)
+
+    def one_contrast() -> int:
+        found = stats.paired_difference(baseline, treatment)
+        return len([stats.verdict(found.ci95_pct), *stats.warnings(baseline), *stats.warnings(treatment)])
+
+    def whole_run() -> int:
+        summary = summarise(RECORD, results)
+        return len(summary["kernels"]) + len(summary["contrasts"])
+
+    samples = sum(len(result.samples_us) for result in results)
+    rows = [
+        timed(f"{len(SPREADS) * LAYERS} series, {ROUNDS} rounds", samples, whole_run, options.repeats),
+        timed(f"one contrast, {PAIRS} pairs", 2 * PAIRS, one_contrast, options.repeats),
+    ]
+    report("statistics", rows, options.output)
+
+
+def series(spread_k: int, layer: int, rng: np.random.Generator) -> list[Result]:
+    """The four arms of the engine's kernel, the one-run baseline twice."""
+    arms = [
+        ("dense", spread_k, None, False),
+        ("paged", spread_k, None, False),
+        ("paged", 1, spread_k, False),
+        ("paged", 1, spread_k, True),
+    ]
+    return [
+        Result(
+            Cell("kernel", "flash_attn_varlen_func", "made up", arm, runs, 16, layer, "captured"),
+            series_name(spread_k, layer),
+            Status.OK,
+            samples_us=timings(rng, ROUNDS).tolist(),
+            warmup_us=[100.0] * 3,
+            one_run_for=one_run_for,
+            control=control,
+        )
+        for arm, runs, one_run_for, control in arms
+    ]
+
+
+def timings(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Around 100 us, 1% noise with a tail to the right, one in a hundred half as long again."""
+    times = 100 + rng.lognormal(0, 0.7, count)
+    times[rng.random(count) < 0.01] *= 1.5
+    return times
+
+
+def timed(work: str, samples: int, run: Callable[[], int], repeats: int) -> dict[str, object]:
+    """A row: the median and the slowest of a few repetitions. `run` says how many figures it made."""
+    seconds, figures = [], 0
+    for _ in range(repeats):
+        start = time.perf_counter()
+        figures = run()
+        seconds.append(time.perf_counter() - start)
+    return {
+        "statistics of": work,
+        "samples": samples,
+        "rows": figures,
+        "median s": float(np.median(seconds)),
+        "slowest s": max(seconds),
+        "repeats": repeats,
+    }
+
+
+if __name__ == "__main__":
+    main()

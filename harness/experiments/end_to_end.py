@@ -1,0 +1,159 @@
+"""The prefill's latency: under every layout, and with attention steered inside the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness import inengine, layout
+from harness.engine import Prefill, PrefillEngine
+from harness.experiments.replaying import Replaying
+from harness.inengine import InEngineArm, Outcome
+from harness.measure import profile, timers
+from harness.measure.sampler import Series
+from harness.record import Cell, Result, Status
+from harness.recorder import Recorder
+from patches import logits
+
+SERIES = "end_to_end"
+SPIN_SHARE = 0.25  # of a layer's attention time: planted ahead of it by the arm "spin"
+SPIN_US = 20.0  # where no attention was timed
+PROFILED = ("engine", "paged", "dense", "no_cache", "compact", "spin", "spin_0")
+
+
+class PrefillTimer:
+    """The engine's own step time, which leaves out adding the request and what steers it."""
+
+    name = "engine step"
+
+    def time_round(self, steps: Sequence[timers.Step]) -> list[float]:
+        """Microseconds of each step, whose `run` returns a Prefill."""
+        return [1e6 * step.run().seconds for step in steps]  # type: ignore[attr-defined]
+
+
+@dataclass
+class EndToEnd:
+    """Times and profiles whole prefills of one prompt in one engine."""
+
+    engine: PrefillEngine
+    token_ids: Sequence[int]
+    plans: Mapping[int, Sequence[int]]  # block ids by spread_k
+    replaying: Replaying
+    recorder: Recorder
+    natural: list[int] = field(default_factory=list)  # spread_k of what vLLM allocated, prefill by prefill
+
+    def measure(self, problems: Mapping[int, str], share: float) -> None:
+        """Check, sample and profile all arms.
+
+        Args:
+            problems: what was wrong with the prefill at a spread_k.
+            share: of the time for sampling; what earlier series left over comes on top.
+        """
+        arms = self._arms()
+        series = Series([], [])
+        for arm in arms:
+            series.results.append(Result(self._cell(arm), SERIES, Status.OK, arm.remark, control=arm.control))
+            series.steps.append(timers.Step(lambda arm=arm: self.prefill(arm)))  # type: ignore[misc]
+        objections = self._objections(arms)
+        for n, arm in enumerate(arms):
+            at_k = problems.get(arm.spread_k) if arm.name == "paged" else None
+            if problem := at_k or objections.get(n):
+                series.fail(n, Status.WRONG_OUTPUT, problem)
+                self.recorder.notice(f"{arm.name} at spread_k = {arm.spread_k}: {problem}")
+        self._sample(series, share)
+        self._profile(arms)
+        if self.natural:
+            least, most = min(self.natural), max(self.natural)
+            median = int(np.median(self.natural))
+            self.recorder.note(engine_spread_k={"min": least, "median": median, "max": most})
+
+    def prefill(self, arm: InEngineArm) -> Prefill:
+        """One prefill of the prompt as the arm has it."""
+        if arm.name == "engine":
+            self.natural.append(self._natural_k())
+        return self.engine.prefill(self.token_ids, arm.block_ids, arm.course)
+
+    def _arms(self) -> list[InEngineArm]:
+        """All arms; only the sweep, with a notice, where the engine's backend cannot be steered."""
+        if self.replaying.config.attribution:
+            if self.engine.not_steered is None:
+                return inengine.arms(self.engine, self.plans, self._natural_k(), self._spin_us())
+            self.recorder.notice(f"no in-engine arms: {self.engine.not_steered}")
+        sweep = [InEngineArm("paged", k, None, self.plans[k]) for k in self.plans]
+        return [*sweep, InEngineArm("paged", 1, None, self.plans[1], control=True)]
+
+    def _natural_k(self) -> int:
+        return layout.spread_k(self.engine.next_block_ids(len(self.plans[1])))
+
+    def _spin_us(self) -> float | None:
+        """A delay in proportion to a layer's attention, as it was replayed; None without a GPU."""
+        if self.replaying.device != "cuda":
+            return None
+        kept = (r for r in self.recorder.kept if r.cell.arm == "dense" and r.cell.data == "captured")
+        dense_us = [float(np.median(r.samples_us)) for r in kept if r.samples_us]
+        return SPIN_SHARE * float(np.mean(dense_us)) if dense_us else SPIN_US
+
+    def _cell(self, arm: InEngineArm) -> Cell:
+        provider = f"vLLM {self.recorder.record['versions']['vllm']}"
+        block_size = self.replaying.config.block_size or 0
+        return Cell(SERIES, "prefill", provider, arm.name, arm.spread_k, block_size, None, "captured")
+
+    def _objections(self, arms: Sequence[InEngineArm]) -> dict[int, str]:
+        """What is wrong with the arms' logits or first tokens, by index; how far off they are is noted."""
+        if arms[0].course is None and arms[0].name != "engine":
+            return {}
+        outcomes = []
+        for arm in arms:
+            with logits.observed(self.engine.model) as seen:
+                done = self.prefill(arm)
+            outcomes.append(Outcome(seen[-1], done.first_token))
+        # Where a name occurs again (other layouts), its first counts.
+        first = {arm.name: outcome for arm, outcome in reversed(list(zip(arms, outcomes, strict=True)))}
+        found: dict[int, str] = {}
+        errors: dict[str, float] = {}
+        for n, (arm, outcome) in enumerate(zip(arms, outcomes, strict=True)):
+            if problem := inengine.objection(outcome, first["engine"], first[arm.same_kernel_as]):
+                found[n] = problem
+            errors[arm.name] = max(errors.get(arm.name, 0.0), inengine.difference(outcome, first["engine"]))
+        self.recorder.note(logits_error=errors)
+        return found
+
+    def _sample(self, series: Series, share: float) -> None:
+        budgets = self.replaying.budgets
+        left_over_s = sum(budget.seconds for budget in budgets)  # what the replay did not need
+        budget = self.replaying.budget(1, share)
+        budget.seconds += left_over_s
+        with self.recorder.bar("end to end", None) as bar:
+            # Every arm has run before; on a CPU a round takes half a minute.
+            seed = self.replaying.config.seed
+            self.replaying.sample(series, PrefillTimer(), budget, seed, bar.update, least_warmup=1)
+
+    def _profile(self, arms: Sequence[InEngineArm]) -> None:
+        """One profiled prefill of each arm, outside all timings; the engine's own as trace.json."""
+        if not self.replaying.config.attribution:
+            return
+        profiles: list[dict[str, Any]] = []
+        planted: dict[str, float] = {}
+        most = max(self.plans)
+        self._profiled(arms[0], None)  # the profiler's first use takes longest
+        for arm in arms:
+            if arm.name not in PROFILED or arm.control or (arm.name == "paged" and 1 < arm.spread_k < most):
+                continue
+            trace = self.recorder.directory.trace_path if arm.name == "engine" else None
+            found = self._profiled(arm, trace)
+            if arm.name in ("spin", "spin_0"):
+                planted[arm.name] = found.spin_ms
+            else:
+                profiles.append({"arm": arm.name, "spread_k": arm.spread_k} | found.to_json())
+        self.recorder.note(profile=profiles)
+        if planted:
+            self.recorder.note(planted_ms={"ms": planted["spin"] - planted["spin_0"]})
+
+    def _profiled(self, arm: InEngineArm, trace: Path | None) -> profile.Profile:
+        device = self.replaying.device
+        self.prefill(arm)
+        return profile.profile_step(lambda: self.prefill(arm), device, trace)

@@ -1,0 +1,95 @@
+"""In-engine arms: ways of running the same prefill inside vLLM, switched from one prefill to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from harness.engine import PrefillEngine
+from harness.kernels import detours
+from harness.measure.timers import CYCLES_PER_SECOND
+from patches.steering import Course
+
+LOGITS_TOLERANCE = 0.05  # relative, of the logits' spread; bfloat16 noise through all layers is under 2%
+
+
+@dataclass(frozen=True)
+class InEngineArm:
+    """One way of running the prefill."""
+
+    name: str  # as in record.Cell.arm
+    spread_k: int
+    course: Course | None  # None: vLLM untouched
+    block_ids: Sequence[int] | None  # None: as vLLM allocates them
+    control: bool = False
+    same_kernel_as: str = "paged"  # the arm whose logits must be equal bit for bit
+    remark: str | None = None
+
+
+def arms(
+    engine: PrefillEngine, plans: Mapping[int, Sequence[int]], natural_k: int, spin_us: float | None
+) -> list[InEngineArm]:
+    """All arms of one engine: the sweep over its layouts, and the interventions.
+
+    Args:
+        plans: block ids by spread_k; 1 is among them.
+        natural_k: spread_k of what vLLM allocates by itself.
+        spin_us: about how long "spin" holds up the GPU ahead of each layer's attention; None: no GPU.
+    """
+    one_run, most = plans[1], max(plans)
+    as_is = Course()
+    remark = detours.dense_remark(engine.settings["attention_backend"])
+    found = [InEngineArm("engine", natural_k, None, None)]
+    found += [InEngineArm("paged", k, as_is, plans[k]) for k in plans]
+    found.append(InEngineArm("paged", 1, as_is, one_run, control=True))
+    dense, compact = detours.of("dense"), detours.of("compact")
+    found += [
+        InEngineArm("dense", 1, Course(dense), one_run, same_kernel_as="dense", remark=remark),
+        InEngineArm(
+            "no_cache", 1, Course(dense, write_cache=False), one_run, same_kernel_as="dense", remark=remark
+        ),
+        InEngineArm("compact", most, Course(compact), plans[most], same_kernel_as="dense"),
+    ]
+    if spin_us is not None:
+        cycles = max(1, int(spin_us * 1e-6 * CYCLES_PER_SECOND))
+        found += [
+            InEngineArm("spin_0", 1, Course(ahead=lambda: torch.cuda._sleep(1)), one_run),
+            InEngineArm("spin", 1, Course(ahead=lambda: torch.cuda._sleep(cycles)), one_run),
+        ]
+    return found
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a prefill of one prompt came to."""
+
+    logits: torch.Tensor  # [1, vocabulary], what the first token was sampled from
+    token: int
+
+
+def objection(got: Outcome, engines: Outcome, twin: Outcome) -> str | None:
+    """Why an arm's outcome is wrong, or None.
+
+    Args:
+        engines: the outcome of vLLM untouched, to which it must be equal within the noise of its data type.
+        twin: the outcome of an arm with the same kernel, to which it must be equal bit for bit.
+    """
+    if not torch.equal(got.logits, twin.logits):
+        different = float((got.logits != twin.logits).float().mean())
+        return f"{different:.2%} of the logits are not bit for bit those of the same kernel"
+    error = difference(got, engines)
+    if not error <= LOGITS_TOLERANCE:  # nan too
+        return f"the logits differ by {error:.2g} of their spread, {LOGITS_TOLERANCE:g} allowed"
+    lead = float(engines.logits[0, engines.token] - engines.logits[0, got.token])
+    noise = 2 * float((got.logits.float() - engines.logits.float()).abs().max())
+    if lead > noise:  # a tie within the noise may fall either way
+        return f"first token {got.token}, not {engines.token}, which leads by {lead:.3g}"
+    return None
+
+
+def difference(got: Outcome, expected: Outcome) -> float:
+    """Root mean square of the logits' difference, relative to the expected logits' standard deviation."""
+    ours, theirs = got.logits.float(), expected.logits.float()
+    return float((ours - theirs).square().mean().sqrt() / theirs.std().clamp_min(1e-12))

@@ -1,0 +1,97 @@
+"""FlashAttention 4 (CuTe DSL): out of the flash-attn-4 package, and the copy that vLLM brings along."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from harness.capture import AttentionCall
+from harness.kernels.protocol import DenseKV, Output, PagedKV, Run
+from harness.kernels.support import Feature, Package, Sizes, Support, attempted, load, require
+
+# Of flash_attn/cute/interface.py: 8 to 256 on Hopper; Blackwell takes fewer and says so when called. Paged
+# caches need compute capability 9 to 11.
+SUPPORT = Support(
+    features=frozenset(set(Feature) - {Feature.ALIBI}),
+    dtypes=("float16", "bfloat16"),
+    head_sizes=Sizes(multiple_of=8, largest=256),
+    package=Package("flash_attn.cute", "pip install 'flash-attn-4[cu13]'", also=("cutlass", "quack")),
+    capability=(9, 0),
+    last_capability=(11, 9),
+)
+
+
+class FlashAttention4:
+    """`flash_attn.cute.flash_attn_varlen_func`; compiled when first called, for seconds to minutes."""
+
+    name = "flash_attn_varlen_func"
+    provider = "flash-attn 4"
+    support = SUPPORT
+
+    def dense(self, call: AttentionCall, kv: DenseKV) -> Run:
+        require(self, call)
+        return self._bind(call, kv.key, kv.value, cu_seqlens_k=call.query_start_loc)
+
+    def paged(self, call: AttentionCall, kv: PagedKV) -> Run:
+        require(self, call, kv.block_size)
+        return self._bind(call, *kv.split(), seqused_k=call.seq_lens, page_table=kv.block_table)
+
+    def _bind(self, call: AttentionCall, key: torch.Tensor, value: torch.Tensor, **where: Any) -> Run:
+        function = load(self.support.package).flash_attn_varlen_func
+        left, right = (side if side >= 0 else None for side in call.sliding_window)
+        arguments = _common(call) | {"window_size": (left, right), "learnable_sink": _sinks(call)} | where
+
+        def run() -> torch.Tensor:
+            result = function(call.query, key, value, **arguments)
+            output: torch.Tensor = result[0] if isinstance(result, tuple) else result
+            return output
+
+        return attempted(run, self)
+
+
+class VllmFlashAttention4(FlashAttention4):
+    """`flash_attn_varlen_func` out of vllm.vllm_flash_attn with fa_version=4."""
+
+    provider = "vLLM FA4"
+    support = replace(
+        SUPPORT,
+        package=Package(
+            "vllm", "pip install vllm==0.26.0 nvidia-cutlass-dsl quack-kernels", also=("cutlass", "quack")
+        ),
+    )
+
+    def __init__(self) -> None:
+        self._out = Output()
+
+    def _bind(self, call: AttentionCall, key: torch.Tensor, value: torch.Tensor, **where: Any) -> Run:
+        function = load(self.support.package, "vllm.vllm_flash_attn").flash_attn_varlen_func
+        if "page_table" in where:
+            where["block_table"] = where.pop("page_table")
+        arguments = _common(call) | {
+            "window_size": list(call.sliding_window),
+            "s_aux": _sinks(call),
+            "num_splits": call.max_num_splits,
+            "out": self._out.like(call.query),
+            "fa_version": 4,
+            **where,
+        }
+        return attempted(lambda: function(call.query, key, value, **arguments), self)
+
+
+def _common(call: AttentionCall) -> dict[str, Any]:
+    longest = int(call.query_start_loc.diff().max())
+    return {
+        "cu_seqlens_q": call.query_start_loc,
+        "max_seqlen_q": longest,
+        "max_seqlen_k": longest,
+        "softmax_scale": call.scale,
+        "causal": call.causal,
+        "softcap": call.softcap,
+    }
+
+
+def _sinks(call: AttentionCall) -> torch.Tensor | None:
+    """The kernel takes sinks as bfloat16 only."""
+    return None if call.sinks is None else call.sinks.to(torch.bfloat16)

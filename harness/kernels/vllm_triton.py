@@ -1,0 +1,124 @@
+"""vLLM's Triton attention, called as its TRITON_ATTN backend calls it in a prefill (vLLM 0.26)."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+
+from harness.capture import AttentionCall
+from harness.kernels.protocol import DenseKV, Output, PagedKV, Run, Unsupported
+from harness.kernels.support import Feature, Package, Sizes, Support, attempted, load, refused, require
+
+MODULE = "vllm.v1.attention.ops.triton_unified_attention"
+SEGMENTS, SMALLEST_GRID = 16, 128  # NUM_PAR_SOFTMAX_SEGMENTS, MIN_LAUNCH_GRID_SIZE_2D of the backend
+
+
+class VllmTritonAttention:
+    """`unified_attention`; it has no form without a block table.
+
+    float32 is left out: Triton multiplies it as TF32, which is no float32 result.
+    """
+
+    name = "unified_attention"
+    writer = "triton_reshape_and_cache_flash"
+    provider = "vLLM Triton"
+    support = Support(
+        features=frozenset(set(Feature) - {Feature.DENSE, Feature.LOPSIDED}),
+        dtypes=("float16", "bfloat16"),
+        head_sizes=Sizes(smallest=32),
+        package=Package("vllm", "make ENGINE=gpu, or pip install vllm==0.26.0", also=("triton",)),
+        page_sizes=Sizes(multiple_of=16),
+        apart=((Feature.ALIBI, Feature.FULL),),  # ALiBi counts from the first token
+        because={Feature.DENSE: "unified_attention reads K and V through a block table only"},
+    )
+
+    def __init__(self) -> None:
+        self._out = Output()
+
+    def dense(self, call: AttentionCall, kv: DenseKV) -> Run:
+        raise refused(self, call)
+
+    def paged(self, call: AttentionCall, kv: PagedKV) -> Run:
+        require(self, call, kv.block_size)
+        key, value = kv.split()
+        longest = int(call.query_start_loc.diff().max())
+        unscaled = torch.ones((), device=call.query.device).expand(call.num_requests, call.num_kv_heads)
+        out = self._out.like(call.query)
+        arguments = {
+            "q": call.query,
+            "k": key,
+            "v": value,
+            "out": out,
+            "cu_seqlens_q": call.query_start_loc,
+            "max_seqlen_q": longest,
+            "seqused_k": call.seq_lens,
+            "max_seqlen_k": longest,
+            "softmax_scale": call.scale,
+            "causal": call.causal,
+            "window_size": call.sliding_window,
+            "block_table": kv.block_table,
+            "softcap": call.softcap,
+            "q_descale": None,
+            "k_descale": unscaled,
+            "v_descale": unscaled,
+            "alibi_slopes": call.alibi_slopes,
+            "sinks": call.sinks,
+            **_segments(call),
+        }
+        function = _function(arguments)
+
+        def run() -> torch.Tensor:
+            function(**arguments)
+            return out
+
+        return attempted(run, self)
+
+    def write_cache(self, call: AttentionCall, cache: torch.Tensor, slots: torch.Tensor) -> None:
+        blocks, heads, block_size, width = cache.shape
+        rows = cache.transpose(1, 2).view(blocks * block_size, heads, width)
+        rows[slots] = torch.cat([call.key, call.value], dim=-1)
+
+    def cache_write(self, call: AttentionCall, kv: PagedKV, slots: torch.Tensor) -> Run:
+        """The backend's own cache write, `triton_reshape_and_cache_flash`."""
+        from vllm.v1.attention.ops.triton_reshape_and_cache_flash import triton_reshape_and_cache_flash
+
+        key_cache, value_cache = kv.split()
+        unscaled = torch.ones((), dtype=torch.float32, device=call.key.device)
+
+        def run() -> torch.Tensor:
+            triton_reshape_and_cache_flash(
+                call.key, call.value, key_cache, value_cache, slots, "auto", unscaled, unscaled
+            )
+            return kv.cache
+
+        return run
+
+
+def _function(arguments: dict[str, Any]) -> Any:
+    """vLLM's function; raises Unsupported if it does not load or its parameters have changed."""
+    package = VllmTritonAttention.support.package
+    function = getattr(load(package, MODULE), "unified_attention", None)
+    if function is None:
+        raise Unsupported(f"{MODULE} has no unified_attention; made for vLLM 0.26")
+    parameters = inspect.signature(function).parameters
+    missing = [name for name in arguments if name not in parameters]
+    if missing:
+        raise Unsupported(f"unified_attention has no parameter {', '.join(missing)}; made for vLLM 0.26")
+    return function
+
+
+def _segments(call: AttentionCall) -> dict[str, Any]:
+    """What the backend prepares for few one-token requests, which then run split along the keys."""
+    few = SMALLEST_GRID // call.num_kv_heads
+    padded = 1 << (call.head_dim - 1).bit_length()
+    empty = call.query.new_empty
+    shape = (few, call.num_heads, SEGMENTS)
+    return {
+        "seq_threshold_3D": few,
+        "num_par_softmax_segments": SEGMENTS,
+        "softmax_segm_output": empty(*shape, padded, dtype=torch.float32),
+        "softmax_segm_max": empty(shape, dtype=torch.float32),
+        "softmax_segm_expsum": empty(shape, dtype=torch.float32),
+    }

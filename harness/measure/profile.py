@@ -1,0 +1,195 @@
+"""Where the time of one step goes: one call under torch.profiler, split into categories.
+
+What is counted is read from the trace that is kept, so that anyone can count again. Profiling slows the
+host down: a profile says how long the GPU (or, on a CPU, each operator) was at what, not how long a step
+takes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import torch
+
+from harness.measure.categories import CATEGORIES, category, short_name
+from harness.measure.timers import SPIN_KERNEL, Activity
+from harness.store import write_atomic
+
+Device = Literal["cuda", "cpu"]
+Share = tuple[str, float]  # an activity's name and the microseconds that are counted as its own
+
+STEP = "profiled step"  # the range of the trace that holds the call
+GPU_ACTIVITIES = ("kernel", "gpu_memcpy", "gpu_memset")  # libkineto's names for what a GPU does
+CPU_OPERATORS = ("cpu_op",)
+LONGEST = 12
+
+
+@dataclass(frozen=True)
+class Entry:
+    """All activities of one name."""
+
+    name: str  # without its template arguments
+    category: str
+    ms: float  # of their own: time that was counted for another activity is not in it
+    calls: int
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One profiled call."""
+
+    device: Device
+    profiled_ms: float  # the whole call on the host's clock, slowed down by the profiler
+    categories: dict[str, float]  # ms; every one of CATEGORIES, in their order
+    top: tuple[Entry, ...]  # the longest first, at most LONGEST
+    spin_ms: float = 0.0  # of spin kernels, which only the harness launches
+
+    @property
+    def busy_ms(self) -> float:
+        """How long the GPU ran kernels, copies or fills; on a CPU the sum of operators' own times."""
+        return sum(self.categories.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """The profile as an item of the record's "profile", without the arm."""
+        return {
+            "profiled_ms": self.profiled_ms,
+            "busy_ms": self.busy_ms,
+            "categories": dict(self.categories),
+            "top": [asdict(entry) for entry in self.top],
+            "device": self.device,
+        }
+
+
+def profile_step(run: Callable[[], object], device: Device, trace: Path | None = None) -> Profile:
+    """Call `run` once under the profiler.
+
+    On a CPU, operators of other threads than the caller's are in the trace, but in no figure: they would
+    count time twice.
+
+    Args:
+        run: the call; on a GPU it is waited for.
+        trace: where to write the trace, JSON that Perfetto and chrome://tracing open; its folder must exist.
+
+    Raises:
+        RuntimeError: the profiler recorded nothing, or another one is running.
+    """
+    profiled_ms, recorded = _record(run, device)
+    if trace is not None:
+        write_atomic(trace, json.dumps(recorded))
+    activities = in_step(recorded["traceEvents"], device)
+    if not activities:
+        raise RuntimeError(
+            "the profiler recorded no operator in the step"
+            if device == "cpu"
+            else "the profiler recorded nothing that the GPU did in the step: another profiler may be "
+            "attached, or profiling be restricted on this machine"
+        )
+    shares = for_the_earlier(activities) if device == "cuda" else for_the_innermost(activities)
+    spin_ms = sum(us for name, us in shares if SPIN_KERNEL in name) / 1e3
+    return Profile(device, profiled_ms, by_category(shares), longest(shares), spin_ms)
+
+
+def _record(run: Callable[[], object], device: Device) -> tuple[float, dict[str, Any]]:
+    """Milliseconds of the call on the host's clock, and the trace."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else some versions print two lines for every profile
+    kinds = torch.profiler.ProfilerActivity
+    wanted = [kinds.CPU, kinds.CUDA] if device == "cuda" else [kinds.CPU]
+    with torch.profiler.profile(activities=wanted) as profiler:
+        if device == "cuda":
+            torch.cuda._sleep(1)  # the profiler may miss the first
+            torch.cuda.synchronize()
+        with torch.profiler.record_function(STEP):
+            start = time.perf_counter()
+            run()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            profiled_ms = 1e3 * (time.perf_counter() - start)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(path))
+        recorded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    for private in ("host_name", "traceName"):
+        recorded.pop(private, None)
+    return profiled_ms, recorded
+
+
+def in_step(events: Iterable[dict[str, Any]], device: Device) -> list[Activity]:
+    """What a trace's events say the step did: on the GPU, or as operators of the thread that ran it.
+
+    Times are in us since the step's start.
+    """
+    spans = [event for event in events if event.get("ph") == "X" and "cat" in event]
+    step = next(span for span in spans if span["name"] == STEP and span["cat"] == "user_annotation")
+    wanted = GPU_ACTIVITIES if device == "cuda" else CPU_OPERATORS
+    found = []
+    for span in spans:
+        start_us = span["ts"] - step["ts"]
+        elsewhere = device == "cpu" and span["tid"] != step["tid"]
+        if span["cat"] in wanted and 0 <= start_us < step["dur"] and not elsewhere:
+            found.append(Activity(span["name"], start_us, start_us + span["dur"]))
+    return found
+
+
+def for_the_earlier(activities: Iterable[Activity]) -> list[Share]:
+    """Time in which several activities ran, as on several streams, counts for the one that began first.
+
+    The shares add up to the union of the activities.
+    """
+    shares, until = [], float("-inf")
+    for activity in sorted(activities, key=lambda activity: activity.start_us):
+        shares.append((activity.name, max(0.0, activity.end_us - max(activity.start_us, until))))
+        until = max(until, activity.end_us)
+    return shares
+
+
+def for_the_innermost(activities: Iterable[Activity]) -> list[Share]:
+    """Time in which several activities ran, as operators within operators, counts for the one begun last.
+
+    The shares add up to the union of the activities.
+    """
+    in_order = sorted(activities, key=lambda activity: (activity.start_us, -activity.end_us))
+    own = [0.0] * len(in_order)
+    open_: list[int] = []
+    now = float("-inf")
+
+    def advance(to: float) -> None:
+        nonlocal now
+        while open_ and now < to:
+            until = min(in_order[open_[-1]].end_us, to)
+            own[open_[-1]] += max(0.0, until - now)
+            now = max(now, until)
+            if now < to:
+                open_.pop()
+        now = to
+
+    for n, activity in enumerate(in_order):
+        advance(activity.start_us)
+        open_.append(n)
+    advance(float("inf"))
+    return [(activity.name, us) for activity, us in zip(in_order, own, strict=True)]
+
+
+def by_category(shares: Sequence[Share]) -> dict[str, float]:
+    """Milliseconds of every category."""
+    categories = dict.fromkeys(CATEGORIES, 0.0)
+    for name, us in shares:
+        categories[category(name)] += us / 1e3
+    return categories
+
+
+def longest(shares: Sequence[Share]) -> tuple[Entry, ...]:
+    """The LONGEST names by their time, the longest first."""
+    entries: dict[tuple[str, str], tuple[float, int]] = {}
+    for name, us in shares:
+        key = (short_name(name), category(name))
+        ms, calls = entries.get(key, (0.0, 0))
+        entries[key] = (ms + us / 1e3, calls + 1)
+    all_ = [Entry(name, part, ms, calls) for (name, part), (ms, calls) in entries.items()]
+    return tuple(sorted(all_, key=lambda entry: -entry.ms)[:LONGEST])

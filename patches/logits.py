@@ -1,0 +1,36 @@
+"""See the logits that vLLM samples from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from patches import Symbol
+
+NEEDS = (Symbol("vllm.v1.worker.gpu_model_runner:GPUModelRunner.sample_tokens"),)
+
+
+@contextmanager
+def observed(model: Any) -> Iterator[list[torch.Tensor]]:
+    """While active, copies of what `model.compute_logits` returns, [requests, vocabulary], are collected."""
+    seen: list[torch.Tensor] = []
+    compute_logits = model.compute_logits
+
+    def computing(*args: Any, **kwargs: Any) -> Any:
+        logits = compute_logits(*args, **kwargs)
+        if logits is not None:  # on ranks that do not sample
+            seen.append(logits.detach().clone())
+        return logits
+
+    had = "compute_logits" in vars(model)
+    model.compute_logits = computing
+    try:
+        yield seen
+    finally:
+        if had:
+            model.compute_logits = compute_logits
+        else:
+            del model.compute_logits

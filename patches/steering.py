@@ -1,0 +1,170 @@
+"""Steer vLLM's attention while it prefills: what attention reads K and V from, and whether they are cached.
+
+A step is steered if it is a pure prefill: whole prompts, none of whose tokens were computed before. Any
+other step (a decode, a chunk, a prefix hit, a mixture) runs untouched and is counted.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+
+from patches import PatchError, Symbol
+
+NEEDS = (
+    Symbol("vllm.v1.executor.abstract:Executor.execute_model", ("scheduler_output",)),
+    Symbol("vllm.v1.core.sched.output:NewRequestData",
+           ("req_id", "prompt_token_ids", "num_computed_tokens")),
+    Symbol("vllm.v1.core.sched.output:SchedulerOutput",
+           ("scheduled_new_reqs", "scheduled_cached_reqs", "num_scheduled_tokens")),
+)  # fmt: skip
+
+
+class LayerStep(NamedTuple):
+    """What one layer's attention got in a steered step. (Made in every layer: a tuple costs the least.)"""
+
+    layer: Any
+    key: torch.Tensor  # [tokens or more, num_kv_heads, head_dim], this step's own
+    value: torch.Tensor
+    kv_cache: torch.Tensor  # vLLM's cache of the layer
+    lengths: tuple[int, ...]  # tokens of each request
+
+
+# Called in place of the backend's kernel: (kernel, its keyword arguments, what the layer got).
+Detour = Callable[[Callable[..., Any], dict[str, Any], LayerStep], Any]
+
+
+@dataclass(frozen=True)
+class Course:
+    """How attention runs in a steered step. The default changes nothing, by way of the same wrappers."""
+
+    detours: Mapping[str, Detour] = field(default_factory=dict)  # by the address of the backend's kernel
+    write_cache: bool = True
+    ahead: Callable[[], object] | None = None  # runs ahead of every layer's attention
+
+
+class Steering:
+    """Puts courses on an engine's attention layers and takes them off again."""
+
+    def __init__(self, layers: Mapping[str, Any], executor: Any, kernels: Mapping[str, str]) -> None:
+        """
+        Args:
+            layers: vLLM's attention layers by name.
+            executor: the engine's, whose `execute_model` gets every step's schedule.
+            kernels: "module:name" of the function by which a backend calls its kernel, by backend.
+
+        Raises:
+            PatchError: a layer's backend is none of `kernels`, or writes the cache within its kernel; or the
+                layers are not in this process.
+        """
+        if not layers:
+            raise PatchError("the attention layers run in other processes")
+        for layer in layers.values():
+            backend = layer.attn_backend.get_name()
+            if backend not in kernels:
+                raise PatchError(f"attention backend {backend}: in-engine arms know {', '.join(kernels)}")
+            if not hasattr(layer.impl, "do_kv_cache_update"):
+                raise PatchError(f"{type(layer.impl).__name__} writes the cache within its kernel")
+        self._layers = list(layers.values())
+        self._executor = executor
+        self._kernels = {kernels[layer.attn_backend.get_name()] for layer in self._layers}
+        self._lengths: tuple[int, ...] | None = None  # of the step's requests; None: it is not steered
+        self._now: LayerStep | None = None
+        self.steered = 0  # steps
+        self.untouched = 0
+
+    @contextmanager
+    def on(self, course: Course) -> Iterator[None]:
+        """Run the steps inside the block on this course; vLLM is as before when it ends, however it ends."""
+        with ExitStack() as undo:
+            _replace(undo, self._executor, "execute_model", self._watched(self._executor.execute_model))
+            for address in self._kernels:
+                module, _, name = address.partition(":")
+                owner = importlib.import_module(module)
+                detoured = self._detoured(getattr(owner, name), course.detours.get(address))
+                _replace(undo, owner, name, detoured)
+            for layer in self._layers:
+                _replace(undo, layer.impl, "forward", self._entered(layer.impl.forward, course))
+                write = layer.impl.do_kv_cache_update
+                _replace(undo, layer.impl, "do_kv_cache_update", self._written(write, course))
+            yield
+
+    def _watched(self, execute_model: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
+            self._lengths = pure_prefill(scheduler_output)
+            self.steered += self._lengths is not None
+            self.untouched += self._lengths is None
+            return execute_model(scheduler_output, *args, **kwargs)
+
+        return watched
+
+    def _entered(self, forward: Callable[..., Any], course: Course) -> Callable[..., Any]:
+        ahead = course.ahead
+
+        def entered(
+            layer: Any,
+            query: torch.Tensor,
+            key: torch.Tensor,
+            value: torch.Tensor,
+            kv_cache: torch.Tensor,
+            attn_metadata: Any,
+            output: torch.Tensor,
+            *args: Any,
+            **kwargs: Any,
+        ) -> Any:
+            if self._lengths is None or attn_metadata is None:
+                return forward(layer, query, key, value, kv_cache, attn_metadata, output, *args, **kwargs)
+            if ahead is not None:
+                ahead()
+            self._now = LayerStep(layer, key, value, kv_cache, self._lengths)
+            try:
+                return forward(layer, query, key, value, kv_cache, attn_metadata, output, *args, **kwargs)
+            finally:
+                self._now = None
+
+        return entered
+
+    def _written(self, write: Callable[..., Any], course: Course) -> Callable[..., Any]:
+        def written(*args: Any, **kwargs: Any) -> Any:
+            if self._lengths is None or course.write_cache:
+                return write(*args, **kwargs)
+            return None
+
+        return written
+
+    def _detoured(self, kernel: Callable[..., Any], detour: Detour | None) -> Callable[..., Any]:
+        def detoured(*args: Any, **kwargs: Any) -> Any:
+            if self._now is None or detour is None:
+                return kernel(*args, **kwargs)
+            return detour(kernel, kwargs, self._now)
+
+        return detoured
+
+
+def pure_prefill(scheduler_output: Any) -> tuple[int, ...] | None:
+    """The prompts' lengths if the step computes whole prompts from their first token, and nothing else."""
+    new = scheduler_output.scheduled_new_reqs
+    if not new or scheduler_output.scheduled_cached_reqs.req_ids:
+        return None
+    scheduled = scheduler_output.num_scheduled_tokens
+    for request in new:
+        if request.prompt_token_ids is None or request.num_computed_tokens:
+            return None
+        if scheduled[request.req_id] != len(request.prompt_token_ids):
+            return None
+    return tuple(len(request.prompt_token_ids) for request in new)
+
+
+def _replace(undo: ExitStack, owner: Any, name: str, new: Any) -> None:
+    """Set an attribute and put its removal, or the old value's return, on `undo`."""
+    old = vars(owner).get(name)
+    setattr(owner, name, new)
+    if old is None:
+        undo.callback(delattr, owner, name)
+    else:
+        undo.callback(setattr, owner, name, old)

@@ -1,0 +1,174 @@
+"""Attention steered inside the real engine."""
+
+from __future__ import annotations
+
+import importlib
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from harness import inengine, layout
+from harness.inengine import InEngineArm, Outcome
+from harness.kernels import detours
+from patches import PatchError, logits, steering
+from patches.steering import Course, Steering, pure_prefill
+from tests.conftest import BLOCK_SIZE, LENGTH
+
+BLOCKS = layout.num_blocks(LENGTH, BLOCK_SIZE)
+
+
+@pytest.fixture(autouse=True)
+def inference_mode():
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="module")
+def plans(engine):
+    free = engine.free_block_ids()
+    one_run = layout.plan(BLOCKS, 1, free)
+    rest = [block for block in free if block not in set(one_run)]
+    return {1: one_run, BLOCKS: layout.plan(BLOCKS, BLOCKS, rest, seed=3)}
+
+
+@pytest.fixture(scope="module")
+def arms(engine, plans):
+    return inengine.arms(engine, plans, natural_k=1, spin_us=None)
+
+
+def outcome(engine, token_ids, arm: InEngineArm) -> Outcome:
+    with logits.observed(engine.model) as seen:
+        done = engine.prefill(token_ids, arm.block_ids, arm.course)
+    return Outcome(seen[-1], done.first_token)
+
+
+def cached(engine, block_ids) -> torch.Tensor:
+    """What the first layer's cache holds in these blocks."""
+    from vllm.forward_context import get_forward_context  # noqa: F401  (the layers hold their caches)
+
+    layer = next(iter(engine.layers.values()))
+    cache = layer.kv_cache
+    return (cache[0] if isinstance(cache, list) else cache)[list(block_ids)]
+
+
+def test_all_arms_come_to_what_vllm_comes_to(engine, token_ids, arms):
+    outcomes = {(arm.name, arm.spread_k): outcome(engine, token_ids, arm) for arm in arms}
+    names = {name for name, _ in outcomes}
+    assert names == {"engine", "paged", "dense", "no_cache", "compact"}
+    twins = {name: next(o for (n, _), o in outcomes.items() if n == name) for name in names}
+    for arm in arms:
+        got = outcomes[arm.name, arm.spread_k]
+        assert inengine.objection(got, twins["engine"], twins[arm.same_kernel_as]) is None
+        assert got.token == twins["engine"].token
+
+
+@pytest.mark.parametrize(("name", "written"), [("paged", True), ("dense", True), ("no_cache", False)])
+def test_only_no_cache_leaves_the_cache_alone(engine, token_ids, plans, arms, name, written):
+    cached(engine, plans[1])  # it can be read
+    cache = next(iter(engine.layers.values())).kv_cache
+    cache = cache[0] if isinstance(cache, list) else cache
+    cache[plans[1]] = 0
+    arm = next(arm for arm in arms if arm.name == name and arm.spread_k == 1)
+    engine.prefill(token_ids, arm.block_ids, arm.course)
+    assert bool(cache[plans[1]].any()) is written
+
+
+def test_dense_reads_the_steps_own_k_and_v_and_compact_the_cache(engine, token_ids, plans, arms):
+    """Where nothing was written, what reads the cache must notice and what reads K and V must not."""
+    dense, compact = (next(arm for arm in arms if arm.name == name) for name in ("dense", "compact"))
+    right = outcome(engine, token_ids, dense)
+    for arm, reads_cache in ((dense, False), (compact, True)):
+        assert arm.course is not None
+        blind = InEngineArm(arm.name, 1, Course(arm.course.detours, write_cache=False), arm.block_ids)
+        cache = next(iter(engine.layers.values())).kv_cache
+        (cache[0] if isinstance(cache, list) else cache)[list(arm.block_ids)] = 0
+        got = outcome(engine, token_ids, blind)
+        assert torch.equal(got.logits, right.logits) is not reads_cache
+
+
+def test_a_wrong_outcome_is_found():
+    values = torch.randn(1, 50)
+    engines = Outcome(values, int(values.argmax()))
+    assert inengine.objection(engines, engines, engines) is None
+    shifted = Outcome(values + 0.2 * torch.randn(1, 50), engines.token)
+    assert "bit for bit" in inengine.objection(shifted, engines, engines)
+    assert "of their spread" in inengine.objection(shifted, engines, shifted)
+    broken = Outcome(values * float("nan"), engines.token)
+    assert inengine.objection(broken, engines, broken) is not None
+    other = Outcome(values, int(values.argmin()))
+    assert "leads by" in inengine.objection(other, engines, other)
+
+
+def wrapped(engine) -> list[str]:
+    """What of vLLM is replaced at the moment."""
+    found = [f"{name}.{what}" for name, layer in engine.layers.items()
+             for what in ("forward", "do_kv_cache_update") if what in vars(layer.impl)]  # fmt: skip
+    found += [a for a in ("execute_model",) if a in vars(engine._core.model_executor)]
+    for address in set(detours.BACKEND_KERNELS.values()):
+        module, _, name = address.partition(":")
+        kernel = getattr(importlib.import_module(module), name, None)  # one of the two is another device's
+        found += [address] if getattr(kernel, "__module__", None) == steering.__name__ else []
+    return found
+
+
+def test_patches_are_undone_after_an_error(engine, token_ids, plans):
+    def failing(*_):
+        raise RuntimeError("no such kernel")
+
+    course = Course(ahead=failing)
+    with pytest.raises(RuntimeError, match="no such kernel"):
+        engine.prefill(token_ids, plans[1], course)
+    assert wrapped(engine) == []
+
+
+def test_an_error_while_putting_patches_on_undoes_those_before(engine):
+    last = list(engine.layers.values())[-1]
+    original = last.impl.__class__
+    broken = type("Broken", (original,), {"forward": property(lambda self: 1 / 0)})
+    last.impl.__class__ = broken
+    try:
+        with pytest.raises(ZeroDivisionError), engine.steering.on(Course()):
+            pass
+    finally:
+        last.impl.__class__ = original
+    assert wrapped(engine) == []
+
+
+def test_a_backend_that_is_not_known_is_refused():
+    layer = SimpleNamespace(
+        attn_backend=SimpleNamespace(get_name=lambda: "TREE_ATTN"), impl=SimpleNamespace()
+    )
+    with pytest.raises(PatchError, match="TREE_ATTN"):
+        Steering({"a": layer}, None, detours.BACKEND_KERNELS)
+    with pytest.raises(PatchError, match="other processes"):
+        Steering({}, None, detours.BACKEND_KERNELS)
+
+
+def schedule(new, cached=()):
+    """A scheduler's output: (prompt length, computed before, scheduled) of each new request."""
+    requests = [
+        SimpleNamespace(req_id=str(n), prompt_token_ids=[0] * length, num_computed_tokens=computed)
+        for n, (length, computed, _) in enumerate(new)
+    ]
+    return SimpleNamespace(
+        scheduled_new_reqs=requests,
+        scheduled_cached_reqs=SimpleNamespace(req_ids=list(cached)),
+        num_scheduled_tokens={str(n): scheduled for n, (_, _, scheduled) in enumerate(new)},
+    )
+
+
+@pytest.mark.parametrize(
+    ("output", "lengths"),
+    [
+        (schedule([(300, 0, 300)]), (300,)),
+        (schedule([(300, 0, 300), (7, 0, 7)]), (300, 7)),
+        (schedule([(300, 0, 128)]), None),  # a chunk
+        (schedule([(300, 64, 236)]), None),  # a prefix hit
+        (schedule([(300, 0, 300)], cached=["x"]), None),  # with a decode
+        (schedule([], cached=["x"]), None),  # a decode
+        (schedule([]), None),
+    ],
+)
+def test_what_a_pure_prefill_is(output, lengths):
+    assert pure_prefill(output) == lengths
