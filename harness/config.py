@@ -29,7 +29,7 @@ AnyPath = Annotated[Path, Field(strict=False)]
 
 REGULAR_SWEEP = ("spread_min", "spread_max", "spread_step")
 BLOCK_SIZE = {"cuda": 16, "cpu": 128}
-MAX_SECONDS = {"cuda": 45.0, "cpu": 150.0}
+MAX_SECONDS = {"cuda": 45.0, "cpu": 120.0}
 L2 = {"cuda": "warm", "cpu": None}
 
 
@@ -106,7 +106,7 @@ class RunConfig(BaseModel):
     repeats: Count | None = Field(None, description="samples per cell (default: as many as fit the time)")
     max_seconds: Seconds | None = Field(
         None,
-        description="time for all sampling, once the engine is up (default: 45 on CUDA, 150 on a CPU)",
+        description="time for all sampling, once the engine is up (default: 45 on CUDA, 120 on a CPU)",
     )
     precision: Percent = Field(
         0.5,

@@ -87,7 +87,7 @@ def test_a_missing_yaml_file_is_named():
         load({}, Path("no.yaml"))
 
 
-@pytest.mark.parametrize(("kind", "block_size", "seconds"), [("cuda", 16, 45), ("cpu", 128, 150)])
+@pytest.mark.parametrize(("kind", "block_size", "seconds"), [("cuda", 16, 45), ("cpu", 128, 120)])
 def test_resolving_fills_in_what_depends_on_the_device(kind, block_size, seconds):
     config = resolve(RunConfig(model="org/some model", length=4096), kind)
     assert (config.block_size, config.max_seconds) == (block_size, seconds)

@@ -146,7 +146,7 @@ def test_a_wrong_block_table_is_reported_not_timed(captured):
     split = kernels.PagedKV(call.kv_cache, wrong)
     series = arms_of(call, arms.Placement(call, BLOCKS, one_run, split, split))
     for result, step in zip(series.results, series.steps, strict=True):
-        if result.cell.arm == "paged" and not result.one_run_for:
+        if (result.cell.stage, result.cell.arm) == ("kernel", "paged") and not result.one_run_for:
             assert result.status is Status.WRONG_OUTPUT
             assert "bit for bit" in (result.reason or "")
             assert step is None

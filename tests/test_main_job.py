@@ -82,10 +82,16 @@ def test_the_summary_keeps_its_contract(finished):
     assert all(row.keys() >= CONTRAST_KEYS for row in summary["contrasts"])
     assert all(row.keys() >= END_TO_END_KEYS for row in summary["end_to_end"])
     assert {row["spread_k"] for row in summary["end_to_end"]} == {1, 3, 10}
-    assert all(row["arm"] == "paged" and row["median_ms"] > 0 for row in summary["end_to_end"])
+    arms = {row["arm"] for row in summary["end_to_end"]}
+    assert arms == {"engine", "paged", "dense", "no_cache", "compact"}
+    assert all(row["median_ms"] > 0 and row["status"] == "ok" for row in summary["end_to_end"])
     assert {row["status"] for row in summary["kernels"]} == {"ok"}
     for row in summary["kernels"]:
-        arms = {"contiguous", "fragmented"} if row["kernel"] in FUNCTIONS else {"dense", "paged"}
+        arms = {"dense", "compact", "random", "paged"}
+        if row["kernel"] in FUNCTIONS:
+            arms = {"contiguous", "fragmented"}
+        elif row["stage"] == "cache_write":
+            arms = {"paged"}
         assert row["arm"] in arms
         assert row["n"] == 8
         assert math.isfinite(row["median_us"])
@@ -99,9 +105,10 @@ def test_every_cell_of_the_sweep_is_there_once(finished):
     assert len(set(keys)) == len(keys)
     kernels = {key[0] for key in keys}
     assert kernels > FUNCTIONS
-    assert len(kernels) == 4
+    assert len(kernels) == 5  # the engine's, and its cache write
     captured = [key for key in keys if key[4] == "captured"]
-    assert len(captured) == 4 * 2 * 3 * (3 + 2)  # kernels, arms, spreads, layers with their mean and sum
+    arms = 3 * 2 + 3 + 1  # the functions', the engine's kernel's, its cache write
+    assert len(captured) == arms * 3 * (3 + 2)  # arms, spreads, layers with their mean and sum
     synthetic = {key[3] for key in keys if key[4] == "synthetic"}
     assert synthetic == {0, "mean", "sum"}, "layers of one shape share their synthetic numbers"
 

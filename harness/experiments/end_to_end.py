@@ -65,7 +65,11 @@ class EndToEnd:
                 series.fail(n, Status.WRONG_OUTPUT, problem)
                 self.recorder.notice(f"{arm.name} at spread_k = {arm.spread_k}: {problem}")
         self._sample(series, share)
-        self._profile(arms)
+        if arms[0].name == "engine":
+            try:
+                self._profile(arms)
+            except RuntimeError as error:  # a profile is not worth a run
+                self.recorder.notice(f"no profile: {error}")
         if self.natural:
             least, most = min(self.natural), max(self.natural)
             median = int(np.median(self.natural))
@@ -134,8 +138,6 @@ class EndToEnd:
 
     def _profile(self, arms: Sequence[InEngineArm]) -> None:
         """One profiled prefill of each arm, outside all timings; the engine's own as trace.json."""
-        if not self.replaying.config.attribution:
-            return
         profiles: list[dict[str, Any]] = []
         planted: dict[str, float] = {}
         most = max(self.plans)

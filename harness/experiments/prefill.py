@@ -15,7 +15,7 @@ from harness.experiments.replaying import SAMPLED_LAYERS, Replaying, spaced
 from harness.measure.sampler import MIN_ROUNDS, WARMUP_ROUNDS, Budget
 from harness.recorder import Recorder, recording
 
-SWEEP_SHARE, ATTRIBUTION_SHARE = 0.3, 0.45  # of the time for sampling: whole prefills, without and with arms
+SWEEP_SHARE, ATTRIBUTION_SHARE = 0.3, 0.35  # of the time for sampling: whole prefills, without and with arms
 
 
 def run(config: RunConfig, source: models.ModelSource) -> int:

@@ -134,7 +134,8 @@ class Detours:
     """The backend's own call in a running engine, with K and V from elsewhere.
 
     Only what must change in the arguments does, in place, so that the host does nearly the same work for
-    every arm: a prefill that waits for the host would show any other. The engine prepares one FA3 schedule a step, for its pages; the one without a table is made once and kept.
+    every arm: a prefill that waits for the host would show any other. The engine prepares one FA3 schedule
+    a step, for its pages; the one without a table is made once and kept.
     """
 
     def __init__(self) -> None:
@@ -176,19 +177,18 @@ class Detours:
         arguments["block_table"] = arguments["seqused_k"] = None
 
     def _schedule(self, arguments: dict[str, Any], step: LayerStep) -> torch.Tensor:
-        query, window = arguments["q"], arguments["window_size"]
-        heads = arguments["k"].shape[2]
-        what = (step.lengths, query.shape[1:], heads, tuple(window or ()), arguments["num_splits"])
+        what = (step.lengths, step.layer.layer_name)
         found = self._schedules.get(what)
         if found is None:
             from vllm.vllm_flash_attn import get_scheduler_metadata
 
+            query, window = arguments["q"], arguments["window_size"]
             found = self._schedules[what] = get_scheduler_metadata(
                 batch_size=len(step.lengths),
                 max_seqlen_q=arguments["max_seqlen_q"],
                 max_seqlen_k=arguments["max_seqlen_k"],
                 num_heads_q=query.shape[1],
-                num_heads_kv=heads,
+                num_heads_kv=arguments["k"].shape[2],
                 headdim=query.shape[2],
                 cache_seqlens=arguments["seqused_k"],
                 qkv_dtype=query.dtype,
