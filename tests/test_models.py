@@ -131,8 +131,11 @@ def test_impossible_name() -> None:
 def test_llama_3_8b_is_a_shape() -> None:
     source = materialise(inspect("llama-3-8b", length=16384), seed=0)
     assert (source.num_layers, source.num_heads, source.num_kv_heads, source.head_dim) == (32, 32, 8, 128)
-    assert (source.weights, source.load_format) == ("dummy", "dummy")
+    assert (source.weights, source.load_format) == ("seeded random", "dummy")
+    assert source.drawn_in_engine
     assert source.notices
+    dummy = inspect("llama-3-8b", length=16384, load_format="dummy")
+    assert (dummy.weights, dummy.drawn_in_engine) == ("dummy", False)
 
 
 def test_gpt2_without_hub_is_seeded_and_extended(small_builtin_gpt2: Path) -> None:
