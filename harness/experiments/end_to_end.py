@@ -22,7 +22,6 @@ from patches import logits
 SERIES = "end_to_end"
 SPIN_SHARE = 0.25  # of a layer's attention time: planted ahead of it by the arm "spin"
 SPIN_US = 20.0  # where no attention was timed
-PROFILED = ("engine", "paged", "dense", "no_cache", "compact", "spin", "spin_0")
 
 
 class PrefillTimer:
@@ -58,14 +57,15 @@ class EndToEnd:
         for arm in arms:
             series.results.append(Result(self._cell(arm), SERIES, Status.OK, arm.remark, control=arm.control))
             series.steps.append(timers.Step(lambda arm=arm: self.prefill(arm)))  # type: ignore[misc]
-        objections = self._objections(arms)
+        with_interventions = arms[0].name == "engine"
+        objections = self._objections(arms) if with_interventions else {}
         for n, arm in enumerate(arms):
             at_k = problems.get(arm.spread_k) if arm.name == "paged" else None
             if problem := at_k or objections.get(n):
                 series.fail(n, Status.WRONG_OUTPUT, problem)
                 self.recorder.notice(f"{arm.name} at spread_k = {arm.spread_k}: {problem}")
         self._sample(series, share)
-        if arms[0].name == "engine":
+        if with_interventions:
             try:
                 self._profile(arms)
             except RuntimeError as error:  # a profile is not worth a run
@@ -108,8 +108,6 @@ class EndToEnd:
 
     def _objections(self, arms: Sequence[InEngineArm]) -> dict[int, str]:
         """What is wrong with the arms' logits or first tokens, by index; how far off they are is noted."""
-        if arms[0].course is None and arms[0].name != "engine":
-            return {}
         outcomes = []
         for arm in arms:
             with logits.observed(self.engine.model) as seen:
@@ -143,7 +141,7 @@ class EndToEnd:
         most = max(self.plans)
         self._profiled(arms[0], None)  # the profiler's first use takes longest
         for arm in arms:
-            if arm.name not in PROFILED or arm.control or (arm.name == "paged" and 1 < arm.spread_k < most):
+            if arm.control or (arm.name == "paged" and 1 < arm.spread_k < most):
                 continue
             trace = self.recorder.directory.trace_path if arm.name == "engine" else None
             found = self._profiled(arm, trace)

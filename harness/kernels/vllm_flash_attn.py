@@ -9,7 +9,7 @@ import torch
 
 from harness.blockcopy import copy_blocks
 from harness.capture import AttentionCall
-from harness.kernels import DenseKV, Output, PagedKV, Run, Unsupported
+from harness.kernels import DenseKV, Output, PagedKV, Run, Unsupported, vllm_cache
 from patches.steering import LayerStep
 
 Kernel = Callable[..., Any]
@@ -59,24 +59,13 @@ class VllmFlashAttention:
         )
 
     def write_cache(self, call: AttentionCall, cache: torch.Tensor, slots: torch.Tensor) -> None:
-        blocks, heads, block_size, width = cache.shape
-        rows = cache.transpose(1, 2).view(blocks * block_size, heads, width)
-        rows[slots] = torch.cat([call.key, call.value], dim=-1)
+        vllm_cache.write(call, cache, slots)
 
     def cache_write(self, call: AttentionCall, kv: PagedKV, slots: torch.Tensor) -> Run:
         """The backend's own cache write, `reshape_and_cache_flash`."""
         from vllm.v1.attention.backends.fa_utils import reshape_and_cache_flash
 
-        key_cache, value_cache = kv.split()
-        unscaled = torch.ones((), dtype=torch.float32, device=call.key.device)
-
-        def run() -> torch.Tensor:
-            reshape_and_cache_flash(
-                call.key, call.value, key_cache, value_cache, slots, "auto", unscaled, unscaled
-            )
-            return kv.cache
-
-        return run
+        return vllm_cache.bound(reshape_and_cache_flash, call, kv, slots)
 
     def _bind(self, call: AttentionCall, key: torch.Tensor, value: torch.Tensor, **where: Any) -> Run:
         from vllm.vllm_flash_attn import flash_attn_varlen_func

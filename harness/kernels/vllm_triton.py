@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from harness.capture import AttentionCall
+from harness.kernels import vllm_cache
 from harness.kernels.protocol import DenseKV, Output, PagedKV, Run, Unsupported
 from harness.kernels.support import Feature, Package, Sizes, Support, attempted, load, refused, require
 
@@ -76,24 +77,13 @@ class VllmTritonAttention:
         return attempted(run, self)
 
     def write_cache(self, call: AttentionCall, cache: torch.Tensor, slots: torch.Tensor) -> None:
-        blocks, heads, block_size, width = cache.shape
-        rows = cache.transpose(1, 2).view(blocks * block_size, heads, width)
-        rows[slots] = torch.cat([call.key, call.value], dim=-1)
+        vllm_cache.write(call, cache, slots)
 
     def cache_write(self, call: AttentionCall, kv: PagedKV, slots: torch.Tensor) -> Run:
         """The backend's own cache write, `triton_reshape_and_cache_flash`."""
         from vllm.v1.attention.ops.triton_reshape_and_cache_flash import triton_reshape_and_cache_flash
 
-        key_cache, value_cache = kv.split()
-        unscaled = torch.ones((), dtype=torch.float32, device=call.key.device)
-
-        def run() -> torch.Tensor:
-            triton_reshape_and_cache_flash(
-                call.key, call.value, key_cache, value_cache, slots, "auto", unscaled, unscaled
-            )
-            return kv.cache
-
-        return run
+        return vllm_cache.bound(triton_reshape_and_cache_flash, call, kv, slots)
 
 
 def _function(arguments: dict[str, Any]) -> Any:
