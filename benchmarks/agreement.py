@@ -16,8 +16,9 @@ what it ran.
 With --processes the figures are medians over as many fresh processes, only the first of which is traced, and
 a second table has the spread over them: of the figure, and of the contrast between the call on 16 runs of
 blocks and on one, which this harness takes from interleaved pairs and the others from two figures. The
-harness shares the time of the two kernels with the series' two other arms. Tools take turns in a random
-order; NVBench, which runs all it has at once, comes last.
+harness shares the time of the two kernels with the series' two other arms; what it finds for the call in
+that series, where another kernel ran ahead as in an engine, is "behind others us". Tools take turns in a
+random order; NVBench, which runs all it has at once, comes last.
 
 Targets: ratio or error within 1% over 100 us, within 3% over 20 us; the smallest spread is ours.
 """

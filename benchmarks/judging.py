@@ -5,6 +5,7 @@ one process, a dictionary with
     call, tool
     us              its figure for the kernel on one run of blocks
     contrast %      its figure for the kernel on several runs, over that on one, less 1
+    behind others us    of this harness only: its figure where other kernels ran ahead, in random order
 and of the process in which the tool was traced also
     traced us       its figure while a CUPTI trace was taken
     kernel us       what the kernel itself took in that trace
@@ -92,7 +93,9 @@ def _error(row: Row) -> str:
 def _clocks(ours: Row, other: Row) -> str:
     if not (ours["clock MHz"] and other["clock MHz"]):
         return ""
-    return f" at {ours['clock MHz']:.0f} and {other['clock MHz']:.0f} MHz"
+    cycles = [row["kernel us"] * row["clock MHz"] for row in (ours, other)]
+    clocks = f"{ours['clock MHz']:.0f} and {other['clock MHz']:.0f} MHz"
+    return f" at {clocks}, {_pct(cycles[0] / cycles[1])} in cycles"
 
 
 def _pct(ratio: float) -> str:
@@ -149,7 +152,7 @@ def _by_call_and_tool(observations: Iterable[Row]) -> list[list[Row]]:
 def _medians(members: Sequence[Row]) -> Row:
     """One row of medians; what nobody observed is None, remarks are kept."""
     row: Row = {"call": members[0]["call"], "tool": members[0]["tool"]}
-    for name in ("us", "traced us", "kernel us", "clock MHz"):
+    for name in ("us", "behind others us", "traced us", "kernel us", "clock MHz"):
         values = [one[name] for one in members if one.get(name)]
         row[name] = float(np.median(values)) if values else None
     remarks = dict.fromkeys(one["remark"] for one in members if one.get("remark"))

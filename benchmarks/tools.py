@@ -22,40 +22,39 @@ from harness import stats
 from harness.measure import clocks, timers
 from harness.measure.sampler import Budget, Series, sample
 from harness.measure.timers import Step
+from harness.record import Result
 
 NO_LIMIT = 10**9
 
 
 def harness(call: str, placed: Placed, tool: str, timer: str, seconds: float, trace: bool, seed: int) -> Row:
-    """The harness, as the main job samples: four arms in every round, for the time of two kernels."""
+    """The harness: the kernel alone for its figure, as the others have it, and for the contrast four arms in
+    every round, as the main job has it, for the time of two kernels."""
 
-    def measure(series: Series) -> Series:
+    def measure(series: Series, for_s: float) -> Sequence[Result]:
         timed = timers.for_device("cuda", timer, "cold")
-        budget = Budget(2 * seconds, 1, most_rounds=NO_LIMIT)
+        budget = Budget(for_s, 1, most_rounds=NO_LIMIT)
         # No interval is narrower than nothing: only the time ends it.
-        sample(series, timed, budget, seed, monitor=clocks.for_device("cuda"), precision_pct=-1.0)
-        return series
+        return sample(series, timed, budget, seed, monitor=clocks.for_device("cuda"), precision_pct=-1.0)
 
-    results = measure(placed.series(call)).results
+    def alone() -> list[float]:
+        series = placed.series(call)
+        return measure(Series(series.results[:1], [placed.one_run()]), seconds)[0].samples_us
+
+    results = measure(placed.series(call), 2 * seconds)
     one_run, _ = contrast(results)
     (split,) = (r for r in results if r.cell.arm == "paged" and r.cell.spread_k == SPREAD_K)
     found = stats.paired_difference(one_run.samples_us, split.samples_us)
-    row: Row = {"call": call, "tool": tool, "us": found.baseline_us, "contrast %": found.delta_pct}
-    row["samples"] = found.n
+    samples = alone()
+    row: Row = {"call": call, "tool": tool, "us": median(samples), "samples": len(samples)}
+    row |= {"behind others us": found.baseline_us, "contrast %": found.delta_pct}
     if not trace:
         return row
-    # The same load, but one kernel only, so that all in the trace are alike.
-    alike = placed.series(call)
-    alike.steps = [placed.one_run()] * len(alike.steps)
-
-    def one_kernel() -> list[float]:
-        return [us for result in measure(alike).results for us in result.samples_us]
-
     if timer == "cupti":  # it is such a trace; another one cannot run beside it
         with clock_watched() as readings:
-            one_kernel()
+            alone()
         return row | {"traced us": row["us"], "kernel us": row["us"], "clock MHz": median(readings)}
-    return row | traced(one_kernel)
+    return row | traced(alone)
 
 
 def do_bench(call: str, placed: Placed, seconds: float, trace: bool) -> Row:
