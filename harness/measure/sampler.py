@@ -19,6 +19,7 @@ from harness.record import Result, Status, status_of
 
 PRECISION_PCT = 0.5
 MIN_ROUNDS = 3
+ENOUGH_ROUNDS = 20  # below it a series that was held up may take its share of the time once more
 MAX_ROUNDS = 1000  # a contrast that is not precise by then has other troubles than too few samples
 BLOCK_S = 0.05  # a look at the clock costs under 1 ms
 
@@ -118,7 +119,8 @@ def sample(
         "precision"  every contrast's 95% interval is, from end to end, at most `precision_pct` of its
                      baseline's median wide (without a contrast: every arm's, of its own median). Looked
                      at from 20 rounds on, with growing gaps.
-        "time"       the series' share of the budget is spent; never before MIN_ROUNDS
+        "time"       the series' share of the budget is spent, or twice that where something held it up
+                     and it has fewer than 20 rounds by then; never before MIN_ROUNDS
         "rounds"     the budget's `most_rounds` are done
         "repeats"    the rounds asked for are done, in which case none of the others counts
 
@@ -143,7 +145,7 @@ def sample(
     try:
         runner.warm_up(least_warmup, began + WARMUP_SHARE * share_s)
         check = PrecisionCheck(series_pairs(series.results), precision_pct)
-        stopped = _take_blocks(runner, blocks, budget, check, monitor, sleep, began + share_s)
+        stopped = _take_blocks(runner, blocks, budget, check, monitor, sleep, share_s, began + share_s)
     except KeyboardInterrupt:
         series.mark(Status.INTERRUPTED, "interrupted by the user")
         raise
@@ -160,12 +162,15 @@ def _take_blocks(
     check: PrecisionCheck,
     monitor: ClockMonitor,
     sleep: Callable[[float], object],
+    share_s: float,
     deadline: float,
 ) -> str | None:
     """Fill `blocks` until the series ends; what ended it, None if it was throttled or no arm is left."""
     clock = monitor.read()
     while runner.series.ready():
         left, done = deadline - runner.now(), blocks.rounds()
+        if _held_up(runner, blocks, share_s):
+            left += share_s
         rounds = budget.rounds_left(done, left, runner.seconds_per_round)
         if rounds <= 0:
             return budget.end_of(done)
@@ -185,6 +190,12 @@ def _take_blocks(
         elif budget.repeats is None and check.passed(blocks, runner.series.ready()):
             return "precision"
     return None
+
+
+def _held_up(runner: _Runner, blocks: Blocks, share_s: float) -> bool:
+    """Whether something took the time of a series that had enough for ENOUGH_ROUNDS; not throttling."""
+    enough = blocks.rounds() >= ENOUGH_ROUNDS or ENOUGH_ROUNDS * runner.quickest_round_s > share_s
+    return not enough and not any(block.throttled_by for block in blocks.all)
 
 
 def _store(series: Series, blocks: Blocks, stopped: str | None, seed: int) -> None:
@@ -211,6 +222,7 @@ class _Runner:
     on_round: Callable[[], object]
     now: Callable[[], float]
     seconds_per_round: float = 0.0  # the latest, with all that is around the timed calls
+    quickest_round_s: float = float("inf")  # over all rounds, as one that something held up says little
     raised: list[int] = field(default_factory=list)  # the arm whose call raised in the latest try
 
     def __post_init__(self) -> None:
@@ -237,12 +249,16 @@ class _Runner:
                 for n, microseconds in times.items():
                     self.series.results[n].warmup_us.append(microseconds)
                 sums.append(sum(times.values()))
-            self.seconds_per_round = self.now() - start
+            self._took(self.now() - start)
             last = sums[-STABLE_ROUNDS:]
             if len(last) == STABLE_ROUNDS and max(last) <= (1 + STABLE_WITHIN) * min(last):
                 return
             if len(sums) >= least and self.now() >= until:
                 return
+
+    def _took(self, seconds: float) -> None:
+        self.seconds_per_round = seconds
+        self.quickest_round_s = min(self.quickest_round_s, seconds)
 
     def fill(self, block: Block, most: int) -> None:
         """As many rounds as take BLOCK_S, at most `most`."""
@@ -256,7 +272,7 @@ class _Runner:
             if not block.rounds:
                 return
             elapsed = self.now() - start
-            self.seconds_per_round = elapsed / block.rounds
+            self._took(elapsed / block.rounds)
             if elapsed >= BLOCK_S:
                 return
 
