@@ -21,7 +21,8 @@ Layer = int | str | None  # an index, "mean" or "sum" over the measured layers, 
 PREFILL_CONTRASTS = (
     ("dense", "paged@1"),
     ("no_cache", "dense"),
-    ("paged@1", "engine"),
+    ("engine", "wrapped"),
+    ("paged@1", "wrapped"),
     ("spin_0", "spin"),
 )
 

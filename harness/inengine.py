@@ -41,7 +41,10 @@ def arms(
     one_run, most = plans[1], max(plans)
     as_is = Course()
     remark = detours.dense_remark(engine.settings["attention_backend"])
-    found = [InEngineArm("engine", natural_k, None, None)]
+    found = [
+        InEngineArm("engine", natural_k, None, None),
+        InEngineArm("wrapped", natural_k, as_is, None),  # as "engine", by way of the wrappers of the others
+    ]
     found += [InEngineArm("paged", k, as_is, plans[k]) for k in plans]
     found.append(InEngineArm("paged", 1, as_is, one_run, control=True))
     dense, compact = detours.of("dense"), detours.of("compact")

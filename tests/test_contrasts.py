@@ -54,6 +54,7 @@ def prefill(arm: str, k: int, us: float, control: bool = False) -> Result:
 
 PREFILLS = [
     prefill("engine", 6, 1003),
+    prefill("wrapped", 6, 1005),
     prefill("paged", 1, 1000),
     prefill("paged", 4, 1010),
     prefill("paged", 8, 1020),
@@ -75,7 +76,8 @@ def test_in_engine_arms_are_set_against_what_they_differ_from_in_one_thing() -> 
         ("paged@1", "paged@1 again", 1): 1,
         ("dense", "paged@1", 1): 20,
         ("no_cache", "dense", 1): 3,
-        ("paged@1", "engine", 6): 3,
+        ("engine", "wrapped", 6): 2,
+        ("paged@1", "wrapped", 6): 5,
         ("paged", "compact", 8): -15,
         ("spin_0", "spin", 1): 100,
     }
@@ -89,7 +91,13 @@ def test_in_engine_arms_are_set_against_what_they_differ_from_in_one_thing() -> 
 def test_an_arm_s_contrasts_are_missing_with_it() -> None:
     arms = [r for r in PREFILLS if r.cell.arm not in ("dense", "spin_0") and r.cell.spread_k != 8]
     found = {(r["baseline"], r["treatment"]) for r in end_to_end_contrasts(arms)}
-    assert found == {("paged@1", "paged"), ("paged@1", "paged@1 again"), ("paged@1", "engine")}
+    pairs = {
+        ("paged@1", "paged"),
+        ("paged@1", "paged@1 again"),
+        ("paged@1", "wrapped"),
+        ("engine", "wrapped"),
+    }
+    assert found == pairs
     without_one_run = [r for r in PREFILLS if r.cell.arm in ("dense", "no_cache")]
     (row,) = end_to_end_contrasts(without_one_run)
     assert (row["baseline"], row["treatment"], row["noise_floor_pct"]) == ("no_cache", "dense", None)

@@ -55,7 +55,7 @@ def cached(engine, block_ids) -> torch.Tensor:
 def test_all_arms_come_to_what_vllm_comes_to(engine, token_ids, arms):
     outcomes = {(arm.name, arm.spread_k): outcome(engine, token_ids, arm) for arm in arms}
     names = {name for name, _ in outcomes}
-    assert names == {"engine", "paged", "dense", "no_cache", "compact"}
+    assert names == {"engine", "wrapped", "paged", "dense", "no_cache", "compact"}
     twins = {name: next(o for (n, _), o in outcomes.items() if n == name) for name in names}
     for arm in arms:
         got = outcomes[arm.name, arm.spread_k]

@@ -25,7 +25,7 @@ from harness.attribution.samples import Replayed, Row, why_not
 from harness.contrasts import prefill_arms
 from harness.record import Result
 
-UNDIVIDED = ("engine", "paged")  # arms that say nothing of what the layout costs
+UNDIVIDED = ("engine", "wrapped", "paged")  # arms that say nothing of what the layout costs
 
 
 def account(record: Mapping[str, Any], results: Sequence[Result]) -> Row | None:

@@ -26,10 +26,11 @@ MEASURED = {
     "paging": ("dense", "paged@1"),
     "cache_write": ("no_cache", "dense"),
     "total": ("no_cache", "paged"),
-    "allocation": ("paged@1", "engine"),
+    "allocation": ("paged@1", "wrapped"),
+    "hooks": ("engine", "wrapped"),
     "compact": ("paged", "compact"),
 }
-# The same as sums of replayed arms; allocation has none, as it leaves the harness's own wrapper away.
+# The same as sums of replayed arms; what the host does differently has none.
 PREDICTED = {
     "fragmentation": {"paged": 1, "paged@1": -1},
     "paging": {"paged@1": 1, "dense": -1},

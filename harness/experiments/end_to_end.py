@@ -77,7 +77,7 @@ class EndToEnd:
 
     def prefill(self, arm: InEngineArm) -> Prefill:
         """One prefill of the prompt as the arm has it."""
-        if arm.name == "engine":
+        if arm.block_ids is None:
             self.natural.append(self._natural_k())
         return self.engine.prefill(self.token_ids, arm.block_ids, arm.course)
 
@@ -141,7 +141,7 @@ class EndToEnd:
         most = max(self.plans)
         self._profiled(arms[0], None)  # the profiler's first use takes longest
         for arm in arms:
-            if arm.control or (arm.name == "paged" and 1 < arm.spread_k < most):
+            if arm.control or arm.name == "wrapped" or (arm.name == "paged" and 1 < arm.spread_k < most):
                 continue
             trace = self.recorder.directory.trace_path if arm.name == "engine" else None
             found = self._profiled(arm, trace)

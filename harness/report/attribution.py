@@ -10,7 +10,7 @@ from harness.report.rows import Row, with_reason
 from harness.report.text import NONE, Line, Notes, Section, Table, interval_of, percent, signed
 
 LAYOUT = ("fragmentation", "paging", "cache_write", "total")
-BESIDE = ("allocation", "compact")
+BESIDE = ("allocation", "hooks", "compact")
 ACCOUNT = ("", "measured", "% of {whole} [95%]", "verdict", "predicted", "closure")
 ACCOUNT_FULL = (
     *("", "measured ms [95%]", "% of {whole} [95%]", "verdict", "pairs"),
@@ -120,7 +120,9 @@ def _account_legend(account: Row, shared: str | None) -> list[str]:
     rows = [f"fragmentation: {k} runs against 1", "paging: one run against dense"]
     rows.append("cache write: dense against no write")
     if "allocation" in names:
-        rows.append("allocation: vLLM's own blocks, untouched, against one run")
+        rows.append("allocation: vLLM's own blocks against one run")
+    if "hooks" in names:
+        rows.append("hooks: the harness's idle wrappers, which all but `engine` pass, against none")
     if "compact" in names:
         rows.append(f"compact: gathered first, against {k} runs")
     which = f" ({shared})" if shared else ""

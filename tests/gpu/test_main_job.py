@@ -29,4 +29,8 @@ def test_gpt2(fa_version, tmp_path):
     providers = {row["provider"] for row in kernels}
     assert f"vLLM FA{fa_version}" in providers
     assert any(provider.startswith("flash-attn 2") for provider in providers)
-    assert {row["spread_k"] for row in summary["end_to_end"]} == {1, 4, 64}
+    end_to_end = summary["end_to_end"]
+    assert {row["status"] for row in end_to_end} == {"ok"}, {row["reason"] for row in end_to_end}
+    assert {row["spread_k"] for row in end_to_end if row["arm"] == "paged"} == {1, 4, 64}
+    measured = {row["component"]: row["ms"] for row in summary["attribution"]["measured"]}
+    assert None not in measured.values(), measured

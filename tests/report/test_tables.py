@@ -111,7 +111,9 @@ def test_notices_and_doubts_about_the_prefill_are_with_the_summary(run: RunDirec
     text = tables.screen_summary()
     assert text.index("Note: gpt2's weights are random") < text.index("Summary over")
     assert "Warning: prefill, spread=1: drift: +" in " ".join(text.split())
-    assert "drift also at spread=2, 8, engine, dense, no cache, compact: see" in " ".join(text.split())
+    assert "drift also at spread=2, 8, engine, dense, no cache, compact, wrapped: see" in " ".join(
+        text.split()
+    )
     assert "Warning: prefill, spread=1: drift: +" in tables.markdown()
 
 
