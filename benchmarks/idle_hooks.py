@@ -34,7 +34,9 @@ def main() -> None:
     from harness.engine import PrefillEngine
     from patches.steering import Course
 
-    settings = config.resolve(config.load({"model": options.model, "length": options.length}), device.kind())
+    settings = config.resolve(
+        config.load(config.RunConfig, {"model": options.model, "length": options.length}), device.kind()
+    )
     source = models.materialise(models.inspect(options.model, length=options.length), seed=0)
     tokens, _ = prompt.token_ids(source, options.length, None, 0)
     with PrefillEngine(settings, source) as engine:

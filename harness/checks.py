@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from harness.config import RunConfig
+    from harness.config import Common, Engine, KernelTiming, RunConfig, Sweep
 
 TIMERS = {"cuda": ("auto", "events", "cupti"), "cpu": ("auto", "perf_counter")}
+BLOCK_SIZE = {"cuda": 16, "cpu": 128}
+L2 = {"cuda": "warm", "cpu": None}
 
 
 def label(name: str, value: Any, source: Path | None = None) -> str:
@@ -19,32 +21,43 @@ def label(name: str, value: Any, source: Path | None = None) -> str:
     return f"{source}: {name}: {value}" if source else f"--{name.replace('_', '-')} {value}"
 
 
-def file_problems(config: RunConfig) -> Iterable[str]:
-    """What the files do not allow, and options about files that exclude each other."""
+def prompt_problems(config: RunConfig) -> Iterable[str]:
+    """A prompt file that is not there."""
     if config.prompt_file is not None and not config.prompt_file.is_file():
         yield f"{label('prompt_file', config.prompt_file)}: no such file; leave it out for a bundled passage"
-    if config.from_captures is not None and config.save_captures:
-        yield "--save-captures: nothing is captured with --from-captures; leave one out"
+
+
+def directory_problems(config: Common) -> Iterable[str]:
+    """What the output directory does not allow."""
     if config.resume and config.overwrite:
         yield "--resume and --overwrite: exclude each other; leave one out"
-    if config.output_dir is not None:
-        if config.output_dir.exists() and not config.output_dir.is_dir():
-            yield f"{label('output_dir', config.output_dir)}: not a directory; choose another"
-        elif (config.output_dir / "run.json").exists() and not (config.overwrite or config.resume):
+    if config.output_dir is None:
+        return
+    if config.output_dir.exists() and not config.output_dir.is_dir():
+        yield f"{label('output_dir', config.output_dir)}: not a directory; choose another"
+    elif (config.output_dir / "run.json").exists() and not (config.overwrite or config.resume):
+        yield (
+            f"{label('output_dir', config.output_dir)}: already holds a run; "
+            "choose another, --overwrite to replace it or --resume to go on with it"
+        )
+
+
+def capture_problems(config: RunConfig) -> Iterable[str]:
+    """Options that --from-captures excludes."""
+    if config.from_captures is None:
+        return
+    if config.save_captures:
+        yield "--save-captures: nothing is captured with --from-captures; leave one out"
+    if config.output_dir is not None and config.overwrite:
+        inside = config.output_dir / "captures"
+        if inside.resolve() == config.from_captures.resolve():
             yield (
-                f"{label('output_dir', config.output_dir)}: already holds a run; "
-                "choose another, --overwrite to replace it or --resume to go on with it"
+                f"--overwrite: would remove the captures in {inside} that --from-captures reads; "
+                "choose another --output-dir"
             )
-        elif config.overwrite and config.from_captures is not None:
-            inside = config.output_dir / "captures"
-            if inside.resolve() == config.from_captures.resolve():
-                yield (
-                    f"--overwrite: would remove the captures in {inside} that --from-captures reads; "
-                    "choose another --output-dir"
-                )
 
 
-def timer_problems(config: RunConfig, device_kind: Literal["cuda", "cpu"]) -> Iterable[str]:
+def timer_problems(config: KernelTiming, device_kind: Literal["cuda", "cpu"]) -> Iterable[str]:
     """What times a call, and the cache it starts from, on another kind of device."""
     if config.timer not in TIMERS[device_kind]:
         here, choices = {"cuda": "on CUDA", "cpu": "on a CPU"}[device_kind], " or ".join(TIMERS[device_kind])
@@ -53,9 +66,9 @@ def timer_problems(config: RunConfig, device_kind: Literal["cuda", "cpu"]) -> It
         yield f"{label('l2', config.l2)}: a CPU's caches are left as they are; leave it out"
 
 
-def engine_problems(config: RunConfig, device_kind: Literal["cuda", "cpu"]) -> Iterable[str]:
-    """What vLLM would refuse, or not do as a prefill in one step."""
-    block_size, tokens = config.block_size or 1, config.max_num_batched_tokens
+def engine_problems(config: Engine, device_kind: Literal["cuda", "cpu"]) -> Iterable[str]:
+    """What vLLM would refuse."""
+    block_size = config.block_size or 1
     backend = config.attention_backend or {"cuda": "FLASH_ATTN", "cpu": "CPU_ATTN"}[device_kind]
     multiple = {"FLASH_ATTN": 16, "CPU_ATTN": 32}.get(backend.upper(), 1)
     if block_size % multiple:
@@ -64,14 +77,19 @@ def engine_problems(config: RunConfig, device_kind: Literal["cuda", "cpu"]) -> I
             f"{label('block_size', block_size)}: must be a multiple of {multiple} for {backend}; "
             f"take {nearest}"
         )
-    if tokens is not None and tokens < config.length:
+
+
+def one_step_problems(config: Engine, length: int) -> Iterable[str]:
+    """What would cut a prompt of `length` tokens into several steps."""
+    tokens = config.max_num_batched_tokens
+    if tokens is not None and tokens < length:
         yield (
-            f"{label('max_num_batched_tokens', tokens)}: must be at least --length {config.length}, "
+            f"{label('max_num_batched_tokens', tokens)}: must be at least --length {length}, "
             "so that the prompt stays in one step; raise it or leave it out"
         )
 
 
-def spread_problems(config: RunConfig) -> Iterable[str]:
+def spread_problems(config: Sweep) -> Iterable[str]:
     """Values of spread_k that the prompt has too few blocks for; needs a block size."""
     blocks, first, last = config.num_blocks(), config.spread_min, config.spread_max
     asked = [("spread_k", k) for k in config.spread_k or []] + [("spread_min", first), ("spread_max", last)]

@@ -1,18 +1,25 @@
-"""The command line. Its options are RunConfig's fields; nothing heavy is imported before they are checked."""
+"""The command line: a configuration's fields as options, checked before anything heavy is imported."""
 
 from __future__ import annotations
 
 import argparse
 import difflib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
+
+from pydantic import BaseModel
 
 from harness import captures, device, resume
 from harness import config as configuration
 from harness.checks import label
 from harness.config import ConfigError, RunConfig
+from harness.config.loading import item_type
+from harness.config.prefill import GROUPS
+from harness.experiments import Experiment
 from harness.store import RunExists
 
 if TYPE_CHECKING:
@@ -20,41 +27,6 @@ if TYPE_CHECKING:
 
 PROG = "run_vllm_prefill.py"
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
-
-# Every field of RunConfig is in one of these.
-GROUPS: dict[str, list[str]] = {
-    "prompt and model": [
-        "model",
-        "length",
-        "prompt_file",
-        "trust_remote_code",
-        "allow_long_max_model_len",
-    ],
-    "engine (vLLM's own names)": [
-        "dtype",
-        "block_size",
-        "load_format",
-        "gpu_memory_utilization",
-        "enforce_eager",
-        "attention_backend",
-        "flash_attn_version",
-        "tensor_parallel_size",
-        "max_num_batched_tokens",
-        "seed",
-    ],
-    "layout sweep": ["spread_k", "spread_min", "spread_max", "spread_step", "gap", "run_sizes"],
-    "measuring": [
-        "layers",
-        "repeats",
-        "max_seconds",
-        "precision",
-        "timer",
-        "l2",
-        "attribution",
-        "from_captures",
-    ],
-    "output": ["save_captures", "output_dir", "overwrite", "resume", "quiet"],
-}
 
 
 class RunFailed(Exception):
@@ -78,15 +50,17 @@ class Parser(argparse.ArgumentParser):
         return known, unknown
 
 
-def add_prefill_options(parser: argparse.ArgumentParser) -> None:
-    """--config and, in groups, an option for each field of RunConfig."""
+def add_options(
+    parser: argparse.ArgumentParser, model: type[BaseModel], groups: Mapping[str, Sequence[str]]
+) -> None:
+    """--config and, in `groups` (title -> field names), an option for each field of the model."""
     parser.add_argument(
         "--config", type=Path, metavar="YAML", help="options from a file, e.g. configs/cpu-smoke.yaml"
     )
-    for title, names in GROUPS.items():
+    for title, names in groups.items():
         group = parser.add_argument_group(title)
         for name in names:
-            _add_option(group, name)
+            _add_option(group, model, name)
 
 
 def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
@@ -99,7 +73,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
-    add_prefill_options(parser)
+    add_options(parser, RunConfig, GROUPS)
     return guarded(prog, lambda: prefill(vars(parser.parse_args(argv))))
 
 
@@ -121,19 +95,54 @@ def prefill(options: dict[str, Any]) -> int:
     Raises ConfigError or, once the experiment is under way, RunFailed.
     """
     yaml_path = options.pop("config", None)
-    typed = {name: _from_text(name, value) for name, value in options.items()}
-    config = configuration.load(typed, yaml_path)
+    typed = _typed(RunConfig, options)
+    config = configuration.load(RunConfig, typed, yaml_path)
     if config.from_captures is not None:
         config = like_captures(config, config.from_captures, typed)
     config = configuration.resolve(config, device.kind())
     if config.resume:
         resume.check(config)
+    with _input_errors():
+        return _run(config, None if config.from_captures else _model_source(config))
+
+
+def companion(experiment: Experiment, options: dict[str, Any]) -> int:
+    """The same for a companion experiment."""
+    yaml_path = options.pop("config", None)
+    config = configuration.load(experiment.config, _typed(experiment.config, options), yaml_path)
+    config = experiment.resolve(config, device.kind())
+    if config.resume:
+        resume.check(config)
+    with _input_errors():
+        run = import_module(experiment.job).run
+        with _known_failures():
+            status: int = run(config)
+            return status
+
+
+@contextmanager
+def _input_errors() -> Iterator[None]:
+    """Turn what a model, a prompt or the output directory does not allow into ConfigError."""
     from harness import models, prompt
 
     try:
-        return _run(config, None if config.from_captures else _model_source(config))
+        yield
     except (models.ModelError, prompt.PromptError, RunExists) as error:
         raise ConfigError(str(error)) from error
+
+
+@contextmanager
+def _known_failures() -> Iterator[None]:
+    """Turn failures whose message says all there is to say into RunFailed; imports torch."""
+    from harness.capture import CaptureError
+    from harness.engine import EngineError
+    from harness.layout import LayoutError
+    from patches import PatchError
+
+    try:
+        yield
+    except (CaptureError, EngineError, LayoutError, PatchError) as error:
+        raise RunFailed(str(error)) from error
 
 
 def like_captures(config: RunConfig, folder: Path, typed: dict[str, Any]) -> RunConfig:
@@ -156,17 +165,11 @@ def like_captures(config: RunConfig, folder: Path, typed: dict[str, Any]) -> Run
 def _run(config: RunConfig, source: ModelSource | None) -> int:
     """Run the main job, or without a model the replay of saved captures; the exit status."""
     # torch and vLLM
-    from harness.capture import CaptureError
-    from harness.engine import EngineError
     from harness.experiments import prefill as main_job
     from harness.experiments import saved
-    from harness.layout import LayoutError
-    from patches import PatchError
 
-    try:
+    with _known_failures():
         return saved.run(config) if source is None else main_job.run(config, source)
-    except (CaptureError, EngineError, LayoutError, PatchError) as error:
-        raise RunFailed(str(error)) from error
 
 
 def _model_source(config: RunConfig) -> ModelSource:
@@ -192,39 +195,46 @@ def _model_source(config: RunConfig) -> ModelSource:
     return source
 
 
-def _add_option(group: argparse._ArgumentGroup, name: str) -> None:
-    field = RunConfig.model_fields[name]
+def _add_option(group: argparse._ArgumentGroup, model: type[BaseModel], name: str) -> None:
+    field = model.model_fields[name]
     flag, text = "--" + name.replace("_", "-"), (field.description or "").replace("%", "%%")
     if field.annotation is bool:
         group.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
         return
     if field.default is not None:
-        text += f" (default: {field.default})"
-    group.add_argument(flag, metavar=_metavar(name), help=text)
+        default = ",".join(map(str, field.default)) if isinstance(field.default, list) else field.default
+        text += f" (default: {default})"
+    group.add_argument(flag, metavar=_metavar(model, name), help=text)
 
 
-def _metavar(name: str) -> str:
+def _metavar(model: type[BaseModel], name: str) -> str:
     words = {int: "N", float: "X", str: "NAME", Path: "PATH"}
     parts = []
-    for kind in configuration.value_types(name):
+    for kind in configuration.value_types(model, name):
         if get_origin(kind) is Literal:
             parts += [str(choice) for choice in get_args(kind)]
         else:
-            parts.append("N,N,..." if get_origin(kind) is list else words[kind])
+            listed = get_origin(kind) is list
+            parts.append("{0},{0},...".format(words[item_type(kind)]) if listed else words[kind])
     return "|".join(parts)
 
 
-def _from_text(name: str, text: Any) -> Any:
+def _typed(model: type[BaseModel], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options' values from what was typed."""
+    return {name: _from_text(model, name, value) for name, value in options.items()}
+
+
+def _from_text(model: type[BaseModel], name: str, text: Any) -> Any:
     """An option's value from what was typed; booleans are values already."""
     if not isinstance(text, str):
         return text
-    for kind in configuration.value_types(name):
+    for kind in configuration.value_types(model, name):
         try:
             if get_origin(kind) is Literal:
                 return next(choice for choice in get_args(kind) if str(choice) == text)
             if get_origin(kind) is list:
-                return [int(part) for part in text.split(",")]
+                return [item_type(kind)(part) for part in text.split(",")]
             return kind(text)
         except (ValueError, StopIteration):
             continue
-    raise ConfigError(f"--{name.replace('_', '-')} {text}: must be {configuration.expects(name)}")
+    raise ConfigError(f"--{name.replace('_', '-')} {text}: must be {configuration.expects(model, name)}")

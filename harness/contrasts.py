@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from harness import stats
+from harness import figures, stats
 from harness.record import Cell, Result, Status
 
 T = TypeVar("T")
@@ -230,8 +230,6 @@ def _contrast(
     if sides[0] is None or sides[1] is None:
         return []
     samples = [rounds(side.measured) for side in sides if side]
-    n = min(len(each) for each in samples)
-    found = stats.paired_difference(samples[0][:n], samples[1][:n])
     sound = all(group.status is Status.OK for group in pair)
     return [
         {
@@ -242,13 +240,6 @@ def _contrast(
             "layer": layer,
             "layers": len(common) if layer == "mean" else None,
             "data": data,
-            "baseline_us": found.baseline_us,
-            "delta_us": found.delta_us,
-            "delta_pct": found.delta_pct,
-            "ci95_us": found.ci95_us and list(found.ci95_us),
-            "ci95_pct": found.ci95_pct and list(found.ci95_pct),
-            "verdict": stats.verdict(found.ci95_pct) if sound else "unclear",
-            "detectable_pct": stats.detectable_pct(found.ci95_pct),
-            "n": found.n,
+            **figures.of_pairs(samples[0], samples[1], sound),
         }
     ]

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
+
+# Values on axes that only some experiments have, e.g. (("batch_size", 4), ("input_len", 512)).
+Point = tuple[tuple[str, int | float | str], ...]
 
 
 class Status(str, Enum):
@@ -22,16 +26,24 @@ class Status(str, Enum):
 
 @dataclass(frozen=True)
 class Cell:
-    """One thing that is measured. Two cells of one series differ in `arm`, or in another single field."""
+    """One thing that is measured. Two cells of one series differ in `arm`, or in another single field.
 
-    stage: str  # "kernel", "gather" or "end_to_end"
+    A companion experiment has its own stages, kernels and arms; axes that no field is for are in `point`.
+    """
+
+    stage: str  # "kernel", "gather", "cache_write" or "end_to_end"
     kernel: str  # e.g. "flash_attn_func"; "gather_kv" and "gather_qkv" for stage gather; "prefill" end to end
     provider: str  # who the kernel comes from, e.g. "flash-attn 2.8.3", "vLLM FA3", "SDPA stand-in"
     arm: str  # contiguous | fragmented | dense | paged
-    spread_k: int  # runs the request's KV is split into in this cell
-    block_size: int  # tokens per block, as the kernel sees it
+    spread_k: int  # runs the request's KV is split into in this cell; 0: as the engine lays it out
+    block_size: int  # tokens per block, as the kernel sees it; 0: nothing is paged
     layer: int | None  # index of the attention layer; None end to end
     data: str  # "captured" or "synthetic"
+    point: Point = ()
+
+    def at(self, axis: str) -> int | float | str | None:
+        """The value on an axis of `point`; None without one."""
+        return dict(self.point).get(axis)
 
 
 @dataclass(frozen=True)
@@ -40,6 +52,9 @@ class Result:
 
     Results with the same `series` were interleaved: their n-th samples were taken in the same round,
     so differences may be taken pair by pair.
+
+    Times are in `samples_us`. Whatever else is read or counted is in `readings`, by a name that ends in its
+    unit: "allocated_bytes", "hit_rate_pct". Where there are samples too, the n-th reading goes with the n-th.
     """
 
     cell: Cell
@@ -54,10 +69,17 @@ class Result:
     clock_mhz: list[int] = field(default_factory=list)  # SM clock after each kept block; empty on a CPU
     stopped: str | None = None  # what ended the series: "precision", "time" or "repeats"; None: none of these
     seed: int | None = None  # of the series' random order; None: it was not sampled
+    readings: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def key(self) -> tuple[str, Cell, int | None, bool]:
+        """What it is a result of: a later result with the same key takes an earlier one's place."""
+        return self.series, self.cell, self.one_run_for, self.control
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object with the cell's fields under "cell"."""
-        return asdict(self) | {"status": self.status.value}
+        cell = asdict(self.cell) | {"point": dict(self.cell.point)}
+        return asdict(self) | {"cell": cell, "status": self.status.value}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Result:
@@ -65,7 +87,14 @@ class Result:
 
         Raises KeyError or TypeError on anything else.
         """
-        return cls(**data | {"cell": Cell(**data["cell"]), "status": Status(data["status"])})
+        fields = {**data["cell"]}
+        point = tuple({**fields.pop("point", {})}.items())
+        return cls(**data | {"cell": Cell(**fields, point=point), "status": Status(data["status"])})
+
+
+def latest(results: Iterable[Result]) -> list[Result]:
+    """The results that count: of several of the same cell (a resumed run), the last."""
+    return list({result.key: result for result in results}.values())
 
 
 def series_name(spread_k: int, layer: int) -> str:

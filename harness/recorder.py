@@ -6,32 +6,35 @@ import contextlib
 import gc
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from tqdm import tqdm
 
 from harness import device, report, resume
-from harness.config import RunConfig, output_dir
+from harness.config import Common
 from harness.measure.blocks import Block
 from harness.measure.sampler import Series
 from harness.record import Result, in_spread
 from harness.store import RunDirectory
 from harness.summary import summarise
 
+Config = TypeVar("Config", bound=Common)
+
 
 class Recorder:
     """Writes one run's directory. Every change of the record and every result is on disk at once."""
 
-    def __init__(self, config: RunConfig, name: str) -> None:
+    def __init__(self, config: Common, name: str) -> None:
         """Make the output directory, or open the one to go on with.
 
         Args:
+            config: resolved.
             name: of the model, or of what else is measured.
 
         Raises:
@@ -41,16 +44,18 @@ class Recorder:
         self.record: dict[str, Any] = {}
         self.kept: list[Result] = []
         self.finished: set[str] = set()  # series measured before the run was resumed
-        if config.resume and config.output_dir:
+        assert config.output_dir is not None
+        if config.resume:
             self.directory = RunDirectory.open(config.output_dir)
             self.record = self.directory.record()
             self.kept = self.directory.results()
             self.finished = resume.finished_series(self.kept)
             self.note(status="running", resumed=[*self.record.get("resumed", []), _now()])
             return
-        self.directory = RunDirectory.create(output_dir(config), config.overwrite)
+        self.directory = RunDirectory.create(config.output_dir, config.overwrite)
         self.record = {
             "schema_version": 1,
+            "experiment": config.experiment,
             "status": "running",
             "started": _now(),
             "command": sys.argv,
@@ -85,24 +90,36 @@ class Recorder:
 
     def keep(self, series: Series) -> None:
         """Store a series' results, and the clocks and discarded samples of its blocks."""
-        results = [replace(result, series_size=len(series.results)) for result in series.results]
-        self.directory.append(results)
-        self.kept += results
+        results = self.add(series.results)
         blocks = [_block_record(block) for block in series.blocks if block.reading]
         if any(block["sm_mhz"] is not None for block in blocks):
             self.directory.append_clocks({"series": results[0].series, "blocks": blocks})
 
+    def add(self, results: Sequence[Result]) -> list[Result]:
+        """Store results that together are one series, as they are stored."""
+        stored = [replace(result, series_size=len(results)) for result in results]
+        self.directory.append(stored)
+        self.kept += stored
+        return stored
+
     def show(self, spread_k: int) -> None:
-        """Print the table of a spread_k that is measured."""
+        """Print the main job's table of a spread_k that is measured."""
         results = [result for result in self.kept if in_spread(result.series, spread_k)]
         tables = report.Tables(self.record, summarise(self.record, results))
-        if table := tables.screen_table(spread_k):
+        self.print(tables.screen_table(spread_k))
+
+    def print(self, table: str) -> None:
+        """A table on stdout while the run goes on; nothing if it is empty."""
+        if table:
             with tqdm.external_write_mode(file=sys.stdout):
                 print(table, end="\n\n", flush=True)
 
     @contextmanager
-    def peak_memory(self, spread_k: int) -> Iterator[None]:
-        """Record the peak memory of a spread_k, the engine's included; what it allocated is freed again."""
+    def peak_memory(self, part: str) -> Iterator[None]:
+        """Record the peak memory of a part of the run, e.g. "spread=4", the engine's included.
+
+        What the part allocated is freed at its end.
+        """
         on_gpu = self.record["device"]["kind"] == "cuda"
         if on_gpu:
             torch.cuda.reset_peak_memory_stats()
@@ -117,19 +134,19 @@ class Recorder:
                 torch.cuda.empty_cache()
             else:
                 peak = _peak_rss_bytes()
-            self.note(peak_memory_bytes=self.record["peak_memory_bytes"] | {f"spread={spread_k}": peak})
+            self.note(peak_memory_bytes=self.record["peak_memory_bytes"] | {part: peak})
 
     def finish(self, status: str) -> None:
         """Close the record, write summary, tables and plots from what is on disk, print the last table."""
         self.note(status=status, finished=_now())
-        tables = report.write(self.directory)
+        document = report.write(self.directory)
         if status != "failed":
-            print(tables.screen_summary())
+            print(document.screen_summary())
         print(f"results: {self.directory.path}", flush=True)
 
 
-def recording(config: RunConfig, name: str, job: Callable[[RunConfig, Recorder], None]) -> int:
-    """Do a job with a run directory that is readable however the job ends; the exit status.
+def recording(config: Config, name: str, job: Callable[[Config, Recorder], None]) -> int:
+    """Do an experiment's job with a run directory that is readable however the job ends; the exit status.
 
     0: done. 130: Ctrl-C. What else ends the job is raised again, with the record saying so.
     """

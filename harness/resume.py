@@ -7,21 +7,26 @@ from collections.abc import Iterable
 from typing import Any
 
 from harness import device
-from harness.config import ConfigError, RunConfig
-from harness.record import Result, Status
-from harness.store import RunDirectory
+from harness.config import Common, ConfigError
+from harness.record import Result, Status, latest
+from harness.store import RunDirectory, experiment_of
 
 # How a run is looked at and how long it may take; everything else decides what its figures mean.
 FREE = {"quiet", "overwrite", "resume", "output_dir", "max_seconds"}
 
 
-def check(config: RunConfig) -> None:
+def check(config: Common) -> None:
     """Raise ConfigError, with the reason, if the output directory's run cannot go on like this."""
     if config.output_dir is None or not (config.output_dir / "run.json").is_file():
         raise ConfigError(
             f"--resume: --output-dir {config.output_dir} holds no run; name the run to go on with"
         )
     record = RunDirectory.open(config.output_dir).record()
+    if (found_there := experiment_of(record)) != config.experiment:
+        raise ConfigError(
+            f"--resume: the run in {config.output_dir} is one of {found_there}, not of {config.experiment}; "
+            "name another"
+        )
     if record["status"] == "finished":
         raise ConfigError(f"--resume: the run in {config.output_dir} is finished; nothing is left to measure")
     if found := differences(record, config):
@@ -31,7 +36,7 @@ def check(config: RunConfig) -> None:
         )
 
 
-def differences(record: dict[str, Any], config: RunConfig) -> list[str]:
+def differences(record: dict[str, Any], config: Common) -> list[str]:
     """What differs between a run's record and how it would be resumed, in words."""
     now = config.model_dump(mode="json")
     before = {"device": record["device"]["name"], **record["versions"]} | {
@@ -47,7 +52,7 @@ def differences(record: dict[str, Any], config: RunConfig) -> list[str]:
 
 def finished_series(results: Iterable[Result]) -> set[str]:
     """Names of the series whose results are all there and none of which was interrupted."""
-    latest = {(r.series, r.cell, r.one_run_for, r.control): r for r in results}
-    have = Counter(r.series for r in latest.values())
-    cut_short = {r.series for r in latest.values() if r.status is Status.INTERRUPTED}
-    return {r.series for r in latest.values() if have[r.series] == r.series_size} - cut_short
+    counted = latest(results)
+    have = Counter(r.series for r in counted)
+    cut_short = {r.series for r in counted if r.status is Status.INTERRUPTED}
+    return {r.series for r in counted if have[r.series] == r.series_size} - cut_short

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from harness.record import Result
 
-PLOTS = ("spread_k", "attribution")  # each as .png and .svg
+PLOTS = ("spread_k", "attribution")  # of all experiments, each as .png and .svg
 
 
 class RunExists(ValueError):
@@ -31,6 +31,11 @@ def write_atomic(path: Path, text: str) -> None:
 def write_json(path: Path, data: dict[str, Any]) -> None:
     """Write JSON atomically; raises ValueError on NaN and infinities, which JSON does not have."""
     write_atomic(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
+
+
+def experiment_of(record: dict[str, Any]) -> str:
+    """The experiment whose run a record is of; one that does not say so is the main job's."""
+    return str(record.get("experiment", "prefill"))
 
 
 @dataclass(frozen=True)

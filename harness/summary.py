@@ -6,9 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from harness import stats, work
+from harness import figures, stats, work
 from harness.attribution import account
 from harness.contrasts import (
     Group,
@@ -20,7 +19,7 @@ from harness.contrasts import (
     rounds,
     spread_of,
 )
-from harness.record import Result, Status
+from harness.record import Result, Status, latest
 
 SCHEMA_VERSION = 1
 GATHER_FOR = {"flash_attn_func": "gather_kv", "flash_attn_qkvpacked_func": "gather_qkv"}
@@ -33,11 +32,11 @@ def summarise(record: dict[str, Any], results: Sequence[Result]) -> dict[str, An
     the shortest layer's last; those with layer "sum" are that times the number of layers in it, which is
     their `layers`. Where a cell occurs twice (a resumed run) the later result counts.
     """
-    latest = list({(r.series, r.cell, r.one_run_for, r.control): r for r in results}.values())
-    end_to_end = [r for r in latest if r.cell.stage == "end_to_end"]
+    counted = latest(results)
+    end_to_end = [r for r in counted if r.cell.stage == "end_to_end"]
     kernels: list[Row] = []
     contrasts: list[Row] = []
-    for spread_k, in_spread in _by_spread(r for r in latest if r.cell.stage != "end_to_end").items():
+    for spread_k, in_spread in _by_spread(r for r in counted if r.cell.stage != "end_to_end").items():
         arms = arms_of(r for r in in_spread if r.cell.stage == "kernel")
         gathers = arms_of(r for r in in_spread if r.cell.stage == "gather")
         writes = arms_of(r for r in in_spread if r.cell.stage == "cache_write")
@@ -58,7 +57,7 @@ def summarise(record: dict[str, Any], results: Sequence[Result]) -> dict[str, An
         "kernels": kernels,
         "contrasts": contrasts + end_to_end_contrasts(end_to_end),
         "end_to_end": [_end_to_end_row(r) for r in end_to_end if not r.control],
-        "attribution": account(record, latest),
+        "attribution": account(record, counted),
     }
 
 
@@ -77,7 +76,7 @@ def _kernel_row(record: dict[str, Any], group: Group, layer: Layer, gather: Grou
     """One row of `kernels`; `gather` is the copy that the arm needs first, on all layers."""
     cell = group.cell
     warmups = [float(np.mean(r.warmup_us)) for r in group.measured if r.warmup_us]
-    figures = _figures(rounds(group.measured))
+    found = figures.of_samples(rounds(group.measured))
     gather_us, doubts = _gather(group, gather)
     clocks = [mhz for r in group.measured for mhz in r.clock_mhz]
     attended = [r.cell.layer for r in group.measured if cell.stage == "kernel"]
@@ -91,19 +90,19 @@ def _kernel_row(record: dict[str, Any], group: Group, layer: Layer, gather: Grou
         "layer": layer,
         "layers": len(group.measured) if layer == "mean" else None,
         "data": cell.data,
-        "median_us": figures["median_us"],
-        "ci95_us": figures["ci95_us"],
-        "mean_us": figures["mean_us"],
+        "median_us": found["median_us"],
+        "ci95_us": found["ci95_us"],
+        "mean_us": found["mean_us"],
         "warmup_us": float(np.mean(warmups)) if warmups else None,
         "gather_us": gather_us,
         "gather_gbps": work.gather_gbps(record, cell.kernel, gather_us),
-        **work.rates(record, attended, figures["median_us"]),
+        **work.rates(record, attended, found["median_us"]),
         "clock_mhz": float(np.median(clocks)) if clocks else None,
-        "n": figures["n"],
+        "n": found["n"],
         "stopped": _stopped(group.results),
         "status": group.status.value,
         "reason": _reason(record, group) if layer == "mean" else group.reason,
-        "warnings": figures["warnings"] + _clock_warnings(group.measured) + doubts,
+        "warnings": found["warnings"] + _clock_warnings(group.measured) + doubts,
     }
 
 
@@ -131,7 +130,7 @@ def _stopped(results: Iterable[Result]) -> str | None:
 
 def _clock_warnings(results: Iterable[Result]) -> list[str]:
     """What is said of the clocks during the results, each of its own series: the first that fell."""
-    return [text for r in results if (text := stats.clock_fell(r.clock_mhz))][:1]
+    return [text for r in results for text in figures.clock_warnings(r)][:1]
 
 
 def _gather(group: Group, gather: Group | None) -> tuple[float | None, list[str]]:
@@ -148,30 +147,16 @@ def _gather(group: Group, gather: Group | None) -> tuple[float | None, list[str]
 
 def _end_to_end_row(result: Result) -> Row:
     """One row of `end_to_end`, in ms."""
-    figures = _figures(np.asarray(result.samples_us, dtype=np.float64))
-    ci95_us = figures["ci95_us"]
+    found = figures.of_samples(result.samples_us)
+    ci95_us = found["ci95_us"]
     return {
         "arm": result.cell.arm,
         "spread_k": result.cell.spread_k,
-        "median_ms": None if figures["median_us"] is None else figures["median_us"] / 1000,
+        "median_ms": None if found["median_us"] is None else found["median_us"] / 1000,
         "ci95_ms": ci95_us and [bound / 1000 for bound in ci95_us],
-        "n": figures["n"],
+        "n": found["n"],
         "stopped": result.stopped,
         "status": result.status.value,
         "reason": result.reason,
-        "warnings": figures["warnings"] + _clock_warnings([result]),
-    }
-
-
-def _figures(samples: npt.NDArray[np.float64]) -> dict[str, Any]:
-    """median_us, ci95_us, mean_us, n and warnings of one row."""
-    if len(samples) == 0:
-        return {"median_us": None, "ci95_us": None, "mean_us": None, "n": 0, "warnings": []}
-    median = stats.median_interval(samples)
-    return {
-        "median_us": median.median_us,
-        "ci95_us": median.ci95_us and list(median.ci95_us),
-        "mean_us": float(np.mean(samples)),
-        "n": median.n,
-        "warnings": stats.warnings(samples),
+        "warnings": found["warnings"] + figures.clock_warnings(result),
     }

@@ -48,7 +48,7 @@ def engine(tiny_gpt2: Path) -> Iterator[object]:
         "enforce_eager": True,
         "gpu_memory_utilization": 0.2,
     }
-    resolved = config.resolve(config.load(options), device.kind())
+    resolved = config.resolve(config.load(config.RunConfig, options), device.kind())
     source = models.materialise(models.inspect(str(tiny_gpt2), length=LENGTH), seed=0)
     with PrefillEngine(resolved, source) as engine:
         yield engine

@@ -12,6 +12,7 @@ import pytest
 
 from harness import capture, cli, experiments
 from harness.config import RunConfig
+from harness.config.prefill import GROUPS
 from harness.engine import EngineError
 from harness.layout import LayoutError
 from patches import PatchError
@@ -165,7 +166,7 @@ def test_help_names_every_option_and_imports_nothing_heavy():
 
 
 def test_every_field_is_in_one_group():
-    grouped = [name for names in cli.GROUPS.values() for name in names]
+    grouped = [name for names in GROUPS.values() for name in names]
     assert sorted(grouped) == sorted(RunConfig.model_fields)
 
 

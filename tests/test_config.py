@@ -24,20 +24,20 @@ def yaml_file(tmp_path):
 
 def test_the_command_line_wins_over_yaml_and_yaml_over_defaults(yaml_file):
     path = yaml_file("length: 512\nseed: 3\noutput_dir: out\nquiet: true")
-    config = load({"length": 64, "quiet": False}, path)
+    config = load(RunConfig, {"length": 64, "quiet": False}, path)
     assert (config.length, config.seed, config.quiet, config.model) == (64, 3, False, "gpt2")
     assert config.output_dir == Path("out")
 
 
 def test_a_sweep_on_the_command_line_replaces_the_other_kind_of_sweep_in_yaml(yaml_file):
-    regular = load({"spread_min": 2}, yaml_file("spread_k: [1, 4]"))
+    regular = load(RunConfig, {"spread_min": 2}, yaml_file("spread_k: [1, 4]"))
     assert (regular.spread_k, regular.spread_min) == (None, 2)
-    listed = load({"spread_k": [1, 4]}, yaml_file("spread_min: 2\nspread_step: 2"))
+    listed = load(RunConfig, {"spread_k": [1, 4]}, yaml_file("spread_min: 2\nspread_step: 2"))
     assert (listed.spread_k, listed.spread_min, listed.spread_step) == ([1, 4], None, None)
 
 
 def test_an_empty_file_is_all_defaults(yaml_file):
-    assert load({}, yaml_file("# nothing")) == RunConfig()
+    assert load(RunConfig, {}, yaml_file("# nothing")) == RunConfig()
 
 
 @pytest.mark.parametrize(
@@ -70,13 +70,13 @@ def test_an_empty_file_is_all_defaults(yaml_file):
 )
 def test_what_a_yaml_file_gets_wrong_is_named_with_its_place(yaml_file, text, message):
     with pytest.raises(ConfigError) as error:
-        load({}, yaml_file(text))
+        load(RunConfig, {}, yaml_file(text))
     assert message in str(error.value)
 
 
 def test_everything_wrong_is_named_at_once(yaml_file):
     with pytest.raises(ConfigError) as error:
-        load({"length": 0}, yaml_file("seed: -1\nrepeats: 0"))
+        load(RunConfig, {"length": 0}, yaml_file("seed: -1\nrepeats: 0"))
     assert str(error.value).startswith("--length 0: must be at least 1; ")
     assert "job.yaml: seed: -1: must be at least 0; " in str(error.value)
     assert str(error.value).endswith("job.yaml: repeats: 0: must be at least 1")
@@ -84,7 +84,7 @@ def test_everything_wrong_is_named_at_once(yaml_file):
 
 def test_a_missing_yaml_file_is_named():
     with pytest.raises(ConfigError, match=r"--config no\.yaml: No such file or directory"):
-        load({}, Path("no.yaml"))
+        load(RunConfig, {}, Path("no.yaml"))
 
 
 @pytest.mark.parametrize(("kind", "block_size", "seconds"), [("cuda", 16, 45), ("cpu", 128, 120)])
@@ -194,7 +194,7 @@ def test_a_layer_the_model_does_not_have_is_refused():
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 @pytest.mark.parametrize("kind", ["cuda", "cpu"])
 def test_shipped_configurations_are_valid(path, kind):
-    assert resolve(load({}, path), kind).spreads()
+    assert resolve(load(RunConfig, {}, path), kind).spreads()
 
 
 def test_configurations_are_shipped():
@@ -204,4 +204,4 @@ def test_configurations_are_shipped():
 def test_each_field_says_what_it_is():
     for name, field in RunConfig.model_fields.items():
         assert field.description, name
-        assert configuration.expects(name), name
+        assert configuration.expects(RunConfig, name), name

@@ -1,0 +1,28 @@
+"""One file a question. The table below is what `python -m harness` knows of the main job's companions.
+
+Nothing heavy is imported here: `job` and `view` name modules that are imported when they are needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.config import Common
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A companion of the main job."""
+
+    about: str  # one line for --help
+    config: type[Common]  # its options
+    groups: Mapping[str, Sequence[str]]  # the options as --help shows them: title -> fields
+    resolve: Callable[[Any, Any], Common]  # (config, "cuda" or "cpu") -> config; raises ConfigError
+    job: str  # the module whose run(config) does it and returns the exit status
+    view: str  # the module that makes summary, tables and plots of a run: see harness.report.View
+
+
+# By the name of the subcommand, which is also `config.experiment`.
+EXPERIMENTS: dict[str, Experiment] = {}

@@ -158,14 +158,14 @@ class Job:
         with self.recorder.bar("replay", sum(map(len, todo.values()))) as bar:
             for k in todo:
                 bar.set_postfix_str(f"spread_k={k}")
-                with self.recorder.peak_memory(k):
+                with self.recorder.peak_memory(f"spread={k}"):
                     checked = prefills.check(engine, token_ids, plans[k], base)
                     if checked.problems:
                         problems[k] = "; ".join(checked.problems[:2])
                         self.recorder.notice(f"spread_k = {k}: {problems[k]}")
                     self._replay_spread(k, todo[k], checked, budget, problems.get(k), bar.update)
                 self.recorder.show(k)
-        self.replaying.note_limits(budget)
+        self.replaying.note_limits(budget, self.replaying.timer)
         return problems
 
     def _replay_spread(

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import torch
 
-from harness import arms, device
+from harness import arms
 from harness.capture import AttentionCall
 from harness.config import RunConfig
-from harness.measure import ceilings, clocks, timers
-from harness.measure.sampler import WARMUP_ROUNDS, Budget, Series, sample
+from harness.experiments.sampling import Sampling
+from harness.measure import ceilings, timers
+from harness.measure.sampler import Budget, Series
 from harness.record import Status, series_name
 from harness.recorder import Recorder
 from harness.replay import Replay
@@ -23,25 +24,18 @@ Todo = dict[int, list[tuple[AttentionCall, bool]]]
 SAMPLED_LAYERS = 3
 
 
-class Replaying:
-    """Samples series within the configured time and keeps what they give."""
+class Replaying(Sampling):
+    """Samples series of attention calls."""
+
+    config: RunConfig
 
     def __init__(self, config: RunConfig, recorder: Recorder) -> None:
-        self.config, self.recorder = config, recorder
-        self.device = device.kind()
+        super().__init__(config, recorder)
         self.timer = timers.for_device(self.device, config.timer, config.l2)
-        self.monitor = clocks.for_device(self.device)
         self.replay = Replay(self.device, config.gap, config.run_sizes, config.seed)
-        self.budgets: list[Budget] = []
         recorder.note(timer=self.timer.name)
         if "ceilings" not in recorder.record:
             recorder.note(ceilings=self._ceilings())
-
-    @property
-    def seconds(self) -> float:
-        """Time for all sampling."""
-        assert self.config.max_seconds is not None
-        return self.config.max_seconds
 
     def describe(self, calls: Sequence[AttentionCall], **model: Any) -> None:
         """Note the calls' shapes and what else is known of the model."""
@@ -79,11 +73,6 @@ class Replaying:
         """That share of the time, for the calls to do; those with random inputs have twice the arms."""
         return self.budget(sum(1 + extra for calls in todo.values() for _, extra in calls), share)
 
-    def budget(self, series: int, share: float) -> Budget:
-        """That share of the time, for so many series."""
-        self.budgets.append(Budget(share * self.seconds, series, self.config.repeats))
-        return self.budgets[-1]
-
     def measure(
         self, place: arms.Placement, with_synthetic: bool, budget: Budget, problem: str | None
     ) -> None:
@@ -97,46 +86,6 @@ class Replaying:
             _mark_wrong(series, problem)
         seed = self.config.seed + place.call.layer
         self.sample(series, self.timer, budget, seed, weight=1 + with_synthetic)
-
-    def sample(
-        self,
-        series: Series,
-        timer: timers.Timer,
-        budget: Budget,
-        seed: int,
-        on_round: Callable[[], object] = lambda: None,
-        weight: int = 1,
-        least_warmup: int = WARMUP_ROUNDS,
-    ) -> None:
-        """Sample any series; what it gave is on disk when this returns, also on Ctrl-C."""
-        try:
-            sample(
-                series,
-                timer,
-                budget,
-                seed,
-                on_round,
-                weight=weight,
-                least_warmup=least_warmup,
-                monitor=self.monitor,
-                precision_pct=self.config.precision,
-            )
-        finally:
-            self.recorder.keep(series)
-
-    def note_limits(self, budget: Budget) -> None:
-        """Say what cut the replay short, if anything did."""
-        self.recorder.note(fewest_samples=budget.least_rounds)
-        if late := getattr(self.timer, "launch_bound", 0):
-            self.recorder.notice(
-                f"{late} samples may hold time in which the GPU waited for the host to launch"
-            )
-        if self.config.repeats is None and budget.shortened:
-            self.recorder.notice(
-                f"--max-seconds {self.seconds:g} ended some series before every interval was narrower "
-                f"than {self.config.precision:g}% of its baseline; the fewest samples a cell has are "
-                f"{budget.least_rounds}"
-            )
 
     def _ceilings(self) -> dict[str, float] | None:
         try:

@@ -31,12 +31,12 @@ def replay(config: RunConfig, recorder: Recorder) -> None:
     budget = replaying.budget_for(todo, 1.0)
     with torch.inference_mode(), recorder.bar("replay", sum(map(len, todo.values()))) as bar:
         for k, pending in todo.items():
-            with recorder.peak_memory(k):
+            with recorder.peak_memory(f"spread={k}"):
                 for call, with_synthetic in pending:
                     replaying.measure(replaying.replay.own_cache(call, k), with_synthetic, budget, None)
                     bar.update()
             recorder.show(k)
-    replaying.note_limits(budget)
+    replaying.note_limits(budget, replaying.timer)
 
 
 def _load(folder: Path, layers: object, device: str) -> list[capture.AttentionCall]:

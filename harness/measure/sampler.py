@@ -39,6 +39,8 @@ class Series:
 
     results: list[Result]
     steps: list[Step | None]
+    pairs: list[tuple[int, int]] | None = None  # indices of the contrasts' baselines and treatments; None:
+    # those of the main job (harness.contrasts)
     failed: set[int] = field(default_factory=set)
     blocks: list[Block] = field(default_factory=list)  # what was sampled, discarded blocks too
 
@@ -144,7 +146,8 @@ def sample(
     blocks, stopped = Blocks(), None
     try:
         runner.warm_up(least_warmup, began + WARMUP_SHARE * share_s)
-        check = PrecisionCheck(series_pairs(series.results), precision_pct)
+        pairs = series_pairs(series.results) if series.pairs is None else series.pairs
+        check = PrecisionCheck(pairs, precision_pct)
         stopped = _take_blocks(runner, blocks, budget, check, monitor, sleep, share_s, began + share_s)
     except KeyboardInterrupt:
         series.mark(Status.INTERRUPTED, "interrupted by the user")

@@ -2,27 +2,76 @@
 
 from __future__ import annotations
 
-from harness.report.attribution_plot import write_attribution_plot
-from harness.report.plots import write_plots
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from harness.experiments import EXPERIMENTS
+from harness.record import Result
 from harness.report.tables import Tables
-from harness.store import RunDirectory, write_atomic, write_json
-from harness.summary import summarise
+from harness.store import RunDirectory, experiment_of, write_atomic, write_json
 
-__all__ = ["Tables", "write"]
+__all__ = ["Document", "Tables", "View", "view_of", "write"]
+
+Row = dict[str, Any]
 
 
-def write(run: RunDirectory) -> Tables:
+class Document(Protocol):
+    """What people read of a run: `Tables` of the main job, `companion.Companion` of another."""
+
+    def screen_summary(self) -> str:
+        """The end of a run on the screen, 80 columns wide."""
+        ...
+
+    def markdown(self) -> str:
+        """The whole of tables.md."""
+        ...
+
+    def csv(self) -> str:
+        """The whole of tables.csv."""
+        ...
+
+
+class View(Protocol):
+    """A module with what is made of one experiment's runs; it imports neither torch nor vLLM."""
+
+    def summarise(self, record: Row, results: Sequence[Result]) -> Row:
+        """The content of summary.json, of a run that is finished, under way or interrupted."""
+        ...
+
+    def document(self, record: Row, summary: Row) -> Document:
+        """Its tables."""
+        ...
+
+    def plots(self, record: Row, summary: Row, folder: Path) -> None:
+        """Write its plots into the folder, each named in `harness.store.PLOTS`."""
+        ...
+
+
+def view_of(record: Row) -> View:
+    """The view of the experiment that a record is of; raises ValueError if this version has none."""
+    name = experiment_of(record)
+    if name == "prefill":
+        return cast(View, import_module("harness.report.prefill"))
+    if name not in EXPERIMENTS:
+        raise ValueError(f"a run of {name}: this version knows {', '.join(['prefill', *EXPERIMENTS])}")
+    return cast(View, import_module(EXPERIMENTS[name].view))
+
+
+def write(run: RunDirectory) -> Document:
     """Write summary.json, tables.md, tables.csv and plots/ from run.json and samples.jsonl.
 
     Works on a finished, a running and an interrupted run alike; returns the tables, to be printed.
-    Raises FileNotFoundError without a run.json, ValueError if a line of samples.jsonl is no result.
+    Raises FileNotFoundError without a run.json, ValueError if a line of samples.jsonl is no result or the
+    run is of an experiment that is not known.
     """
     record = run.record()
-    summary = summarise(record, run.results())
-    tables = Tables(record, summary)
+    view = view_of(record)
+    summary = view.summarise(record, run.results())
+    document = view.document(record, summary)
     write_json(run.summary_path, summary)
-    write_atomic(run.tables_path, tables.markdown())
-    write_atomic(run.csv_path, tables.csv())
-    write_plots(record, summary, run.plots_path)
-    write_attribution_plot(record, summary, run.plots_path)
-    return tables
+    write_atomic(run.tables_path, document.markdown())
+    write_atomic(run.csv_path, document.csv())
+    view.plots(record, summary, run.plots_path)
+    return document

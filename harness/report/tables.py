@@ -73,7 +73,7 @@ class Tables:
     def markdown(self) -> str:
         """The whole of tables.md."""
         parts = [f"# {self._title()}", *(f"> {notice}" for notice in self.record["notices"])]
-        parts += [attribution.sentence(self.summary), self._facts()]
+        parts += [attribution.sentence(self.summary), listed(text.facts(self.record))]
         parts += [listed([*self._summary_unit(), *self._reading()])]
         parts += [table.markdown() for table in attribution.tables(self.summary, full=True)]
         for spread_k in self._mean.spread_ks():
@@ -148,17 +148,6 @@ class Tables:
             "with gather: the kernel's median plus its gather's; the sum has no pairs with spread=1.",
             "vs synth.: captured minus synthetic inputs, the kernel alone, on the layers measured with both.",
         ]
-
-    def _facts(self) -> str:
-        model = self.record["model"]
-        facts = [
-            f"status: {self.record['status']}",
-            f"weights: {model.get('weights')}, dtype: {model.get('dtype')}",
-            f"device: {self.record['device']['name']}",
-            "versions: " + ", ".join(f"{name} {v}" for name, v in self.record["versions"].items()),
-            f"command: `{' '.join(self.record['command'])}`",
-        ]
-        return "\n".join(f"- {fact}" for fact in facts)
 
     def _sections(self, spread_k: int, notes: Notes) -> list[Section]:
         found = [self._function(kernel, spread_k, notes) for kernel in FUNCTIONS]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from tabulate import tabulate
 
@@ -69,6 +70,19 @@ class Notes:
     def lines(self) -> list[str]:
         """The notes, to be printed below the table."""
         return [f"[{number}] {text}" for number, text in enumerate(self.texts, start=1)]
+
+
+def facts(record: Mapping[str, Any]) -> list[str]:
+    """What a reader of a run's tables must know of it: status, model, device, versions, command."""
+    model = record["model"]
+    weights = f"weights: {model.get('weights')}, " if "weights" in model else ""
+    return [
+        f"status: {record['status']}",
+        f"{weights}dtype: {model.get('dtype')}",
+        f"device: {record['device']['name']}",
+        "versions: " + ", ".join(f"{name} {v}" for name, v in record["versions"].items()),
+        f"command: `{' '.join(record['command'])}`",
+    ]
 
 
 def ms(value_us: float | None, digits: int = 3) -> str:

@@ -1,0 +1,27 @@
+"""What a run is asked to do: defaults < a YAML file < the command line, validated.
+
+One file an experiment, made of the groups in `fields`. A model's fields are the one source of the YAML keys
+and of the command line's options. numpy is imported only once there is something to check, so that --help
+stays quick.
+"""
+
+from __future__ import annotations
+
+from harness.config.fields import Common, Engine, KernelTiming, Sweep
+from harness.config.loading import ConfigError, expects, load, value_types
+from harness.config.prefill import RunConfig, check_layers, output_dir, resolve
+
+__all__ = [
+    "Common",
+    "ConfigError",
+    "Engine",
+    "KernelTiming",
+    "RunConfig",
+    "Sweep",
+    "check_layers",
+    "expects",
+    "load",
+    "output_dir",
+    "resolve",
+    "value_types",
+]

@@ -1,0 +1,206 @@
+"""Groups of options that several experiments have; a configuration inherits those that it needs."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from harness import checks
+from harness.config.loading import ConfigError
+
+Index = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Percent = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# A path may be written as text, though nothing else is converted.
+AnyPath = Annotated[Path, Field(strict=False)]
+DeviceKind = Literal["cuda", "cpu"]
+
+MAX_SECONDS = {"cuda": 45.0, "cpu": 120.0}
+
+# The options of each group as --help shows them.
+ENGINE_OPTIONS = [
+    "dtype",
+    "block_size",
+    "load_format",
+    "gpu_memory_utilization",
+    "enforce_eager",
+    "attention_backend",
+    "flash_attn_version",
+    "tensor_parallel_size",
+    "max_num_batched_tokens",
+]
+MODEL_OPTIONS = ["model", "trust_remote_code", "allow_long_max_model_len"]
+SWEEP_OPTIONS = ["spread_k", "spread_min", "spread_max", "spread_step", "gap", "run_sizes"]
+SAMPLING_OPTIONS = ["repeats", "max_seconds", "precision"]
+KERNEL_TIMING_OPTIONS = ["timer", "l2"]
+OUTPUT_OPTIONS = ["output_dir", "overwrite", "resume", "quiet"]
+
+
+class Options(BaseModel):
+    """What all groups have in common: no unknown key, nothing converted, nothing changed later."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Common(Options):
+    """Every experiment's options: how long it samples, and where its run is stored."""
+
+    experiment: ClassVar[str]  # its name: the subcommand, and "experiment" in run.json
+
+    seed: Index = Field(0, description="for made-up weights, token ids, layouts and the order of samples")
+    repeats: Count | None = Field(None, description="samples per cell (default: as many as fit the time)")
+    max_seconds: Seconds | None = Field(
+        None,
+        description="time for all sampling, once the engine is up (default: 45 on CUDA, 120 on a CPU)",
+    )
+    precision: Percent = Field(
+        0.5,
+        description="stop sampling when every contrast's 95% interval is narrower than this from end to end, "
+        "in percent of its baseline",
+    )
+
+    output_dir: AnyPath | None = Field(
+        None, description="where the run is stored (default: a new directory in runs/, named by the time)"
+    )
+    overwrite: bool = Field(False, description="replace a run that the output directory holds")
+    resume: bool = Field(False, description="go on with the run that the output directory holds")
+    quiet: bool = Field(False, description="no progress on screen")
+
+
+class KernelTiming(Options):
+    """How single calls are timed."""
+
+    timer: Literal["auto", "events", "cupti", "perf_counter"] = Field(
+        "auto",
+        description="what times a call: CUDA events, kernel time by CUPTI, or a CPU's clock; auto is events "
+        "on CUDA, perf_counter on a CPU",
+    )
+    l2: Literal["warm", "cold"] | None = Field(
+        None,
+        description="the L2 cache that every call on CUDA starts from: warm, it has just read its inputs, or "
+        "cold, flushed (default: warm)",
+    )
+
+
+class Blocks(Options):
+    """A paged KV cache."""
+
+    block_size: Count | None = Field(
+        None, description="tokens per block of the KV cache (default: 16 on CUDA, 128 on a CPU)"
+    )
+
+
+class Engine(Blocks):
+    """A model in vLLM; engine options have vLLM's own names."""
+
+    model: str = Field(
+        "gpt2",
+        min_length=1,
+        description="Hugging Face name, local directory, or a built-in name: gpt2, smollm2-135m, "
+        "or a folder of configs/models",
+    )
+    trust_remote_code: bool = Field(False, description="let the model's repository run its own code here")
+    allow_long_max_model_len: bool = Field(
+        False, description="go beyond the positions a rotary model was made for"
+    )
+
+    dtype: Literal["auto", "half", "float16", "bfloat16", "float", "float32"] = Field(
+        "auto", description="data type of weights and activations"
+    )
+    load_format: str = Field("auto", min_length=1, description="where weights come from; dummy makes them up")
+    gpu_memory_utilization: float = Field(
+        0.6, gt=0, le=1, description="share of the GPU's memory for the engine; leaves room for the replay"
+    )
+    enforce_eager: bool = Field(False, description="no compilation, no CUDA graphs")
+    attention_backend: str | None = Field(
+        None, min_length=1, description="vLLM's name, e.g. FLASH_ATTN (default: vLLM's choice)"
+    )
+    flash_attn_version: Literal[2, 3, 4] | None = Field(
+        None, description="flash attention inside vLLM (default: vLLM's choice, 3 on Hopper)"
+    )
+    tensor_parallel_size: Count = Field(1, description="GPUs to split the model over")
+    max_num_batched_tokens: Count | None = Field(
+        None, description="at least --length, so that the prompt stays in one step (default: what it takes)"
+    )
+
+
+class Sweep(Blocks):
+    """A sequence of so many tokens whose KV cache is split into spread_k runs, for several spread_k."""
+
+    length: Count = Field(4096, description="tokens in the prompt, exactly")
+    spread_k: Annotated[list[Count], Field(min_length=1)] | None = Field(
+        None,
+        description="numbers of runs to split the KV cache into, e.g. 1,4,16 "
+        "(default: 1, 2, 4, ... and the number of blocks)",
+    )
+    spread_min: Count | None = Field(None, description="first spread_k of a regular sweep (default: 1)")
+    spread_max: Count | None = Field(
+        None, description="last spread_k of a regular sweep (default: the number of blocks)"
+    )
+    spread_step: Count | None = Field(None, description="step of a regular sweep (default: 1)")
+    gap: Literal["shuffled", "scattered"] = Field(
+        "shuffled",
+        description="how far apart runs lie: side by side but out of order, or all over the pool",
+    )
+    run_sizes: Literal["even", "random"] = Field("even", description="lengths of the runs, in whole blocks")
+
+    @field_validator("spread_k")
+    @classmethod
+    def _ascending(cls, value: Any) -> Any:
+        return sorted(set(value)) if isinstance(value, list) else value
+
+    def num_blocks(self) -> int:
+        """Blocks of the request's KV cache; needs a block size (see `resolve`)."""
+        from harness import layout
+
+        if self.block_size is None:
+            raise ConfigError("--block-size: not known before the configuration is resolved")
+        return layout.num_blocks(self.length, self.block_size)
+
+    def spreads(self) -> list[int]:
+        """The sweep's values of spread_k, ascending; needs a block size (see `resolve`)."""
+        from harness import layout
+
+        if self.spread_k is not None:
+            return list(self.spread_k)
+        if self.spread_min is self.spread_max is self.spread_step is None:
+            return layout.default_spreads(self.num_blocks())
+        last = self.spread_max or self.num_blocks()
+        return list(range(self.spread_min or 1, last + 1, self.spread_step or 1))
+
+
+Resolved = TypeVar("Resolved", bound=Common)
+
+
+def resolve_common(config: Resolved, device_kind: DeviceKind, name: str) -> Resolved:
+    """The configuration with what depends on the device filled in, as far as these groups have it.
+
+    Args:
+        name: of what is measured, for a new output directory: runs/<time>-<name>.
+    """
+    chosen: dict[str, Any] = {
+        "max_seconds": config.max_seconds or MAX_SECONDS[device_kind],
+        "output_dir": config.output_dir or new_output_dir(name),
+    }
+    if isinstance(config, Blocks):
+        chosen["block_size"] = config.block_size or checks.BLOCK_SIZE[device_kind]
+    if isinstance(config, KernelTiming):
+        chosen["l2"] = config.l2 or checks.L2[device_kind]
+    return config.model_copy(update=chosen)
+
+
+def new_output_dir(name: str) -> Path:
+    """A new directory in runs/, named by the time and what is measured."""
+    time = datetime.now().strftime("%Y%m%d-%H%M%S")
+    return Path("runs") / f"{time}-{re.sub(r'[^A-Za-z0-9.]+', '-', name).strip('-')}"
+
+
+def refuse(problems: list[str]) -> None:
+    """Raise ConfigError with all of the problems, if there are any."""
+    if problems:
+        raise ConfigError("; ".join(problems))

@@ -1,0 +1,123 @@
+"""From a YAML file and a command line to a configuration, and everything that is wrong with them in words."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from harness.checks import label
+
+Model = TypeVar("Model", bound=BaseModel)
+Options = Mapping[str, Any]
+
+REGULAR_SWEEP = ("spread_min", "spread_max", "spread_step")
+
+
+class ConfigError(ValueError):
+    """Bad input, in one line that names the value, the limit and the way out."""
+
+
+def load(model: type[Model], options: Options, yaml_path: Path | None = None) -> Model:
+    """The configuration from command-line `options` (field name -> value) over a YAML file's over defaults.
+
+    Raises ConfigError with everything that is wrong, in one line.
+    """
+    from_yaml = _read_yaml(model, yaml_path) if yaml_path else {}
+    for values, source in ((from_yaml, yaml_path), (options, None)):
+        regular = [name for name in REGULAR_SWEEP if values.get(name) is not None]
+        if regular and values.get("spread_k") is not None:
+            both = (label(name, values[name], source) for name in ("spread_k", regular[0]))
+            raise ConfigError(f"{' and '.join(both)}: exclude each other; leave one out")
+    overruled: set[str] = set()
+    if "spread_k" in options:
+        overruled = set(REGULAR_SWEEP)
+    elif any(name in options for name in REGULAR_SWEEP):
+        overruled = {"spread_k"}
+    merged = {name: value for name, value in from_yaml.items() if name not in overruled} | dict(options)
+    try:
+        return model.model_validate(merged)
+    except ValidationError as error:
+        source_of = {name: None if name in options else yaml_path for name in merged}
+        raise ConfigError("; ".join(_in_words(model, error, merged, source_of))) from None
+
+
+def value_types(model: type[BaseModel], name: str) -> list[Any]:
+    """The types a field's value can have, less None: bool, int, float, str, Path, list[...] or a Literal."""
+    return [*_plain_types(model.model_fields[name].annotation)]
+
+
+def item_type(kind: Any) -> Any:
+    """The type of a list's items: int, float or str."""
+    return next(iter(_plain_types(get_args(kind)[0])))
+
+
+def expects(model: type[BaseModel], name: str) -> str:
+    """What a field's value must be, in words that follow "must be"."""
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
+    lists = {
+        int: "a list of whole numbers, e.g. 1,4,16 (in YAML [1, 4, 16])",
+        float: "a list of numbers, e.g. 0.5,1 (in YAML [0.5, 1])",
+        str: "a list of names, e.g. A,B (in YAML [A, B])",
+    }
+    parts = []
+    for kind in value_types(model, name):
+        if get_origin(kind) is Literal:
+            choices = [str(choice) for choice in get_args(kind)]
+            parts.append(", ".join(choices[:-1]) + f" or {choices[-1]}")
+        else:
+            parts.append(lists[item_type(kind)] if get_origin(kind) is list else words[kind])
+    return ", or ".join(parts)
+
+
+def _plain_types(annotation: Any) -> Iterable[Any]:
+    if get_origin(annotation) is Annotated:
+        yield from _plain_types(get_args(annotation)[0])
+    elif get_origin(annotation) in (Union, UnionType):
+        for member in get_args(annotation):
+            yield from _plain_types(member)
+    elif annotation is not NoneType:
+        yield annotation
+
+
+def _read_yaml(model: type[BaseModel], path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--config {path}: {error.strerror}; configs/ holds examples") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path}: not YAML: {error}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"--config {path}: must hold lines like 'length: 4096'; configs/ holds examples")
+    for key in values:
+        if key not in model.model_fields:
+            near = difflib.get_close_matches(str(key), model.model_fields, 1, cutoff=0)
+            raise ConfigError(f"{path}: {key}: unknown key; the nearest is {near[0]}")
+    return values
+
+
+def _in_words(
+    model: type[BaseModel],
+    error: ValidationError,
+    values: Options,
+    source_of: Mapping[str, Path | None],
+) -> Iterable[str]:
+    """One problem for each field that is wrong; of a union's several complaints, the one about a limit."""
+    limits = {"greater_than_equal": "at least", "greater_than": "more than", "less_than_equal": "at most"}
+    must_be: dict[str, str] = {}
+    for item in error.errors():
+        name = str(item["loc"][0])
+        if item["type"] in limits:
+            must_be[name] = f"{limits[item['type']]} {next(iter(item['ctx'].values()))}"
+        must_be.setdefault(
+            name, expects(model, name) + (", not empty" if item["type"].endswith("too_short") else "")
+        )
+    for name, limit in must_be.items():
+        yield f"{label(name, values[name], source_of[name])}: must be {limit}"

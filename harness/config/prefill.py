@@ -1,0 +1,92 @@
+"""The main job's options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from harness import checks
+from harness.checks import label
+from harness.config import fields
+from harness.config.fields import AnyPath, Common, DeviceKind, Engine, Index, KernelTiming, Sweep
+from harness.config.loading import ConfigError
+
+GROUPS: dict[str, list[str]] = {
+    "prompt and model": ["length", "prompt_file", *fields.MODEL_OPTIONS],
+    "engine (vLLM's own names)": [*fields.ENGINE_OPTIONS, "seed"],
+    "layout sweep": fields.SWEEP_OPTIONS,
+    "measuring": [
+        "layers",
+        *fields.SAMPLING_OPTIONS,
+        *fields.KERNEL_TIMING_OPTIONS,
+        "attribution",
+        "from_captures",
+    ],
+    "output": ["save_captures", *fields.OUTPUT_OPTIONS],
+}
+
+
+class RunConfig(Common, Engine, Sweep, KernelTiming):
+    """One run of the main job. What is None is chosen by `resolve` or while running."""
+
+    experiment: ClassVar[str] = "prefill"
+
+    prompt_file: AnyPath | None = Field(
+        None,
+        description="text to take the prompt from; without it, a bundled passage, or seeded token ids for "
+        "a model without a tokenizer",
+    )
+    layers: Literal["all", "sample"] | Annotated[list[Index], Field(min_length=1)] | None = Field(
+        None,
+        description="layers to replay: all, sample, or indices (default: all where they fit the time, "
+        "else a sample, and the output says so)",
+    )
+    attribution: bool = Field(
+        True,
+        description="steer attention inside the engine too, and account for the prefill's latency with it",
+    )
+    from_captures: AnyPath | None = Field(
+        None, description="replay the *.safetensors of this directory, without an engine"
+    )
+    save_captures: bool = Field(False, description="keep the captured attention calls as safetensors")
+
+    @field_validator("layers")
+    @classmethod
+    def _layers_ascending(cls, value: Any) -> Any:
+        return sorted(set(value)) if isinstance(value, list) else value
+
+
+def resolve(config: RunConfig, device_kind: DeviceKind) -> RunConfig:
+    """The configuration with what depends on the device filled in, checked against device and files.
+
+    With `from_captures`, length and block size must be the captures' own already. Raises ConfigError.
+    """
+    resolved = fields.resolve_common(config, device_kind, _name(config))
+    problems = [*checks.prompt_problems(resolved), *checks.directory_problems(resolved)]
+    problems += [*checks.capture_problems(resolved), *checks.timer_problems(resolved, device_kind)]
+    if config.from_captures is None:
+        problems += checks.engine_problems(resolved, device_kind)
+        problems += checks.one_step_problems(resolved, config.length)
+    fields.refuse([*problems, *checks.spread_problems(resolved)])
+    return resolved
+
+
+def output_dir(config: RunConfig) -> Path:
+    """Where the run is stored: as asked for, else a new name under runs/."""
+    return config.output_dir or fields.new_output_dir(_name(config))
+
+
+def _name(config: RunConfig) -> str:
+    model = "captures" if config.from_captures else Path(config.model).resolve().name
+    return f"{model}-{config.length}"
+
+
+def check_layers(config: RunConfig, num_layers: int) -> None:
+    """Raise ConfigError if an index of `layers` is beyond the model's `num_layers`."""
+    if isinstance(config.layers, list) and (beyond := [i for i in config.layers if i >= num_layers]):
+        raise ConfigError(
+            f"{label('layers', beyond)}: {config.model} has {num_layers} layers; "
+            f"must be within 0..{num_layers - 1}"
+        )

@@ -1,0 +1,72 @@
+"""What all experiments that sample series share: the time they have, clocks, and keeping what they get."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from harness import device
+from harness.config import Common
+from harness.measure import clocks, timers
+from harness.measure.sampler import WARMUP_ROUNDS, Budget, Series, sample
+from harness.recorder import Recorder
+
+
+class Sampling:
+    """Samples series within the configured time and keeps what they give."""
+
+    def __init__(self, config: Common, recorder: Recorder) -> None:
+        self.config, self.recorder = config, recorder
+        self.device = device.kind()
+        self.monitor = clocks.for_device(self.device)
+        self.budgets: list[Budget] = []
+
+    @property
+    def seconds(self) -> float:
+        """Time for all sampling."""
+        assert self.config.max_seconds is not None
+        return self.config.max_seconds
+
+    def budget(self, series: int, share: float) -> Budget:
+        """That share of the time, for so many series."""
+        self.budgets.append(Budget(share * self.seconds, series, self.config.repeats))
+        return self.budgets[-1]
+
+    def sample(
+        self,
+        series: Series,
+        timer: timers.Timer,
+        budget: Budget,
+        seed: int,
+        on_round: Callable[[], object] = lambda: None,
+        weight: int = 1,
+        least_warmup: int = WARMUP_ROUNDS,
+    ) -> None:
+        """Sample any series; what it gave is on disk when this returns, also on Ctrl-C."""
+        try:
+            sample(
+                series,
+                timer,
+                budget,
+                seed,
+                on_round,
+                weight=weight,
+                least_warmup=least_warmup,
+                monitor=self.monitor,
+                precision_pct=self.config.precision,
+            )
+        finally:
+            self.recorder.keep(series)
+
+    def note_limits(self, budget: Budget, timer: timers.Timer) -> None:
+        """Say what cut the sampling short, if anything did."""
+        self.recorder.note(fewest_samples=budget.least_rounds)
+        if late := getattr(timer, "launch_bound", 0):
+            self.recorder.notice(
+                f"{late} samples may hold time in which the GPU waited for the host to launch"
+            )
+        if self.config.repeats is None and budget.shortened:
+            self.recorder.notice(
+                f"--max-seconds {self.seconds:g} ended some series before every interval was narrower "
+                f"than {self.config.precision:g}% of its baseline; the fewest samples a cell has are "
+                f"{budget.least_rounds}"
+            )

@@ -1,0 +1,85 @@
+"""A companion experiment as small as one can be: how long does summing a list take? Job and view in one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from harness import figures
+from harness.config import Common, fields
+from harness.config.fields import Count
+from harness.experiments import Experiment
+from harness.record import Cell, Result, latest
+from harness.report.companion import Companion
+from harness.report.text import Line, Section, Table, ms
+
+GROUPS = {"input": ["sizes", "seed"], "measuring": fields.SAMPLING_OPTIONS, "output": fields.OUTPUT_OPTIONS}
+
+
+class ToyConfig(Common):
+    """What is summed."""
+
+    experiment: ClassVar[str] = "toy"
+
+    sizes: Annotated[list[Count], Field(min_length=1)] = Field([10, 100], description="numbers to add up")
+
+
+def resolve(config: ToyConfig, device_kind: fields.DeviceKind) -> ToyConfig:
+    """Fill in what all experiments have, and check it."""
+    resolved = fields.resolve_common(config, device_kind, "toy")
+    fields.refuse([*fields.checks.directory_problems(resolved)])
+    return resolved
+
+
+def run(config: ToyConfig) -> int:
+    """Do it; the exit status."""
+    from harness.recorder import recording
+
+    return recording(config, "a list", job)
+
+
+def job(config: ToyConfig, recorder: Any) -> None:
+    """One series: one cell a size."""
+    from harness.experiments.sampling import Sampling
+    from harness.measure import timers
+    from harness.measure.sampler import Series
+    from harness.record import Status
+
+    sampling = Sampling(config, recorder)
+    series = Series([], [], pairs=[(0, n) for n in range(1, len(config.sizes))])
+    for size in config.sizes:
+        cell = Cell("sum", "sum", "Python", "list", 0, 0, None, "synthetic", point=(("size", size),))
+        result = Result(cell, "toy", Status.OK, readings={"list_bytes": [8.0 * size]})
+        series.results.append(result)
+        series.steps.append(timers.Step(lambda numbers=list(range(size)): sum(numbers)))
+    budget = sampling.budget(1, 1.0)
+    if "toy" not in recorder.finished:
+        sampling.sample(series, timers.for_device("cpu", "auto", None), budget, config.seed)
+
+
+def summarise(record: dict[str, Any], results: list[Result]) -> dict[str, Any]:
+    """A row a size."""
+    return {"cells": [figures.cell_row(result) for result in latest(results)]}
+
+
+def document(record: dict[str, Any], summary: dict[str, Any]) -> Companion:
+    """One table."""
+    lines = [Line(str(row["size"]), (ms(row["median_us"], 4), str(row["n"]))) for row in summary["cells"]]
+    table = Table("How long a sum takes", ("numbers", "median ms", "n"), [Section("", lines)])
+    return Companion(record, "Sums", [table] if lines else [], summary["cells"])
+
+
+def plots(record: dict[str, Any], summary: dict[str, Any], folder: Path) -> None:
+    """None."""
+
+
+EXPERIMENT = Experiment(
+    about="how long a sum takes",
+    config=ToyConfig,
+    groups=GROUPS,
+    resolve=resolve,
+    job=__name__,
+    view=__name__,
+)
