@@ -204,13 +204,15 @@ def name_in_series(result: Result) -> str:
 
 
 def _with_one_run(spread_k: int, named: Mapping[str, T]) -> dict[str, T]:
-    """One kernel's arms by name; at spread_k = 1 with "paged@1", which is the paged arm itself there."""
-    return {**named, "paged@1": named["paged"]} if spread_k == 1 and "paged" in named else {**named}
+    """One kernel's arms by name; at spread_k = 1 also as their own one-run baseline."""
+    itself = {f"{arm}@1": named[arm] for arm in ("paged", "fragmented") if spread_k == 1 and arm in named}
+    return {**named, **itself}
 
 
 def _pairs(spread_k: int, names: Collection[str]) -> list[tuple[str, str]]:
     """Baseline and treatment of each contrast between these arms of one kernel."""
     pairs = [("contiguous", "fragmented"), ("paged@1", "paged@1 again"), ("dense", "compact")]
+    pairs.append(("fragmented@1", "fragmented@1 again"))  # of the experiment `kernels`
     if spread_k == 1:
         pairs.append(("dense", "paged@1"))
     else:

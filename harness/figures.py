@@ -76,7 +76,7 @@ def cell_row(result: Result) -> Row:
     return row
 
 
-def contrast_row(name: str, baseline: Result, treatment: Result) -> Row | None:
+def contrast_row(contrast: str, baseline: Result, treatment: Result) -> Row | None:
     """Treatment minus baseline of one series, pair by pair; `spread_k` and axes are the treatment's.
 
     None without a pair of samples.
@@ -85,7 +85,7 @@ def contrast_row(name: str, baseline: Result, treatment: Result) -> Row | None:
         return None
     sound = baseline.status is treatment.status is Status.OK
     return {
-        "contrast": name,
+        "contrast": contrast,
         "kernel": treatment.cell.kernel,
         "spread_k": treatment.cell.spread_k,
         **dict(treatment.cell.point),

@@ -85,7 +85,7 @@ class Replay:
         try:
             judge = self._judge(place.call)
         except Exception as error:
-            return prepare(_failing(self._arms(place, data), error), None, name)
+            return prepare(failing(self._arms(place, data), error), None, name)
         return prepare(self._arms(place, data), judge, name)
 
     def _judge(self, call: AttentionCall) -> Judge:
@@ -103,7 +103,7 @@ class Replay:
             made = arms.with_output(self.own_cache(call, place.spread_k), kernels.for_engine(call))
         except Exception as error:
             name = series_name(place.spread_k, place.call.layer)
-            return prepare(_failing(self._arms(place, "synthetic"), error), None, name)
+            return prepare(failing(self._arms(place, "synthetic"), error), None, name)
         return self._judged(made, "synthetic")
 
     def _arms(self, place: Placement, data: str) -> list[Arm]:
@@ -141,7 +141,7 @@ def _ready(arm: Arm, judge: Judge | None) -> tuple[Status, str | None, Step | No
     return Status.OK, bound.remark, Step(bound.run)
 
 
-def _failing(series_arms: Sequence[Arm], error: Exception) -> list[Arm]:
+def failing(series_arms: Sequence[Arm], error: Exception) -> list[Arm]:
     """The arms, none of which can be made ready because of `error`."""
 
     def bind() -> NoReturn:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.config import Common
+from harness.config import Common, kernels
 
 
 @dataclass(frozen=True)
@@ -25,4 +25,13 @@ class Experiment:
 
 
 # By the name of the subcommand, which is also `config.experiment`.
-EXPERIMENTS: dict[str, Experiment] = {}
+EXPERIMENTS: dict[str, Experiment] = {
+    "kernels": Experiment(
+        about="flash-attn's three functions on random Q, K and V, without an engine",
+        config=kernels.KernelsConfig,
+        groups=kernels.GROUPS,
+        resolve=kernels.resolve,
+        job="harness.experiments.kernels",
+        view="harness.report.kernels",
+    ),
+}

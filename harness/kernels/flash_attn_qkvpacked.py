@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from harness.capture import AttentionCall
-from harness.kernels import DenseKV, PagedKV, Run, upstream
+from harness.kernels import DenseKV, PagedKV, Run, Unsupported, upstream
 from harness.kernels.support import Feature, Support, attempted, refused, require
 
 _GROUPED = (
@@ -26,9 +26,12 @@ def packing(support: Support) -> Support:
 def packed(query: torch.Tensor, kv: DenseKV) -> torch.Tensor:
     """Q, K and V ([tokens, num_heads, head_dim] each) as one tensor [tokens, 3, num_heads, head_dim].
 
-    K and V that are views of such a tensor already are taken as they are, without a copy.
+    K and V that are views of such a tensor already are taken as they are, without a copy. Raises Unsupported
+    if there are not as many queries as keys.
     """
     key, value = kv.key, kv.value
+    if len(query) != len(key):
+        raise Unsupported(f"packing needs as many queries as keys; here are {len(query)} and {len(key)}")
     if key.untyped_storage().data_ptr() == value.untyped_storage().data_ptr() and key.stride(0) == 3 * (
         key.shape[1] * key.shape[2]
     ):

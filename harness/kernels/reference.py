@@ -22,15 +22,18 @@ def sampled_rows(call: AttentionCall, seed: int = 0) -> torch.Tensor:
 def attention_rows(call: AttentionCall, rows: torch.Tensor) -> torch.Tensor:
     """Float32 attention output of the query tokens `rows`, [rows, num_heads, head_dim].
 
+    A request's queries are its last tokens: all of them in a prefill, one in a decode step.
     Masks, scale, soft-cap, ALiBi and sinks as in the flash-attn interface's docstrings.
     """
     starts = call.query_start_loc.long()
+    ends = call.seq_lens.long().cumsum(0)
     request = torch.searchsorted(starts, rows, right=True) - 1
     out = torch.empty(len(rows), call.num_heads, call.head_dim, dtype=torch.float32, device=call.query.device)
     for index in request.unique().tolist():
         mine = request == index
-        first, last = int(starts[index]), int(starts[index + 1])
-        out[mine] = _one_request(call, rows[mine], first, last)
+        length, end = int(call.seq_lens[index]), int(ends[index])
+        positions = rows[mine] - starts[index + 1] + length
+        out[mine] = _one_request(call, rows[mine], positions, slice(end - length, end))
     return out
 
 
@@ -42,14 +45,21 @@ def relative_error(
     return float(difference.norm() / expected.norm().clamp_min(1e-30))
 
 
-def _one_request(call: AttentionCall, rows: torch.Tensor, first: int, last: int) -> torch.Tensor:
-    """One KV head at a time: in float32 all heads of a long request at once would not fit."""
-    hidden, distance = _mask(call, rows - first, last - first)
+def _one_request(
+    call: AttentionCall, rows: torch.Tensor, positions: torch.Tensor, tokens: slice
+) -> torch.Tensor:
+    """One KV head at a time: in float32 all heads of a long request at once would not fit.
+
+    Args:
+        positions: of the queries `rows` among the request's tokens.
+        tokens: where the request's keys and values are.
+    """
+    hidden, distance = _mask(call, positions, tokens.stop - tokens.start)
     groups = call.num_heads // call.num_kv_heads
     out = rows.new_empty(len(rows), call.num_heads, call.head_dim, dtype=torch.float32)
     for kv_head in range(call.num_kv_heads):
         heads = slice(kv_head * groups, (kv_head + 1) * groups)
-        key, value = call.key[first:last, kv_head].float(), call.value[first:last, kv_head].float()
+        key, value = call.key[tokens, kv_head].float(), call.value[tokens, kv_head].float()
         scores = torch.einsum("qhd,kd->hqk", call.query[rows, heads].float(), key) * call.scale
         if call.softcap:
             scores = call.softcap * torch.tanh(scores / call.softcap)

@@ -45,7 +45,7 @@ class StandIn:
         """SDPA reads no block table: the blocks are gathered inside the call, and timed with it."""
         require(self, call, kv.block_size)
         key_cache, value_cache = kv.split()
-        blocks, length = kv.block_table.long(), call.num_tokens // call.num_requests
+        blocks, length = kv.block_table.long(), int(call.seq_lens[0])
 
         def run() -> torch.Tensor:
             key, value = (

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
 from harness.capture import AttentionCall
@@ -72,13 +73,19 @@ class TorchSdpa:
 def attention(
     call: AttentionCall, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
 ) -> torch.Tensor:
-    """SDPA on requests of equal lengths; all tensors, the output too, are [tokens, heads, head_dim]."""
+    """SDPA on requests of equal lengths; all tensors, the output too, are [tokens, heads, head_dim].
+
+    Where there are fewer queries than keys they are the last tokens, as flash-attn has it.
+    """
     query, key, value = (by_request(call, x).transpose(1, 2) for x in (query, key, value))
+    queries, keys = query.shape[2], key.shape[2]
+    fewer = call.causal and queries < keys
     out = scaled_dot_product_attention(
         query,
         key,
         value,
-        is_causal=call.causal,
+        attn_mask=causal_lower_right(queries, keys) if fewer else None,
+        is_causal=call.causal and not fewer,
         scale=call.scale,
         enable_gqa=call.num_heads != call.num_kv_heads,
     )

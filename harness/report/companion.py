@@ -20,6 +20,7 @@ class Companion:
     title: str  # one line: what was measured, without the device
     tables: Sequence[Table]
     rows: Sequence[Row]  # flat, one a measured cell: tables.csv
+    details: Sequence[Table] = ()  # in tables.md only, ahead of the others: the screen had them already
 
     def screen_summary(self) -> str:
         """The run's notices and all tables, 80 columns wide."""
@@ -32,7 +33,7 @@ class Companion:
         parts = [f"# {self.title}, on {self.record['device']['name']}"]
         parts += [f"> {notice}" for notice in self.record["notices"]]
         parts += [listed(text.facts(self.record))]
-        parts += [table.markdown() for table in self.tables] or ["nothing was measured"]
+        parts += [table.markdown() for table in (*self.details, *self.tables)] or ["nothing was measured"]
         return "\n\n".join(parts) + "\n"
 
     def csv(self) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from harness.report.rows import FUNCTIONS, Mean, Row, most_runs, needs_gather, total_us
 
@@ -45,24 +46,33 @@ def draw(record: Row, summary: Row) -> Figure:
     mean = Mean(summary)
     _kernels(upper, mean)
     _end_to_end(lower, mean)
-    ticks = mean.spread_ks()
     for axes in (upper, lower):
-        axes.grid(axis="y", color="0.9", linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.margins(x=0.03, y=0.12)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, handlelength=3.2)
-    lower.set_xscale("log", base=2)
-    lower.xaxis.set_major_locator(FixedLocator(ticks))
-    lower.xaxis.set_minor_locator(NullLocator())
-    lower.set_xticks(ticks, [str(k) for k in ticks])
-    lower.set_xlabel("spread_k: runs that the KV cache of the prompt is split into (1 = contiguous)")
+        over_spread_k(axes, mean.spread_ks())
+    upper.set_xlabel("")
     model, tokens = record["model"]["name"], record["config"].get("length")
     length = f", {tokens} tokens" if tokens else ""
     figure.align_ylabels([upper, lower])
     figure.suptitle(f"Prefill under fragmented KV layouts: {model}{length}, {record['device']['name']}")
     return figure
+
+
+def over_spread_k(axes: Axes, ticks: list[int]) -> None:
+    """Style, legend and horizontal axis of a panel over spread_k."""
+    axes.grid(axis="y", color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(x=0.03, y=0.12)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, handlelength=3.2)
+    steps = {after - before for before, after in pairwise(ticks)}
+    if len(ticks) > 2 and len(steps) == 1:  # a regular sweep
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=16, min_n_ticks=1))
+    else:
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_locator(FixedLocator(ticks))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticks(ticks, [str(k) for k in ticks])
+    axes.set_xlabel("spread_k: runs that the KV cache of the prompt is split into (1 = contiguous)")
 
 
 def _kernels(axes: Axes, mean: Mean) -> None:
@@ -72,8 +82,8 @@ def _kernels(axes: Axes, mean: Mean) -> None:
         for arm in ("contiguous", "fragmented", "dense", "paged"):
             rows = [row for k in mean.spread_ks() if (row := mean.kernel(kernel, arm, k))]
             if rows:
-                _line(axes, rows)
-                _with_gather(axes, rows)
+                arm_line(axes, rows)
+                gather_line(axes, rows)
     for kernel in engine:
         _noise_floor(axes, mean, kernel)
     axes.set_ylabel("ms per attention call\n(median, 95% interval)")
@@ -82,7 +92,7 @@ def _kernels(axes: Axes, mean: Mean) -> None:
     )
 
 
-def _line(axes: Axes, rows: list[Row]) -> None:
+def arm_line(axes: Axes, rows: list[Row]) -> None:
     """One arm's medians with their 95% interval as a band; a gap where nothing was measured.
 
     It ends where a larger spread_k gives the arm no more runs; the legend says so.
@@ -108,7 +118,7 @@ def _line(axes: Axes, rows: list[Row]) -> None:
     axes.fill_between([row["spread_k"] for row in rows], low, high, color=colour, alpha=0.2, linewidth=0)
 
 
-def _with_gather(axes: Axes, rows: list[Row]) -> None:
+def gather_line(axes: Axes, rows: list[Row]) -> None:
     """What an arm that needs a gather takes with it: a thin dotted line in the kernel's colour."""
     totals = [_or_gap(total_us(row)) / 1000 for row in rows]
     if needs_gather(rows[0]) and not all(map(math.isnan, totals)):

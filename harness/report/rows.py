@@ -97,6 +97,15 @@ def total_us(row: Row) -> float | None:
     return None if row["gather_us"] is None else row["median_us"] + row["gather_us"]
 
 
+def heading(kernel: str, row: Row, notes: Notes) -> str:
+    """The kernel and whose it is; a stand-in is named as such."""
+    provider = row["provider"]
+    if "stand-in" not in provider:
+        return f"{kernel} ({provider})"
+    note = f"{provider}: runs in flash-attn's place on this device; its times say nothing about flash-attn's."
+    return f"{kernel} ({provider} {notes.mark(note)})"
+
+
 def time_line(label: str, row: Row, notes: Notes, digits: int) -> Line:
     """warm-up, average, median, gather and total of one arm; or its status, if nothing was measured."""
     said = remark(row)

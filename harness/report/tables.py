@@ -15,6 +15,7 @@ from harness.report.rows import (
     baseline_line,
     change,
     difference_line,
+    heading,
     marked,
     time_line,
     total_us,
@@ -162,7 +163,7 @@ class Tables:
             return None
         digits = self._digits(spread_k)
         lines = [time_line(LABELS[row["arm"]], row, notes, digits) for row in present]
-        heading = _heading(kernel, present[0], notes)
+        title = heading(kernel, present[0], notes)
         core = self._mean.contrast(kernel, "contiguous", "fragmented", spread_k)
         split = self._mean.contrast(kernel, "fragmented@1", "fragmented", spread_k)
         label = "Core Diff"
@@ -170,7 +171,7 @@ class Tables:
             instead = "; Fragmentation is" if split else ""
             label += f" {notes.mark(f'a block table selects other code: this is not the layout{instead}')}"
         lines += difference_line(label, core, digits) + difference_line("Fragmentation", split, digits)
-        return Section(heading, lines)
+        return Section(title, lines)
 
     def _engine_kernel(self, kernel: str, spread_k: int, notes: Notes) -> Section | None:
         """The engine's kernel: dense, paged in one run and in spread_k runs, and its contrasts."""
@@ -194,7 +195,7 @@ class Tables:
             lines += difference_line("Fragmentation", split, digits)
         lines += difference_line("A/A", mean.contrast(kernel, "paged@1", "paged@1 again", spread_k), digits)
         first = dense or paged
-        return Section(_heading(kernel, first, notes) + ": the engine's kernel", lines) if first else None
+        return Section(heading(kernel, first, notes) + ": the engine's kernel", lines) if first else None
 
     def _summary_sections(self, notes: Notes) -> list[Section]:
         arms = [(kernel, "fragmented") for kernel in FUNCTIONS]
@@ -204,8 +205,8 @@ class Tables:
             rows = [row for k in self._mean.spread_ks() if (row := self._mean.kernel(kernel, arm, k))]
             if rows:
                 name = LABELS[arm].lower() + (", with gather" if kernel in NEED_GATHER else "")
-                heading = f"{_heading(kernel, rows[0], notes)}: {name}"
-                sections.append(Section(heading, _folded([self._summary_line(row, notes) for row in rows])))
+                title = f"{heading(kernel, rows[0], notes)}: {name}"
+                sections.append(Section(title, _folded([self._summary_line(row, notes) for row in rows])))
         sweep = prefills.sweep_section(self._mean, len(self._summary_columns()), notes)
         return [*sections, sweep] if sweep else sections
 
@@ -242,15 +243,6 @@ class Tables:
         wanted = {"spread_k": spread_k, "layer": "mean"}
         rows = [row for row in self.summary["kernels"] if wanted.items() <= row.items()]
         return 4 if all((row["median_us"] or 0) < 10_000 for row in rows) else 3
-
-
-def _heading(kernel: str, row: Row, notes: Notes) -> str:
-    """The kernel and whose it is; a stand-in is named as such."""
-    provider = row["provider"]
-    if "stand-in" not in provider:
-        return f"{kernel} ({provider})"
-    note = f"{provider}: runs in flash-attn's place on this device; its times say nothing about flash-attn's."
-    return f"{kernel} ({provider} {notes.mark(note)})"
 
 
 def _folded(lines: list[Line]) -> list[Line]:

@@ -41,6 +41,7 @@ class Table:
     sections: list[Section]
     above: list[str] = field(default_factory=list)
     below: list[str] = field(default_factory=list)
+    text_column: int = 1  # in markdown, the column that a line's text goes to
 
     def screen(self) -> str:
         """As plain text."""
@@ -50,7 +51,7 @@ class Table:
 
     def markdown(self) -> str:
         """As a section of a markdown file."""
-        table = markdown(self.columns, self.sections, text_column=1)
+        table = markdown(self.columns, self.sections, text_column=self.text_column)
         parts = [f"## {self.title}", listed(self.above), table, listed(self.below)]
         return "\n\n".join(part for part in parts if part)
 

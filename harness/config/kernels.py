@@ -1,0 +1,83 @@
+"""Options of the experiment `kernels`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from harness import checks
+from harness.checks import label
+from harness.config import fields
+from harness.config.fields import Common, Count, DeviceKind, KernelTiming, Sweep
+
+GROUPS: dict[str, list[str]] = {
+    "inputs": [
+        "length",
+        "seq_len_q",
+        "batch_size",
+        "num_heads",
+        "num_kv_heads",
+        "head_dim",
+        "dtype",
+        "causal",
+        "block_size",
+        "seed",
+    ],
+    "layout sweep": fields.SWEEP_OPTIONS,
+    "measuring": [*fields.SAMPLING_OPTIONS, *fields.KERNEL_TIMING_OPTIONS],
+    "output": fields.OUTPUT_OPTIONS,
+}
+
+
+class KernelsConfig(Common, Sweep, KernelTiming):
+    """Random Q, K and V of these shapes. What is None is chosen by `resolve`."""
+
+    experiment: ClassVar[str] = "kernels"
+
+    length: Count = Field(4096, description="tokens in K and V, of each sequence")
+    seq_len_q: Count | None = Field(
+        None,
+        description="tokens in Q, the last of the sequence: fewer than --length for a chunk of a prefill, 1 "
+        "for a decode step (default: all)",
+    )
+    batch_size: Count = Field(1, description="sequences, all of the same length")
+    num_heads: Count = Field(12, description="heads of Q")
+    num_kv_heads: Count | None = Field(None, description="heads of K and V (default: as many as Q has)")
+    head_dim: Count = Field(64, description="values per head")
+    dtype: Literal["float16", "bfloat16", "float32"] = Field(
+        "bfloat16", description="data type of Q, K and V"
+    )
+    causal: bool = Field(
+        True, description="a query sees the keys up to its own place: the last query all of them"
+    )
+    block_size: Count = Field(
+        256,
+        description="tokens per block, on whose bounds the runs lie; flash_attn_with_kvcache of flash-attn 2 "
+        "takes multiples of 256, and of anything else a copy",
+    )
+
+
+def resolve(config: KernelsConfig, device_kind: DeviceKind) -> KernelsConfig:
+    """The configuration with what depends on the device filled in, checked against it. Raises ConfigError."""
+    chosen = {
+        "seq_len_q": config.seq_len_q or config.length,
+        "num_kv_heads": config.num_kv_heads or config.num_heads,
+    }
+    name = f"kernels-{config.length}"
+    resolved = fields.resolve_common(config, device_kind, name).model_copy(update=chosen)
+    problems = [*checks.directory_problems(resolved), *checks.timer_problems(resolved, device_kind)]
+    fields.refuse([*problems, *_shape_problems(resolved), *checks.spread_problems(resolved)])
+    return resolved
+
+
+def _shape_problems(config: KernelsConfig) -> Iterable[str]:
+    queries, heads, kv_heads = config.seq_len_q or 0, config.num_heads, config.num_kv_heads or 1
+    if queries > config.length:
+        yield f"{label('seq_len_q', queries)}: must be at most --length {config.length}; raise --length"
+    if heads % kv_heads:
+        yield (
+            f"{label('num_kv_heads', kv_heads)}: must divide --num-heads {heads}; "
+            f"take {max(n for n in range(1, kv_heads) if heads % n == 0)}"
+        )
