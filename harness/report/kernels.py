@@ -29,7 +29,7 @@ from harness.report.text import NONE, Line, Notes, Section, Table, ms
 
 ARMS = ("contiguous", "fragmented")
 GATHER_FOR = {"flash_attn_func": "gather_kv", "flash_attn_qkvpacked_func": "gather_qkv"}
-SUMMARY_COLUMNS = ("spread_k", "contig. ms", "non-contig. ms", "with gather", "difference", "verdict")
+SUMMARY_COLUMNS = ("spread_k", "contiguous", "non-contig.", "with gather", "difference", "verdict")
 CONTRASTS = {
     ("contiguous", "fragmented"): "core",
     ("fragmented@1", "fragmented"): "fragmentation",

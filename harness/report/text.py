@@ -75,11 +75,12 @@ class Notes:
 
 def facts(record: Mapping[str, Any]) -> list[str]:
     """What a reader of a run's tables must know of it: status, model, device, versions, command."""
-    model = record["model"]
-    weights = f"weights: {model.get('weights')}, " if "weights" in model else ""
+    of_model = [
+        f"{name}: {record['model'][name]}" for name in ("weights", "dtype") if name in record["model"]
+    ]
     return [
         f"status: {record['status']}",
-        f"{weights}dtype: {model.get('dtype')}",
+        *([", ".join(of_model)] if of_model else []),
         f"device: {record['device']['name']}",
         "versions: " + ", ".join(f"{name} {v}" for name, v in record["versions"].items()),
         f"command: `{' '.join(record['command'])}`",

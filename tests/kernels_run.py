@@ -1,0 +1,101 @@
+"""A small made-up run of `kernels`; `python -m tests.kernels_run` writes the texts expected of it.
+
+flash-attn on a GPU, blocks of 64 tokens that flash_attn_with_kvcache cannot read in place, and a gather that
+did not fit at spread_k = 8.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.record import Cell, Result, Status
+from harness.report import kernels
+
+DATA = Path(__file__).resolve().parent / "data"
+SPREADS = (1, 2, 8)
+PROVIDER = "flash-attn 2.8.3"
+MICROSECONDS = {
+    "flash_attn_func": 140.0,
+    "flash_attn_qkvpacked_func": 142.0,
+    "flash_attn_with_kvcache": 138.0,
+}
+TOO_MUCH = "OutOfMemoryError: CUDA out of memory"
+
+
+def record() -> dict[str, Any]:
+    """What run.json holds."""
+    config = {
+        "length": 4096, "seq_len_q": 4096, "batch_size": 2, "num_heads": 12, "num_kv_heads": 12,
+        "head_dim": 64, "dtype": "bfloat16", "causal": True, "block_size": 64,
+    }  # fmt: skip
+    return {
+        "experiment": "kernels",
+        "status": "finished",
+        "config": config,
+        "device": {"name": "NVIDIA H100", "kind": "cuda"},
+        "model": {"name": "random Q, K and V"},
+        "versions": {"torch": "2.11.0", "flash-attn": "2.8.3"},
+        "command": ["harness", "kernels", "--batch-size", "2"],
+        "notices": [],
+    }
+
+
+def results() -> list[Result]:
+    """What samples.jsonl holds."""
+    rng = np.random.default_rng(3)
+    found = []
+
+    def add(k: int, stage: str, kernel: str, arm: str, level: float, **more: Any) -> None:
+        noise = rng.normal(1, 0.004, 14)
+        status = more.pop("status", Status.OK)
+        samples = [round(level * x, 3) for x in noise] if status is Status.OK else []
+        cell = Cell(
+            stage, kernel, PROVIDER if stage == "kernel" else "torch", arm, more.pop("runs", k),
+            more.pop("block_size", 64), None, "synthetic",
+        )  # fmt: skip
+        reason = more.pop("reason", None)
+        found.append(
+            Result(cell, f"spread={k}", status, reason, samples[2:], samples[:2], series_size=10, **more)
+        )
+
+    for k in SPREADS:
+        for kernel, gather in (("flash_attn_func", "gather_kv"), ("flash_attn_qkvpacked_func", "gather_qkv")):
+            lost = (
+                {"status": Status.OUT_OF_MEMORY, "reason": TOO_MUCH} if (k, gather[-3:]) == (8, "qkv") else {}
+            )
+            add(k, "kernel", kernel, "contiguous", MICROSECONDS[kernel])
+            add(k, "kernel", kernel, "fragmented", MICROSECONDS[kernel], **lost)
+            add(k, "gather", gather, "fragmented", 17.0, **lost)
+        kernel = "flash_attn_with_kvcache"
+        paged = {"block_size": 256, "reason": f"re-paged from 64 to 256 tokens a block, {k} of 16 runs"}
+        add(k, "kernel", kernel, "contiguous", MICROSECONDS[kernel])
+        add(k, "kernel", kernel, "fragmented", 131.0 * (1 + 0.005 * (k - 1)), **paged)
+        add(k, "kernel", kernel, "fragmented", 131.0, runs=1, one_run_for=k, control=True, **paged)
+        if k > 1:
+            add(k, "kernel", kernel, "fragmented", 131.0, runs=1, one_run_for=k, **paged)
+    return found
+
+
+def screen() -> str:
+    """All tables as they are printed."""
+    summary = kernels.summarise(record(), results())
+    tables = [kernels.comparison(record(), summary, k).screen() for k in SPREADS]
+    return "\n\n".join([*tables, kernels.document(record(), summary).screen_summary()]) + "\n"
+
+
+def markdown() -> str:
+    """tables.md."""
+    return kernels.document(record(), kernels.summarise(record(), results())).markdown()
+
+
+def main() -> None:
+    """Write the expected texts."""
+    (DATA / "kernels.txt").write_text(screen(), encoding="utf-8")
+    (DATA / "kernels.md").write_text(markdown(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
