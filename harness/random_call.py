@@ -79,32 +79,34 @@ class Blocks:
 
 def in_blocks(call: AttentionCall, config: KernelsConfig, runs: int, block_size: int) -> Blocks:
     """The call's K and V in a new cache like vLLM's: tokens outside heads, a head's K beside its V."""
-    batch, length = call.num_requests, config.length
+    length = config.length
     blocks = layout.num_blocks(length, block_size)
-    one_run = [list(range(n * blocks, (n + 1) * blocks)) for n in range(batch)]
-    tables = [one_run]
+    tables = [[list(range(n * blocks, (n + 1) * blocks)) for n in range(config.batch_size)]]
     if runs > 1:
-        room = blocks * (SCATTER if config.gap == "scattered" else 1)
-        firsts = [batch * blocks + n * room for n in range(batch)]
-        tables.append([
-            layout.plan(
-                blocks, runs, range(first, first + room),
-                gap=config.gap, sizes=config.run_sizes, seed=config.seed + runs + first,
-            )
-            for first in firsts
-        ])  # fmt: skip
+        tables.append(_split(config, runs, blocks))
     count = 1 + max(block for table in tables for ids in table for block in ids)
     pages = call.key.new_zeros(count, block_size, call.num_kv_heads, 2 * call.head_dim)
-    both = torch.cat([call.key, call.value], dim=-1)
+    both = torch.cat([call.key, call.value], dim=-1).split(length)
+    placed = []
     for table in tables:
-        for n, ids in enumerate(table):
+        for ids, tokens in zip(table, both, strict=True):
             slots = torch.from_numpy(layout.slot_mapping(ids, block_size, length)).to(pages.device)
-            pages.flatten(0, 1)[slots] = both[n * length : (n + 1) * length]
-    found = [
-        PagedKV(pages.transpose(1, 2), torch.tensor(table, dtype=torch.int32, device=pages.device))
-        for table in tables
-    ]
-    return Blocks(found[0], found[-1])
+            pages.flatten(0, 1)[slots] = tokens
+        block_table = torch.tensor(table, dtype=torch.int32, device=pages.device)
+        placed.append(PagedKV(pages.transpose(1, 2), block_table))
+    return Blocks(placed[0], placed[-1])
+
+
+def _split(config: KernelsConfig, runs: int, blocks: int) -> list[list[int]]:
+    """Block ids of each sequence, in so many runs, behind those that the single runs take."""
+    room = blocks * (SCATTER if config.gap == "scattered" else 1)
+    behind = config.batch_size * blocks
+    plans = []
+    for n in range(config.batch_size):
+        ids = range(behind + n * room, behind + (n + 1) * room)
+        seed = config.seed + runs + n
+        plans.append(layout.plan(blocks, runs, ids, gap=config.gap, sizes=config.run_sizes, seed=seed))
+    return plans
 
 
 def gather(kv: PagedKV, length: int, into: DenseKV) -> None:

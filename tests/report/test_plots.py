@@ -6,8 +6,9 @@ import math
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
-from harness.report.plots import draw, write_plots
+from harness.report.plots import draw, over_spread_k, write_plots
 from harness.store import RunDirectory
 from harness.summary import summarise
 from tests.fixtures import repaged
@@ -90,3 +91,13 @@ def test_a_run_without_results_can_be_drawn(tmp_path: Path, record_and_summary: 
     record, _ = record_and_summary
     _, svg = write_plots(record, summarise(record, []), tmp_path)
     assert "not measured" in svg.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("spreads", "scale"),
+    [([1, 2, 4, 8], "log"), ([1, 2], "log"), ([1], "log"), (list(range(1, 17)), "linear")],
+)
+def test_a_regular_sweep_has_a_regular_axis(spreads: list[int], scale: str) -> None:
+    axes = Figure().subplots()
+    over_spread_k(axes, spreads)
+    assert axes.get_xscale() == scale

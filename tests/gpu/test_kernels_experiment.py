@@ -1,0 +1,37 @@
+"""The experiment `kernels` by subprocess, with flash-attn's own functions: prefill, chunk and decode step."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(
+    ("options", "statuses"),
+    [
+        ("--batch-size 2", {"ok"}),
+        ("--block-size 16 --no-causal", {"ok"}),
+        ("--seq-len-q 512 --num-kv-heads 3", {"ok", "unsupported"}),
+        ("--seq-len-q 1 --batch-size 4", {"ok", "unsupported"}),
+    ],
+)
+def test_points_are_right(options, statuses, tmp_path):
+    pytest.importorskip("flash_attn")
+    sweep = "--length 2048 --spread-k 1,4,8 --repeats 7 --quiet"
+    command = [sys.executable, "-m", "harness", "kernels", *sweep.split(), *options.split()]
+    done = subprocess.run(
+        [*command, "--output-dir", tmp_path / "run"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    cells = json.loads((tmp_path / "run" / "summary.json").read_text())["cells"]
+    assert len(cells) == 3 * 6
+    assert {row["status"] for row in cells} == statuses, {row["reason"] for row in cells}
+    refused = {row["kernel"] for row in cells if row["status"] == "unsupported"}
+    assert refused <= {"flash_attn_qkvpacked_func"}
+    assert all(row["provider"].startswith("flash-attn 2") for row in cells)
