@@ -66,17 +66,49 @@ def timer_problems(config: KernelTiming, device_kind: Literal["cuda", "cpu"]) ->
         yield f"{label('l2', config.l2)}: a CPU's caches are left as they are; leave it out"
 
 
+def variant_problems(config: RunConfig, device_kind: Literal["cuda", "cpu"]) -> Iterable[str]:
+    """Lists of variants of the engine that cannot be run here, or hold nothing but the main job's own."""
+    listed = {
+        "block_sizes": config.block_size,
+        "flash_attn_versions": config.flash_attn_version,
+        "attention_backends": config.attention_backend,
+    }
+    for name, own in listed.items():
+        values = getattr(config, name)
+        if values is None:
+            continue
+        if config.from_captures is not None:
+            yield f"{label(name, values)}: there is no engine with --from-captures; leave one out"
+        elif config.tensor_parallel_size > 1:
+            yield (
+                f"{label(name, values)}: engines beside the main job's run on one GPU each; leave it out "
+                f"or --tensor-parallel-size {config.tensor_parallel_size}"
+            )
+        elif device_kind == "cpu" and name != "block_sizes":
+            only = (
+                "flash attention needs CUDA" if name == "flash_attn_versions" else "a CPU has CPU_ATTN alone"
+            )
+            yield f"{label(name, values)}: {only}; leave it out"
+        elif values == [own]:
+            yield f"{label(name, values)}: is what the main job runs with itself; name another value"
+    if unknown := set(config.flash_attn_versions or []) - {2, 3, 4}:
+        yield f"{label('flash_attn_versions', sorted(unknown))}: vLLM has 2, 3 and 4"
+    if config.flash_attn_versions and (config.attention_backend or "FLASH_ATTN").upper() != "FLASH_ATTN":
+        yield (
+            f"{label('flash_attn_versions', config.flash_attn_versions)}: --attention-backend "
+            f"{config.attention_backend} has none; leave one out"
+        )
+
+
 def engine_problems(config: Engine, device_kind: Literal["cuda", "cpu"]) -> Iterable[str]:
     """What vLLM would refuse."""
-    block_size = config.block_size or 1
     backend = config.attention_backend or {"cuda": "FLASH_ATTN", "cpu": "CPU_ATTN"}[device_kind]
     multiple = {"FLASH_ATTN": 16, "CPU_ATTN": 32}.get(backend.upper(), 1)
-    if block_size % multiple:
-        nearest = -(-block_size // multiple) * multiple
-        yield (
-            f"{label('block_size', block_size)}: must be a multiple of {multiple} for {backend}; "
-            f"take {nearest}"
-        )
+    others = getattr(config, "block_sizes", None) or []
+    for name, size in [("block_size", config.block_size or 1), *(("block_sizes", size) for size in others)]:
+        if size % multiple:
+            nearest = -(-size // multiple) * multiple
+            yield f"{label(name, size)}: must be a multiple of {multiple} for {backend}; take {nearest}"
 
 
 def one_step_problems(config: Engine, length: int) -> Iterable[str]:

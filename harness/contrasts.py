@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from harness import figures, stats
+from harness import figures, stats, variants
 from harness.record import Cell, Result, Status
 
 T = TypeVar("T")
@@ -90,8 +90,10 @@ def series_pairs(results: Sequence[Result]) -> list[tuple[int, int]]:
     synthetic left out: those differ in their data, not in an arm."""
     if not results:
         return []
+    places = {id(result): n for n, result in enumerate(results)}
+    if any(result.cell.stage == "variant" for result in results):
+        return [(places[id(one)], places[id(two)]) for one, two in variants.pairs(results)]
     if any(result.cell.stage == "end_to_end" for result in results):
-        places = {id(result): n for n, result in enumerate(results)}
         return [(places[id(one)], places[id(two)]) for _, one, _, two in _prefill_pairs(results)]
     spread_k = spread_of(results)
     arms: dict[tuple[str, str], dict[str, int]] = {}

@@ -39,13 +39,21 @@ class PrefillEngine:
     It runs in this process, so that its attention layers and its block pool can be reached.
     """
 
-    def __init__(self, config: RunConfig, source: ModelSource) -> None:
+    def __init__(self, config: RunConfig, source: ModelSource, kv_cache_bytes: int | None = None) -> None:
         """Start the engine with a materialised model.
+
+        Args:
+            kv_cache_bytes: of KV cache; None: what --gpu-memory-utilization leaves for it.
 
         Raises:
             PatchError: this vLLM lacks a symbol that is needed to see and steer it.
         """
         _environment(config, source)
+        arguments = _engine_args(config, source)
+        if kv_cache_bytes is not None:
+            arguments["kv_cache_memory_bytes"] = kv_cache_bytes
+            # On a CPU this comes first.
+            os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(math.ceil(kv_cache_bytes / GIB))
         from vllm import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
@@ -60,7 +68,7 @@ class PrefillEngine:
             longer = positions.extended(source.extended_positions)
         with longer, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # vLLM's own: nothing a user of the harness could act on
-            self._engine = LLMEngine.from_engine_args(EngineArgs(**_engine_args(config, source)))
+            self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
         core = self._engine.engine_core.engine_core
         if source.drawn_in_engine:
             std = float(source.config.get("initializer_range", 0.02))
@@ -93,9 +101,16 @@ class PrefillEngine:
             "cudagraph_mode": str(vllm.compilation_config.cudagraph_mode),
             "enforce_eager": vllm.model_config.enforce_eager,
             "prefix_caching": vllm.cache_config.enable_prefix_caching,
+            "flash_attn_version": self._flash_attn_version,
             "attention_backend": sorted({layer.attn_backend.get_name() for layer in self.layers.values()}),
             "num_blocks_in_pool": len(self._pool.blocks),
         }
+
+    @property
+    def _flash_attn_version(self) -> int | None:
+        """Of the layers in this process that run flash attention; None: there is none."""
+        versions = [getattr(layer.impl, "vllm_flash_attn_version", None) for layer in self.layers.values()]
+        return max((version for version in versions if version is not None), default=None)
 
     def free_block_ids(self) -> list[int]:
         """Physical ids of the free blocks, ascending."""

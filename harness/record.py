@@ -10,6 +10,10 @@ from typing import Any
 
 # Values on axes that only some experiments have, e.g. (("batch_size", 4), ("input_len", 512)).
 Point = tuple[tuple[str, int | float | str], ...]
+MEMORY_WORDS = (  # PyTorch's words, then vLLM's when it starts
+    "not enough memory|can.?not allocate memory|can't allocate memory|"
+    "free memory on device|available (kv cache )?memory"
+)
 
 
 class Status(str, Enum):
@@ -31,7 +35,7 @@ class Cell:
     A companion experiment has its own stages, kernels and arms; axes that no field is for are in `point`.
     """
 
-    stage: str  # "kernel", "gather", "cache_write" or "end_to_end"
+    stage: str  # "kernel", "gather", "cache_write", "end_to_end", or "variant": end to end in another engine
     kernel: str  # e.g. "flash_attn_func"; "gather_kv" and "gather_qkv" for stage gather; "prefill" end to end
     provider: str  # who the kernel comes from, e.g. "flash-attn 2.8.3", "vLLM FA3", "SDPA stand-in"
     arm: str  # contiguous | fragmented | dense | paged
@@ -40,6 +44,7 @@ class Cell:
     layer: int | None  # index of the attention layer; None end to end
     data: str  # "captured" or "synthetic"
     point: Point = ()
+    variant: str | None = None  # which of several engines, e.g. "block_size=64"; None: the main job's own
 
     def at(self, axis: str) -> int | float | str | None:
         """The value on an axis of `point`; None without one."""
@@ -108,12 +113,15 @@ def in_spread(series: str, spread_k: int) -> bool:
 
 
 def status_of(error: Exception) -> tuple[Status, str]:
-    """The status and reason of a cell that ended with `error`. PyTorch's errors are told by name and text."""
+    """The status and reason of a cell that ended with `error`: its own `status`, if it has one.
+
+    PyTorch's and vLLM's errors are told by name and text.
+    """
+    if isinstance(given := getattr(error, "status", None), Status):
+        return given, str(error)
     reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return Status.OUT_OF_MEMORY, reason
-    if re.search(
-        "not enough memory|can.?not allocate memory|can't allocate memory", str(error), re.IGNORECASE
-    ):
+    if re.search(MEMORY_WORDS, str(error), re.IGNORECASE):
         return Status.OUT_OF_MEMORY, reason
     return Status.ERROR, reason

@@ -9,6 +9,7 @@ import numpy as np
 
 from harness import figures, stats, work
 from harness.attribution import account
+from harness.attribution.variants import variant_rows
 from harness.contrasts import (
     Group,
     Layer,
@@ -36,7 +37,8 @@ def summarise(record: dict[str, Any], results: Sequence[Result]) -> dict[str, An
     end_to_end = [r for r in counted if r.cell.stage == "end_to_end"]
     kernels: list[Row] = []
     contrasts: list[Row] = []
-    for spread_k, in_spread in _by_spread(r for r in counted if r.cell.stage != "end_to_end").items():
+    replayed = [r for r in counted if r.cell.layer is not None]
+    for spread_k, in_spread in _by_spread(replayed).items():
         arms = arms_of(r for r in in_spread if r.cell.stage == "kernel")
         gathers = arms_of(r for r in in_spread if r.cell.stage == "gather")
         writes = arms_of(r for r in in_spread if r.cell.stage == "cache_write")
@@ -58,6 +60,7 @@ def summarise(record: dict[str, Any], results: Sequence[Result]) -> dict[str, An
         "contrasts": contrasts + end_to_end_contrasts(end_to_end),
         "end_to_end": [_end_to_end_row(r) for r in end_to_end if not r.control],
         "attribution": account(record, counted),
+        "variants": variant_rows(record, counted),
     }
 
 

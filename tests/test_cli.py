@@ -56,6 +56,16 @@ def run(*argv: str, module: str = "cli") -> subprocess.CompletedProcess[str]:
             "--spread-k 1 and --spread-step 2: exclude each other; leave one out",
         ),
         ("--block-size 20", "--block-size 20: must be a multiple of "),
+        ("--block-sizes 64,20", "--block-sizes 20: must be a multiple of "),
+        ("--block-sizes 64,big", "--block-sizes 64,big: must be a list of whole numbers"),
+        ("--block-size 64 --block-sizes 64,64", "--block-sizes 64: is what the main job runs with itself"),
+        ("--block-sizes 64 --tensor-parallel-size 2", "leave it out or --tensor-parallel-size 2"),
+        ("--flash-attn-versions 2,5", "--flash-attn-versions 5: vLLM has 2, 3 and 4"),
+        (
+            "--attention-backend TRITON_ATTN --flash-attn-versions 2",
+            "--flash-attn-versions 2: --attention-backend TRITON_ATTN has none; leave one out",
+        ),
+        ("--attention-backends A,,B", "--attention-backends A,,B: must be a list of names, e.g. A,B"),
         ("--layers first", "--layers first: must be all or sample, or a list of whole numbers"),
         ("--flash-attn-version 5", "--flash-attn-version 5: must be 2, 3 or 4"),
         ("--gpu-memory-utilization 1.5", "--gpu-memory-utilization 1.5: must be at most 1"),
@@ -112,6 +122,7 @@ def saved(tmp_path):
         ("--length 64", "--length 64: the captures in {} have 40; leave it out"),
         ("--block-size 64", "--block-size 64: the captures in {} have 16; leave it out"),
         ("--save-captures", "--save-captures: nothing is captured with --from-captures"),
+        ("--block-sizes 16", "--block-sizes 16: there is no engine with --from-captures; leave one out"),
     ],
 )
 def test_what_captures_do_not_allow_is_refused_before_anything_heavy(saved, argv, message):

@@ -205,3 +205,26 @@ def test_each_field_says_what_it_is():
     for name, field in RunConfig.model_fields.items():
         assert field.description, name
         assert configuration.expects(RunConfig, name), name
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"flash_attn_versions": [2]}, "--flash-attn-versions 2: flash attention needs CUDA; leave it out"),
+        ({"attention_backends": ["X"]}, "--attention-backends X: a CPU has CPU_ATTN alone; leave it out"),
+        ({"block_sizes": [128]}, "--block-sizes 128: is what the main job runs with itself; name another"),
+    ],
+)
+def test_engines_that_a_cpu_cannot_run_or_that_are_the_main_job_s_own_are_refused(options, message):
+    with pytest.raises(ConfigError) as error:
+        resolve(load(RunConfig, options), "cpu")
+    assert message in str(error.value)
+
+
+def test_engines_beside_the_main_job_s_own(yaml_file):
+    path = yaml_file(
+        "block_sizes: [64, 16, 64]\nflash_attn_versions: [3, 2]\nattention_backends: [FLASHINFER]"
+    )
+    config = resolve(load(RunConfig, {}, path), "cuda")
+    assert (config.block_sizes, config.flash_attn_versions) == ([16, 64], [2, 3])
+    assert config.attention_backends == ["FLASHINFER"]

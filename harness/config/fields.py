@@ -14,6 +14,7 @@ from harness.config.loading import ConfigError
 
 Index = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+NonEmpty = Annotated[str, Field(min_length=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Percent = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 # A path may be written as text, though nothing else is converted.

@@ -10,12 +10,27 @@ from pydantic import Field, field_validator
 from harness import checks
 from harness.checks import label
 from harness.config import fields
-from harness.config.fields import AnyPath, Common, DeviceKind, Engine, Index, KernelTiming, Sweep
+from harness.config.fields import (
+    AnyPath,
+    Common,
+    Count,
+    DeviceKind,
+    Engine,
+    Index,
+    KernelTiming,
+    NonEmpty,
+    Sweep,
+)
 from harness.config.loading import ConfigError
 
 GROUPS: dict[str, list[str]] = {
     "prompt and model": ["length", "prompt_file", *fields.MODEL_OPTIONS],
     "engine (vLLM's own names)": [*fields.ENGINE_OPTIONS, "seed"],
+    "other engines, timed beside the main job's own": [
+        "block_sizes",
+        "flash_attn_versions",
+        "attention_backends",
+    ],
     "layout sweep": fields.SWEEP_OPTIONS,
     "measuring": [
         "layers",
@@ -38,6 +53,15 @@ class RunConfig(Common, Engine, Sweep, KernelTiming):
         description="text to take the prompt from; without it, a bundled passage, or seeded token ids for "
         "a model without a tokenizer",
     )
+    block_sizes: Annotated[list[Count], Field(min_length=1)] | None = Field(
+        None, description="time engines with these block sizes beside the main job's own, e.g. 16,64,256"
+    )
+    flash_attn_versions: Annotated[list[Count], Field(min_length=1)] | None = Field(
+        None, description="the same with these versions of flash attention inside vLLM, e.g. 2,3"
+    )
+    attention_backends: Annotated[list[NonEmpty], Field(min_length=1)] | None = Field(
+        None, description="the same with these attention backends, e.g. FLASH_ATTN,TRITON_ATTN"
+    )
     layers: Literal["all", "sample"] | Annotated[list[Index], Field(min_length=1)] | None = Field(
         None,
         description="layers to replay: all, sample, or indices (default: all where they fit the time, "
@@ -52,9 +76,9 @@ class RunConfig(Common, Engine, Sweep, KernelTiming):
     )
     save_captures: bool = Field(False, description="keep the captured attention calls as safetensors")
 
-    @field_validator("layers")
+    @field_validator("layers", "block_sizes", "flash_attn_versions", "attention_backends")
     @classmethod
-    def _layers_ascending(cls, value: Any) -> Any:
+    def _lists_ascending(cls, value: Any) -> Any:
         return sorted(set(value)) if isinstance(value, list) else value
 
 
@@ -66,6 +90,7 @@ def resolve(config: RunConfig, device_kind: DeviceKind) -> RunConfig:
     resolved = fields.resolve_common(config, device_kind, _name(config))
     problems = [*checks.prompt_problems(resolved), *checks.directory_problems(resolved)]
     problems += [*checks.capture_problems(resolved), *checks.timer_problems(resolved, device_kind)]
+    problems += checks.variant_problems(resolved, device_kind)
     if config.from_captures is None:
         problems += checks.engine_problems(resolved, device_kind)
         problems += checks.one_step_problems(resolved, config.length)

@@ -10,7 +10,7 @@ import torch
 from harness import arms, capture, kernels, layout, models, prefills, prompt
 from harness.config import RunConfig
 from harness.engine import PrefillEngine, blocks_for
-from harness.experiments import end_to_end
+from harness.experiments import end_to_end, variants
 from harness.experiments.replaying import SAMPLED_LAYERS, Replaying, spaced
 from harness.measure.sampler import MIN_ROUNDS, WARMUP_ROUNDS, Budget
 from harness.recorder import Recorder, recording
@@ -59,6 +59,7 @@ class Job:
             self.recorder.note(
                 measuring_s=round(time.perf_counter() - up, 1), sampling_s=round(sampling_s, 1)
             )
+        variants.measure(source, token_ids, self.replaying, self.recorder)
 
     def _sweep(self, engine: PrefillEngine, token_ids: list[int]) -> None:
         free = engine.free_block_ids()

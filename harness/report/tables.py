@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness.report import attribution, prefills, text
+from harness.report import attribution, prefills, text, variants
 from harness.report.rows import (
     FUNCTIONS,
     NEED_GATHER,
@@ -110,7 +110,7 @@ class Tables:
 
     def _arms(self) -> list[Table]:
         found = prefills.arms_table(self._mean)
-        return [found] if found else []
+        return [*([found] if found else []), *variants.tables(self.summary)]
 
     @property
     def _mean(self) -> Mean:

@@ -1,0 +1,73 @@
+"""A real engine in a child process: it computes what one in this process does, and fails alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from harness import config, device, models
+from harness.engine_process import EngineFailed, EngineProcess
+from harness.record import Status, status_of
+from patches import logits
+from tests.conftest import BLOCK_SIZE, LENGTH
+
+
+@pytest.fixture(scope="module")
+def child(tiny_gpt2):
+    options = {
+        "model": str(tiny_gpt2),
+        "length": LENGTH,
+        "block_size": 2 * BLOCK_SIZE,
+        "enforce_eager": True,
+        "gpu_memory_utilization": 0.1,
+    }
+    resolved = config.resolve(config.load(config.RunConfig, options), device.kind())
+    source = models.materialise(models.inspect(str(tiny_gpt2), length=LENGTH), seed=0)
+    with EngineProcess(resolved, source, kv_cache_bytes=2**28) as process:
+        yield process
+
+
+def test_a_child_says_what_it_is(child):
+    facts = child.facts
+    assert facts.settings["block_size"] == 2 * BLOCK_SIZE
+    assert {"engine", "paged", "dense", "no_cache"} <= facts.arms.keys()
+    assert facts.arms["paged"].spread_k == 1
+    assert facts.not_steered is None
+
+
+def test_every_arm_computes_what_an_engine_in_this_process_does(child, engine, token_ids):
+    with torch.inference_mode(), logits.observed(engine.model) as seen:
+        expected = engine.prefill(token_ids)
+    reference = seen[-1].float().numpy()
+    for arm in ("engine", "paged", "dense", "no_cache"):
+        found, first_token = child.outcome(token_ids, arm)
+        assert found.dtype == np.float32
+        assert first_token == expected.first_token
+        assert np.abs(found - reference).max() <= 0.05 * reference.std()
+
+
+def test_the_step_s_own_seconds_come_back(child, token_ids):
+    done = child.prefill(token_ids, "dense")
+    assert done.seconds > 0
+    assert done.first_token == child.prefill(token_ids, "engine").first_token
+
+
+def test_what_goes_wrong_in_the_child_is_an_answer_and_the_child_goes_on(child, token_ids):
+    with pytest.raises(EngineFailed, match="KeyError: 'no such arm'") as error:
+        child.prefill(token_ids, "no such arm")
+    assert status_of(error.value) == (Status.ERROR, "KeyError: 'no such arm'")
+    assert child.prefill(token_ids, "paged").seconds > 0
+
+
+def test_a_child_that_is_killed_says_so_and_nothing_hangs(child, token_ids):
+    """Last: the module's child is gone after it."""
+    os.kill(child.pid, signal.SIGKILL)
+    for _ in range(2):
+        with pytest.raises(EngineFailed, match="ended with SIGKILL"):
+            child.prefill(token_ids, "paged")
+    child.close()
+    child.close()
