@@ -53,7 +53,7 @@ def _samples(rng: np.random.Generator, level_us: float) -> list[float]:
 def _result(name: str, arm: str, status: Status, reason: str | None, samples_us: list[float]) -> Result:
     variant = name.removesuffix(" again")
     block_size = int(name.partition("block_size=")[2] or 16)
-    cell = Cell("variant", "prefill", "vLLM 0.26.0", arm, 1, block_size, None, "captured", variant)
+    cell = Cell("variant", "prefill", "vLLM 0.26.0", arm, 1, block_size, None, "captured", variant=variant)
     return Result(cell, "variants", status, reason, samples_us, control=name.endswith(" again"))
 
 

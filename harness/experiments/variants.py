@@ -82,8 +82,8 @@ class Member:
     def cell(self, arm: ArmFacts, vllm: str, block_size: int) -> Cell:
         """Of one arm of the engine."""
         variant = self.variant.name if self.variant else BASELINE
-        of_arm = arm.name, arm.spread_k, block_size, None, "captured", variant
-        return Cell("variant", "prefill", f"vLLM {vllm}", *of_arm)
+        of_arm = arm.name, arm.spread_k, block_size, None, "captured"
+        return Cell("variant", "prefill", f"vLLM {vllm}", *of_arm, variant=variant)
 
 
 class _Engines:
