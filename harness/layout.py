@@ -48,6 +48,24 @@ def runs(block_ids: Sequence[int]) -> list[Run]:
     return [Run(*row) for row in zip(*columns, strict=True)]
 
 
+def to_ranges(block_ids: Sequence[int]) -> str:
+    """The runs as text in logical order, e.g. "257-384,1-128,7": how run.json has a block table."""
+    shown = (
+        f"{run.first_id}-{run.first_id + run.length - 1}" if run.length > 1 else f"{run.first_id}"
+        for run in runs(block_ids)
+    )
+    return ",".join(shown)
+
+
+def from_ranges(text: str) -> list[int]:
+    """The inverse of `to_ranges`; raises ValueError on anything that it does not write."""
+    ids: list[int] = []
+    for part in filter(None, text.split(",")):
+        first, _, last = part.partition("-")
+        ids += range(int(first), int(last or first) + 1)
+    return ids
+
+
 def spread_k(block_ids: Sequence[int]) -> int:
     """The number of runs; 0 for no blocks."""
     return int(_first_of_each_run(np.asarray(block_ids, dtype=np.int64)).size)

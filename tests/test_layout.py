@@ -51,6 +51,21 @@ def test_random_free_blocks_give_a_plan_exactly_where_one_exists(free, data, gap
     assert set(ids) <= free
 
 
+@given(blocks_and_spread(), GAPS, SIZES, SEEDS)
+def test_ranges_are_the_runs_and_give_the_ids_back(asked, gap, sizes, seed):
+    blocks, k = asked
+    ids = layout.plan(blocks, k, range(3, 3 + 2 * blocks), gap=gap, sizes=sizes, seed=seed)
+    text = layout.to_ranges(ids)
+    assert layout.from_ranges(text) == ids
+    assert len(text.split(",")) == k
+
+
+def test_ranges_are_written_in_logical_order():
+    assert layout.to_ranges([257, 258, 1, 2, 3, 7]) == "257-258,1-3,7"
+    assert layout.to_ranges([]) == ""
+    assert layout.from_ranges("") == []
+
+
 @given(blocks_and_spread(), st.integers(0, 50), GAPS, SIZES, SEEDS)
 def test_the_seed_decides_the_plan(asked, spare, gap, sizes, seed):
     blocks, k = asked

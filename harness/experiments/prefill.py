@@ -65,6 +65,7 @@ class Job:
         free = engine.free_block_ids()
         count = blocks_for(self.config.length, engine.settings["block_size"], free)
         plans = self._plans(count, free)
+        self.recorder.note(block_ids={str(k): [layout.to_ranges(ids)] for k, ids in plans.items()})
         engine.prefill(token_ids, plans[1])  # the first step compiles and allocates
         if not engine.layers:
             self.recorder.notice(
