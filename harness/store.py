@@ -112,6 +112,11 @@ class RunDirectory:
         return self.path / "tables.csv"
 
     @property
+    def page_path(self) -> Path:
+        """report.html: all of it on one page."""
+        return self.path / "report.html"
+
+    @property
     def plots_path(self) -> Path:
         """plots/: a directory, made when there is something to put in it."""
         return self.path / "plots"
@@ -152,7 +157,7 @@ class RunDirectory:
     def _own_files(self) -> list[Path]:
         """The files that make this directory a run's, as far as they exist."""
         raw = [self.record_path, self.samples_path, self.clocks_path, self.trace_path]
-        views = [self.summary_path, self.tables_path, self.csv_path]
+        views = [self.summary_path, self.tables_path, self.csv_path, self.page_path]
         plots = [self.plots_path / f"{name}.{end}" for name in PLOTS for end in ("png", "svg")]
         return [file for file in raw + views + plots if file.is_file()]
 

@@ -1,4 +1,4 @@
-"""Everything made from a run directory: summary.json, tables and plots. Never touches the GPU."""
+"""Everything made from a run directory: summary.json, tables, plots and the page. Never touches the GPU."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Protocol, cast
 
 from harness.experiments import EXPERIMENTS
 from harness.record import Result
+from harness.report.page import write_page
 from harness.report.tables import Tables
 from harness.store import RunDirectory, experiment_of, write_atomic, write_json
 
@@ -60,7 +61,7 @@ def view_of(record: Row) -> View:
 
 
 def write(run: RunDirectory) -> Document:
-    """Write summary.json, tables.md, tables.csv and plots/ from run.json and samples.jsonl.
+    """Write summary.json, tables.md, tables.csv, plots/ and, of the main job, report.html from run.json and samples.jsonl.
 
     Works on a finished, a running and an interrupted run alike; returns the tables, to be printed.
     Raises FileNotFoundError without a run.json, ValueError if a line of samples.jsonl is no result or the
@@ -68,10 +69,13 @@ def write(run: RunDirectory) -> Document:
     """
     record = run.record()
     view = view_of(record)
-    summary = view.summarise(record, run.results())
+    results = run.results()
+    summary = view.summarise(record, results)
     document = view.document(record, summary)
     write_json(run.summary_path, summary)
     write_atomic(run.tables_path, document.markdown())
     write_atomic(run.csv_path, document.csv())
     view.plots(record, summary, run.plots_path)
+    if isinstance(document, Tables):
+        write_page(record, summary, results, run.page_path)
     return document

@@ -48,16 +48,27 @@ class Tables:
     record: Row
     summary: Row
 
-    def screen_table(self, spread_k: int) -> str:
-        """`Comparison Results (spread=K)` as plain text, 80 columns wide; "" without any kernel's row."""
+    def comparison(self, spread_k: int) -> Table | None:
+        """`Comparison Results (spread=K)`; None without any kernel's row."""
         notes = Notes()
         sections = self._sections(spread_k, notes)
         if not sections:
-            return ""
-        table = text.screen(COLUMNS, sections)
-        above = text.wrapped([f"Comparison Results (spread={spread_k})", self._unit() + ", captured data"])
-        below = text.wrapped([*notes.lines(), *self._warnings(spread_k)])
-        return "\n\n".join(part for part in (above, table, below) if part)
+            return None
+        above, below = [self._unit() + ", captured data"], [*notes.lines(), *self._warnings(spread_k)]
+        return Table(f"Comparison Results (spread={spread_k})", COLUMNS, sections, above, below)
+
+    def overview(self) -> Table | None:
+        """The table over all spread_k; None if nothing was measured."""
+        notes = Notes()
+        sections = self._summary_sections(notes)
+        below = [*notes.lines(), *self._reading()]
+        columns, above = self._summary_columns(), self._summary_unit()
+        return Table("Summary over all spread_k", columns, sections, above, below) if sections else None
+
+    def screen_table(self, spread_k: int) -> str:
+        """`Comparison Results (spread=K)` as plain text, 80 columns wide; "" without any kernel's row."""
+        table = self.comparison(spread_k)
+        return table.screen() if table else ""
 
     def screen_summary(self) -> str:
         """The run's notices, the account of its layout and the table over all spread_k, 80 columns wide."""
@@ -73,7 +84,7 @@ class Tables:
 
     def markdown(self) -> str:
         """The whole of tables.md."""
-        parts = [f"# {self._title()}", *(f"> {notice}" for notice in self.record["notices"])]
+        parts = [f"# {self.title()}", *(f"> {notice}" for notice in self.record["notices"])]
         parts += [attribution.sentence(self.summary), listed(text.facts(self.record))]
         parts += [listed([*self._summary_unit(), *self._reading()])]
         parts += [table.markdown() for table in attribution.tables(self.summary, full=True)]
@@ -116,7 +127,12 @@ class Tables:
     def _mean(self) -> Mean:
         return Mean(self.summary)
 
-    def _title(self) -> str:
+    def spread_ks(self) -> list[int]:
+        """All spread_k that anything was tried at."""
+        return self._mean.spread_ks()
+
+    def title(self) -> str:
+        """Which model, how many tokens, on what."""
         model, config = self.record["model"], self.record["config"]
         tokens = f", {config['length']} tokens" if "length" in config else ""
         return f"{model['name']}{tokens}, on {self.record['device']['name']}"

@@ -1,0 +1,192 @@
+"""The account as figures: what the layout costs, component by component, and where the time goes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from harness.report.attribution_plot import COLOURS, DARK, ORDER, STEP_COLOURS
+from harness.report.breakdown import decimals
+from harness.report.page import svg
+from harness.report.page.samples import Samples
+from harness.report.page.svg import Key, Scale, Tip
+from harness.report.rows import Row, named_arm
+from harness.report.text import interval_of, percent
+
+ROW_PX = 50.0
+AXIS_PX = 36.0
+NARROWEST = 0.09  # of the width: a segment that has room for its figure
+OTHER_STEPS = "#56B4E9"  # allocation and compact, which are no parts of the total
+
+
+def components(summary: Row) -> Markup:
+    """A bar for each component with its interval, and the replay's prediction; "" without an account."""
+    account: Row = summary.get("attribution") or {"measured": []}
+    rows = [row for row in account["measured"] if row["ms"] is not None]
+    if not rows:
+        return Markup("")
+    in_percent = all(row["pct"] is not None for row in rows)
+    key, bounds_key = ("pct", "ci95_pct") if in_percent else ("ms", "ci95_ms")
+    predicted = {row["component"]: row for row in account["predicted"] if row[key] is not None}
+    floor = account["noise_floor_pct"] if in_percent else None
+    reach = [0.0, *([-floor, floor] if floor is not None else [])]
+    for row in [*rows, *predicted.values()]:
+        reach += [row[key], *(row[bounds_key] or ())]
+    scale, height = Scale.around(reach, 0.04), len(rows) * ROW_PX
+    drawn = [_axis(scale, height, "% of the prefill" if in_percent else "ms")]
+    if floor is not None:
+        left, right = scale.at(-floor), scale.at(floor)
+        drawn.insert(0, svg.rect(left, 0, right - left, height, class_="band"))
+    for n, row in enumerate(rows):
+        drawn += _component(account, row, predicted.get(row["component"]), (key, bounds_key), scale, n)
+    keys = [Key("measured, with its 95% interval", "var(--soft)")]
+    keys += [Key("predicted from the replayed kernels", "var(--ink)", "diamond", hollow=True)] * bool(
+        predicted
+    )
+    keys += [Key("noise floor (A/A)", "var(--band)")] * (floor is not None)
+    title = "What the layout costs a prefill"
+    picture = svg.drawing(title, height + AXIS_PX, *drawn, class_="bars")
+    return svg.figure(title, picture, svg.legend(keys))
+
+
+def _component(
+    account: Row, row: Row, forecast: Row | None, keys: tuple[str, str], scale: Scale, n: int
+) -> list[Markup]:
+    """A component's name and figures over its bar."""
+    key, bounds_key = keys
+    top, name, digits = n * ROW_PX, row["component"].replace("_", " "), decimals(account)
+    unit = " ms"
+    shown = (
+        percent(row["pct"], row["ci95_pct"])
+        if key == "pct"
+        else interval_of(row["ms"], row["ci95_ms"], digits)
+    )
+    lines = [
+        f"{name}: {row['treatment']} minus {row['baseline']}",
+        f"measured {interval_of(row['ms'], row['ci95_ms'], digits, unit=unit)}, {row['verdict']}",
+        f"{percent(row['pct'], row['ci95_pct'])} of the prefill" if row["pct"] is not None else "",
+        f"n = {row['n']} pairs",
+        f"predicted {interval_of(forecast['ms'], forecast['ci95_ms'], digits, unit=unit)}"
+        if forecast
+        else "",
+        row["reason"] or "",
+    ]
+    ends = sorted((scale.at(0), scale.at(row[key])))
+    colour = STEP_COLOURS.get(row["component"], OTHER_STEPS)
+    parts = [svg.rect(ends[0], top + 22, ends[1] - ends[0], 18, fill=colour, class_="bar")]
+    if row[bounds_key]:
+        low, high = (scale.at(bound) for bound in row[bounds_key])
+        parts.append(svg.line(low, top + 31, high, top + 31, class_="interval"))
+        parts += [svg.line(end, top + 26, end, top + 36, class_="interval") for end in (low, high)]
+    if forecast:
+        place = svg.percent(scale.at(forecast[key]))
+        parts.append(svg.marker("diamond", place, top + 41, stroke="var(--ink)", fill="var(--paper)"))
+    halo = svg.rect(0, top + 1, 1, ROW_PX - 2, class_="halo")
+    label = svg.text(f"{name}: {shown}, {row['verdict']}", 0, top + 15, class_="label")
+    return [
+        label,
+        svg.mark(Tip([each for each in lines if each]), halo, *parts, data_component=row["component"]),
+    ]
+
+
+def _axis(scale: Scale, height: float, unit: str) -> Markup:
+    """Ticks below, and the line at zero."""
+    ticks, drawn = scale.ticks(4), []
+    for tick in ticks:
+        place = scale.at(tick)
+        drawn.append(svg.line(place, 0, place, height, class_="zero" if tick == 0 else "rule"))
+        anchor = "start" if place < 0.05 else "end" if place > 0.95 else "middle"
+        drawn.append(svg.text(svg.tick_label(tick, ticks), place, height + 15, text_anchor=anchor))
+    drawn.append(svg.text(unit, 1, height + 31, text_anchor="end", class_="axis"))
+    return svg.element("g", *drawn, class_="axes", aria_hidden="true")
+
+
+def where_the_time_goes(summary: Row, samples: Samples) -> Markup:
+    """A bar for each arm that was profiled, in its categories, up to its median; "" if there is none."""
+    account = summary.get("attribution")
+    if not account or not account["profiled"]:
+        return Markup("")
+    profiled = {(row["arm"], row["spread_k"]) for row in account["profiled"]}
+    arms = [
+        row
+        for row in summary["end_to_end"]
+        if row["median_ms"] is not None and (row["arm"], row["spread_k"]) in profiled | {("paged", 1)}
+    ]
+    arms.sort(
+        key=lambda row: (ORDER.index(row["arm"]) if row["arm"] in ORDER else len(ORDER), -row["spread_k"])
+    )
+    if not arms:
+        return Markup("")
+    together = [sum(part["ms"] or 0.0 for part in account["components"] if _same(part, row)) for row in arms]
+    longest = max([*together, *(bound for row in arms for bound in row["ci95_ms"] or [row["median_ms"]])])
+    scale, height = Scale(0.0, 1.02 * longest), len(arms) * ROW_PX
+    drawn = [_axis(scale, height, "ms per prefill")]
+    for n, row in enumerate(arms):
+        drawn += _arm(account, row, scale, n * ROW_PX, samples)
+    title = "Where the time goes: one profiled prefill of each arm"
+    shown = dict.fromkeys(part["category"] for part in account["components"] if part["ms"])
+    keys = [Key(name, _fill(name), hatched=name not in COLOURS) for name in shown]
+    picture = svg.drawing(title, height + AXIS_PX, *drawn, class_="bars")
+    note = "The line at the end is the arm's median prefill without a profiler, with its 95% interval."
+    return svg.figure(title, picture, svg.legend(keys), note=note)
+
+
+def _arm(account: Row, row: Row, scale: Scale, top: float, samples: Samples) -> list[Markup]:
+    """An arm's name over its categories, end to end, and its median."""
+    digits = decimals(account)
+    name = named_arm(row["arm"], row["spread_k"])
+    drawn = [svg.text(f"{name}: {row['median_ms']:.{digits}f} ms", 0, top + 15, class_="label")]
+    start, parts = 0.0, [part for part in account["components"] if _same(part, row) and part["ms"]]
+    if not parts:
+        drawn.append(svg.rect(0, top + 22, scale.at(row["median_ms"]), 18, class_="outline"))
+        drawn.append(svg.text("not profiled", 0.02, top + 35))
+    for part in parts:
+        share = "" if part["pct"] is None else f", {part['pct']:.1f}% of the prefill"
+        tip = Tip([f"{name}: {part['category']}", f"{part['ms']:.{digits}f} ms{share}"])
+        drawn.append(svg.mark(tip, *_segment(part, scale.at(start), scale.at(part["ms"]), top, digits)))
+        start += part["ms"]
+    drawn.append(_median(row, name, scale, top, digits, samples))
+    return drawn
+
+
+def _segment(part: Row, left: float, width: float, top: float, digits: int) -> list[Markup]:
+    category = part["category"]
+    drawn = [svg.rect(left, top + 22, width, 18, fill=_fill(category), class_="segment")]
+    if width > NARROWEST:
+        side = "on-dark" if category in DARK else "on-light" if category in COLOURS else "on-paper"
+        shown = f"{part['ms']:.{min(digits, 2)}f}"
+        drawn.append(svg.text(shown, left + width / 2, top + 35, text_anchor="middle", class_=side))
+    return drawn
+
+
+def _median(row: Row, name: str, scale: Scale, top: float, digits: int, samples: Samples) -> Markup:
+    place = scale.at(row["median_ms"])
+    parts = [svg.line(place, top + 18, place, top + 44, class_="interval")]
+    if row["ci95_ms"]:
+        low, high = (scale.at(bound) for bound in row["ci95_ms"])
+        parts.append(svg.line(low, top + 31, high, top + 31, class_="interval"))
+    halo = svg.element("circle", cx=svg.percent(place), cy=f"{top + 31:.1f}", r="9", class_="halo")
+    return svg.mark(samples.prefill_tip(row, name, digits), *parts, halo)
+
+
+def _fill(category: str) -> str:
+    if category not in COLOURS:
+        return "url(#hatch)"
+    return "var(--ink)" if category == "other" else COLOURS[category]
+
+
+def _same(part: Row, row: Row) -> bool:
+    return (part["arm"], part["spread_k"]) == (row["arm"], row["spread_k"])
+
+
+def missing(summary: Row) -> Sequence[str]:
+    """Which components have no bar, and why."""
+    account = summary.get("attribution")
+    if not account:
+        return ["The prefill was not timed with attention steered inside the engine, so there is no account."]
+    return [
+        f"{row['component'].replace('_', ' ')}: not measured ({row['reason']})"
+        for row in account["measured"]
+        if row["ms"] is None
+    ]
