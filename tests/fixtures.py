@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from harness import layout
 from harness.record import Cell, Result, Status
 from harness.report.tables import Tables
 from harness.store import RunDirectory
@@ -54,6 +55,8 @@ def record() -> dict[str, Any]:
         "peak_memory_bytes": {"spread=1": 2**20, "spread=4": 2**20},
         "engine_start_s": 20.5,
         "spread_k": SPREAD_K,
+        "block_ids": {str(k): [layout.to_ranges(layout.plan(32, k, range(1, 99), seed=k))] for k in SPREAD_K}
+        | {"engine": [layout.to_ranges(range(32, 0, -1))]},
         "reference_error": {},
         "first_token": 42,
         "engine_spread_k": {"min": 27, "median": 30, "max": 31},

@@ -1,0 +1,221 @@
+"""report.html as text: whole in itself, everything escaped, and readable whatever a run lacks."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness import cli, config, layout
+from harness.record import Result, Status
+from harness.report.page import facts, page
+from harness.report.page.svg import Scale, tick_label
+from harness.summary import summarise
+from tests import fixtures
+
+ROOT = Path(__file__).resolve().parents[2]
+Row = dict[str, Any]
+
+
+def page_of(results: list[Result], **changes: Any) -> str:
+    record = fixtures.record() | changes
+    return page(record, summarise(record, results), results)
+
+
+@pytest.fixture(scope="module")
+def whole() -> str:
+    return page_of(fixtures.results())
+
+
+class Elements(HTMLParser):
+    """Every element with its attributes, and whether all that was opened was closed."""
+
+    VOID = frozenset({"meta", "br", "link", "img", "input", "hr"})
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+CASES = {
+    "cpu": lambda: page_of(fixtures.results()),
+    "gpu": lambda: page(fixtures.gpu_record(), fixtures.gpu_account()[1], fixtures.gpu_results()),
+    "nothing": lambda: page_of([], profile=[]),
+    "killed": lambda: page_of(
+        [r for r in fixtures.results() if r.series == "spread=2 layer=0"], status="interrupted", profile=[]
+    ),
+    "end to end": lambda: page_of([r for r in fixtures.results() if r.cell.layer is None]),
+    "replay": lambda: page_of(
+        [r for r in fixtures.results() if r.cell.layer is not None], profile=[], block_ids={}
+    ),
+    "three rounds": lambda: page_of([replace(r, samples_us=r.samples_us[:3]) for r in fixtures.results()]),
+    "all wrong": lambda: page_of(
+        [replace(r, status=Status.WRONG_OUTPUT, reason="off by 1", samples_us=[]) for r in fixtures.results()]
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_page_is_well_formed_and_loads_nothing(case: str) -> None:
+    html = CASES[case]()
+    for tag, attributes in Elements(html).found:
+        assert tag not in ("link", "img", "iframe", "object")
+        assert "src" not in attributes
+        assert (attributes.get("href") or "#").startswith("#")
+        assert not [name for name in attributes if name.startswith("on")]
+    assert "url(http" not in html
+    assert "@import" not in html
+    assert not re.search(r"\b(nan|None|inf)\b", re.sub(r"(?s)<(script|style)>.*?</\1>", "", html))
+
+
+def test_parts_come_in_the_order_in_which_they_are_read(whole: str) -> None:
+    summary = summarise(fixtures.record(), fixtures.results())
+    order = [
+        summary["attribution"]["sentence"],
+        "What the layout costs a prefill",
+        "Fragmentation: k runs against one",
+        "<h2>Layer by layer",
+        "<h2>Block tables",
+        "<h2>Kernels and their verdicts",
+        "<h2>Environment",
+        "<h2>Notices and warnings",
+        "<h2>Run it again",
+    ]
+    places = [whole.index(text) for text in order]
+    assert places == sorted(places)
+
+
+def test_what_a_run_calls_things_is_escaped() -> None:
+    evil = "<script>alert(1)</script>\"'&"
+    record = fixtures.record()
+    model = record["model"] | {"name": evil}
+    results = [
+        replace(r, reason=evil, cell=replace(r.cell, kernel=evil if r.cell.layer is not None else "prefill"))
+        for r in fixtures.results()
+    ]
+    html = page_of(results, model=model, notices=[evil], command=["x.py", evil])
+    assert "alert(1)</script>" not in html
+    assert [tag for tag, _ in Elements(html).found].count("script") == 1
+
+
+def test_a_run_that_did_not_finish_says_so() -> None:
+    assert "This run is interrupted" in CASES["killed"]()
+    assert "This run is" not in CASES["cpu"]()
+
+
+def test_a_run_without_an_account_begins_with_what_it_has() -> None:
+    sweep = [r for r in fixtures.results() if r.cell.layer is not None or r.cell.arm == "paged"]
+    summary = summarise(fixtures.record(), sweep)
+    row = next(r for r in summary["contrasts"] if r["kernel"] == "prefill" and r["spread_k"] == 8)
+    assert f"8 runs against one change the prefill by {row['delta_pct']:+.2f}%" in facts.sentence(summary)
+    assert "no whole prefill" in CASES["replay"]()
+
+
+def test_every_layout_has_its_runs_drawn_and_listed(whole: str) -> None:
+    paths = re.findall(r'<path d="([^"]*)" class="runs">', whole)
+    runs = [len(re.findall("M", path)) for path in paths]
+    assert runs == [1, 2, 4, 8, 32]
+    assert layout.to_ranges(layout.plan(32, 4, range(1, 99), seed=4)).replace(",", ", ") in whole
+
+
+def test_a_mark_s_samples_are_those_of_the_run(whole: str) -> None:
+    label = "prefill, 8 runs; median "
+    tag = next(a for _, a in Elements(whole).found if (a.get("aria-label") or "").startswith(label))
+    (result,) = (
+        r
+        for r in fixtures.results()
+        if r.cell.layer is None and r.cell.arm == "paged" and r.cell.spread_k == 8
+    )
+    shown = [float(x) for x in (tag["data-samples"] or "").split()]
+    assert shown == pytest.approx([us / 1000 for us in result.samples_us], rel=1e-4)
+    assert "n = 12 rounds" in (tag["data-tip"] or "")
+
+
+def test_of_a_contrast_the_samples_are_paired_differences(whole: str) -> None:
+    label = "cpu_attention_with_kv_cache, spread_k = 8, layer 5: paged against paged@1"
+    tag = next(a for _, a in Elements(whole).found if (a.get("aria-label") or "").startswith(label))
+    paged, one_run = (
+        next(
+            r.samples_us
+            for r in fixtures.results()
+            if (r.cell.kernel, r.cell.arm, r.cell.layer, r.cell.data)
+            == (fixtures.ENGINE[0], "paged", 5, "captured")
+            and (r.one_run_for == 8 if one else r.cell.spread_k == 8)
+        )
+        for one in (False, True)
+    )
+    level = sorted(one_run)[5] / 2 + sorted(one_run)[6] / 2
+    expected = [100 * (two - one) / level for one, two in zip(one_run, paged, strict=True)]
+    assert [float(x) for x in (tag["data-samples"] or "").split()] == pytest.approx(expected, abs=1e-3)
+
+
+OPTIONS = st.fixed_dictionaries(
+    {},
+    optional={
+        "model": st.sampled_from(["gpt2", "a model", "it's"]),
+        "length": st.integers(1, 9999),
+        "attribution": st.booleans(),
+        "enforce_eager": st.booleans(),
+        "spread_k": st.lists(st.integers(1, 64), min_size=1),
+        "layers": st.sampled_from(["all", "sample", [0, 3]]),
+        "max_seconds": st.sampled_from([1.0, 0.25, 45.0]),
+        "prompt_file": st.just("with space.txt"),
+    },
+)
+
+
+@given(OPTIONS)
+def test_the_command_in_full_asks_for_the_same_run(options: Row) -> None:
+    asked = config.load(options)
+    words = shlex.split(facts.in_full({"config": asked.model_dump(mode="json")}))
+    assert words[:2] == ["python", "run_vllm_prefill.py"]
+    parser = cli.Parser(argument_default=None)
+    cli.add_prefill_options(parser)
+    typed = {name: value for name, value in vars(parser.parse_args(words[2:])).items() if value is not None}
+    again = config.load({name: cli._from_text(name, value) for name, value in typed.items()})
+    assert again == asked
+
+
+def test_the_command_is_shown_as_it_was_typed() -> None:
+    assert facts.typed({"command": ["run.py", "--model", "a b"]}) == "python run.py --model 'a b'"
+    module = ["/x/harness/__main__.py", "prefill", "--length", "5"]
+    assert facts.typed({"command": module}) == "python -m harness prefill --length 5"
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))
+def test_ticks_lie_on_the_scale_and_their_labels_differ(low: float, width: float) -> None:
+    scale = Scale(low, low + width)
+    ticks = scale.ticks()
+    labels = [tick_label(tick, ticks) for tick in ticks]
+    assert len(set(labels)) == len(ticks)
+    for tick, label in zip(ticks, labels, strict=True):
+        assert 0 <= scale.at(tick) <= 1
+        assert float(label) == pytest.approx(tick, abs=width / 100)
+
+
+def test_a_report_needs_neither_torch_nor_vllm() -> None:
+    code = "import sys, harness.report; sys.exit(bool({'torch', 'vllm'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
