@@ -1,4 +1,4 @@
-"""python -m harness: the main job, its companions, a look at the machine, a run's report."""
+"""python -m harness: the main job, its companions, a look at the machine, reports and comparisons."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, experiment in EXPERIMENTS.items():
         companion = _with_options(commands, name, experiment.about)
         cli.add_options(companion, experiment.config, experiment.groups)
-    report = commands.add_parser("report", help="make a run's tables and plots again", allow_abbrev=False)
+    report = commands.add_parser("report", help="make tables, plots and page again", allow_abbrev=False)
     report.add_argument("run", type=Path, metavar="RUN", help="a run's directory, e.g. one under runs/")
+    _add_compare(commands)
     commands.add_parser(
         "doctor",
         help="what can run here, what each kernel takes, what to do about problems",
@@ -46,6 +47,25 @@ def _with_options(commands: argparse._SubParsersAction[cli.Parser], name: str, a
     )
 
 
+def _add_compare(commands: argparse._SubParsersAction[cli.Parser]) -> None:
+    parser = commands.add_parser(
+        "compare",
+        help="set runs side by side, cell by cell",
+        description="Ratios of medians to the first run's, with their intervals. Exit status: 0, or 1 with "
+        "--fail-on if a cell is beyond it.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN", help="runs' directories, the baseline first"
+    )
+    parser.add_argument("--output", type=Path, metavar="DIR", help="write compare.csv and compare.html there")
+    parser.add_argument(
+        "--fail-on",
+        metavar="slower:2%",
+        help="exit with 1 if the whole interval of a cell lies beyond this (slower or faster)",
+    )
+
+
 def _dispatch(arguments: argparse.Namespace) -> int:
     options = vars(arguments)
     command = options.pop("command")
@@ -57,12 +77,18 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from harness import doctor
 
         return doctor.run()
+    if command == "compare":
+        return _compare(**options)
     return _report(arguments.run)
 
 
-def _report(run_dir: Path) -> int:
+def _check_run(run_dir: Path) -> None:
     if not (run_dir / "run.json").is_file():
         raise ConfigError(f"{run_dir}: holds no run.json; name a run's directory")
+
+
+def _report(run_dir: Path) -> int:
+    _check_run(run_dir)
 
     from harness import report
     from harness.store import RunDirectory
@@ -74,6 +100,32 @@ def _report(run_dir: Path) -> int:
         raise ConfigError(f"{run_dir}: {error}") from error
     print(report.write(run).screen_summary())
     return cli.OK
+
+
+def _compare(runs: Sequence[Path], output: Path | None, fail_on: str | None) -> int:
+    if len(runs) < 2:
+        raise ConfigError(f"{runs[0]}: nothing to compare it with; name two runs or more")
+    for run_dir in runs:
+        _check_run(run_dir)
+    if output and output.exists() and not output.is_dir():
+        raise ConfigError(f"--output {output}: is a file; name a directory")
+
+    from harness import compare
+
+    try:
+        limit = compare.Limit.parse(fail_on) if fail_on else None
+    except ValueError as error:
+        raise ConfigError(f"--fail-on {fail_on}: {error}") from None
+
+    from harness.report import compare as report
+
+    comparison = compare.compare(compare.read(runs))
+    if limit and not comparison.ratios:
+        raise ConfigError(f"--fail-on {fail_on}: no cell was measured in both of any two runs")
+    print(report.screen(comparison, limit))
+    if output:
+        report.write(comparison, output, limit)
+    return cli.FAILED if limit and limit.broken_by(comparison) else cli.OK
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ class Table:
 
     def screen(self) -> str:
         """As plain text."""
-        table = screen(self.columns, self.sections)
+        table = screen(self.columns, self.sections) if self.sections else ""
         parts = [wrapped([self.title, *self.above]), table, wrapped(self.below)]
         return "\n\n".join(part for part in parts if part)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import cli, config, layout
@@ -187,6 +187,7 @@ OPTIONS = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(OPTIONS)
 def test_the_command_in_full_asks_for_the_same_run(options: Row) -> None:
     asked = config.load(options)

@@ -15,7 +15,6 @@ from harness.report.rows import Row, named_arm
 from harness.report.text import interval_of, percent
 
 ROW_PX = 50.0
-AXIS_PX = 36.0
 NARROWEST = 0.09  # of the width: a segment that has room for its figure
 OTHER_STEPS = "#56B4E9"  # allocation and compact, which are no parts of the total
 
@@ -34,7 +33,7 @@ def components(summary: Row) -> Markup:
     for row in [*rows, *predicted.values()]:
         reach += [row[key], *(row[bounds_key] or ())]
     scale, height = Scale.around(reach, 0.04), len(rows) * ROW_PX
-    drawn = [_axis(scale, height, "% of the prefill" if in_percent else "ms")]
+    drawn = [svg.axis(scale, height, "% of the prefill" if in_percent else "ms")]
     if floor is not None:
         left, right = scale.at(-floor), scale.at(floor)
         drawn.insert(0, svg.rect(left, 0, right - left, height, class_="band"))
@@ -46,7 +45,7 @@ def components(summary: Row) -> Markup:
     )
     keys += [Key("noise floor (A/A)", "var(--band)")] * (floor is not None)
     title = "What the layout costs a prefill"
-    picture = svg.drawing(title, height + AXIS_PX, *drawn, class_="bars")
+    picture = svg.drawing(title, height + svg.AXIS_PX, *drawn, class_="bars")
     return svg.figure(title, picture, svg.legend(keys))
 
 
@@ -90,18 +89,6 @@ def _component(
     ]
 
 
-def _axis(scale: Scale, height: float, unit: str) -> Markup:
-    """Ticks below, and the line at zero."""
-    ticks, drawn = scale.ticks(4), []
-    for tick in ticks:
-        place = scale.at(tick)
-        drawn.append(svg.line(place, 0, place, height, class_="zero" if tick == 0 else "rule"))
-        anchor = "start" if place < 0.05 else "end" if place > 0.95 else "middle"
-        drawn.append(svg.text(svg.tick_label(tick, ticks), place, height + 15, text_anchor=anchor))
-    drawn.append(svg.text(unit, 1, height + 31, text_anchor="end", class_="axis"))
-    return svg.element("g", *drawn, class_="axes", aria_hidden="true")
-
-
 def where_the_time_goes(summary: Row, samples: Samples) -> Markup:
     """A bar for each arm that was profiled, in its categories, up to its median; "" if there is none."""
     account = summary.get("attribution")
@@ -121,13 +108,13 @@ def where_the_time_goes(summary: Row, samples: Samples) -> Markup:
     together = [sum(part["ms"] or 0.0 for part in account["components"] if _same(part, row)) for row in arms]
     longest = max([*together, *(bound for row in arms for bound in row["ci95_ms"] or [row["median_ms"]])])
     scale, height = Scale(0.0, 1.02 * longest), len(arms) * ROW_PX
-    drawn = [_axis(scale, height, "ms per prefill")]
+    drawn = [svg.axis(scale, height, "ms per prefill")]
     for n, row in enumerate(arms):
         drawn += _arm(account, row, scale, n * ROW_PX, samples)
     title = "Where the time goes: one profiled prefill of each arm"
     shown = dict.fromkeys(part["category"] for part in account["components"] if part["ms"])
     keys = [Key(name, _fill(name), hatched=name not in COLOURS) for name in shown]
-    picture = svg.drawing(title, height + AXIS_PX, *drawn, class_="bars")
+    picture = svg.drawing(title, height + svg.AXIS_PX, *drawn, class_="bars")
     note = "The line at the end is the arm's median prefill without a profiler, with its 95% interval."
     return svg.figure(title, picture, svg.legend(keys), note=note)
 

@@ -14,6 +14,7 @@ from itertools import pairwise
 from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
+AXIS_PX = 36.0  # what `axis` takes
 MOST_SAMPLES = 150  # shown of one mark; of more, every second, third, ... is
 # A marker's outline around (0, 0), in pixels.
 MARKERS = {
@@ -126,6 +127,18 @@ def rect(x: float, y: float, width: float, height: float, **attributes: object) 
 def text(label: str, x: float, y: float, **attributes: object) -> Markup:
     """A text at x (a share of the width) and y (pixels, its baseline)."""
     return element("text", Markup.escape(label), x=percent(x), y=f"{y:.1f}", **attributes)
+
+
+def axis(scale: Scale, height: float, label: str, strong: float = 0.0) -> Markup:
+    """Ticks and a label below bars `height` pixels high, with a stronger line at the value `strong`."""
+    ticks, drawn = scale.ticks(4), []
+    for tick in ticks:
+        place = scale.at(tick)
+        drawn.append(line(place, 0, place, height, class_="zero" if tick == strong else "rule"))
+        anchor = "start" if place < 0.05 else "end" if place > 0.95 else "middle"
+        drawn.append(text(tick_label(tick, ticks), place, height + 15, text_anchor=anchor))
+    drawn.append(text(label, 1, height + AXIS_PX - 5, text_anchor="end", class_="axis"))
+    return element("g", *drawn, class_="axes", aria_hidden="true")
 
 
 def drawing(label: str, height: float, *children: str, class_: str = "") -> Markup:
