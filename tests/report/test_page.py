@@ -8,14 +8,17 @@ import subprocess
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import cli, config, layout
+from harness import layout
+from harness.config import RunConfig
 from harness.record import Result, Status
 from harness.report.page import facts, page
 from harness.report.page.svg import Scale, tick_label
@@ -190,18 +193,26 @@ OPTIONS = st.fixed_dictionaries(
 @settings(deadline=None)
 @given(OPTIONS)
 def test_the_command_in_full_asks_for_the_same_run(options: Row) -> None:
-    asked = config.load(options)
+    asked = RunConfig.model_validate(options)
     words = shlex.split(facts.in_full({"config": asked.model_dump(mode="json")}))
     assert words[:2] == ["python", "run_vllm_prefill.py"]
-    parser = cli.Parser(argument_default=None)
-    cli.add_prefill_options(parser)
-    typed = {name: value for name, value in vars(parser.parse_args(words[2:])).items() if value is not None}
-    again = config.load({name: cli._from_text(name, value) for name, value in typed.items()})
-    assert again == asked
+    found: Row = {}
+    for word, value in pairwise([*words[2:], "--"]):
+        name = word.removeprefix("--").replace("-", "_")
+        if word.startswith("--no-"):
+            found[name.removeprefix("no_")] = False
+        elif word.startswith("--"):
+            is_list = "," in value or name == "spread_k"
+            found[name] = (
+                True if value.startswith("--") else yaml.safe_load(f"[{value}]" if is_list else value)
+            )
+    assert RunConfig.model_validate(found) == asked
 
 
 def test_the_command_is_shown_as_it_was_typed() -> None:
-    assert facts.typed({"command": ["run.py", "--model", "a b"]}) == "python run.py --model 'a b'"
+    script = ["run_vllm_prefill.py", "--model", "a b"]
+    assert facts.typed({"command": script}) == "python run_vllm_prefill.py --model 'a b'"
+    assert facts.typed({"command": ["ipykernel_launcher.py", "-f", "x.json"]}) is None
     module = ["/x/harness/__main__.py", "prefill", "--length", "5"]
     assert facts.typed({"command": module}) == "python -m harness prefill --length 5"
 

@@ -69,12 +69,14 @@ def _shown(name: str, value: Any) -> str:
     return str(value)
 
 
-def typed(record: Row) -> str:
-    """The command as it was typed."""
+def typed(record: Row) -> str | None:
+    """The command as it was typed; None if the run was started from Python."""
     program, *arguments = map(str, record["command"])
     if program.endswith("__main__.py"):
         return shlex.join(["python", "-m", "harness", *arguments])
-    return shlex.join(["python", program, *arguments])
+    if program.endswith("run_vllm_prefill.py"):
+        return shlex.join(["python", program, *arguments])
+    return None
 
 
 def in_full(record: Row) -> str:

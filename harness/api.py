@@ -1,0 +1,185 @@
+"""The main job from Python: run it, or open a run, and get its figures as pandas frames."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from harness import cli, config
+from harness.config import ConfigError, RunConfig
+from harness.store import RunDirectory
+from harness.summary import summarise
+
+CELL = ("kernel", "provider", "arm", "spread_k", "block_size", "layer", "data")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's record and figures; made by `prefill` and `open`. Each frame is a new one every time.
+
+    >>> import harness
+    >>> run = harness.open("tests/data/run")
+    >>> run.record["model"]["name"], run.status
+    ('gpt2', 'finished')
+    """
+
+    directory: RunDirectory
+    record: dict[str, Any]  # run.json
+    summary: dict[str, Any]  # summary.json
+
+    @property
+    def path(self) -> Path:
+        """The run's directory; report.html in it shows everything on a page."""
+        return self.directory.path
+
+    @property
+    def status(self) -> str:
+        """finished, running, interrupted or failed: the frames hold what was measured until then.
+
+        >>> import harness
+        >>> harness.open("tests/data/run").status
+        'finished'
+        """
+        return str(self.record["status"])
+
+    @property
+    def sentence(self) -> str | None:
+        """What the layout explains of the prefill, to be quoted; None if that was not measured.
+
+        >>> import harness
+        >>> print(harness.open("tests/data/run").sentence)
+        Layout explains 3.3% [3.1, 3.5] of the prefill of gpt2 ...
+        """
+        account = self.summary["attribution"]
+        return account["sentence"] if account else None
+
+    @property
+    def kernels(self) -> pd.DataFrame:
+        """A row for each kernel, arm, spread_k, data and layer ("mean" and "sum" are over all); times in us.
+
+        >>> import harness
+        >>> kernels = harness.open("tests/data/run").kernels
+        >>> mean = kernels[(kernels.layer == "mean") & (kernels.data == "captured")]
+        >>> mean[mean.arm == "paged"].groupby("spread_k").median_us.first().round(1).to_dict()
+        {1: 211.8, 2: 212.7, 4: 213.7, 8: 214.6}
+        """
+        return _frame(self.summary["kernels"])
+
+    @property
+    def contrasts(self) -> pd.DataFrame:
+        """A row for each treatment against its baseline, with interval and verdict; times in us.
+
+        >>> import harness
+        >>> contrasts = harness.open("tests/data/run").contrasts
+        >>> prefill = contrasts[(contrasts.kernel == "prefill") & (contrasts.treatment == "paged")]
+        >>> prefill[["spread_k", "verdict"]].to_dict("list")
+        {'spread_k': [2, 8], 'verdict': ['unclear', 'slower']}
+        """
+        return _frame(self.summary["contrasts"])
+
+    @property
+    def end_to_end(self) -> pd.DataFrame:
+        """A row for each way of running the whole prefill; times in ms.
+
+        >>> import harness
+        >>> end_to_end = harness.open("tests/data/run").end_to_end
+        >>> end_to_end[end_to_end.status != "ok"][["arm", "spread_k", "status"]].values.tolist()
+        [['paged', 4, 'out_of_memory']]
+        """
+        return _frame(self.summary["end_to_end"])
+
+    @property
+    def attribution(self) -> pd.DataFrame:
+        """A row for each component of what layout costs: measured, predicted, and what is left between.
+
+        `ms` and `pct` (of the prefill) are measured in the engine; `predicted_ms` is from replayed kernels;
+        `closure_ms` is the difference. Empty if nothing was attributed.
+
+        >>> import harness
+        >>> harness.open("tests/data/run").attribution.loc["paging", "verdict"]
+        'slower'
+        """
+        account = self.summary["attribution"]
+        if not account:
+            return _frame([])
+        frame: pd.DataFrame = _frame(account["measured"]).set_index("component")
+        for part in ("predicted", "closure"):
+            rows = _frame(account[part]).set_index("component")
+            frame = frame.join(rows[["ms", "ci95_ms"]].add_prefix(f"{part}_"))
+        return frame
+
+    @property
+    def samples(self) -> pd.DataFrame:
+        """Every sample that was kept, one a row, in us; rows with one `series` and `round` are pairs.
+
+        >>> import harness
+        >>> samples = harness.open("tests/data/run").samples
+        >>> len(samples[(samples.kernel == "prefill") & (samples.arm == "dense")])
+        12
+        """
+        return _frame(
+            [
+                {name: getattr(r.cell, name) for name in CELL}
+                | {"series": r.series, "one_run_for": r.one_run_for, "control": r.control}
+                | {"round": number, "us": us}
+                for r in self.directory.results()
+                for number, us in enumerate(r.samples_us)
+            ]
+        )
+
+
+def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    frame: pd.DataFrame = pd.DataFrame(rows)
+    return frame
+
+
+def open(path: str | os.PathLike[str]) -> Run:
+    """A run that is stored; it may still be under way. Raises FileNotFoundError if there is none.
+
+    >>> import harness
+    >>> harness.open("tests/data/run").path.name
+    'run'
+    """
+    directory = RunDirectory.open(Path(path))
+    record = directory.record()
+    if directory.summary_path.is_file():
+        return Run(directory, record, json.loads(directory.summary_path.read_text(encoding="utf-8")))
+    return Run(directory, record, summarise(record, directory.results()))
+
+
+def prefill(config_file: str | os.PathLike[str] | None = None, **options: Any) -> Run:
+    """Run the main job and return its run, as `python run_vllm_prefill.py` does and prints.
+
+    vLLM starts in this process, which it needs to choose blocks and to see attention; its memory is given
+    back when the run ends. In a notebook that is fine: start with a fresh kernel, as vLLM reads
+    its environment when it is first imported. To keep vLLM out of your process, run the command line
+    and `open` its directory.
+
+    Args:
+        config_file: options from a YAML file; `options` go before it.
+        options: fields of `RunConfig`, which are the command line's options: model, length, spread_k, ...
+
+    Raises:
+        ConfigError: an option, file or model is not as it must be; nothing was run.
+        RunFailed: it ended early; what was measured until then is in the directory.
+        KeyboardInterrupt: likewise.
+
+    >>> import harness
+    >>> run = harness.prefill(model="gpt2", length=4096)  # doctest: +SKIP
+    >>> run.kernels  # doctest: +SKIP
+    """
+    for name in options:
+        if name not in RunConfig.model_fields:
+            near = difflib.get_close_matches(name, RunConfig.model_fields, 1, cutoff=0)
+            raise ConfigError(f"{name}: unknown option; the nearest is {near[0]}")
+    yaml_path = Path(config_file) if config_file is not None else None
+    folder = config.output_dir(config.load(options, yaml_path))
+    if cli.prefill({**options, "output_dir": folder, "config": yaml_path}) == cli.INTERRUPTED:
+        raise KeyboardInterrupt
+    return open(folder)

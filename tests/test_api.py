@@ -1,0 +1,110 @@
+"""The Python API: frames of a run that is stored, and the main job in three lines."""
+
+from __future__ import annotations
+
+import doctest
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import harness
+from harness import api, report
+from harness.config import ConfigError
+from harness.store import RunDirectory
+from tests import fixtures
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> harness.Run:
+    shutil.copytree(fixtures.DATA / "run", tmp_path / "run")
+    return harness.open(tmp_path / "run")
+
+
+def test_frames_have_every_row_of_the_summary(run: harness.Run) -> None:
+    report.write(RunDirectory.open(run.path))
+    summary = json.loads((run.path / "summary.json").read_text(encoding="utf-8"))
+    opened = harness.open(str(run.path))
+    for each in (run, opened):
+        for name in ("kernels", "contrasts", "end_to_end"):
+            frame = getattr(each, name)
+            assert len(frame) == len(summary[name])
+            assert list(frame.columns) == list(summary[name][0])
+        assert each.sentence == summary["attribution"]["sentence"]
+    row = next(r for r in summary["attribution"]["closure"] if r["component"] == "paging")
+    assert run.attribution.loc["paging", "closure_ms"] == pytest.approx(row["ms"])
+    assert list(run.attribution.index) == [r["component"] for r in summary["attribution"]["measured"]]
+
+
+def test_samples_are_those_on_disk(run: harness.Run) -> None:
+    results = RunDirectory.open(run.path).results()
+    assert len(run.samples) == sum(len(r.samples_us) for r in results)
+    assert run.samples.us.sum() == pytest.approx(sum(sum(r.samples_us) for r in results))
+
+
+def test_a_run_without_figures_has_empty_frames(tmp_path: Path) -> None:
+    directory = RunDirectory.create(tmp_path / "run")
+    directory.write_record(fixtures.record() | {"status": "running"})
+    run = harness.open(directory.path)
+    frames = (run.kernels, run.contrasts, run.end_to_end, run.attribution, run.samples)
+    assert all(frame.empty for frame in frames)
+    assert (run.status, run.sentence) == ("running", None)
+    with pytest.raises(FileNotFoundError, match="holds no run"):
+        harness.open(tmp_path)
+
+
+def test_the_examples_in_docstrings_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    found = doctest.testmod(api, optionflags=doctest.ELLIPSIS)
+    assert found.failed == 0
+    assert found.attempted > 15
+
+
+def test_importing_harness_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, harness; assert 'prefill' in dir(harness); "
+        "heavy = {'numpy', 'pandas', 'torch', 'vllm', 'pydantic', 'matplotlib'} & set(sys.modules); "
+        "assert not heavy, heavy; harness.open; assert not {'torch', 'vllm'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_bad_options_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="lenght: unknown option; the nearest is length"):
+        harness.prefill(lenght=5)
+    with pytest.raises(ConfigError, match="--length 0: must be at least 1"):
+        harness.prefill(length=0)
+    with pytest.raises(ConfigError, match="examples"):
+        harness.prefill(config_file=tmp_path / "none.yaml")
+    with pytest.raises(AttributeError, match="no attribute 'decode'"):
+        harness.decode  # noqa: B018
+
+
+def test_the_main_job_in_three_lines(tiny_gpt2: Path, tmp_path: Path) -> None:
+    """In a process of its own, as in a notebook; what is left is a run with every view."""
+    code = f"""
+import harness
+run = harness.prefill(model={str(tiny_gpt2)!r}, length=100, spread_k=[1, 2], block_size=32, repeats=6,
+                      enforce_eager=True, layers="sample", output_dir={str(tmp_path / "run")!r})
+kernels = run.kernels
+assert run.status == "finished" and set(kernels.spread_k) == {{1, 2}} and run.sentence
+print(len(kernels))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=os.environ.copy()
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    run = harness.open(tmp_path / "run")
+    assert int(done.stdout.splitlines()[-1]) == len(run.kernels)
+    html = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "As it was typed" not in html
+    assert "--length 100" in html
+    assert html.count('class="runs"') == 3  # two layouts, and vLLM's own blocks
+    blocks = run.record["block_ids"]
+    assert set(blocks) == {"1", "2", "engine"}
