@@ -1,0 +1,79 @@
+"""The documentation: links lead somewhere, files that are named exist, every key of a run is explained."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.summary import summarise
+from tests import fixtures
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+FILE = re.compile(r"`((?:harness|patches|tests|configs|docs|benchmarks|requirements)/[\w./-]+)`")
+
+
+def prose(page: Path) -> str:
+    """Its text without code blocks."""
+    return re.sub(r"(?ms)^```.*?^```", "", page.read_text(encoding="utf-8"))
+
+
+def anchors(page: Path) -> set[str]:
+    """Its headings, as GitHub links to them."""
+    headings = re.findall(r"(?m)^#+ (.+)$", prose(page))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in LINK.findall(prose(page)):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert target.is_relative_to(ROOT), link
+        if anchor:
+            assert anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_are_named_exist(page: Path) -> None:
+    for name in FILE.findall(prose(page)):
+        assert (ROOT / name).exists(), name
+
+
+def keys(value: Any) -> Iterator[str]:
+    """All keys of rows and tables, to any depth, but not of tables whose keys are data."""
+    if isinstance(value, list):
+        for item in value:
+            yield from keys(item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield key
+            if key not in (
+                "config",
+                "versions",
+                "device",
+                "categories",
+                "block_ids",
+                "peak_memory_bytes",
+                "top",
+            ):
+                yield from keys(item)
+
+
+def test_every_key_of_a_run_is_explained() -> None:
+    text = (ROOT / "docs" / "run-directory.md").read_text(encoding="utf-8")
+    explained = set(re.findall(r"`([a-z_0-9]+)`", text))
+    for record, results in (
+        (fixtures.record(), fixtures.results()),
+        (fixtures.gpu_record(), fixtures.gpu_results()),
+    ):
+        found = {*keys(record), *keys(summarise(record, results)), *keys(results[0].to_json())}
+        assert found - explained - {"path", "reference_error"} == set()
