@@ -132,12 +132,26 @@ def test_tables_on_the_page_have_the_summary_s_numbers(
                 assert row["verdict"] in overview
 
 
-def test_a_tip_comes_with_the_pointer_and_goes_with_escape(
+def test_the_pointer_reaches_every_mark_also_where_they_crowd(
+    browser: Any, pages: dict[str, tuple[Path, Row]]
+) -> None:
+    with opened(browser, pages["cpu"][0]) as tab:
+        marks = tab.locator("#spread .mark")
+        assert marks.count() > 20
+        for n in range(marks.count()):
+            halo = marks.nth(n).locator(".halo")
+            halo.scroll_into_view_if_needed()
+            box = halo.bounding_box()
+            tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+            shown = tab.locator("#tip").inner_text().splitlines()[0]
+            assert shown == marks.nth(n).get_attribute("data-tip").splitlines()[0]
+
+
+def test_a_tip_stays_on_a_phone_s_screen_and_goes_with_escape(
     browser: Any, pages: dict[str, tuple[Path, Row]]
 ) -> None:
     with opened(browser, pages["gpu"][0], 375) as tab:
-        mark = tab.locator("#spread .mark").first
-        mark.locator(".halo").hover()
+        tab.locator("#spread .mark").first.focus()
         tip = tab.locator("#tip")
         assert tip.is_visible()
         assert "n = 60 pairs" in tip.inner_text()

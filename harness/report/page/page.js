@@ -27,9 +27,29 @@
   };
   const hide = () => { tip.hidden = true; };
 
+  // Marks may lie on one another: of those below the pointer, the one whose middle is nearest is meant.
+  const nearest = (marks, x, y) => {
+    let best = null, least = Infinity;
+    for (const mark of marks) {
+      const box = (mark.querySelector(".halo") || mark).getBoundingClientRect();
+      if (x < box.left || x > box.right || y < box.top || y > box.bottom) continue;
+      const distance = Math.hypot(x - (box.left + box.right) / 2, y - (box.top + box.bottom) / 2);
+      if (distance < least) [best, least] = [mark, distance];
+    }
+    return best;
+  };
+
   for (const drawing of document.querySelectorAll("svg[role=group]")) {
     const marks = [...drawing.querySelectorAll(".mark")];
     if (marks.length) marks[0].tabIndex = 0;
+    const point = (mark) => {
+      for (const each of marks) each.classList.toggle("here", each === mark);
+      if (mark) show(mark); else hide();
+    };
+    for (const kind of ["pointermove", "pointerdown"]) {
+      drawing.addEventListener(kind, (event) => point(nearest(marks, event.clientX, event.clientY)));
+    }
+    drawing.addEventListener("pointerleave", () => point(null));
     drawing.addEventListener("keydown", (event) => {
       const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
       const here = marks.indexOf(document.activeElement);
@@ -41,13 +61,8 @@
       next.focus();
     });
   }
-  const markOf = (event) => event.target.closest(".mark");
-  for (const kind of ["pointerover", "focusin"]) {
-    document.addEventListener(kind, (event) => { if (markOf(event)) show(markOf(event)); });
-  }
-  for (const kind of ["pointerout", "focusout"]) {
-    document.addEventListener(kind, (event) => { if (markOf(event)) hide(); });
-  }
+  document.addEventListener("focusin", (event) => { if (event.target.matches(".mark")) show(event.target); });
+  document.addEventListener("focusout", hide);
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
   // Paper has no way to open what is closed; lists of block ids are left out.
   addEventListener("beforeprint", () => {
