@@ -75,7 +75,7 @@ class EndToEnd:
             median = int(np.median(self.natural))
             self.recorder.note(engine_spread_k={"min": least, "median": median, "max": most})
             untouched = layout.to_ranges(self.engine.next_block_ids(len(self.plans[1])))
-            self.recorder.note(block_ids=self.recorder.record["block_ids"] | {"engine": [untouched]})
+            self.recorder.note(block_ids=self.recorder.record.get("block_ids", {}) | {"engine": [untouched]})
 
     def prefill(self, arm: InEngineArm) -> Prefill:
         """One prefill of the prompt as the arm has it."""

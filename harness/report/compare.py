@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ from markupsafe import Markup
 
 from harness.compare import TOLERANCE_PCT, Comparison, Difference, Limit, Lone, Ratio
 from harness.report.page import ratios, render
-from harness.report.rows import named_arm
 from harness.report.text import NONE, Line, Notes, Section, Table, wrapped
 from harness.store import write_atomic
 
@@ -119,13 +119,12 @@ def heading(row: Ratio) -> str:
     return f"{row.cell['kernel']} ({row.cell['provider']})"
 
 
-def arm(cell: Any) -> str:
-    """The cell within its kernel, e.g. "paged 16"."""
-    fixed = ("stage", "kernel", "arm", "spread_k", "provider")
-    more = [f"{name} {value}" for name, value in cell.items() if name not in fixed and value is not None]
-    name = named_arm(cell["arm"], cell["spread_k"])
-    if cell["stage"] != "end_to_end" and cell["arm"] != "paged":
-        name = f"{cell['arm']} {cell['spread_k']}"
+def arm(cell: Mapping[str, Any]) -> str:
+    """The cell within its kernel, e.g. "paged 16"; of whole prefills only the sweep's have a spread_k."""
+    k, known = cell["spread_k"], ("stage", "kernel", "arm", "spread_k", "provider")
+    swept = k is not None and (cell["stage"] != "end_to_end" or cell["arm"] == "paged")
+    name = cell["arm"].replace("_", " ") + (f" {k}" if swept else "")
+    more = [f"{name} {value}" for name, value in cell.items() if name not in known and value is not None]
     return ", ".join([name, *more])
 
 
@@ -146,7 +145,7 @@ def _lone(comparison: Comparison) -> Table:
     notes = Notes()
     together: dict[tuple[str, str, str, str, str], list[str]] = {}
     for row in comparison.lone:
-        name = arm({**row.cell, "spread_k": 1}).removesuffix(" 1")
+        name = arm({**row.cell, "spread_k": None})
         key = row.cell["stage"], row.cell["kernel"], name, row.run, notes.mark(f"{row.other}: {row.reason}")
         together.setdefault(key, []).append(str(row.cell["spread_k"] or "vLLM's own"))
     sections: dict[str, list[Line]] = {}

@@ -20,73 +20,69 @@ OTHER_STEPS = "#56B4E9"  # allocation and compact, which are no parts of the tot
 
 
 def components(summary: Row) -> Markup:
-    """A bar for each component with its interval, and the replay's prediction; "" without an account."""
+    """A bar for each component with its interval, and the replay's prediction; "" without any in percent."""
     account: Row = summary.get("attribution") or {"measured": []}
-    rows = [row for row in account["measured"] if row["ms"] is not None]
+    rows = [row for row in account["measured"] if row["pct"] is not None]
     if not rows:
         return Markup("")
-    in_percent = all(row["pct"] is not None for row in rows)
-    key, bounds_key = ("pct", "ci95_pct") if in_percent else ("ms", "ci95_ms")
-    predicted = {row["component"]: row for row in account["predicted"] if row[key] is not None}
-    floor = account["noise_floor_pct"] if in_percent else None
-    reach = [0.0, *([-floor, floor] if floor is not None else [])]
+    predicted = {row["component"]: row for row in account["predicted"] if row["pct"] is not None}
+    floor = account["noise_floor_pct"]
+    reach = [0.0] + ([] if floor is None else [-floor, floor])
     for row in [*rows, *predicted.values()]:
-        reach += [row[key], *(row[bounds_key] or ())]
+        reach += [row["pct"], *(row["ci95_pct"] or ())]
     scale, height = Scale.around(reach, 0.04), len(rows) * ROW_PX
-    drawn = [svg.axis(scale, height, "% of the prefill" if in_percent else "ms")]
+    drawn, keys = (
+        [svg.axis(scale, height, "% of the prefill")],
+        [Key("measured, 95% interval", "var(--soft)")],
+    )
+    if predicted:
+        keys.append(Key("predicted from replayed kernels", "var(--ink)", "diamond", hollow=True))
     if floor is not None:
         left, right = scale.at(-floor), scale.at(floor)
         drawn.insert(0, svg.rect(left, 0, right - left, height, class_="band"))
+        keys.append(Key("noise floor (A/A)", "var(--band)"))
     for n, row in enumerate(rows):
-        drawn += _component(account, row, predicted.get(row["component"]), (key, bounds_key), scale, n)
-    keys = [Key("measured, with its 95% interval", "var(--soft)")]
-    keys += [Key("predicted from the replayed kernels", "var(--ink)", "diamond", hollow=True)] * bool(
-        predicted
-    )
-    keys += [Key("noise floor (A/A)", "var(--band)")] * (floor is not None)
+        forecast = predicted.get(row["component"])
+        tip = _component_tip(row, forecast, decimals(account))
+        drawn += _component(row, forecast, tip, scale, n * ROW_PX)
     title = "What the layout costs a prefill"
     picture = svg.drawing(title, height + svg.AXIS_PX, *drawn, class_="bars")
     return svg.figure(title, picture, svg.legend(keys))
 
 
-def _component(
-    account: Row, row: Row, forecast: Row | None, keys: tuple[str, str], scale: Scale, n: int
-) -> list[Markup]:
-    """A component's name and figures over its bar."""
-    key, bounds_key = keys
-    top, name, digits = n * ROW_PX, row["component"].replace("_", " "), decimals(account)
-    unit = " ms"
-    shown = (
-        percent(row["pct"], row["ci95_pct"])
-        if key == "pct"
-        else interval_of(row["ms"], row["ci95_ms"], digits)
-    )
+def _component_tip(row: Row, forecast: Row | None, digits: int) -> Tip:
+    """What is known of a component."""
+    measured = interval_of(row["ms"], row["ci95_ms"], digits, unit=" ms")
     lines = [
-        f"{name}: {row['treatment']} minus {row['baseline']}",
-        f"measured {interval_of(row['ms'], row['ci95_ms'], digits, unit=unit)}, {row['verdict']}",
-        f"{percent(row['pct'], row['ci95_pct'])} of the prefill" if row["pct"] is not None else "",
+        f"{_name(row)}: {row['treatment']} minus {row['baseline']}",
+        f"measured {measured}, {row['verdict']}",
+        f"{percent(row['pct'], row['ci95_pct'])} of the prefill",
         f"n = {row['n']} pairs",
-        f"predicted {interval_of(forecast['ms'], forecast['ci95_ms'], digits, unit=unit)}"
-        if forecast
-        else "",
-        row["reason"] or "",
     ]
-    ends = sorted((scale.at(0), scale.at(row[key])))
+    if forecast:
+        lines.append(f"predicted {interval_of(forecast['ms'], forecast['ci95_ms'], digits, unit=' ms')}")
+    return Tip(lines + ([row["reason"]] if row["reason"] else []))
+
+
+def _component(row: Row, forecast: Row | None, tip: Tip, scale: Scale, top: float) -> list[Markup]:
+    """A component's name and figures over its bar."""
+    start, end = sorted((scale.at(0), scale.at(row["pct"])))
     colour = STEP_COLOURS.get(row["component"], OTHER_STEPS)
-    parts = [svg.rect(ends[0], top + 22, ends[1] - ends[0], 18, fill=colour, class_="bar")]
-    if row[bounds_key]:
-        low, high = (scale.at(bound) for bound in row[bounds_key])
+    parts = [svg.rect(0, top + 1, 1, ROW_PX - 2, class_="halo")]
+    parts.append(svg.rect(start, top + 22, end - start, 18, fill=colour, class_="bar"))
+    if row["ci95_pct"]:
+        low, high = (scale.at(bound) for bound in row["ci95_pct"])
         parts.append(svg.line(low, top + 31, high, top + 31, class_="interval"))
         parts += [svg.line(end, top + 26, end, top + 36, class_="interval") for end in (low, high)]
     if forecast:
-        place = svg.percent(scale.at(forecast[key]))
+        place = svg.percent(scale.at(forecast["pct"]))
         parts.append(svg.marker("diamond", place, top + 41, stroke="var(--ink)", fill="var(--paper)"))
-    halo = svg.rect(0, top + 1, 1, ROW_PX - 2, class_="halo")
-    label = svg.text(f"{name}: {shown}, {row['verdict']}", 0, top + 15, class_="label")
-    return [
-        label,
-        svg.mark(Tip([each for each in lines if each]), halo, *parts, data_component=row["component"]),
-    ]
+    said = f"{_name(row)}: {percent(row['pct'], row['ci95_pct'])}, {row['verdict']}"
+    return [svg.text(said, 0, top + 15, class_="label"), svg.mark(tip, *parts)]
+
+
+def _name(row: Row) -> str:
+    return str(row["component"]).replace("_", " ")
 
 
 def where_the_time_goes(summary: Row, samples: Samples) -> Markup:
@@ -173,7 +169,5 @@ def missing(summary: Row) -> Sequence[str]:
     if not account:
         return ["The prefill was not timed with attention steered inside the engine, so there is no account."]
     return [
-        f"{row['component'].replace('_', ' ')}: not measured ({row['reason']})"
-        for row in account["measured"]
-        if row["ms"] is None
+        f"{_name(row)}: not measured ({row['reason']})" for row in account["measured"] if row["ms"] is None
     ]
