@@ -226,7 +226,7 @@ def _lone(
 def differences(records: Sequence[Mapping[str, Any]]) -> list[Difference]:
     """What the records say differently of model, configuration, device and software, the model first."""
     flat = [_flat({part: record.get(part) for part in PARTS}) for record in records]
-    names = sorted({name for facts in flat for name in facts}, key=_place)
+    names = sorted(dict.fromkeys(name for facts in flat for name in facts), key=_place)
     found = [Difference(name, tuple(facts.get(name) for facts in flat)) for name in names]
     return [each for each in found if each.name not in NO_DIFFERENCE and len(set(map(repr, each.values))) > 1]
 

@@ -145,10 +145,14 @@ def test_all_later_runs_are_held_against_the_first() -> None:
 
 
 def test_what_differs_is_named_but_where_a_run_is_stored() -> None:
-    one = {"config": {"length": 1, "output_dir": "a"}, "versions": {"vllm": "1"}, "device": {"name": "X"}}
-    two = {"config": {"length": 2, "output_dir": "b"}, "versions": {"vllm": "1", "torch": None}}
-    found = {fact.name: fact.values for fact in differences([one, two])}
-    assert found == {"config.length": (1, 2), "device.name": ("X", None)}
+    one = {
+        "device": {"name": "X"},
+        "config": {"length": 1, "seed": 0, "output_dir": "a"},
+        "versions": {"vllm": "1"},
+    }
+    two = {"config": {"length": 2, "seed": 1, "output_dir": "b"}, "versions": {"vllm": "1", "torch": None}}
+    found = [(fact.name, fact.values) for fact in differences([one, two])]
+    assert found == [("config.length", (1, 2)), ("config.seed", (0, 1)), ("device.name", ("X", None))]
 
 
 @pytest.mark.parametrize("text", ["slower", "slower:2", "slower:-2%", "same:1%", "slower:2%%", ""])

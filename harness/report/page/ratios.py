@@ -44,6 +44,6 @@ def _row(name: str, shown: str, row: Ratio, scale: Scale, top: float) -> list[Ma
     place = svg.percent(scale.at(row.ratio))
     parts.append(svg.marker("diamond", place, top + 23, stroke="var(--ink)", fill="var(--paper)"))
     return [
-        svg.text(f"{name}: {row.ratio:.3f}, {row.verdict}", 0, top + 13, class_="label"),
+        svg.text(f"{name}: {row.ratio:.3f}", 0, top + 13, class_="label"),
         svg.mark(tip, *parts),
     ]
