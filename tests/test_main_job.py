@@ -65,8 +65,9 @@ def test_files_of_a_run(finished):
     output, _ = finished
     names = {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
     assert names >= {
-        "run.json", "samples.jsonl", "summary.json", "tables.md", "tables.csv", "plots/spread_k.png",
-        "plots/spread_k.svg", "captures/layer-000.safetensors", "captures/layer-002.safetensors",
+        "run.json", "samples.jsonl", "summary.json", "tables.md", "tables.csv", "report.html",
+        "plots/spread_k.png", "plots/spread_k.svg",
+        "captures/layer-000.safetensors", "captures/layer-002.safetensors",
     }  # fmt: skip
     record = json.loads((output / "run.json").read_text())
     assert record["status"] == "finished"
