@@ -179,7 +179,7 @@ def prefill(config_file: str | os.PathLike[str] | None = None, **options: Any) -
             near = difflib.get_close_matches(name, RunConfig.model_fields, 1, cutoff=0)
             raise ConfigError(f"{name}: unknown option; the nearest is {near[0]}")
     yaml_path = Path(config_file) if config_file is not None else None
-    folder = config.output_dir(config.load(options, yaml_path))
+    folder = config.output_dir(config.load(RunConfig, options, yaml_path))
     if cli.prefill({**options, "output_dir": folder, "config": yaml_path}) == cli.INTERRUPTED:
         raise KeyboardInterrupt
     return open(folder)

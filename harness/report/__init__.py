@@ -61,7 +61,7 @@ def view_of(record: Row) -> View:
 
 
 def write(run: RunDirectory) -> Document:
-    """Write summary.json, tables.md, tables.csv, plots/ and, of the main job, report.html from run.json and samples.jsonl.
+    """Write summary.json, tables.md, tables.csv, plots/ and, of the main job, report.html.
 
     Works on a finished, a running and an interrupted run alike; returns the tables, to be printed.
     Raises FileNotFoundError without a run.json, ValueError if a line of samples.jsonl is no result or the

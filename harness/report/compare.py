@@ -124,7 +124,9 @@ def arm(cell: Mapping[str, Any]) -> str:
     k, known = cell["spread_k"], ("stage", "kernel", "arm", "spread_k", "provider")
     swept = k is not None and (cell["stage"] != "end_to_end" or cell["arm"] == "paged")
     name = cell["arm"].replace("_", " ") + (f" {k}" if swept else "")
-    more = [f"{name} {value}" for name, value in cell.items() if name not in known and value is not None]
+    more = [
+        f"{name} {value}" for name, value in cell.items() if name not in known and value not in (None, ())
+    ]
     return ", ".join([name, *more])
 
 
