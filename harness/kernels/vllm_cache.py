@@ -1,13 +1,14 @@
-"""Writing the K|V cache of vLLM's GPU backends: one layout, whichever kernel reads it."""
+"""The K|V cache of vLLM's GPU backends: written, and copied out of; one layout, whichever kernel reads it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
+from harness.blockcopy import copy_blocks
 from harness.capture import AttentionCall
-from harness.kernels.protocol import PagedKV, Run
+from harness.kernels.protocol import DenseKV, PagedKV, Run
 
 
 def write(call: AttentionCall, cache: torch.Tensor, slots: torch.Tensor) -> None:
@@ -27,3 +28,34 @@ def bound(writer: Callable[..., object], call: AttentionCall, kv: PagedKV, slots
         return kv.cache
 
     return run
+
+
+class Copies:
+    """Buffers for the requests' K and V in token order, one pair for each shape, kept from step to step."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[tuple[int, ...], DenseKV] = {}
+
+    def gathered(
+        self, key_cache: torch.Tensor, value_cache: torch.Tensor, table: torch.Tensor, lengths: Sequence[int]
+    ) -> DenseKV:
+        """Copy all requests' K and V out of their blocks, one request behind the other.
+
+        Args:
+            key_cache, value_cache: [blocks, block_size, num_kv_heads, head_dim].
+            table: [requests or more, blocks or more] block ids.
+            lengths: tokens of each request.
+        """
+        page_size, heads, dim = key_cache.shape[1:]
+        shape = (sum(lengths), heads, dim)
+        copy = self._buffers.get(shape)
+        if copy is None:
+            copy = DenseKV(key_cache.new_empty(shape), value_cache.new_empty(shape))
+            self._buffers[shape] = copy
+        start = 0
+        for row, length in zip(table, lengths, strict=False):
+            blocks = row[: -(-length // page_size)]
+            copy_blocks(key_cache, blocks, copy.key[start : start + length])
+            copy_blocks(value_cache, blocks, copy.value[start : start + length])
+            start += length
+        return copy

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from harness.capture import AttentionCall
-from harness.kernels import DenseKV, Output, PagedKV, Run, Unsupported
+from harness.kernels import DenseKV, Output, PagedKV, Run, vllm_support
+from harness.kernels.support import require
 from patches.steering import LayerStep
 
 BLOCK_MULTIPLE = 32  # the vectorised kernels' block sizes
@@ -20,20 +21,21 @@ class VllmCpuAttention:
     name = "cpu_attention_with_kv_cache"
     writer = "cpu_attn_reshape_and_cache"
     provider = "vLLM CPU"
+    support = vllm_support.CPU
 
     def __init__(self) -> None:
         self._out = Output()
 
     def dense(self, call: AttentionCall, kv: DenseKV) -> Run:
         """The same kernel with one block for all tokens: it has no form without a block table."""
-        if call.num_requests != 1:
-            raise Unsupported("dense on a CPU is one block for all tokens, so it takes one request")
+        require(self, call)
         tokens = -(-call.num_tokens // BLOCK_MULTIPLE) * BLOCK_MULTIPLE
         cache = call.key.new_zeros(1, call.num_kv_heads, tokens, 2 * call.head_dim)
         self._write(call, kv.key, kv.value, cache, torch.arange(call.num_tokens))
         return self.paged(call, PagedKV(cache, torch.zeros(1, 1, dtype=torch.int32)))
 
     def paged(self, call: AttentionCall, kv: PagedKV) -> Run:
+        require(self, call, kv.block_size)
         from vllm import _custom_ops as ops
 
         window = call.sliding_window[0] + 1 if call.sliding_window[0] >= 0 else -1

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from harness.blockcopy import copy_blocks
 from harness.capture import AttentionCall
-from harness.kernels import DenseKV, Output, PagedKV, Run, Unsupported, vllm_cache
+from harness.kernels import DenseKV, Output, PagedKV, Run, vllm_cache, vllm_support
+from harness.kernels.support import require
 from patches.steering import LayerStep
 
 Kernel = Callable[..., Any]
@@ -24,11 +24,12 @@ class VllmFlashAttention:
     def __init__(self, fa_version: int) -> None:
         self.fa_version = fa_version
         self.provider = f"vLLM FA{fa_version}"
+        self.support = {2: vllm_support.FA2, 3: vllm_support.FA3}[fa_version]
         self._out = Output()
 
     def dense(self, call: AttentionCall, kv: DenseKV) -> Run:
         """Reads this step's own K and V. FA3's schedule is prepared ahead, as the engine does for paged."""
-        _check(call)
+        require(self, call)
         schedule = self._schedule(call, page_size=None)
         return self._bind(
             call, kv.key, kv.value, cu_seqlens_k=call.query_start_loc, scheduler_metadata=schedule
@@ -40,12 +41,12 @@ class VllmFlashAttention:
         return self._unscheduled if self.fa_version == 3 else None
 
     def _unscheduled(self, call: AttentionCall, kv: DenseKV) -> Run:
-        _check(call)
+        require(self, call)
         return self._bind(call, kv.key, kv.value, cu_seqlens_k=call.query_start_loc)
 
     def paged(self, call: AttentionCall, kv: PagedKV) -> Run:
         """Reads the cache in place; with the engine's own FA3 schedule if the pages are."""
-        _check(call)
+        require(self, call, kv.block_size)
         same_pages = kv.block_size == call.block_size and call.scheduler_metadata is not None
         schedule = call.scheduler_metadata if same_pages else self._schedule(call, kv.block_size)
         key, value = kv.split()
@@ -110,6 +111,7 @@ class VllmFlashAttention:
             page_size=page_size,
             causal=call.causal,
             window_size=call.sliding_window,
+            has_softcap=call.softcap > 0,
             num_splits=call.max_num_splits,
         )
         return schedule
@@ -129,7 +131,7 @@ class Detours:
 
     def __init__(self) -> None:
         self._schedules: dict[Any, torch.Tensor] = {}
-        self._copies: dict[Any, DenseKV] = {}
+        self._copies = vllm_cache.Copies()
 
     def dense(self, kernel: Kernel, arguments: dict[str, Any], step: LayerStep) -> Any:
         """Attention reads the step's own K and V."""
@@ -141,18 +143,7 @@ class Detours:
 
     def compact(self, kernel: Kernel, arguments: dict[str, Any], step: LayerStep) -> Any:
         """The cache is gathered first; attention reads the copy."""
-        key_cache, value_cache, table = arguments["k"], arguments["v"], arguments["block_table"]
-        tokens, (page_size, heads, dim) = arguments["q"].shape[0], key_cache.shape[1:]
-        copy = self._copies.get((tokens, heads, dim))
-        if copy is None:
-            new = [key_cache.new_empty(tokens, heads, dim) for _ in range(2)]
-            copy = self._copies[tokens, heads, dim] = DenseKV(*new)
-        start = 0
-        for row, length in zip(table, step.lengths, strict=False):
-            blocks = row[: -(-length // page_size)]
-            copy_blocks(key_cache, blocks, copy.key[start : start + length])
-            copy_blocks(value_cache, blocks, copy.value[start : start + length])
-            start += length
+        copy = self._copies.gathered(arguments["k"], arguments["v"], arguments["block_table"], step.lengths)
         self._leave_out_table(arguments, step, copy.key, copy.value)
         return kernel(**arguments)
 
@@ -185,11 +176,7 @@ class Detours:
                 page_size=None,
                 causal=arguments["causal"],
                 window_size=tuple(window) if window else (-1, -1),
+                has_softcap=arguments["softcap"] > 0,
                 num_splits=arguments["num_splits"],
             )
         return found
-
-
-def _check(call: AttentionCall) -> None:
-    if call.query.dtype not in (torch.float16, torch.bfloat16):
-        raise Unsupported(f"vLLM's FlashAttention takes float16 and bfloat16, not {call.query.dtype}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,14 +11,15 @@ import torch
 from harness.capture import AttentionCall
 from harness.kernels import vllm_cache
 from harness.kernels.protocol import DenseKV, Output, PagedKV, Run, Unsupported
-from harness.kernels.support import Feature, Package, Sizes, Support, attempted, load, refused, require
+from harness.kernels.support import Feature, Package, Sizes, Support, attempted, load, require
+from patches.steering import LayerStep
 
 MODULE = "vllm.v1.attention.ops.triton_unified_attention"
 SEGMENTS, SMALLEST_GRID = 16, 128  # NUM_PAR_SOFTMAX_SEGMENTS, MIN_LAUNCH_GRID_SIZE_2D of the backend
 
 
 class VllmTritonAttention:
-    """`unified_attention`; it has no form without a block table.
+    """`unified_attention`; it has no form without a block table, so dense is one block of all tokens.
 
     float32 is left out: Triton multiplies it as TF32, which is no float32 result.
     """
@@ -26,24 +28,27 @@ class VllmTritonAttention:
     writer = "triton_reshape_and_cache_flash"
     provider = "vLLM Triton"
     support = Support(
-        features=frozenset(set(Feature) - {Feature.DENSE, Feature.LOPSIDED}),
+        features=frozenset(set(Feature) - {Feature.LOPSIDED}),
         dtypes=("float16", "bfloat16"),
         head_sizes=Sizes(smallest=32),
         package=Package("vllm", "make ENGINE=gpu, or pip install vllm==0.26.0", also=("triton",)),
         page_sizes=Sizes(multiple_of=16),
         apart=((Feature.ALIBI, Feature.FULL),),  # ALiBi counts from the first token
-        because={Feature.DENSE: "unified_attention reads K and V through a block table only"},
     )
 
     def __init__(self) -> None:
         self._out = Output()
 
     def dense(self, call: AttentionCall, kv: DenseKV) -> Run:
-        raise refused(self, call)
+        """Reads K and V where they are, through a table of one block (see `one_block`)."""
+        require(self, call)
+        return self._bind(call, *one_block(kv), starts_of(call.query_start_loc))
 
     def paged(self, call: AttentionCall, kv: PagedKV) -> Run:
         require(self, call, kv.block_size)
-        key, value = kv.split()
+        return self._bind(call, *kv.split(), kv.block_table)
+
+    def _bind(self, call: AttentionCall, key: torch.Tensor, value: torch.Tensor, table: torch.Tensor) -> Run:
         longest = int(call.query_start_loc.diff().max())
         unscaled = torch.ones((), device=call.query.device).expand(call.num_requests, call.num_kv_heads)
         out = self._out.like(call.query)
@@ -59,7 +64,7 @@ class VllmTritonAttention:
             "softmax_scale": call.scale,
             "causal": call.causal,
             "window_size": call.sliding_window,
-            "block_table": kv.block_table,
+            "block_table": table,
             "softcap": call.softcap,
             "q_descale": None,
             "k_descale": unscaled,
@@ -84,6 +89,51 @@ class VllmTritonAttention:
         from vllm.v1.attention.ops.triton_reshape_and_cache_flash import triton_reshape_and_cache_flash
 
         return vllm_cache.bound(triton_reshape_and_cache_flash, call, kv, slots)
+
+
+def one_block(kv: DenseKV) -> tuple[torch.Tensor, torch.Tensor]:
+    """K and V as caches of a block for each token, in place, each block reaching from its token to the end.
+
+    The kernel finds a block at its id times the first stride, which is a token's here: a request's tokens
+    are one block, whose id is where the request starts. The shape, which it takes the block size from, shows
+    the first block only.
+    """
+    key, value = (
+        tensor.as_strided((1, *tensor.shape), (tensor.stride(0), *tensor.stride()))
+        for tensor in (kv.key, kv.value)
+    )
+    return key, value
+
+
+def starts_of(query_start_loc: torch.Tensor) -> torch.Tensor:
+    """The block table that goes with `one_block`: each request's first token."""
+    return query_start_loc.unsqueeze(1)
+
+
+# By this name vLLM's backend calls the kernel.
+BACKEND_KERNEL = "vllm.v1.attention.backends.triton_attn:unified_attention"
+
+
+class Detours:
+    """The backend's own call in a running engine, with K and V from elsewhere, as one block a request."""
+
+    def __init__(self) -> None:
+        self._copies = vllm_cache.Copies()
+
+    def dense(self, kernel: Callable[..., Any], arguments: dict[str, Any], step: LayerStep) -> Any:
+        """Attention reads the step's own K and V."""
+        return self._in_place(kernel, arguments, DenseKV(step.key, step.value))
+
+    def compact(self, kernel: Callable[..., Any], arguments: dict[str, Any], step: LayerStep) -> Any:
+        """The cache is gathered first; attention reads the copy."""
+        key_cache, value_cache, table = arguments["k"], arguments["v"], arguments["block_table"]
+        copy = self._copies.gathered(key_cache, value_cache, table, step.lengths)
+        return self._in_place(kernel, arguments, copy)
+
+    def _in_place(self, kernel: Callable[..., Any], arguments: dict[str, Any], kv: DenseKV) -> Any:
+        arguments["k"], arguments["v"] = one_block(kv)
+        arguments["block_table"] = starts_of(arguments["cu_seqlens_q"])
+        return kernel(**arguments)
 
 
 def _function(arguments: dict[str, Any]) -> Any:
