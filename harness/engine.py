@@ -68,7 +68,10 @@ class PrefillEngine:
             longer = positions.extended(source.extended_positions)
         with longer, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # vLLM's own: nothing a user of the harness could act on
-            self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
+            try:
+                self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
+            except (ValueError, NotImplementedError) as error:
+                raise EngineError(f"vLLM does not take {source.name} as asked: {_reason(error)}") from error
         core = self._engine.engine_core.engine_core
         if source.drawn_in_engine:
             std = float(source.config.get("initializer_range", 0.02))
@@ -216,6 +219,7 @@ def _engine_args(config: RunConfig, source: ModelSource) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         "model": str(source.path),
         "hf_overrides": source.hf_overrides,
+        "runner": "generate",
         "skip_tokenizer_init": True,
         "generation_config": "vllm",
         "dtype": config.dtype,
@@ -230,6 +234,7 @@ def _engine_args(config: RunConfig, source: ModelSource) -> dict[str, Any]:
         "max_num_batched_tokens": config.max_num_batched_tokens or max(config.length + 1, 2048),
         "max_num_seqs": 1,  # one request at a time: nothing to capture for larger batches
         "enable_prefix_caching": False,
+        "disable_hybrid_kv_cache_manager": True,  # one block table for all layers, windows or not
         "async_scheduling": False,
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
@@ -239,6 +244,13 @@ def _engine_args(config: RunConfig, source: ModelSource) -> dict[str, Any]:
     if config.flash_attn_version:
         arguments["attention_config"] = {"flash_attn_version": config.flash_attn_version}
     return arguments
+
+
+def _reason(error: Exception) -> str:
+    """The line that says what is wrong; pydantic puts it below a heading."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    found = next((line for line in lines if line.startswith("Value error, ")), lines[0])
+    return found.removeprefix("Value error, ").partition(" [type=")[0]
 
 
 def _free_memory() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -26,6 +26,7 @@ class InEngineArm:
     control: bool = False
     same_kernel_as: str = "paged"  # the arm whose logits must be equal bit for bit
     remark: str | None = None
+    unsupported: str | None = None  # why it cannot run in this engine
 
 
 def arms(
@@ -48,13 +49,14 @@ def arms(
     found += [InEngineArm("paged", k, as_is, plans[k]) for k in plans]
     found.append(InEngineArm("paged", 1, as_is, one_run, control=True))
     dense, compact = detours.of("dense"), detours.of("compact")
-    found += [
+    rerouted = [
         InEngineArm("dense", 1, Course(dense), one_run, same_kernel_as="dense", remark=remark),
         InEngineArm(
             "no_cache", 1, Course(dense, write_cache=False), one_run, same_kernel_as="dense", remark=remark
         ),
         InEngineArm("compact", most, Course(compact), plans[most], same_kernel_as="dense"),
     ]
+    found += [replace(arm, unsupported=_no_detour(engine)) for arm in rerouted]
     if spin_us is not None:
         cycles = max(1, int(spin_us * 1e-6 * CYCLES_PER_SECOND))
         found += [
@@ -62,6 +64,14 @@ def arms(
             InEngineArm("spin", 1, Course(ahead=lambda: torch.cuda._sleep(cycles)), one_run),
         ]
     return found
+
+
+def _no_detour(engine: PrefillEngine) -> str | None:
+    """Why attention cannot be given K and V from elsewhere, or None."""
+    if engine.steering is None or not engine.steering.no_detour:
+        return None
+    known = " and ".join(detours.BACKEND_KERNELS)
+    return f"{', '.join(engine.steering.no_detour)} reads its cache only: K and V can be given to {known}"
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ Positions = Literal["learned", "rotary", "alibi", "none"]
 
 # Learned position tables that patches/positions.py can repeat.
 EXTENDABLE = ("gpt2", "opt")
+# Neither generate a token nor keep a KV cache.
+_ENCODERS = ("bert", "electra", "mpnet", "t5encoder")
 _LEARNED = (*EXTENDABLE, "gpt_bigcode", "gpt_neo", "biogpt", "xglm", "ctrl")
 
 # In the order in which vLLM reads them (transformers_utils/model_arch_config_convertor.py).
@@ -48,9 +50,10 @@ def read_shape(config: dict[str, Any], where: str) -> Shape:
         where: what to call the config in an error.
 
     Raises:
-        ModelError: it does not say how many layers, heads or how wide they are.
+        ModelError: it is no decoder-only model, or does not say how many layers, heads or how wide they are.
     """
     text = text_config(config)
+    _refuse_encoders(text, where)
     num_heads = _number(text, where, "num_attention_heads", "n_head", "n_heads", "num_heads")
     width = _number(text, where, "hidden_size", "n_embd", "d_model")
     key = limit_key(config)
@@ -83,6 +86,16 @@ def with_positions(config: dict[str, Any], num_positions: int) -> dict[str, Any]
     key = limit_key(config)
     overrides = {key: num_positions} if key else {}
     return {"text_config": overrides} if text_config(config) is not config else overrides
+
+
+def _refuse_encoders(text: dict[str, Any], where: str) -> None:
+    model_type = str(text.get("model_type"))
+    if text.get("is_encoder_decoder") or any(name in model_type for name in _ENCODERS):
+        kind = "an encoder-decoder" if text.get("is_encoder_decoder") else "an encoder-only"
+        raise ModelError(
+            f"{where}: {model_type} is {kind} model; there is no paged prefill to measure: "
+            "give a decoder-only language model"
+        )
 
 
 def _number(config: dict[str, Any], where: str, *keys: str) -> int:

@@ -37,7 +37,11 @@ def capture(
     """Prefill on `block_ids` and keep the attention calls of `layers` (None: all)."""
     numbers = {name: number for number, name in enumerate(engine.layers)}
     calls: dict[int, AttentionCall] = {}
-    skipped: dict[int, str] = {}
+    skipped = {
+        numbers[name]: reason
+        for name, reason in engine.tap.out_of_scope.items()
+        if layers is None or numbers[name] in layers
+    }
 
     def observe(layer: Any, *arguments: Any) -> None:
         number = numbers[layer.layer_name]

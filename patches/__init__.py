@@ -26,11 +26,13 @@ class Symbol:
         path: "module:qualified.name".
         parameters: names that its signature must have, in any order.
         moved_from: an older home of the same symbol, tried second.
+        optional: vLLM may lack it; if it is there, its parameters count.
     """
 
     path: str
     parameters: tuple[str, ...] = ()
     moved_from: str | None = None
+    optional: bool = False
 
     def resolve(self) -> Any:
         """The object itself; raises PatchError if it is at neither address."""
@@ -50,7 +52,7 @@ class Symbol:
         try:
             found = self.resolve()
         except PatchError as error:
-            return str(error)
+            return None if self.optional else str(error)
         if not self.parameters:
             return None
         have = inspect.signature(found).parameters

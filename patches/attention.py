@@ -17,6 +17,8 @@ NEEDS = (
            tuple(PARAMETERS)),
     Symbol("vllm.v1.attention.backends.cpu_attn:CPUAttentionBackendImpl.forward",
            tuple(PARAMETERS)),
+    Symbol("vllm.v1.attention.backends.triton_attn:TritonAttentionImpl.forward",
+           tuple(PARAMETERS), optional=True),
 )  # fmt: skip
 
 # Receives (layer, query, key, value, kv_cache, attn_metadata, output), output already written.
@@ -32,7 +34,16 @@ class AttentionTap:
     """
 
     def __init__(self, layers: Mapping[str, Any]) -> None:
-        """`layers`: vLLM's `static_forward_context`, layer name to attention module."""
+        """`layers`: vLLM's `static_forward_context`, layer name to attention module.
+
+        Layers without a single call for attention are left alone; `out_of_scope` says which, and why.
+        """
+        self.out_of_scope = {
+            name: f"{name}: {type(layer.impl).__name__} is latent attention (MLA): no K and V per head"
+            for name, layer in layers.items()
+            if not hasattr(layer.impl, "forward")
+        }
+        layers = {name: layer for name, layer in layers.items() if name not in self.out_of_scope}
         for layer in layers.values():
             missing = PARAMETERS - inspect.signature(layer.impl.forward).parameters.keys()
             if missing:

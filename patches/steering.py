@@ -59,22 +59,23 @@ class Steering:
             kernels: "module:name" of the function by which a backend calls its kernel, by backend.
 
         Raises:
-            PatchError: a layer's backend is none of `kernels`, or writes the cache within its kernel; a layer
-                reads another's cache; or the layers are not in this process.
+            PatchError: a layer keeps no K and V, writes the cache within its kernel, or reads another's cache; or
+                the layers are not in this process.
         """
         if not layers:
             raise PatchError("the attention layers run in other processes")
         for layer in layers.values():
-            backend = layer.attn_backend.get_name()
-            if backend not in kernels:
-                raise PatchError(f"attention backend {backend}: in-engine arms know {', '.join(kernels)}")
+            if not hasattr(layer.impl, "forward"):
+                raise PatchError(f"{type(layer.impl).__name__} is latent attention (MLA)")
             if not hasattr(layer.impl, "do_kv_cache_update"):
                 raise PatchError(f"{type(layer.impl).__name__} writes the cache within its kernel")
             if shared := getattr(layer, "kv_sharing_target_layer_name", None):
                 raise PatchError(f"{layer.layer_name} has no K and V of its own: it reads {shared}'s")
         self._layers = list(layers.values())
         self._executor = executor
-        self._kernels = {kernels[layer.attn_backend.get_name()] for layer in self._layers}
+        backends = {layer.attn_backend.get_name() for layer in self._layers}
+        self._kernels = {kernels[backend] for backend in backends & kernels.keys()}
+        self.no_detour = sorted(backends - kernels.keys())  # backends whose layers take no detour
         self._lengths: tuple[int, ...] | None = None  # of the step's requests; None: it is not steered
         self._now: LayerStep | None = None
         self.steered = 0  # steps

@@ -60,6 +60,9 @@ class EndToEnd:
         with_interventions = arms[0].name == "engine"
         objections = self._objections(arms) if with_interventions else {}
         for n, arm in enumerate(arms):
+            if arm.unsupported:
+                series.fail(n, Status.UNSUPPORTED, arm.unsupported)
+                continue
             at_k = problems.get(arm.spread_k) if arm.name == "paged" else None
             if problem := at_k or objections.get(n):
                 series.fail(n, Status.WRONG_OUTPUT, problem)
@@ -110,16 +113,19 @@ class EndToEnd:
 
     def _objections(self, arms: Sequence[InEngineArm]) -> dict[int, str]:
         """What is wrong with the arms' logits or first tokens, by index; how far off they are is noted."""
-        outcomes = []
-        for arm in arms:
+        outcomes: dict[int, Outcome] = {}
+        for n, arm in enumerate(arms):
+            if arm.unsupported:
+                continue
             with logits.observed(self.engine.model) as seen:
                 done = self.prefill(arm)
-            outcomes.append(Outcome(seen[-1], done.first_token))
+            outcomes[n] = Outcome(seen[-1], done.first_token)
         # Where a name occurs again (other layouts), its first counts.
-        first = {arm.name: outcome for arm, outcome in reversed(list(zip(arms, outcomes, strict=True)))}
+        first = {arms[n].name: outcomes[n] for n in reversed(outcomes)}
         found: dict[int, str] = {}
         errors: dict[str, float] = {}
-        for n, (arm, outcome) in enumerate(zip(arms, outcomes, strict=True)):
+        for n, outcome in outcomes.items():
+            arm = arms[n]
             if problem := inengine.objection(outcome, first["engine"], first[arm.same_kernel_as]):
                 found[n] = problem
             errors[arm.name] = max(errors.get(arm.name, 0.0), inengine.difference(outcome, first["engine"]))
@@ -143,7 +149,8 @@ class EndToEnd:
         most = max(self.plans)
         self._profiled(arms[0], None)  # the profiler's first use takes longest
         for arm in arms:
-            if arm.control or arm.name == "wrapped" or (arm.name == "paged" and 1 < arm.spread_k < most):
+            between = arm.name == "paged" and 1 < arm.spread_k < most
+            if arm.control or arm.unsupported or arm.name == "wrapped" or between:
                 continue
             trace = self.recorder.directory.trace_path if arm.name == "engine" else None
             found = self._profiled(arm, trace)

@@ -11,10 +11,10 @@ class FlashAttnFunc:
     """q [requests, tokens, num_heads, head_dim]; k and v likewise with num_kv_heads."""
 
     name = "flash_attn_func"
-    support = upstream.SUPPORT
 
     def __init__(self) -> None:
         self.provider = upstream.provider()
+        self.support = upstream.support()
 
     def dense(self, call: AttentionCall, kv: DenseKV) -> Run:
         require(self, call)

@@ -44,10 +44,10 @@ class FlashAttnQkvPacked:
     """qkv [requests, tokens, 3, num_heads, head_dim]."""
 
     name = "flash_attn_qkvpacked_func"
-    support = packing(upstream.SUPPORT)
 
     def __init__(self) -> None:
         self.provider = upstream.provider()
+        self.support = packing(upstream.support())
 
     def dense(self, call: AttentionCall, kv: DenseKV) -> Run:
         require(self, call)

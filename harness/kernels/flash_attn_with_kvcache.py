@@ -16,14 +16,13 @@ class FlashAttnWithKvcache:
 
     name = "flash_attn_with_kvcache"
     page_multiple = PAGE_MULTIPLE
-    support = replace(
-        upstream.SUPPORT,
-        features=upstream.SUPPORT.features | {Feature.PAGED},
-        page_sizes=Sizes(multiple_of=PAGE_MULTIPLE),
-    )
 
     def __init__(self) -> None:
         self.provider = upstream.provider()
+        build = upstream.support()
+        self.support = replace(
+            build, features=build.features | {Feature.PAGED}, page_sizes=Sizes(multiple_of=PAGE_MULTIPLE)
+        )
 
     def dense(self, call: AttentionCall, kv: DenseKV) -> Run:
         require(self, call)
