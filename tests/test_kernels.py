@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.kernels import DenseKV, Output, PagedKV, Unsupported, for_engine, reference
+from harness.kernels import DenseKV, Output, PagedKV, Unsupported, for_engine, reference, vllm_triton
 from harness.kernels.listed import all_kernels
 from harness.kernels.support import (
     Feature,
@@ -185,6 +185,23 @@ def test_the_engines_kernel_is_found_by_its_backend(backend, name):
     assert engine.name == name
     with pytest.raises(Unsupported, match=r"no adapter for the engine's FLEX_ATTENTION|NVIDIA GPU only"):
         engine.paged(call, PagedKV(call.key.new_zeros(1, 2, 32, 128), torch.zeros(1, 1, dtype=torch.int32)))
+
+
+@given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=4))
+def test_one_block_finds_every_token_where_it_is(lengths):
+    """The addresses are those of vLLM's Triton kernel: block id and offset times the first two strides."""
+    call = call_with({Feature.CAUSAL}, lengths=lengths)
+    fused = torch.cat([call.query, call.key, call.value], dim=1)  # K and V are views, as in gpt2
+    kv = DenseKV(fused[:, 2:4], fused[:, 4:])
+    table = vllm_triton.starts_of(call.query_start_loc)
+    for cache, tensor in zip(vllm_triton.one_block(kv), (kv.key, kv.value), strict=True):
+        assert max(lengths) <= cache.shape[1]  # the block size
+        for request, length in enumerate(lengths):
+            start = int(call.query_start_loc[request])
+            for token in range(length):
+                offset = cache.storage_offset() + int(table[request, 0]) * cache.stride(0)
+                row = fused.flatten()[offset + token * cache.stride(1) :][: tensor[0].numel()]
+                assert row.equal(tensor[start + token].flatten())
 
 
 def test_a_missing_package_comes_with_the_way_to_get_it():

@@ -135,11 +135,20 @@ def test_an_error_while_putting_patches_on_undoes_those_before(engine):
     assert wrapped(engine) == []
 
 
-def test_a_backend_that_is_not_known_is_refused():
-    layer = SimpleNamespace(
-        attn_backend=SimpleNamespace(get_name=lambda: "TREE_ATTN"), impl=SimpleNamespace()
-    )
-    with pytest.raises(PatchError, match="TREE_ATTN"):
+def test_a_backend_without_a_detour_loses_the_arms_that_need_one(engine, token_ids, plans, monkeypatch):
+    known = {name: kernel for name, kernel in detours.BACKEND_KERNELS.items() if name != "CPU_ATTN"}
+    steered = Steering(engine.layers, engine.steering._executor, known)
+    monkeypatch.setattr(engine, "steering", steered)
+    arms = inengine.arms(engine, plans, natural_k=1, spin_us=None)
+    assert {arm.name for arm in arms if arm.unsupported} == {"dense", "no_cache", "compact"}
+    assert all("CPU_ATTN reads its cache only" in arm.unsupported for arm in arms if arm.unsupported)
+    paged = next(arm for arm in arms if arm.name == "paged")
+    assert outcome(engine, token_ids, paged).logits.equal(outcome(engine, token_ids, arms[0]).logits)
+
+
+def test_layers_that_cannot_be_steered_are_refused():
+    layer = SimpleNamespace(attn_backend=SimpleNamespace(get_name=lambda: "CPU_MLA"), impl=SimpleNamespace())
+    with pytest.raises(PatchError, match="latent attention"):
         Steering({"a": layer}, None, detours.BACKEND_KERNELS)
     with pytest.raises(PatchError, match="other processes"):
         Steering({}, None, detours.BACKEND_KERNELS)

@@ -207,7 +207,8 @@ def _not_taken(kernel: Declared, call: AttentionCall, page_size: int | None) -> 
     lacking = [feature for feature in Feature if feature in asked - support.features]
     for feature in lacking:
         if feature in support.because:
-            yield support.because[feature].format(heads=call.num_heads, kv_heads=call.num_kv_heads)
+            reason = support.because[feature]
+            yield reason.replace("{heads}", str(call.num_heads)).replace("{kv_heads}", str(call.num_kv_heads))
     unexplained = [feature.value for feature in lacking if feature not in support.because]
     if unexplained:
         yield f"{kernel.name} takes no {' and no '.join(unexplained)}"

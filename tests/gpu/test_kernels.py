@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from harness import arms, kernels, replay
-from harness.kernels import Unsupported, reference
+from harness.kernels import reference, upstream
 from harness.kernels.listed import all_kernels
 from harness.kernels.support import Feature, refusal, unavailable
 from harness.measure.timers import CudaEventTimer, Step
@@ -27,17 +27,12 @@ PAGES = (16, 32, 48, 128, 256)
 
 
 def right(kernel, call, form, page_size):
-    """The output on the call is right; skips where the kernel is not installed or built without something."""
+    """The output on the call is right; skips where the kernel is not installed."""
     missing = unavailable(kernel.support, "cuda")
     if missing:
         pytest.skip(missing)
     assert refusal(kernel, call, None if form is Feature.DENSE else page_size) is None
-    try:
-        output = run_of(kernel, call, form, page_size)()
-    except Unsupported as error:
-        if kernel.label.startswith("FA2"):  # its builds leave out what they are told to
-            pytest.skip(str(error))
-        raise
+    output = run_of(kernel, call, form, page_size)()
     assert error_of(call, output) < reference.TOLERANCE[call.query.dtype]
 
 
@@ -70,6 +65,16 @@ def test_page_sizes(kernel, page_size):
         )
     else:
         assert refusal(kernel, call_with({Feature.CAUSAL}, device="cuda"), page_size)
+
+
+def test_what_a_flash_attn_build_was_made_without_is_refused_in_its_words():
+    build = upstream.support()
+    assert build.features <= upstream.SUPPORT.features
+    kernel = next(kernel for kernel in LISTED if kernel.label == "FA2 func")
+    for feature in upstream.SUPPORT.features - build.features:
+        assert f"{kernel.provider} was built without it (" in refusal(
+            kernel, call_with({feature}, device="cuda")
+        )
 
 
 def prepared(call, spread_k):

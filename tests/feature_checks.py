@@ -1,0 +1,120 @@
+"""One model through a real engine: captured, held against float32, replayed and steered.
+
+`python -m tests.feature_checks NAME DIRECTORY [BACKEND]` does it for one of MODELS saved in DIRECTORY, as an
+engine on a GPU wants a process of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+
+import torch
+
+from harness import config, device, inengine, layout, models, prefills
+from harness.arms import Placement, readable
+from harness.engine import PrefillEngine
+from harness.inengine import Outcome
+from harness.kernels import PagedKV
+from harness.record import Result, Status
+from harness.replay import Judge, Replay
+from patches import logits
+from tests.feature_models import MODELS, VOCABULARY, Model
+
+LENGTH, BLOCK_SIZE, RUNS = 70, 32, 3
+TOKENS = [(7 * n + n * n) % VOCABULARY for n in range(LENGTH)]
+
+
+def start(path: Path, dtype: str, backend: str | None = None) -> PrefillEngine:
+    """An engine for the model in `path`."""
+    options = {
+        "model": str(path), "length": LENGTH, "block_size": BLOCK_SIZE, "dtype": dtype, "enforce_eager": True,
+        "attention_backend": backend, "gpu_memory_utilization": 0.2, "layers": "all",
+    }  # fmt: skip
+    asked = {name: value for name, value in options.items() if value is not None}
+    resolved = config.resolve(config.load(asked), device.kind())
+    source = models.materialise(models.inspect(str(path), length=LENGTH), seed=0)
+    return PrefillEngine(resolved, source)
+
+
+def check(model: Model, path: Path, backend: str | None = None) -> Counter[str]:
+    """Assert what the model's capture, replay and steering must hold; returns its arms' statuses."""
+    with torch.inference_mode(), start(path, model.dtype, backend) as engine:
+        blocks = layout.num_blocks(LENGTH, BLOCK_SIZE)
+        free = engine.free_block_ids()
+        plans = {1: free[:blocks], RUNS: layout.plan(blocks, RUNS, free[blocks : 4 * blocks], seed=1)}
+        engine.prefill(TOKENS, plans[1])
+        captured = prefills.capture(engine, TOKENS, plans[1], None)
+        checked = prefills.check(engine, TOKENS, plans[RUNS], captured)
+        assert checked.problems == []
+        assert_captured(model, captured)
+        statuses = Counter(result.status.value for result in replayed(captured, checked))
+        assert_steered(engine, plans)
+    return statuses
+
+
+def assert_captured(model: Model, captured: prefills.Captured) -> None:
+    """Every layer's capture says what the model is made of, and its output is right."""
+    assert captured.skipped == {}
+    assert len(captured.calls) == model.layers
+    for call, window in zip(captured.calls.values(), model.windows, strict=True):
+        shape = call.num_heads, call.num_kv_heads, call.head_dim
+        assert shape == (model.heads, model.kv_heads, model.head_dim)
+        assert str(call.query.dtype) == f"torch.{model.dtype}"
+        assert call.causal
+        assert call.sliding_window == window
+        assert call.softcap == model.softcap
+        assert abs(call.scale - (model.scale or model.head_dim**-0.5)) < 1e-6
+        assert (call.alibi_slopes is not None) == model.alibi
+        assert (call.sinks is not None) == model.sinks
+        judge = Judge(call)
+        assert judge.error_of(call.output) < judge.tolerance
+
+
+def replayed(captured: prefills.Captured, checked: prefills.Checked) -> Sequence[Result]:
+    """All arms of every layer: right, or unsupported for a reason; those of the engine's kernel are right."""
+    replay = Replay(device.kind(), gap="shuffled", sizes="equal", seed=0)
+    results = []
+    for call in captured.calls.values():
+        assert call.kv_cache is not None
+        one_run, split = (
+            PagedKV(call.kv_cache, table) for table in (call.block_table, checked.tables[call.layer])
+        )
+        place = Placement(call, RUNS, one_run, split, readable(call, split))
+        results += replay.series(place, with_synthetic=True).results
+    for result in results:
+        about = f"{result.cell.kernel} {result.cell.arm} {result.cell.data}: {result.status} {result.reason}"
+        assert result.status in (Status.OK, Status.UNSUPPORTED), about
+        assert (result.status is Status.OK) or result.reason, about
+        engines = result.cell.provider.startswith("vLLM")
+        assert not engines or result.status is Status.OK, about
+    return results
+
+
+def assert_steered(engine: PrefillEngine, plans: dict[int, list[int]]) -> None:
+    """Every in-engine arm gives the logits that it must."""
+    assert engine.not_steered is None
+    outcomes: dict[str, Outcome] = {}
+    for arm in inengine.arms(engine, plans, natural_k=1, spin_us=None):
+        assert arm.unsupported is None
+        with logits.observed(engine.model) as seen:
+            done = engine.prefill(TOKENS, arm.block_ids, arm.course)
+        outcome = Outcome(seen[-1], done.first_token)
+        twin = outcomes.setdefault(arm.same_kernel_as if arm.course else arm.name, outcome)
+        objection = inengine.objection(outcome, outcomes["engine"], twin)
+        assert objection is None, f"{arm.name} at spread_k = {arm.spread_k}: {objection}"
+
+
+def main(name: str, directory: str, backend: str | None = None) -> None:
+    """Check one model and print how many of its arms have which status."""
+    model = next(model for model in MODELS if model.name == name)
+    print(dict(check(model, Path(directory), backend)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
