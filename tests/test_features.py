@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
+from harness import cli
 from harness.engine import EngineError
 from tests import feature_checks
-from tests.feature_models import ENCODER, LATENT, MODELS, NO_KERNEL, save
-
-ROOT = Path(__file__).resolve().parents[1]
+from tests.feature_models import ENCODER, LATENT, MODELS, NO_FLOAT16, NO_KERNEL, save
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
@@ -26,33 +21,44 @@ def test_a_feature_is_captured_replayed_and_steered(model, tmp_path):
     assert statuses["ok"] > 0
 
 
-def test_what_the_engine_refuses_is_one_line(tmp_path):
-    save(*NO_KERNEL, tmp_path)
-    with pytest.raises(EngineError, match=r"^vLLM does not take .*: .*[Hh]ead.*size.*48[^\n]*$"):
-        feature_checks.start(tmp_path, "bfloat16")
+def test_what_vllm_refuses_is_one_line(tmp_path):
+    save(*NO_FLOAT16, tmp_path)
+    with pytest.raises(
+        EngineError, match=r"^vLLM does not take .*: .*gemma2.* does not support float16[^\n]*$"
+    ):
+        feature_checks.start(tmp_path, "float16")
 
 
-def run(*options: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "run_vllm_prefill.py", "--length", "70", *map(str, options)]
-    environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1"}
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
+def failing(capfd, model, output) -> str:
+    """What the main job says at the end, in one line, of a model that it cannot measure."""
+    options = {"model": str(model), "length": "70", "enforce_eager": True, "output_dir": str(output)}
+    assert cli.guarded("main", lambda: cli.prefill(options)) == cli.FAILED
+    return capfd.readouterr().err.splitlines()[-1]
 
 
-def test_latent_attention_is_reported_layer_by_layer(tmp_path):
-    model, output = save(*LATENT, tmp_path / "model"), tmp_path / "run"
-    done = run("--model", model, "--enforce-eager", "--output-dir", output)
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert "error: no layer of this model has a paged KV cache" in done.stderr.splitlines()[-1]
-    notices = json.loads((output / "run.json").read_text())["notices"]
+def test_latent_attention_is_reported_layer_by_layer(capfd, tmp_path):
+    line = failing(capfd, save(*LATENT, tmp_path / "model"), tmp_path / "run")
+    assert line.startswith("main: error: no layer of this model has a paged KV cache")
+    notices = json.loads((tmp_path / "run" / "run.json").read_text())["notices"]
     for layer in range(LATENT[1]["num_hidden_layers"]):
         assert any(f"layer {layer} left out: " in notice and "(MLA)" in notice for notice in notices)
 
 
-def test_an_encoder_is_refused_before_anything_starts(tmp_path):
+def test_a_head_size_without_a_kernel_is_said(capfd, tmp_path):
+    line = failing(capfd, save(*NO_KERNEL, tmp_path / "model"), tmp_path / "run")
+    assert line.startswith("main: error: vLLM cannot prefill ")
+    assert "head_dim=40" in line
+
+
+def test_an_encoder_is_refused_before_anything_starts(capfd, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(ENCODER))
-    done = run("--model", tmp_path, "--load-format", "dummy", "--output-dir", tmp_path / "run")
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
+    options = {
+        "model": str(tmp_path),
+        "length": "70",
+        "load_format": "dummy",
+        "output_dir": str(tmp_path / "r"),
+    }
+    assert cli.guarded("main", lambda: cli.prefill(options)) == cli.BAD_INPUT
+    (line,) = capfd.readouterr().err.splitlines()
     assert "bert is an encoder-only model" in line
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "r").exists()

@@ -99,7 +99,7 @@ def test_a_kernel_that_ignored_the_feature_would_be_caught(feature):
 
 @pytest.mark.parametrize("kernel", HERE, ids=lambda kernel: kernel.label)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("head_dim", [8, 32, 48, 64, 80, 96, 128, 256])
+@pytest.mark.parametrize("head_dim", [8, 32, 40, 48, 64, 80, 96, 128, 256])
 def test_head_sizes_and_dtypes(kernel, head_dim, dtype):
     call = call_with({Feature.CAUSAL}, head_dim=head_dim, dtype=dtype)
     for form in FORMS:

@@ -9,7 +9,7 @@ import torch
 
 from harness import arms, capture, kernels, layout, models, prefills, prompt
 from harness.config import RunConfig
-from harness.engine import PrefillEngine, blocks_for
+from harness.engine import EngineError, PrefillEngine, blocks_for
 from harness.experiments import end_to_end, variants
 from harness.experiments.replaying import SAMPLED_LAYERS, Replaying, spaced
 from harness.measure.sampler import MIN_ROUNDS, WARMUP_ROUNDS, Budget
@@ -66,7 +66,11 @@ class Job:
         count = blocks_for(self.config.length, engine.settings["block_size"], free)
         plans = self._plans(count, free)
         self.recorder.note(block_ids={str(k): [layout.to_ranges(ids)] for k, ids in plans.items()})
-        engine.prefill(token_ids, plans[1])  # the first step compiles and allocates
+        try:
+            engine.prefill(token_ids, plans[1])  # the first step compiles and allocates
+        except RuntimeError as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise EngineError(f"vLLM cannot prefill {self.source.name}: {reason}") from error
         if not engine.layers:
             self.recorder.notice(
                 f"--tensor-parallel-size {self.config.tensor_parallel_size}: the attention layers run in "

