@@ -183,7 +183,8 @@ def _gathering(place: Placement, kernel: Kernel, gather_name: str, data: str) ->
         return Bound(kernel.dense(call, into))
 
     def gathering() -> Bound:
-        kernel.dense(call, place.compact)
+        if gather_name == "gather_qkv":  # where packing is out of the question, so is its gather
+            kernel.dense(call, place.compact)
         into, collect = target()
 
         def run() -> torch.Tensor:

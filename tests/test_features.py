@@ -21,6 +21,23 @@ def test_a_feature_is_captured_replayed_and_steered(model, tmp_path):
     assert statuses["ok"] > 0
 
 
+@pytest.mark.parametrize("name", ["mixed-windows-softcap", "alibi"])
+def test_the_main_job_of_what_the_functions_cannot_do(name, tmp_path):
+    model = next(model for model in MODELS if model.name == name)
+    options = {
+        "model": str(save(model.model_type, model.options, tmp_path / "model")), "dtype": model.dtype,
+        "length": "70", "block_size": "32", "spread_k": "1,3", "layers": "all", "repeats": "6",
+        "enforce_eager": True, "output_dir": str(tmp_path / "run"),
+    }  # fmt: skip
+    assert cli.guarded("main", lambda: cli.prefill(options)) == cli.OK
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    for row in summary["kernels"]:
+        functions = row["kernel"].startswith("flash_attn") or row["kernel"] == "gather_qkv"
+        assert row["status"] == ("unsupported" if functions else "ok"), row
+        assert (row["reason"] is not None) or not functions
+    assert {row["status"] for row in summary["end_to_end"]} == {"ok"}
+
+
 def test_what_vllm_refuses_is_one_line(tmp_path):
     save(*NO_FLOAT16, tmp_path)
     with pytest.raises(
