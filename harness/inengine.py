@@ -70,8 +70,8 @@ def _no_detour(engine: PrefillEngine) -> str | None:
     """Why attention cannot be given K and V from elsewhere, or None."""
     if engine.steering is None or not engine.steering.no_detour:
         return None
-    known = " and ".join(detours.BACKEND_KERNELS)
-    return f"{', '.join(engine.steering.no_detour)} reads its cache only: K and V can be given to {known}"
+    unknown, known = ", ".join(engine.steering.no_detour), ", ".join(detours.BACKEND_KERNELS)
+    return f"how {unknown} could be given other K and V is not known; it is for {known}"
 
 
 @dataclass(frozen=True)

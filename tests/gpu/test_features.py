@@ -30,7 +30,7 @@ def test_a_feature_is_captured_replayed_and_steered(model, backend, tmp_path):
 def test_latent_attention_is_reported_layer_by_layer(tmp_path):
     path = save(*LATENT, tmp_path / "model")
     done = run(
-        "run_vllm_prefill.py", "--model", path, "--length", 70, "--enforce-eager",
+        "run_vllm_prefill.py", "--model", path, "--length", 70, "--block-size", 64, "--enforce-eager",
         "--gpu-memory-utilization", 0.2, "--output-dir", tmp_path / "run",
     )  # fmt: skip
     assert done.returncode == 1
