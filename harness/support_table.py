@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -26,6 +27,7 @@ COLUMNS = {
     Feature.RAGGED: ("rag", "requests of different lengths"),
 }
 LABEL = 17
+WIDTH = 78
 SHORT_DTYPES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}
 
 
@@ -65,13 +67,14 @@ def sizes(kernels: Sequence[Row]) -> list[str]:
         support = kernel.support
         dtypes = " ".join(SHORT_DTYPES[name] for name in support.dtypes)
         pages = _short(support.page_sizes) if Feature.PAGED in support.features else "."
-        lines.append(f"{kernel.label:{LABEL}} {dtypes:14} {pages:5} {_short(support.head_sizes)}")
+        row = f"{kernel.label:{LABEL}} {dtypes:14} {pages:5} {_short(support.head_sizes)}"
+        lines += textwrap.wrap(row, WIDTH, subsequent_indent=" " * (LABEL + 22))
     return [*lines, "", "8n: multiples of 8"]
 
 
 def _short(sizes: Sizes) -> str:
     if sizes.only:
-        return ",".join(map(str, sizes.only))
+        return ", ".join(map(str, sizes.only))
     words = "any" if sizes.multiple_of == 1 else f"{sizes.multiple_of}n"
     if sizes.smallest > sizes.multiple_of:
         words = f"from {sizes.smallest}"

@@ -54,7 +54,7 @@ def test_a_grouped_query_model_cannot_be_packed_and_the_row_says_so():
 def test_the_engines_kernel_takes_what_the_stand_in_does_not(option, words):
     series = prepared(place(make_call(**option), 3))
     for result in series.results:
-        if result.cell.provider == "vLLM CPU":
+        if result.cell.provider == "vLLM CPU" or result.cell.kernel == "gather_kv":
             assert result.status is Status.OK, result.reason
         else:
             assert result.status is Status.UNSUPPORTED
