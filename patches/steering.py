@@ -59,8 +59,8 @@ class Steering:
             kernels: "module:name" of the function by which a backend calls its kernel, by backend.
 
         Raises:
-            PatchError: a layer keeps no K and V, writes the cache within its kernel, or reads another's cache; or
-                the layers are not in this process.
+            PatchError: a layer keeps no K and V, writes the cache within its kernel or reads another's cache;
+                or the layers are not in this process.
         """
         if not layers:
             raise PatchError("the attention layers run in other processes")
@@ -75,7 +75,7 @@ class Steering:
         self._executor = executor
         backends = {layer.attn_backend.get_name() for layer in self._layers}
         self._kernels = {kernels[backend] for backend in backends & kernels.keys()}
-        self.no_detour = sorted(backends - kernels.keys())  # backends whose layers take no detour
+        self.no_detour = sorted(backends - kernels.keys())  # backends whose kernels are not wrapped
         self._lengths: tuple[int, ...] | None = None  # of the step's requests; None: it is not steered
         self._now: LayerStep | None = None
         self.steered = 0  # steps
