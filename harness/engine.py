@@ -170,7 +170,11 @@ class PrefillEngine:
         params = SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True, detokenize=False)
         self._engine.add_request(str(self._requests), {"prompt_token_ids": list(token_ids)}, params)
         start = time.perf_counter()
-        outputs = self._engine.step()
+        try:
+            outputs = self._engine.step()
+        except BaseException:
+            self._engine.abort_request([str(self._requests)])  # its blocks are free for the next one
+            raise
         seconds = time.perf_counter() - start
         finished = [output for output in outputs if output.finished]
         if not finished:
