@@ -42,17 +42,17 @@ def main() -> None:
     with PrefillEngine(settings, source) as engine:
         blocks = layout.plan(settings.num_blocks(), 1, engine.free_block_ids())
 
-        as_is = Course()
+        as_is, rank = Course(), engine.ranks.only
 
         def observed() -> float:
-            engine.tap.install()
+            rank.tap.install()
             seconds = engine.prefill(tokens, blocks).seconds
-            engine.tap.remove()
+            rank.tap.remove()
             return seconds
 
         def kept() -> float:
-            assert engine.steering is not None
-            with engine.steering.on(as_is):
+            assert rank.steering is not None
+            with rank.steering.on(as_is):
                 return [engine.prefill(tokens, blocks).seconds for _ in range(3)][-1]
 
         kinds = {

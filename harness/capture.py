@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +139,19 @@ def from_engine(
         max_num_splits=int(getattr(metadata, "max_num_splits", 0)),
         kv_cache=kv_cache,
     )
+
+
+def outline(call: AttentionCall) -> AttentionCall:
+    """The call without its numbers, for other processes: Q, K, V, output and cache on the meta device, which
+    keeps shapes and strides; its metadata on the CPU."""
+    big = {name: getattr(call, name) for name in ("query", "key", "value", "output", "kv_cache")}
+    small = {f.name: v for f in fields(call) if isinstance(v := getattr(call, f.name), torch.Tensor)}
+    on_meta = {name: None if tensor is None else _without_numbers(tensor) for name, tensor in big.items()}
+    return replace(call, **{name: tensor.cpu() for name, tensor in small.items()} | on_meta)
+
+
+def _without_numbers(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
 
 
 def trimmed_table(metadata: Any, block_size: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from harness import device
 
 if TYPE_CHECKING:
     from harness.config import Common, Engine, KernelTiming, RunConfig, Sweep
@@ -109,6 +112,7 @@ def engine_problems(config: Engine, device_kind: Literal["cuda", "cpu"]) -> Iter
         if size % multiple:
             nearest = -(-size // multiple) * multiple
             yield f"{label(name, size)}: must be a multiple of {multiple} for {backend}; take {nearest}"
+    yield from _rank_problems(config, device_kind)
 
 
 def one_step_problems(config: Engine, length: int) -> Iterable[str]:
@@ -119,6 +123,22 @@ def one_step_problems(config: Engine, length: int) -> Iterable[str]:
             f"{label('max_num_batched_tokens', tokens)}: must be at least --length {length}, "
             "so that the prompt stays in one step; raise it or leave it out"
         )
+
+
+def _rank_problems(config: Engine, device_kind: Literal["cuda", "cpu"]) -> Iterable[str]:
+    """What the devices and vLLM's executors do not allow."""
+    ranks, executor = config.tensor_parallel_size, config.distributed_executor_backend
+    if device_kind == "cuda" and 0 < (here := len(device.nvidia_devices())) < ranks:
+        yield f"{label('tensor_parallel_size', ranks)}: this machine has {here} GPUs; take at most {here}"
+    if executor is None:
+        return
+    said = label("distributed_executor_backend", executor)
+    if ranks == 1:
+        yield f"{said}: one rank runs in the main process; raise --tensor-parallel-size or leave it out"
+    elif executor == "ray" and device_kind == "cpu":
+        yield f"{said}: vLLM has no Ray workers on a CPU; take mp"
+    elif executor == "ray" and importlib.util.find_spec("ray") is None:
+        yield f"{said}: Ray is not installed; pip install ray==2.60.0, or take mp"
 
 
 def spread_problems(config: Sweep) -> Iterable[str]:

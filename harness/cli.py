@@ -137,11 +137,12 @@ def _known_failures() -> Iterator[None]:
     from harness.capture import CaptureError
     from harness.engine import EngineError
     from harness.layout import LayoutError
+    from harness.ranks import RankDied
     from patches import PatchError
 
     try:
         yield
-    except (CaptureError, EngineError, LayoutError, PatchError) as error:
+    except (CaptureError, EngineError, LayoutError, PatchError, RankDied) as error:
         raise RunFailed(str(error)) from error
 
 
@@ -183,10 +184,11 @@ def _model_source(config: RunConfig) -> ModelSource:
         allow_long=config.allow_long_max_model_len,
         load_format=config.load_format,
     )
-    if config.tensor_parallel_size > 1 and source.extended_positions is not None:
+    if source.num_heads % config.tensor_parallel_size:
+        divisors = [n for n in range(1, source.num_heads + 1) if source.num_heads % n == 0]
         raise ConfigError(
-            f"--length {config.length}: {source.name} has {source.max_positions} learned positions, and they "
-            "are only extended with --tensor-parallel-size 1; choose a shorter --length"
+            f"--tensor-parallel-size {config.tensor_parallel_size}: {source.name} has {source.num_heads} "
+            f"query heads, which must be divisible by it; take one of {', '.join(map(str, divisors))}"
         )
     configuration.check_layers(config, source.num_layers)
     prompt.check(source, config.prompt_file)

@@ -244,6 +244,7 @@ def _contrast(
             "layer": layer,
             "layers": len(common) if layer == "mean" else None,
             "data": data,
+            "rank": pair[1].cell.rank,
             **figures.of_pairs(samples[0], samples[1], sound),
         }
     ]

@@ -1,4 +1,4 @@
-"""A prefill-only vLLM engine in this process: start it, prefill once on chosen blocks, close it."""
+"""A prefill-only vLLM engine: start it, prefill once on chosen blocks, close it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness import layout
+from harness import executors, layout
 from harness.config import RunConfig
 from harness.models import ModelSource
+from harness.ranks import Ranks
 
 if TYPE_CHECKING:
     from patches.steering import Course
 
 GIB = 2**30
+# What _environment sets, for workers that do not inherit it.
+EXPORTED = ("VLLM_NO_USAGE_STATS", "VLLM_LOGGING_LEVEL", "VLLM_ALLOW_LONG_MAX_MODEL_LEN")
 
 
 class EngineError(RuntimeError):
@@ -36,7 +39,8 @@ class Prefill:
 class PrefillEngine:
     """vLLM with prefix caching off, one request at a time and the whole prompt in one step.
 
-    It runs in this process, so that its attention layers and its block pool can be reached.
+    Its scheduler runs in this process, so that its block pool can be reached; so do its layers if there is
+    one rank. `ranks` reaches them wherever they are.
     """
 
     def __init__(self, config: RunConfig, source: ModelSource, kv_cache_bytes: int | None = None) -> None:
@@ -57,37 +61,35 @@ class PrefillEngine:
         from vllm import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        from harness.kernels import detours
-        from patches import PatchError, attention, block_pool, logits, positions, steering, verify, weights
+        from patches import block_pool, logits, positions, steering, verify, weights, worker
 
-        needs = block_pool.NEEDS + steering.NEEDS + logits.NEEDS
+        needs = block_pool.NEEDS + steering.NEEDS + logits.NEEDS + worker.NEEDS
         verify(needs + (positions.NEEDS if source.extended_positions else ()))
         started = time.perf_counter()
         longer: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if source.extended_positions is not None:
-            longer = positions.extended(source.extended_positions)
-        with longer, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # vLLM's own: nothing a user of the harness could act on
-            try:
-                self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
-            except (ValueError, NotImplementedError) as error:
-                raise EngineError(f"vLLM does not take {source.name} as asked: {_reason(error)}") from error
-        core = self._engine.engine_core.engine_core
-        if source.drawn_in_engine:
-            std = float(source.config.get("initializer_range", 0.02))
-            core.model_executor.collective_rpc(weights.draw, args=(std, config.seed))
-        self._core = core
-        self._pool = core.scheduler.kv_cache_manager.block_pool
-        context = self._engine.vllm_config.compilation_config.static_forward_context
-        self.layers = {name: layer for name, layer in context.items() if hasattr(layer, "impl")}
-        self.tap = attention.AttentionTap(self.layers)
-        self.steering: steering.Steering | None = None  # switches how attention runs
-        self.not_steered: str | None = None  # why there is none
-        try:
-            kernels = detours.BACKEND_KERNELS
-            self.steering = steering.Steering(self.layers, core.model_executor, kernels)
-        except PatchError as error:
-            self.not_steered = str(error)
+            longer = worker.extending_positions(source.extended_positions)
+        last_words = executors.LastWords().listen()
+        with contextlib.ExitStack() as undo:
+            with longer, warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # vLLM's own: nothing a user of the harness could act on
+                if config.distributed_executor_backend == "ray":
+                    executors.start_ray([*EXPORTED, worker.EXTENDED_POSITIONS])
+                    undo.callback(executors.stop_ray)
+                try:
+                    self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
+                except (ValueError, NotImplementedError) as error:
+                    said = f"vLLM does not take {source.name} as asked: {_reason(error)}"
+                    raise EngineError(said) from error
+            undo.callback(self._engine.engine_core.shutdown)
+            core = self._engine.engine_core.engine_core
+            if source.drawn_in_engine:
+                std = float(source.config.get("initializer_range", 0.02))
+                core.model_executor.collective_rpc(weights.draw, args=(std, config.seed))
+            self._pool = core.scheduler.kv_cache_manager.block_pool
+            self.ranks = Ranks(core.model_executor, config.tensor_parallel_size, last_words)
+            self.about = self.ranks.call("about")[0]
+            self._undo = undo.pop_all()
         self.start_s = time.perf_counter() - started
         self._requests = 0
 
@@ -104,16 +106,10 @@ class PrefillEngine:
             "cudagraph_mode": str(vllm.compilation_config.cudagraph_mode),
             "enforce_eager": vllm.model_config.enforce_eager,
             "prefix_caching": vllm.cache_config.enable_prefix_caching,
-            "flash_attn_version": self._flash_attn_version,
-            "attention_backend": sorted({layer.attn_backend.get_name() for layer in self.layers.values()}),
+            "flash_attn_version": self.about.flash_attn_version,
+            "attention_backend": list(self.about.backends),
             "num_blocks_in_pool": len(self._pool.blocks),
         }
-
-    @property
-    def _flash_attn_version(self) -> int | None:
-        """Of the layers in this process that run flash attention; None: there is none."""
-        versions = [getattr(layer.impl, "vllm_flash_attn_version", None) for layer in self.layers.values()]
-        return max((version for version in versions if version is not None), default=None)
 
     def free_block_ids(self) -> list[int]:
         """Physical ids of the free blocks, ascending."""
@@ -126,11 +122,6 @@ class PrefillEngine:
         from patches import block_pool
 
         return block_pool.next_block_ids(self._pool, count)
-
-    @property
-    def model(self) -> Any:
-        """vLLM's model; in this process only."""
-        return self._core.model_executor.driver_worker.worker.model_runner.model
 
     def prefill(
         self,
@@ -148,14 +139,10 @@ class PrefillEngine:
         Raises:
             EngineError: the prompt took more than one step, or could not be steered.
         """
-        if course is None:
-            return self._prefill(token_ids, block_ids)
-        if self.steering is None:
-            raise EngineError(f"attention cannot be steered: {self.not_steered}")
-        before = self.steering.steered
-        with self.steering.on(course):
+        # Ranks in other processes are told something ahead of every prefill, so that all find them awake.
+        with self.ranks.during("steered", course) as steered:
             done = self._prefill(token_ids, block_ids)
-        if self.steering.steered != before + 1:
+        if course is not None and any(steps != [1] for steps in steered):
             raise EngineError("the prefill was no pure prefill of a whole prompt, so it was not steered")
         return done
 
@@ -169,13 +156,14 @@ class PrefillEngine:
         self._requests += 1
         params = SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True, detokenize=False)
         self._engine.add_request(str(self._requests), {"prompt_token_ids": list(token_ids)}, params)
-        start = time.perf_counter()
-        try:
-            outputs = self._engine.step()
-        except BaseException:
-            self._engine.abort_request([str(self._requests)])  # its blocks are free for the next one
-            raise
-        seconds = time.perf_counter() - start
+        with self.ranks.watched():
+            start = time.perf_counter()
+            try:
+                outputs = self._engine.step()
+            except BaseException:
+                self._engine.abort_request([str(self._requests)])  # its blocks are free for the next one
+                raise
+            seconds = time.perf_counter() - start
         finished = [output for output in outputs if output.finished]
         if not finished:
             while self._engine.has_unfinished_requests():
@@ -187,13 +175,9 @@ class PrefillEngine:
         return Prefill(finished[0].outputs[0].token_ids[0], seconds)
 
     def close(self) -> None:
-        """Stop the engine and give its memory back. Closing twice does nothing."""
-        if self._engine is None:
-            return
-        self.tap.remove()
-        self._engine.engine_core.shutdown()
-        self.layers, self._pool, self._core, self._engine = {}, None, None, None
-        self.steering = None
+        """Stop the engine and its ranks and give their memory back. Closing twice does nothing."""
+        self._undo.close()
+        self._pool = self._engine = self.ranks = None  # type: ignore[assignment]
         _free_memory()
 
     def __enter__(self) -> PrefillEngine:
@@ -215,11 +199,23 @@ def _environment(config: RunConfig, source: ModelSource) -> None:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(cpu_cache_gib(config.length, source)))
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    if config.tensor_parallel_size > 1:
+        cpus = sorted(os.sched_getaffinity(0))
+        os.environ.setdefault(
+            "VLLM_CPU_OMP_THREADS_BIND", executors.cpu_binding(config.tensor_parallel_size, cpus)
+        )
+        # A fork would inherit what this process has of NVML and of threads.
+        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+        # What a rank that died left in shared memory is cleaned up without a word.
+        silent = "ignore::UserWarning:multiprocessing.resource_tracker"
+        os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), silent)))
     if config.allow_long_max_model_len:
         os.environ["VLLM_ALLOW_LONG_MAX_MODEL_LEN"] = "1"
 
 
 def _engine_args(config: RunConfig, source: ModelSource) -> dict[str, Any]:
+    from patches import worker
+
     arguments: dict[str, Any] = {
         "model": str(source.path),
         "hf_overrides": source.hf_overrides,
@@ -232,6 +228,7 @@ def _engine_args(config: RunConfig, source: ModelSource) -> dict[str, Any]:
         "gpu_memory_utilization": config.gpu_memory_utilization,
         "enforce_eager": config.enforce_eager,
         "tensor_parallel_size": config.tensor_parallel_size,
+        "worker_extension_cls": worker.EXTENSION,
         "trust_remote_code": config.trust_remote_code,
         "seed": config.seed,
         "max_model_len": config.length + 1,  # vLLM wants a prompt to be shorter than this
@@ -243,6 +240,8 @@ def _engine_args(config: RunConfig, source: ModelSource) -> dict[str, Any]:
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
     }
+    if config.distributed_executor_backend:
+        arguments["distributed_executor_backend"] = config.distributed_executor_backend
     if config.attention_backend:
         arguments["attention_backend"] = config.attention_backend
     if config.flash_attn_version:

@@ -175,7 +175,7 @@ class _Served:
         count = layout.num_blocks(config.length, engine.settings["block_size"])
         one_run = layout.plan(count, 1, engine.free_block_ids(), seed=config.seed)
         natural_k = layout.spread_k(engine.next_block_ids(count))
-        if engine.not_steered is None:
+        if engine.about.not_steered is None:
             found = inengine.arms(engine, {1: one_run}, natural_k, None)
         else:
             untouched = inengine.InEngineArm("engine", natural_k, None, None)
@@ -186,7 +186,7 @@ class _Served:
         return EngineFacts(
             self.engine.settings,
             {name: _facts(arm) for name, arm in self.arms.items()},
-            self.engine.not_steered,
+            self.engine.about.not_steered,
             self.engine.start_s,
         )
 
@@ -196,11 +196,9 @@ class _Served:
         return self.engine.prefill(token_ids, arm.block_ids, arm.course)
 
     def outcome(self, token_ids: Sequence[int], name: str) -> tuple[npt.NDArray[np.float32], int]:
-        from patches import logits
-
-        with logits.observed(self.engine.model) as seen:
+        with self.engine.ranks.during("observing_logits") as seen:
             done = self.prefill(token_ids, name)
-        return seen[-1].float().cpu().numpy(), done.first_token
+        return seen[0][-1].float().numpy(), done.first_token
 
 
 def _facts(arm: InEngineArm) -> ArmFacts:

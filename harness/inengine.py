@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -48,28 +49,27 @@ def arms(
     ]
     found += [InEngineArm("paged", k, as_is, plans[k]) for k in plans]
     found.append(InEngineArm("paged", 1, as_is, one_run, control=True))
-    dense, compact = detours.of("dense"), detours.of("compact")
     in_kernel = [
-        InEngineArm("dense", 1, Course(dense), one_run, same_kernel_as="dense", remark=remark),
+        InEngineArm("dense", 1, Course("dense"), one_run, same_kernel_as="dense", remark=remark),
         InEngineArm(
-            "no_cache", 1, Course(dense, write_cache=False), one_run, same_kernel_as="dense", remark=remark
+            "no_cache", 1, Course("dense", write_cache=False), one_run, same_kernel_as="dense", remark=remark
         ),
-        InEngineArm("compact", most, Course(compact), plans[most], same_kernel_as="dense"),
+        InEngineArm("compact", most, Course("compact"), plans[most], same_kernel_as="dense"),
     ]
     if spin_us is not None:
         cycles = max(1, int(spin_us * 1e-6 * CYCLES_PER_SECOND))
         in_kernel += [
-            InEngineArm("spin_0", 1, Course(ahead=lambda: torch.cuda._sleep(1)), one_run),
-            InEngineArm("spin", 1, Course(ahead=lambda: torch.cuda._sleep(cycles)), one_run),
+            InEngineArm("spin_0", 1, Course(ahead=partial(torch.cuda._sleep, 1)), one_run),
+            InEngineArm("spin", 1, Course(ahead=partial(torch.cuda._sleep, cycles)), one_run),
         ]
     return found + [replace(arm, unsupported=_no_detour(engine)) for arm in in_kernel]
 
 
 def _no_detour(engine: PrefillEngine) -> str | None:
     """Why nothing can be changed where attention's kernel is called, or None."""
-    if engine.steering is None or not engine.steering.no_detour:
+    if not engine.about.no_detour:
         return None
-    unknown, known = ", ".join(engine.steering.no_detour), ", ".join(detours.BACKEND_KERNELS)
+    unknown, known = ", ".join(engine.about.no_detour), ", ".join(detours.BACKEND_KERNELS)
     return f"how {unknown} calls its kernel is not known, so nothing can be changed there; it is for {known}"
 
 

@@ -1,47 +1,83 @@
-"""Real prefills on chosen blocks: one is captured, the others are held against it."""
+"""Real prefills on chosen blocks: one is captured, the others are held against it.
+
+Whoever runs the prefill (`capture`, `check`) tells every rank to look; a rank looks in the process that has
+its layers (`capturing`, `checking`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from harness import layout
 from harness.capture import AttentionCall, CaptureError, from_engine, trimmed_table
-from harness.engine import Prefill, PrefillEngine
+from patches.attention import AttentionTap
+
+if TYPE_CHECKING:
+    from harness.engine import Prefill, PrefillEngine
 
 
 @dataclass
 class Captured:
-    """A captured prefill: its calls by layer index, and why layers are missing."""
+    """A rank's calls of one prefill by layer index, and why layers are missing."""
 
-    prefill: Prefill
     calls: dict[int, AttentionCall] = field(default_factory=dict)
     skipped: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass
 class Checked:
-    """A prefill under another layout: each layer's block table, and what differs from the captured one."""
+    """A rank's part of a prefill under another layout: each layer's block table, and what differs."""
 
-    prefill: Prefill
     tables: dict[int, torch.Tensor] = field(default_factory=dict)  # [requests, blocks] int32
     problems: list[str] = field(default_factory=list)
 
 
 def capture(
     engine: PrefillEngine, token_ids: Sequence[int], block_ids: Sequence[int], layers: Sequence[int] | None
-) -> Captured:
-    """Prefill on `block_ids` and keep the attention calls of `layers` (None: all)."""
-    numbers = {name: number for number, name in enumerate(engine.layers)}
+) -> tuple[Prefill, Captured]:
+    """Prefill on `block_ids`; every rank keeps the attention calls of `layers` (None: all).
+
+    The answer has the first rank's calls, as outlines (see capture.outline): the other ranks' are alike.
+    """
+    with engine.ranks.during("capturing", layers) as captured:
+        prefill = engine.prefill(token_ids, block_ids)
+    return prefill, captured[0]
+
+
+def check(
+    engine: PrefillEngine, token_ids: Sequence[int], block_ids: Sequence[int], base: Prefill
+) -> list[str]:
+    """Prefill on `block_ids`; anything that is not as in the captured prefill, in any rank.
+
+    The first token and every captured layer's output must be equal, bit for bit: the kernel is the
+    same, only the blocks differ. The block table must be the one that was asked for.
+    """
+    with engine.ranks.during("checking", list(block_ids)) as found:
+        prefill = engine.prefill(token_ids, block_ids)
+    problems = [problem for of_rank in found for problem in of_rank]
+    if prefill.first_token != base.first_token:
+        problems.append(f"first token {prefill.first_token}, at spread_k = 1 it is {base.first_token}")
+    return problems
+
+
+@contextmanager
+def capturing(
+    engine_layers: Mapping[str, Any], tap: AttentionTap, layers: Sequence[int] | None
+) -> Iterator[Captured]:
+    """Keep the calls of `layers` (indices of `engine_layers`; None: all) of the prefill inside the block."""
+    numbers = {name: number for number, name in enumerate(engine_layers)}
     calls: dict[int, AttentionCall] = {}
     skipped = {
         numbers[name]: reason
-        for name, reason in engine.tap.out_of_scope.items()
+        for name, reason in tap.out_of_scope.items()
         if layers is None or numbers[name] in layers
     }
+    captured = Captured(skipped=skipped)
 
     def observe(layer: Any, *arguments: Any) -> None:
         number = numbers[layer.layer_name]
@@ -51,47 +87,38 @@ def capture(
         try:
             calls[number] = from_engine(number, layer, query, key, value, kv_cache, metadata, output)
         except CaptureError as error:
-            skipped[number] = str(error)
+            captured.skipped[number] = str(error)
 
-    with engine.tap.observing(observe):
-        prefill = engine.prefill(token_ids, block_ids)
-    return Captured(prefill, dict(sorted(calls.items())), skipped)
+    with tap.observing(observe):
+        yield captured
+    captured.calls |= dict(sorted(calls.items()))
 
 
-def check(
-    engine: PrefillEngine, token_ids: Sequence[int], block_ids: Sequence[int], base: Captured
-) -> Checked:
-    """Prefill on `block_ids`; note the block tables and anything that is not as in `base`.
-
-    The first token and every captured layer's output must be equal, bit for bit: the kernel is the
-    same, only the blocks differ. The block table must be the one that was asked for.
-    """
-    numbers = {name: number for number, name in enumerate(engine.layers)}
-    tables: dict[int, torch.Tensor] = {}
-    problems: list[str] = []
+@contextmanager
+def checking(
+    engine_layers: Mapping[str, Any], tap: AttentionTap, base: Captured, block_ids: Sequence[int]
+) -> Iterator[Checked]:
+    """Note the block tables of the prefill inside the block, and what is not as in `base`."""
+    numbers = {name: number for number, name in enumerate(engine_layers)}
+    checked = Checked()
 
     def observe(layer: Any, *arguments: Any) -> None:
         call = base.calls.get(numbers[layer.layer_name])
         if call is None:
             return
         *_, metadata, output = arguments
-        tables[call.layer], _ = trimmed_table(metadata, call.block_size)
+        checked.tables[call.layer], _ = trimmed_table(metadata, call.block_size)
         if not torch.equal(output[: call.num_tokens].reshape(call.output.shape), call.output):
-            problems.append(f"layer {call.layer}: the output is not bit for bit that at spread_k = 1")
+            checked.problems.append(f"layer {call.layer}: the output is not bit for bit that at spread_k = 1")
 
-    with engine.tap.observing(observe):
-        prefill = engine.prefill(token_ids, block_ids)
-    if prefill.first_token != base.prefill.first_token:
-        problems.append(
-            f"first token {prefill.first_token}, at spread_k = 1 it is {base.prefill.first_token}"
-        )
+    with tap.observing(observe):
+        yield checked
     asked = list(block_ids)
-    for number, table in tables.items():
+    for number, table in checked.tables.items():
         got = table[0].tolist()
         if got != asked:
-            problems.append(
+            checked.problems.append(
                 f"layer {number}: {layout.spread_k(got)} runs in the engine's block table, "
                 f"{layout.spread_k(asked)} asked for"
             )
             break
-    return Checked(prefill, tables, problems)

@@ -45,6 +45,7 @@ class Cell:
     data: str  # "captured" or "synthetic"
     point: Point = ()
     variant: str | None = None  # which of several engines, e.g. "block_size=64"; None: the main job's own
+    rank: int | None = None  # of tensor parallelism, whose heads these are; None: there is one only
 
     def at(self, axis: str) -> int | float | str | None:
         """The value on an axis of `point`; None without one."""
@@ -102,9 +103,9 @@ def latest(results: Iterable[Result]) -> list[Result]:
     return list({result.key: result for result in results}.values())
 
 
-def series_name(spread_k: int, layer: int) -> str:
-    """The series of one layer's arms at one spread_k."""
-    return f"spread={spread_k} layer={layer}"
+def series_name(spread_k: int, layer: int, rank: int | None = None) -> str:
+    """The series of one layer's arms at one spread_k; every rank samples its own."""
+    return f"spread={spread_k} layer={layer}" + ("" if rank is None else f" rank={rank}")
 
 
 def in_spread(series: str, spread_k: int) -> bool:

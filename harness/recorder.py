@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from tqdm import tqdm
 
 from harness import device, report, resume
 from harness.config import Common
+from harness.measure import memory
 from harness.measure.blocks import Block
 from harness.measure.sampler import Series
 from harness.record import Result, in_spread
@@ -116,25 +112,20 @@ class Recorder:
 
     @contextmanager
     def peak_memory(self, part: str) -> Iterator[None]:
-        """Record the peak memory of a part of the run, e.g. "spread=4", the engine's included.
+        """Record this process's peak memory of a part of the run, e.g. "spread=4".
 
         What the part allocated is freed at its end.
         """
-        on_gpu = self.record["device"]["kind"] == "cuda"
-        if on_gpu:
-            torch.cuda.reset_peak_memory_stats()
-        else:
-            _reset_peak_rss()
+        kind = self.record["device"]["kind"]
+        memory.start_peak(kind)
         try:
             yield
         finally:
-            gc.collect()
-            if on_gpu:
-                peak = torch.cuda.max_memory_allocated()
-                torch.cuda.empty_cache()
-            else:
-                peak = _peak_rss_bytes()
-            self.note(peak_memory_bytes=self.record["peak_memory_bytes"] | {part: peak})
+            self.note_peak(part, memory.end_peak(kind))
+
+    def note_peak(self, part: str, peak_bytes: int) -> None:
+        """Record the peak memory of a part of the run; of several ranks the largest."""
+        self.note(peak_memory_bytes=self.record["peak_memory_bytes"] | {part: peak_bytes})
 
     def finish(self, status: str) -> None:
         """Close the record, write summary, tables and plots from what is on disk, print the last table."""
@@ -171,17 +162,6 @@ def _block_record(block: Block) -> dict[str, Any]:
     assert block.reading is not None
     about = asdict(block.reading) | {"rounds": block.rounds, "throttled_by": list(block.throttled_by)}
     return about | ({"discarded_us": block.samples} if block.throttled_by else {})
-
-
-def _reset_peak_rss() -> None:
-    """Start the process's peak resident memory anew, where the kernel lets a process do that (proc(5))."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak_rss_bytes() -> int:
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)[1])  # type: ignore[index]
 
 
 def _now() -> str:

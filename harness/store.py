@@ -59,7 +59,7 @@ class RunDirectory:
         if own and not overwrite:
             raise RunExists(f"{path} already holds a run; take another --output-dir or pass --overwrite")
         if own:
-            for file in [*own, *run.captures_path.glob("*.safetensors")]:
+            for file in [*own, *run.captures_path.rglob("*.safetensors")]:
                 file.unlink()
         return run
 
@@ -88,7 +88,7 @@ class RunDirectory:
 
     @property
     def captures_path(self) -> Path:
-        """captures/: the attention calls that --save-captures keeps, a *.safetensors each."""
+        """captures/: the attention calls that --save-captures keeps, a folder for each of several ranks."""
         return self.path / "captures"
 
     @property

@@ -35,10 +35,11 @@ def summarise(record: dict[str, Any], results: Sequence[Result]) -> dict[str, An
     """
     counted = latest(results)
     end_to_end = [r for r in counted if r.cell.stage == "end_to_end"]
+    replayed = [r for r in counted if r.cell.layer is not None]
+    slowest = _slowest_rank(replayed)
     kernels: list[Row] = []
     contrasts: list[Row] = []
-    replayed = [r for r in counted if r.cell.layer is not None]
-    for spread_k, in_spread in _by_spread(replayed).items():
+    for (_, spread_k), in_spread in _by_rank_and_spread(replayed).items():
         arms = arms_of(r for r in in_spread if r.cell.stage == "kernel")
         gathers = arms_of(r for r in in_spread if r.cell.stage == "gather")
         writes = arms_of(r for r in in_spread if r.cell.stage == "cache_write")
@@ -56,22 +57,37 @@ def summarise(record: dict[str, Any], results: Sequence[Result]) -> dict[str, An
         "schema_version": SCHEMA_VERSION,
         "status": record["status"],
         "tolerance_pct": stats.SAME_TOLERANCE_PCT,
+        "slowest_rank": slowest,
         "kernels": kernels,
         "contrasts": contrasts + end_to_end_contrasts(end_to_end),
         "end_to_end": [_end_to_end_row(r) for r in end_to_end if not r.control],
-        "attribution": account(record, counted),
+        # A step waits for its slowest rank.
+        "attribution": account(record, end_to_end + [r for r in replayed if r.cell.rank == slowest]),
         "variants": variant_rows(record, counted),
     }
 
 
-def _by_spread(results: Iterable[Result]) -> dict[int, list[Result]]:
-    """Results by the spread_k of their series, ascending."""
+def _slowest_rank(replayed: Iterable[Result]) -> int | None:
+    """The rank whose paged arm takes longest, by the mean of its medians; None: there is one rank only."""
+    medians: dict[int, list[float]] = {}
+    for result in replayed:
+        cell = result.cell
+        paged = (cell.stage, cell.arm, cell.data) == ("kernel", "paged", "captured")
+        if cell.rank is not None:
+            found = medians.setdefault(cell.rank, [])
+            if paged and result.samples_us and not result.one_run_for:
+                found.append(float(np.median(result.samples_us)))
+    return max(medians, key=lambda rank: float(np.mean(medians[rank] or [0.0])), default=None)
+
+
+def _by_rank_and_spread(results: Iterable[Result]) -> dict[tuple[int, int], list[Result]]:
+    """Results by their rank and the spread_k of their series, ascending."""
     series: dict[str, list[Result]] = {}
     for result in results:
         series.setdefault(result.series, []).append(result)
-    found: dict[int, list[Result]] = {}
+    found: dict[tuple[int, int], list[Result]] = {}
     for members in series.values():
-        found.setdefault(spread_of(members), []).extend(members)
+        found.setdefault((members[0].cell.rank or 0, spread_of(members)), []).extend(members)
     return dict(sorted(found.items()))
 
 
@@ -93,6 +109,7 @@ def _kernel_row(record: dict[str, Any], group: Group, layer: Layer, gather: Grou
         "layer": layer,
         "layers": len(group.measured) if layer == "mean" else None,
         "data": cell.data,
+        "rank": cell.rank,
         "median_us": found["median_us"],
         "ci95_us": found["ci95_us"],
         "mean_us": found["mean_us"],

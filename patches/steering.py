@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +17,7 @@ import torch
 from patches import PatchError, Symbol
 
 NEEDS = (
-    Symbol("vllm.v1.executor.abstract:Executor.execute_model", ("scheduler_output",)),
+    Symbol("vllm.v1.worker.gpu_model_runner:GPUModelRunner.execute_model", ("scheduler_output",)),
     Symbol("vllm.v1.core.sched.output:NewRequestData",
            ("req_id", "prompt_token_ids", "num_computed_tokens")),
     Symbol("vllm.v1.core.sched.output:SchedulerOutput",
@@ -41,29 +41,36 @@ Detour = Callable[[Callable[..., Any], dict[str, Any], LayerStep], Any]
 
 @dataclass(frozen=True)
 class Course:
-    """How attention runs in a steered step. The default changes nothing, by way of the same wrappers."""
+    """How attention runs in a steered step. The default changes nothing, by way of the same wrappers.
 
-    detours: Mapping[str, Detour] = field(default_factory=dict)  # by the address of the backend's kernel
+    A course can be pickled if `ahead` can: it may have to travel to the process that has the layers.
+    """
+
+    source: str | None = None  # of K and V: a name among the Steering's detours; None: as ever
     write_cache: bool = True
     ahead: Callable[[], object] | None = None  # runs ahead of every layer's attention kernel
 
 
 class Steering:
-    """Puts courses on an engine's attention layers and takes them off again."""
+    """Puts courses on the attention layers of this process and takes them off again."""
 
-    def __init__(self, layers: Mapping[str, Any], executor: Any, kernels: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        layers: Mapping[str, Any],
+        model_runner: Any,
+        kernels: Mapping[str, str],
+        detours: Mapping[str, Mapping[str, Detour]],
+    ) -> None:
         """
         Args:
             layers: vLLM's attention layers by name.
-            executor: the engine's, whose `execute_model` gets every step's schedule.
+            model_runner: the worker's, whose `execute_model` gets every step's schedule.
             kernels: "module:name" of the function by which a backend calls its kernel, by backend.
+            detours: by the name of a course's source and the address of the backend's kernel.
 
         Raises:
-            PatchError: a layer keeps no K and V, writes the cache within its kernel or reads another's cache;
-                or the layers are not in this process.
+            PatchError: a layer keeps no K and V, writes the cache within its kernel or reads another's cache.
         """
-        if not layers:
-            raise PatchError("the attention layers run in other processes")
         for layer in layers.values():
             if not hasattr(layer.impl, "forward"):
                 raise PatchError(f"{type(layer.impl).__name__} is latent attention (MLA)")
@@ -72,7 +79,8 @@ class Steering:
             if shared := getattr(layer, "kv_sharing_target_layer_name", None):
                 raise PatchError(f"{layer.layer_name} has no K and V of its own: it reads {shared}'s")
         self._layers = list(layers.values())
-        self._executor = executor
+        self._model_runner = model_runner
+        self._detours = detours
         backends = {layer.attn_backend.get_name() for layer in self._layers}
         self._kernels = {kernels[backend] for backend in backends & kernels.keys()}
         self.no_detour = sorted(backends - kernels.keys())  # backends whose kernels are not wrapped
@@ -85,11 +93,13 @@ class Steering:
     def on(self, course: Course) -> Iterator[None]:
         """Run the steps inside the block on this course; vLLM is as before when it ends, however it ends."""
         with ExitStack() as undo:
-            _replace(undo, self._executor, "execute_model", self._watched(self._executor.execute_model))
+            runner = self._model_runner
+            _replace(undo, runner, "execute_model", self._watched(runner.execute_model))
+            detours = self._detours[course.source] if course.source else {}
             for address in self._kernels:
                 module, _, name = address.partition(":")
                 owner = importlib.import_module(module)
-                detoured = self._detoured(getattr(owner, name), course, course.detours.get(address))
+                detoured = self._detoured(getattr(owner, name), course, detours.get(address))
                 _replace(undo, owner, name, detoured)
             for layer in self._layers:
                 write = layer.impl.do_kv_cache_update

@@ -23,7 +23,6 @@ from harness.inengine import Outcome
 from harness.kernels import PagedKV
 from harness.record import Result, Status
 from harness.replay import Judge, Replay
-from patches import logits
 from tests.feature_models import MODELS, VOCABULARY, Model
 
 LENGTH, BLOCK_SIZE, RUNS = 70, 32, 3
@@ -37,7 +36,7 @@ def start(path: Path, dtype: str, backend: str | None = None) -> PrefillEngine:
         "attention_backend": backend, "gpu_memory_utilization": 0.2, "layers": "all",
     }  # fmt: skip
     asked = {name: value for name, value in options.items() if value is not None}
-    resolved = config.resolve(config.load(asked), device.kind())
+    resolved = config.resolve(config.load(config.RunConfig, asked), device.kind())
     source = models.materialise(models.inspect(str(path), length=LENGTH), seed=0)
     return PrefillEngine(resolved, source)
 
@@ -49,11 +48,11 @@ def check(model: Model, path: Path, backend: str | None = None) -> Counter[str]:
         free = engine.free_block_ids()
         plans = {1: free[:blocks], RUNS: layout.plan(blocks, RUNS, free[blocks : 4 * blocks], seed=1)}
         engine.prefill(TOKENS, plans[1])
-        captured = prefills.capture(engine, TOKENS, plans[1], None)
-        checked = prefills.check(engine, TOKENS, plans[RUNS], captured)
-        assert checked.problems == []
-        assert_captured(model, captured)
-        statuses = Counter(result.status.value for result in replayed(captured, checked))
+        base, _ = prefills.capture(engine, TOKENS, plans[1], None)
+        assert prefills.check(engine, TOKENS, plans[RUNS], base) == []
+        rank = engine.ranks.only
+        assert_captured(model, rank.captured)
+        statuses = Counter(result.status.value for result in replayed(rank.captured, rank.checked))
         assert_steered(engine, plans)
     return statuses
 
@@ -98,13 +97,13 @@ def replayed(captured: prefills.Captured, checked: prefills.Checked) -> Sequence
 
 def assert_steered(engine: PrefillEngine, plans: dict[int, list[int]]) -> None:
     """Every in-engine arm gives the logits that it must."""
-    assert engine.not_steered is None
+    assert engine.about.not_steered is None
     outcomes: dict[str, Outcome] = {}
     for arm in inengine.arms(engine, plans, natural_k=1, spin_us=None):
         assert arm.unsupported is None
-        with logits.observed(engine.model) as seen:
+        with engine.ranks.during("observing_logits") as seen:
             done = engine.prefill(TOKENS, arm.block_ids, arm.course)
-        outcome = Outcome(seen[-1], done.first_token)
+        outcome = Outcome(seen[0][-1], done.first_token)
         twin = outcomes.setdefault(arm.same_kernel_as if arm.course else arm.name, outcome)
         objection = inengine.objection(outcome, outcomes["engine"], twin)
         assert objection is None, f"{arm.name} at spread_k = {arm.spread_k}: {objection}"

@@ -97,11 +97,14 @@ def test_a_directory_that_holds_a_run_is_refused(tmp_path):
 def test_what_the_model_does_not_have_is_refused_before_the_engine_is_imported(tmp_path):
     layers = run("--model", "llama-3-8b", "--layers", "0,32")
     assert "--layers 32: llama-3-8b has 32 layers; must be within 0..31" in layers.stderr
+    heads = run("--model", "llama-3-8b", "--tensor-parallel-size", "3")
+    assert "--tensor-parallel-size 3: llama-3-8b has 32 query heads, which must be" in heads.stderr
+    assert "take one of 1, 2, 4, 8, 16, 32" in heads.stderr
     text = tmp_path / "prompt.txt"
     text.write_text("Paris is a city.")
     prompt = run("--model", "llama-3-8b", "--prompt-file", str(text))
     assert f"--prompt-file {text}: llama-3-8b has no tokenizer" in prompt.stderr
-    for done in (layers, prompt):
+    for done in (layers, heads, prompt):
         assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, "heavy: []\n")
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -156,11 +159,31 @@ def test_spreads_of_eight_blocks(options, spreads):
             "cpu",
             "--overwrite: would remove the captures in run/captures",
         ),
+        (
+            {"distributed_executor_backend": "mp"},
+            "cuda",
+            "--distributed-executor-backend mp: one rank runs in the main process; raise --tensor-parallel",
+        ),
+        (
+            {"distributed_executor_backend": "ray", "tensor_parallel_size": 2},
+            "cpu",
+            "--distributed-executor-backend ray: vLLM has no Ray workers on a CPU; take mp",
+        ),
     ],
 )
 def test_what_device_and_files_do_not_allow_is_refused(options, kind, message):
     with pytest.raises(ConfigError, match=message):
         resolve(RunConfig(**options), kind)
+
+
+def test_ray_is_asked_for_before_anything_starts(monkeypatch):
+    config = RunConfig(distributed_executor_backend="ray", tensor_parallel_size=2)
+    monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))
+    sys.modules["ray"].__spec__ = ModuleSpec("ray", None)
+    assert resolve(config, "cuda") is not None
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"Ray is not installed; pip install ray==2\.60\.0, or take mp"):
+        resolve(config, "cuda")
 
 
 def test_another_backend_takes_other_block_sizes():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from harness import arms, capture, device, kernels, layout, prefills, replay
 from harness.record import Status
-from patches import PatchError, attention, block_pool, positions, verify
+from patches import PatchError, attention, block_pool, positions, verify, worker
 from tests.calls import plan
 from tests.conftest import BLOCK_SIZE, LENGTH
 
@@ -29,8 +30,14 @@ def one_run(engine):
 
 
 @pytest.fixture(scope="module")
-def captured(engine, token_ids, one_run):
-    return prefills.capture(engine, token_ids, one_run, None)
+def base(engine, token_ids, one_run):
+    """The captured prefill; the only rank keeps its calls."""
+    return prefills.capture(engine, token_ids, one_run, None)[0]
+
+
+@pytest.fixture
+def captured(engine, base):
+    return engine.ranks.only.captured
 
 
 def split_ids(engine, one_run, spread_k, gap="shuffled"):
@@ -41,19 +48,19 @@ def split_ids(engine, one_run, spread_k, gap="shuffled"):
 @pytest.mark.parametrize("gap", ["shuffled", "scattered"])
 @pytest.mark.parametrize("spread_k", [1, 2, 3, BLOCKS])
 def test_the_engine_uses_the_chosen_blocks_and_computes_the_same(
-    engine, token_ids, one_run, captured, spread_k, gap
+    engine, token_ids, one_run, base, spread_k, gap
 ):
     ids = split_ids(engine, one_run, spread_k, gap)
-    checked = prefills.check(engine, token_ids, ids, captured)
-    assert checked.problems == []
-    assert set(checked.tables) == {0, 1, 2}
-    assert layout.spread_k(checked.tables[0][0].tolist()) == spread_k
+    assert prefills.check(engine, token_ids, ids, base) == []
+    tables = engine.ranks.only.checked.tables
+    assert set(tables) == {0, 1, 2}
+    assert layout.spread_k(tables[0][0].tolist()) == spread_k
 
 
-def test_a_prefill_that_differs_is_found(engine, token_ids, one_run, captured):
+def test_a_prefill_that_differs_is_found(engine, token_ids, one_run, base):
     other = [(token + 1) % 512 for token in token_ids]
-    checked = prefills.check(engine, other, split_ids(engine, one_run, 2), captured)
-    assert any("not bit for bit" in problem for problem in checked.problems)
+    problems = prefills.check(engine, other, split_ids(engine, one_run, 2), base)
+    assert any("not bit for bit" in problem for problem in problems)
 
 
 def test_blocks_in_use_are_refused(engine):
@@ -77,6 +84,15 @@ def test_captured_calls_say_what_the_layer_got(captured):
     assert call.block_table.shape == (1, BLOCKS)
     expected = layout.slot_mapping(call.block_table[0].tolist(), BLOCK_SIZE, LENGTH)
     assert call.slot_mapping.tolist() == expected.tolist()
+
+
+def test_an_outline_is_the_call_without_its_numbers(captured):
+    call = captured.calls[1]
+    outline = pickle.loads(pickle.dumps(capture.outline(call)))
+    assert outline.shape_key() == call.shape_key()
+    assert outline.query.is_meta
+    assert outline.kv_cache.shape == call.kv_cache.shape
+    assert torch.equal(outline.block_table, call.block_table)
 
 
 def test_captured_output_is_attention_of_captured_qkv(captured):
@@ -111,11 +127,11 @@ def arms_of(call, place, data="captured"):
 
 @pytest.mark.parametrize("spread_k", [1, 4, BLOCKS])
 def test_every_arm_in_the_engines_cache_gives_the_right_output(
-    engine, token_ids, one_run, captured, spread_k
+    engine, token_ids, one_run, base, captured, spread_k
 ):
-    checked = prefills.check(engine, token_ids, split_ids(engine, one_run, spread_k), captured)
+    assert prefills.check(engine, token_ids, split_ids(engine, one_run, spread_k), base) == []
     for call in captured.calls.values():
-        split = kernels.PagedKV(call.kv_cache, checked.tables[call.layer])
+        split = kernels.PagedKV(call.kv_cache, engine.ranks.only.checked.tables[call.layer])
         place = arms.Placement(
             call,
             spread_k,
@@ -153,14 +169,14 @@ def test_a_wrong_block_table_is_reported_not_timed(captured):
 
 
 def tapped(engine):
-    return ["forward" in vars(layer.impl) for layer in engine.layers.values()]
+    return ["forward" in vars(layer.impl) for layer in engine.ranks.only.layers.values()]
 
 
 def test_the_tap_is_there_only_while_observing_also_after_an_error(engine):
     assert not any(tapped(engine))
 
     def observe_and_fail():
-        with engine.tap.observing(lambda *arguments: None):
+        with engine.ranks.only.tap.observing(lambda *arguments: None):
             assert all(tapped(engine))
             raise ValueError("a step's own fault")
 
@@ -169,22 +185,23 @@ def test_the_tap_is_there_only_while_observing_also_after_an_error(engine):
     assert not any(tapped(engine))
 
 
-def test_an_idle_tap_changes_nothing_and_goes_in_once(engine, token_ids, one_run, captured):
-    engine.tap.install()
+def test_an_idle_tap_changes_nothing_and_goes_in_once(engine, token_ids, one_run, base):
+    tap = engine.ranks.only.tap
+    tap.install()
     try:
-        assert engine.prefill(token_ids, one_run).first_token == captured.prefill.first_token
+        assert engine.prefill(token_ids, one_run).first_token == base.first_token
         with pytest.raises(RuntimeError, match="tapped already"):
-            engine.tap.install()
+            tap.install()
     finally:
-        engine.tap.remove()
+        tap.remove()
     assert not any(tapped(engine))
 
 
 def test_needs_are_met_by_the_installed_vllm():
-    verify(block_pool.NEEDS + positions.NEEDS + attention.NEEDS)
+    verify(block_pool.NEEDS + positions.NEEDS + attention.NEEDS + worker.NEEDS)
 
 
-def test_the_first_token_is_what_transformers_predicts(captured, tiny_gpt2, token_ids):
+def test_the_first_token_is_what_transformers_predicts(base, tiny_gpt2, token_ids):
     from transformers import GPT2LMHeadModel
 
     model = GPT2LMHeadModel.from_pretrained(tiny_gpt2, dtype=torch.float32)
@@ -192,5 +209,5 @@ def test_the_first_token_is_what_transformers_predicts(captured, tiny_gpt2, toke
     model.config.n_positions = LENGTH
     with torch.no_grad():
         logits = model(torch.tensor([token_ids])).logits[0, -1]
-    assert captured.prefill.first_token in logits.topk(3).indices.tolist()
-    assert logits[captured.prefill.first_token] > logits.max() - 0.05
+    assert base.first_token in logits.topk(3).indices.tolist()
+    assert logits[base.first_token] > logits.max() - 0.05

@@ -12,7 +12,6 @@ import torch
 from harness import config, device, models
 from harness.engine_process import EngineFailed, EngineProcess
 from harness.record import Status, status_of
-from patches import logits
 from tests.conftest import BLOCK_SIZE, LENGTH
 
 
@@ -40,9 +39,9 @@ def test_a_child_says_what_it_is(child):
 
 
 def test_every_arm_computes_what_an_engine_in_this_process_does(child, engine, token_ids):
-    with torch.inference_mode(), logits.observed(engine.model) as seen:
+    with torch.inference_mode(), engine.ranks.during("observing_logits") as seen:
         expected = engine.prefill(token_ids)
-    reference = seen[-1].float().numpy()
+    reference = seen[0][-1].float().numpy()
     for arm in ("engine", "paged", "dense", "no_cache"):
         found, first_token = child.outcome(token_ids, arm)
         assert found.dtype == np.float32

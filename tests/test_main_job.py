@@ -182,20 +182,6 @@ def test_ctrl_c_leaves_a_readable_partial_run(tiny_gpt2, tmp_path):
     assert {row["status"] for row in rows} <= {"ok", "interrupted"}
 
 
-@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two ranks need two cores")
-def test_two_ranks_are_timed_end_to_end_and_the_run_says_what_is_missing(tiny_gpt2, tmp_path):
-    if device.kind() == "cuda":
-        pytest.skip("needs two GPUs")
-    options = ["--model", tiny_gpt2, "--length", 100, "--block-size", 32, "--enforce-eager", "--repeats", 6]
-    done = run(*options, "--tensor-parallel-size", 2, "--output-dir", tmp_path / "run",
-               VLLM_CPU_OMP_THREADS_BIND="0|1")  # fmt: skip
-    assert "nothing is captured" in done.stderr
-    summary = summary_of(tmp_path / "run")
-    assert summary["kernels"] == []
-    assert {row["spread_k"] for row in summary["end_to_end"]} == {1, 2, 4}
-    assert {row["n"] for row in summary["end_to_end"]} == {6}
-
-
 def cells(output: Path) -> dict[tuple, list[dict]]:
     """Lines of samples.jsonl by series, arm and so on."""
     found: dict[tuple, list[dict]] = {}

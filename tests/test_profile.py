@@ -14,6 +14,7 @@ from harness.measure import profile as profiling
 from harness.measure.categories import ATTENTION, CATEGORIES, COPIES, MATRIX_PRODUCTS, NORMS, OTHER, SAMPLING
 from harness.measure.profile import (
     STEP,
+    ProfileError,
     by_category,
     for_the_earlier,
     for_the_innermost,
@@ -211,7 +212,7 @@ def test_operators_of_other_threads_are_not_counted():
 
 
 def test_a_step_without_operators_is_refused():
-    with pytest.raises(RuntimeError, match="no operator"):
+    with pytest.raises(ProfileError, match="no operator"):
         profile_step(lambda: None, "cpu")
 
 

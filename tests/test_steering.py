@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from harness import inengine, layout
 from harness.inengine import InEngineArm, Outcome
 from harness.kernels import detours
-from patches import PatchError, logits, steering
+from patches import PatchError, steering
 from patches.steering import Course, Steering, pure_prefill
 from tests.conftest import BLOCK_SIZE, LENGTH
 
@@ -38,16 +39,16 @@ def arms(engine, plans):
 
 
 def outcome(engine, token_ids, arm: InEngineArm) -> Outcome:
-    with logits.observed(engine.model) as seen:
+    with engine.ranks.during("observing_logits") as seen:
         done = engine.prefill(token_ids, arm.block_ids, arm.course)
-    return Outcome(seen[-1], done.first_token)
+    return Outcome(seen[0][-1], done.first_token)
 
 
 def cached(engine, block_ids) -> torch.Tensor:
     """What the first layer's cache holds in these blocks."""
     from vllm.forward_context import get_forward_context  # noqa: F401  (the layers hold their caches)
 
-    layer = next(iter(engine.layers.values()))
+    layer = next(iter(engine.ranks.only.layers.values()))
     cache = layer.kv_cache
     return (cache[0] if isinstance(cache, list) else cache)[list(block_ids)]
 
@@ -66,7 +67,7 @@ def test_all_arms_come_to_what_vllm_comes_to(engine, token_ids, arms):
 @pytest.mark.parametrize(("name", "written"), [("paged", True), ("dense", True), ("no_cache", False)])
 def test_only_no_cache_leaves_the_cache_alone(engine, token_ids, plans, arms, name, written):
     cached(engine, plans[1])  # it can be read
-    cache = next(iter(engine.layers.values())).kv_cache
+    cache = next(iter(engine.ranks.only.layers.values())).kv_cache
     cache = cache[0] if isinstance(cache, list) else cache
     cache[plans[1]] = 0
     arm = next(arm for arm in arms if arm.name == name and arm.spread_k == 1)
@@ -80,8 +81,8 @@ def test_dense_reads_the_steps_own_k_and_v_and_compact_the_cache(engine, token_i
     right = outcome(engine, token_ids, dense)
     for arm, reads_cache in ((dense, False), (compact, True)):
         assert arm.course is not None
-        blind = InEngineArm(arm.name, 1, Course(arm.course.detours, write_cache=False), arm.block_ids)
-        cache = next(iter(engine.layers.values())).kv_cache
+        blind = InEngineArm(arm.name, 1, replace(arm.course, write_cache=False), arm.block_ids)
+        cache = next(iter(engine.ranks.only.layers.values())).kv_cache
         (cache[0] if isinstance(cache, list) else cache)[list(arm.block_ids)] = 0
         got = outcome(engine, token_ids, blind)
         assert torch.equal(got.logits, right.logits) is not reads_cache
@@ -102,9 +103,10 @@ def test_a_wrong_outcome_is_found():
 
 def wrapped(engine) -> list[str]:
     """What of vLLM is replaced at the moment."""
-    found = [f"{name}.do_kv_cache_update" for name, layer in engine.layers.items()
+    rank = engine.ranks.only
+    found = [f"{name}.do_kv_cache_update" for name, layer in rank.layers.items()
              if "do_kv_cache_update" in vars(layer.impl)]  # fmt: skip
-    found += [a for a in ("execute_model",) if a in vars(engine._core.model_executor)]
+    found += [a for a in ("execute_model",) if a in vars(rank.model_runner)]
     for address in set(detours.BACKEND_KERNELS.values()):
         module, _, name = address.partition(":")
         kernel = getattr(importlib.import_module(module), name, None)  # one of the two is another device's
@@ -123,12 +125,12 @@ def test_patches_are_undone_after_an_error(engine, token_ids, plans):
 
 
 def test_an_error_while_putting_patches_on_undoes_those_before(engine):
-    last = list(engine.layers.values())[-1]
+    last = list(engine.ranks.only.layers.values())[-1]
     original = last.impl.__class__
     broken = type("Broken", (original,), {"do_kv_cache_update": property(lambda self: 1 / 0)})
     last.impl.__class__ = broken
     try:
-        with pytest.raises(ZeroDivisionError), engine.steering.on(Course()):
+        with pytest.raises(ZeroDivisionError), engine.ranks.only.steering.on(Course()):
             pass
     finally:
         last.impl.__class__ = original
@@ -137,8 +139,11 @@ def test_an_error_while_putting_patches_on_undoes_those_before(engine):
 
 def test_a_backend_without_a_detour_loses_the_arms_that_need_one(engine, token_ids, plans, monkeypatch):
     known = {name: kernel for name, kernel in detours.BACKEND_KERNELS.items() if name != "CPU_ATTN"}
-    steered = Steering(engine.layers, engine.steering._executor, known)
-    monkeypatch.setattr(engine, "steering", steered)
+    rank = engine.ranks.only
+    monkeypatch.setattr(
+        rank, "steering", Steering(rank.layers, rank.model_runner, known, detours.by_source())
+    )
+    monkeypatch.setattr(engine, "about", rank.about())
     arms = inengine.arms(engine, plans, natural_k=1, spin_us=None)
     assert {arm.name for arm in arms if arm.unsupported} == {"dense", "no_cache", "compact"}
     assert all(
@@ -151,9 +156,7 @@ def test_a_backend_without_a_detour_loses_the_arms_that_need_one(engine, token_i
 def test_layers_that_cannot_be_steered_are_refused():
     layer = SimpleNamespace(attn_backend=SimpleNamespace(get_name=lambda: "CPU_MLA"), impl=SimpleNamespace())
     with pytest.raises(PatchError, match="latent attention"):
-        Steering({"a": layer}, None, detours.BACKEND_KERNELS)
-    with pytest.raises(PatchError, match="other processes"):
-        Steering({}, None, detours.BACKEND_KERNELS)
+        Steering({"a": layer}, None, detours.BACKEND_KERNELS, detours.by_source())
 
 
 def schedule(new, cached=()):

@@ -27,6 +27,10 @@ def result(arm: str, samples: list[float], **more: Any) -> Result:
     return Result(cell, series, more.pop("status", Status.OK), samples_us=samples, **more)
 
 
+def of_rank(rank: int, found: Result) -> Result:
+    return replace(found, cell=replace(found.cell, rank=rank), series=f"{found.series} rank={rank}")
+
+
 def rising(start: float, step: float = 1.0, n: int = 10) -> list[float]:
     return [start + step * i for i in range(n)]
 
@@ -51,6 +55,23 @@ def test_the_mean_over_layers_is_formed_round_by_round() -> None:
     assert mean["warmup_us"] == 6.0
     assert only(rows, layer=0)["mean_us"] == 27.5
     assert only(rows, layer=3)["n"] == 3
+
+
+def test_ranks_are_kept_apart_and_the_slowest_is_named() -> None:
+    arms = [
+        of_rank(rank, result(arm, rising(start + 5 * rank), layer=layer))
+        for rank in (0, 1)
+        for layer in (0, 1)
+        for arm, start in (("dense", 100.0), ("paged", 110.0))
+    ]
+    found = summary(*arms)
+    assert found["slowest_rank"] == 1
+    for rank in (0, 1):
+        mean = only(found["kernels"], rank=rank, layer="mean", arm="paged")
+        assert (mean["median_us"], mean["layers"]) == (114.5 + 5 * rank, 2)
+        contrast = only(found["contrasts"], rank=rank, layer="mean")
+        assert (contrast["treatment"], contrast["delta_us"]) == ("paged@1", 10.0)
+    assert summary(result("paged", rising(10)))["slowest_rank"] is None
 
 
 def test_a_mean_says_which_layers_it_lacks() -> None:

@@ -33,6 +33,7 @@ ENGINE_OPTIONS = [
     "attention_backend",
     "flash_attn_version",
     "tensor_parallel_size",
+    "distributed_executor_backend",
     "max_num_batched_tokens",
 ]
 MODEL_OPTIONS = ["model", "trust_remote_code", "allow_long_max_model_len"]
@@ -125,6 +126,9 @@ class Engine(Blocks):
         None, description="flash attention inside vLLM (default: vLLM's choice, 3 on Hopper)"
     )
     tensor_parallel_size: Count = Field(1, description="GPUs to split the model over")
+    distributed_executor_backend: Literal["mp", "ray"] | None = Field(
+        None, description="what runs the processes of several GPUs (default: mp)"
+    )
     max_num_batched_tokens: Count | None = Field(
         None, description="at least --length, so that the prompt stays in one step (default: what it takes)"
     )

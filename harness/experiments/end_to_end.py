@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from harness.measure import profile, timers
 from harness.measure.sampler import Series
 from harness.record import Cell, Result, Status
 from harness.recorder import Recorder
-from patches import logits
 
 SERIES = "end_to_end"
 SPIN_SHARE = 0.25  # of a layer's attention time: planted ahead of it by the arm "spin"
@@ -71,7 +70,7 @@ class EndToEnd:
         if with_interventions:
             try:
                 self._profile(arms)
-            except RuntimeError as error:  # a profile is not worth a run
+            except profile.ProfileError as error:  # not worth a run
                 self.recorder.notice(f"no profile: {error}")
         if self.natural:
             least, most = min(self.natural), max(self.natural)
@@ -89,9 +88,9 @@ class EndToEnd:
     def _arms(self) -> list[InEngineArm]:
         """All arms; only the sweep, with a notice, where the engine's backend cannot be steered."""
         if self.replaying.config.attribution:
-            if self.engine.not_steered is None:
+            if self.engine.about.not_steered is None:
                 return inengine.arms(self.engine, self.plans, self._natural_k(), self._spin_us())
-            self.recorder.notice(f"no in-engine arms: {self.engine.not_steered}")
+            self.recorder.notice(f"no in-engine arms: {self.engine.about.not_steered}")
         sweep = [InEngineArm("paged", k, None, self.plans[k]) for k in self.plans]
         return [*sweep, InEngineArm("paged", 1, None, self.plans[1], control=True)]
 
@@ -117,9 +116,9 @@ class EndToEnd:
         for n, arm in enumerate(arms):
             if arm.unsupported:
                 continue
-            with logits.observed(self.engine.model) as seen:
+            with self.engine.ranks.during("observing_logits") as seen:
                 done = self.prefill(arm)
-            outcomes[n] = Outcome(seen[-1], done.first_token)
+            outcomes[n] = Outcome(seen[0][-1], done.first_token)
         # Where a name occurs again (other layouts), its first counts.
         first = {arms[n].name: outcomes[n] for n in reversed(outcomes)}
         found: dict[int, str] = {}
@@ -141,6 +140,7 @@ class EndToEnd:
             # Every arm has run before; on a CPU a round takes half a minute.
             seed = self.replaying.config.seed
             self.replaying.sample(series, PrefillTimer(), budget, seed, bar.update, least_warmup=1)
+        self.engine.ranks.check_alive()  # to the sampler a dead rank is an arm that failed
 
     def _profile(self, arms: Sequence[InEngineArm]) -> None:
         """One profiled prefill of each arm, outside all timings; the engine's own as trace.json."""
@@ -163,6 +163,9 @@ class EndToEnd:
             self.recorder.note(planted_ms={"ms": planted["spin"] - planted["spin_0"]})
 
     def _profiled(self, arm: InEngineArm, trace: Path | None) -> profile.Profile:
-        device = self.replaying.device
+        """A profiled prefill, in the first rank; its time is that of the whole engine's step."""
         self.prefill(arm)
-        return profile.profile_step(lambda: self.prefill(arm), device, trace)
+        with self.engine.ranks.during("profiling", trace) as found:
+            done = self.prefill(arm)
+        first: profile.Profile = found[0][0]
+        return replace(first, profiled_ms=1e3 * done.seconds)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
-from harness import arms, capture, kernels, layout, models, prefills, prompt
+from harness import capture, layout, models, prefills, prompt
 from harness.config import RunConfig
-from harness.engine import EngineError, PrefillEngine, blocks_for
+from harness.engine import EngineError, Prefill, PrefillEngine, blocks_for
 from harness.experiments import end_to_end, variants
 from harness.experiments.replaying import SAMPLED_LAYERS, Replaying, spaced
-from harness.measure.sampler import MIN_ROUNDS, WARMUP_ROUNDS, Budget
+from harness.measure.sampler import MIN_ROUNDS, WARMUP_ROUNDS
+from harness.ranks import RankDied, Ranks
 from harness.recorder import Recorder, recording
 
 SWEEP_SHARE, ATTRIBUTION_SHARE = 0.3, 0.35  # of the time for sampling: whole prefills, without and with arms
@@ -68,27 +69,29 @@ class Job:
         self.recorder.note(block_ids={str(k): [layout.to_ranges(ids)] for k, ids in plans.items()})
         try:
             engine.prefill(token_ids, plans[1])  # the first step compiles and allocates
+        except RankDied:
+            raise
         except RuntimeError as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise EngineError(f"vLLM cannot prefill {self.source.name}: {reason}") from error
-        if not engine.layers:
-            self.recorder.notice(
-                f"--tensor-parallel-size {self.config.tensor_parallel_size}: the attention layers run in "
-                "other processes, so nothing is captured or replayed; prefills are timed on chosen blocks"
-            )
-            self._end_to_end(engine, token_ids, plans, {})
-            return
-        base = prefills.capture(engine, token_ids, plans[1], self._chosen_layers(len(engine.layers)))
-        for layer, reason in base.skipped.items():
+        self._equip(engine.ranks)
+        layers = self._chosen_layers(len(engine.about.layers))
+        base, captured = prefills.capture(engine, token_ids, plans[1], layers)
+        for layer, reason in captured.skipped.items():
             self.recorder.notice(f"layer {layer} left out: {reason}")
-        if not base.calls:
+        if not captured.calls:
             raise capture.CaptureError("no layer of this model has a paged KV cache, so there is no layout")
-        self._fit_layers(base.calls, len(engine.layers))
-        self.recorder.note(first_token=base.prefill.first_token)
+        self._fit_layers(engine, captured.calls)
+        self.recorder.note(first_token=base.first_token)
         if self.config.save_captures:
-            self._save(base)
-        problems = self._replay_all(engine, token_ids, plans, base)
+            self._save(engine.ranks)
+        problems = self._replay_all(engine, token_ids, plans, base, list(captured.calls.values()))
         self._end_to_end(engine, token_ids, plans, problems)
+
+    def _equip(self, ranks: Ranks) -> None:
+        """Make every rank ready to replay; the run notes what the first measures with."""
+        equipment = ranks.call("equip", self.config, self.replaying.lacks_ceilings)
+        self.replaying.equipped(equipment[0])
 
     def _plans(self, count: int, free: Sequence[int]) -> dict[int, list[int]]:
         """Block ids by spread_k. The one-run baseline shares no block with the others, so both stay."""
@@ -111,11 +114,11 @@ class Job:
             return spaced(count, SAMPLED_LAYERS)
         return self.config.layers if isinstance(self.config.layers, list) else None
 
-    def _fit_layers(self, calls: dict[int, capture.AttentionCall], of: int) -> None:
+    def _fit_layers(self, engine: PrefillEngine, calls: dict[int, capture.AttentionCall]) -> None:
         """Leave out layers if not even a few samples of all of them fit the time; note what is replayed."""
-        fitting = len(calls)
+        fitting, of = len(calls), len(engine.about.layers)
         if self.config.layers is None and self.config.repeats is None and not self.recorder.finished:
-            fitting = max(1, min(fitting, self._layers_that_fit(next(iter(calls.values())))))
+            fitting = max(1, min(fitting, self._layers_that_fit(engine.ranks, next(iter(calls)))))
         numbers = [list(calls)[n] for n in spaced(len(calls), fitting)]
         if fitting < len(calls):
             self.recorder.notice(
@@ -126,75 +129,51 @@ class Job:
             self.recorder.notice(f"{len(calls)} of {of} layers are replayed (--layers sample)")
         for number in set(calls) - set(numbers):
             del calls[number]
+        engine.ranks.call("keep", numbers)
         self.replaying.describe(
             list(calls.values()), name=self.source.name, weights=self.source.weights, num_layers=of
         )
 
-    def _layers_that_fit(self, call: capture.AttentionCall) -> int:
+    def _layers_that_fit(self, ranks: Ranks, layer: int) -> int:
         """How many layers could have the fewest rounds at every spread_k, by one round of this one."""
-        split = max(self.config.spreads())
-        trial = self.replaying.replay.series(
-            self._placed(call, split, call.block_table), with_synthetic=False
-        )
-        start = time.perf_counter()
-        self.replaying.timer.time_round([step for step in trial.steps if step])
+        round_s = max(ranks.call("round_s", layer, max(self.config.spreads())))
         # The rounds, and making ready, which runs every arm once or twice.
-        cost_s = (time.perf_counter() - start) * (MIN_ROUNDS + WARMUP_ROUNDS + 2)
+        cost_s = round_s * (MIN_ROUNDS + WARMUP_ROUNDS + 2)
         time_s = (1 - self.end_to_end_share) * self.replaying.seconds
         return int(time_s / (cost_s * len(self.config.spreads()))) - 1  # one for the random inputs
 
-    def _save(self, base: prefills.Captured) -> None:
+    def _save(self, ranks: Ranks) -> None:
         folder = self.recorder.directory.captures_path
-        folder.mkdir(exist_ok=True)
-        for number, call in base.calls.items():
-            capture.save(call, folder / f"layer-{number:03d}.safetensors")
-        self.recorder.say(f"{len(base.calls)} attention calls saved in {folder}")
+        saved = sum(ranks.call("save", folder))
+        self.recorder.say(f"{saved} attention calls saved in {folder}")
 
     def _replay_all(
         self,
         engine: PrefillEngine,
         token_ids: list[int],
         plans: dict[int, list[int]],
-        base: prefills.Captured,
+        base: Prefill,
+        calls: Sequence[capture.AttentionCall],
     ) -> dict[int, str]:
         """For every spread_k a real prefill and a replay of its calls; what was wrong, by spread_k."""
-        todo = self.replaying.todo(list(base.calls.values()))
+        ranks, todo = engine.ranks, self.replaying.todo(calls)
         budget = self.replaying.budget_for(todo, 1 - self.end_to_end_share)
         problems: dict[int, str] = {}
         with self.recorder.bar("replay", sum(map(len, todo.values()))) as bar:
-            for k in todo:
+            for k, pending in todo.items():
                 bar.set_postfix_str(f"spread_k={k}")
-                with self.recorder.peak_memory(f"spread={k}"):
-                    checked = prefills.check(engine, token_ids, plans[k], base)
-                    if checked.problems:
-                        problems[k] = "; ".join(checked.problems[:2])
-                        self.recorder.notice(f"spread_k = {k}: {problems[k]}")
-                    self._replay_spread(k, todo[k], checked, budget, problems.get(k), bar.update)
+                ranks.call("start_peak")
+                if found := prefills.check(engine, token_ids, plans[k], base):
+                    problems[k] = "; ".join(found[:2])
+                    self.recorder.notice(f"spread_k = {k}: {problems[k]}")
+                for call, with_synthetic in pending:
+                    asked = (call.layer, k, with_synthetic, budget, problems.get(k))
+                    self.replaying.take(ranks.call("replay", *asked), budget)
+                    bar.update()
+                self.recorder.note_peak(f"spread={k}", max(ranks.call("end_peak")))
                 self.recorder.show(k)
-        self.replaying.note_limits(budget, self.replaying.timer)
+        self.replaying.note_limits(budget, sum(ranks.call("launch_bound")))
         return problems
-
-    def _replay_spread(
-        self,
-        k: int,
-        calls: Sequence[tuple[capture.AttentionCall, bool]],
-        checked: prefills.Checked,
-        budget: Budget,
-        problem: str | None,
-        on_series: Callable[[], object],
-    ) -> None:
-        """A function of its own so that nothing of one spread_k is alive at the next."""
-        for call, with_synthetic in calls:
-            place = self._placed(call, k, checked.tables[call.layer])
-            self.replaying.measure(place, with_synthetic, budget, problem)
-            on_series()
-
-    def _placed(self, call: capture.AttentionCall, k: int, table: torch.Tensor) -> arms.Placement:
-        """The call's K and V where they are in the engine's own cache; `table`: of the fragmented prefill."""
-        assert call.kv_cache is not None
-        one_run = kernels.PagedKV(call.kv_cache, call.block_table)
-        split = kernels.PagedKV(call.kv_cache, table)
-        return arms.Placement(call, k, one_run, split, arms.readable(call, split))
 
     def _end_to_end(
         self,

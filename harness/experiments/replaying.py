@@ -1,22 +1,16 @@
-"""What the experiments that replay attention calls share: timer, time, series, and what is left to do."""
+"""What the experiments that replay attention calls share: time, what is left to do, what is kept."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
-import torch
-
-from harness import arms
+from harness.bench import Equipment, Sampled
 from harness.capture import AttentionCall
 from harness.config import RunConfig
 from harness.experiments.sampling import Sampling
-from harness.measure import ceilings, timers
-from harness.measure.sampler import Budget, Series
-from harness.record import Status, series_name
-from harness.recorder import Recorder
-from harness.replay import Replay
+from harness.measure.sampler import Budget
+from harness.record import series_name
 
 # By spread_k: calls to replay, and whether random Q, K and V go with each.
 Todo = dict[int, list[tuple[AttentionCall, bool]]]
@@ -25,17 +19,23 @@ SAMPLED_LAYERS = 3
 
 
 class Replaying(Sampling):
-    """Samples series of attention calls."""
+    """Shares out the configured time among series of attention calls and keeps what they give."""
 
     config: RunConfig
 
-    def __init__(self, config: RunConfig, recorder: Recorder) -> None:
-        super().__init__(config, recorder)
-        self.timer = timers.for_device(self.device, config.timer, config.l2)
-        self.replay = Replay(self.device, config.gap, config.run_sizes, config.seed)
-        recorder.note(timer=self.timer.name)
-        if "ceilings" not in recorder.record:
-            recorder.note(ceilings=self._ceilings())
+    def equipped(self, equipment: Equipment) -> None:
+        """Note what is measured with."""
+        self.recorder.note(timer=equipment.timer)
+        if isinstance(equipment.ceilings, str):
+            self.recorder.notice(f"the device's ceilings could not be measured: {equipment.ceilings}")
+        if equipment.ceilings is not None:
+            figures = None if isinstance(equipment.ceilings, str) else equipment.ceilings
+            self.recorder.note(ceilings=figures)
+
+    @property
+    def lacks_ceilings(self) -> bool:
+        """Whether no run has measured them before."""
+        return "ceilings" not in self.recorder.record
 
     def describe(self, calls: Sequence[AttentionCall], **model: Any) -> None:
         """Note the calls' shapes and what else is known of the model."""
@@ -64,38 +64,31 @@ class Replaying(Sampling):
             k: [
                 (call, first[call.shape_key()] == call.layer)
                 for call in calls
-                if series_name(k, call.layer) not in self.recorder.finished
+                if not self._finished(k, call.layer)
             ]
             for k in self.config.spreads()
         }
+
+    def _finished(self, spread_k: int, layer: int) -> bool:
+        count = self.config.tensor_parallel_size
+        ranks = range(count) if count > 1 else [None]
+        return all(series_name(spread_k, layer, rank) in self.recorder.finished for rank in ranks)
 
     def budget_for(self, todo: Todo, share: float) -> Budget:
         """That share of the time, for the calls to do; those with random inputs have twice the arms."""
         return self.budget(sum(1 + extra for calls in todo.values() for _, extra in calls), share)
 
-    def measure(
-        self, place: arms.Placement, with_synthetic: bool, budget: Budget, problem: str | None
-    ) -> None:
-        """Sample the series of one call at one spread_k.
+    def take(self, sampled: Sequence[Sampled], budget: Budget) -> None:
+        """Keep a series that every rank sampled, and take it off the budget.
 
-        Args:
-            problem: what was wrong with the fragmented prefill; its arms are then reported, not timed.
+        Raises:
+            KeyboardInterrupt: the user interrupted it.
         """
-        series = self.replay.series(place, with_synthetic)
-        if problem:
-            _mark_wrong(series, problem)
-        seed = self.config.seed + place.call.layer
-        self.sample(series, self.timer, budget, seed, weight=1 + with_synthetic)
-
-    def _ceilings(self) -> dict[str, float] | None:
-        try:
-            return asdict(ceilings.measure(self.device))
-        except Exception as error:  # a figure beside the others, not worth a run
-            self.recorder.notice(f"the device's ceilings could not be measured: {error}")
-            return None
-        finally:
-            if self.device == "cuda":
-                torch.cuda.empty_cache()  # vLLM sizes its KV cache by what is free
+        for each in sampled:
+            self.recorder.keep(each.series)
+        budget.settle([each.budget for each in sampled])
+        if any(each.interrupted for each in sampled):
+            raise KeyboardInterrupt
 
 
 def spaced(count: int, wanted: int) -> list[int]:
@@ -105,12 +98,3 @@ def spaced(count: int, wanted: int) -> list[int]:
     if wanted == 1:
         return [0]
     return [round(n * (count - 1) / (wanted - 1)) for n in range(wanted)]
-
-
-def _mark_wrong(series: Series, problem: str) -> None:
-    """The fragmented captured arms of a prefill that went wrong are reported, not timed."""
-    for n in series.ready():
-        result = series.results[n]
-        fragmented = result.cell.arm in ("fragmented", "paged") and not result.one_run_for
-        if fragmented and result.cell.data == "captured":
-            series.fail(n, Status.WRONG_OUTPUT, problem)

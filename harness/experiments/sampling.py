@@ -57,12 +57,12 @@ class Sampling:
         finally:
             self.recorder.keep(series)
 
-    def note_limits(self, budget: Budget, timer: timers.Timer) -> None:
-        """Say what cut the sampling short, if anything did."""
+    def note_limits(self, budget: Budget, launch_bound: int) -> None:
+        """Say what cut the sampling short, if anything did, and what the host may have held up."""
         self.recorder.note(fewest_samples=budget.least_rounds)
-        if late := getattr(timer, "launch_bound", 0):
+        if launch_bound:
             self.recorder.notice(
-                f"{late} samples may hold time in which the GPU waited for the host to launch"
+                f"{launch_bound} samples may hold time in which the GPU waited for the host to launch"
             )
         if self.config.repeats is None and budget.shortened:
             self.recorder.notice(

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from harness import capture
+from harness.bench import Bench
 from harness.config import RunConfig
 from harness.experiments.replaying import SAMPLED_LAYERS, Replaying, spaced
 from harness.recorder import Recorder, recording
@@ -20,7 +21,8 @@ def run(config: RunConfig) -> int:
 def replay(config: RunConfig, recorder: Recorder) -> None:
     """Load, replay and keep; `config` has the captures' length and block size."""
     assert config.from_captures is not None
-    replaying = Replaying(config, recorder)
+    replaying, bench = Replaying(config, recorder), Bench(config)
+    replaying.equipped(bench.equipment(replaying.lacks_ceilings))
     calls = _load(config.from_captures, config.layers, replaying.device)
     replaying.describe(calls, name=recorder.record["model"]["name"], weights="captured")
     recorder.notice(
@@ -33,10 +35,11 @@ def replay(config: RunConfig, recorder: Recorder) -> None:
         for k, pending in todo.items():
             with recorder.peak_memory(f"spread={k}"):
                 for call, with_synthetic in pending:
-                    replaying.measure(replaying.replay.own_cache(call, k), with_synthetic, budget, None)
+                    sampled = bench.measure(bench.replay.own_cache(call, k), with_synthetic, budget, None)
+                    replaying.take([sampled], budget)
                     bar.update()
             recorder.show(k)
-    replaying.note_limits(budget, replaying.timer)
+    replaying.note_limits(budget, bench.launch_bound)
 
 
 def _load(folder: Path, layers: object, device: str) -> list[capture.AttentionCall]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 from harness.kernels import vllm_cpu, vllm_flash_attn, vllm_triton
 from patches.steering import Detour
@@ -21,14 +20,15 @@ REMARKS = {
 }
 
 
-def of(source: Literal["dense", "compact"]) -> dict[str, Detour]:
-    """For every backend kernel a detour that makes it read this step's K and V, or a gathered copy."""
+def by_source() -> dict[str, dict[str, Detour]]:
+    """For every backend kernel a detour that makes it read this step's K and V ("dense"), or a gathered copy
+    ("compact")."""
     flash, triton, cpu = vllm_flash_attn.Detours(), vllm_triton.Detours(), vllm_cpu.Detours()
-    if source == "dense":
-        chosen = flash.dense, triton.dense, cpu.dense
-    else:
-        chosen = flash.compact, triton.compact, cpu.compact
-    return dict(zip(BACKEND_KERNELS.values(), chosen, strict=True))
+    addresses = BACKEND_KERNELS.values()
+    return {
+        "dense": dict(zip(addresses, (flash.dense, triton.dense, cpu.dense), strict=True)),
+        "compact": dict(zip(addresses, (flash.compact, triton.compact, cpu.compact), strict=True)),
+    }
 
 
 def dense_remark(backends: Sequence[str]) -> str | None:

@@ -91,9 +91,13 @@ def throttle_reasons(bits: int) -> tuple[str, ...]:
     return tuple(name for bit, name in THROTTLED_BY.items() if bits & bit)
 
 
-def for_device(kind: str) -> ClockMonitor:
-    """The monitor for "cpu" or "cuda": of the first device that CUDA may use, NoClocks if it tells none."""
+def for_device(kind: str, index: int = 0) -> ClockMonitor:
+    """The monitor for "cpu" or "cuda", NoClocks if the device tells none.
+
+    Args:
+        index: of the device among those that CUDA may use.
+    """
     devices = [] if kind == "cpu" else device.nvidia_devices()
-    if devices and (monitor := NvmlClocks(devices[0])).read().sm_mhz is not None:
+    if index < len(devices) and (monitor := NvmlClocks(devices[index])).read().sm_mhz is not None:
         return monitor
     return NoClocks()

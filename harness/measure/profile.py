@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,6 +30,10 @@ STEP = "profiled step"  # the range of the trace that holds the call
 GPU_ACTIVITIES = ("kernel", "gpu_memcpy", "gpu_memset")  # libkineto's names for what a GPU does
 CPU_OPERATORS = ("cpu_op",)
 LONGEST = 12
+
+
+class ProfileError(RuntimeError):
+    """There is no profile of a call; says why."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +83,57 @@ def profile_step(run: Callable[[], object], device: Device, trace: Path | None =
         trace: where to write the trace, JSON that Perfetto and chrome://tracing open; its folder must exist.
 
     Raises:
-        RuntimeError: the profiler recorded nothing, or another one is running.
+        ProfileError: the profiler recorded nothing, or another one is running.
     """
-    profiled_ms, recorded = _record(run, device)
+    with profiling(device, trace) as found:
+        run()
+    return found[0]
+
+
+@contextmanager
+def profiling(device: Device, trace: Path | None = None) -> Iterator[list[Profile]]:
+    """Profile what runs inside the block, as `profile_step` does; afterwards the list holds the profile."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else some versions print two lines for every profile
+    found: list[Profile] = []
+    kinds = torch.profiler.ProfilerActivity
+    wanted = [kinds.CPU, kinds.CUDA] if device == "cuda" else [kinds.CPU]
+    profiler = torch.profiler.profile(activities=wanted)
+    try:
+        profiler.start()
+    except RuntimeError as error:
+        raise ProfileError(f"the profiler did not start: {error}") from error
+    try:
+        if device == "cuda":
+            torch.cuda._sleep(1)  # the profiler may miss the first
+            torch.cuda.synchronize()
+        with torch.profiler.record_function(STEP):
+            start = time.perf_counter()
+            yield found
+            if device == "cuda":
+                torch.cuda.synchronize()
+            profiled_ms = 1e3 * (time.perf_counter() - start)
+    finally:
+        profiler.stop()
+    recorded = _trace_of(profiler)
     if trace is not None:
         write_atomic(trace, json.dumps(recorded))
-    activities = in_step(recorded["traceEvents"], device)
+    found.append(_profile(profiled_ms, recorded["traceEvents"], device))
+
+
+def _trace_of(profiler: torch.profiler.profile) -> dict[str, Any]:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(path))
+        recorded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    for private in ("host_name", "traceName"):
+        recorded.pop(private, None)
+    return recorded
+
+
+def _profile(profiled_ms: float, events: Iterable[dict[str, Any]], device: Device) -> Profile:
+    activities = in_step(events, device)
     if not activities:
-        raise RuntimeError(
+        raise ProfileError(
             "the profiler recorded no operator in the step"
             if device == "cpu"
             else "the profiler recorded nothing that the GPU did in the step: another profiler may be "
@@ -94,30 +142,6 @@ def profile_step(run: Callable[[], object], device: Device, trace: Path | None =
     shares = for_the_earlier(activities) if device == "cuda" else for_the_innermost(activities)
     spin_ms = sum(us for name, us in shares if SPIN_KERNEL in name) / 1e3
     return Profile(device, profiled_ms, by_category(shares), longest(shares), spin_ms)
-
-
-def _record(run: Callable[[], object], device: Device) -> tuple[float, dict[str, Any]]:
-    """Milliseconds of the call on the host's clock, and the trace."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else some versions print two lines for every profile
-    kinds = torch.profiler.ProfilerActivity
-    wanted = [kinds.CPU, kinds.CUDA] if device == "cuda" else [kinds.CPU]
-    with torch.profiler.profile(activities=wanted) as profiler:
-        if device == "cuda":
-            torch.cuda._sleep(1)  # the profiler may miss the first
-            torch.cuda.synchronize()
-        with torch.profiler.record_function(STEP):
-            start = time.perf_counter()
-            run()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            profiled_ms = 1e3 * (time.perf_counter() - start)
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "trace.json"
-        profiler.export_chrome_trace(str(path))
-        recorded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    for private in ("host_name", "traceName"):
-        recorded.pop(private, None)
-    return profiled_ms, recorded
 
 
 def in_step(events: Iterable[dict[str, Any]], device: Device) -> list[Activity]:

@@ -97,6 +97,15 @@ class Budget:
             self.least_rounds = min(self.least_rounds or rounds, rounds)
         self.shortened |= stopped in ("time", "rounds")
 
+    def settle(self, copies: Sequence[Budget]) -> None:
+        """Become what copies of this budget came to, each of which paid for the same series: the slowest."""
+        slowest = min(copies, key=lambda copy: copy.seconds)
+        self.seconds, self.spent_s = slowest.seconds, slowest.spent_s
+        self.series_left = slowest.series_left
+        rounds = [copy.least_rounds for copy in copies if copy.least_rounds is not None]
+        self.least_rounds = min(rounds, default=None)
+        self.shortened = any(copy.shortened for copy in copies)
+
 
 def sample(
     series: Series,

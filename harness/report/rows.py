@@ -18,27 +18,43 @@ REPAGED_RUNS = re.compile(
 
 @dataclass(frozen=True)
 class Mean:
-    """The summary's rows with layer "mean", and those end to end, by what identifies them."""
+    """The summary's rows with layer "mean", and those end to end, by what identifies them.
+
+    Of several ranks the slowest one's, unless another is asked for.
+    """
 
     summary: Row
+    rank: int | None = None
+
+    @property
+    def kernels(self) -> list[Row]:
+        """The rows of the one rank."""
+        return [row for row in self.summary["kernels"] if row["rank"] == self._rank]
+
+    @property
+    def _rank(self) -> int | None:
+        slowest: int | None = self.summary["slowest_rank"]
+        return slowest if self.rank is None else self.rank
 
     def kernel(self, kernel: str, arm: str, spread_k: int, data: str = "captured") -> Row | None:
         """A kernel's row."""
         wanted = {"kernel": kernel, "arm": arm, "spread_k": spread_k, "data": data, "layer": "mean"}
-        return _find(self.summary["kernels"], wanted)
+        return _find(self.kernels, wanted)
 
     def cache_write(self, spread_k: int) -> Row | None:
         """The row of the kernel that writes the cache."""
         wanted = {"stage": "cache_write", "spread_k": spread_k, "layer": "mean"}
-        return _find(self.summary["kernels"], wanted)
+        return _find(self.kernels, wanted)
 
     def contrast(
         self, kernel: str, baseline: str, treatment: str, spread_k: int, data: str | None = "captured"
     ) -> Row | None:
         """A contrast's row."""
         wanted: Row = {"kernel": kernel, "baseline": baseline, "treatment": treatment, "spread_k": spread_k}
-        layer = None if kernel == "prefill" else "mean"
-        return _find(self.summary["contrasts"], wanted | {"layer": layer, "data": data})
+        whose: Row = {"layer": "mean", "rank": self._rank}
+        if kernel == "prefill":
+            whose = {"layer": None, "rank": None}
+        return _find(self.summary["contrasts"], wanted | whose | {"data": data})
 
     def prefill_contrast(self, baseline: str, treatment: str) -> Row | None:
         """The contrast of two arms of the prefill that there is one of only, at whatever spread_k."""
@@ -52,17 +68,17 @@ class Mean:
     def baseline_us(self, kernel: str, baseline: str, spread_k: int) -> float | None:
         """The median of an arm that is only a baseline inside the series of spread_k ("paged@1")."""
         wanted = {"kernel": kernel, "baseline": baseline, "spread_k": spread_k, "layer": "mean"}
-        row = _find(self.summary["contrasts"], wanted | {"data": "captured"})
+        row = _find(self.summary["contrasts"], wanted | {"data": "captured", "rank": self._rank})
         return row["baseline_us"] if row else None
 
     def engine_kernels(self) -> list[str]:
         """The kernels the engine itself ran for its attention: those with a dense or a paged arm."""
-        rows = [row for row in self.summary["kernels"] if row["stage"] == "kernel"]
+        rows = [row for row in self.kernels if row["stage"] == "kernel"]
         return list(dict.fromkeys(row["kernel"] for row in rows if row["arm"] in ("dense", "paged")))
 
     def spread_ks(self) -> list[int]:
         """All spread_k that anything was tried at."""
-        return sorted({row["spread_k"] for row in self.summary["kernels"] + self.sweep()})
+        return sorted({row["spread_k"] for row in self.kernels + self.sweep()})
 
 
 def _find(rows: list[Row], wanted: Row) -> Row | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness.report import attribution, prefills, text, variants
+from harness.report import attribution, prefills, ranks, text, variants
 from harness.report.rows import (
     FUNCTIONS,
     NEED_GATHER,
@@ -27,11 +27,11 @@ COLUMNS = ("", "warm-up ms", "average ms", "median ms", "gather ms", "total ms")
 SUMMARY_COLUMNS = ("spread_k", "captured ms", "vs spread=1", "verdict", "synth. ms", "vs synth.")
 PREFILL_COLUMNS = ("spread_k", "median ms", "vs spread=1", "verdict")  # where no kernel was measured
 CSV_COLUMNS = (
-    *("stage", "kernel", "provider", "arm", "spread_k", "block_size", "layer", "layers", "data"),
+    *("stage", "kernel", "provider", "arm", "spread_k", "block_size", "layer", "layers", "data", "rank"),
     *("median_us", "ci95_low_us", "ci95_high_us", "mean_us", "warmup_us", "gather_us", "gather_gbps"),
     *("tflops", "gbps", "share_of_ceiling_pct", "clock_mhz", "n", "stopped", "status", "reason", "warnings"),
 )
-CSV_COUNTS = ("spread_k", "block_size", "layers", "n")
+CSV_COUNTS = ("spread_k", "block_size", "layers", "rank", "n")
 LABELS = {
     "paged": "Paged",
     "contiguous": "Contiguous",
@@ -120,8 +120,8 @@ class Tables:
         return csv
 
     def _arms(self) -> list[Table]:
-        found = prefills.arms_table(self._mean)
-        return [*([found] if found else []), *variants.tables(self.summary)]
+        found = (prefills.arms_table(self._mean), ranks.table(self.summary))
+        return [*(table for table in found if table), *variants.tables(self.summary)]
 
     @property
     def _mean(self) -> Mean:
@@ -138,6 +138,10 @@ class Tables:
         return f"{model['name']}{tokens}, on {self.record['device']['name']}"
 
     def _unit(self) -> str:
+        rank = self.summary["slowest_rank"]
+        return self._layers() + ("" if rank is None else f", the slowest rank: {rank}")
+
+    def _layers(self) -> str:
         layers = self.record.get("layers")
         if not layers:
             return "ms per attention call"
@@ -247,7 +251,7 @@ class Tables:
 
     def _warnings(self, spread_k: int) -> list[str]:
         wanted = {"spread_k": spread_k, "layer": "mean", "data": "captured"}
-        rows = [row for row in self.summary["kernels"] if wanted.items() <= row.items()]
+        rows = [row for row in self._mean.kernels if wanted.items() <= row.items()]
         return [
             f"Warning: {row['kernel']}, {LABELS[row['arm']]}: {warning}"
             for row in rows
@@ -257,7 +261,7 @@ class Tables:
     def _digits(self, spread_k: int) -> int:
         """Decimals of a time in ms: tenths of a microsecond where kernels are short."""
         wanted = {"spread_k": spread_k, "layer": "mean"}
-        rows = [row for row in self.summary["kernels"] if wanted.items() <= row.items()]
+        rows = [row for row in self._mean.kernels if wanted.items() <= row.items()]
         return 4 if all((row["median_us"] or 0) < 10_000 for row in rows) else 3
 
 
