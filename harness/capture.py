@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from harness import layout
 from harness.captures import FORMAT_VERSION, META_KEY
+from patches.attention import cpu_isa
 
 
 class CaptureError(ValueError):
@@ -134,7 +135,7 @@ def from_engine(
         cache_strides=tuple(kv_cache.stride()),
         cache_dtype=str(kv_cache.dtype).removeprefix("torch."),
         fa_version=getattr(impl, "vllm_flash_attn_version", None),
-        isa=getattr(layer, "isa", None) or getattr(impl, "isa", None),
+        isa=cpu_isa(layer),
         scheduler_metadata=_cloned(getattr(metadata, "scheduler_metadata", None)),
         max_num_splits=int(getattr(metadata, "max_num_splits", 0)),
         kv_cache=kv_cache,

@@ -166,11 +166,15 @@ def like_captures(config: RunConfig, folder: Path, typed: dict[str, Any]) -> Run
 def _run(config: RunConfig, source: ModelSource | None) -> int:
     """Run the main job, or without a model the replay of saved captures; the exit status."""
     # torch and vLLM
+    from harness.engine import check_vllm
     from harness.experiments import prefill as main_job
     from harness.experiments import saved
 
     with _known_failures():
-        return saved.run(config) if source is None else main_job.run(config, source)
+        if source is None:
+            return saved.run(config)
+        check_vllm(config, source)  # ahead of the run's directory: a refusal leaves nothing behind
+        return main_job.run(config, source)
 
 
 def _model_source(config: RunConfig) -> ModelSource:

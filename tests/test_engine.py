@@ -10,10 +10,11 @@ import torch
 
 from harness import arms, capture, device, kernels, layout, prefills, replay
 from harness.record import Status
-from patches import PatchError, attention, block_pool, positions, verify, worker
+from patches import PatchError, block_pool, positions
 from tests.calls import plan
 from tests.conftest import BLOCK_SIZE, LENGTH
 
+pytestmark = pytest.mark.engine
 BLOCKS = layout.num_blocks(LENGTH, BLOCK_SIZE)
 
 
@@ -195,10 +196,6 @@ def test_an_idle_tap_changes_nothing_and_goes_in_once(engine, token_ids, one_run
     finally:
         tap.remove()
     assert not any(tapped(engine))
-
-
-def test_needs_are_met_by_the_installed_vllm():
-    verify(block_pool.NEEDS + positions.NEEDS + attention.NEEDS + worker.NEEDS)
 
 
 def test_the_first_token_is_what_transformers_predicts(base, tiny_gpt2, token_ids):

@@ -23,6 +23,7 @@ from harness.kernels.support import (
 )
 from tests.kernel_calls import FORMS, call_with, error_of, paged, run_of
 
+pytestmark = pytest.mark.engine
 KERNELS = {kernel.label: kernel for kernel in all_kernels("cpu")}
 HERE = [kernel for kernel in KERNELS.values() if unavailable(kernel.support, "cpu") is None]
 

@@ -16,6 +16,7 @@ import pytest
 
 from harness import device
 
+pytestmark = pytest.mark.engine
 ROOT = Path(__file__).resolve().parents[1]
 FUNCTIONS = {"flash_attn_func", "flash_attn_qkvpacked_func", "flash_attn_with_kvcache"}
 KERNEL_KEYS = {

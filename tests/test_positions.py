@@ -33,14 +33,3 @@ def test_a_symbol_that_moved_is_named():
 def test_a_symbol_that_lost_a_parameter_is_named():
     problem = Symbol("json:dumps", ("obj", "block_table")).problem()
     assert problem == "json:dumps has no parameter block_table"
-
-
-def test_a_symbol_is_found_where_it_used_to_be():
-    import json
-
-    assert Symbol("json.new_home:dumps", moved_from="json:dumps").resolve() is json.dumps
-
-
-def test_an_optional_symbol_may_be_missing_but_not_changed():
-    assert Symbol("json:no_such_function", optional=True).problem() is None
-    assert "block_table" in (Symbol("json:dumps", ("block_table",), optional=True).problem() or "")

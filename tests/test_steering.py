@@ -16,6 +16,7 @@ from patches import PatchError, steering
 from patches.steering import Course, Steering, pure_prefill
 from tests.conftest import BLOCK_SIZE, LENGTH
 
+pytestmark = pytest.mark.engine
 BLOCKS = layout.num_blocks(LENGTH, BLOCK_SIZE)
 
 

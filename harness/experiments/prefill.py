@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from harness import capture, layout, models, prefills, prompt
+from harness import capture, compatibility, layout, models, prefills, prompt
 from harness.config import RunConfig
 from harness.engine import EngineError, Prefill, PrefillEngine, blocks_for
 from harness.experiments import end_to_end, variants
@@ -43,7 +43,7 @@ class Job:
 
     def run(self) -> None:
         """All phases."""
-        for text in self.source.notices:
+        for text in filter(None, (*self.source.notices, compatibility.untested())):
             self.recorder.notice(text)
         source = models.materialise(self.source, self.config.seed)
         token_ids, origin = prompt.token_ids(

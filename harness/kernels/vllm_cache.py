@@ -10,6 +10,9 @@ from harness.blockcopy import copy_blocks
 from harness.capture import AttentionCall
 from harness.kernels.protocol import DenseKV, PagedKV, Run
 
+# Of a backend's own writer, in this order.
+WRITER = ("key", "value", "key_cache", "value_cache", "slot_mapping", "kv_cache_dtype", "k_scale", "v_scale")
+
 
 def write(call: AttentionCall, cache: torch.Tensor, slots: torch.Tensor) -> None:
     """Store the call's K and V into `cache` (shaped like PagedKV.cache) at `slots` ([tokens] int64)."""

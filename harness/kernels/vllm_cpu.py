@@ -10,8 +10,23 @@ import torch
 from harness.capture import AttentionCall
 from harness.kernels import DenseKV, Output, PagedKV, Run, vllm_support
 from harness.kernels.support import require
+from patches import Symbol, attention
 from patches.steering import LayerStep
 
+# By this name vLLM's backend calls the kernel.
+BACKEND_KERNEL = "vllm._custom_ops:cpu_attention_with_kv_cache"
+NEEDS = (
+    *attention.backend_needs("vllm.v1.attention.backends.cpu_attn", "CPUAttentionBackendImpl",
+                             "CPUAttentionMetadata"),
+    Symbol(BACKEND_KERNEL,
+           ("query", "key_cache", "value_cache", "output", "query_start_loc", "seq_lens", "scale", "causal",
+            "alibi_slopes", "sliding_window", "block_table", "softcap", "scheduler_metadata", "s_aux")),
+    Symbol("vllm._custom_ops:cpu_attn_get_scheduler_metadata",
+           ("num_reqs", "num_heads", "num_kv_heads", "head_dim", "seq_lens", "dtype", "query_start_loc",
+            "causal", "sliding_window_size", "isa", "enable_kv_split")),
+    Symbol("vllm._custom_ops:cpu_attn_reshape_and_cache",
+           ("key", "value", "key_cache", "value_cache", "slot_mapping", "isa")),
+)  # fmt: skip
 BLOCK_MULTIPLE = 32  # the vectorised kernels' block sizes
 
 
@@ -102,10 +117,6 @@ class VllmCpuAttention:
         ops.cpu_attn_reshape_and_cache(key, value, key_cache, value_cache, slots, call.isa)
 
 
-# By this name vLLM's backend calls the kernel.
-BACKEND_KERNEL = "vllm._custom_ops:cpu_attention_with_kv_cache"
-
-
 class Detours:
     """The backend's own call in a running engine, with K and V from elsewhere.
 
@@ -123,9 +134,13 @@ class Detours:
         cache, slots = self._one_block_each(step)
         key_cache, value_cache = _halves(cache)
         tokens = len(slots)
-        isa = getattr(step.layer, "isa", None) or step.layer.impl.isa
         ops.cpu_attn_reshape_and_cache(
-            step.key[:tokens], step.value[:tokens], key_cache, value_cache, slots, isa
+            step.key[:tokens],
+            step.value[:tokens],
+            key_cache,
+            value_cache,
+            slots,
+            attention.cpu_isa(step.layer),
         )
         table = torch.arange(len(step.lengths), dtype=torch.int32).unsqueeze(1)
         return kernel(

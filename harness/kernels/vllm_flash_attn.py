@@ -10,9 +10,29 @@ import torch
 from harness.capture import AttentionCall
 from harness.kernels import DenseKV, Output, PagedKV, Run, vllm_cache, vllm_support
 from harness.kernels.support import require
+from patches import Symbol, attention
 from patches.steering import LayerStep
 
 Kernel = Callable[..., Any]
+
+# By this name vLLM's backend calls the kernel.
+BACKEND_KERNEL = "vllm.v1.attention.backends.flash_attn:flash_attn_varlen_func"
+_KERNEL = (
+    "q", "k", "v", "max_seqlen_q", "cu_seqlens_q", "max_seqlen_k", "cu_seqlens_k", "seqused_k",
+    "softmax_scale", "causal", "window_size", "softcap", "alibi_slopes", "block_table", "out",
+    "scheduler_metadata", "num_splits", "fa_version", "s_aux",
+)  # fmt: skip
+NEEDS = (
+    *attention.backend_needs("vllm.v1.attention.backends.flash_attn", "FlashAttentionImpl",
+                             "FlashAttentionMetadata"),
+    Symbol(BACKEND_KERNEL, _KERNEL),
+    Symbol("vllm.vllm_flash_attn:flash_attn_varlen_func", _KERNEL),
+    Symbol("vllm.vllm_flash_attn:get_scheduler_metadata",
+           ("batch_size", "max_seqlen_q", "max_seqlen_k", "num_heads_q", "num_heads_kv", "headdim",
+            "cache_seqlens", "qkv_dtype", "cu_seqlens_q", "page_size", "causal", "window_size",
+            "num_splits")),
+    Symbol("vllm.v1.attention.backends.fa_utils:reshape_and_cache_flash", vllm_cache.WRITER),
+)  # fmt: skip
 
 
 class VllmFlashAttention:
@@ -115,10 +135,6 @@ class VllmFlashAttention:
             num_splits=call.max_num_splits,
         )
         return schedule
-
-
-# By this name vLLM's backend calls the kernel.
-BACKEND_KERNEL = "vllm.v1.attention.backends.flash_attn:flash_attn_varlen_func"
 
 
 class Detours:

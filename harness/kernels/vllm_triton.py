@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -12,9 +11,24 @@ from harness.capture import AttentionCall
 from harness.kernels import vllm_cache
 from harness.kernels.protocol import DenseKV, Output, PagedKV, Run, Unsupported
 from harness.kernels.support import Feature, Package, Sizes, Support, attempted, load, require
+from patches import Symbol, attention
 from patches.steering import LayerStep
 
 MODULE = "vllm.v1.attention.ops.triton_unified_attention"
+KERNEL = Symbol(
+    f"{MODULE}:unified_attention",
+    ("q", "k", "v", "out", "cu_seqlens_q", "max_seqlen_q", "seqused_k", "max_seqlen_k", "softmax_scale",
+     "causal", "window_size", "block_table", "softcap", "q_descale", "k_descale", "v_descale",
+     "alibi_slopes", "sinks", "seq_threshold_3D", "num_par_softmax_segments", "softmax_segm_output",
+     "softmax_segm_max", "softmax_segm_expsum"),
+)  # fmt: skip
+NEEDS = (
+    *attention.backend_needs("vllm.v1.attention.backends.triton_attn", "TritonAttentionImpl",
+                             "TritonAttentionMetadata"),
+    KERNEL,
+    Symbol("vllm.v1.attention.ops.triton_reshape_and_cache_flash:triton_reshape_and_cache_flash",
+           vllm_cache.WRITER),
+)  # fmt: skip
 SEGMENTS, SMALLEST_GRID = 16, 128  # NUM_PAR_SOFTMAX_SEGMENTS, MIN_LAUNCH_GRID_SIZE_2D of the backend
 
 
@@ -77,7 +91,7 @@ class VllmTritonAttention:
             "sinks": call.sinks,
             **_segments(call),
         }
-        function = _function(arguments)
+        function = _function()
 
         def run() -> torch.Tensor:
             function(**arguments)
@@ -140,17 +154,12 @@ class Detours:
         return kernel(**arguments)
 
 
-def _function(arguments: dict[str, Any]) -> Any:
+def _function() -> Any:
     """vLLM's function; raises Unsupported if it does not load or its parameters have changed."""
-    package = VllmTritonAttention.support.package
-    function = getattr(load(package, MODULE), "unified_attention", None)
-    if function is None:
-        raise Unsupported(f"{MODULE} has no unified_attention; made for vLLM 0.26")
-    parameters = inspect.signature(function).parameters
-    missing = [name for name in arguments if name not in parameters]
-    if missing:
-        raise Unsupported(f"unified_attention has no parameter {', '.join(missing)}; made for vLLM 0.26")
-    return function
+    load(VllmTritonAttention.support.package, MODULE)
+    if problem := KERNEL.problem():
+        raise Unsupported(problem)
+    return KERNEL.resolve()
 
 
 def _segments(call: AttentionCall) -> dict[str, Any]:
