@@ -42,7 +42,8 @@ def require(kind: Kind, *, longer_positions: bool) -> None:
         for problem in patches.problems(symbols)
     ]
     if lacking:
-        raise PatchError(f"{installed()} is not supported: {'; '.join(lacking)}. Tested are {TESTED}")
+        listed = "; ".join(dict.fromkeys(lacking))
+        raise PatchError(f"{installed()} is not supported: {listed}. Tested are {TESTED}")
 
 
 def installed() -> str:

@@ -154,14 +154,15 @@ def _patches() -> list[Part]:
     import patches
     from harness import compatibility
 
-    lines, problems = [], []
-    remedy = f"install a version that this was tested with ({compatibility.TESTED}), or adapt the file"
+    lines = textwrap.wrap(f"tested with {compatibility.TESTED}", WIDTH - 2, subsequent_indent="  ")
+    problems = []
     for file, needs in compatibility.needs(device.kind()).items():
         wrong = patches.problems(needs)
         lines.append(f"{file:34} {len(needs) - len(wrong)} of {len(needs)} symbols as expected")
-        problems += [Problem(f"{file}: {text}", remedy) for text in wrong]
+        remedy = "install a version that this was tested with, or adapt the file"
+        problems += [Problem(f"{file}: {text}", remedy) for text in dict.fromkeys(wrong)]
     if not problems and (remark := compatibility.untested()):
-        problems.append(Problem(remark, "run make test, and compare with a tested version", fatal=False))
+        problems.append(Problem(remark, "run the tests first: make test", fatal=False))
     return [Part("What is needed inside vLLM", lines, problems)]
 
 

@@ -37,14 +37,18 @@ class Symbol:
     parameters: tuple[str, ...] = ()
 
     def resolve(self) -> Any:
-        """The object itself; raises PatchError if it is not there."""
+        """The object itself; raises PatchError if it is not there or its module does not load."""
         module, _, name = self.path.partition(":")
         try:
             found: Any = importlib.import_module(module)
-            for part in name.split("."):
-                found = getattr(found, part)
-        except (ImportError, AttributeError) as error:
-            raise PatchError(f"vLLM has no {self.path}") from error
+        except Exception as error:  # vLLM's own modules run much code
+            if isinstance(error, ModuleNotFoundError) and module.startswith(str(error.name)):
+                raise PatchError(f"vLLM has no {self.path}") from error
+            raise PatchError(f"{module} does not load: {type(error).__name__}: {error}") from error
+        for part in name.split("."):
+            if not hasattr(found, part):
+                raise PatchError(f"vLLM has no {self.path}")
+            found = getattr(found, part)
         return found
 
     def problem(self) -> str | None:

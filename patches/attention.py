@@ -11,11 +11,11 @@ import torch
 
 from patches import PatchError, Symbol, reach
 
-PARAMETERS = {"layer", "query", "key", "value", "kv_cache", "attn_metadata", "output"}
+PARAMETERS = ("layer", "query", "key", "value", "kv_cache", "attn_metadata", "output")
 METADATA = ("num_actual_tokens", "query_start_loc", "seq_lens", "block_table", "slot_mapping", "causal")
 SETTINGS = ("scale", "sliding_window", "logits_soft_cap", "alibi_slopes", "sinks")
 NEEDS = (
-    Symbol("vllm.v1.attention.backend:AttentionImpl.forward", tuple(sorted(PARAMETERS))),
+    Symbol("vllm.v1.attention.backend:AttentionImpl.forward", PARAMETERS),
     Symbol("vllm.v1.attention.backend:AttentionBackend.get_name"),
 )
 BACKENDS = ("CPU_ATTN", "FLASH_ATTN", "TRITON_ATTN")  # whose calls can be captured
@@ -28,7 +28,7 @@ def backend_needs(module: str, impl: str, metadata: str) -> tuple[Symbol, ...]:
     """What capturing and steering the calls of a backend needs of its two classes."""
     return (
         Symbol(f"{module}:{impl}", SETTINGS),
-        Symbol(f"{module}:{impl}.forward", tuple(sorted(PARAMETERS))),
+        Symbol(f"{module}:{impl}.forward", PARAMETERS),
         Symbol(f"{module}:{impl}.do_kv_cache_update", ("layer", "key", "value", "kv_cache", "slot_mapping")),
         Symbol(f"{module}:{metadata}", METADATA),
     )
@@ -62,7 +62,7 @@ class AttentionTap:
         }
         layers = {name: layer for name, layer in layers.items() if name not in self.out_of_scope}
         for layer in layers.values():
-            missing = PARAMETERS - inspect.signature(layer.impl.forward).parameters.keys()
+            missing = set(PARAMETERS) - inspect.signature(layer.impl.forward).parameters.keys()
             if missing:
                 name = type(layer.impl).__name__
                 raise PatchError(f"{name}.forward has no parameter {', '.join(sorted(missing))}")

@@ -16,7 +16,6 @@ import pytest
 
 from harness import device
 
-pytestmark = pytest.mark.engine
 ROOT = Path(__file__).resolve().parents[1]
 FUNCTIONS = {"flash_attn_func", "flash_attn_qkvpacked_func", "flash_attn_with_kvcache"}
 KERNEL_KEYS = {
@@ -77,6 +76,7 @@ def test_files_of_a_run(finished):
     assert set(record["peak_memory_bytes"]) == {"spread=1", "spread=3", "spread=10"}
 
 
+@pytest.mark.engine
 def test_the_summary_keeps_its_contract(finished):
     summary = summary_of(finished[0])
     assert summary["schema_version"] == 1
@@ -99,6 +99,7 @@ def test_the_summary_keeps_its_contract(finished):
         assert math.isfinite(row["median_us"])
 
 
+@pytest.mark.engine
 def test_every_cell_of_the_sweep_is_there_once(finished):
     keys = [
         (row["kernel"], row["arm"], row["spread_k"], row["layer"], row["data"])
@@ -232,6 +233,7 @@ def test_a_killed_run_goes_on_without_repeating_finished_cells(finished, tiny_gp
     assert "finished" in again.stderr
 
 
+@pytest.mark.engine
 def test_smollm2_predicts_what_transformers_predicts(tmp_path):
     """Real weights and a real tokenizer, through the compiled engine and the command line."""
     from harness import models, prompt

@@ -134,13 +134,9 @@ class Detours:
         cache, slots = self._one_block_each(step)
         key_cache, value_cache = _halves(cache)
         tokens = len(slots)
+        isa = attention.cpu_isa(step.layer)
         ops.cpu_attn_reshape_and_cache(
-            step.key[:tokens],
-            step.value[:tokens],
-            key_cache,
-            value_cache,
-            slots,
-            attention.cpu_isa(step.layer),
+            step.key[:tokens], step.value[:tokens], key_cache, value_cache, slots, isa
         )
         table = torch.arange(len(step.lengths), dtype=torch.int32).unsqueeze(1)
         return kernel(
