@@ -7,7 +7,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -43,16 +43,23 @@ class PrefillEngine:
     one rank. `ranks` reaches them wherever they are.
     """
 
-    def __init__(self, config: RunConfig, source: ModelSource, kv_cache_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        source: ModelSource,
+        kv_cache_bytes: int | None = None,
+        vllm_args: Mapping[str, Any] | None = None,
+    ) -> None:
         """Start the engine with a materialised model.
 
         Args:
             kv_cache_bytes: of KV cache; None: what --gpu-memory-utilization leaves for it.
+            vllm_args: vLLM's own arguments, in place of a prefill-only engine's.
 
         Raises:
             PatchError: this vLLM lacks something that is needed to see and steer it.
         """
-        arguments = _engine_args(config, source)
+        arguments = _engine_args(config, source) | dict(vllm_args or {})
         check_vllm(config, source)
         if kv_cache_bytes is not None:
             arguments["kv_cache_memory_bytes"] = kv_cache_bytes
@@ -108,6 +115,16 @@ class PrefillEngine:
             "attention_backend": list(self.about.backends),
             "num_blocks_in_pool": len(self._pool.blocks),
         }
+
+    @property
+    def llm(self) -> Any:
+        """vLLM's LLMEngine, for requests that are more than one prefill: see harness.completions."""
+        return self._engine
+
+    @property
+    def block_pool(self) -> Any:
+        """vLLM's BlockPool."""
+        return self._pool
 
     def free_block_ids(self) -> list[int]:
         """Physical ids of the free blocks, ascending."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,12 @@ def random_ids(config: dict[str, Any], length: int, seed: int) -> list[int]:
     special = {i for key in _SPECIAL for i in np.atleast_1d(text.get(key, -1)) if i is not None}
     ordinary = np.setdiff1d(np.arange(text["vocab_size"]), sorted(special))
     return [int(i) for i in np.random.default_rng(seed).choice(ordinary, length)]
+
+
+def decode(source: ModelSource, ids: Iterable[int]) -> str:
+    """The text of token ids; the source is materialised and has a tokenizer."""
+    text: str = _load(source).decode(list(ids), skip_special_tokens=False)
+    return text
 
 
 def _load(source: ModelSource) -> Tokenizer:

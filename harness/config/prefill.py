@@ -98,6 +98,17 @@ def resolve(config: RunConfig, device_kind: DeviceKind) -> RunConfig:
     return resolved
 
 
+def for_engine(config: Engine, length: int) -> RunConfig:
+    """The engine of another experiment's configuration, as harness.engine takes it.
+
+    Args:
+        config: resolved.
+        length: tokens of the longest prompt.
+    """
+    shared = RunConfig.model_fields.keys() & type(config).model_fields.keys()
+    return RunConfig.model_validate({name: getattr(config, name) for name in shared} | {"length": length})
+
+
 def output_dir(config: RunConfig) -> Path:
     """Where the run is stored: as asked for, else a new name under runs/."""
     return config.output_dir or fields.new_output_dir(_name(config))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.config import Common, kernels
+from harness.config import Common, cache, kernels
 
 
 @dataclass(frozen=True)
@@ -33,5 +33,13 @@ EXPERIMENTS: dict[str, Experiment] = {
         resolve=kernels.resolve,
         job="harness.experiments.kernels",
         view="harness.report.kernels",
+    ),
+    "cache": Experiment(
+        about="prefills with a warm prefix cache and without one, a share of the prompt being in it",
+        config=cache.CacheConfig,
+        groups=cache.GROUPS,
+        resolve=cache.resolve,
+        job="harness.experiments.cache",
+        view="harness.report.cache",
     ),
 }
