@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from harness.record import Result
 
-PLOTS = ("spread_k", "attribution", "kernels", "cache")  # of all experiments, each as .png and .svg
+PLOTS = ("spread_k", "attribution", "kernels", "cache", "memory")  # of all experiments, each as .png and .svg
 
 
 class RunExists(ValueError):

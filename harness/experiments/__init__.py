@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.config import Common, cache, kernels
+from harness.config import Common, cache, kernels, memory
 
 
 @dataclass(frozen=True)
@@ -41,5 +41,13 @@ EXPERIMENTS: dict[str, Experiment] = {
         resolve=cache.resolve,
         job="harness.experiments.cache",
         view="harness.report.cache",
+    ),
+    "memory": Experiment(
+        about="memory through the stages of a job, in transformers and in vLLM",
+        config=memory.MemoryConfig,
+        groups=memory.GROUPS,
+        resolve=memory.resolve,
+        job="harness.experiments.memory",
+        view="harness.report.memory",
     ),
 }

@@ -20,7 +20,7 @@ from harness.report.text import NONE, Line, Notes, Section, Table, ms, percent
 COLUMNS = ("shared", "hit rate", "expected", "reset ms", "warm ms", "difference [95%]", "verdict")
 COLOURS = ("#0072B2", "#D55E00")  # of Okabe and Ito: single prompts, batches
 MARKERS = ("o", "s")
-MOST_TOKENS = 8  # shown of an output
+OUTPUT_WIDTH = 27  # characters shown of an output; run.json has all of it
 
 
 def summarise(record: Row, results: Sequence[Result]) -> Row:
@@ -99,7 +99,7 @@ def _line(summary: Row, size: int, share: int, notes: Notes) -> Line:
 def _changed(warm: Row) -> str:
     return (
         f"{warm['changed_first_tokens']} of {warm['n'] * warm['batch_size']} first tokens differ from those "
-        "after a reset: near ties, which rounding decides"
+        "after a reset; how far the logits do is said below"
     )
 
 
@@ -111,11 +111,11 @@ def _below(record: Row, summary: Row, notes: Notes) -> list[str]:
     reset = summary["reset"]
     lines = notes.lines()
     if reset["median_us"] is not None:
-        bounds = f" [{ms(reset['ci95_us'][0])}, {ms(reset['ci95_us'][1])}]" if reset["ci95_us"] else ""
+        bounds = " [{:.1f}, {:.1f}]".format(*reset["ci95_us"]) if reset["ci95_us"] else ""
         pool = record.get("engine", {}).get("num_blocks_in_pool")
         of_pool = f" for a pool of {pool} blocks" if pool else ""
         lines.append(
-            f"the reset itself: {ms(reset['median_us'])} ms{bounds}{of_pool} ({reset['n']} resets); it is in "
+            f"the reset itself: {reset['median_us']:.1f} us{bounds}{of_pool} ({reset['n']} resets); it is in "
             "no other figure."
         )
     floors = [
@@ -150,34 +150,30 @@ def _warnings(summary: Row) -> list[str]:
 
 
 def _side_by_side(outputs: Row, prompts: int) -> Table:
-    """Tokens of the first `prompts` prompts of each share."""
+    """What was generated for the first `prompts` prompts of each share."""
     sections = []
     for share in sorted(outputs, key=int):
-        lines: list[Line] = []
-        for n, row in enumerate(outputs[share][:prompts]):
-            lines += [
-                Line(f"prompt {n + 1}, reset", (_shown(row, "reset"), "")),
-                Line(f"prompt {n + 1}, warm", (_shown(row, "warm"), _verdict(row))),
-            ]
+        lines = [
+            Line(f"prompt {n}", (_shown(row, "reset"), _shown(row, "warm"), _verdict(row)))
+            for n, row in enumerate(outputs[share][:prompts], start=1)
+        ]
         sections.append(Section(f"{share}% shared", lines))
     rows = [row for share in outputs for row in outputs[share]]
     same = sum(row["reset"][0] == row["warm"][0] for row in rows)
     worst = max(row["logits_error"] for row in rows)
     below = [
         f"first token the same: {same} of {len(rows)} prompts; the first logits differ by at most "
-        f"{worst:.2g} of their spread (root mean square).",
+        f"{worst:.2g} of their spread (root mean square). same: tokens up to the first that differs.",
     ]
     whole = "all prompts" if prompts > 1 else "the first prompt"
-    return Table(
-        f"Outputs side by side: {whole} of each share", ("", "generated", "same"), sections, [], below
-    )
+    title = f"Outputs side by side: {whole} of each share"
+    return Table(title, ("", "after a reset", "from a warm cache", "same"), sections, [], below)
 
 
 def _shown(row: Row, arm: str) -> str:
-    if row[f"{arm}_text"] is not None:
-        return repr(row[f"{arm}_text"])
-    more = " ..." if len(row[arm]) > MOST_TOKENS else ""
-    return " ".join(map(str, row[arm][:MOST_TOKENS])) + more
+    text = row[f"{arm}_text"]
+    shown = " ".join(map(str, row[arm])) if text is None else repr(text)
+    return shown if len(shown) <= OUTPUT_WIDTH else shown[: OUTPUT_WIDTH - 3] + "..."
 
 
 def _verdict(row: Row) -> str:

@@ -1,0 +1,71 @@
+"""Options of the experiment `memory`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from harness import checks
+from harness.checks import label
+from harness.config import fields
+from harness.config.fields import Common, Count, DeviceKind, Engine, Seconds
+
+GROUPS: dict[str, list[str]] = {
+    "inputs and model": ["lengths", *fields.MODEL_OPTIONS],
+    "engine (vLLM's own names)": [*fields.ENGINE_OPTIONS, "seed"],
+    "measuring": fields.SAMPLING_OPTIONS,
+    "output": fields.OUTPUT_OPTIONS,
+}
+
+
+class MemoryConfig(Common, Engine):
+    """Inputs of mixed length, in transformers and in vLLM. What is None is chosen by `resolve`."""
+
+    experiment: ClassVar[str] = "memory"
+
+    lengths: Annotated[list[Count], Field(min_length=2)] = Field(
+        [16, 1008, 64, 512, 32, 256, 128, 768], description="tokens of each input, two or more"
+    )
+    dtype: Literal["float16", "bfloat16", "float32"] = Field(
+        "bfloat16", description="data type of weights and activations, in both"
+    )
+    repeats: Count | None = Field(
+        None, description="processes of each engine; intervals take 6 (default: as many as fit the time)"
+    )
+    max_seconds: Seconds | None = Field(
+        60.0, description="time for all processes; each engine gets one however long it takes"
+    )
+    precision: fields.Percent = Field(
+        0.5,
+        description="start no more processes once every figure's 95% interval is narrower than this, in "
+        "percent of its median",
+    )
+    max_num_batched_tokens: Count | None = Field(
+        None, description="at least all inputs together: they are one step (default: what that takes)"
+    )
+
+
+def resolve(config: MemoryConfig, device_kind: DeviceKind) -> MemoryConfig:
+    """The configuration with what depends on the device filled in, checked against it. Raises ConfigError."""
+    name = f"memory-{Path(config.model).resolve().name}"
+    resolved = fields.resolve_common(config, device_kind, name)
+    problems = [*checks.directory_problems(resolved), *checks.engine_problems(resolved, device_kind)]
+    fields.refuse([*problems, *_problems(resolved)])
+    return resolved
+
+
+def _problems(config: MemoryConfig) -> Iterable[str]:
+    tokens, needed = config.max_num_batched_tokens, sum(config.lengths)
+    if tokens is not None and tokens < needed:
+        yield (
+            f"{label('max_num_batched_tokens', tokens)}: must be at least {needed}, the sum of --lengths, so "
+            "that all inputs are one step; leave it out"
+        )
+    if config.tensor_parallel_size > 1:
+        yield (
+            f"{label('tensor_parallel_size', config.tensor_parallel_size)}: must be 1, as the memory of one "
+            "process is read; leave it out"
+        )

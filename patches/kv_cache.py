@@ -1,0 +1,29 @@
+"""How much of vLLM's KV cache is in use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from patches import Symbol
+
+NEEDS = (
+    Symbol("vllm.v1.core.block_pool:BlockPool.get_num_free_blocks"),
+    Symbol("vllm.v1.kv_cache_interface:KVCacheConfig", ("num_blocks", "kv_cache_groups")),
+    Symbol("vllm.v1.kv_cache_interface:AttentionSpec.page_size_bytes"),
+)
+
+
+def block_bytes(llm: Any) -> int:
+    """Bytes of one block in all layers of the `LLMEngine`, which runs in this process."""
+    groups = llm.engine_core.engine_core.scheduler.kv_cache_config.kv_cache_groups
+    return sum(len(group.layer_names) * group.kv_cache_spec.page_size_bytes for group in groups)
+
+
+def blocks_in_pool(block_pool: Any) -> int:
+    """Blocks that requests can get: all but vLLM's null block."""
+    return int(block_pool.num_gpu_blocks) - 1
+
+
+def blocks_in_use(block_pool: Any) -> int:
+    """Blocks that requests hold now."""
+    return blocks_in_pool(block_pool) - int(block_pool.get_num_free_blocks())
