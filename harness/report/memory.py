@@ -53,8 +53,10 @@ def summarise(record: Row, results: Sequence[Result]) -> Row:
 
 def _cell(members: list[Result]) -> Row:
     """One stage over all processes; what went wrong in any of them is its status."""
-    worst = next((r for r in members if r.status is not Status.OK), members[0])
-    row = figures.cell_row(worst)
+    lost = [r for r in members if r.status is not Status.OK]
+    row = figures.cell_row([*lost, *members][0])
+    if lost and len(members) > 1:
+        row["reason"] = f"in {len(lost)} of {len(members)} processes: {row['reason']}"
     for name in ("median_us", "ci95_us", "mean_us", "warmup_us", "warnings", "stopped"):
         del row[name]
     values: dict[str, list[float]] = {}
@@ -206,8 +208,9 @@ def plots(record: Row, summary: Row, folder: Path) -> None:
 
 def draw(record: Row, summary: Row) -> Figure:
     """The figure; counters that are not here have no line."""
-    figure = Figure(figsize=(12.0, 4.8), layout="constrained")
+    figure = Figure(figsize=(12.0, 5.6), layout="constrained")
     panels = figure.subplots(1, 3, width_ratios=(2.2, 1.3, 1.2))
+    panels[1].sharey(panels[0])
     for engine, axes in zip(ENGINES, panels, strict=False):
         _over_stages(axes, [row for row in summary["cells"] if row["arm"] == engine])
         axes.set_title(engine, fontsize=10, loc="left")
@@ -225,10 +228,13 @@ def draw(record: Row, summary: Row) -> Figure:
 
 
 def _over_stages(axes: Axes, rows: list[Row]) -> None:
-    """A line a counter, but for zeros, which a log scale does not have."""
+    """A line a counter, but for zeros, which a log scale does not have, and a copy of another line."""
+    drawn: list[list[int | None]] = []
     for name, key in COUNTERS.items():
-        values = [row.get(key) or math.nan for row in rows]
-        if not all(map(math.isnan, values)):
+        read = [row.get(key) for row in rows]
+        values = [value or math.nan for value in read]
+        if read not in drawn and not all(map(math.isnan, values)):
+            drawn.append(read)
             axes.plot(
                 range(len(rows)),
                 [value / MIB for value in values],
@@ -245,7 +251,7 @@ def _over_stages(axes: Axes, rows: list[Row]) -> None:
 
 def _tick(row: Row) -> str:
     tokens = f", {row['tokens']}" if row["tokens"] else ""
-    status = "" if row["status"] == "ok" else f" ({row['status']})"
+    status = "" if row["status"] == "ok" else f"\n({row['status']})"
     return f"{row['moment']}{tokens}{status}"
 
 

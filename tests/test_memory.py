@@ -1,0 +1,196 @@
+"""The experiment `memory` with real engines on a small model: stages, what is read there, and a whole run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness import device, models, prompt, stage_process
+from harness.config import ConfigError, load
+from harness.config.memory import MemoryConfig, resolve
+from harness.experiments.memory import find, precise
+from harness.measure.process_memory import Meter
+from harness.memory_jobs import ENGINES, plan
+from harness.models import ModelError
+from harness.record import Cell, Result, Status
+
+ROOT = Path(__file__).parent.parent
+LENGTHS, BLOCK_SIZE = [1, 100, 33], 32
+PER_TOKEN = 2 * 3 * 2 * 64 * 2  # two tensors, layers, heads, values, bytes: of the small model in bfloat16
+
+
+def configured(tiny_gpt2: Path, **options: object) -> MemoryConfig:
+    small = {
+        "model": str(tiny_gpt2), "lengths": LENGTHS, "block_size": BLOCK_SIZE, "enforce_eager": True,
+        "gpu_memory_utilization": 0.2,
+    }  # fmt: skip
+    return resolve(load(MemoryConfig, small | options), device.kind())
+
+
+@pytest.fixture(scope="module")
+def of_engine(tiny_gpt2):
+    """The readings of both engines' processes by stage, as one run of each gives them."""
+    config = configured(tiny_gpt2)
+    source = models.materialise(find(config), seed=0)
+    ids = prompt.random_ids(source.config, max(LENGTHS), seed=0)
+    found = {engine: list(stage_process.readings(engine, config, source, ids)) for engine in ENGINES}
+    return {engine: {reading.stage.name: reading for reading in found[engine]} for engine in ENGINES}
+
+
+def test_every_stage_is_read_in_its_order(of_engine):
+    for engine in ENGINES:
+        assert [reading.stage for reading in of_engine[engine].values()] == plan(engine, LENGTHS)
+        assert {(reading.status, reading.reason) for reading in of_engine[engine].values()} == {
+            (Status.OK, None)
+        }
+        for reading in of_engine[engine].values():
+            assert 0 < reading.figures["rss_bytes"] <= reading.figures["peak_rss_bytes"]
+
+
+def test_transformers_holds_exactly_one_request_s_tokens_and_a_batch_is_padded(of_engine):
+    used = {name: reading.figures["cache_used_bytes"] for name, reading in of_engine["transformers"].items()}
+    assert [used[f"input {n}"] for n in (1, 2, 3)] == [length * PER_TOKEN for length in LENGTHS]
+    assert used["all, padded"] == 3 * 100 * PER_TOKEN
+    assert used["model loaded"] == used["done"] == 0
+
+
+def test_vllm_holds_whole_blocks_and_gives_them_back(of_engine):
+    figures = {name: reading.figures for name, reading in of_engine["vLLM"].items()}
+    blocks = 1 + 4 + 2
+    assert figures["all inputs"]["cache_used_bytes"] == blocks * BLOCK_SIZE * PER_TOKEN
+    assert figures["done"]["cache_used_bytes"] == figures["model loaded"]["cache_used_bytes"] == 0
+    assert figures["model loaded"]["cache_held_bytes"] >= blocks * BLOCK_SIZE * PER_TOKEN
+
+
+def test_padding_changes_no_first_token_and_both_engines_predict_alike(of_engine):
+    transformers, vllm = of_engine["transformers"], of_engine["vLLM"]
+    alone = tuple(token for n in (1, 2, 3) for token in transformers[f"input {n}"].first_tokens)
+    assert len(vllm["all inputs"].first_tokens) == 3
+    assert transformers["all, padded"].first_tokens == alone == vllm["all inputs"].first_tokens
+
+
+def test_one_engine_s_libraries_are_not_in_the_other_s_process(of_engine):
+    start = {engine: of_engine[engine]["start"].figures["rss_bytes"] for engine in ENGINES}
+    assert start["transformers"] == pytest.approx(start["vLLM"], rel=0.2), "neither is imported yet"
+
+
+def test_resident_memory_counts_what_is_written():
+    meter = Meter("cpu")
+    before = meter.read()["rss_bytes"]
+    filled = torch.ones(64 * 2**20, dtype=torch.uint8)
+    after = meter.read()
+    assert after["rss_bytes"] - before == pytest.approx(filled.nbytes, rel=0.3)
+    assert "allocated_bytes" not in after
+    del filled
+    meter.read()
+    assert meter.read()["peak_rss_bytes"] < after["rss_bytes"]
+
+
+def test_a_process_that_is_killed_leaves_a_reason_for_all_that_it_did_not_reach(tiny_gpt2, monkeypatch):
+    config = configured(tiny_gpt2)
+    source = models.materialise(find(config), seed=0)
+    pids = []
+    get_context = stage_process.multiprocessing.get_context
+
+    def noting(method):
+        context = get_context(method)
+        process_type = context.Process
+
+        def process(**arguments):
+            pids.append(process_type(**arguments))
+            return pids[-1]
+
+        monkeypatch.setattr(context, "Process", process)
+        return context
+
+    monkeypatch.setattr(stage_process.multiprocessing, "get_context", noting)
+    found = []
+    for reading in stage_process.readings("transformers", config, source, [5] * 100):
+        found.append(reading)
+        if len(found) == 1:
+            os.kill(pids[0].pid, signal.SIGKILL)
+    assert [reading.stage for reading in found] == plan("transformers", LENGTHS)
+    assert found[0].status is Status.OK
+    assert {reading.status for reading in found[-3:]} == {Status.OUT_OF_MEMORY}
+    assert found[-1].reason.startswith("not reached: ")
+
+
+def test_a_model_that_does_not_load_is_said_at_every_stage_that_follows(tiny_gpt2, tmp_path):
+    config = configured(tiny_gpt2)
+    (tmp_path / "config.json").write_text("{}")
+    source = models.replace(find(config), path=tmp_path)
+    found = list(stage_process.readings("transformers", config, source, [5] * 100))
+    assert [reading.status for reading in found] == [Status.OK] + [Status.ERROR] * (len(found) - 1)
+    assert [reading.stage for reading in found] == plan("transformers", LENGTHS)
+    assert found[2].reason == f"not reached: model loaded: {found[1].reason}"
+
+
+def test_enough_is_when_every_figure_is_precise():
+    cell = Cell("memory", "prefill", "p", "vLLM", 0, 16, None, "captured")
+
+    def results(values):
+        return [Result(cell, str(n), Status.OK, readings={"rss_bytes": [v]}) for n, v in enumerate(values)]
+
+    assert not precise(results([1000.0] * 5), 0.5)
+    assert precise(results([1000.0, 1001, 1002, 1003, 1004, 1004]), 0.5)
+    assert not precise(results([1000.0, 1001, 1002, 1003, 1004, 1010]), 0.5)
+    assert precise(results([0.0] * 6), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_num_batched_tokens": 50}, r"--max-num-batched-tokens 50: must be at least 134, the sum of "),
+        ({"tensor_parallel_size": 2}, r"--tensor-parallel-size 2: must be 1"),
+        ({"lengths": [7]}, r"--lengths 7: must be a list of whole numbers"),
+    ],
+)
+def test_what_cannot_be_is_refused(tiny_gpt2, options, message):
+    with pytest.raises(ConfigError, match=message):
+        configured(tiny_gpt2, **options)
+
+
+def test_inputs_beyond_the_model_s_positions_are_refused(tiny_gpt2):
+    with pytest.raises(ModelError, match=r"--lengths 127: .* has 128 learned positions.*use at most 126"):
+        find(configured(tiny_gpt2, lengths=[5, 127]))
+    assert find(configured(tiny_gpt2, lengths=[5, 126])).num_layers == 3
+
+
+def test_bad_input_is_one_line_before_anything_heavy():
+    code = (
+        "import sys; from harness.__main__ import main\n"
+        "status = main(['memory', '--lengths', '16,x'])\n"
+        "print(status, sorted({'torch', 'vllm', 'matplotlib', 'pandas'} & set(sys.modules)))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert ran.stdout == "2 []\n"
+    assert ran.stderr.startswith("python -m harness: error: --lengths 16,x: must be a list of whole numbers")
+    assert ran.stderr.count("\n") == 1
+
+
+def test_a_run_from_the_command_line_and_its_report_again(tiny_gpt2, tmp_path):
+    small = "--lengths 1,60 --block-size 32 --enforce-eager --repeats 1 --gpu-memory-utilization 0.2 --quiet"
+    command = [sys.executable, "-m", "harness", "memory", "--model", str(tiny_gpt2), *small.split()]
+    ran = subprocess.run([*command, "--output-dir", tmp_path], cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert "Memory through the stages of a job" in ran.stdout
+    assert "KV cache of all 2 inputs at once (1 to 60 tokens)" in ran.stdout
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["kv_bytes_per_token"] == PER_TOKEN
+    assert set(record["sources"]) == set(record["first_tokens"]) == set(ENGINES)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert {row["status"] for row in summary["cells"]} == {"ok"}
+    assert len(summary["cells"]) == 7 + 5
+    waste = {row["way"]: row["used_bytes"] for row in summary["waste"]}
+    assert waste == {"needed": 61 * PER_TOKEN, "blocks": 3 * 32 * PER_TOKEN, "padded": 120 * PER_TOKEN}
+    before = {name: (tmp_path / name).read_bytes() for name in ("tables.md", "tables.csv", "summary.json")}
+    again = [sys.executable, "-m", "harness", "report", str(tmp_path)]
+    subprocess.run(again, cwd=ROOT, capture_output=True, check=True)
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
