@@ -65,8 +65,10 @@ def complete(
 
 def reset_prefix_cache(llm: Any) -> float:
     """Forget all cached prefixes; the seconds it took. Raises EngineError if vLLM refuses."""
+    from patches import kv_cache
+
     start = time.perf_counter()
-    done = llm.reset_prefix_cache()
+    done = kv_cache.reset_prefix_cache(llm)
     seconds = time.perf_counter() - start
     if not done:
         raise EngineError("vLLM did not reset its prefix cache: some request still holds blocks")

@@ -1,4 +1,4 @@
-"""How much of vLLM's KV cache is in use."""
+"""How much of vLLM's KV cache is in use, and forgetting the prefixes in it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,17 @@ from typing import Any
 from patches import Symbol
 
 NEEDS = (
+    Symbol("vllm.v1.engine.llm_engine:LLMEngine.reset_prefix_cache"),
+    Symbol("vllm.outputs:RequestOutput", ("num_cached_tokens",)),
     Symbol("vllm.v1.core.block_pool:BlockPool.get_num_free_blocks"),
     Symbol("vllm.v1.kv_cache_interface:KVCacheConfig", ("num_blocks", "kv_cache_groups")),
     Symbol("vllm.v1.kv_cache_interface:AttentionSpec.page_size_bytes"),
 )
+
+
+def reset_prefix_cache(llm: Any) -> bool:
+    """Forget all cached prefixes of the `LLMEngine`; False if vLLM refuses, as a request holds blocks."""
+    return llm.reset_prefix_cache() is not False  # older versions return nothing
 
 
 def block_bytes(llm: Any) -> int:

@@ -23,7 +23,7 @@ from harness.measure.timers import Step
 from harness.models import ModelSource
 from harness.record import Cell, Result, Status
 from harness.recorder import Recorder, recording
-from patches import logits
+from patches import kv_cache, logits, verify
 
 # As a server has it: the short rest of a prompt that is mostly cached may then run in a captured CUDA graph.
 MAX_NUM_SEQS = 256
@@ -74,7 +74,9 @@ def start(config: CacheConfig, source: ModelSource) -> PrefillEngine:
         "max_num_batched_tokens": config.max_num_batched_tokens or max(tokens + 1, 2048),
     }
     longest = config.length + config.output_len - 1
-    return PrefillEngine(for_engine(config, longest), source, arguments)
+    engine = PrefillEngine(for_engine(config, longest), source, arguments)
+    verify(kv_cache.NEEDS)
+    return engine
 
 
 def check_room(config: CacheConfig, engine: PrefillEngine) -> None:

@@ -40,7 +40,7 @@ def test_intervals_from_six_processes_on():
     summary = memory.summarise(record(), results(6))
     row = next(row for row in summary["cells"] if row["moment"] == "done")
     assert row["ci95_rss_bytes"] == [970 * MIB, 975 * MIB]
-    assert "Medians of 6 processes of each; 95% intervals are up to 0.56% wide" in " ".join(
+    assert "Medians of 6 processes of each; 95% intervals are up to 0.55% wide" in " ".join(
         memory.document(record(), summary).screen_summary().split()
     )
 
