@@ -12,14 +12,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness import device, models, prompt, stage_process
+from harness import device, models, stage_process
 from harness.config import ConfigError, load
 from harness.config.memory import MemoryConfig, resolve
-from harness.experiments.memory import find, precise
+from harness.experiments.memory import Job, find, precise
 from harness.measure.process_memory import Meter
 from harness.memory_jobs import ENGINES, plan
 from harness.models import ModelError
 from harness.record import Cell, Result, Status
+from harness.recorder import Recorder
+from harness.stage_process import Reading
+from harness.store import RunDirectory
 
 ROOT = Path(__file__).parent.parent
 LENGTHS, BLOCK_SIZE = [1, 100, 33], 32
@@ -35,50 +38,97 @@ def configured(tiny_gpt2: Path, **options: object) -> MemoryConfig:
 
 
 @pytest.fixture(scope="module")
-def of_engine(tiny_gpt2):
-    """The readings of both engines' processes by stage, as one run of each gives them."""
-    config = configured(tiny_gpt2)
-    source = models.materialise(find(config), seed=0)
-    ids = prompt.random_ids(source.config, max(LENGTHS), seed=0)
-    found = {engine: list(stage_process.readings(engine, config, source, ids)) for engine in ENGINES}
-    return {engine: {reading.stage.name: reading for reading in found[engine]} for engine in ENGINES}
+def done(tiny_gpt2, tmp_path_factory):
+    """A run from the command line: what it printed, and its directory."""
+    folder = tmp_path_factory.mktemp("memory")
+    small = (
+        "--lengths 1,100,33 --block-size 32 --enforce-eager --repeats 1 --gpu-memory-utilization 0.2 --quiet"
+    )
+    command = [sys.executable, "-m", "harness", "memory", "--model", str(tiny_gpt2), *small.split()]
+    ran = subprocess.run([*command, "--output-dir", folder], cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout, folder
 
 
-def test_every_stage_is_read_in_its_order(of_engine):
+@pytest.fixture(scope="module")
+def read(done):
+    """The figures of both engines' processes, by stage."""
+    found: dict[str, dict[str, dict[str, float]]] = {engine: {} for engine in ENGINES}
+    for result in RunDirectory.open(done[1]).results():
+        assert (result.status, result.reason) == (Status.OK, None)
+        figures = {name: values[0] for name, values in result.readings.items()}
+        found[result.cell.arm][result.cell.at("moment")] = figures
+    return found
+
+
+def test_every_stage_is_read_in_its_order(read):
     for engine in ENGINES:
-        assert [reading.stage for reading in of_engine[engine].values()] == plan(engine, LENGTHS)
-        assert {(reading.status, reading.reason) for reading in of_engine[engine].values()} == {
-            (Status.OK, None)
-        }
-        for reading in of_engine[engine].values():
-            assert 0 < reading.figures["rss_bytes"] <= reading.figures["peak_rss_bytes"]
+        assert list(read[engine]) == [stage.name for stage in plan(engine, LENGTHS)]
+        for figures in read[engine].values():
+            assert 0 < figures["rss_bytes"] <= figures["peak_rss_bytes"]
 
 
-def test_transformers_holds_exactly_one_request_s_tokens_and_a_batch_is_padded(of_engine):
-    used = {name: reading.figures["cache_used_bytes"] for name, reading in of_engine["transformers"].items()}
+def test_transformers_holds_exactly_one_request_s_tokens_and_a_batch_is_padded(read):
+    used = {name: figures["cache_used_bytes"] for name, figures in read["transformers"].items()}
     assert [used[f"input {n}"] for n in (1, 2, 3)] == [length * PER_TOKEN for length in LENGTHS]
     assert used["all, padded"] == 3 * 100 * PER_TOKEN
     assert used["model loaded"] == used["done"] == 0
 
 
-def test_vllm_holds_whole_blocks_and_gives_them_back(of_engine):
-    figures = {name: reading.figures for name, reading in of_engine["vLLM"].items()}
-    blocks = 1 + 4 + 2
+def test_vllm_holds_whole_blocks_and_gives_them_back(read):
+    figures, blocks = read["vLLM"], 1 + 4 + 2
     assert figures["all inputs"]["cache_used_bytes"] == blocks * BLOCK_SIZE * PER_TOKEN
     assert figures["done"]["cache_used_bytes"] == figures["model loaded"]["cache_used_bytes"] == 0
     assert figures["model loaded"]["cache_held_bytes"] >= blocks * BLOCK_SIZE * PER_TOKEN
 
 
-def test_padding_changes_no_first_token_and_both_engines_predict_alike(of_engine):
-    transformers, vllm = of_engine["transformers"], of_engine["vLLM"]
-    alone = tuple(token for n in (1, 2, 3) for token in transformers[f"input {n}"].first_tokens)
-    assert len(vllm["all inputs"].first_tokens) == 3
-    assert transformers["all, padded"].first_tokens == alone == vllm["all inputs"].first_tokens
+def test_padding_changes_no_first_token_and_both_engines_predict_alike(done):
+    tokens = RunDirectory.open(done[1]).record()["first_tokens"]
+    alone = [token for n in (1, 2, 3) for token in tokens["transformers"][f"input {n}"]]
+    assert len(tokens["vLLM"]["all inputs"]) == 3
+    assert tokens["transformers"]["all, padded"] == alone == tokens["vLLM"]["all inputs"]
 
 
-def test_one_engine_s_libraries_are_not_in_the_other_s_process(of_engine):
-    start = {engine: of_engine[engine]["start"].figures["rss_bytes"] for engine in ENGINES}
-    assert start["transformers"] == pytest.approx(start["vLLM"], rel=0.2), "neither is imported yet"
+def test_neither_engine_is_in_the_process_that_it_is_to_be_loaded_into(read):
+    start = {engine: read[engine]["start"]["rss_bytes"] for engine in ENGINES}
+    assert start["transformers"] == pytest.approx(start["vLLM"], rel=0.2)
+    assert start["vLLM"] < read["vLLM"]["model loaded"]["rss_bytes"] / 1.5
+
+
+def test_tables_and_waste_of_the_run(done):
+    printed, folder = done
+    assert "Memory through the stages of a job" in printed
+    assert "KV cache of all 3 inputs at once (1 to 100 tokens)" in printed
+    assert RunDirectory.open(folder).record()["kv_bytes_per_token"] == PER_TOKEN
+    summary = json.loads((folder / "summary.json").read_text())
+    waste = {row["way"]: row["used_bytes"] for row in summary["waste"]}
+    assert waste == {"needed": 134 * PER_TOKEN, "blocks": 7 * 32 * PER_TOKEN, "padded": 300 * PER_TOKEN}
+
+
+def test_its_report_is_the_same_again(done):
+    _, folder = done
+    before = {name: (folder / name).read_bytes() for name in ("tables.md", "tables.csv", "summary.json")}
+    again = [sys.executable, "-m", "harness", "report", str(folder)]
+    subprocess.run(again, cwd=ROOT, capture_output=True, check=True)
+    assert {name: (folder / name).read_bytes() for name in before} == before
+
+
+def test_ctrl_c_keeps_what_was_read_and_the_process_is_started_again(tiny_gpt2, monkeypatch, tmp_path):
+    config = configured(tiny_gpt2, output_dir=tmp_path, quiet=True)
+    stages = plan("vLLM", LENGTHS)
+
+    def two_of_them(*arguments):
+        yield from (Reading(stage, Status.OK, figures={"rss_bytes": 7}) for stage in stages[:2])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("harness.experiments.memory.readings", two_of_them)
+    recorder = Recorder(config, "tiny")
+    with pytest.raises(KeyboardInterrupt):
+        Job(config, recorder, find(config), []).process("vLLM", 0)
+    kept = recorder.directory.results()
+    assert [result.status for result in kept] == [Status.OK] * 2 + [Status.INTERRUPTED] * 3
+    assert kept[0].readings == {"rss_bytes": [7]}
+    assert Recorder(config.model_copy(update={"resume": True}), "tiny").finished == set()
 
 
 def test_resident_memory_counts_what_is_written():
@@ -173,24 +223,3 @@ def test_bad_input_is_one_line_before_anything_heavy():
     assert ran.stdout == "2 []\n"
     assert ran.stderr.startswith("python -m harness: error: --lengths 16,x: must be a list of whole numbers")
     assert ran.stderr.count("\n") == 1
-
-
-def test_a_run_from_the_command_line_and_its_report_again(tiny_gpt2, tmp_path):
-    small = "--lengths 1,60 --block-size 32 --enforce-eager --repeats 1 --gpu-memory-utilization 0.2 --quiet"
-    command = [sys.executable, "-m", "harness", "memory", "--model", str(tiny_gpt2), *small.split()]
-    ran = subprocess.run([*command, "--output-dir", tmp_path], cwd=ROOT, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    assert "Memory through the stages of a job" in ran.stdout
-    assert "KV cache of all 2 inputs at once (1 to 60 tokens)" in ran.stdout
-    record = json.loads((tmp_path / "run.json").read_text())
-    assert record["kv_bytes_per_token"] == PER_TOKEN
-    assert set(record["sources"]) == set(record["first_tokens"]) == set(ENGINES)
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    assert {row["status"] for row in summary["cells"]} == {"ok"}
-    assert len(summary["cells"]) == 7 + 5
-    waste = {row["way"]: row["used_bytes"] for row in summary["waste"]}
-    assert waste == {"needed": 61 * PER_TOKEN, "blocks": 3 * 32 * PER_TOKEN, "padded": 120 * PER_TOKEN}
-    before = {name: (tmp_path / name).read_bytes() for name in ("tables.md", "tables.csv", "summary.json")}
-    again = [sys.executable, "-m", "harness", "report", str(tmp_path)]
-    subprocess.run(again, cwd=ROOT, capture_output=True, check=True)
-    assert {name: (tmp_path / name).read_bytes() for name in before} == before
