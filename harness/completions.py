@@ -1,4 +1,4 @@
-"""Requests in an engine of this process, from their prompts to their last token: several at once."""
+"""Requests in an engine, from their prompts to their last token: several at once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.engine import EngineError
+from harness.engine import EngineError, PrefillEngine
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Completed:
 
 
 def complete(
-    llm: Any,
+    engine: PrefillEngine,
     prompts: Sequence[Sequence[int]],
     output_len: int = 1,
     on_step: Callable[[], object] = lambda: None,
@@ -28,8 +28,8 @@ def complete(
     """Prefill the prompts in one step and generate `output_len` tokens for each.
 
     Args:
-        llm: PrefillEngine.llm.
-        prompts: token ids; the engine must take so many at once (max_num_seqs, max_num_batched_tokens).
+        engine: one that takes so many at once (max_num_seqs, max_num_batched_tokens).
+        prompts: token ids of each.
         on_step: called after every step, untimed; what its requests hold is released in the last one.
 
     Raises:
@@ -40,16 +40,21 @@ def complete(
     params = SamplingParams(max_tokens=output_len, temperature=0.0, ignore_eos=True, detokenize=False)
     names = [f"completion {n}" for n in range(len(prompts))]
     for name, prompt in zip(names, prompts, strict=True):
-        llm.add_request(name, {"prompt_token_ids": list(prompt)}, params)
+        engine.llm.add_request(name, {"prompt_token_ids": list(prompt)}, params)
     finished: dict[str, Any] = {}
     seconds, steps = 0.0, 0
-    while llm.has_unfinished_requests():
-        start = time.perf_counter()
-        outputs = llm.step()
-        seconds += time.perf_counter() - start
-        finished |= {output.request_id: output for output in outputs if output.finished}
-        steps += 1
-        on_step()
+    try:
+        while engine.llm.has_unfinished_requests():
+            with engine.ranks.watched():
+                start = time.perf_counter()
+                outputs = engine.llm.step()
+                seconds += time.perf_counter() - start
+            finished |= {output.request_id: output for output in outputs if output.finished}
+            steps += 1
+            on_step()
+    except BaseException:
+        engine.llm.abort_request(names)  # their blocks are free for the next ones
+        raise
     if steps != output_len:
         raise EngineError(
             f"{len(prompts)} prompt(s) of {sum(map(len, prompts))} tokens in all took more than one step; "
@@ -63,20 +68,20 @@ def complete(
     )
 
 
-def reset_prefix_cache(llm: Any) -> float:
+def reset_prefix_cache(engine: PrefillEngine) -> float:
     """Forget all cached prefixes; the seconds it took. Raises EngineError if vLLM refuses."""
     from patches import kv_cache
 
     start = time.perf_counter()
-    done = kv_cache.reset_prefix_cache(llm)
+    done = kv_cache.reset_prefix_cache(engine.llm)
     seconds = time.perf_counter() - start
     if not done:
         raise EngineError("vLLM did not reset its prefix cache: some request still holds blocks")
     return seconds
 
 
-def warm_up(llm: Any, lengths: Sequence[int], at_once: int) -> None:
+def warm_up(engine: PrefillEngine, lengths: Sequence[int], at_once: int) -> None:
     """Run prompts of these lengths, alone and `at_once` together: what compiles or allocates does it here."""
     for length in lengths:
         for count in sorted({1, at_once}):
-            complete(llm, [[1 + n % 7 for n in range(length)]] * count)
+            complete(engine, [[1 + n % 7 for n in range(length)]] * count)

@@ -148,21 +148,23 @@ class VllmJob:
             "max_num_seqs": len(lengths),
             "max_num_batched_tokens": self.config.max_num_batched_tokens or max(sum(lengths) + 1, 2048),
         }
-        self.engine = PrefillEngine(for_engine(self.config, max(lengths) + 1), self.source, arguments)
+        self.engine = PrefillEngine(
+            for_engine(self.config, max(lengths) + 1), self.source, vllm_args=arguments
+        )
         verify(kv_cache.NEEDS)
         self._reached(reached)
 
     def warm_up(self, reached: Reached) -> None:
         from harness.completions import warm_up
 
-        warm_up(self.engine.llm, [1, max(self.config.lengths)], at_once=1)
+        warm_up(self.engine, [1, max(self.config.lengths)], at_once=1)
         self._reached(reached)
 
     def run(self, stage: Stage, reached: Reached) -> None:
         from harness.completions import complete
 
         prompts = [self.token_ids[:length] for length in stage.lengths]
-        first_tokens = [done[0] for done in complete(self.engine.llm, prompts).tokens]
+        first_tokens = [done[0] for done in complete(self.engine, prompts).tokens]
         steps: list[int] = []
 
         def on_step() -> None:
@@ -170,7 +172,7 @@ class VllmJob:
             if len(steps) == 1:  # all prompts are prefilled, and each waits for one more token
                 self._reached(reached, first_tokens)
 
-        complete(self.engine.llm, prompts, 2, on_step)
+        complete(self.engine, prompts, 2, on_step)
 
     def done(self, reached: Reached) -> None:
         self._reached(reached)

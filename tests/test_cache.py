@@ -87,17 +87,28 @@ def test_vllm_finds_whole_blocks_and_computes_the_last_token(cached_engine, leng
 
 def test_several_tokens_are_those_of_longer_prompts(cached_engine):
     prompts = [texts().pair(0, n)[0] for n in range(2)]
-    done = completions.complete(cached_engine.llm, prompts, 3)
+    done = completions.complete(cached_engine, prompts, 3)
     for prompt, tokens in zip(prompts, done.tokens, strict=True):
-        longer = completions.complete(cached_engine.llm, [[*prompt, *tokens[:2]]])
+        longer = completions.complete(cached_engine, [[*prompt, *tokens[:2]]])
         assert longer.tokens == [tokens[2:]]
 
 
 def test_prompts_that_one_step_does_not_take_are_refused_and_leave_nothing_behind(cached_engine):
     prompts = [texts().pair(0, n)[0] for n in range(30)]
     with pytest.raises(EngineError, match=r"30 prompt\(s\) of 3000 tokens in all took more than one step"):
-        completions.complete(cached_engine.llm, prompts)
-    assert completions.reset_prefix_cache(cached_engine.llm) > 0
+        completions.complete(cached_engine, prompts)
+    assert completions.reset_prefix_cache(cached_engine) > 0
+
+
+def test_requests_that_something_interrupts_hold_no_blocks(cached_engine):
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    free = cached_engine.free_block_ids()
+    with pytest.raises(KeyboardInterrupt):
+        completions.complete(cached_engine, [texts().pair(0, 0)[0]] * 2, 3, on_step=interrupt)
+    assert cached_engine.free_block_ids() == free
+    assert completions.complete(cached_engine, [[5]]).tokens
 
 
 def test_a_reset_that_vllm_refuses_is_said(cached_engine):
@@ -105,20 +116,20 @@ def test_a_reset_that_vllm_refuses_is_said(cached_engine):
 
     def reset() -> None:
         try:
-            completions.reset_prefix_cache(cached_engine.llm)
+            completions.reset_prefix_cache(cached_engine)
         except EngineError as error:
             refused.append(str(error))
 
-    completions.complete(cached_engine.llm, [texts().pair(0, 0)[0]], 2, on_step=reset)
+    completions.complete(cached_engine, [texts().pair(0, 0)[0]], 2, on_step=reset)
     assert refused == ["vLLM did not reset its prefix cache: some request still holds blocks"]
 
 
 def test_a_cache_that_holds_something_else_is_found_and_not_timed(
     cached_engine, config, source, monkeypatch, tmp_path
 ):
-    def spoiling(llm, prompts, output_len=1):
-        done = completions.complete(llm, prompts, output_len)
-        for layer in cached_engine.layers.values():
+    def spoiling(engine, prompts, output_len=1):
+        done = completions.complete(engine, prompts, output_len)
+        for layer in engine.ranks.only.layers.values():
             layer.kv_cache.zero_()
         return done
 

@@ -23,7 +23,7 @@ from harness.measure.timers import Step
 from harness.models import ModelSource
 from harness.record import Cell, Result, Status
 from harness.recorder import Recorder, recording
-from patches import kv_cache, logits, verify
+from patches import kv_cache, verify
 
 # As a server has it: the short rest of a prompt that is mostly cached may then run in a captured CUDA graph.
 MAX_NUM_SEQS = 256
@@ -58,7 +58,7 @@ def measure(config: CacheConfig, recorder: Recorder, source: ModelSource) -> Non
         recorder.say(f"engine up after {engine.start_s:.0f} s")
         check_room(config, engine)
         lengths = sorted({1, -(-config.length // 4), config.length})
-        warm_up(engine.llm, lengths, config.prompts)
+        warm_up(engine, lengths, config.prompts)
         texts = Texts(np.array(ids), config.length, engine.settings["block_size"], config.seed)
         Job(config, recorder, source, engine, texts).run()
 
@@ -74,7 +74,7 @@ def start(config: CacheConfig, source: ModelSource) -> PrefillEngine:
         "max_num_batched_tokens": config.max_num_batched_tokens or max(tokens + 1, 2048),
     }
     longest = config.length + config.output_len - 1
-    engine = PrefillEngine(for_engine(config, longest), source, arguments)
+    engine = PrefillEngine(for_engine(config, longest), source, vllm_args=arguments)
     verify(kv_cache.NEEDS)
     return engine
 
@@ -144,10 +144,10 @@ class Arm:
         indices = range(self.calls * self.batch_size, (self.calls + 1) * self.batch_size)
         prompts, others = zip(*(self.texts.pair(self.share, n) for n in indices), strict=True)
         self.calls += 1
-        self.reset_s = reset_prefix_cache(self.engine.llm)
+        self.reset_s = reset_prefix_cache(self.engine)
         if self.name == "warm":
-            complete(self.engine.llm, others)
-        self.last = complete(self.engine.llm, prompts)
+            complete(self.engine, others)
+        self.last = complete(self.engine, prompts)
         return self.last
 
     def read(self, baseline: Arm) -> None:
@@ -199,7 +199,7 @@ class Job:
                 bar.set_postfix_str(f"{share}% shared, batch of {size}")
                 self._measure(share, size, self._objection(share), budget)
                 bar.update()
-        self.sampling.note_limits(budget, PrefillTimer())
+        self.sampling.note_limits(budget, 0)
 
     def _measure(self, share: int, size: int, objection: str | None, budget: Budget) -> None:
         name = series_name(share, size)
@@ -242,13 +242,13 @@ class Job:
         asked, other = self.texts.pair(share, index)
         outcomes, tokens = [], []
         for earlier in ([], [other]):
-            reset_prefix_cache(self.engine.llm)
+            reset_prefix_cache(self.engine)
             for each in earlier:
-                complete(self.engine.llm, [each])
-            with logits.observed(self.engine.model) as seen:
-                done = complete(self.engine.llm, [asked], self.config.output_len)
+                complete(self.engine, [each])
+            with self.engine.ranks.during("observing_logits") as seen:
+                done = complete(self.engine, [asked], self.config.output_len)
             tokens.append(done.tokens[0])
-            outcomes.append(Outcome(seen[0], done.tokens[0][0]))
+            outcomes.append(Outcome(seen[0][0], done.tokens[0][0]))
         reset, warm = outcomes
         return {
             "reset": tokens[0],
