@@ -127,8 +127,7 @@ class TransformersJob:
         inputs: dict[str, Any] = {"input_ids": ids.to(self.device)}
         if len(lengths) > 1:
             inputs |= {"attention_mask": mask.to(self.device), "position_ids": positions.to(self.device)}
-        with torch.inference_mode():
-            done = self.model(**inputs, use_cache=True, **self.last_only)
+        done = self.model(**inputs, use_cache=True, **self.last_only)
         return done.past_key_values, done.logits[:, -1].argmax(-1).tolist()
 
 

@@ -81,12 +81,15 @@ def _serve(
     """The child."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends its children
     os.dup2(2, 1)  # stdout belongs to the parent's tables
+    import torch
+
     from harness import device
     from harness.measure.process_memory import Meter
 
     meter = Meter(device.kind())
     job = job_of(engine, config, source, token_ids)
-    with contextlib.suppress(BrokenPipeError):  # the parent is gone
+    # vLLM's tensors may only be written to in inference mode. Once the parent is gone, all is over.
+    with torch.inference_mode(), contextlib.suppress(BrokenPipeError):
         for stage in plan(engine, config.lengths):
             _reach(pipe, meter, job, stage)
 

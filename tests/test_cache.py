@@ -18,6 +18,7 @@ from harness.config import ConfigError, load
 from harness.config.cache import CacheConfig, resolve
 from harness.engine import EngineError
 from harness.experiments.cache import Arm, Job, Texts, start
+from harness.prompt import PromptError
 from harness.record import Status
 from harness.recorder import Recorder
 
@@ -66,6 +67,16 @@ def test_prompts_share_exactly_so_much_and_are_others_in_another_round(length, s
     assert shared == length or ours[shared] != other[shared]
     assert (ours, other) == texts(length).pair(share, index)
     assert length < 20 or ours != texts(length).pair(share, index + 1)[0]
+
+
+def test_no_prompt_of_a_batch_begins_as_another_or_as_what_is_cached_for_it():
+    few = Texts(IDS[:40], LENGTH, BLOCK_SIZE, seed=0)
+    for number in range(50):
+        pairs = few.batch(50, number, 8)
+        assert len({tuple(ours[:BLOCK_SIZE]) for ours, _ in pairs}) == 8
+        assert all(ours[:50] == other[:50] for ours, other in pairs)
+    with pytest.raises(PromptError, match="--prompts 41: the text has too few different beginnings"):
+        few.batch(50, 0, 41)
 
 
 @pytest.mark.parametrize("batch_size", [1, BATCH])

@@ -21,12 +21,14 @@ from harness.inengine import Outcome
 from harness.measure.sampler import Budget, Series
 from harness.measure.timers import Step
 from harness.models import ModelSource
+from harness.prompt import PromptError
 from harness.record import Cell, Result, Status
 from harness.recorder import Recorder, recording
 from patches import kv_cache, verify
 
 # As a server has it: the short rest of a prompt that is mostly cached may then run in a captured CUDA graph.
 MAX_NUM_SEQS = 256
+TRIES = 20  # for each prompt of a batch, to begin as no other
 ARMS = (("reset", False), ("warm", False), ("reset", True))  # name, whether it is the control (A/A)
 
 
@@ -115,6 +117,23 @@ class Texts:
         rest = self._piece(int(rng.choice(begins_otherwise)), self.length - shared)
         return asked, asked[:shared] + rest
 
+    def batch(self, share: int, number: int, count: int) -> list[tuple[list[int], list[int]]]:
+        """So many pairs, none of which begins as another does: it would find that one's blocks.
+
+        Another number gives other prompts. Raises PromptError if the text has too few beginnings.
+        """
+        pairs: list[tuple[list[int], list[int]]] = []
+        taken: set[tuple[int, ...]] = set()
+        for index in range(number * TRIES * count, (number + 1) * TRIES * count):
+            pair = self.pair(share, index)
+            begins = {tuple(each[: self.block_size]) for each in pair}
+            if not begins & taken:
+                pairs.append(pair)
+                taken |= begins
+            if len(pairs) == count:
+                return pairs
+        raise PromptError(f"--prompts {count}: the text has too few different beginnings; lower it")
+
     def expected(self, share: int) -> int:
         """Tokens of a prompt that vLLM should find: whole blocks, and never the last token."""
         shared = self.length * share // 100
@@ -141,8 +160,7 @@ class Arm:
 
     def run(self) -> Completed:
         """Bring the cache into the arm's state, which is not in the time, and prefill the prompts."""
-        indices = range(self.calls * self.batch_size, (self.calls + 1) * self.batch_size)
-        prompts, others = zip(*(self.texts.pair(self.share, n) for n in indices), strict=True)
+        prompts, others = zip(*self.texts.batch(self.share, self.calls, self.batch_size), strict=True)
         self.calls += 1
         self.reset_s = reset_prefix_cache(self.engine)
         if self.name == "warm":
