@@ -9,11 +9,15 @@ import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
 
 from harness.config.memory import MemoryConfig
 from harness.memory_jobs import EngineName, Job, Stage, job_of, plan
 from harness.models import ModelSource
 from harness.record import Status, status_of
+
+if TYPE_CHECKING:
+    from harness.measure.process_memory import Meter
 
 
 @dataclass(frozen=True)
@@ -94,11 +98,8 @@ def _serve(
             _reach(pipe, meter, job, stage)
 
 
-def _reach(pipe: Connection, meter: object, job: Job, stage: Stage) -> None:
+def _reach(pipe: Connection, meter: Meter, job: Job, stage: Stage) -> None:
     """Do what leads to a stage and send what was read there."""
-    from harness.measure.process_memory import Meter
-
-    assert isinstance(meter, Meter)
 
     def reached(used: int, held: int, first_tokens: Sequence[int]) -> None:
         figures = meter.read() | {"cache_used_bytes": used, "cache_held_bytes": held}
