@@ -139,7 +139,6 @@ class VllmJob:
 
     def load(self, reached: Reached) -> None:
         from harness.engine import PrefillEngine, cpu_cache_gib
-        from patches import kv_cache, verify
 
         lengths = self.config.lengths
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(cpu_cache_gib(sum(lengths), self.source)))
@@ -150,7 +149,6 @@ class VllmJob:
         self.engine = PrefillEngine(
             for_engine(self.config, max(lengths) + 1), self.source, vllm_args=arguments
         )
-        verify(kv_cache.NEEDS)
         self._reached(reached)
 
     def warm_up(self, reached: Reached) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from patches import Symbol
+from patches import Symbol, engine, reach
 
 NEEDS = (
     Symbol("vllm.v1.engine.llm_engine:LLMEngine.reset_prefix_cache"),
     Symbol("vllm.outputs:RequestOutput", ("num_cached_tokens",)),
     Symbol("vllm.v1.core.block_pool:BlockPool.get_num_free_blocks"),
     Symbol("vllm.v1.kv_cache_interface:KVCacheConfig", ("num_blocks", "kv_cache_groups")),
-    Symbol("vllm.v1.kv_cache_interface:AttentionSpec.page_size_bytes"),
+    Symbol("vllm.v1.kv_cache_interface:KVCacheSpec.page_size_bytes"),
 )
 
 
@@ -22,7 +22,7 @@ def reset_prefix_cache(llm: Any) -> bool:
 
 def block_bytes(llm: Any) -> int:
     """Bytes of one block in all layers of the `LLMEngine`, which runs in this process."""
-    groups = llm.engine_core.engine_core.scheduler.kv_cache_config.kv_cache_groups
+    groups = reach(engine.core(llm), "scheduler.kv_cache_config.kv_cache_groups")
     return sum(len(group.layer_names) * group.kv_cache_spec.page_size_bytes for group in groups)
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from harness import inengine, layout, models, prompt
+from harness import compatibility, inengine, layout, models, prompt
 from harness.completions import Completed, complete, reset_prefix_cache, warm_up
 from harness.config.cache import CacheConfig
 from harness.config.prefill import for_engine
-from harness.engine import EngineError, PrefillEngine, cpu_cache_gib
+from harness.engine import EngineError, PrefillEngine, check_vllm, cpu_cache_gib
 from harness.experiments.end_to_end import PrefillTimer
 from harness.experiments.sampling import Sampling
 from harness.inengine import Outcome
@@ -24,7 +24,6 @@ from harness.models import ModelSource
 from harness.prompt import PromptError
 from harness.record import Cell, Result, Status
 from harness.recorder import Recorder, recording
-from patches import kv_cache, verify
 
 # As a server has it: the short rest of a prompt that is mostly cached may then run in a captured CUDA graph.
 MAX_NUM_SEQS = 256
@@ -42,13 +41,15 @@ def run(config: CacheConfig) -> int:
         allow_long=config.allow_long_max_model_len,
         load_format=config.load_format,
     )
+    # A refusal leaves no run behind. All prompts' tokens, as on a CPU these decide how large the pool gets.
+    check_vllm(for_engine(config, config.prompts * config.length), source)
     return recording(config, source.name, lambda config, recorder: measure(config, recorder, source))
 
 
 def measure(config: CacheConfig, recorder: Recorder, source: ModelSource) -> None:
     """For every share: outputs side by side, then a series of single prompts and one of batches."""
     assert config.length is not None
-    for text in source.notices:
+    for text in filter(None, (*source.notices, compatibility.untested())):
         recorder.notice(text)
     source = models.materialise(source, config.seed)
     ids, origin = prompt.token_ids(source, max(8 * config.length, 4096), None, config.seed)
@@ -76,9 +77,7 @@ def start(config: CacheConfig, source: ModelSource) -> PrefillEngine:
         "max_num_batched_tokens": config.max_num_batched_tokens or max(tokens + 1, 2048),
     }
     longest = config.length + config.output_len - 1
-    engine = PrefillEngine(for_engine(config, longest), source, vllm_args=arguments)
-    verify(kv_cache.NEEDS)
-    return engine
+    return PrefillEngine(for_engine(config, longest), source, vllm_args=arguments)
 
 
 def check_room(config: CacheConfig, engine: PrefillEngine) -> None:

@@ -6,7 +6,7 @@ import random
 import time
 from dataclasses import dataclass, field
 
-from harness import models, prompt, stats, work
+from harness import compatibility, models, prompt, stats, work
 from harness.config.memory import MemoryConfig
 from harness.memory_jobs import ENGINES, EngineName, plan
 from harness.models import ModelError, ModelSource
@@ -43,7 +43,7 @@ def find(config: MemoryConfig) -> ModelSource:
 
 def measure(config: MemoryConfig, recorder: Recorder, source: ModelSource) -> None:
     """Rounds of one process of each engine, in random order, until the time or the precision is enough."""
-    for text in source.notices:
+    for text in filter(None, (*source.notices, compatibility.untested())):
         recorder.notice(text)
     source = models.materialise(source, config.seed)
     token_ids, origin = prompt.token_ids(source, max(config.lengths), None, config.seed)
