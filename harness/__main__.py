@@ -24,8 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, experiment in EXPERIMENTS.items():
         companion = _with_options(commands, name, experiment.about)
         cli.add_options(companion, experiment.config, experiment.groups)
+    _add_sweep(commands)
     report = commands.add_parser("report", help="make tables, plots and page again", allow_abbrev=False)
-    report.add_argument("run", type=Path, metavar="RUN", help="a run's directory, e.g. one under runs/")
+    report.add_argument("run", type=Path, metavar="RUN", help="a run's or a sweep's directory")
     _add_compare(commands)
     commands.add_parser(
         "doctor",
@@ -44,6 +45,24 @@ def _with_options(commands: argparse._SubParsersAction[cli.Parser], name: str, a
         usage=f"{PROG} {name} [--config YAML] [options]",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
+    )
+
+
+def _add_sweep(commands: argparse._SubParsersAction[cli.Parser]) -> None:
+    parser = commands.add_parser(
+        "sweep",
+        help="many runs of the main job, and one table",
+        description="Run every point of a YAML file in a process of its own. Exit status: 0 if all are finished, "
+        "1 if one failed.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("file", type=Path, metavar="YAML", help="what is run, e.g. configs/sweep.yaml")
+    parser.add_argument(
+        "--output-dir", type=Path, metavar="PATH", help="where it is stored (default: a new one in sweeps/)"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with what the output directory holds")
+    parser.add_argument(
+        "--ray-address", metavar="ADDRESS", help="Ray cluster to run on, or auto (default: this machine)"
     )
 
 
@@ -73,6 +92,10 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         return cli.prefill(options)
     if command in EXPERIMENTS:
         return cli.companion(EXPERIMENTS[command], options)
+    if command == "sweep":
+        from harness.sweep import job
+
+        return job.run(arguments.file, arguments.output_dir, arguments.resume, arguments.ray_address)
     if command == "doctor":
         from harness import doctor
 
@@ -88,6 +111,11 @@ def _check_run(run_dir: Path) -> None:
 
 
 def _report(run_dir: Path) -> int:
+    if (run_dir / "sweep.json").is_file():
+        from harness.report import sweep
+
+        print(sweep.write(run_dir).screen_summary())
+        return cli.OK
     _check_run(run_dir)
 
     from harness import report

@@ -95,15 +95,32 @@ def prefill(options: dict[str, Any]) -> int:
     Raises ConfigError or, once the experiment is under way, RunFailed.
     """
     yaml_path = options.pop("config", None)
-    typed = _typed(RunConfig, options)
-    config = configuration.load(RunConfig, typed, yaml_path)
-    if config.from_captures is not None:
-        config = like_captures(config, config.from_captures, typed)
-    config = configuration.resolve(config, device.kind())
+    config = _resolved(_typed(RunConfig, options), yaml_path, device.kind())
     if config.resume:
         resume.check(config)
     with _input_errors():
         return _run(config, None if config.from_captures else _model_source(config))
+
+
+def check(options: dict[str, Any], kind: device.Kind) -> RunConfig:
+    """The main job's configuration, checked as it is ahead of a run but for --resume; raises ConfigError.
+
+    Args:
+        options: values of RunConfig's fields.
+        kind: of device that it is to run on.
+    """
+    config = _resolved(options, None, kind)
+    with _input_errors():
+        if config.from_captures is None:
+            _model_source(config)
+    return config
+
+
+def _resolved(options: dict[str, Any], yaml_path: Path | None, kind: device.Kind) -> RunConfig:
+    config = configuration.load(RunConfig, options, yaml_path)
+    if config.from_captures is not None:
+        config = like_captures(config, config.from_captures, options)
+    return configuration.resolve(config, kind)
 
 
 def companion(experiment: Experiment, options: dict[str, Any]) -> int:

@@ -85,17 +85,23 @@ def _plain_types(annotation: Any) -> Iterable[Any]:
         yield annotation
 
 
-def _read_yaml(model: type[BaseModel], path: Path) -> dict[str, Any]:
+def read_mapping(path: Path, named: str) -> dict[str, Any]:
+    """What a YAML file maps keys to, {} if it is empty; raises ConfigError, with the file as `named`."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"--config {path}: {error.strerror}; configs/ holds examples") from None
+        raise ConfigError(f"{named}: {error.strerror}; configs/ holds examples") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--config {path}: not YAML: {error}") from None
+        raise ConfigError(f"{named}: not YAML: {error}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise ConfigError(f"--config {path}: must hold lines like 'length: 4096'; configs/ holds examples")
+        raise ConfigError(f"{named}: must hold lines like 'length: 4096'; configs/ holds examples")
+    return values
+
+
+def _read_yaml(model: type[BaseModel], path: Path) -> dict[str, Any]:
+    values = read_mapping(path, f"--config {path}")
     for key in values:
         if key not in model.model_fields:
             near = difflib.get_close_matches(str(key), model.model_fields, 1, cutoff=0)

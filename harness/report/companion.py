@@ -38,8 +38,13 @@ class Companion:
 
     def csv(self) -> str:
         """The rows in one tidy table; an interval is two columns."""
-        csv: str = pd.DataFrame([_flat(row) for row in self.rows]).round(4).to_csv(index=False)
-        return csv
+        return csv_of(self.rows)
+
+
+def csv_of(rows: Sequence[Row]) -> str:
+    """Rows in one tidy table; an interval is two columns."""
+    csv: str = pd.DataFrame([_flat(row) for row in rows]).round(4).to_csv(index=False)
+    return csv
 
 
 def _flat(row: Row) -> Row:

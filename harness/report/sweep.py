@@ -1,0 +1,234 @@
+"""A sweep's tables: a row a point, from its run's summary or with the reason why there is none."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from harness.report.companion import csv_of
+from harness.report.text import NONE, Line, Notes, Section, Table, interval_of, listed, percent, wrapped
+from harness.store import RunDirectory, write_atomic, write_json
+
+Row = dict[str, Any]
+
+RECORD = "sweep.json"
+COMPONENTS = ("total", "fragmentation", "paging", "cache_write")
+PARTS = COMPONENTS[1:]
+SHORT = {
+    "flash_attn_version": "FA",
+    "block_size": "block",
+    "tensor_parallel_size": "TP",
+    "attention_backend": "backend",
+}
+NO_ACCOUNT = "no attribution in its summary: see its own tables"
+
+
+def read(directory: Path) -> Row:
+    """A sweep's record; raises FileNotFoundError if the directory holds none."""
+    record: Row = json.loads((directory / RECORD).read_text(encoding="utf-8"))
+    return record
+
+
+def write(directory: Path) -> SweepTables:
+    """Write summary.json, tables.md and tables.csv of a sweep from what its points have left so far."""
+    record = read(directory)
+    summary = summarise(record, directory)
+    document = SweepTables(record, summary)
+    files = RunDirectory(directory)
+    write_json(files.summary_path, summary)
+    write_atomic(files.tables_path, document.markdown())
+    write_atomic(files.csv_path, document.csv())
+    return document
+
+
+def summarise(record: Row, directory: Path) -> Row:
+    """The content of the sweep's summary.json: its points, each with its run's account or None."""
+    return {
+        "schema_version": 1,
+        "status": record["status"],
+        "varies": record["varies"],
+        "points": [point | _of_run(directory / point["name"]) for point in record["points"]],
+    }
+
+
+def _of_run(directory: Path) -> Row:
+    """What is told of a point's run; an unfinished one's figures do not count."""
+    facts: Row = {"device": None, "versions": None, "notices": [], "attribution": None}
+    run = RunDirectory(directory)
+    if not run.record_path.is_file():
+        return facts
+    record = run.record()
+    facts |= {
+        "device": record["device"]["name"],
+        "versions": record["versions"],
+        "notices": record["notices"],
+    }
+    if record["status"] == "finished" and run.summary_path.is_file():
+        summary = json.loads(run.summary_path.read_text(encoding="utf-8"))
+        facts["attribution"] = summary.get("attribution")
+    return facts
+
+
+@dataclass(frozen=True)
+class SweepTables:
+    """The tables of a sweep, for a screen and for files."""
+
+    record: Row
+    summary: Row
+
+    def screen_summary(self) -> str:
+        """What a sweep prints at its end; 80 columns if up to three options vary beside the model."""
+        notices = wrapped([f"Note: {notice}" for notice in self._notices()])
+        tables = [table.screen() for table in (self._whole(), self._parts())]
+        return "\n\n".join([*([notices] if notices else []), *tables])
+
+    def markdown(self) -> str:
+        """The whole of tables.md."""
+        facts = [self._counts(), *self._facts("device"), *self._versions()]
+        facts.append(f"command: `{' '.join(self.record['command'])}`")
+        parts = [f"# Sweep of {self.record['file']}", listed(facts)]
+        parts += [f"> {notice}" for notice in self._notices()]
+        parts += [table.markdown() for table in (self._whole(full=True), self._parts(full=True))]
+        return "\n\n".join(parts) + "\n"
+
+    def csv(self) -> str:
+        """tables.csv: a line a point and component; of a point without an account a line that says why."""
+        return csv_of([line for point in self.summary["points"] for line in self._csv_rows(point)])
+
+    def _csv_rows(self, point: Row) -> Iterable[Row]:
+        account = point["attribution"]
+        about = {"point": point["name"], **_values(self.summary, point)}
+        about |= {"status": point["status"], "reason": point["reason"]}
+        keys = ("ms", "ci95_ms", "pct", "ci95_pct", "verdict")
+        for component in COMPONENTS if account else (None,):
+            row = _component(account, component) if component else None
+            yield about | {
+                "engine_ms": account and account["engine_ms"],
+                "noise_floor_pct": account and account["noise_floor_pct"],
+                "component": component,
+                **{key: row and row[key] for key in keys},
+            }
+
+    def _whole(self, full: bool = False) -> Table:
+        """What the layout costs at each point, and how fine a difference could be seen there."""
+        columns = ("engine ms", "layout % [95%]", "verdict", "noise %")
+
+        def cells(account: Row) -> tuple[str, ...]:
+            total = _component(account, "total")
+            floor = account["noise_floor_pct"]
+            return (
+                _engine(account, full),
+                _share(total),
+                (total and total["verdict"]) or NONE,
+                NONE if floor is None else f"{floor:.2f}",
+            )
+
+        below = [
+            "engine: the prefill as vLLM runs it; layout: fragmentation, paging and cache write together, in "
+            "percent of it; noise: half-width of A/A."
+        ]
+        return self._table(f"Sweep of {self.record['file']}: {self._counts()}", columns, cells, below)
+
+    def _parts(self, full: bool = False) -> Table:
+        """What it is made of."""
+        columns = tuple(part.replace("_", " ") + (" % [95%]" if full else " %") for part in PARTS)
+
+        def cells(account: Row) -> tuple[str, ...]:
+            return tuple(_part(_component(account, part), full) for part in PARTS)
+
+        below = [
+            "percent of the engine's prefill. fragmentation: the largest spread_k against one run; paging: "
+            "one run against dense; cache write: dense against no write."
+        ]
+        return self._table("What the layout's share is made of", columns, cells, below)
+
+    def _table(self, title: str, columns: Sequence[str], cells: Any, below: list[str]) -> Table:
+        """A line a point under its model, with `cells(account)` after the values of what else varies."""
+        notes = Notes()
+        beside = [name for name in self.summary["varies"] if name != "model"]
+        sections = []
+        for model, points in groupby(self.summary["points"], key=lambda point: point["options"].get("model")):
+            lines = [self._line(point, beside, len(columns), cells, notes) for point in points]
+            heading = (
+                str(model or "the default model") if beside and "model" in self.summary["varies"] else ""
+            )
+            sections.append(Section(heading, lines))
+        heads = [SHORT.get(name, name.replace("_", " ")) for name in beside] or ["model"]
+        return Table(title, (*heads, *columns), sections, [], [*notes.lines(), *below])
+
+    def _line(self, point: Row, beside: Sequence[str], width: int, cells: Any, notes: Notes) -> Line:
+        values = [_shown(point["options"].get(name)) for name in beside]
+        values = values or [_shown(point["options"].get("model"))]
+        account = point["attribution"]
+        if account:
+            shown = cells(account)
+        elif point["status"] == "finished":
+            shown = (notes.mark(NO_ACCOUNT), *[NONE] * (width - 1))
+        else:
+            mark = f" {notes.mark(point['reason'])}" if point["reason"] else ""
+            shown = (point["status"] + mark, *[NONE] * (width - 1))
+        return Line(values[0], (*values[1:], *shown))
+
+    def _counts(self) -> str:
+        """How many points there are, by status."""
+        counts = Counter(point["status"] for point in self.summary["points"])
+        count = counts.total()
+        told = ", ".join(f"{number} {status}" for status, number in counts.items())
+        return f"{count} point{'s' * (count > 1)}, {told}"
+
+    def _notices(self) -> list[str]:
+        """The runs' notices, each once."""
+        return list(dict.fromkeys(text for point in self.summary["points"] for text in point["notices"]))
+
+    def _facts(self, name: str) -> list[str]:
+        found = dict.fromkeys(point[name] for point in self.summary["points"] if point[name])
+        return [f"{name}: {'; '.join(found)}"] if found else []
+
+    def _versions(self) -> list[str]:
+        told = [
+            ", ".join(f"{name} {version}" for name, version in point["versions"].items())
+            for point in self.summary["points"]
+            if point["versions"]
+        ]
+        return [f"versions: {versions}" for versions in dict.fromkeys(told)]
+
+
+def _values(summary: Row, point: Row) -> Row:
+    return {name: point["options"].get(name) for name in summary["varies"]}
+
+
+def _shown(value: Any) -> str:
+    """An option's value in a table; a directory by its name."""
+    if value is None:
+        return "default"
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return Path(value).name if isinstance(value, str) else str(value)
+
+
+def _component(account: Row | None, name: str | None) -> Row | None:
+    return next((row for row in (account or {}).get("measured", []) if row["component"] == name), None)
+
+
+def _engine(account: Row, full: bool) -> str:
+    value = account["engine_ms"]
+    if value is None:
+        return NONE
+    digits = 3 if value < 100 else 2
+    return interval_of(value, account["engine_ci95_ms"] if full else None, digits, sign=False)
+
+
+def _share(row: Row | None) -> str:
+    return NONE if row is None or row["pct"] is None else percent(row["pct"], row["ci95_pct"])
+
+
+def _part(row: Row | None, full: bool) -> str:
+    if row is None or row["pct"] is None:
+        return NONE
+    share = percent(row["pct"], row["ci95_pct"] if full else None)
+    return f"{share} {row['verdict']}" if row["verdict"] else share

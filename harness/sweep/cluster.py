@@ -1,0 +1,111 @@
+"""Points on a Ray cluster, a remote task each. Files come back through a shared file system."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.config import ConfigError
+from harness.device import Kind
+from harness.sweep import process
+from harness.sweep.machines import Progress, Task
+from harness.sweep.process import OPTIONS, Ended
+
+CARRIED = ("HF_", "OMP_", "VLLM_")  # what the names of environment variables that go along begin with
+POLL_S = 0.5
+
+
+class RayCluster:
+    """Ray decides where a task runs; Ray is connected to until `close`."""
+
+    def __init__(self, address: str) -> None:
+        """Raises ConfigError without Ray, or if no cluster can be reached at the address."""
+        try:
+            import ray
+        except ImportError:
+            raise ConfigError(
+                f'--ray-address {address}: Ray is not installed; pip install "ray==2.60.0", or leave it out: '
+                "the GPUs of this machine need no Ray"
+            ) from None
+        self._ray: Any = ray
+        _check_reachable(address)
+        # What a newer Ray will do about GPUs is no concern of who runs a sweep.
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        try:
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            told = str(error).splitlines()[0]
+            raise ConfigError(f"--ray-address {address}: {told}; see `ray start --help`") from None
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        self.most_gpus = int(max((node.get("GPU", 0) for node in nodes), default=0))
+        self.kind: Kind = "cuda" if self.most_gpus else "cpu"
+        # On CPUs a task takes the largest machine as a whole: side by side they would disturb each other.
+        self._cpus = int(max(node.get("CPU", 0) for node in nodes))
+
+    def run(self, tasks: Sequence[Task], progress: Progress) -> None:
+        """Run all, unless they are stopped; returns when none runs any more."""
+        running = {self._submit(task): task for task in tasks}
+        for task in tasks:
+            progress.on_start(task, "handed to Ray")
+        stopped = False
+        while running:
+            if progress.stop.is_set() and not stopped:
+                stopped = True
+                for reference in running:
+                    self._ray.cancel(reference)
+            done, _ = self._ray.wait(list(running), timeout=POLL_S)
+            for reference in done:
+                progress.on_end(running.pop(reference), self._result(reference))
+
+    def close(self) -> None:
+        """Leave the cluster."""
+        self._ray.shutdown()
+
+    def _submit(self, task: Task) -> Any:
+        gpus = task.gpus if self.kind == "cuda" else 0
+        options = {"num_gpus": gpus, "num_cpus": 1 if gpus else self._cpus, "max_retries": 0}
+        carried = {name: value for name, value in os.environ.items() if name.startswith(CARRIED)}
+        remote = self._ray.remote(_run_there).options(**options)
+        return remote.remote(str(task.directory), os.getcwd(), carried)
+
+    def _result(self, reference: Any) -> Ended:
+        exceptions = self._ray.exceptions
+        try:
+            ended: Ended = self._ray.get(reference)
+        except (exceptions.TaskCancelledError, KeyboardInterrupt):
+            return Ended("interrupted", "Ctrl-C before it had begun")
+        except exceptions.RayError as error:  # the machine is gone, or it lacks the harness
+            return Ended("failed", " ".join(str(error).split())[-300:])
+        return ended
+
+
+def _check_reachable(address: str) -> None:
+    """Raise ConfigError if nobody listens at HOST:PORT, which Ray itself takes minutes to find out."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise ConfigError(
+            f"--ray-address {address}: {error.strerror or error}; see `ray start --help`"
+        ) from None
+
+
+def _run_there(directory: str, working_directory: str, carried: Mapping[str, str]) -> Ended:
+    """What a machine of the cluster does."""
+    for needed in (Path(directory) / OPTIONS, Path(working_directory)):
+        if not needed.exists():
+            return Ended(
+                "failed",
+                f"{socket.gethostname()} has no {needed}: --output-dir and the directory that the sweep is "
+                "started in must lie on a file system that all machines of the cluster share",
+            )
+    # Ray limits OpenMP to a task's share of the cores; a point has what it would have without Ray.
+    own = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    os.chdir(working_directory)
+    return process.run(Path(directory), {**own, **carried}, stopped=lambda: False)

@@ -1,0 +1,213 @@
+"""Run a sweep: its points checked, its directory made or gone on with, its tables written at the end."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness import cli
+from harness.config import ConfigError, RunConfig, fields
+from harness.report import sweep as report
+from harness.store import write_json
+from harness.sweep import plan as planning
+from harness.sweep.local import ThisMachine
+from harness.sweep.machines import Machines, Progress, Task
+from harness.sweep.plan import Options, Plan
+from harness.sweep.process import OPTIONS, Ended, is_finished
+
+RECORD = report.RECORD
+
+
+def run(file: Path, output_dir: Path | None, resume: bool, ray_address: str | None) -> int:
+    """Run the sweep of a YAML file; the exit status.
+
+    0: every point is finished. 1: one or more failed. 130: Ctrl-C. The sweep's directory tells all of it.
+
+    Args:
+        output_dir: None for a new directory in sweeps/, named by the time and the file.
+        resume: go on with the sweep that it holds.
+        ray_address: of a Ray cluster, or "auto"; None for this machine.
+
+    Raises:
+        ConfigError: the file, a point or the directory is not as it must be; nothing was started.
+    """
+    plan = planning.read(file)
+    directory = (output_dir or _new_directory(file)).resolve()
+    record = _resumed(directory, plan, output_dir) if resume else _new(directory, plan)
+    machines = _machines(ray_address)
+    try:
+        gpus = _check(plan, machines)
+        sweep = Sweep(plan, directory, record)
+        tasks = [
+            Task(number, directory / point.name, gpus[number])
+            for number, point in enumerate(plan.points)
+            if sweep.record["points"][number]["status"] != "finished"
+        ]
+        with _stopped_by_signals() as stop:
+            machines.run(tasks, Progress(sweep.started, sweep.ended, stop))
+    finally:
+        machines.close()
+    sweep.close(interrupted=stop.is_set())
+    if stop.is_set():
+        return cli.INTERRUPTED
+    return cli.OK if sweep.all_finished() else cli.FAILED
+
+
+class Sweep:
+    """Keeps the sweep's record, sweep.json, which is on disk after every change."""
+
+    def __init__(self, plan: Plan, directory: Path, record: dict[str, Any]) -> None:
+        self.plan, self.directory, self.record = plan, directory, record
+        for point, row in zip(plan.points, record["points"], strict=True):
+            folder = directory / point.name
+            folder.mkdir(parents=True, exist_ok=True)
+            options = yaml.safe_dump(point.options, sort_keys=False)
+            (folder / OPTIONS).write_text(options, encoding="utf-8")
+            if is_finished(folder):
+                row |= {"status": "finished", "reason": None}
+        self._write(status="running")
+
+    def started(self, task: Task, said: str) -> None:
+        """A point's process starts, or waits for Ray to start it."""
+        self._note(task, status="running", reason=None)
+        self._say(task, said)
+
+    def ended(self, task: Task, ended: Ended) -> None:
+        """A point's process has ended."""
+        self._note(task, **asdict(ended))
+        after = f" after {ended.seconds:.0f} s" if ended.seconds is not None else ""
+        self._say(task, ended.status + after + (f": {ended.reason}" if ended.reason else ""))
+
+    def close(self, interrupted: bool) -> None:
+        """Write the tables and print them."""
+        status = "interrupted" if interrupted else "finished"
+        self._write(status=status, finished=_now())
+        print(report.write(self.directory).screen_summary())
+        print(f"results: {self.directory}", flush=True)
+        if not self.all_finished():
+            print("--resume runs the points that are not finished again", file=sys.stderr)
+
+    def all_finished(self) -> bool:
+        """Whether every point is."""
+        return Counter(row["status"] for row in self.record["points"]).keys() == {"finished"}
+
+    def _note(self, task: Task, **facts: Any) -> None:
+        self.record["points"][task.number] |= facts
+        self._write()
+
+    def _write(self, **facts: Any) -> None:
+        self.record |= facts
+        write_json(self.directory / RECORD, self.record)
+
+    def _say(self, task: Task, text: str) -> None:
+        name = self.plan.points[task.number].name
+        print(f"[{task.number + 1}/{len(self.plan.points)}] {name}: {text}", file=sys.stderr, flush=True)
+
+
+def _new(directory: Path, plan: Plan) -> dict[str, Any]:
+    """The record of a sweep that begins."""
+    if (directory / RECORD).exists():
+        raise ConfigError(
+            f"--output-dir {directory}: already holds a sweep; choose another or --resume to go on with it"
+        )
+    if directory.exists() and not directory.is_dir():
+        raise ConfigError(f"--output-dir {directory}: not a directory; choose another")
+    points = [
+        {"name": p.name, "options": p.options, "status": "waiting", "reason": None} for p in plan.points
+    ]
+    return {
+        "schema_version": 1,
+        "status": "running",
+        "started": _now(),
+        "command": sys.argv,
+        "file": str(plan.path),
+        "varies": list(plan.varies),
+        "points": points,
+    }
+
+
+def _resumed(directory: Path, plan: Plan, output_dir: Path | None) -> dict[str, Any]:
+    """The record of the sweep to go on with."""
+    if output_dir is None or not (directory / RECORD).is_file():
+        raise ConfigError(f"--resume: --output-dir {output_dir} holds no sweep; name the one to go on with")
+    record = report.read(directory)
+    then = [(row["name"], row["options"]) for row in record["points"]]
+    if then != [(point.name, point.options) for point in plan.points]:
+        raise ConfigError(
+            f"--resume: the sweep in {directory} has other points than {plan.path} has now; "
+            "resume it as it was, or start another"
+        )
+    if all(is_finished(directory / point.name) for point in plan.points):
+        raise ConfigError(
+            f"--resume: the sweep in {directory} is finished; python -m harness report {output_dir} "
+            "prints its tables"
+        )
+    return record | {"resumed": [*record.get("resumed", []), _now()]}
+
+
+def _machines(ray_address: str | None) -> Machines:
+    if ray_address is None:
+        return ThisMachine()
+    from harness.sweep.cluster import RayCluster
+
+    return RayCluster(ray_address)
+
+
+def _check(plan: Plan, machines: Machines) -> list[int]:
+    """The GPUs that each point needs; raises ConfigError with what is wrong with any of the points."""
+    gpus: list[int] = []
+
+    def problem_of(options: Options) -> str | None:
+        try:
+            config: RunConfig = cli.check(dict(options), machines.kind)
+        except ConfigError as error:
+            return str(error)
+        needed = config.tensor_parallel_size
+        gpus.append(needed)
+        if machines.kind == "cuda" and needed > machines.most_gpus:
+            return f"--tensor-parallel-size {needed}: a machine here has {machines.most_gpus} GPUs; take less"
+        return None
+
+    planning.check(plan, problem_of)
+    return gpus
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[threading.Event]:
+    """An event that Ctrl-C sets, as do the signals that a batch system or a closed terminal sends."""
+    stop = threading.Event()
+
+    def handle(*_: Any) -> None:
+        if not stop.is_set():
+            print("interrupted: what runs stops and keeps what it has measured", file=sys.stderr, flush=True)
+        stop.set()
+
+    before = {signal.SIGINT: signal.getsignal(signal.SIGINT)}
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP, and is right
+            before[number] = signal.SIG_DFL
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _new_directory(file: Path) -> Path:
+    return Path("sweeps") / fields.new_output_dir(file.stem).name
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

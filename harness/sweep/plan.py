@@ -1,0 +1,127 @@
+"""A sweep's YAML file: options that all its points have, and lists of values whose product is run."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.config import ConfigError, RunConfig
+from harness.config.loading import read_mapping
+
+Options = dict[str, Any]
+
+KEYS = ("base", "grid")
+OWN = ("output_dir", "overwrite", "resume", "quiet")  # the sweep itself decides on these
+LONGEST_NAME = 120
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run of the main job."""
+
+    name: str  # its directory inside the sweep's
+    options: Options  # fields of RunConfig, as in a YAML file of the main job
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The points in the order of the file."""
+
+    path: Path
+    points: tuple[Point, ...]
+    varies: tuple[str, ...]  # the options that differ between points
+
+    def values(self, point: Point) -> Options:
+        """The point's values of what varies; None where it leaves one to the main job."""
+        return {name: point.options.get(name) for name in self.varies}
+
+
+def read(path: Path) -> Plan:
+    """The sweep of a YAML file; raises ConfigError, which does not look at the options' values yet.
+
+    `base` maps options of the main job to values. `grid` maps options to lists of values, every combination
+    of which is a point, the last option varying fastest; it may also be a list of such grids, run one
+    after another.
+    """
+    file = read_mapping(path, str(path))
+    for key in file:
+        if key not in KEYS:
+            raise ConfigError(f"{path}: {key}: unknown key; a sweep has {' and '.join(KEYS)}")
+    base = _options(path, "base", file.get("base") or {})
+    grids = file.get("grid")
+    grids = grids if isinstance(grids, list) else [grids]
+    combinations = [base | point for grid in grids for point in _product(path, grid)]
+    varies = _varying(combinations)
+    twice = next((one for n, one in enumerate(combinations) if one in combinations[:n]), None)
+    if twice is not None:
+        shown = ", ".join(f"{name} {twice[name]}" for name in varies if name in twice)
+        raise ConfigError(f"{path}: grid: the same point twice ({shown or 'all its options'}); leave one out")
+    points = [
+        Point(_name(number, len(combinations), options, varies), options)
+        for number, options in enumerate(combinations, start=1)
+    ]
+    return Plan(path, tuple(points), varies)
+
+
+def check(plan: Plan, problem_of: Callable[[Options], str | None]) -> None:
+    """Raise ConfigError, in one line, with what is wrong with any of the points, each problem once."""
+    found: dict[str, int] = {}
+    for point in plan.points:
+        if problem := problem_of(point.options):
+            found[problem] = found.get(problem, 0) + 1
+    if found:
+        count = len(plan.points)
+        told = [f"{problem} ({points} of {count} points)" for problem, points in found.items()]
+        raise ConfigError(f"{plan.path}: {'; '.join(told)}")
+
+
+def _product(path: Path, grid: Any) -> Iterable[Options]:
+    values = _options(path, "grid", grid)
+    for name, listed in values.items():
+        if not isinstance(listed, list) or not listed:
+            raise ConfigError(
+                f"{path}: grid: {name}: {listed}: must be a list of values, e.g. length: [1024, 4096]; "
+                "what all points have in common stands in base"
+            )
+    for combination in itertools.product(*values.values()):
+        yield dict(zip(values, combination, strict=True))
+
+
+def _options(path: Path, where: str, values: Any) -> Options:
+    """A mapping of options that a point may have."""
+    if not isinstance(values, dict) or (where == "grid" and not values):
+        raise ConfigError(
+            f"{path}: {where}: must hold options, e.g. length; configs/sweep.yaml is an example"
+        )
+    for name in values:
+        if name in OWN:
+            raise ConfigError(f"{path}: {where}: {name}: the sweep decides on this itself; leave it out")
+        if name not in RunConfig.model_fields:
+            near = difflib.get_close_matches(str(name), RunConfig.model_fields, 1, cutoff=0)
+            raise ConfigError(f"{path}: {where}: {name}: unknown option; the nearest is {near[0]}")
+    return dict(values)
+
+
+def _varying(points: Sequence[Options]) -> tuple[str, ...]:
+    names = dict.fromkeys(name for options in points for name in options)
+    return tuple(name for name in names if len({repr(options.get(name)) for options in points}) > 1)
+
+
+def _name(number: int, count: int, options: Mapping[str, Any], varies: Iterable[str]) -> str:
+    """A directory's name; the number makes it unique and sorts it."""
+    parts = [
+        f"{'' if name == 'model' else name + '-'}{_in_name(options[name])}"
+        for name in varies
+        if options.get(name) is not None
+    ]
+    return "_".join([f"{number:0{len(str(count))}}", *parts])[:LONGEST_NAME]
+
+
+def _in_name(value: Any) -> str:
+    text = Path(value).name if isinstance(value, str) else str(value)
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-")

@@ -1,0 +1,117 @@
+"""One point: the main job in a process of its own, and what became of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.device import ROOT
+from harness.store import RunDirectory
+
+SCRIPT = ROOT / "run_vllm_prefill.py"
+OPTIONS, LOG = "options.yaml", "log.txt"  # files in a point's directory, beside the run's own
+BAD_INPUT = 2  # the main job's exit status when it recorded nothing
+TIME_TO_STOP_S = 60.0  # for what is measured to be kept; then the process is killed
+
+Status = Literal["waiting", "running", "finished", "failed", "interrupted"]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a point's process ended."""
+
+    status: Status
+    reason: str | None = None  # why it is not finished
+    seconds: float | None = None  # that its process lived
+    host: str | None = None  # the machine's name
+
+
+def run(directory: Path, environment: Mapping[str, str], stopped: Callable[[], bool]) -> Ended:
+    """Run a point whose options file lies in its directory, or go on with its run; returns when it ended.
+
+    Args:
+        directory: the point's; the process writes its run there, and all it prints to log.txt.
+        environment: of the process.
+        stopped: asked several times a second; once true, or at a KeyboardInterrupt, the process gets a
+            Ctrl-C, and the point ends as interrupted.
+    """
+    command = [sys.executable, str(SCRIPT), "--config", str(directory / OPTIONS)]
+    command += ["--output-dir", str(directory), "--quiet"]
+    if (directory / "run.json").exists():
+        command.append("--resume")
+    start = time.monotonic()
+    with (directory / LOG).open("ab") as log:
+        # In a session of its own, so that a Ctrl-C in a terminal reaches it once: from here.
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+        )
+        try:
+            was_stopped = _watch(process, stopped)
+        except KeyboardInterrupt:
+            was_stopped = True
+        _stop(process)
+    status, reason = _ended(directory, process.returncode, was_stopped)
+    return Ended(status, reason, round(time.monotonic() - start, 1), socket.gethostname())
+
+
+def is_finished(directory: Path) -> bool:
+    """Whether the directory holds a run that is finished, with its summary."""
+    return _record(directory).get("status") == "finished" and RunDirectory(directory).summary_path.is_file()
+
+
+def _watch(process: subprocess.Popen[bytes], stopped: Callable[[], bool]) -> bool:
+    """Wait for the process; True if it was to be stopped before it ended."""
+    while process.poll() is None:
+        if stopped():
+            return True
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.2)
+    return False
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End the process if it still runs, and whatever it has left behind."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
+            process.wait(timeout=TIME_TO_STOP_S)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _ended(directory: Path, returncode: int, was_stopped: bool) -> tuple[Status, str | None]:
+    if is_finished(directory):  # however the process ended after that
+        return "finished", None
+    if was_stopped:
+        return "interrupted", "ended by Ctrl-C"
+    return "failed", _reason(directory, returncode)
+
+
+def _reason(directory: Path, returncode: int) -> str:
+    """Why a process failed, in one line: the error that its run recorded, or the log's last line."""
+    record = _record(directory)
+    if returncode not in (0, BAD_INPUT) and record.get("status") == "failed" and "error" in record:
+        return " ".join(str(record["error"]).split())
+    log = (directory / LOG).read_text(encoding="utf-8", errors="replace")
+    last = next((line.strip() for line in reversed(log.splitlines()) if line.strip()), "")
+    last = last.removeprefix(f"{SCRIPT.name}: error: ")
+    if returncode < 0:
+        return "; ".join(filter(None, [f"killed by {signal.Signals(-returncode).name}", last]))
+    return last or f"exit status {returncode}, and nothing was printed"
+
+
+def _record(directory: Path) -> dict[str, Any]:
+    try:
+        return RunDirectory.open(directory).record()
+    except (FileNotFoundError, ValueError):
+        return {}
