@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -15,6 +15,7 @@ from harness.report.text import NONE, Line, Notes, Section, Table, interval_of, 
 from harness.store import RunDirectory, write_atomic, write_json
 
 Row = dict[str, Any]
+Cells = Callable[[Row], tuple[str, ...]]  # of a run's account
 
 RECORD = "sweep.json"
 COMPONENTS = ("total", "fragmentation", "paging", "cache_write")
@@ -116,7 +117,7 @@ class SweepTables:
 
     def _whole(self, full: bool = False) -> Table:
         """What the layout costs at each point, and how fine a difference could be seen there."""
-        columns = ("engine ms", "layout % [95%]", "verdict", "noise %")
+        columns = ("engine ms" + (" [95%]" if full else ""), "layout [95%]", "verdict", "noise")
 
         def cells(account: Row) -> tuple[str, ...]:
             total = _component(account, "total")
@@ -125,7 +126,7 @@ class SweepTables:
                 _engine(account, full),
                 _share(total),
                 (total and total["verdict"]) or NONE,
-                NONE if floor is None else f"{floor:.2f}",
+                NONE if floor is None else f"{floor:.2f}%",
             )
 
         below = [
@@ -136,7 +137,7 @@ class SweepTables:
 
     def _parts(self, full: bool = False) -> Table:
         """What it is made of."""
-        columns = tuple(part.replace("_", " ") + (" % [95%]" if full else " %") for part in PARTS)
+        columns = tuple(part.replace("_", " ") + (" [95%]" if full else "") for part in PARTS)
 
         def cells(account: Row) -> tuple[str, ...]:
             return tuple(_part(_component(account, part), full) for part in PARTS)
@@ -145,11 +146,13 @@ class SweepTables:
             "percent of the engine's prefill. fragmentation: the largest spread_k against one run; paging: "
             "one run against dense; cache write: dense against no write."
         ]
-        return self._table("What the layout's share is made of", columns, cells, below)
+        return self._table("What the layout's share is made of", columns, cells, below, reasons=False)
 
-    def _table(self, title: str, columns: Sequence[str], cells: Any, below: list[str]) -> Table:
+    def _table(
+        self, title: str, columns: Sequence[str], cells: Cells, below: list[str], reasons: bool = True
+    ) -> Table:
         """A line a point under its model, with `cells(account)` after the values of what else varies."""
-        notes = Notes()
+        notes = Notes() if reasons else None
         beside = [name for name in self.summary["varies"] if name != "model"]
         sections = []
         for model, points in groupby(self.summary["points"], key=lambda point: point["options"].get("model")):
@@ -159,20 +162,19 @@ class SweepTables:
             )
             sections.append(Section(heading, lines))
         heads = [SHORT.get(name, name.replace("_", " ")) for name in beside] or ["model"]
-        return Table(title, (*heads, *columns), sections, [], [*notes.lines(), *below])
+        below = [*(notes.lines() if notes else ()), *below]
+        return Table(title, (*heads, *columns), sections, self._facts("device") if notes else [], below)
 
-    def _line(self, point: Row, beside: Sequence[str], width: int, cells: Any, notes: Notes) -> Line:
-        values = [_shown(point["options"].get(name)) for name in beside]
-        values = values or [_shown(point["options"].get("model"))]
-        account = point["attribution"]
-        if account:
-            shown = cells(account)
-        elif point["status"] == "finished":
-            shown = (notes.mark(NO_ACCOUNT), *[NONE] * (width - 1))
-        else:
-            mark = f" {notes.mark(point['reason'])}" if point["reason"] else ""
-            shown = (point["status"] + mark, *[NONE] * (width - 1))
-        return Line(values[0], (*values[1:], *shown))
+    def _line(self, point: Row, beside: Sequence[str], width: int, cells: Cells, notes: Notes | None) -> Line:
+        names = beside or ["model"]
+        first, *others = (_shown(point["options"].get(name)) for name in names)
+        if point["attribution"]:
+            return Line(first, (*others, *cells(point["attribution"])))
+        finished = point["status"] == "finished"
+        reason = NO_ACCOUNT if finished else point["reason"]
+        mark = notes.mark(reason) if notes and reason else ""
+        told = " ".join(filter(None, ["" if finished else point["status"], mark])) or NONE
+        return Line(first, (*others, told, *[NONE] * (width - 1)))
 
     def _counts(self) -> str:
         """How many points there are, by status."""
@@ -182,8 +184,13 @@ class SweepTables:
         return f"{count} point{'s' * (count > 1)}, {told}"
 
     def _notices(self) -> list[str]:
-        """The runs' notices, each once."""
-        return list(dict.fromkeys(text for point in self.summary["points"] for text in point["notices"]))
+        """The runs' notices, each once, with how many points it is about where that is not all."""
+        points = self.summary["points"]
+        about = Counter(text for point in points for text in point["notices"])
+        runs = sum(1 for point in points if point["versions"])
+        return [
+            text if count == runs else f"{text} ({count} of {runs} points)" for text, count in about.items()
+        ]
 
     def _facts(self, name: str) -> list[str]:
         found = dict.fromkeys(point[name] for point in self.summary["points"] if point[name])

@@ -115,7 +115,7 @@ def _varying(points: Sequence[Options]) -> tuple[str, ...]:
 def _name(number: int, count: int, options: Mapping[str, Any], varies: Iterable[str]) -> str:
     """A directory's name; the number makes it unique and sorts it."""
     parts = [
-        f"{'' if name == 'model' else name + '-'}{_in_name(options[name])}"
+        ("" if name == "model" else name.replace("_", "-") + "-") + _in_name(options[name])
         for name in varies
         if options.get(name) is not None
     ]

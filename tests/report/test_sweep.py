@@ -1,0 +1,57 @@
+"""A sweep's tables: texts as they were, and a row for every point whatever became of it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+
+from harness.__main__ import main
+from harness.report import sweep
+from harness.report.text import WIDTH
+from tests.sweep_fixtures import DATA, DIED, record, texts, write
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("sweep")
+    return directory, texts(directory)
+
+
+@pytest.mark.parametrize("name", ["sweep.txt", "sweep.md", "sweep.csv"])
+def test_the_texts_are_as_they_were(made, name):
+    assert made[1][name] == (DATA / name).read_text(encoding="utf-8")
+
+
+def test_the_screen_s_tables_fit_it(made):
+    assert max(map(len, made[1]["sweep.txt"].splitlines())) <= WIDTH
+
+
+def test_every_point_has_its_line_and_a_failed_one_its_reason(made):
+    rows = list(csv.DictReader(io.StringIO(made[1]["sweep.csv"])))
+    assert {row["point"] for row in rows} == {point["name"] for point in record()["points"]}
+    assert [row["reason"] for row in rows if row["status"] == "failed"] == [DIED]
+    assert made[1]["sweep.txt"].count("failed [2]") == 1
+
+
+def test_the_summary_has_each_run_s_account(made):
+    points = json.loads((made[0] / "summary.json").read_text())["points"]
+    assert [bool(point["attribution"]) for point in points] == [True, True, False, False, False, False]
+    assert points[0]["attribution"]["measured"][0]["component"] == "fragmentation"
+
+
+def test_the_report_command_makes_them_again_without_torch(made, capsys):
+    (made[0] / "tables.md").unlink()
+    assert main(["report", str(made[0])]) == 0
+    assert (made[0] / "tables.md").read_text(encoding="utf-8") == made[1]["sweep.md"]
+    assert capsys.readouterr().out == made[1]["sweep.txt"]
+
+
+def test_figures_of_a_run_that_did_not_end_do_not_count(tmp_path):
+    write(tmp_path)
+    name = record()["points"][0]["name"]
+    run = tmp_path / name / "run.json"
+    run.write_text(run.read_text().replace('"finished"', '"running"', 1))
+    assert sweep.summarise(sweep.read(tmp_path), tmp_path)["points"][0]["attribution"] is None

@@ -1,0 +1,103 @@
+"""A made-up sweep of six points; `python -m tests.sweep_fixtures` writes the texts expected of it.
+
+Two points have the run on a GPU, one has a run without an account, one failed, one was interrupted, and one
+has not begun.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from harness.report import sweep
+from harness.store import RunDirectory, write_json
+from tests.fixtures import gpu_account
+
+DATA = Path(__file__).resolve().parent / "data"
+LENGTHS, BLOCKS = (1024, 4096), (16, 128)
+DIED = "OutOfMemoryError: CUDA out of memory. Tried to allocate 16.00 GiB."
+
+
+def record() -> dict[str, Any]:
+    """What sweep.json holds."""
+    rows = [
+        ("1_gpt2_length-1024_block-size-16", "gpt2", 1024, 16, "finished", None),
+        ("2_gpt2_length-1024_block-size-128", "gpt2", 1024, 128, "finished", None),
+        ("3_gpt2_length-4096_block-size-16", "gpt2", 4096, 16, "finished", None),
+        ("4_llama-3-8b_length-4096_block-size-16", "llama-3-8b", 4096, 16, "failed", DIED),
+        (
+            "5_llama-3-8b_length-4096_block-size-128",
+            "llama-3-8b",
+            4096,
+            128,
+            "interrupted",
+            "ended by Ctrl-C",
+        ),
+        ("6_llama-3-8b_length-16384_block-size-16", "llama-3-8b", 16384, 16, "waiting", None),
+    ]
+    points = [
+        {
+            "name": name,
+            "options": {"layers": "sample", "model": model, "length": length, "block_size": block},
+            "status": status,
+            "reason": reason,
+        }
+        for name, model, length, block, status, reason in rows
+    ]
+    return {
+        "schema_version": 1,
+        "status": "interrupted",
+        "started": "2026-01-02T03:04:05+00:00",
+        "command": ["harness", "sweep", "configs/sweep.yaml"],
+        "file": "configs/sweep.yaml",
+        "varies": ["model", "length", "block_size"],
+        "points": points,
+    }
+
+
+def write(directory: Path) -> Path:
+    """The sweep's directory, with what its points have left."""
+    sweep_record = record()
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / sweep.RECORD, sweep_record)
+    of_gpu, summary = gpu_account()
+    for number, point in enumerate(sweep_record["points"][:5]):
+        run = RunDirectory(directory / point["name"])
+        run.path.mkdir(exist_ok=True)
+        run.write_record(
+            of_gpu | {"status": point["status"], "notices": ["gpt2's weights are random"][: number < 3]}
+        )
+        if point["status"] == "finished":
+            write_json(run.summary_path, summary | {"attribution": _account(summary, number)})
+    return directory
+
+
+def _account(summary: dict[str, Any], number: int) -> dict[str, Any] | None:
+    """Another account for every point: more cache write; none at the third."""
+    if number == 2:
+        return None
+    account: dict[str, Any] = copy.deepcopy(summary["attribution"])
+    account["engine_ms"] *= 1 + 20 * number
+    account["engine_ci95_ms"] = [bound * (1 + 20 * number) for bound in account["engine_ci95_ms"]]
+    for row in account["measured"]:
+        if row["component"] in ("cache_write", "total"):
+            row |= {"pct": row["pct"] + number, "ci95_pct": [bound + number for bound in row["ci95_pct"]]}
+    return account
+
+
+def texts(directory: Path) -> dict[str, str]:
+    """Everything that is made of the sweep, by the name of the file that it is expected in."""
+    tables = sweep.write(write(directory))
+    return {
+        "sweep.txt": tables.screen_summary() + "\n",
+        "sweep.md": tables.markdown(),
+        "sweep.csv": tables.csv(),
+    }
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in texts(Path(folder)).items():
+            (DATA / name).write_text(text, encoding="utf-8")
