@@ -92,7 +92,7 @@ class SweepTables:
         """The whole of tables.md."""
         facts = [self._counts(), *self._facts("device"), *self._versions()]
         facts.append(f"command: `{' '.join(self.record['command'])}`")
-        parts = [f"# Sweep of {self.record['file']}", listed(facts)]
+        parts = [f"# Sweep {Path(self.record['file']).stem}", listed(facts)]
         parts += [f"> {notice}" for notice in self._notices()]
         parts += [table.markdown() for table in (self._whole(full=True), self._parts(full=True))]
         return "\n\n".join(parts) + "\n"
@@ -131,9 +131,9 @@ class SweepTables:
 
         below = [
             "engine: the prefill as vLLM runs it; layout: fragmentation, paging and cache write together, in "
-            "percent of it; noise: half-width of A/A."
+            "percent of it; noise: the noise floor (A/A)."
         ]
-        return self._table(f"Sweep of {self.record['file']}: {self._counts()}", columns, cells, below)
+        return self._table(f"Sweep {Path(self.record['file']).stem}: {self._counts()}", columns, cells, below)
 
     def _parts(self, full: bool = False) -> Table:
         """What it is made of."""
