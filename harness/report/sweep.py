@@ -92,7 +92,7 @@ class SweepTables:
         """The whole of tables.md."""
         facts = [self._counts(), *self._facts("device"), *self._versions()]
         facts.append(f"command: `{' '.join(self.record['command'])}`")
-        parts = [f"# Sweep {Path(self.record['file']).stem}", listed(facts)]
+        parts = [f"# Sweep of {Path(self.record['file']).name}", listed(facts)]
         parts += [f"> {notice}" for notice in self._notices()]
         parts += [table.markdown() for table in (self._whole(full=True), self._parts(full=True))]
         return "\n\n".join(parts) + "\n"
@@ -133,7 +133,7 @@ class SweepTables:
             "engine: the prefill as vLLM runs it; layout: fragmentation, paging and cache write together, in "
             "percent of it; noise: the noise floor (A/A)."
         ]
-        return self._table(f"Sweep {Path(self.record['file']).stem}: {self._counts()}", columns, cells, below)
+        return self._table(f"Sweep of {Path(self.record['file']).name}: {self._counts()}", columns, cells, below)
 
     def _parts(self, full: bool = False) -> Table:
         """What it is made of."""
