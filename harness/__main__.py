@@ -11,6 +11,7 @@ from harness import cli
 from harness.config import ConfigError, RunConfig
 from harness.config.prefill import GROUPS
 from harness.experiments import EXPERIMENTS
+from harness.sweep import RECORD as SWEEP
 
 PROG = "python -m harness"
 
@@ -111,7 +112,7 @@ def _check_run(run_dir: Path) -> None:
 
 
 def _report(run_dir: Path) -> int:
-    if (run_dir / "sweep.json").is_file():
+    if (run_dir / SWEEP).is_file():
         from harness.report import sweep
 
         print(sweep.write(run_dir).screen_summary())

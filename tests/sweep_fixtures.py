@@ -13,6 +13,7 @@ from typing import Any
 
 from harness.report import sweep
 from harness.store import RunDirectory, write_json
+from harness.sweep import RECORD
 from tests.fixtures import gpu_account
 
 DATA = Path(__file__).resolve().parent / "data"
@@ -61,7 +62,7 @@ def write(directory: Path) -> Path:
     """The sweep's directory, with what its points have left."""
     sweep_record = record()
     directory.mkdir(parents=True, exist_ok=True)
-    write_json(directory / sweep.RECORD, sweep_record)
+    write_json(directory / RECORD, sweep_record)
     of_gpu, summary = gpu_account()
     for number, point in enumerate(sweep_record["points"][:5]):
         run = RunDirectory(directory / point["name"])

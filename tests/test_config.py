@@ -12,7 +12,10 @@ import pytest
 from harness import config as configuration
 from harness.config import ConfigError, RunConfig, check_layers, load, resolve
 
-CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+FOLDER = Path(__file__).parent.parent / "configs"
+CONFIGS = sorted(
+    set(FOLDER.glob("*.yaml")) - set(FOLDER.glob("*sweep.yaml"))
+)  # those have a test of their own
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ from typing import Any
 from harness.report.companion import csv_of
 from harness.report.text import NONE, Line, Notes, Section, Table, interval_of, listed, percent, wrapped
 from harness.store import RunDirectory, write_atomic, write_json
+from harness.sweep import read
 
 Row = dict[str, Any]
 Cells = Callable[[Row], tuple[str, ...]]  # of a run's account
 
-RECORD = "sweep.json"
 COMPONENTS = ("total", "fragmentation", "paging", "cache_write")
 PARTS = COMPONENTS[1:]
 SHORT = {
@@ -29,14 +29,11 @@ SHORT = {
 NO_ACCOUNT = "no attribution in its summary: see its own tables"
 
 
-def read(directory: Path) -> Row:
-    """A sweep's record; raises FileNotFoundError if the directory holds none."""
-    record: Row = json.loads((directory / RECORD).read_text(encoding="utf-8"))
-    return record
-
-
 def write(directory: Path) -> SweepTables:
-    """Write summary.json, tables.md and tables.csv of a sweep from what its points have left so far."""
+    """Write summary.json, tables.md and tables.csv of a sweep from what its points have left so far.
+
+    Raises FileNotFoundError if the directory holds no sweep.
+    """
     record = read(directory)
     summary = summarise(record, directory)
     document = SweepTables(record, summary)
@@ -133,7 +130,9 @@ class SweepTables:
             "engine: the prefill as vLLM runs it; layout: fragmentation, paging and cache write together, in "
             "percent of it; noise: the noise floor (A/A)."
         ]
-        return self._table(f"Sweep of {Path(self.record['file']).name}: {self._counts()}", columns, cells, below)
+        return self._table(
+            f"Sweep of {Path(self.record['file']).name}: {self._counts()}", columns, cells, below
+        )
 
     def _parts(self, full: bool = False) -> Table:
         """What it is made of."""

@@ -17,15 +17,13 @@ import yaml
 
 from harness import cli
 from harness.config import ConfigError, RunConfig, fields
-from harness.report import sweep as report
 from harness.store import write_json
+from harness.sweep import RECORD, read
 from harness.sweep import plan as planning
 from harness.sweep.local import ThisMachine
 from harness.sweep.machines import Machines, Progress, Task
 from harness.sweep.plan import Options, Plan
 from harness.sweep.process import OPTIONS, Ended, is_finished
-
-RECORD = report.RECORD
 
 
 def run(file: Path, output_dir: Path | None, resume: bool, ray_address: str | None) -> int:
@@ -90,6 +88,8 @@ class Sweep:
 
     def close(self, interrupted: bool) -> None:
         """Write the tables and print them."""
+        from harness.report import sweep as report  # pandas
+
         status = "interrupted" if interrupted else "finished"
         self._write(status=status, finished=_now())
         print(report.write(self.directory).screen_summary())
@@ -140,7 +140,7 @@ def _resumed(directory: Path, plan: Plan, output_dir: Path | None) -> dict[str, 
     """The record of the sweep to go on with."""
     if output_dir is None or not (directory / RECORD).is_file():
         raise ConfigError(f"--resume: --output-dir {output_dir} holds no sweep; name the one to go on with")
-    record = report.read(directory)
+    record = read(directory)
     then = [(row["name"], row["options"]) for row in record["points"]]
     if then != [(point.name, point.options) for point in plan.points]:
         raise ConfigError(

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from harness.cli import BAD_INPUT
 from harness.device import ROOT
 from harness.store import RunDirectory
 
 SCRIPT = ROOT / "run_vllm_prefill.py"
 OPTIONS, LOG = "options.yaml", "log.txt"  # files in a point's directory, beside the run's own
-BAD_INPUT = 2  # the main job's exit status when it recorded nothing
 TIME_TO_STOP_S = 60.0  # for what is measured to be kept; then the process is killed
 
 Status = Literal["waiting", "running", "finished", "failed", "interrupted"]

@@ -11,6 +11,7 @@ import pytest
 from harness.__main__ import main
 from harness.report import sweep
 from harness.report.text import WIDTH
+from harness.sweep import read
 from tests.sweep_fixtures import DATA, DIED, record, texts, write
 
 
@@ -54,4 +55,4 @@ def test_figures_of_a_run_that_did_not_end_do_not_count(tmp_path):
     name = record()["points"][0]["name"]
     run = tmp_path / name / "run.json"
     run.write_text(run.read_text().replace('"finished"', '"running"', 1))
-    assert sweep.summarise(sweep.read(tmp_path), tmp_path)["points"][0]["attribution"] is None
+    assert sweep.summarise(read(tmp_path), tmp_path)["points"][0]["attribution"] is None
