@@ -68,7 +68,11 @@ def write(directory: Path) -> Path:
         run = RunDirectory(directory / point["name"])
         run.path.mkdir(exist_ok=True)
         run.write_record(
-            of_gpu | {"status": point["status"], "notices": ["gpt2's weights are random"][: number < 3]}
+            of_gpu
+            | {
+                "status": point["status"],
+                "notices": ["seeded random weights", "no room for all layers"][: 1 + (number < 2)],
+            }
         )
         if point["status"] == "finished":
             write_json(run.summary_path, summary | {"attribution": _account(summary, number)})

@@ -35,7 +35,7 @@ def end(status, **facts):
     (run / "run.json").write_text(json.dumps(record | facts))
 
 again = "--resume" in sys.argv
-if seed == 1 and not again:  # recorded, and more is printed after it
+if seed in (1, 6) and not again:  # recorded, and more is printed after it
     end("failed", error="RuntimeError: no\\nroom")
     sys.exit("goodbye")
 if seed == 2 and not again:
@@ -49,7 +49,7 @@ if seed == 3 and not again:  # Ctrl-C for the sweep while this point runs
     except KeyboardInterrupt:
         end("interrupted")
         sys.exit(130)
-if seed == 4:
+if seed == 4 or (seed == 6 and again):
     print(f"{Path(sys.argv[0]).name}: error: not today\\n")
     sys.exit(2)
 end("finished")
@@ -104,6 +104,13 @@ def test_resuming_runs_only_what_is_not_finished_and_goes_on_with_runs(stand_in,
         stand_in([0, 1, 2], resume=True)
 
 
+def test_the_reason_is_that_of_the_last_attempt(stand_in):
+    _, points = stand_in([0, 6])
+    assert points[6]["reason"] == "RuntimeError: no room"
+    _, points = stand_in([0, 6], resume=True)
+    assert points[6]["reason"] == "not today"
+
+
 def test_ctrl_c_ends_the_point_that_runs_and_starts_no_other(stand_in, tmp_path):
     handler = signal.getsignal(signal.SIGINT)
     status, points = stand_in([0, 3, 5])
@@ -117,11 +124,14 @@ def test_ctrl_c_ends_the_point_that_runs_and_starts_no_other(stand_in, tmp_path)
     assert attempts(tmp_path, points[3]) == ["--quiet", "--quiet --resume"]
 
 
-def test_another_sweep_is_not_gone_on_with_nor_overwritten(stand_in):
+def test_another_sweep_is_not_gone_on_with_nor_overwritten(stand_in, tmp_path):
     stand_in([0, 1])
     with pytest.raises(ConfigError, match="has other points"):
         stand_in([0, 1, 2], resume=True)
     with pytest.raises(ConfigError, match="already holds a sweep"):
+        stand_in([0, 1])
+    (tmp_path / "out" / "sweep.json").unlink()
+    with pytest.raises(ConfigError, match="is not empty, and holds no sweep"):
         stand_in([0, 1])
 
 

@@ -81,17 +81,21 @@ class SweepTables:
 
     def screen_summary(self) -> str:
         """What a sweep prints at its end; 80 columns if up to three options vary beside the model."""
-        notices = wrapped([f"Note: {notice}" for notice in self._notices()])
+        shared, others = self._notices()
+        notices = [f"Note: {notice}" for notice in shared]
+        notices += [f"Notes on single points, {len(others)}, are in tables.md"] if others else []
         tables = [table.screen() for table in (self._whole(), self._parts())]
-        return "\n\n".join([*([notices] if notices else []), *tables])
+        return "\n\n".join([*([wrapped(notices)] if notices else []), *tables])
 
     def markdown(self) -> str:
         """The whole of tables.md."""
         facts = [self._counts(), *self._facts("device"), *self._versions()]
         facts.append(f"command: `{' '.join(self.record['command'])}`")
         parts = [f"# Sweep of {Path(self.record['file']).name}", listed(facts)]
-        parts += [f"> {notice}" for notice in self._notices()]
+        shared, others = self._notices()
+        parts += [f"> {notice}" for notice in shared]
         parts += [table.markdown() for table in (self._whole(full=True), self._parts(full=True))]
+        parts += ["## Notes on single points", listed(others)] if others else []
         return "\n\n".join(parts) + "\n"
 
     def csv(self) -> str:
@@ -182,14 +186,16 @@ class SweepTables:
         told = ", ".join(f"{number} {status}" for status, number in counts.items())
         return f"{count} point{'s' * (count > 1)}, {told}"
 
-    def _notices(self) -> list[str]:
-        """The runs' notices, each once, with how many points it is about where that is not all."""
-        points = self.summary["points"]
-        about = Counter(text for point in points for text in point["notices"])
-        runs = sum(1 for point in points if point["versions"])
-        return [
-            text if count == runs else f"{text} ({count} of {runs} points)" for text, count in about.items()
-        ]
+    def _notices(self) -> tuple[list[str], list[str]]:
+        """The runs' notices, each once: those that all runs have, and the others with the points they are of."""
+        runs = [point for point in self.summary["points"] if point["versions"]]
+        about: dict[str, list[str]] = {}
+        for point in runs:
+            for text in point["notices"]:
+                about.setdefault(text, []).append(point["name"])
+        shared = [text for text, names in about.items() if len(names) == len(runs)]
+        others = [f"{', '.join(names)}: {text}" for text, names in about.items() if text not in shared]
+        return shared, others
 
     def _facts(self, name: str) -> list[str]:
         found = dict.fromkeys(point[name] for point in self.summary["points"] if point[name])

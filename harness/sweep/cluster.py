@@ -17,6 +17,10 @@ from harness.sweep.process import OPTIONS, Ended
 
 CARRIED = ("HF_", "OMP_", "VLLM_")  # what the names of environment variables that go along begin with
 POLL_S = 0.5
+SHARED = (
+    "--output-dir and the directory that the sweep is started in must lie on a file system that all machines "
+    "of the cluster share"
+)
 
 
 class RayCluster:
@@ -59,7 +63,8 @@ class RayCluster:
                     self._ray.cancel(reference)
             done, _ = self._ray.wait(list(running), timeout=POLL_S)
             for reference in done:
-                progress.on_end(running.pop(reference), self._result(reference))
+                task = running.pop(reference)
+                progress.on_end(task, self._result(task, reference))
 
     def close(self) -> None:
         """Leave the cluster."""
@@ -72,7 +77,7 @@ class RayCluster:
         remote = self._ray.remote(_run_there).options(**options)
         return remote.remote(str(task.directory), os.getcwd(), carried)
 
-    def _result(self, reference: Any) -> Ended:
+    def _result(self, task: Task, reference: Any) -> Ended:
         exceptions = self._ray.exceptions
         try:
             ended: Ended = self._ray.get(reference)
@@ -80,6 +85,8 @@ class RayCluster:
             return Ended("interrupted", "Ctrl-C before it had begun")
         except exceptions.RayError as error:  # the machine is gone, or it lacks the harness
             return Ended("failed", " ".join(str(error).split())[-300:])
+        if ended.status == "finished" and not process.is_finished(task.directory):
+            return Ended("failed", f"its run is on {ended.host}, not here: {SHARED}")
         return ended
 
 
@@ -100,11 +107,7 @@ def _run_there(directory: str, working_directory: str, carried: Mapping[str, str
     """What a machine of the cluster does."""
     for needed in (Path(directory) / OPTIONS, Path(working_directory)):
         if not needed.exists():
-            return Ended(
-                "failed",
-                f"{socket.gethostname()} has no {needed}: --output-dir and the directory that the sweep is "
-                "started in must lie on a file system that all machines of the cluster share",
-            )
+            return Ended("failed", f"{socket.gethostname()} has no {needed}: {SHARED}")
     # Ray limits OpenMP to a task's share of the cores; a point has what it would have without Ray.
     own = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     os.chdir(working_directory)

@@ -122,6 +122,8 @@ def _new(directory: Path, plan: Plan) -> dict[str, Any]:
         )
     if directory.exists() and not directory.is_dir():
         raise ConfigError(f"--output-dir {directory}: not a directory; choose another")
+    if directory.exists() and any(directory.iterdir()):
+        raise ConfigError(f"--output-dir {directory}: is not empty, and holds no sweep; choose another")
     points = [
         {"name": p.name, "options": p.options, "status": "waiting", "reason": None} for p in plan.points
     ]

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.cli import BAD_INPUT
 from harness.device import ROOT
 from harness.store import RunDirectory
 
@@ -48,7 +47,7 @@ def run(directory: Path, environment: Mapping[str, str], stopped: Callable[[], b
     command += ["--output-dir", str(directory), "--quiet"]
     if (directory / "run.json").exists():
         command.append("--resume")
-    start = time.monotonic()
+    before, start = _record(directory), time.monotonic()
     with (directory / LOG).open("ab") as log:
         # In a session of its own, so that a Ctrl-C in a terminal reaches it once: from here.
         process = subprocess.Popen(
@@ -59,8 +58,12 @@ def run(directory: Path, environment: Mapping[str, str], stopped: Callable[[], b
         except KeyboardInterrupt:
             was_stopped = True
         _stop(process)
-    status, reason = _ended(directory, process.returncode, was_stopped)
-    return Ended(status, reason, round(time.monotonic() - start, 1), socket.gethostname())
+    seconds, host = round(time.monotonic() - start, 1), socket.gethostname()
+    if is_finished(directory):  # however the process ended after that
+        return Ended("finished", None, seconds, host)
+    if was_stopped:
+        return Ended("interrupted", "ended by Ctrl-C", seconds, host)
+    return Ended("failed", _reason(directory, process.returncode, before), seconds, host)
 
 
 def is_finished(directory: Path) -> bool:
@@ -89,18 +92,13 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _ended(directory: Path, returncode: int, was_stopped: bool) -> tuple[Status, str | None]:
-    if is_finished(directory):  # however the process ended after that
-        return "finished", None
-    if was_stopped:
-        return "interrupted", "ended by Ctrl-C"
-    return "failed", _reason(directory, returncode)
+def _reason(directory: Path, returncode: int, before: Mapping[str, Any]) -> str:
+    """Why a process failed, in one line: the error that its run recorded, or the log's last line.
 
-
-def _reason(directory: Path, returncode: int) -> str:
-    """Why a process failed, in one line: the error that its run recorded, or the log's last line."""
+    `before` is the run's record when the process started.
+    """
     record = _record(directory)
-    if returncode not in (0, BAD_INPUT) and record.get("status") == "failed" and "error" in record:
+    if record != before and record.get("status") == "failed" and "error" in record:
         return " ".join(str(record["error"]).split())
     log = (directory / LOG).read_text(encoding="utf-8", errors="replace")
     last = next((line.strip() for line in reversed(log.splitlines()) if line.strip()), "")
