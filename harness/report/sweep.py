@@ -83,7 +83,7 @@ class SweepTables:
         """What a sweep prints at its end; 80 columns if up to three options vary beside the model."""
         shared, others = self._notices()
         notices = [f"Note: {notice}" for notice in shared]
-        notices += [f"Notes on single points, {len(others)}, are in tables.md"] if others else []
+        notices += [f"Notes on single points ({len(others)}): see tables.md"] if others else []
         tables = [table.screen() for table in (self._whole(), self._parts())]
         return "\n\n".join([*([wrapped(notices)] if notices else []), *tables])
 
@@ -187,7 +187,7 @@ class SweepTables:
         return f"{count} point{'s' * (count > 1)}, {told}"
 
     def _notices(self) -> tuple[list[str], list[str]]:
-        """The runs' notices, each once: those that all runs have, and the others with the points they are of."""
+        """The runs' notices, each once: those that all runs have, and the others with their points."""
         runs = [point for point in self.summary["points"] if point["versions"]]
         about: dict[str, list[str]] = {}
         for point in runs:
