@@ -53,8 +53,8 @@ def _add_sweep(commands: argparse._SubParsersAction[cli.Parser]) -> None:
     parser = commands.add_parser(
         "sweep",
         help="many runs of the main job, and one table",
-        description="Run every point of a YAML file in a process of its own. Exit status: 0 if all are finished, "
-        "1 if one failed.",
+        description="Run every point of a YAML file in a process of its own. Exit status: 0 if all "
+        "are finished, 1 if one failed.",
         allow_abbrev=False,
     )
     parser.add_argument("file", type=Path, metavar="YAML", help="what is run, e.g. configs/sweep.yaml")
