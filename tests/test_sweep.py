@@ -237,6 +237,36 @@ def test_ray_runs_a_point_and_brings_its_end_back(tmp_path):
     assert os.environ.get("RAY_ADDRESS") is None
 
 
+def test_a_point_on_ray_is_interrupted_and_keeps_what_it_has(tiny_gpt2, tmp_path):
+    pytest.importorskip("ray")
+    from harness.sweep.cluster import RayCluster
+
+    (tmp_path / process.OPTIONS).write_text(
+        f"{{model: {tiny_gpt2}, length: 100, block_size: 32, enforce_eager: true, repeats: 9999}}"
+    )
+    ends, stop = [], threading.Event()
+
+    def stop_once_it_measures():
+        while not ends and not (tmp_path / "samples.jsonl").exists():
+            stop.wait(0.2)
+        stop.set()
+
+    cluster = RayCluster("local")
+    watcher = threading.Thread(target=stop_once_it_measures)
+    watcher.start()
+    try:
+        cluster.run(
+            [Task(0, tmp_path, 1)], Progress(lambda *_: None, lambda _, ended: ends.append(ended), stop)
+        )
+    finally:
+        cluster.close()
+        ends.append(None)
+        watcher.join()
+    assert ends[0].status == "interrupted"
+    assert json.loads((tmp_path / "run.json").read_text())["status"] == "interrupted"
+    assert (tmp_path / "summary.json").exists()
+
+
 def test_without_ray_an_address_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     from harness.sweep.cluster import RayCluster

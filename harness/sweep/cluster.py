@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -111,4 +112,6 @@ def _run_there(directory: str, working_directory: str, carried: Mapping[str, str
     # Ray limits OpenMP to a task's share of the cores; a point has what it would have without Ray.
     own = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     os.chdir(working_directory)
+    # Ray's workers block SIGINT; the process that inherits this could not be interrupted, only killed.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     return process.run(Path(directory), {**own, **carried}, stopped=lambda: False)
