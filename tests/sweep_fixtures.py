@@ -41,7 +41,13 @@ def record() -> dict[str, Any]:
     points = [
         {
             "name": name,
-            "options": {"layers": "sample", "model": model, "length": length, "block_size": block},
+            "options": {
+                "layers": "sample",
+                "model": model,
+                "length": length,
+                "block_size": block,
+                "max_seconds": 30 if model == "gpt2" else 120,
+            },
             "status": status,
             "reason": reason,
         }
@@ -53,7 +59,7 @@ def record() -> dict[str, Any]:
         "started": "2026-01-02T03:04:05+00:00",
         "command": ["harness", "sweep", "configs/sweep.yaml"],
         "file": "configs/sweep.yaml",
-        "varies": ["model", "length", "block_size"],
+        "varies": ["model", "length", "block_size", "max_seconds"],
         "points": points,
     }
 

@@ -156,20 +156,16 @@ class SweepTables:
     ) -> Table:
         """A line a point under its model, with `cells(account)` after the values of what else varies."""
         notes = Notes() if reasons else None
-        beside = [name for name in self.summary["varies"] if name != "model"]
+        groups, shared, names = _grouped(self.summary)
         sections = []
-        for model, points in groupby(self.summary["points"], key=lambda point: point["options"].get("model")):
-            lines = [self._line(point, beside, len(columns), cells, notes) for point in points]
-            heading = (
-                str(model or "the default model") if beside and "model" in self.summary["varies"] else ""
-            )
-            sections.append(Section(heading, lines))
-        heads = [SHORT.get(name, name.replace("_", " ")) for name in beside] or ["model"]
+        for group in groups:
+            lines = [self._line(point, names, len(columns), cells, notes) for point in group]
+            sections.append(Section(_heading(group[0], shared), lines))
         below = [*(notes.lines() if notes else ()), *below]
+        heads = [_short(name) for name in names]
         return Table(title, (*heads, *columns), sections, self._facts("device") if notes else [], below)
 
-    def _line(self, point: Row, beside: Sequence[str], width: int, cells: Cells, notes: Notes | None) -> Line:
-        names = beside or ["model"]
+    def _line(self, point: Row, names: Sequence[str], width: int, cells: Cells, notes: Notes | None) -> Line:
         first, *others = (_shown(point["options"].get(name)) for name in names)
         if point["attribution"]:
             return Line(first, (*others, *cells(point["attribution"])))
@@ -208,6 +204,33 @@ class SweepTables:
             if point["versions"]
         ]
         return [f"versions: {versions}" for versions in dict.fromkeys(told)]
+
+
+def _grouped(summary: Row) -> tuple[list[list[Row]], list[str], list[str]]:
+    """The points by model, what of that which varies is the same in each group, and what is not.
+
+    There is but one group if nothing varies inside of several.
+    """
+    points, varies = summary["points"], summary["varies"]
+    groups = [list(group) for _, group in groupby(points, key=lambda point: point["options"].get("model"))]
+    inside = [
+        name
+        for name in varies
+        if any(len({repr(point["options"].get(name)) for point in group}) > 1 for group in groups)
+    ]
+    if not inside:
+        return [points], [], varies or ["model"]
+    return groups, [name for name in varies if name not in inside], inside
+
+
+def _heading(point: Row, shared: Sequence[str]) -> str:
+    """What the points of a group have in common, e.g. "gpt2, max seconds 30"."""
+    values = [(name, _shown(point["options"].get(name))) for name in shared]
+    return ", ".join(value if name == "model" else f"{_short(name)} {value}" for name, value in values)
+
+
+def _short(name: str) -> str:
+    return SHORT.get(name, name.replace("_", " "))
 
 
 def _values(summary: Row, point: Row) -> Row:

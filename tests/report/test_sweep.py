@@ -56,3 +56,17 @@ def test_figures_of_a_run_that_did_not_end_do_not_count(tmp_path):
     run = tmp_path / name / "run.json"
     run.write_text(run.read_text().replace('"finished"', '"running"', 1))
     assert sweep.summarise(read(tmp_path), tmp_path)["points"][0]["attribution"] is None
+
+
+def test_what_varies_is_in_columns_or_over_them_whatever_it_is(made):
+    summary = json.loads((made[0] / "summary.json").read_text())
+    points = summary["points"]
+
+    def screen(varies, *kept):
+        of = summary | {"varies": varies, "points": [points[n] for n in kept]}
+        return sweep.SweepTables(record(), of).screen_summary()
+
+    assert "\nmodel       max seconds" in screen(["model", "max_seconds"], 0, 3)
+    assert "\nlength  block" in screen(["length", "block_size"], 0, 1, 2)
+    assert "\nblock" in screen(["block_size"], 0, 1)
+    assert "\nmodel  engine ms" in screen([], 0)
