@@ -247,7 +247,8 @@ def test_a_point_on_ray_is_interrupted_and_keeps_what_it_has(tiny_gpt2, tmp_path
     ends, stop = [], threading.Event()
 
     def stop_once_it_measures():
-        while not ends and not (tmp_path / "samples.jsonl").exists():
+        record = tmp_path / "run.json"
+        while not ends and not (record.exists() and "first_token" in record.read_text()):
             stop.wait(0.2)
         stop.set()
 
