@@ -23,7 +23,7 @@ NEEDS = (
     Symbol("vllm.v1.engine.llm_engine:LLMEngine.abort_request", ("request_ids",)),
     Symbol("vllm.v1.engine.core_client:InprocClient.shutdown"),
     Symbol("vllm.v1.executor.abstract:Executor.collective_rpc", ("method", "args")),
-    Symbol("vllm.outputs:RequestOutput", ("outputs", "finished")),
+    Symbol("vllm.outputs:RequestOutput", ("outputs", "finished", "num_cached_tokens")),
     Symbol("vllm.outputs:CompletionOutput", ("token_ids",)),
     Symbol("vllm.config:AttentionConfig", ("flash_attn_version",)),
     Symbol("vllm.config:CacheConfig", ("block_size", "enable_prefix_caching")),

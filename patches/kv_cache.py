@@ -8,7 +8,6 @@ from patches import Symbol, engine, reach
 
 NEEDS = (
     Symbol("vllm.v1.engine.llm_engine:LLMEngine.reset_prefix_cache"),
-    Symbol("vllm.outputs:RequestOutput", ("num_cached_tokens",)),
     Symbol("vllm.v1.core.block_pool:BlockPool.get_num_free_blocks"),
     Symbol("vllm.v1.kv_cache_interface:KVCacheConfig", ("num_blocks", "kv_cache_groups")),
     Symbol("vllm.v1.kv_cache_interface:KVCacheSpec.page_size_bytes"),
