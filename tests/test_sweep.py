@@ -237,6 +237,7 @@ def test_ray_runs_a_point_and_brings_its_end_back(tmp_path):
     assert os.environ.get("RAY_ADDRESS") is None
 
 
+@pytest.mark.engine
 def test_a_point_on_ray_is_interrupted_and_keeps_what_it_has(tiny_gpt2, tmp_path):
     pytest.importorskip("ray")
     from harness.sweep.cluster import RayCluster
