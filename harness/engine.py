@@ -59,7 +59,7 @@ class PrefillEngine:
         Raises:
             PatchError: this vLLM lacks something that is needed to see and steer it.
         """
-        arguments = _engine_args(config, source) | dict(vllm_args or {})
+        arguments = engine_args(config, source) | dict(vllm_args or {})
         check_vllm(config, source)
         if kv_cache_bytes is not None:
             arguments["kv_cache_memory_bytes"] = kv_cache_bytes
@@ -239,7 +239,7 @@ def _environment(config: RunConfig, source: ModelSource) -> None:
         os.environ["VLLM_ALLOW_LONG_MAX_MODEL_LEN"] = "1"
 
 
-def _engine_args(config: RunConfig, source: ModelSource) -> dict[str, Any]:
+def engine_args(config: RunConfig, source: ModelSource) -> dict[str, Any]:
     from patches import worker
 
     arguments: dict[str, Any] = {

@@ -159,13 +159,13 @@ def test_a_link_that_is_missing_is_named():
 
 def test_every_argument_of_the_engine_is_among_the_needs():
     from harness import config, models
-    from harness.engine import _engine_args
+    from harness.engine import engine_args
     from patches import engine
 
     options = {"model": "gpt2", "length": 64, "attention_backend": "FLASH_ATTN", "flash_attn_version": 2}
     resolved = config.resolve(config.load(config.RunConfig, options), "cuda")
     source = models.inspect("gpt2", length=64)
-    assert set(_engine_args(resolved, source)) <= set(engine.NEEDS[0].parameters)
+    assert set(engine_args(resolved, source)) <= set(engine.NEEDS[0].parameters)
 
 
 @on_cpu

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from harness import config, device, models
-from harness.engine_process import EngineFailed, EngineProcess
+from harness.child import EngineFailed
+from harness.engine_process import EngineProcess
 from harness.record import Status, status_of
 from tests.conftest import BLOCK_SIZE, LENGTH
 

@@ -97,8 +97,8 @@ class Blocks(Options):
     )
 
 
-class Engine(Blocks):
-    """A model in vLLM; engine options have vLLM's own names."""
+class Model(Blocks):
+    """A model in vLLM on one GPU; engine options have vLLM's own names."""
 
     model: str = Field(
         "gpt2",
@@ -119,6 +119,14 @@ class Engine(Blocks):
         0.6, gt=0, le=1, description="share of the GPU's memory for the engine; leaves room for the replay"
     )
     enforce_eager: bool = Field(False, description="no compilation, no CUDA graphs")
+    max_num_batched_tokens: Count | None = Field(
+        None, description="at least --length, so that the prompt stays in one step (default: what it takes)"
+    )
+
+
+class Engine(Model):
+    """A model in vLLM, with what attends in it."""
+
     attention_backend: str | None = Field(
         None, min_length=1, description="vLLM's name, e.g. FLASH_ATTN (default: vLLM's choice)"
     )
@@ -128,9 +136,6 @@ class Engine(Blocks):
     tensor_parallel_size: Count = Field(1, description="GPUs to split the model over")
     distributed_executor_backend: Literal["mp", "ray"] | None = Field(
         None, description="what runs the processes of several GPUs (default: mp)"
-    )
-    max_num_batched_tokens: Count | None = Field(
-        None, description="at least --length, so that the prompt stays in one step (default: what it takes)"
     )
 
 

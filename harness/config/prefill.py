@@ -18,6 +18,7 @@ from harness.config.fields import (
     Engine,
     Index,
     KernelTiming,
+    Model,
     NonEmpty,
     Sweep,
 )
@@ -98,7 +99,7 @@ def resolve(config: RunConfig, device_kind: DeviceKind) -> RunConfig:
     return resolved
 
 
-def for_engine(config: Engine, length: int) -> RunConfig:
+def for_engine(config: Model, length: int) -> RunConfig:
     """The engine of another experiment's configuration, as harness.engine takes it.
 
     Args:

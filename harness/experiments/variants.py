@@ -15,8 +15,9 @@ from typing import Any
 import torch
 
 from harness import inengine, variants
+from harness.child import EngineFailed
 from harness.config import RunConfig
-from harness.engine_process import ArmFacts, EngineFailed, EngineProcess
+from harness.engine_process import ArmFacts, EngineProcess
 from harness.experiments.end_to_end import PrefillTimer
 from harness.experiments.replaying import Replaying
 from harness.inengine import Outcome
