@@ -1,8 +1,8 @@
 """PyTorch's attention on K and V in blocks: gathered into a dense buffer first, and block by block without.
 
 PyTorch has no attention that reads a block table. So its mathematical form (`SDPBackend.MATH`, plain matrix
-products and a softmax) needs K and V of all requests in token order, a second copy of the cache, or its softmax has
-to be taken apart: block by block, with a running maximum and sum (Milakov and Gimelshein 2018,
+products and a softmax) needs K and V of all requests in token order, a second copy of the cache, or its
+softmax has to be taken apart: block by block, with a running maximum and sum (Milakov and Gimelshein 2018,
 arXiv:1805.02867), which is what paged kernels do inside.
 """
 
@@ -20,7 +20,13 @@ from harness.kernels.upstream import by_request
 def buffer_bytes(call: AttentionCall, kv: PagedKV) -> int:
     """Bytes of the dense buffer: K and V of every request, padded to whole blocks."""
     heads, dim = kv.cache.shape[1], kv.cache.shape[3]
-    return kv.block_table.numel() * kv.block_size * heads * dim * kv.cache.element_size()
+    return int(kv.block_table.numel() * kv.block_size * heads * dim * kv.cache.element_size())
+
+
+def block_bytes(kv: PagedKV) -> int:
+    """Bytes of one block of every request: what `per_block` copies at a time."""
+    requests, heads, dim = kv.block_table.shape[0], kv.cache.shape[1], kv.cache.shape[3]
+    return int(requests * kv.block_size * heads * dim * kv.cache.element_size())
 
 
 def gathered(call: AttentionCall, kv: PagedKV) -> Run:

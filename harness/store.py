@@ -11,7 +11,8 @@ from typing import IO, Any
 
 from harness.record import Result
 
-PLOTS = ("spread_k", "attribution", "kernels", "cache", "memory")  # of all experiments, each as .png and .svg
+# The plots of all experiments, each as .png and .svg.
+PLOTS = ("spread_k", "attribution", "kernels", "cache", "memory", "backends")
 
 
 class RunExists(ValueError):

@@ -57,7 +57,7 @@ class BackendsConfig(Common, Model):
 
     attention_backends: Annotated[list[NonEmpty], Field(min_length=1)] | None = Field(
         None,
-        description="vLLM's names, an engine each, and sdpa.math: PyTorch's attention alone, without an engine "
+        description="vLLM's names, an engine each, and sdpa.math: PyTorch's attention alone, no engine "
         "(default: FLASH_ATTN,TRITON_ATTN,FLEX_ATTENTION,sdpa.math on CUDA, CPU_ATTN,sdpa.math on a CPU)",
     )
     batch_sizes: Counts | None = Field(
@@ -134,7 +134,7 @@ def resolve(config: BackendsConfig, device_kind: DeviceKind) -> BackendsConfig:
 def _backend_problems(config: BackendsConfig, device_kind: DeviceKind) -> Iterable[str]:
     for name in config.engine_backends():
         if "." in name:
-            yield f"{label('attention_backends', name)}: of PyTorch's attention there is {SDPA} alone; take it"
+            yield f"{label('attention_backends', name)}: PyTorch's attention is here as {SDPA} alone; take it"
         elif device_kind == "cpu" and name != "CPU_ATTN":
             yield f"{label('attention_backends', name)}: vLLM has CPU_ATTN alone on a CPU; take it, or {SDPA}"
         else:

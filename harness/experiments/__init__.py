@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.config import Common, cache, kernels, memory
+from harness.config import Common, backends, cache, kernels, memory
 
 
 @dataclass(frozen=True)
@@ -49,5 +49,13 @@ EXPERIMENTS: dict[str, Experiment] = {
         resolve=memory.resolve,
         job="harness.experiments.memory",
         view="harness.report.memory",
+    ),
+    "backends": Experiment(
+        about="attention backends over batch sizes and lengths, in prefill or in decoding",
+        config=backends.BackendsConfig,
+        groups=backends.GROUPS,
+        resolve=backends.resolve,
+        job="harness.experiments.backends",
+        view="harness.report.backends",
     ),
 }

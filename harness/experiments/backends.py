@@ -1,8 +1,8 @@
 """Which attention backend is the fastest, for which batch sizes and lengths? In prefill, or in decoding.
 
-vLLM's backends run in an engine each, in a process of its own and one after the other: an engine's KV cache takes
-what memory there is. Within one all cells run in every round, in a new random order each time. sdpa.math has no
-engine: it is PyTorch's attention alone, on random Q, K and V of the same shape.
+vLLM's backends run in an engine each, in a process of its own and one after the other: an engine's KV cache
+takes what memory there is. Within one all cells run in every round, in a new random order each time.
+sdpa.math has no engine: it is PyTorch's attention alone, on random Q, K and V of the same shape.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any
 import torch
 
 from harness import dense_buffer, models, process_memory, prompt, random_call
-from harness.capture import AttentionCall
+from harness.arms import Bound
 from harness.child import Child, EngineFailed
 from harness.config.backends import SDPA, BackendsConfig
 from harness.config.kernels import KernelsConfig
 from harness.config.prefill import for_engine
 from harness.experiments.sampling import Sampling
 from harness.generation import GenerationFacts, Limits, blocks_needed, generation_engine, prefill_steps
-from harness.kernels import PagedKV, Run
+from harness.kernels import Run
 from harness.measure import timers
 from harness.measure.sampler import Budget, Series
 from harness.measure.timers import Step
@@ -64,7 +64,7 @@ def longest(config: BackendsConfig, cells: Sequence[Size] | None = None) -> int:
 
 
 def measure(config: BackendsConfig, recorder: Recorder, source: ModelSource) -> None:
-    """One series for each backend, of all its cells."""
+    """One series of all cells for each of vLLM's backends, and one a cell for sdpa.math."""
     for text in source.notices:
         recorder.notice(text)
     source = models.materialise(source, config.seed)
@@ -72,19 +72,29 @@ def measure(config: BackendsConfig, recorder: Recorder, source: ModelSource) -> 
     facts |= {"num_kv_heads": source.num_kv_heads, "head_dim": source.head_dim}
     recorder.note(model=recorder.record["model"] | facts)
     sampling = Sampling(config, recorder)
-    asked = config.attention_backends or []
-    ordered = [*config.engine_backends(), *(name for name in asked if name == SDPA)]  # it needs their dtype
-    todo = [name for name in ordered if name not in recorder.finished]
-    budget = sampling.budget(len(todo), 1.0)
-    with recorder.bar("backends", len(todo)) as bar:
-        for name in todo:
+    cells, finished = config.cells(), recorder.finished
+    engines = [name for name in config.engine_backends() if name not in finished]
+    with_sdpa = SDPA in (config.attention_backends or [])
+    alone = [size for size in cells if with_sdpa and sdpa_series(size) not in finished]
+    budget = sampling.budget(len(engines) * len(cells) + len(alone), 1.0)
+    with recorder.bar("backends", len(engines) + bool(alone)) as bar:
+        for name in engines:
             bar.set_postfix_str(name)
-            if name == SDPA:
-                AttentionAlone(config, recorder, source, sampling).measure(budget)
-            else:
-                Backend(name, config, recorder, source, sampling).measure(budget)
+            Backend(name, config, recorder, source, sampling).measure(budget)
             bar.update()
+        bar.set_postfix_str(SDPA if alone else "")
+        measure_alone(alone, AttentionAlone(config, recorder, source, sampling), budget)
     sampling.note_limits(budget, StepTimer())
+
+
+def measure_alone(sizes: Sequence[Size], attention: AttentionAlone, budget: Budget) -> None:
+    """A series for each cell of sdpa.math; the memory of one is freed before the next."""
+    recorder = attention.recorder
+    with torch.inference_mode(), recorder.bar(SDPA, len(sizes)) as bar:
+        for size in sizes:
+            with recorder.peak_memory(sdpa_series(size)):
+                attention.measure(size, budget)
+            bar.update()
 
 
 @dataclass
@@ -103,9 +113,8 @@ class Backend:
         while left := [size for size in sizes if size not in lost]:
             try:
                 with self._started(left) as engine:
-                    found = self._first_pass(engine, left)
-                    lost |= found
-                    if not any(status is Status.OUT_OF_MEMORY for status, _ in found.values()):
+                    usable = self._first_pass(engine, left, lost)
+                    if usable:
                         self._sample(engine, lost, budget)
                         return
             except EngineFailed as error:
@@ -145,7 +154,9 @@ class Backend:
         """KV cache for the largest cell, in four-byte numbers: a CPU's engine takes what it is told to."""
         size = self.config.block_size or 1
         blocks = max(batch * self._blocks((batch, tokens), size) for batch, tokens in sizes) + 1
-        return 2 * blocks * size * self.source.num_layers * self.source.num_kv_heads * self.source.head_dim * 4
+        return (
+            2 * blocks * size * self.source.num_layers * self.source.num_kv_heads * self.source.head_dim * 4
+        )
 
     def _blocks(self, size: Size, block_size: int) -> int:
         """Blocks of each prompt of a cell."""
@@ -153,15 +164,14 @@ class Backend:
         steps = prefill_steps(batch * tokens, self.config.max_num_batched_tokens or 1)
         return blocks_needed(tokens, self.config.output_len or 1, block_size, steps)
 
-    def _first_pass(self, engine: Child, sizes: Sequence[Size]) -> dict[Size, tuple[Status, str]]:
-        """Run one token, then every cell, the smaller ones first; what failed, and why.
+    def _first_pass(self, engine: Child, sizes: Sequence[Size], lost: dict[Size, tuple[Status, str]]) -> bool:
+        """Run one token, then every cell, the smaller ones first; what fails goes to `lost`, with the reason.
 
         Once a cell has run out of memory in the engine, those at least as large are not tried, and the
-        engine is not to be used again.
+        engine is not to be used again: False.
         """
         facts: GenerationFacts = engine.facts
         engine.ask("prefill_us", [[1]])
-        lost: dict[Size, tuple[Status, str]] = {}
         for size in sorted(sizes, key=lambda size: (size[0] * size[1], size)):
             needed = size[0] * self._blocks(size, facts.block_size)
             if needed > facts.num_blocks:
@@ -175,8 +185,9 @@ class Backend:
                 if error.status is Status.OUT_OF_MEMORY:
                     beyond = [s for s in sizes if s[0] >= size[0] and s[1] >= size[1] and s not in lost]
                     why = f"not tried, as batch {size[0]} x {size[1]} tokens failed: {error}"
-                    return lost | {s: (Status.OUT_OF_MEMORY, why) for s in beyond}
-        return lost
+                    lost |= dict.fromkeys(beyond, (Status.OUT_OF_MEMORY, why))
+                    return False
+        return True
 
     def _run(self, engine: Child, size: Size) -> float:
         """Microseconds of a cell: of its prefill, or of its decoding steps."""
@@ -200,9 +211,8 @@ class Backend:
             series.steps.append(step)
         with self.recorder.bar(self.name, None) as bar:
             # Every cell has run before.
-            self.sampling.sample(
-                series, StepTimer(), budget, self.config.seed, bar.update, least_warmup=1
-            )
+            weight, seed = len(series.results), self.config.seed
+            self.sampling.sample(series, StepTimer(), budget, seed, bar.update, weight, least_warmup=1)
 
     def _step(self, engine: Child, size: Size) -> Step:
         return Step(lambda: self._run(engine, size))
@@ -227,19 +237,92 @@ class AttentionAlone:
     source: ModelSource
     sampling: Sampling
 
-    def measure(self, budget: Budget) -> None:
-        """All cells in one series; those that fit one by one are sampled one after the other, not together.
+    def measure(self, size: Size, budget: Budget) -> None:
+        """One series: both arms of a cell."""
+        series = self._series(size)
+        l2: timers.L2 | None = "warm" if self.sampling.device == "cuda" else None
+        timer = timers.for_device(self.sampling.device, "auto", l2)
+        self.sampling.sample(series, timer, budget, self.config.seed)
 
-        Interleaved within a cell: the inputs of all cells together would not fit.
-        """
-        config = self.config
-        share = self.sampling.budget(len(config.cells()), 0.0)
-        share.seconds = budget.share()
-        timer = timers.for_device(self.sampling.device, "auto", "warm" if self.sampling.device == "cuda" else None)
-        merged = Series([], [], pairs=[])
-        with torch.inference_mode(), self.recorder.bar(SDPA, len(config.cells())) as bar:
-            for size in config.cells():
-                self._measure(size, merged, share, timer)
-                bar.update()
-        self.recorder.keep(merged)
-        budget.spend(share.spent_s, 1, share.least_rounds or 0, None)
+    def _series(self, size: Size) -> Series:
+        """The arms on random Q, K and V, judged, or with the reason why one cannot be run."""
+        shape, series = self._shape(size), Series([], [], pairs=[(0, 1)])
+        try:
+            call = random_call.make(shape, self.sampling.device)
+            kv = random_call.in_blocks(call, shape, 1, shape.block_size).one_run
+            judge = Judge(call)
+        except Exception as error:
+            for arm in SDPA_ARMS:
+                series.results.append(Result(self._cell(size, arm), sdpa_series(size), *status_of(error)))
+                series.steps.append(None)
+            return series
+        buffers = {"gathered": dense_buffer.buffer_bytes(call, kv), "per_block": dense_buffer.block_bytes(kv)}
+        for arm, bind in SDPA_ARMS.items():
+            readings = {"buffer_bytes": [float(buffers[arm])]}
+            cell = self._cell(size, arm)
+            try:
+                step, peak = judged(bind(call, kv), judge)
+            except Exception as error:
+                series.results.append(Result(cell, sdpa_series(size), *status_of(error), readings=readings))
+                series.steps.append(None)
+                continue
+            if self.sampling.device == "cuda":
+                readings["extra_bytes"] = [float(peak)]
+            series.results.append(Result(cell, sdpa_series(size), Status.OK, readings=readings))
+            series.steps.append(step)
+        return series
+
+    def _shape(self, size: Size) -> KernelsConfig:
+        """Of one layer's attention call: of the prefill, or of the decoding step in the middle."""
+        (batch, tokens), out, source = size, self.config.output_len, self.source
+        return KernelsConfig.model_validate(
+            {
+                "length": tokens + (out or 0) // 2,
+                "seq_len_q": 1 if out else tokens,
+                "batch_size": batch,
+                "num_heads": source.num_heads,
+                "num_kv_heads": source.num_kv_heads,
+                "head_dim": source.head_dim,
+                "dtype": self._dtype(),
+                "block_size": self.config.block_size,
+                "seed": self.config.seed,
+            }
+        )
+
+    def _dtype(self) -> Any:
+        """The engines', else what was asked for."""
+        engines = self.recorder.record.get("engines", {})
+        found = [engine["dtype"] for engine in engines.values()]
+        named = {"auto": "bfloat16", "half": "float16", "float": "float32"}
+        return found[0] if found else named.get(self.config.dtype, self.config.dtype)
+
+    def _cell(self, size: Size, arm: str) -> Cell:
+        provider = f"PyTorch {self.recorder.record['versions']['torch']} math"
+        of_cell = arm, 1, self.config.block_size or 0, None, "synthetic", _point(size)
+        return Cell("kernel", "scaled_dot_product_attention", provider, *of_cell)
+
+
+def sdpa_series(size: Size) -> str:
+    """The series of a cell of sdpa.math."""
+    return f"{SDPA} batch={size[0]} input={size[1]}"
+
+
+def judged(run: Run, judge: Judge) -> tuple[Step, int]:
+    """A step that was run once, and the bytes that this took on top of its inputs.
+
+    Raises:
+        WrongOutput: it is not what float32 gives.
+    """
+    before = process_memory.now_bytes()
+    process_memory.start_peak()
+    output = run()
+    peak = process_memory.peak_bytes() - before
+    if problem := judge.objection(Bound(run), output):
+        raise WrongOutput(problem)
+    return Step(run), peak
+
+
+class WrongOutput(RuntimeError):
+    """An arm computes something else than it should."""
+
+    status = Status.WRONG_OUTPUT
