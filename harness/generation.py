@@ -44,7 +44,8 @@ class Generated:
 
     tokens: tuple[tuple[int, ...], ...]  # greedily, of each prompt
     steps: tuple[Step, ...]
-    peak_bytes: int  # of the process, see process_memory
+    start_bytes: int  # of the process ahead of the first step, see process_memory
+    peak_bytes: int  # the most from then on
 
     @property
     def seconds(self) -> float:
@@ -136,6 +137,7 @@ class GenerationEngine:
         texts: dict[str, tuple[int, ...]] = {}
         steps: list[Step] = []
         process_memory.start_peak()
+        start_bytes = process_memory.now_bytes()
         try:
             while min(tokens.values()) == 0 or sum(step.decoding for step in steps) < output_len - 1:
                 all_begun = min(tokens.values()) > 0
@@ -151,7 +153,7 @@ class GenerationEngine:
         finally:
             self._end(names)
         found = tuple(texts[name][:output_len] for name in names)
-        return Generated(found, tuple(steps), process_memory.peak_bytes())
+        return Generated(found, tuple(steps), start_bytes, process_memory.peak_bytes())
 
     def decode_us(self, prompts: Sequence[Sequence[int]], output_len: int) -> float:
         """Microseconds of the `output_len` - 1 decoding steps of `generate`."""

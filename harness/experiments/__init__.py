@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.config import Common, backends, cache, kernels, memory
+from harness.config import Common, backends, cache, kernels, kvcache, memory
 
 
 @dataclass(frozen=True)
@@ -57,5 +57,13 @@ EXPERIMENTS: dict[str, Experiment] = {
         resolve=backends.resolve,
         job="harness.experiments.backends",
         view="harness.report.backends",
+    ),
+    "kvcache": Experiment(
+        about="generation without a KV cache, with one, and with vLLM's paged one, token by token",
+        config=kvcache.KVCacheConfig,
+        groups=kvcache.GROUPS,
+        resolve=kvcache.resolve,
+        job="harness.experiments.kvcache",
+        view="harness.report.kvcache",
     ),
 }

@@ -11,7 +11,7 @@ from harness import figures
 from harness.record import Result, latest
 from harness.report import backends_plot
 from harness.report.companion import Companion
-from harness.report.rows import Row, change, remark
+from harness.report.rows import Row, remark
 from harness.report.text import NONE, Line, Notes, Section, Table, ms
 
 # Time grows at least as the batch size to this power where the work, not what is around it, takes the time.
@@ -270,17 +270,23 @@ def _buffers(summary: Row) -> Table | None:
         paired = [
             row for row in summary["contrasts"] if (row["batch_size"], row["input_len"]) == (batch, tokens)
         ]
-        texts.append(change(paired[0]) if paired else NONE)
+        texts.append(_times(paired[0]) if paired else NONE)
         sections.setdefault(batch, []).append(Line(str(tokens), tuple(texts)))
-    columns = ("tokens", "buffer MiB", "gathered ms", "block MiB", "per block ms", "difference")
+    columns = ("tokens", "buffer MiB", "gathered ms", "block MiB", "per block ms", "takes [95%]")
     below = [
         *notes.lines(),
         "PyTorch's attention (math) of one layer. buffer: K and V of the batch, gathered from their blocks, "
         "which is timed with it; block: one block of every prompt at a time, all that is copied without it. "
-        "difference: per block against gathered, median of paired differences with its 95% interval.",
+        "takes: per block, in times of gathered; from the median of paired differences and its 95% interval.",
     ]
     listed = [Section(f"Batch size {batch}", lines) for batch, lines in sections.items()]
     return Table("What a dense buffer costs", columns, listed, below=below)
+
+
+def _times(row: Row) -> str:
+    """A contrast in times of its baseline, with its interval."""
+    ratio, *bounds = (1 + pct / 100 for pct in (row["delta_pct"], *(row["ci95_pct"] or ())))
+    return f"{ratio:.2f}x" + (f" [{bounds[0]:.2f}, {bounds[1]:.2f}]" if bounds else "")
 
 
 def _buffer_cells(row: Row | None, notes: Notes) -> tuple[str, str]:

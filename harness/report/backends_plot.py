@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -83,7 +84,7 @@ def _panel(axes: Axes, summary: Row, names: Sequence[str], tokens: int) -> None:
     axes.set_title(f"{tokens} tokens a prompt", fontsize=10, loc="left")
 
 
-_RING = {
+_RING: dict[str, Any] = {
     "linestyle": "none",
     "marker": "o",
     "markersize": 13,

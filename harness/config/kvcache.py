@@ -1,0 +1,70 @@
+"""Options of the experiment `kvcache`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from harness import checks
+from harness.config import fields
+from harness.config.fields import Common, Count, DeviceKind, Model
+from harness.config.prefill import for_engine
+
+DEFAULTS: dict[DeviceKind, dict[str, Any]] = {
+    "cuda": {"input_len": 512, "output_len": 256, "max_seconds": 60.0},
+    "cpu": {"input_len": 64, "output_len": 32, "max_seconds": 60.0},
+}
+GROUPS: dict[str, list[str]] = {
+    "what is generated": ["input_len", "output_len"],
+    "model": fields.MODEL_OPTIONS,
+    "engines (vLLM's own names)": [
+        "dtype",
+        "block_size",
+        "load_format",
+        "gpu_memory_utilization",
+        "enforce_eager",
+        "max_num_batched_tokens",
+        "seed",
+    ],
+    "measuring": fields.SAMPLING_OPTIONS,
+    "output": fields.OUTPUT_OPTIONS,
+}
+
+
+class KVCacheConfig(Common, Model):
+    """One prompt and what is generated from it. What is None is chosen by `resolve`."""
+
+    experiment: ClassVar[str] = "kvcache"
+
+    input_len: Count | None = Field(
+        None, description="tokens in the prompt (default: 512 on CUDA, 64 on a CPU)"
+    )
+    output_len: Annotated[int, Field(ge=2)] | None = Field(
+        None, description="tokens to generate (default: 256 on CUDA, 32 on a CPU)"
+    )
+    max_seconds: fields.Seconds | None = Field(
+        None, description="time for all sampling, once all models are up (default: 60)"
+    )
+    max_num_batched_tokens: Count | None = Field(
+        None,
+        description="of a step in vLLM; a longer prompt is prefilled in several (default: what it takes)",
+    )
+
+    @property
+    def length(self) -> int:
+        """Tokens in all; needs a resolved configuration."""
+        return (self.input_len or 0) + (self.output_len or 0)
+
+
+def resolve(config: KVCacheConfig, device_kind: DeviceKind) -> KVCacheConfig:
+    """The configuration with what depends on the device filled in, checked against it. Raises ConfigError."""
+    missing = {k: v for k, v in DEFAULTS[device_kind].items() if getattr(config, k) is None}
+    config = config.model_copy(update=missing)
+    name = f"kvcache-{Path(config.model).resolve().name}-{config.input_len}-{config.output_len}"
+    resolved = fields.resolve_common(config, device_kind, name)
+    problems = [*checks.directory_problems(resolved)]
+    problems += checks.engine_problems(for_engine(resolved, resolved.length), device_kind)
+    fields.refuse(problems)
+    return resolved

@@ -1,0 +1,103 @@
+"""What is made of a run of `backends`: texts as they were, who wins, where it turns compute-bound."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.report import backends
+from harness.report.text import WIDTH
+from tests.backends_run import BATCHES, DATA, LENGTHS, LOST, markdown, record, results, screen
+
+
+@pytest.fixture(scope="module")
+def summary():
+    return backends.summarise(record(), results())
+
+
+def test_the_tables_read_as_they_did():
+    assert screen() == (DATA / "backends.txt").read_text(encoding="utf-8")
+    assert markdown() == (DATA / "backends.md").read_text(encoding="utf-8")
+
+
+def test_the_screen_s_tables_fit_it():
+    assert max(map(len, screen().splitlines())) <= WIDTH
+
+
+def test_every_cell_has_a_row_and_what_was_lost_has_a_status(summary):
+    rows = list(csv.DictReader(io.StringIO(backends.document(record(), summary).csv())))
+    assert len(rows) == 5 * len(BATCHES) * len(LENGTHS)
+    assert sum(row["status"] != "ok" for row in rows) == len(LOST)
+    assert {row["tokens_per_s"] for row in rows if row["status"] != "ok"} == {""}
+
+
+def test_throughput_is_of_all_prompts_and_attention_alone_of_all_layers(summary):
+    rows = {(row["backend"], row["batch_size"], row["input_len"]): row for row in summary["cells"]}
+    engine, alone = rows["FLASH_ATTN", 4, 512], rows["sdpa.math", 4, 512]
+    assert engine["tokens_per_s"] == pytest.approx(4 * 512 / engine["median_us"] * 1e6)
+    assert alone["tokens_per_s"] == pytest.approx(4 * 512 / 12 / alone["median_us"] * 1e6)
+    low, high = engine["ci95_tokens_per_s"]
+    assert low < engine["tokens_per_s"] < high
+
+
+def test_decoding_counts_the_tokens_of_its_steps():
+    decoding = backends.summarise(record(output_len=5), results())
+    rows = {(row["backend"], row["batch_size"], row["input_len"]): row for row in decoding["cells"]}
+    engine, alone = rows["FLASH_ATTN", 4, 512], rows["sdpa.math", 4, 512]
+    assert engine["tokens_per_s"] == pytest.approx(4 * (5 - 1) / engine["median_us"] * 1e6)
+    assert alone["tokens_per_s"] == pytest.approx(4 / 12 / alone["median_us"] * 1e6)
+    shown = backends.document(record(output_len=5), decoding).screen_summary()
+    assert "Decoding, batch size 4: tokens/s" in shown
+
+
+def test_the_winner_is_an_engine_and_its_speed_up_is_computed(summary):
+    rows = {(row["batch_size"], row["input_len"]): row for row in summary["winners"]}
+    assert (16, 2048) not in rows  # nothing was measured there
+    assert rows[1, 1]["winner"] == "TRITON_ATTN"
+    found = rows[4, 2048]
+    assert (found["winner"], found["second"]) == ("FLASH_ATTN", "TRITON_ATTN")
+    low, high = found["ci95_speed_up"]
+    assert low < found["speed_up"] < high
+    assert found["speed_up"] == pytest.approx(1.4, rel=0.01)
+    assert found["verdict"] == "faster"
+
+
+@pytest.mark.parametrize(
+    ("timed", "turns"),
+    [
+        ([(1, 10.0), (2, 10.0), (4, 20.0), (8, 40.0)], 2),
+        ([(1, 10.0), (2, 20.0), (4, 20.0), (8, 40.0)], 4),  # what came before a plateau does not count
+        ([(1, 10.0), (2, 11.0), (4, 13.0)], None),
+        ([(1, 10.0), (4, 40.0)], 1),
+        ([(1, 10.0)], None),
+        ([], None),
+    ],
+)
+def test_compute_bound_is_where_time_grows_with_the_batch_up_to_the_end(timed, turns):
+    assert backends.turning_point(timed) == turns
+
+
+@given(st.integers(0, 6), st.floats(1, 1e6))
+def test_a_floor_and_a_slope_turn_where_they_meet(turn, floor):
+    timed = [(2**n, max(floor, floor * 2 ** (n - turn))) for n in range(8)]
+    assert backends.turning_point(timed) == 2**turn
+
+
+def test_the_plot_has_a_line_a_backend_rings_and_crosses(summary, tmp_path):
+    backends.plots(record(), summary, tmp_path)
+    text = (tmp_path / "backends.svg").read_text(encoding="utf-8")
+    for name in ("FLASH_ATTN", "FLEX_ATTENTION: not measured", "compute-bound from here", "2048 tokens"):
+        assert name in text
+
+
+@pytest.mark.parametrize("kept", [[], results()[:1], results()[-1:]])
+def test_a_run_that_hardly_began_has_a_report(kept, tmp_path):
+    summary = backends.summarise(record(), kept)
+    document = backends.document(record(), summary)
+    assert document.screen_summary()
+    assert document.markdown()
+    backends.plots(record(), summary, tmp_path)

@@ -1,0 +1,128 @@
+"""The experiment `backends` on a CPU: whole runs with cells that do not fit, decoding, and bad input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.config import ConfigError, load
+from harness.config.backends import BackendsConfig, resolve
+
+ROOT = Path(__file__).parent.parent
+
+
+def backends(*argv: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "harness", "backends", *argv]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def prefills(tiny_gpt2, tmp_path_factory):
+    """Its directory and its output: prompts of 1 and 90 tokens, 1 and 4 at once; 4 x 90 do not fit."""
+    folder = tmp_path_factory.mktemp("backends") / "run"
+    done = backends(
+        "--model", str(tiny_gpt2), "--enforce-eager", "--batch-sizes", "1,4", "--input-lens", "1,90",
+        "--block-size", "32", "--num-gpu-blocks-override", "9", "--max-num-batched-tokens", "64",
+        "--repeats", "7", "--quiet", "--output-dir", str(folder),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder, done.stdout
+
+
+def cells_of(folder: Path) -> dict[tuple[str, int, int], dict]:
+    cells = json.loads((folder / "summary.json").read_text())["cells"]
+    return {(row["backend"], row["batch_size"], row["input_len"]): row for row in cells}
+
+
+def test_every_cell_is_measured_or_says_why_not(prefills):
+    cells = cells_of(prefills[0])
+    assert len(cells) == 3 * 4
+    lost = cells.pop(("CPU_ATTN", 4, 90))
+    assert (lost["status"], lost["n"]) == ("out_of_memory", 0)
+    assert lost["reason"] == "its KV cache takes 12 blocks, there are 8"
+    assert {(row["status"], row["n"]) for row in cells.values()} == {("ok", 7)}
+    assert all(row["tokens_per_s"] > 0 for row in cells.values())
+
+
+def test_buffers_are_reported(prefills):
+    cells = cells_of(prefills[0])
+    block = 32 * 2 * 128 * 2  # K and V, all heads, bfloat16
+    assert cells["sdpa.math", 4, 90]["buffer_bytes"] == 4 * 3 * block
+    assert cells["per block", 4, 90]["buffer_bytes"] == 4 * block
+
+
+def test_screen_and_plots(prefills):
+    folder, screen = prefills
+    assert "Prefill, batch size 4: tokens/s" in screen
+    assert "OOM [2]" in screen
+    assert "The fastest of vLLM's backends" not in screen  # there is one
+    assert {path.name for path in (folder / "plots").iterdir()} == {"backends.png", "backends.svg"}
+
+
+def test_an_engine_s_cells_are_one_interleaved_series(prefills):
+    lines = [json.loads(line) for line in (prefills[0] / "samples.jsonl").read_text().splitlines()]
+    by_series: dict[str, set] = {}
+    for line in lines:
+        by_series.setdefault(line["series"], set()).add(line["series_size"])
+    assert by_series.pop("CPU_ATTN") == {4}
+    assert len(by_series) == 4
+    assert set.union(*by_series.values()) == {2}
+
+
+def test_decoding_one_token_prompts(tiny_gpt2, tmp_path):
+    done = backends(
+        "--model", str(tiny_gpt2), "--enforce-eager", "--batch-sizes", "1,3", "--input-lens", "1,40",
+        "--output-len", "4", "--block-size", "32", "--repeats", "6", "--quiet", "--output-dir", str(tmp_path),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    cells = cells_of(tmp_path)
+    assert len(cells) == 3 * 4
+    assert {(row["status"], row["n"]) for row in cells.values()} == {("ok", 6)}
+    row = cells["CPU_ATTN", 3, 1]
+    assert row["tokens_per_s"] == pytest.approx(3 * 3 / row["median_us"] * 1e6)
+    assert "Decoding, batch size 3: tokens/s" in done.stdout
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["engines"]["CPU_ATTN"]["attention_backend"] == ["CPU_ATTN"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--attention-backends", "FLASH_ATTN"], "--attention-backends FLASH_ATTN: vLLM has CPU_ATTN alone"),
+        (["--attention-backends", "sdpa.flash"], "--attention-backends sdpa.flash: PyTorch's attention is"),
+        (["--batch-sizes", "0"], "--batch-sizes"),
+        (["--output-len", "1"], "--output-len 1"),
+        (["--block-size", "20"], "--block-size 20: must be a multiple of 32 for CPU_ATTN; take 32"),
+        (
+            ["--batch-sizes", "8", "--max-num-batched-tokens", "4"],
+            "--max-num-batched-tokens 4: must be at least 8",
+        ),
+    ],
+    ids=str,
+)
+def test_bad_input_is_one_line(options, said):
+    done = backends(*options)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_what_is_not_given_follows_from_the_device():
+    cpu, cuda = (resolve(load(BackendsConfig, {}), kind) for kind in ("cpu", "cuda"))
+    assert cpu.attention_backends == ["CPU_ATTN", "sdpa.math"]
+    assert cuda.attention_backends == ["FLASH_ATTN", "TRITON_ATTN", "FLEX_ATTENTION", "sdpa.math"]
+    assert len(cuda.cells()) == 7 * 3
+    assert cuda.max_num_batched_tokens == 32768
+    small = resolve(load(BackendsConfig, {"batch_sizes": [2], "input_lens": [300]}), "cuda")
+    assert small.max_num_batched_tokens == 600
+
+
+def test_names_are_read_in_any_case_and_once():
+    named = {"attention_backends": ["cpu_attn", "SDPA.math", "CPU_ATTN"]}
+    assert load(BackendsConfig, named).attention_backends == ["CPU_ATTN", "sdpa.math"]
+    with pytest.raises(ConfigError, match="attention-backends"):
+        resolve(load(BackendsConfig, {"attention_backends": ["TRITON_ATTN"]}), "cpu")
