@@ -17,6 +17,7 @@ from typing import Any
 
 from harness.record import Status, status_of
 
+CLOSING_S = 10.0
 # Called in the child; what it yields answers with its methods, and with `facts()` once it is up.
 Make = Callable[..., AbstractContextManager[Any]]
 
@@ -79,9 +80,10 @@ class Child:
 
     def close(self) -> None:
         """End the process, whatever it is doing; its memory is free on return. Closing twice does nothing."""
-        self._process.kill()  # it keeps nothing that would have to be put in order
+        self._pipe.close()  # at whose end it ends by itself, unless it is busy
+        self._process.join(CLOSING_S)
+        self._process.kill()
         self._process.join()
-        self._pipe.close()
 
     def __enter__(self) -> Child:
         return self

@@ -1,4 +1,4 @@
-"""A model in transformers that generates token by token, with its KV cache or without one, every step timed."""
+"""A model in transformers that generates token by token, with its KV cache or without, every step timed."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _load(source: ModelSource, dtype: torch.dtype, device: str, seed: int) -> An
 
 
 def _cache_bytes(cache: Any) -> int:
-    """Bytes of the K and V tensors that transformers keeps; a cache that is being filled has all its layers."""
+    """Bytes of the K and V tensors that transformers keeps."""
     if cache is None:
         return 0
     return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)

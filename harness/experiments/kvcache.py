@@ -1,8 +1,8 @@
 """What does a KV cache save a generation, token by token, and what does it take?
 
-Three modes generate the same tokens from the same prompt: transformers without a KV cache, with one, and vLLM
-with its paged one. Each is up in a process of its own, one generates at any time, and every round runs all of them
-in a new random order. transformers with a cache runs twice (A/A).
+Three modes generate from the same prompt: transformers without a KV cache, with one, and vLLM with its paged
+one. Each is up in a process of its own, one generates at any time, and every round runs all of them in a new
+random order. transformers with a cache runs twice (A/A).
 """
 
 from __future__ import annotations
