@@ -30,7 +30,7 @@ def summarise(record: Row, results: Sequence[Result]) -> Row:
     """summary.json's lists, each with a row a mode or a pair of them.
 
     `modes` (whole generations, first token, tokens after it, memory, tokens equal to those without a cache),
-    `speed_ups`, and `steps` (a row for each token of each mode, the formula's cache size beside the measured).
+    `speed_ups`, and `steps` (a row for each token of each mode, with the formula's cache size).
     """
     kept = latest(results)
     whole = {r.cell.arm: r for r in kept if r.cell.stage == "end_to_end" and not r.control}
@@ -134,13 +134,13 @@ def _speed_up(name: str, baseline: Result, treatment: Result) -> Row:
 
 def document(record: Row, summary: Row) -> Companion:
     """The tables; in tables.csv the modes and every step."""
-    tables = [make(record, summary) for make in (_generations, _speed_up_table, _cache_table, _along_the_way)]
+    makers = (_generations, _speed_up_table, _cache_table, _along_the_way) if summary["modes"] else ()
+    tables = [table for make in makers if (table := make(record, summary))]
     title = f"Generation with and without a KV cache, {record['model']['name']}"
-    shown = [table for table in tables if table] if summary["modes"] else []
-    return Companion(record, title, shown, [*summary["modes"], *summary["steps"]])
+    return Companion(record, title, tables, [*summary["modes"], *summary["steps"]])
 
 
-def _generations(record: Row, summary: Row) -> Table | None:
+def _generations(record: Row, summary: Row) -> Table:
     notes, lines = Notes(), []
     for row in summary["modes"]:
         said = remark(row)
@@ -192,7 +192,7 @@ def _warnings(modes: Sequence[Row]) -> list[str]:
 
 def mib(value: float | None) -> str:
     """Bytes in MiB."""
-    return NONE if value is None else f"{value / MIB:,.1f}" if value >= MIB else f"{value / MIB:.3f}"
+    return NONE if value is None else f"{value / MIB:,.{1 if value >= 100 * MIB else 3}f}"
 
 
 def _speed_up_table(record: Row, summary: Row) -> Table | None:
@@ -229,9 +229,9 @@ def _cache_table(record: Row, summary: Row) -> Table | None:
     pool, size = record["engine"].get("kv_cache_bytes"), record["engine"].get("block_size")
     below = [
         f"formula: 2 x {model['num_layers']} layers x {model['num_kv_heads']} KV heads x "
-        f"{model['head_dim']} x {ELEMENT_BYTES[dtype]} bytes ({dtype}) = {each:,} bytes a token. measured: in "
-        f"transformers the bytes of its K and V tensors, in vLLM whole blocks of {size} tokens that the "
-        f"request holds, out of a pool of {mib(pool)} MiB that it has from the start.",
+        f"{model['head_dim']} x {ELEMENT_BYTES[dtype]} bytes ({dtype}) = {each:,} bytes a token. "
+        f"measured: in transformers the bytes of its K and V tensors, in vLLM whole blocks of {size} tokens "
+        f"that the request holds, out of a pool of {mib(pool)} MiB that it has from the start.",
     ]
     tokens = summary["modes"][0]["input_len"] + summary["modes"][0]["output_len"] - 1
     columns = ("", "formula MiB", "measured MiB", "more MiB", "more")

@@ -1,0 +1,94 @@
+"""What is made of a run of `kvcache`: texts as they were, speed-ups, the formula's cache, both plots."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.report import kvcache
+from harness.report.text import WIDTH
+from tests.kvcache_run import (
+    DATA,
+    OUTPUT,
+    TOKEN_BYTES,
+    cached_bytes,
+    markdown,
+    record,
+    results,
+    screen,
+    step_us,
+)
+
+
+@pytest.fixture(scope="module")
+def summary():
+    return kvcache.summarise(record(), results())
+
+
+def test_the_tables_read_as_they_did():
+    assert screen() == (DATA / "kvcache.txt").read_text(encoding="utf-8")
+    assert markdown() == (DATA / "kvcache.md").read_text(encoding="utf-8")
+
+
+def test_the_screen_s_tables_fit_it():
+    assert max(map(len, screen().splitlines())) <= WIDTH
+
+
+def test_speed_ups_are_quotients_of_the_samples(summary):
+    found = {row["contrast"]: row for row in summary["speed_ups"]}
+    totals = {
+        mode: sum(step_us(mode, n + 1) for n in range(OUTPUT)) for mode in ("no_cache", "kv_cache", "paged")
+    }
+    for name, one, two in (
+        ("KV cache against no cache", "no_cache", "kv_cache"),
+        ("paged against no cache", "no_cache", "paged"),
+        ("paged against KV cache", "kv_cache", "paged"),
+    ):
+        low, high = found[name]["ci95_speed_up"]
+        assert low < found[name]["speed_up"] < high
+        assert found[name]["speed_up"] == pytest.approx(totals[one] / totals[two], rel=0.01)
+        assert found[name]["verdict"] == "faster"
+    assert found["A/A"]["verdict"] in ("same", "unclear")
+
+
+def test_the_formula_is_held_against_what_was_measured(summary):
+    assert kvcache.token_bytes(record()) == TOKEN_BYTES
+    rows = {(row["arm"], row["step"]): row for row in summary["steps"]}
+    assert len(rows) == 3 * OUTPUT
+    for (mode, step), row in rows.items():
+        assert row["cache_bytes"] == cached_bytes(mode, step)
+        assert row["formula_bytes"] == cached_bytes("kv_cache", step)
+
+
+def test_the_tokens_that_are_the_same_are_counted_up_to_the_first_that_is_not(summary):
+    assert {row["arm"]: row["same_tokens"] for row in summary["modes"]} == {
+        "no_cache": 8,
+        "kv_cache": 8,
+        "paged": 5,
+    }
+
+
+def test_a_mode_that_failed_keeps_its_row_and_has_no_speed_up():
+    found = kvcache.summarise(record(), results("no_cache"))
+    assert [row["status"] for row in found["modes"]] == ["out_of_memory", "ok", "ok"]
+    assert [row["contrast"] for row in found["speed_ups"]] == ["paged against KV cache", "A/A"]
+
+
+def test_plots_name_modes_and_computed_speed_ups(summary, tmp_path):
+    kvcache.plots(record(), summary, tmp_path)
+    names = {f"kvcache_{name}.{end}" for name in ("steps", "modes") for end in ("png", "svg")}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    steps = (tmp_path / "kvcache_steps.svg").read_text(encoding="utf-8")
+    assert "K and V by the formula" in steps
+    modes = (tmp_path / "kvcache_modes.svg").read_text(encoding="utf-8")
+    speed_up = next(r["speed_up"] for r in summary["speed_ups"] if r["contrast"] == "paged against no cache")
+    assert f"{speed_up:.2f}x" in modes
+
+
+@pytest.mark.parametrize("kept", [[], results()[:1], results()[-1:], results("paged")])
+def test_a_run_that_hardly_began_has_a_report(kept, tmp_path):
+    summary = kvcache.summarise(record(), kept)
+    document = kvcache.document(record(), summary)
+    assert document.screen_summary()
+    assert document.markdown()
+    assert document.csv()
+    kvcache.plots(record(), summary, tmp_path)
