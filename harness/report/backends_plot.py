@@ -81,7 +81,7 @@ def _panel(axes: Axes, summary: Row, names: Sequence[str], tokens: int) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.08, y=0.12)
     axes.set_xlabel("batch size (prompts at once)")
-    axes.set_title(f"{tokens} tokens a prompt", fontsize=10, loc="left")
+    axes.set_title(f"prompts of {tokens} token" + "s" * (tokens > 1), fontsize=10, loc="left")
 
 
 _RING: dict[str, Any] = {

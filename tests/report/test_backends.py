@@ -90,7 +90,12 @@ def test_a_floor_and_a_slope_turn_where_they_meet(turn, floor):
 def test_the_plot_has_a_line_a_backend_rings_and_crosses(summary, tmp_path):
     backends.plots(record(), summary, tmp_path)
     text = (tmp_path / "backends.svg").read_text(encoding="utf-8")
-    for name in ("FLASH_ATTN", "FLEX_ATTENTION: not measured", "compute-bound from here", "2048 tokens"):
+    for name in (
+        "FLASH_ATTN",
+        "FLEX_ATTENTION: not measured",
+        "compute-bound from here",
+        "prompts of 2048 tokens",
+    ):
         assert name in text
 
 

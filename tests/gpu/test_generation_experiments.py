@@ -1,0 +1,58 @@
+"""The experiments `backends` and `kvcache` on a GPU: several engines, and memory as PyTorch counts it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def harness(experiment: str, folder: Path, model: Path, *argv: str) -> dict:
+    command = [sys.executable, "-m", "harness", experiment, "--model", str(model), "--enforce-eager"]
+    command += ["--quiet", "--output-dir", str(folder), *argv]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((folder / "summary.json").read_text())
+
+
+@pytest.mark.parametrize("phase", [[], ["--output-len", "4"]], ids=["prefill", "decode"])
+def test_backends_side_by_side(tiny_gpt2, tmp_path, phase):
+    summary = harness(
+        "backends", tmp_path, tiny_gpt2, "--attention-backends", "FLASH_ATTN,TRITON_ATTN,sdpa.math",
+        "--batch-sizes", "1,4", "--input-lens", "1,100", "--repeats", "8",
+        "--gpu-memory-utilization", "0.2", *phase,
+    )  # fmt: skip
+    assert {(row["status"], row["n"]) for row in summary["cells"]} == {("ok", 8)}
+    assert len(summary["cells"]) == 4 * 4
+    assert len(summary["winners"]) == 4
+    alone = {(row["arm"], row["batch_size"]): row for row in summary["cells"] if row["input_len"] == 100}
+    # On top of its inputs a call allocates the buffer at least.
+    assert alone["gathered", 4]["extra_bytes"] >= alone["gathered", 4]["buffer_bytes"]
+
+
+def test_cells_that_do_not_fit_are_oom_and_the_others_go_on(tiny_gpt2, tmp_path):
+    summary = harness(
+        "backends", tmp_path, tiny_gpt2, "--attention-backends", "FLASH_ATTN", "--batch-sizes", "1,4",
+        "--input-lens", "1,100", "--repeats", "6", "--num-gpu-blocks-override", "12",
+        "--gpu-memory-utilization", "0.2",
+    )  # fmt: skip
+    found = {(row["batch_size"], row["input_len"]): row["status"] for row in summary["cells"]}
+    assert found == {(1, 1): "ok", (1, 100): "ok", (4, 1): "ok", (4, 100): "out_of_memory"}
+
+
+def test_generation_in_three_modes(tiny_gpt2, tmp_path):
+    summary = harness(
+        "kvcache", tmp_path, tiny_gpt2, "--input-len", "40", "--output-len", "8", "--repeats", "6",
+        "--gpu-memory-utilization", "0.2",
+    )  # fmt: skip
+    assert [(row["status"], row["n"]) for row in summary["modes"]] == [("ok", 6)] * 3
+    assert len(summary["speed_ups"]) == 4
+    for row in summary["steps"]:
+        if row["arm"] == "kv_cache":
+            assert row["cache_bytes"] == row["formula_bytes"]
+            assert row["memory_bytes"] >= row["cache_bytes"]
