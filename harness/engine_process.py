@@ -109,7 +109,6 @@ class _Served:
         )
 
     def prefill(self, token_ids: Sequence[int], name: str) -> Prefill:
-        _wake()
         arm = self.arms[name]
         return self.engine.prefill(token_ids, arm.block_ids, arm.course)
 
@@ -121,12 +120,3 @@ class _Served:
 
 def _facts(arm: InEngineArm) -> ArmFacts:
     return ArmFacts(arm.name, arm.spread_k, arm.same_kernel_as, arm.remark)
-
-
-def _wake() -> None:
-    """Have the GPU switch to this process ahead of the step, not in it."""
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda._sleep(1)
-        torch.cuda.synchronize()

@@ -11,9 +11,10 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from harness import layout, process_memory
+from harness import device, layout
 from harness.config import RunConfig
-from harness.engine import GIB, engine_args, environment
+from harness.engine import GIB, check_vllm, engine_args
+from harness.measure import memory
 from harness.models import ModelSource
 
 
@@ -35,7 +36,7 @@ class Step:
     seconds: float
     decoding: bool  # every prompt had its first token before and got another one
     cache_bytes: int  # of K and V that are in use after it, whole blocks where they are paged
-    memory_bytes: int  # of the process after it, see process_memory
+    memory_bytes: int  # of the process after it, see measure.memory
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Generated:
 
     tokens: tuple[tuple[int, ...], ...]  # greedily, of each prompt
     steps: tuple[Step, ...]
-    start_bytes: int  # of the process ahead of the first step, see process_memory
+    start_bytes: int  # of the process ahead of the first step, see measure.memory
     peak_bytes: int  # the most from then on
 
     @property
@@ -76,11 +77,11 @@ class GenerationEngine:
         """Start it with a materialised model; what of `config` is also in `limits` does not count."""
         if limits.kv_cache_bytes is not None:  # whole GiB are all that vLLM takes on a CPU
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(math.ceil(limits.kv_cache_bytes / GIB)))
-        environment(config, source)
+        check_vllm(config, source)
         from vllm import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        from patches import positions, verify, weights
+        from patches import engine, weights, worker
 
         arguments = engine_args(config, source) | {
             "max_num_seqs": limits.max_num_seqs,
@@ -89,20 +90,19 @@ class GenerationEngine:
             "kv_cache_memory_bytes": limits.kv_cache_bytes,
             "num_gpu_blocks_override": limits.num_blocks,
         }
-        verify(positions.NEEDS if source.extended_positions else ())
         started = time.perf_counter()
         extended = source.extended_positions
-        with positions.extended(extended) if extended else nullcontext(), warnings.catch_warnings():
+        with worker.extending_positions(extended) if extended else nullcontext(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # vLLM's own: nothing a user of the harness could act on
             self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
-        core = self._engine.engine_core.engine_core
+        core = engine.core(self._engine)
         if source.drawn_in_engine:
             std = float(source.config.get("initializer_range", 0.02))
             core.model_executor.collective_rpc(weights.draw, args=(std, config.seed))
-        self._pool = core.scheduler.kv_cache_manager.block_pool
-        self._free = self._pool.get_num_free_blocks()  # of nobody's yet: all but vLLM's null block
-        groups = core.scheduler.kv_cache_config.kv_cache_groups
-        self._block_bytes = sum(len(g.layer_names) * g.kv_cache_spec.page_size_bytes for g in groups)
+        self._pool = engine.block_pool(core)
+        self._free = self._pool.get_num_free_blocks()  # nobody has any yet: all but vLLM's null block
+        self._block_bytes = engine.block_bytes(core)
+        self._device = device.kind()
         self._start_s = time.perf_counter() - started
         self._requests = 0
 
@@ -136,8 +136,8 @@ class GenerationEngine:
         tokens: dict[str, int] = dict.fromkeys(names, 0)
         texts: dict[str, tuple[int, ...]] = {}
         steps: list[Step] = []
-        process_memory.start_peak()
-        start_bytes = process_memory.now_bytes()
+        memory.start_peak(self._device)
+        start_bytes = memory.now_bytes(self._device)
         try:
             while min(tokens.values()) == 0 or sum(step.decoding for step in steps) < output_len - 1:
                 all_begun = min(tokens.values()) > 0
@@ -149,11 +149,11 @@ class GenerationEngine:
                 tokens |= {name: len(ids) for name, ids in got.items()}
                 texts |= got
                 used = (self._free - self._pool.get_num_free_blocks()) * self._block_bytes
-                steps.append(Step(seconds, decoding, used, process_memory.now_bytes()))
+                steps.append(Step(seconds, decoding, used, memory.now_bytes(self._device)))
         finally:
             self._end(names)
         found = tuple(texts[name][:output_len] for name in names)
-        return Generated(found, tuple(steps), start_bytes, process_memory.peak_bytes())
+        return Generated(found, tuple(steps), start_bytes, memory.peak_bytes(self._device))
 
     def decode_us(self, prompts: Sequence[Sequence[int]], output_len: int) -> float:
         """Microseconds of the `output_len` - 1 decoding steps of `generate`."""

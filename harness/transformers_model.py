@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from harness import process_memory
 from harness.generation import Generated, Step
+from harness.measure import memory
 from harness.models import ModelSource
 
 
@@ -52,8 +52,8 @@ class TransformersModel:
 
         cache = DynamicCache() if use_cache else None
         tokens, steps = list(prompt), []
-        process_memory.start_peak()
-        start_bytes = process_memory.now_bytes()
+        memory.start_peak(self._device)
+        start_bytes = memory.now_bytes(self._device)
         for n in range(output_len):
             new = tokens[-1:] if use_cache and n else tokens
             start = time.perf_counter()
@@ -63,9 +63,9 @@ class TransformersModel:
             tokens.append(int(output.logits[0, -1].argmax()))  # waits for the GPU
             seconds = time.perf_counter() - start
             del output
-            steps.append(Step(seconds, n > 0, _cache_bytes(cache), process_memory.now_bytes()))
+            steps.append(Step(seconds, n > 0, _cache_bytes(cache), memory.now_bytes(self._device)))
         generated = (tuple(tokens[len(prompt) :]),)
-        return Generated(generated, tuple(steps), start_bytes, process_memory.peak_bytes())
+        return Generated(generated, tuple(steps), start_bytes, memory.peak_bytes(self._device))
 
 
 def _load(source: ModelSource, dtype: torch.dtype, device: str, seed: int) -> Any:

@@ -10,8 +10,9 @@ NEEDS = (
     Symbol("vllm:EngineArgs",
            ("model", "hf_overrides", "runner", "skip_tokenizer_init", "generation_config", "dtype",
             "block_size", "load_format", "gpu_memory_utilization", "kv_cache_memory_bytes",
-            "enforce_eager", "tensor_parallel_size", "distributed_executor_backend",
-            "worker_extension_cls", "trust_remote_code", "seed", "max_model_len",
+            "num_gpu_blocks_override", "enforce_eager", "tensor_parallel_size",
+            "distributed_executor_backend", "worker_extension_cls", "trust_remote_code", "seed",
+            "max_model_len",
             "max_num_batched_tokens", "max_num_seqs", "enable_prefix_caching",
             "disable_hybrid_kv_cache_manager", "async_scheduling", "disable_log_stats",
             "use_tqdm_on_load", "attention_backend", "attention_config")),
@@ -22,6 +23,9 @@ NEEDS = (
     Symbol("vllm.v1.engine.llm_engine:LLMEngine.has_unfinished_requests"),
     Symbol("vllm.v1.engine.llm_engine:LLMEngine.abort_request", ("request_ids",)),
     Symbol("vllm.v1.engine.core_client:InprocClient.shutdown"),
+    Symbol("vllm.v1.core.block_pool:BlockPool.get_num_free_blocks"),
+    Symbol("vllm.v1.kv_cache_interface:KVCacheConfig", ("kv_cache_groups",)),
+    Symbol("vllm.v1.kv_cache_interface:KVCacheGroupSpec", ("layer_names", "kv_cache_spec")),
     Symbol("vllm.v1.executor.abstract:Executor.collective_rpc", ("method", "args")),
     Symbol("vllm.outputs:RequestOutput", ("outputs", "finished", "num_cached_tokens")),
     Symbol("vllm.outputs:CompletionOutput", ("token_ids",)),
@@ -44,6 +48,12 @@ def block_pool(engine_core: Any) -> Any:
     reach(pool, "blocks")
     reach(pool, "free_block_queue.fake_free_list_head")
     return pool
+
+
+def block_bytes(engine_core: Any) -> int:
+    """Bytes of K and V of one block, all layers together."""
+    groups = reach(engine_core, "scheduler.kv_cache_config.kv_cache_groups")
+    return sum(len(group.layer_names) * group.kv_cache_spec.page_size_bytes for group in groups)
 
 
 def attention_layers(worker: Any) -> dict[str, Any]:

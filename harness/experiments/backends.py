@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 
-from harness import dense_buffer, models, process_memory, prompt, random_call
+from harness import dense_buffer, models, prompt, random_call
 from harness.arms import Bound
 from harness.child import Child, EngineFailed
 from harness.config.backends import SDPA, BackendsConfig
@@ -22,7 +23,7 @@ from harness.config.prefill import for_engine
 from harness.experiments.sampling import Sampling
 from harness.generation import GenerationFacts, Limits, blocks_needed, generation_engine, prefill_steps
 from harness.kernels import Run
-from harness.measure import timers
+from harness.measure import memory, timers
 from harness.measure.sampler import Budget, Series
 from harness.measure.timers import Step
 from harness.models import ModelSource
@@ -83,8 +84,9 @@ def measure(config: BackendsConfig, recorder: Recorder, source: ModelSource) -> 
             Backend(name, config, recorder, source, sampling).measure(budget)
             bar.update()
         bar.set_postfix_str(SDPA if alone else "")
-        measure_alone(alone, AttentionAlone(config, recorder, source, sampling), budget)
-    sampling.note_limits(budget, StepTimer())
+        attention = AttentionAlone(config, recorder, source, sampling)
+        measure_alone(alone, attention, budget)
+    sampling.note_limits(budget, getattr(attention.timer, "launch_bound", 0))
 
 
 def measure_alone(sizes: Sequence[Size], attention: AttentionAlone, budget: Budget) -> None:
@@ -237,12 +239,14 @@ class AttentionAlone:
     source: ModelSource
     sampling: Sampling
 
+    @cached_property
+    def timer(self) -> timers.Timer:
+        """Of single calls."""
+        return timers.for_device(self.sampling.device)
+
     def measure(self, size: Size, budget: Budget) -> None:
         """One series: both arms of a cell."""
-        series = self._series(size)
-        l2: timers.L2 | None = "warm" if self.sampling.device == "cuda" else None
-        timer = timers.for_device(self.sampling.device, "auto", l2)
-        self.sampling.sample(series, timer, budget, self.config.seed)
+        self.sampling.sample(self._series(size), self.timer, budget, self.config.seed)
 
     def _series(self, size: Size) -> Series:
         """The arms on random Q, K and V, judged, or with the reason why one cannot be run."""
@@ -261,7 +265,7 @@ class AttentionAlone:
             readings = {"buffer_bytes": [float(buffers[arm])]}
             cell = self._cell(size, arm)
             try:
-                step, peak = judged(bind(call, kv), judge)
+                step, peak = judged(bind(call, kv), judge, self.sampling.device)
             except Exception as error:
                 series.results.append(Result(cell, sdpa_series(size), *status_of(error), readings=readings))
                 series.steps.append(None)
@@ -307,16 +311,16 @@ def sdpa_series(size: Size) -> str:
     return f"{SDPA} batch={size[0]} input={size[1]}"
 
 
-def judged(run: Run, judge: Judge) -> tuple[Step, int]:
+def judged(run: Run, judge: Judge, device: str) -> tuple[Step, int]:
     """A step that was run once, and the bytes that this took on top of its inputs.
 
     Raises:
         WrongOutput: it is not what float32 gives.
     """
-    before = process_memory.now_bytes()
-    process_memory.start_peak()
+    before = memory.now_bytes(device)
+    memory.start_peak(device)
     output = run()
-    peak = process_memory.peak_bytes() - before
+    peak = memory.peak_bytes(device) - before
     if problem := judge.objection(Bound(run), output):
         raise WrongOutput(problem)
     return Step(run), peak

@@ -90,7 +90,7 @@ def measure(config: KVCacheConfig, recorder: Recorder, source: ModelSource) -> N
             # Every mode has generated before.
             sampling.sample(series, timer, budget, config.seed, bar.update, least_warmup=1)
     recorder.add(step_results(config, series, timer.seen))
-    sampling.note_limits(budget, timer)
+    sampling.note_limits(budget, 0)
 
 
 @dataclass

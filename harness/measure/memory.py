@@ -1,13 +1,22 @@
-"""Peak memory of this process: of its GPU where it has one, else of its resident pages."""
+"""Memory of this process: of its GPU where it has one, else of its resident pages."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import re
 from pathlib import Path
 
 import torch
+
+
+def now_bytes(device: str) -> int:
+    """Bytes at this moment: of tensors on the GPU, or of resident pages."""
+    if device == "cuda":
+        return int(torch.cuda.memory_allocated())
+    resident = int(Path("/proc/self/statm").read_text().split()[1])
+    return resident * os.sysconf("SC_PAGE_SIZE")
 
 
 def start_peak(device: str) -> None:
@@ -22,9 +31,15 @@ def start_peak(device: str) -> None:
 def end_peak(device: str) -> int:
     """The peak in bytes since `start_peak`; what is no longer used is freed."""
     gc.collect()
+    peak = peak_bytes(device)
     if device == "cuda":
-        peak = int(torch.cuda.max_memory_allocated())
         torch.cuda.empty_cache()
-        return peak
+    return peak
+
+
+def peak_bytes(device: str) -> int:
+    """The peak in bytes since `start_peak`; nothing is freed."""
+    if device == "cuda":
+        return int(torch.cuda.max_memory_allocated())
     status = Path("/proc/self/status").read_text()
     return 1024 * int(re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)[1])  # type: ignore[index]
