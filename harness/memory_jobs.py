@@ -6,7 +6,6 @@ figures.
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -78,26 +77,12 @@ class TransformersJob:
         self.config, self.source, self.token_ids = config, source, token_ids
 
     def load(self, reached: Reached) -> None:
-        import torch
-        from transformers import AutoConfig, AutoModelForCausalLM
-
-        from harness import device
+        from harness import device, transformers_model
 
         self.device = device.kind()
-        dtype, trust = getattr(torch, self.config.dtype), self.source.trust_remote_code
-        torch.manual_seed(self.config.seed)
-        if self.source.load_format == "dummy":  # there are no weights on disk
-            shape = AutoConfig.from_pretrained(self.source.path, trust_remote_code=trust)
-            with torch.device(self.device):
-                model = AutoModelForCausalLM.from_config(shape, dtype=dtype, trust_remote_code=trust)
-        else:
-            model = AutoModelForCausalLM.from_pretrained(
-                self.source.path, dtype=dtype, trust_remote_code=trust
-            )
-        self.model = model.to(self.device).eval()
-        # As vLLM does: logits of the last token alone.
-        known = inspect.signature(self.model.forward).parameters
-        self.last_only = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
+        self.model, self.last_only = transformers_model.load(
+            self.source, self.config.dtype, self.device, self.config.seed
+        )
         reached(0, 0, [])
 
     def warm_up(self, reached: Reached) -> None:

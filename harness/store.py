@@ -12,7 +12,16 @@ from typing import IO, Any
 from harness.record import Result
 
 # The plots of all experiments, each as .png and .svg.
-PLOTS = ("spread_k", "attribution", "kernels", "cache", "memory", "backends", "kvcache_steps", "kvcache_modes")
+PLOTS = (
+    "spread_k",
+    "attribution",
+    "kernels",
+    "cache",
+    "memory",
+    "backends",
+    "kvcache_steps",
+    "kvcache_modes",
+)
 
 
 class RunExists(ValueError):

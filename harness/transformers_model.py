@@ -28,9 +28,7 @@ class TransformersModel:
         """
         started = time.perf_counter()
         self._device = device
-        self._model = _load(source, getattr(torch, dtype), device, seed).eval()
-        takes = inspect.signature(self._model.forward).parameters
-        self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
+        self._model, self._last_only = load(source, dtype, device, seed)
         self.start_s = time.perf_counter() - started
 
     def facts(self) -> dict[str, Any]:
@@ -68,16 +66,25 @@ class TransformersModel:
         return Generated(generated, tuple(steps), start_bytes, memory.peak_bytes(self._device))
 
 
-def _load(source: ModelSource, dtype: torch.dtype, device: str, seed: int) -> Any:
+def load(source: ModelSource, dtype: str, device: str, seed: int) -> tuple[Any, dict[str, int]]:
+    """A causal language model of transformers', and what makes it give the last token's logits alone.
+
+    Weights that are not on disk are drawn with its own initialisation. Arguments: see TransformersModel.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    trust = {"trust_remote_code": source.trust_remote_code}
-    if source.weights == "dummy" or source.drawn_in_engine:  # no checkpoint to load
-        config = AutoConfig.from_pretrained(source.path, **trust)
-        torch.manual_seed(seed)
+    how = {"dtype": getattr(torch, dtype), "trust_remote_code": source.trust_remote_code}
+    torch.manual_seed(seed)
+    if source.load_format == "dummy":
+        shape = AutoConfig.from_pretrained(source.path, trust_remote_code=source.trust_remote_code)
         with torch.device(device):
-            return AutoModelForCausalLM.from_config(config, dtype=dtype, **trust)
-    return AutoModelForCausalLM.from_pretrained(source.path, dtype=dtype, **trust).to(device)
+            model = AutoModelForCausalLM.from_config(shape, **how)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(source.path, **how)
+    model = model.to(device).eval()
+    # As vLLM does: logits of the last token alone.
+    known = inspect.signature(model.forward).parameters
+    return model, {"logits_to_keep": 1} if "logits_to_keep" in known else {}
 
 
 def _cache_bytes(cache: Any) -> int:
