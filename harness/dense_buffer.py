@@ -17,7 +17,7 @@ from harness.kernels.torch_sdpa import attention
 from harness.kernels.upstream import by_request
 
 
-def buffer_bytes(call: AttentionCall, kv: PagedKV) -> int:
+def buffer_bytes(kv: PagedKV) -> int:
     """Bytes of the dense buffer: K and V of every request, padded to whole blocks."""
     heads, dim = kv.cache.shape[1], kv.cache.shape[3]
     return int(kv.block_table.numel() * kv.block_size * heads * dim * kv.cache.element_size())

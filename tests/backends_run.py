@@ -66,17 +66,12 @@ def results() -> list[Result]:
                 level = max(floor, slope * batch * tokens)
                 samples = [round(float(level * x), 3) for x in rng.normal(1, 0.003, 12)]
                 size = batch * (tokens if arm == "gathered" else 16) * 2 * 12 * 64 * 2
-                found.append(
-                    Result(
-                        cell,
-                        series,
-                        status,
-                        reason,
-                        [] if reason else samples[2:],
-                        [] if reason else samples[:2],
-                        readings={"buffer_bytes": [float(size)]} if alone else {},
-                    )
-                )
+                readings = {"buffer_bytes": [float(size)]} if alone else {}
+                times = ([], []) if reason else (samples[2:], samples[:2])
+                found.append(Result(cell, series, status, reason, *times, readings=readings))
+                if arm == "gathered" and not reason:
+                    again = [round(float(level * x), 3) for x in rng.normal(1, 0.003, 10)]
+                    found.append(Result(cell, series, status, None, again, control=True, readings=readings))
     return found
 
 

@@ -44,9 +44,9 @@ def test_it_computes_attention(arm, options):
 
 
 def test_the_buffer_holds_k_and_v_of_whole_blocks():
-    call, kv = blocks_of(length=100, batch_size=3)
+    _, kv = blocks_of(length=100, batch_size=3)
     per_token = 2 * 2 * 16 * 4  # K and V, KV heads, head size, bytes
-    assert dense_buffer.buffer_bytes(call, kv) == 3 * 112 * per_token
+    assert dense_buffer.buffer_bytes(kv) == 3 * 112 * per_token
     assert dense_buffer.block_bytes(kv) == 3 * 16 * per_token
 
 

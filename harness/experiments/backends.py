@@ -16,13 +16,14 @@ import torch
 
 from harness import dense_buffer, models, prompt, random_call
 from harness.arms import Bound
+from harness.capture import AttentionCall
 from harness.child import Child, EngineFailed
 from harness.config.backends import SDPA, BackendsConfig
 from harness.config.kernels import KernelsConfig
 from harness.config.prefill import for_engine
 from harness.experiments.sampling import Sampling
 from harness.generation import GenerationFacts, Limits, blocks_needed, generation_engine, prefill_steps
-from harness.kernels import Run
+from harness.kernels import PagedKV, Run
 from harness.measure import memory, timers
 from harness.measure.sampler import Budget, Series
 from harness.measure.timers import Step
@@ -32,7 +33,16 @@ from harness.recorder import Recorder, recording
 from harness.replay import Judge
 
 Size = tuple[int, int]  # batch size, input length
-SDPA_ARMS = {"gathered": dense_buffer.gathered, "per_block": dense_buffer.per_block}
+# What an arm of sdpa.math runs, and the bytes that it copies for it.
+SDPA_ARMS = {
+    "gathered": (dense_buffer.gathered, dense_buffer.buffer_bytes),
+    "per_block": (dense_buffer.per_block, dense_buffer.block_bytes),
+}
+ARMS_ALONE = (
+    ("gathered", False),
+    ("per_block", False),
+    ("gathered", True),
+)  # whether it is the control (A/A)
 
 
 class StepTimer:
@@ -250,31 +260,36 @@ class AttentionAlone:
 
     def _series(self, size: Size) -> Series:
         """The arms on random Q, K and V, judged, or with the reason why one cannot be run."""
-        shape, series = self._shape(size), Series([], [], pairs=[(0, 1)])
+        series = Series([], [], pairs=[(0, 1), (0, 2)])
+        shape, name = self._shape(size), sdpa_series(size)
+        for arm, control in ARMS_ALONE:
+            series.results.append(
+                Result(self._cell(size, arm), name, Status.OK, control=control, readings={})
+            )
+            series.steps.append(None)
         try:
             call = random_call.make(shape, self.sampling.device)
             kv = random_call.in_blocks(call, shape, 1, shape.block_size).one_run
             judge = Judge(call)
         except Exception as error:
-            for arm in SDPA_ARMS:
-                series.results.append(Result(self._cell(size, arm), sdpa_series(size), *status_of(error)))
-                series.steps.append(None)
+            for n in range(len(ARMS_ALONE)):
+                series.fail(n, *status_of(error))
             return series
-        buffers = {"gathered": dense_buffer.buffer_bytes(call, kv), "per_block": dense_buffer.block_bytes(kv)}
-        for arm, bind in SDPA_ARMS.items():
-            readings = {"buffer_bytes": [float(buffers[arm])]}
-            cell = self._cell(size, arm)
+        for n, result in enumerate(series.results):
             try:
-                step, peak = judged(bind(call, kv), judge, self.sampling.device)
+                series.steps[n] = self._step(call, kv, judge, result)
             except Exception as error:
-                series.results.append(Result(cell, sdpa_series(size), *status_of(error), readings=readings))
-                series.steps.append(None)
-                continue
-            if self.sampling.device == "cuda":
-                readings["extra_bytes"] = [float(peak)]
-            series.results.append(Result(cell, sdpa_series(size), Status.OK, readings=readings))
-            series.steps.append(step)
+                series.fail(n, *status_of(error))
         return series
+
+    def _step(self, call: AttentionCall, kv: PagedKV, judge: Judge, result: Result) -> Step:
+        """The arm's call, once it ran and was right; what it copies goes to the result's readings."""
+        bind, copied = SDPA_ARMS[result.cell.arm]
+        result.readings["buffer_bytes"] = [float(copied(kv))]
+        step, extra = judged(bind(call, kv), judge, self.sampling.device)
+        if self.sampling.device == "cuda":
+            result.readings["extra_bytes"] = [float(extra)]
+        return step
 
     def _shape(self, size: Size) -> KernelsConfig:
         """Of one layer's attention call: of the prefill, or of the decoding step in the middle."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from harness import figures
+from harness import figures, stats
 from harness.record import Result, latest
 from harness.report import backends_plot
 from harness.report.companion import Companion
@@ -21,6 +21,7 @@ ALONE = {
     "per_block": "per block",
 }  # arms of attention alone, as the columns name them
 SHORT = {"out_of_memory": "OOM"}
+AGAINST, AGAIN = "per block against gathered", "A/A"
 MIB = 2**20
 
 
@@ -32,7 +33,7 @@ def summarise(record: Row, results: Sequence[Result]) -> Row:
     the dense buffer).
     """
     kept = latest(results)
-    cells = [_cell(record, result) for result in kept]
+    cells = [_cell(record, result) for result in kept if not result.control]
     cells.sort(key=lambda row: (row["batch_size"], row["input_len"]))
     return {
         "schema_version": 1,
@@ -132,13 +133,15 @@ def turning_point(timed: Sequence[tuple[int, float]]) -> int | None:
 
 
 def _contrasts(results: Sequence[Result]) -> list[Row]:
-    """Block by block against the dense buffer, pair by pair."""
+    """Block by block against the dense buffer, pair by pair, and the dense buffer against itself (A/A)."""
     found = []
-    gathered = {result.series: result for result in results if result.cell.arm == "gathered"}
-    for result in results:
+    alone = [result for result in results if result.cell.arm in ALONE]
+    gathered = {r.series: r for r in alone if r.cell.arm == "gathered" and not r.control}
+    for result in alone:
         baseline = gathered.get(result.series)
-        if result.cell.arm == "per_block" and baseline:
-            row = figures.contrast_row("per block against gathered", baseline, result)
+        if baseline and baseline is not result:
+            name = AGAIN if result.control else AGAINST
+            row = figures.contrast_row(name, baseline, result)
             found += [row] if row else []
     return sorted(found, key=lambda row: (row["batch_size"], row["input_len"]))
 
@@ -267,9 +270,8 @@ def _buffers(summary: Row) -> Table | None:
     for batch, tokens in sizes(rows):
         here = {r["arm"]: r for r in rows if (r["batch_size"], r["input_len"]) == (batch, tokens)}
         texts = [text for arm in ALONE for text in _buffer_cells(here.get(arm), notes)]
-        paired = [
-            row for row in summary["contrasts"] if (row["batch_size"], row["input_len"]) == (batch, tokens)
-        ]
+        point = {"contrast": AGAINST, "batch_size": batch, "input_len": tokens}
+        paired = [row for row in summary["contrasts"] if point.items() <= row.items()]
         texts.append(_times(paired[0]) if paired else NONE)
         sections.setdefault(batch, []).append(Line(str(tokens), tuple(texts)))
     columns = ("tokens", "buffer MiB", "gathered ms", "block MiB", "per block ms", "takes [95%]")
@@ -278,9 +280,19 @@ def _buffers(summary: Row) -> Table | None:
         "PyTorch's attention (math) of one layer. buffer: K and V of the batch, gathered from their blocks, "
         "which is timed with it; block: one block of every prompt at a time, all that is copied without it. "
         "takes: per block, in times of gathered; from the median of paired differences and its 95% interval.",
+        *_floor(summary),
     ]
     listed = [Section(f"Batch size {batch}", lines) for batch, lines in sections.items()]
     return Table("What a dense buffer costs", columns, listed, below=below)
+
+
+def _floor(summary: Row) -> list[str]:
+    """The noise floor in words; nothing where it is not known."""
+    again = [row["ci95_pct"] for row in summary["contrasts"] if row["contrast"] == AGAIN]
+    floors = [floor for bounds in again if (floor := stats.noise_floor_pct(bounds)) is not None]
+    if not floors:
+        return []
+    return [f"A/A (gathered against itself), noise floor: {min(floors):.2f}% to {max(floors):.2f}%."]
 
 
 def _times(row: Row) -> str:
