@@ -62,7 +62,7 @@ def _panel(axes: Axes, summary: Row, names: Sequence[str], tokens: int) -> None:
         rows = [row for row in cells if row["backend"] == name]
         if rows:
             _line(axes, rows, COLOURS[n % len(COLOURS)], MARKERS[n % len(MARKERS)])
-            _lost(axes, rows, COLOURS[n % len(COLOURS)])
+            _lost(axes, rows, COLOURS[n % len(COLOURS)], 0.03 + 0.035 * n)
     turns = [row for row in summary["compute_bound"] if row["input_len"] == tokens and row["batch_size"]]
     for turn in turns:
         point = {key: turn[key] for key in ("backend", "batch_size")}
@@ -118,17 +118,17 @@ def _line(axes: Axes, rows: list[Row], colour: str, marker: str) -> None:
     axes.fill_between(batches, low, high, color=colour, alpha=0.2, linewidth=0)
 
 
-def _lost(axes: Axes, rows: list[Row], colour: str) -> None:
-    """Crosses at the upper edge where a cell was not measured."""
+def _lost(axes: Axes, rows: list[Row], colour: str, height: float) -> None:
+    """Crosses at a height of the panel, 0 at its lower edge, where a cell was not measured."""
     lost = [row["batch_size"] for row in rows if row["tokens_per_s"] is None]
     if lost:
         axes.plot(
             lost,
-            [0.97] * len(lost),
+            [height] * len(lost),
             transform=axes.get_xaxis_transform(),
             linestyle="none",
             marker="x",
             markersize=7,
             color=colour,
-            label=f"{rows[0]['backend']}: not measured",
         )
+        axes.plot([], [], linestyle="none", marker="x", markersize=7, color="0.25", label="not measured")

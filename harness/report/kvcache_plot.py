@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from harness.report import plots as style
 from harness.report.rows import Row
@@ -45,6 +46,8 @@ def draw_steps(record: Row, summary: Row) -> Figure:
         _frame(axes, twin)
     if any(row["median_us"] for row in summary["steps"]):
         panels[0].set_yscale("log")
+        panels[0].yaxis.set_major_formatter(LogFormatter())
+        panels[0].yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
     panels[0].set_ylabel("ms per token (median, 95% interval)", color=LATENCY)
     right[-1].set_ylabel("K and V kept, MiB", color=MEMORY)
     for twin in right[:-1]:

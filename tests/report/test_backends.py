@@ -92,7 +92,7 @@ def test_the_plot_has_a_line_a_backend_rings_and_crosses(summary, tmp_path):
     text = (tmp_path / "backends.svg").read_text(encoding="utf-8")
     for name in (
         "FLASH_ATTN",
-        "FLEX_ATTENTION: not measured",
+        "not measured",
         "compute-bound from here",
         "prompts of 2048 tokens",
     ):
