@@ -17,7 +17,7 @@ from typing import Any
 
 from harness.record import Status, status_of
 
-CLOSING_S = 10.0
+CLOSING_S = 5.0
 # Called in the child; what it yields answers with its methods, and with `facts()` once it is up.
 Make = Callable[..., AbstractContextManager[Any]]
 

@@ -11,11 +11,12 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from harness import device, layout
+from harness import device, layout, models
 from harness.config import RunConfig
+from harness.config.fields import Model
 from harness.engine import GIB, check_vllm, engine_args
 from harness.measure import memory
-from harness.models import ModelSource
+from harness.models import ModelError, ModelSource
 
 
 @dataclass(frozen=True)
@@ -191,6 +192,20 @@ class GenerationEngine:
     def close(self) -> None:
         """Stop the engine."""
         self._engine.engine_core.shutdown()
+
+
+def inspect(config: Model, length: int) -> ModelSource:
+    """The model of an experiment that generates; raises ModelError if it does not take `length` tokens."""
+    try:
+        return models.inspect(
+            config.model,
+            length=length,
+            trust_remote_code=config.trust_remote_code,
+            allow_long=config.allow_long_max_model_len,
+            load_format=config.load_format,
+        )
+    except ModelError as error:  # these experiments have no --length
+        raise ModelError(str(error).replace("--length", "a total length of")) from error
 
 
 def prefill_steps(tokens: int, max_num_batched_tokens: int) -> int:

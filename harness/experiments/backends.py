@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from harness import dense_buffer, models, prompt, random_call
+from harness import dense_buffer, generation, models, prompt, random_call
 from harness.arms import Bound
 from harness.capture import AttentionCall
 from harness.child import Child, EngineFailed
@@ -57,13 +57,7 @@ class StepTimer:
 
 def run(config: BackendsConfig) -> int:
     """Run it and leave its run directory; the exit status, as of the main job."""
-    source = models.inspect(
-        config.model,
-        length=longest(config),
-        trust_remote_code=config.trust_remote_code,
-        allow_long=config.allow_long_max_model_len,
-        load_format=config.load_format,
-    )
+    source = generation.inspect(config, longest(config))
     return recording(config, source.name, lambda config, recorder: measure(config, recorder, source))
 
 

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from harness import models, prompt
+from harness import generation, models, prompt
 from harness.child import Child, EngineFailed
 from harness.config.kvcache import KVCacheConfig
 from harness.config.prefill import for_engine
@@ -42,13 +42,7 @@ DTYPES = {"auto": "bfloat16", "half": "float16", "float": "float32"}
 
 def run(config: KVCacheConfig) -> int:
     """Run it and leave its run directory; the exit status, as of the main job."""
-    source = models.inspect(
-        config.model,
-        length=longest(config),
-        trust_remote_code=config.trust_remote_code,
-        allow_long=config.allow_long_max_model_len,
-        load_format=config.load_format,
-    )
+    source = generation.inspect(config, longest(config))
     if source.extended_positions is not None:
         raise ModelError(
             f"--input-len {config.input_len} --output-len {config.output_len}: {source.name} has "
