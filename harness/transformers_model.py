@@ -72,7 +72,9 @@ def load(source: ModelSource, dtype: str, device: str, seed: int) -> tuple[Any, 
     Weights that are not on disk are drawn with its own initialisation. Arguments: see TransformersModel.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # the harness has its own
     how = {"dtype": getattr(torch, dtype), "trust_remote_code": source.trust_remote_code}
     torch.manual_seed(seed)
     if source.load_format == "dummy":
