@@ -30,7 +30,7 @@ def main() -> None:
 def measure(heads: int, dim: int, block_size: int, gib: float, rounds: int) -> dict[str, object]:
     import torch
 
-    from harness import arms, device, layout
+    from harness import device, layout, placement
     from harness.kernels import DenseKV, PagedKV
     from harness.measure import timers
 
@@ -44,7 +44,7 @@ def measure(heads: int, dim: int, block_size: int, gib: float, rounds: int) -> d
     source, target = (cache.new_empty(2 * tokens * heads * dim).zero_() for _ in range(2))
     timer = timers.for_device(kind)
     steps = [
-        timers.Step(lambda: arms.gather(kv, tokens, into)),
+        timers.Step(lambda: placement.gather(kv, [tokens], into)),
         timers.Step(lambda: target.copy_(source)),
     ]
     times = [timer.time_round(steps) for _ in range(rounds + 3)][3:]

@@ -38,29 +38,29 @@ def main() -> None:
         config.load(config.RunConfig, {"model": options.model, "length": options.length}), device.kind()
     )
     source = models.materialise(models.inspect(options.model, length=options.length), seed=0)
-    tokens, _ = prompt.token_ids(source, options.length, None, 0)
+    prompts, _ = prompt.token_ids(source, [options.length], None, 0)
     with PrefillEngine(settings, source) as engine:
-        blocks = layout.plan(settings.num_blocks(), 1, engine.free_block_ids())
+        blocks = [layout.plan(settings.num_blocks(), 1, engine.free_block_ids())]
 
         as_is, rank = Course(), engine.ranks.only
 
         def observed() -> float:
             rank.tap.install()
-            seconds = engine.prefill(tokens, blocks).seconds
+            seconds = engine.prefill(prompts, blocks).seconds
             rank.tap.remove()
             return seconds
 
         def kept() -> float:
             assert rank.steering is not None
             with rank.steering.on(as_is):
-                return [engine.prefill(tokens, blocks).seconds for _ in range(3)][-1]
+                return [engine.prefill(prompts, blocks).seconds for _ in range(3)][-1]
 
         kinds = {
-            "untouched": lambda: engine.prefill(tokens, blocks).seconds,
-            "untouched again": lambda: engine.prefill(tokens, blocks).seconds,
-            "vLLM's blocks": lambda: engine.prefill(tokens).seconds,
+            "untouched": lambda: engine.prefill(prompts, blocks).seconds,
+            "untouched again": lambda: engine.prefill(prompts, blocks).seconds,
+            "vLLM's blocks": lambda: engine.prefill(prompts).seconds,
             "observed": observed,
-            "steered": lambda: engine.prefill(tokens, blocks, as_is).seconds,
+            "steered": lambda: engine.prefill(prompts, blocks, as_is).seconds,
             "kept steered": kept,
         }
         for run in kinds.values():

@@ -16,7 +16,7 @@ from harness.config import ConfigError, RunConfig
 from harness.store import RunDirectory
 from harness.summary import summarise
 
-CELL = ("kernel", "provider", "arm", "spread_k", "block_size", "layer", "data")
+CELL = ("kernel", "provider", "arm", "spread_k", "block_size", "layer", "data", "request")
 
 
 @dataclass(frozen=True)

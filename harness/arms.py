@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from itertools import chain
 
 import torch
 
 from harness import layout
-from harness.blockcopy import copy_blocks
 from harness.capture import AttentionCall, clone_together
 from harness.kernels import DenseKV, EngineKernel, Kernel, PagedKV, Run
+from harness.placement import Placement, gather, plain_pages, readable, slots
 from harness.record import Cell
 
 
@@ -35,83 +35,6 @@ class Arm:
     control: bool = False
 
 
-@dataclass
-class Placement:
-    """Where a call's K and V are for one series: in one run and in `spread_k` runs, in the same cache."""
-
-    call: AttentionCall
-    spread_k: int
-    one_run: PagedKV
-    split: PagedKV  # the same K and V in `spread_k` runs
-    blocks: PagedKV  # like `split`, readable as plain K and V (vLLM's CPU kernels pack theirs)
-
-    @cached_property
-    def compact(self) -> DenseKV:
-        """The compacted contiguous copy: K and V of the fragmented cache in token order."""
-        return gather(self.blocks, self.call.num_tokens)
-
-
-def gather(kv: PagedKV, tokens: int, into: DenseKV | None = None) -> DenseKV:
-    """Copy the first request's K and V out of their blocks into token order.
-
-    Args:
-        kv: the fragmented cache.
-        tokens: how many tokens the request has.
-        into: where to; new contiguous tensors otherwise.
-    """
-    key_cache, value_cache = kv.split()
-    heads, dim = key_cache.shape[2:]
-    if into is None:
-        padded = kv.block_table.shape[1] * kv.block_size
-        new = [key_cache.new_empty(padded, heads, dim)[:tokens] for _ in range(2)]
-        into = DenseKV(*new)
-    copy_blocks(key_cache, kv.block_table[0], into.key)
-    copy_blocks(value_cache, kv.block_table[0], into.value)
-    return into
-
-
-def placed(call: AttentionCall, kernel: EngineKernel, spread_k: int, block_ids: Sequence[int]) -> Placement:
-    """A call's K and V in a cache of its own: blocks 1..n in one run, and as `block_ids` say.
-
-    Used where the engine's cache is not at hand: random K and V, and saved captures.
-
-    Args:
-        block_ids: physical ids in 1..2n, disjoint from the one run's 1..n.
-    """
-    blocks = len(block_ids)
-    heads, width = call.num_kv_heads, 2 * call.head_dim
-    by_token = call.key.new_zeros(max(block_ids) + 1, call.block_size, heads, width)
-    # The backend's own physical order: tokens outside heads for FlashAttention, inside on a CPU.
-    cache = by_token.transpose(1, 2)
-    cache = cache.contiguous() if call.backend == "CPU_ATTN" else cache
-    device = call.key.device
-    tables = []
-    for ids in (list(range(1, blocks + 1)), list(block_ids)):
-        slots = torch.from_numpy(layout.slot_mapping(ids, call.block_size, call.num_tokens)).to(device)
-        kernel.write_cache(call, cache, slots)
-        tables.append(torch.tensor([ids], dtype=torch.int32, device=device))
-    split = PagedKV(cache, tables[1])
-    return Placement(call, spread_k, PagedKV(cache, tables[0]), split, readable(call, split))
-
-
-def readable(call: AttentionCall, kv: PagedKV) -> PagedKV:
-    """`kv` itself, or where vLLM's CPU kernels packed it, the call's K and V in the same blocks."""
-    if call.backend != "CPU_ATTN":
-        return kv
-    return plain_pages(call, kv.block_table[0].tolist(), kv.block_size)
-
-
-def plain_pages(call: AttentionCall, block_ids: Sequence[int], page_size: int) -> PagedKV:
-    """The call's K and V in a new cache of `page_size`-token blocks at `block_ids`, tokens outside heads."""
-    low = min(block_ids)
-    ids = [block_id - low for block_id in block_ids]
-    pages = call.key.new_zeros(max(ids) + 1, page_size, call.num_kv_heads, 2 * call.head_dim)
-    slots = torch.from_numpy(layout.slot_mapping(ids, page_size, call.num_tokens)).to(call.key.device)
-    pages.flatten(0, 1)[slots] = torch.cat([call.key, call.value], dim=-1)
-    table = torch.tensor([ids], dtype=torch.int32, device=call.key.device)
-    return PagedKV(pages.transpose(1, 2), table)
-
-
 def synthetic(call: AttentionCall, seed: int) -> AttentionCall:
     """Random normal Q, K and V with a call's shapes and strides; its metadata, and no output yet."""
     generator = torch.Generator(device=call.query.device).manual_seed(seed)
@@ -123,7 +46,8 @@ def synthetic(call: AttentionCall, seed: int) -> AttentionCall:
     return replace(call, query=query, key=key, value=value, kv_cache=None)
 
 
-Plan = Callable[[int, int], list[int]]  # number of blocks, spread_k -> block ids in a cache made here
+# Each request's number of blocks and of runs -> its block ids in a cache made here.
+Plan = Callable[[Sequence[int], Sequence[int]], list[list[int]]]
 
 
 def of_series(
@@ -163,13 +87,13 @@ def _gathering(place: Placement, kernel: Kernel, gather_name: str, data: str) ->
     def target() -> tuple[DenseKV, Callable[[], object]]:
         if gather_name == "gather_kv":
             into = DenseKV(torch.empty_like(place.compact.key), torch.empty_like(place.compact.value))
-            return into, lambda: gather(place.blocks, call.num_tokens, into)
+            return into, lambda: gather(place.blocks, call.lengths, into)
         qkv = call.query.new_empty(call.num_tokens, 3, call.num_heads, call.head_dim)
         into = DenseKV(qkv[:, 1], qkv[:, 2])
 
         def pack() -> None:
             qkv[:, 0] = call.query
-            gather(place.blocks, call.num_tokens, into)
+            gather(place.blocks, call.lengths, into)
 
         return into, pack
 
@@ -214,11 +138,15 @@ def _with_kvcache(place: Placement, kernel: Kernel, data: str, plan: Plan) -> li
     def pages(spread_k: int) -> tuple[PagedKV, str | None]:
         if in_place:
             return (place.blocks if spread_k > 1 else readable(call, place.one_run)), None
-        blocks = layout.num_blocks(call.num_tokens, page_size)
-        runs = min(spread_k, blocks)
-        ids = plan(blocks, runs)
-        remark = f"re-paged from {call.block_size} to {page_size} tokens a block, {runs} of {blocks} runs"
-        return plain_pages(call, ids, page_size), remark
+        blocks = [layout.num_blocks(length, page_size) for length in call.lengths]
+        runs = (
+            [min(k, n) for k, n in zip(place.runs, blocks, strict=True)]
+            if spread_k > 1
+            else [1] * len(blocks)
+        )
+        most = f"{max(runs)} of {max(blocks)} runs"
+        remark = f"re-paged from {call.block_size} to {page_size} tokens a block, {most}"
+        return plain_pages(call, plan(blocks, runs), page_size), remark
 
     def contiguous() -> Bound:
         return Bound(kernel.dense(call, place.compact))
@@ -267,10 +195,9 @@ def _cache_write(place: Placement, kernel: EngineKernel, data: str) -> list[Arm]
     call = place.call
 
     def writing(kv: PagedKV) -> Bound:
-        ids = kv.block_table[0]
-        slots = layout.slot_mapping(ids.tolist(), call.block_size, call.num_tokens)
-        run = kernel.cache_write(call, kv, torch.from_numpy(slots).to(ids.device))
-        kv.cache[ids] = 0
+        ids = call.block_ids(kv.block_table)
+        run = kernel.cache_write(call, kv, slots(call, ids, call.block_size))
+        kv.cache[list(chain(*ids))] = 0
         run()
         if not torch.equal(kernel.paged(call, kv)(), call.output):
             raise ValueError("attention over the written cache is not bit for bit the captured output")
@@ -298,6 +225,18 @@ def _random(place: Placement, kernel: EngineKernel, data: str) -> list[Arm]:
         cell = _cell(place, kernel, "random_unscheduled", data)
         arms.append(Arm(cell, lambda: Bound(unscheduled(*contiguous()))))
     return arms
+
+
+def of_request(place: Placement, engine: EngineKernel, index: int) -> list[Arm]:
+    """The arms of the engine's kernel, dense and paged, of a placement that holds one request of a batch.
+
+    Args:
+        index: of the request in the batch.
+    """
+    wanted = [
+        a for a in _engine(place, engine, "captured") if a.cell.stage == "kernel" and a.cell.arm != "compact"
+    ]
+    return [replace(arm, cell=replace(arm.cell, request=index)) for arm in wanted]
 
 
 def with_output(place: Placement, kernel: EngineKernel) -> Placement:

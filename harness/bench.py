@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 
-from harness import arms, device
+from harness import device
 from harness.config import RunConfig
 from harness.measure import ceilings, clocks, timers
 from harness.measure.sampler import Budget, Series, sample
-from harness.record import Status, series_name
+from harness.placement import Placement
+from harness.record import Status, request_series_name, series_name
 from harness.replay import Replay
 
 
@@ -66,23 +67,39 @@ class Bench:
             if self.device == "cuda":
                 torch.cuda.empty_cache()
 
-    def round_s(self, place: arms.Placement) -> float:
+    def round_s(self, place: Placement) -> float:
         """Seconds that one round of a series takes, without random inputs."""
         series = self.replay.series(place, with_synthetic=False)
         start = time.perf_counter()
         self.timer.time_round([step for step in series.steps if step])
         return time.perf_counter() - start
 
-    def measure(
-        self, place: arms.Placement, with_synthetic: bool, budget: Budget, problem: str | None
-    ) -> Sampled:
+    def measure(self, place: Placement, with_synthetic: bool, budget: Budget, problem: str | None) -> Sampled:
         """Sample the series of one call at one spread_k; `budget` stays, the answer has a copy that paid.
 
         Args:
             problem: what was wrong with the fragmented prefill; its arms are then reported, not timed.
         """
-        series, budget, interrupted = self.replay.series(place, with_synthetic), replace(budget), False
-        self._sign(series, series_name(place.spread_k, place.call.layer, self.rank))
+        series = self.replay.series(place, with_synthetic)
+        name = series_name(place.spread_k, place.call.layer, self.rank)
+        seed = self.config.seed + place.call.layer
+        return self._sampled(series, name, budget, problem, seed, 1 + with_synthetic)
+
+    def measure_request(self, place: Placement, index: int, budget: Budget, problem: str | None) -> Sampled:
+        """The same of the engine's kernel on one request of the call alone.
+
+        Args:
+            index: of the request.
+        """
+        series = self.replay.request_series(place, index)
+        name = request_series_name(place.spread_k, place.call.layer, index, self.rank)
+        return self._sampled(series, name, budget, problem, self.config.seed + index, 1)
+
+    def _sampled(
+        self, series: Series, name: str, budget: Budget, problem: str | None, seed: int, weight: int
+    ) -> Sampled:
+        budget, interrupted = replace(budget), False
+        self._sign(series, name)
         if problem:
             _mark_wrong(series, problem)
         try:
@@ -90,8 +107,8 @@ class Bench:
                 series,
                 self.timer,
                 budget,
-                self.config.seed + place.call.layer,
-                weight=1 + with_synthetic,
+                seed,
+                weight=weight,
                 monitor=self.monitor,
                 precision_pct=self.config.precision,
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,9 @@ class AttentionCall:
     key: torch.Tensor  # [tokens, num_kv_heads, head_dim]
     value: torch.Tensor  # [tokens, num_kv_heads, head_dim]
     output: torch.Tensor  # [tokens, num_heads, head_dim], as the engine's kernel wrote it
-    block_table: torch.Tensor  # [requests, blocks] int32, trimmed to the blocks in use
+    block_table: (
+        torch.Tensor
+    )  # [requests, blocks] int32, as wide as the longest needs; 0 past a request's own
     slot_mapping: torch.Tensor  # [tokens] int64: block id * block_size + offset
     seq_lens: torch.Tensor  # [requests] int32
     query_start_loc: torch.Tensor  # [requests + 1] int32, cumulative
@@ -77,6 +80,16 @@ class AttentionCall:
     @property
     def num_requests(self) -> int:
         return len(self.seq_lens)
+
+    @cached_property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of each request."""
+        return tuple(self.seq_lens.tolist())
+
+    def block_ids(self, table: torch.Tensor) -> list[list[int]]:
+        """Each request's own entries of a block table, [requests, blocks]."""
+        rows = zip(table.tolist(), self.lengths, strict=True)
+        return [row[: layout.num_blocks(length, self.block_size)] for row, length in rows]
 
     def shape_key(self) -> tuple[Any, ...]:
         """Equal for layers whose attention does the same work, whatever the numbers in the tensors."""
@@ -156,12 +169,36 @@ def _without_numbers(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def trimmed_table(metadata: Any, block_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Copies of the block table ([requests, blocks in use]) and sequence lengths of a step."""
+    """Copies of the block table ([requests, blocks in use]) and sequence lengths of a step.
+
+    What vLLM leaves in a row past its request's own blocks is of earlier requests; here it is 0.
+    """
     requests = len(metadata.query_start_loc) - 1
     seq_lens = metadata.seq_lens[:requests].clone()
-    blocks = layout.num_blocks(int(seq_lens.max()), block_size)
-    table = metadata.block_table[:requests, :blocks]
-    return table.clone(memory_format=torch.contiguous_format), seq_lens
+    lengths = seq_lens.tolist()
+    counts = [layout.num_blocks(length, block_size) for length in lengths]
+    table = metadata.block_table[:requests, : max(counts)].clone(memory_format=torch.contiguous_format)
+    for row, count in zip(table, counts, strict=True):
+        row[count:] = 0
+    return table, seq_lens
+
+
+def one_request(call: AttentionCall, index: int) -> AttentionCall:
+    """One request's part of a call, as views; without what FlashAttention 3 prepared for all of them."""
+    start, length = sum(call.lengths[:index]), call.lengths[index]
+    tokens, blocks = slice(start, start + length), layout.num_blocks(length, call.block_size)
+    return replace(
+        call,
+        query=call.query[tokens],
+        key=call.key[tokens],
+        value=call.value[tokens],
+        output=call.output[tokens],
+        block_table=call.block_table[index : index + 1, :blocks].contiguous(),
+        slot_mapping=call.slot_mapping[tokens],
+        seq_lens=call.seq_lens[index : index + 1].clone(),
+        query_start_loc=torch.tensor([0, length], dtype=torch.int32, device=call.query.device),
+        scheduler_metadata=None,
+    )
 
 
 def clone_together(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:

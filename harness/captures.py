@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ META_KEY = "attention_call"  # of the entry in a safetensors header that is ours
 class CaptureShapes:
     """What the captures of one folder have in common, and which layers they are of."""
 
-    length: int  # tokens of each call
+    lengths: tuple[int, ...]  # tokens of each request, in the order of the step
     block_size: int  # tokens per block of the engine's KV cache
     layers: tuple[int, ...]  # ascending
 
@@ -27,7 +28,7 @@ def read_shapes(folder: Path) -> CaptureShapes:
 
     Raises:
         ConfigError: there are none, one is not a whole capture, two are of one layer, or they differ in
-            length or block size; it names the file.
+            lengths or block size; it names the file.
     """
     paths = sorted(folder.glob("*.safetensors"))
     if not paths:
@@ -35,27 +36,30 @@ def read_shapes(folder: Path) -> CaptureShapes:
     files: dict[int, Path] = {}
     shapes = set()
     for path in paths:
-        layer, length, block_size = _read_call(path)
+        layer, lengths, block_size = _read_call(path)
         if layer in files:
             raise ConfigError(f"{path}: of layer {layer}, as {files[layer].name} is; remove one of them")
         files[layer] = path
-        shapes.add((length, block_size))
+        shapes.add((lengths, block_size))
         if len(shapes) > 1:
             raise ConfigError(
-                f"{path}: {length} tokens in blocks of {block_size}, unlike {paths[0].name}; "
-                "put the captures of each run into a folder of their own"
+                f"{path}: {', '.join(map(str, lengths))} tokens in blocks of {block_size}, unlike "
+                f"{paths[0].name}; put the captures of each run into a folder of their own"
             )
-    ((length, block_size),) = shapes
-    return CaptureShapes(length, block_size, tuple(sorted(files)))
+    ((lengths, block_size),) = shapes
+    return CaptureShapes(lengths, block_size, tuple(sorted(files)))
 
 
-def _read_call(path: Path) -> tuple[int, int, int]:
-    """Layer, length and block size of one file."""
+def _read_call(path: Path) -> tuple[int, tuple[int, ...], int]:
+    """Layer, lengths of the requests and block size of one file."""
     try:
-        header = _read_header(path)
+        header, start = _read_header(path)
         meta = json.loads(header["__metadata__"][META_KEY])
         version, call = meta["format"], meta["call"]
-        found = int(call["layer"]), int(header["query"]["shape"][0]), int(call["block_size"])
+        lengths = _read_int32(path, start, header["seq_lens"])
+        found = int(call["layer"]), lengths, int(call["block_size"])
+        if sum(lengths) != int(header["query"]["shape"][0]) or min(lengths) < 1:
+            raise ValueError(f"its requests of {lengths} tokens are not its queries")
     except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise ConfigError(
             f"{path}: not a saved attention call ({type(error).__name__}: {error}); make it again with "
@@ -69,8 +73,8 @@ def _read_call(path: Path) -> tuple[int, int, int]:
     return found
 
 
-def _read_header(path: Path) -> dict[str, Any]:
-    """A safetensors file's header; raises ValueError unless as many bytes follow it as it says."""
+def _read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """A safetensors file's header and where its data starts; raises ValueError if not all of it is there."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -80,4 +84,12 @@ def _read_header(path: Path) -> dict[str, Any]:
     end = max(tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__")
     if size != 8 + length + end:
         raise ValueError(f"{size} bytes long, its header says {8 + length + end}")
-    return header
+    return header, 8 + length
+
+
+def _read_int32(path: Path, start: int, entry: dict[str, Any]) -> tuple[int, ...]:
+    """The numbers of an int32 tensor in a safetensors file whose data starts there."""
+    first, end = entry["data_offsets"]
+    with path.open("rb") as file:
+        file.seek(start + first)
+        return struct.unpack(f"<{(end - first) // 4}i", file.read(end - first))

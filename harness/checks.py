@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness import device
+from harness import batch, device
 
 if TYPE_CHECKING:
     from harness.config import Common, Engine, KernelTiming, RunConfig, Sweep
@@ -22,6 +22,14 @@ def label(name: str, value: Any, source: Path | None = None) -> str:
     if isinstance(value, list):
         value = ",".join(map(str, value))
     return f"{source}: {name}: {value}" if source else f"--{name.replace('_', '-')} {value}"
+
+
+def prompts_label(config: Sweep) -> str:
+    """The option that says how long the prompts are."""
+    text = getattr(config, "batch", None)
+    if text is None:
+        return label("length", config.length)
+    return label("batch", text if len(text) < 60 else batch.described(config.requests))
 
 
 def prompt_problems(config: RunConfig) -> Iterable[str]:
@@ -115,13 +123,14 @@ def engine_problems(config: Engine, device_kind: Literal["cuda", "cpu"]) -> Iter
     yield from _rank_problems(config, device_kind)
 
 
-def one_step_problems(config: Engine, length: int) -> Iterable[str]:
-    """What would cut a prompt of `length` tokens into several steps."""
-    tokens = config.max_num_batched_tokens
-    if tokens is not None and tokens < length:
+def one_step_problems(config: RunConfig) -> Iterable[str]:
+    """What would cut the prompts into several steps."""
+    tokens, needed = config.max_num_batched_tokens, batch.num_tokens(config.requests)
+    if tokens is not None and tokens < needed:
+        of_all = f" ({needed} tokens)" if config.batch else ""
         yield (
-            f"{label('max_num_batched_tokens', tokens)}: must be at least --length {length}, "
-            "so that the prompt stays in one step; raise it or leave it out"
+            f"{label('max_num_batched_tokens', tokens)}: must be at least {prompts_label(config)}{of_all}, "
+            "so that all of it stays in one step; raise it or leave it out"
         )
 
 
@@ -143,13 +152,25 @@ def _rank_problems(config: Engine, device_kind: Literal["cuda", "cpu"]) -> Itera
 
 def spread_problems(config: Sweep) -> Iterable[str]:
     """Values of spread_k that the prompt has too few blocks for; needs a block size."""
-    blocks, first, last = config.num_blocks(), config.spread_min, config.spread_max
+    assert config.block_size is not None
+    for request, blocks in zip(
+        config.requests, batch.blocks(config.requests, config.block_size), strict=True
+    ):
+        if request.spread_k and request.spread_k > blocks:
+            yield (
+                f"{prompts_label(config)}: {request.length}@{request.spread_k} must be split into 1.."
+                f"{blocks} runs, the number of its blocks at --block-size {config.block_size}"
+            )
+            return
+    most = batch.largest_spread(config.requests, config.block_size)
+    first, last = config.spread_min, config.spread_max
     asked = [("spread_k", k) for k in config.spread_k or []] + [("spread_min", first), ("spread_max", last)]
-    beyond = [(name, k) for name, k in asked if k is not None and k > blocks]
+    beyond = [(name, k) for name, k in asked if k is not None and k > most]
     for name, k in beyond[-1:]:
+        largest = " for its largest prompt" if len(config.requests) > 1 else ""
         yield (
-            f"{label(name, k)}: must be within 1..{blocks}, the number of blocks that --length "
-            f"{config.length} takes at --block-size {config.block_size}"
+            f"{label(name, k)}: must be within 1..{most}, the number of blocks that {prompts_label(config)} "
+            f"takes{largest} at --block-size {config.block_size}"
         )
     if not beyond and first is not None and last is not None and first > last:
         yield f"{label('spread_min', first)}: must not be above --spread-max {last}; swap them"

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
 
 from pydantic import BaseModel
 
-from harness import captures, device, resume
+from harness import batch, captures, device, resume
 from harness import config as configuration
+from harness.batch import Request
 from harness.checks import label
 from harness.config import ConfigError, RunConfig
 from harness.config.loading import item_type
@@ -164,11 +165,18 @@ def _known_failures() -> Iterator[None]:
 
 
 def like_captures(config: RunConfig, folder: Path, typed: dict[str, Any]) -> RunConfig:
-    """The configuration with the captures' length and block size; what was typed may not contradict them."""
+    """The configuration with the captures' lengths and block size; what was typed may not contradict them."""
     found = captures.read_shapes(folder)
-    shape = {"length": found.length, "block_size": found.block_size}
-    for name, value in shape.items():
-        if typed.get(name, value) != value:
+    captured = batch.written(tuple(Request(length) for length in found.lengths))
+    prompts = captured if len(found.lengths) > 1 else str(max(found.lengths))
+    same = tuple(request.length for request in config.requests) == found.lengths
+    contradicted = {
+        "length": None if same else prompts,
+        "batch": None if same else prompts,
+        "block_size": None if config.block_size == found.block_size else found.block_size,
+    }
+    for name, value in contradicted.items():
+        if value and name in typed:
             raise ConfigError(
                 f"{label(name, typed[name])}: the captures in {folder} have {value}; leave it out"
             )
@@ -177,6 +185,9 @@ def like_captures(config: RunConfig, folder: Path, typed: dict[str, Any]) -> Run
         raise ConfigError(
             f"{label('layers', sorted(missing))}: not among the captures in {folder}; take from {have}"
         )
+    shape: dict[str, Any] = {"block_size": found.block_size}
+    if not same:  # else the batch that was asked for may say more: a spread_k of its own
+        shape |= {"length": max(found.lengths), "batch": captured if len(found.lengths) > 1 else None}
     return config.model_copy(update=shape)
 
 
@@ -214,7 +225,8 @@ def _model_source(config: RunConfig) -> ModelSource:
     configuration.check_layers(config, source.num_layers)
     prompt.check(source, config.prompt_file)
     if config.prompt_file is not None and source.tokenizer is not None:
-        prompt.token_ids(source, config.length, config.prompt_file, config.seed)
+        lengths = [request.length for request in config.requests]
+        prompt.token_ids(source, lengths, config.prompt_file, config.seed)
     return source
 
 

@@ -1,4 +1,4 @@
-"""A prefill-only vLLM engine: start it, prefill once on chosen blocks, close it."""
+"""A prefill-only vLLM engine: start it, prefill prompts on chosen blocks, close it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
-from harness import device, executors, layout
+from harness import batch, device, executors
 from harness.config import RunConfig
 from harness.models import ModelSource
 from harness.ranks import Ranks
@@ -32,12 +33,12 @@ class EngineError(RuntimeError):
 class Prefill:
     """What one prefill step gave."""
 
-    first_token: int
+    first_tokens: tuple[int, ...]  # of each prompt
     seconds: float  # of the engine step: schedule, run the model, sample, process the output
 
 
 class PrefillEngine:
-    """vLLM with prefix caching off, one request at a time and the whole prompt in one step.
+    """vLLM with prefix caching off and all prompts whole in one step.
 
     Its scheduler runs in this process, so that its block pool can be reached; so do its layers if there is
     one rank. `ranks` reaches them wherever they are.
@@ -132,62 +133,69 @@ class PrefillEngine:
 
         return block_pool.free_block_ids(self._pool)
 
-    def next_block_ids(self, count: int) -> list[int]:
-        """The blocks that the next request would get if nothing were chosen, in order."""
+    def next_block_ids(self, counts: Sequence[int]) -> list[list[int]]:
+        """The blocks that the next requests, of so many blocks each, would get if nothing were chosen."""
         from patches import block_pool
 
-        return block_pool.next_block_ids(self._pool, count)
+        ids = iter(block_pool.next_block_ids(self._pool, sum(counts)))
+        return [list(islice(ids, count)) for count in counts]
 
     def prefill(
         self,
-        token_ids: Sequence[int],
-        block_ids: Sequence[int] | None = None,
+        prompts: Sequence[Sequence[int]],
+        block_ids: Sequence[Sequence[int]] | None = None,
         course: Course | None = None,
     ) -> Prefill:
-        """Prefill one prompt and sample one token.
+        """Prefill prompts in one step and sample one token each.
 
         Args:
-            token_ids: the prompt.
-            block_ids: the physical blocks to put its K and V into, in order; None: as vLLM chooses.
+            prompts: token ids of each.
+            block_ids: the physical blocks to put each one's K and V into, in order; None: as vLLM chooses.
             course: how attention runs; None: vLLM untouched. Putting it on and off is not timed.
 
         Raises:
-            EngineError: the prompt took more than one step, or could not be steered.
+            EngineError: the prompts took more than one step, or could not be steered.
         """
         # Ranks in other processes are told something ahead of every prefill, so that all find them awake.
         with self.ranks.during("steered", course) as steered:
-            done = self._prefill(token_ids, block_ids)
+            done = self._prefill(prompts, block_ids)
         if course is not None and any(steps != [1] for steps in steered):
-            raise EngineError("the prefill was no pure prefill of a whole prompt, so it was not steered")
+            raise EngineError("the prefill was no pure prefill of whole prompts, so it was not steered")
         return done
 
-    def _prefill(self, token_ids: Sequence[int], block_ids: Sequence[int] | None) -> Prefill:
+    def _prefill(
+        self, prompts: Sequence[Sequence[int]], block_ids: Sequence[Sequence[int]] | None
+    ) -> Prefill:
         from vllm import SamplingParams
 
         from patches import block_pool
 
         if block_ids is not None:
-            block_pool.choose_next(self._pool, block_ids)
-        self._requests += 1
+            # vLLM schedules requests in the order of their arrival, each from the head of the free blocks.
+            block_pool.choose_next(self._pool, list(chain(*block_ids)))
         params = SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True, detokenize=False)
-        self._engine.add_request(str(self._requests), {"prompt_token_ids": list(token_ids)}, params)
+        names = [str(self._requests + n) for n in range(len(prompts))]
+        self._requests += len(prompts)
+        for name, token_ids in zip(names, prompts, strict=True):
+            self._engine.add_request(name, {"prompt_token_ids": list(token_ids)}, params)
         with self.ranks.watched():
             start = time.perf_counter()
             try:
                 outputs = self._engine.step()
             except BaseException:
-                self._engine.abort_request([str(self._requests)])  # its blocks are free for the next one
+                self._engine.abort_request(names)  # their blocks are free for the next ones
                 raise
             seconds = time.perf_counter() - start
-        finished = [output for output in outputs if output.finished]
-        if not finished:
+        first = {output.request_id: output.outputs[0].token_ids[0] for output in outputs if output.finished}
+        if len(first) < len(prompts):
             while self._engine.has_unfinished_requests():
                 self._engine.step()
+            tokens = sum(map(len, prompts))
             raise EngineError(
-                f"a prompt of {len(token_ids)} tokens took more than one step; "
-                "raise --max-num-batched-tokens to its length"
+                f"{len(prompts)} prompt(s) of {tokens} tokens in all took more than one step; "
+                "raise --max-num-batched-tokens to so many, or take fewer or shorter prompts"
             )
-        return Prefill(finished[0].outputs[0].token_ids[0], seconds)
+        return Prefill(tuple(first[name] for name in names), seconds)
 
     def close(self) -> None:
         """Stop the engine and its ranks and give their memory back. Closing twice does nothing."""
@@ -213,17 +221,17 @@ def check_vllm(config: RunConfig, source: ModelSource) -> None:
     compatibility.require(device.kind(), longer_positions=source.extended_positions is not None)
 
 
-def cpu_cache_gib(length: int, source: ModelSource) -> int:
-    """Whole GiB of KV cache that hold the prompt twice and a little more, in four-byte numbers."""
+def cpu_cache_gib(tokens: int, source: ModelSource) -> int:
+    """Whole GiB of KV cache that hold the prompts twice and a little more, in four-byte numbers."""
     per_token = 2 * source.num_layers * source.num_kv_heads * source.head_dim * 4
-    return max(1, math.ceil(2.5 * length * per_token / GIB))
+    return max(1, math.ceil(2.5 * tokens * per_token / GIB))
 
 
 def _environment(config: RunConfig, source: ModelSource) -> None:
     """What vLLM reads from the environment; set before vllm is imported."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(cpu_cache_gib(config.length, source)))
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(cpu_cache_gib(_cached_tokens(config), source)))
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     if config.tensor_parallel_size > 1:
         cpus = sorted(os.sched_getaffinity(0))
@@ -239,9 +247,15 @@ def _environment(config: RunConfig, source: ModelSource) -> None:
         os.environ["VLLM_ALLOW_LONG_MAX_MODEL_LEN"] = "1"
 
 
+def _cached_tokens(config: RunConfig) -> int:
+    """Tokens that fit the blocks of all prompts."""
+    return config.num_blocks() * (config.block_size or 1)
+
+
 def engine_args(config: RunConfig, source: ModelSource) -> dict[str, Any]:
     from patches import worker
 
+    tokens = batch.num_tokens(config.requests)
     arguments: dict[str, Any] = {
         "model": str(source.path),
         "hf_overrides": source.hf_overrides,
@@ -258,8 +272,8 @@ def engine_args(config: RunConfig, source: ModelSource) -> dict[str, Any]:
         "trust_remote_code": config.trust_remote_code,
         "seed": config.seed,
         "max_model_len": config.length + 1,  # vLLM wants a prompt to be shorter than this
-        "max_num_batched_tokens": config.max_num_batched_tokens or max(config.length + 1, 2048),
-        "max_num_seqs": 1,  # one request at a time: nothing to capture for larger batches
+        "max_num_batched_tokens": config.max_num_batched_tokens or max(tokens + 1, 2048),
+        "max_num_seqs": len(config.requests),  # no more at a time: nothing to capture for larger batches
         "enable_prefix_caching": False,
         "disable_hybrid_kv_cache_manager": True,  # one block table for all layers, windows or not
         "async_scheduling": False,
@@ -292,17 +306,15 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def blocks_for(length: int, block_size: int, free: Sequence[int]) -> int:
-    """Blocks of a prompt of `length` tokens, after checking that the pool can hold it twice.
+def check_room(blocks: int, free: Sequence[int]) -> None:
+    """Check that the pool can hold the prompts' KV cache, of so many blocks, twice.
 
     Raises:
         EngineError: it cannot; the one-run baseline and the fragmented copy must live side by side.
     """
-    blocks = layout.num_blocks(length, block_size)
     if len(free) < 2 * blocks:
         raise EngineError(
-            f"the KV cache has {len(free)} free blocks, {2 * blocks} are needed (the prompt's {blocks} in "
+            f"the KV cache has {len(free)} free blocks, {2 * blocks} are needed (the prompts' {blocks} in "
             "one run and again fragmented); raise --gpu-memory-utilization, or on a CPU the environment's "
             "VLLM_CPU_KVCACHE_SPACE (GiB)"
         )
-    return blocks

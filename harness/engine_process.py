@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from harness import batch
 from harness.child import Child
 from harness.config import RunConfig
 from harness.engine import Prefill, PrefillEngine
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from harness.inengine import InEngineArm
+
+
+Prompts = Sequence[Sequence[int]]  # token ids of each
 
 
 @dataclass(frozen=True)
@@ -61,17 +65,17 @@ class EngineProcess(Child):
         """
         super().__init__(_served, config, source, kv_cache_bytes)
 
-    def prefill(self, token_ids: Sequence[int], arm: str) -> Prefill:
-        """Prefill the prompt once as the arm has it.
+    def prefill(self, prompts: Prompts, arm: str) -> Prefill:
+        """Prefill the prompts once as the arm has it.
 
         Raises:
             EngineFailed: it could not, or the process is gone.
         """
-        return cast(Prefill, self.ask("prefill", token_ids, arm))
+        return cast(Prefill, self.ask("prefill", prompts, arm))
 
-    def outcome(self, token_ids: Sequence[int], arm: str) -> tuple[npt.NDArray[np.float32], int]:
-        """The logits, [1, vocabulary] in float32, and the first token of a prefill; raises as `prefill`."""
-        return cast("tuple[npt.NDArray[np.float32], int]", self.ask("outcome", token_ids, arm))
+    def outcome(self, prompts: Prompts, arm: str) -> tuple[npt.NDArray[np.float32], tuple[int, ...]]:
+        """Logits, [requests, vocabulary] in float32, and first tokens of a prefill; raises as `prefill`."""
+        return cast("tuple[npt.NDArray[np.float32], tuple[int, ...]]", self.ask("outcome", prompts, arm))
 
     def __enter__(self) -> EngineProcess:
         return self
@@ -90,9 +94,10 @@ class _Served:
         from harness import inengine, layout
 
         self.engine = engine
-        count = layout.num_blocks(config.length, engine.settings["block_size"])
-        one_run = layout.plan(count, 1, engine.free_block_ids(), seed=config.seed)
-        natural_k = layout.spread_k(engine.next_block_ids(count))
+        blocks = batch.blocks(config.requests, engine.settings["block_size"])
+        in_one = [1] * len(blocks)
+        one_run = layout.plan_batch(blocks, in_one, engine.free_block_ids(), seed=config.seed)
+        natural_k = max(map(layout.spread_k, engine.next_block_ids(blocks)))
         if engine.about.not_steered is None:
             found = inengine.arms(engine, {1: one_run}, natural_k, None)
         else:
@@ -108,14 +113,14 @@ class _Served:
             self.engine.start_s,
         )
 
-    def prefill(self, token_ids: Sequence[int], name: str) -> Prefill:
+    def prefill(self, prompts: Prompts, name: str) -> Prefill:
         arm = self.arms[name]
-        return self.engine.prefill(token_ids, arm.block_ids, arm.course)
+        return self.engine.prefill(prompts, arm.block_ids, arm.course)
 
-    def outcome(self, token_ids: Sequence[int], name: str) -> tuple[npt.NDArray[np.float32], int]:
+    def outcome(self, prompts: Prompts, name: str) -> tuple[npt.NDArray[np.float32], tuple[int, ...]]:
         with self.engine.ranks.during("observing_logits") as seen:
-            done = self.prefill(token_ids, name)
-        return seen[0][-1].float().numpy(), done.first_token
+            done = self.prefill(prompts, name)
+        return seen[0][-1].float().numpy(), done.first_tokens
 
 
 def _facts(arm: InEngineArm) -> ArmFacts:

@@ -23,7 +23,7 @@ class InEngineArm:
     name: str  # as in record.Cell.arm
     spread_k: int
     course: Course | None  # None: vLLM untouched
-    block_ids: Sequence[int] | None  # None: as vLLM allocates them
+    block_ids: Sequence[Sequence[int]] | None  # of each request; None: as vLLM allocates them
     control: bool = False
     same_kernel_as: str = "paged"  # the arm whose logits must be equal bit for bit
     remark: str | None = None
@@ -31,12 +31,15 @@ class InEngineArm:
 
 
 def arms(
-    engine: PrefillEngine, plans: Mapping[int, Sequence[int]], natural_k: int, spin_us: float | None
+    engine: PrefillEngine,
+    plans: Mapping[int, Sequence[Sequence[int]]],
+    natural_k: int,
+    spin_us: float | None,
 ) -> list[InEngineArm]:
     """All arms of one engine: the sweep over its layouts, and the interventions.
 
     Args:
-        plans: block ids by spread_k; 1 is among them.
+        plans: each request's block ids by spread_k; 1 is among them.
         natural_k: spread_k of what vLLM allocates by itself.
         spin_us: about how long "spin" holds up the GPU ahead of each layer's attention; None: no GPU.
     """
@@ -75,10 +78,10 @@ def _no_detour(engine: PrefillEngine) -> str | None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a prefill of one prompt came to."""
+    """What a prefill came to."""
 
-    logits: torch.Tensor  # [1, vocabulary], what the first token was sampled from
-    token: int
+    logits: torch.Tensor  # [requests, vocabulary], what the first tokens were sampled from
+    tokens: tuple[int, ...]
 
 
 def objection(got: Outcome, engines: Outcome, twin: Outcome) -> str | None:
@@ -94,14 +97,17 @@ def objection(got: Outcome, engines: Outcome, twin: Outcome) -> str | None:
     error = difference(got, engines)
     if not error <= LOGITS_TOLERANCE:  # nan too
         return f"the logits differ by {error:.2g} of their spread, {LOGITS_TOLERANCE:g} allowed"
-    lead = float(engines.logits[0, engines.token] - engines.logits[0, got.token])
-    noise = 2 * float((got.logits.float() - engines.logits.float()).abs().max())
-    if lead > noise:  # a tie within the noise may fall either way
-        return f"first token {got.token}, not {engines.token}, which leads by {lead:.3g}"
+    noise = 2 * (got.logits.float() - engines.logits.float()).abs().amax(1)
+    for row, (ours, theirs) in enumerate(zip(got.tokens, engines.tokens, strict=True)):
+        lead = float(engines.logits[row, theirs] - engines.logits[row, ours])
+        if lead > noise[row]:  # a tie within the noise may fall either way
+            return f"first token {ours}, not {theirs}, which leads by {lead:.3g}"
     return None
 
 
 def difference(got: Outcome, expected: Outcome) -> float:
-    """Root mean square of the logits' difference, relative to the expected logits' standard deviation."""
+    """Root mean square of the logits' difference, relative to the expected logits' standard deviation, of
+    the request for which it is largest."""
     ours, theirs = got.logits.float(), expected.logits.float()
-    return float((ours - theirs).square().mean().sqrt() / theirs.std().clamp_min(1e-12))
+    off = (ours - theirs).square().mean(1).sqrt()
+    return float((off / theirs.std(1).clamp_min(1e-12)).max())

@@ -1,4 +1,4 @@
-"""Where a request's KV blocks lie: blocks, runs, spread_k, and plans with a chosen spread_k.
+"""Where requests' KV blocks lie: blocks, runs, spread_k, and plans with a chosen spread_k.
 
 Physical ids are given in logical order everywhere: `block_ids[i]` holds the tokens from
 `i * block_size` on.
@@ -105,22 +105,52 @@ def plan(
 
     Raises LayoutError if spread_k is not within 1..num_blocks or the free ids do not allow it.
     """
-    _check_spread(num_blocks, spread_k)
     rng = np.random.default_rng(seed)
-    starts, room = _longest_stretches(free_ids, spread_k)
-    _check_room(num_blocks, spread_k, room)
-    if gap == "shuffled":
-        needed = int(np.searchsorted(np.cumsum(room), num_blocks)) + 1
-        starts, room = starts[:needed], room[:needed]
-
     wanted = np.array(run_lengths(num_blocks, spread_k, sizes, rng))
+    starts, room = _stretches(num_blocks, spread_k, free_ids, gap)
     lengths, homes = _fit(wanted, room) or _divide(_apportion(num_blocks, room), spread_k, sizes, rng)
-    lengths, homes = _sorted_by_address(lengths, homes, starts)
+    by_address = np.argsort(starts[homes], kind="stable")
+    lengths, homes = lengths[by_address], homes[by_address]
     firsts = starts[homes] + _offsets(lengths, homes, room, rng if gap == "scattered" else None)
+    return _in_logical_order(firsts, lengths, rng)
 
-    order = np.argsort(_order_without_joins(spread_k, rng))
-    ids: list[int] = _ids(firsts[order], lengths[order]).tolist()
-    return ids
+
+def plan_batch(
+    num_blocks: Sequence[int],
+    spread_ks: Sequence[int],
+    free_ids: Sequence[int],
+    *,
+    gap: Gap = "shuffled",
+    sizes: Sizes = "even",
+    seed: int = 0,
+) -> list[list[int]]:
+    """A plan for each of several requests, no block in two of them: `num_blocks[i]` in `spread_ks[i]` runs.
+
+    One request's are as `plan` has them. The runs of several lie among each other, as if all were one
+    request's, each out of order within its own request.
+
+    Raises LayoutError if a spread_k is not within 1..its blocks or the runs do not fit the free ids.
+    """
+    if len(num_blocks) == 1:
+        return [plan(num_blocks[0], spread_ks[0], free_ids, gap=gap, sizes=sizes, seed=seed)]
+    rng = np.random.default_rng(seed)
+    of_requests = zip(num_blocks, spread_ks, strict=True)
+    wanted = np.concatenate([run_lengths(n, k, sizes, rng) for n, k in of_requests])
+    starts, room = _stretches(sum(num_blocks), len(wanted), free_ids, gap)
+    mixed = rng.permutation(len(wanted))
+    fitting = _fit(wanted[mixed], room)
+    if fitting is None:
+        raise LayoutError(
+            f"{sum(num_blocks)} blocks of {len(num_blocks)} requests in {len(wanted)} runs do not fit the "
+            f"{len(room)} stretches of free blocks; free more blocks, or take a larger spread_k"
+        )
+    lengths, homes = fitting
+    by_address = np.argsort(starts[homes], kind="stable")
+    lengths, homes = lengths[by_address], homes[by_address]
+    firsts = starts[homes] + _offsets(lengths, homes, room, rng if gap == "scattered" else None)
+    request = np.repeat(np.arange(len(spread_ks)), spread_ks)[mixed][by_address]
+    own = np.split(np.argsort(request, kind="stable"), np.cumsum(spread_ks)[:-1])
+    return [_in_logical_order(firsts[runs], lengths[runs], rng) for runs in own]
 
 
 def slot_mapping(block_ids: Sequence[int], block_size: int, length: int) -> Ints:
@@ -132,18 +162,32 @@ def slot_mapping(block_ids: Sequence[int], block_size: int, length: int) -> Ints
     return slots.reshape(-1)[:length]
 
 
+def slots_of_batch(block_ids: Sequence[Sequence[int]], block_size: int, lengths: Sequence[int]) -> Ints:
+    """The slots of all requests' tokens, one request after the other, int64 [sum(lengths)]."""
+    of_requests = zip(block_ids, lengths, strict=True)
+    return np.concatenate([slot_mapping(ids, block_size, length) for ids, length in of_requests])
+
+
 def _check_spread(num_blocks: int, spread_k: int) -> None:
     if not 1 <= spread_k <= num_blocks:
         raise LayoutError(f"spread_k {spread_k}: must be within 1..{num_blocks}, the number of blocks")
 
 
-def _check_room(num_blocks: int, spread_k: int, room: Ints) -> None:
-    """`room`: lengths of the `spread_k` longest stretches."""
+def _stretches(num_blocks: int, spread_k: int, free_ids: Sequence[int], gap: Gap) -> tuple[Ints, Ints]:
+    """First ids and lengths of the stretches of free ids for a plan: only the longest are needed to shuffle.
+
+    Raises LayoutError if they do not hold so many blocks in so many runs.
+    """
+    starts, room = _longest_stretches(free_ids, spread_k)
     if int(room.sum()) < num_blocks:
         raise LayoutError(
             f"{num_blocks} blocks in {spread_k} run(s): the {room.size} longest stretch(es) of free blocks "
             f"hold {int(room.sum())}; free more blocks, or take a larger spread_k"
         )
+    if gap == "shuffled":
+        needed = int(np.searchsorted(np.cumsum(room), num_blocks)) + 1
+        return starts[:needed], room[:needed]
+    return starts, room
 
 
 def _first_of_each_run(ids: Ints) -> Ints:
@@ -204,11 +248,6 @@ def _apportion(total: int, limits: Ints) -> Ints:
     return whole
 
 
-def _sorted_by_address(lengths: Ints, homes: Ints, starts: Ints) -> tuple[Ints, Ints]:
-    order = np.argsort(starts[homes], kind="stable")
-    return lengths[order], homes[order]
-
-
 def _offsets(lengths: Ints, homes: Ints, room: Ints, rng: np.random.Generator | None) -> Ints:
     """Where each run begins in its stretch, for runs sorted by address: side by side, or apart by `rng`."""
     every = np.arange(homes.size)
@@ -228,6 +267,13 @@ def _offsets(lengths: Ints, homes: Ints, room: Ints, rng: np.random.Generator | 
     drift = (index + rng.random(homes.size)) * (spare - least * (counts - 1)) / counts
     apart: Ints = packed + index * least + np.floor(drift).astype(np.int64)
     return apart
+
+
+def _in_logical_order(firsts: Ints, lengths: Ints, rng: np.random.Generator) -> list[int]:
+    """Block ids of runs that are given by address, out of order and with no two of them joined."""
+    order = np.argsort(_order_without_joins(len(firsts), rng))
+    ids: list[int] = _ids(firsts[order], lengths[order]).tolist()
+    return ids
 
 
 def _order_without_joins(count: int, rng: np.random.Generator) -> Ints:

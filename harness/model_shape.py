@@ -82,7 +82,7 @@ def with_positions(config: dict[str, Any], num_positions: int) -> dict[str, Any]
     """
     rope_type = _rope(text_config(config)).get("rope_type", "default")
     if rope_type not in _PLAIN_ROPE:
-        raise ModelError(f"positions of the kind {rope_type!r} cannot be extended: use a shorter --length")
+        raise ModelError(f"positions of the kind {rope_type!r} cannot be extended: use shorter prompts")
     key = limit_key(config)
     overrides = {key: num_positions} if key else {}
     return {"text_config": overrides} if text_config(config) is not config else overrides

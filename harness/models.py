@@ -230,10 +230,10 @@ def _with_room_for(source: ModelSource, length: int, allow_long: bool) -> ModelS
     limit, needed = source.max_positions, length + 1
     if limit is None or needed <= limit:
         return source
-    too_long = f"--length {length}: {source.name} has {limit} positions"
+    too_long = f"a prompt of {length} tokens: {source.name} has {limit} positions"
     if source.positions == "learned":
         if source.config.get("model_type") not in EXTENDABLE:
-            raise ModelError(f"{too_long}, learned ones: use at most --length {limit - 1}")
+            raise ModelError(f"{too_long}, learned ones: at most {limit - 1} tokens in --length or --batch")
         notice = (
             f"positions: {source.name}'s {limit} learned positions are repeated up to {needed}; "
             f"what it predicts past {limit} means nothing"
@@ -245,7 +245,9 @@ def _with_room_for(source: ModelSource, length: int, allow_long: bool) -> ModelS
             notices=(*source.notices, notice),
         )
     if not allow_long:
-        raise ModelError(f"{too_long}: use at most --length {limit - 1}, or --allow-long-max-model-len")
+        raise ModelError(
+            f"{too_long}: at most {limit - 1} tokens in --length or --batch, or --allow-long-max-model-len"
+        )
     try:
         overrides = with_positions(source.config, needed)
     except ModelError as error:

@@ -20,6 +20,8 @@ from patches.attention import AttentionTap
 if TYPE_CHECKING:
     from harness.engine import Prefill, PrefillEngine
 
+Ids = Sequence[Sequence[int]]  # of each request
+
 
 @dataclass
 class Captured:
@@ -38,30 +40,28 @@ class Checked:
 
 
 def capture(
-    engine: PrefillEngine, token_ids: Sequence[int], block_ids: Sequence[int], layers: Sequence[int] | None
+    engine: PrefillEngine, prompts: Ids, block_ids: Ids, layers: Sequence[int] | None
 ) -> tuple[Prefill, Captured]:
-    """Prefill on `block_ids`; every rank keeps the attention calls of `layers` (None: all).
+    """Prefill `prompts`, each on its `block_ids`; every rank keeps the calls of `layers` (None: all).
 
     The answer has the first rank's calls, as outlines (see capture.outline): the other ranks' are alike.
     """
     with engine.ranks.during("capturing", layers) as captured:
-        prefill = engine.prefill(token_ids, block_ids)
+        prefill = engine.prefill(prompts, block_ids)
     return prefill, captured[0]
 
 
-def check(
-    engine: PrefillEngine, token_ids: Sequence[int], block_ids: Sequence[int], base: Prefill
-) -> list[str]:
+def check(engine: PrefillEngine, prompts: Ids, block_ids: Ids, base: Prefill) -> list[str]:
     """Prefill on `block_ids`; anything that is not as in the captured prefill, in any rank.
 
-    The first token and every captured layer's output must be equal, bit for bit: the kernel is the
-    same, only the blocks differ. The block table must be the one that was asked for.
+    The first tokens and every captured layer's output must be equal, bit for bit: the kernel is the
+    same, only the blocks differ. Each row of the block tables must be the one that was asked for.
     """
-    with engine.ranks.during("checking", list(block_ids)) as found:
-        prefill = engine.prefill(token_ids, block_ids)
+    with engine.ranks.during("checking", [list(ids) for ids in block_ids]) as found:
+        prefill = engine.prefill(prompts, block_ids)
     problems = [problem for of_rank in found for problem in of_rank]
-    if prefill.first_token != base.first_token:
-        problems.append(f"first token {prefill.first_token}, at spread_k = 1 it is {base.first_token}")
+    if prefill.first_tokens != base.first_tokens:
+        problems.append(f"first tokens {prefill.first_tokens}, at spread_k = 1 they are {base.first_tokens}")
     return problems
 
 
@@ -96,7 +96,7 @@ def capturing(
 
 @contextmanager
 def checking(
-    engine_layers: Mapping[str, Any], tap: AttentionTap, base: Captured, block_ids: Sequence[int]
+    engine_layers: Mapping[str, Any], tap: AttentionTap, base: Captured, block_ids: Ids
 ) -> Iterator[Checked]:
     """Note the block tables of the prefill inside the block, and what is not as in `base`."""
     numbers = {name: number for number, name in enumerate(engine_layers)}
@@ -113,12 +113,18 @@ def checking(
 
     with tap.observing(observe):
         yield checked
-    asked = list(block_ids)
     for number, table in checked.tables.items():
-        got = table[0].tolist()
-        if got != asked:
-            checked.problems.append(
-                f"layer {number}: {layout.spread_k(got)} runs in the engine's block table, "
-                f"{layout.spread_k(asked)} asked for"
-            )
+        if problem := _wrong_row(base.calls[number].block_ids(table), block_ids):
+            checked.problems.append(f"layer {number}: {problem}")
             break
+
+
+def _wrong_row(got: Ids, asked: Ids) -> str | None:
+    """The first request whose blocks are not those that were asked for."""
+    for request, (ids, wanted) in enumerate(zip(got, asked, strict=True)):
+        if list(ids) != list(wanted):
+            return (
+                f"request {request} has {layout.spread_k(ids)} runs in the engine's block table, "
+                f"{layout.spread_k(wanted)} asked for"
+            )
+    return None

@@ -1,8 +1,9 @@
-"""The prompt of a run: exactly `length` token ids. Imports nothing heavy."""
+"""The prompts of a run: exactly as many token ids as asked for. Imports nothing heavy."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 PASSAGE = Path(__file__).resolve().parent.parent / "configs" / "prompts" / "passage.txt"
+STRIDE = 997  # tokens of the passage from where one prompt begins to where the next does; a prime
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id")
 
 
@@ -33,25 +35,29 @@ def check(source: ModelSource, prompt_file: Path | None) -> None:
         )
 
 
-def token_ids(source: ModelSource, length: int, prompt_file: Path | None, seed: int) -> tuple[list[int], str]:
-    """The prompt's token ids, `length` of them, and where they come from, in words.
+def token_ids(
+    source: ModelSource, lengths: Sequence[int], prompt_file: Path | None, seed: int
+) -> tuple[list[list[int]], str]:
+    """The token ids of prompts of these lengths, and where they come from, in words.
 
-    They come from `prompt_file`, else from a bundled passage, repeated as often as it takes, else, for a
-    model without a tokenizer, from a seeded generator.
+    They come from `prompt_file`, one prompt after the other, else from a bundled passage, repeated as often
+    as it takes and begun at another place for each prompt, else, for a model without a tokenizer, from a
+    seeded generator.
 
     Args:
         source: materialised, if it has a tokenizer.
 
     Raises:
-        PromptError: as `check` does, or the file is not UTF-8 text or has fewer than `length` tokens.
+        PromptError: as `check` does, or the file is not UTF-8 text or has fewer tokens than all prompts.
     """
     check(source, prompt_file)
     if not source.has_tokenizer:
-        return random_ids(source.config, length, seed), f"random token ids, seed {seed} (no tokenizer)"
+        ids = random_ids(source.config, sum(lengths), seed)
+        return _cut(ids, lengths), f"random token ids, seed {seed} (no tokenizer)"
     tokenizer = _load(source)
     if prompt_file is not None:
-        return _from_file(tokenizer, prompt_file, length)
-    return _from_passage(tokenizer, length)
+        return _from_file(tokenizer, prompt_file, lengths)
+    return _from_passage(tokenizer, lengths)
 
 
 def random_ids(config: dict[str, Any], length: int, seed: int) -> list[int]:
@@ -84,27 +90,41 @@ def _load(source: ModelSource) -> Tokenizer:
     return tokenizer
 
 
-def _from_file(tokenizer: Tokenizer, prompt_file: Path, length: int) -> tuple[list[int], str]:
+def _from_file(
+    tokenizer: Tokenizer, prompt_file: Path, lengths: Sequence[int]
+) -> tuple[list[list[int]], str]:
     try:
         text = prompt_file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise PromptError(f"--prompt-file {prompt_file}: cannot be read as UTF-8 text: {error}") from error
     ids: list[int] = tokenizer.encode(text).ids
-    if len(ids) < length:
+    wanted = sum(lengths)
+    if len(ids) < wanted:
+        asked = f"--length {wanted}" if len(lengths) == 1 else f"the {wanted} of --batch"
         raise PromptError(
-            f"--prompt-file {prompt_file}: has {len(ids)} tokens, fewer than --length {length}; "
-            "use a longer text or a smaller --length"
+            f"--prompt-file {prompt_file}: has {len(ids)} tokens, fewer than {asked}; use a longer text or "
+            "shorter prompts"
         )
-    return ids[:length], f"the first {length} of {len(ids)} tokens of {prompt_file}"
+    return _cut(ids, lengths), f"the first {wanted} of {len(ids)} tokens of {prompt_file}"
 
 
-def _from_passage(tokenizer: Tokenizer, length: int) -> tuple[list[int], str]:
+def _from_passage(tokenizer: Tokenizer, lengths: Sequence[int]) -> tuple[list[list[int]], str]:
     passage = PASSAGE.read_text(encoding="utf-8")
     once = len(tokenizer.encode(passage).ids)
-    times = -(-length // once)
+    starts = [STRIDE * n % once for n in range(len(lengths))]
+    wanted = max(start + length for start, length in zip(starts, lengths, strict=True))
+    times = -(-wanted // once)
     ids: list[int] = tokenizer.encode(passage * times).ids
-    if len(ids) < length:  # special tokens were counted once a copy, or tokens merged across the seams
+    if len(ids) < wanted:  # special tokens were counted once a copy, or tokens merged across the seams
         times += 1 + times // 100
         ids = tokenizer.encode(passage * times).ids
     repeated = f", repeated {times} times" if times > 1 else ""
-    return ids[:length], f"bundled passage of {once} tokens{repeated}"
+    elsewhere = ", each prompt from another place in it" if len(lengths) > 1 else ""
+    prompts = [ids[start : start + length] for start, length in zip(starts, lengths, strict=True)]
+    return prompts, f"bundled passage of {once} tokens{repeated}{elsewhere}"
+
+
+def _cut(ids: list[int], lengths: Sequence[int]) -> list[list[int]]:
+    """One prompt after the other."""
+    ends = list(accumulate(lengths))
+    return [ids[end - length : end] for end, length in zip(ends, lengths, strict=True)]

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from harness import arms, capture, kernels, prefills
+from harness import capture, kernels, placement, prefills
 from harness.bench import Bench, Equipment, Sampled
 from harness.config import RunConfig
 from harness.kernels import detours
@@ -89,7 +89,7 @@ class Rank:
         outlines.skipped |= self.captured.skipped
 
     @contextmanager
-    def checking(self, block_ids: Sequence[int]) -> Iterator[list[str]]:
+    def checking(self, block_ids: prefills.Ids) -> Iterator[list[str]]:
         """Hold attention calls against the captured ones; the answer lists what differs."""
         problems: list[str] = []
         with prefills.checking(self.layers, self.tap, self.captured, block_ids) as self.checked:
@@ -153,8 +153,18 @@ class Rank:
         self, layer: int, spread_k: int, with_synthetic: bool, budget: Budget, problem: str | None
     ) -> Sampled:
         """Sample a layer's series on the blocks of the prefill that was checked last; see Bench.measure."""
-        place = _placed(self.captured.calls[layer], spread_k, self.checked.tables[layer])
+        place = self._checked_place(layer, spread_k)
         return self._equipped.measure(place, with_synthetic, budget, problem)
+
+    def replay_request(
+        self, layer: int, spread_k: int, index: int, budget: Budget, problem: str | None
+    ) -> Sampled:
+        """The same of one request of the step alone; see Bench.measure_request."""
+        place = self._checked_place(layer, spread_k)
+        return self._equipped.measure_request(place, index, budget, problem)
+
+    def _checked_place(self, layer: int, spread_k: int) -> placement.Placement:
+        return _placed(self.captured.calls[layer], spread_k, self.checked.tables[layer])
 
     def launch_bound(self) -> int:
         """See Bench."""
@@ -174,9 +184,9 @@ class Rank:
         return self._bench
 
 
-def _placed(call: capture.AttentionCall, spread_k: int, table: torch.Tensor) -> arms.Placement:
+def _placed(call: capture.AttentionCall, spread_k: int, table: torch.Tensor) -> placement.Placement:
     """The call's K and V where they are in the engine's own cache; `table`: of the fragmented prefill."""
     assert call.kv_cache is not None
     one_run = kernels.PagedKV(call.kv_cache, call.block_table)
     split = kernels.PagedKV(call.kv_cache, table)
-    return arms.Placement(call, spread_k, one_run, split, arms.readable(call, split))
+    return placement.Placement(call, spread_k, one_run, split, placement.readable(call, split))

@@ -46,6 +46,7 @@ class Cell:
     point: Point = ()
     variant: str | None = None  # which of several engines, e.g. "block_size=64"; None: the main job's own
     rank: int | None = None  # of tensor parallelism, whose heads these are; None: there is one only
+    request: int | None = None  # index of the one request of the step that this is about; None: all of them
 
     def at(self, axis: str) -> int | float | str | None:
         """The value on an axis of `point`; None without one."""
@@ -106,6 +107,11 @@ def latest(results: Iterable[Result]) -> list[Result]:
 def series_name(spread_k: int, layer: int, rank: int | None = None) -> str:
     """The series of one layer's arms at one spread_k; every rank samples its own."""
     return f"spread={spread_k} layer={layer}" + ("" if rank is None else f" rank={rank}")
+
+
+def request_series_name(spread_k: int, layer: int, request: int, rank: int | None = None) -> str:
+    """The series of one request of a batch alone, in the layer's and spread_k's that it is part of."""
+    return f"{series_name(spread_k, layer, rank)} request={request}"
 
 
 def in_spread(series: str, spread_k: int) -> bool:

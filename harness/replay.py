@@ -9,12 +9,13 @@ from typing import NoReturn
 import torch
 
 from harness import arms, kernels, layout
-from harness.arms import Arm, Bound, Placement
+from harness.arms import Arm, Bound
 from harness.capture import AttentionCall
 from harness.kernels import Unsupported, reference
 from harness.measure.sampler import Series
 from harness.measure.timers import Step
-from harness.record import Result, Status, series_name, status_of
+from harness.placement import Placement, placed
+from harness.record import Result, Status, request_series_name, series_name, status_of
 
 SCATTER = 4
 
@@ -65,20 +66,33 @@ class Replay:
             series = Series(series.results + more.results, series.steps + more.steps)
         return series
 
-    def cache_plan(self, blocks: int, spread_k: int) -> list[int]:
-        """Block ids in a cache made here: 1..blocks are the one run's, those after them are cut into runs.
+    def request_series(self, place: Placement, index: int) -> Series:
+        """The engine's kernel on one request of the step alone, ready and judged."""
+        name = request_series_name(place.spread_k, place.call.layer, index)
+        alone, engine = place.alone(index), kernels.for_engine(place.call)
+        try:
+            alone = arms.with_output(alone, engine)
+            judge = Judge(alone.call)
+        except Exception as error:
+            return prepare(failing(arms.of_request(alone, engine, index), error), None, name)
+        return prepare(arms.of_request(alone, engine, index), judge, name)
 
-        Scattered runs get a pool of SCATTER times the blocks: the engine's pool would not fit twice.
+    def cache_plan(self, blocks: Sequence[int], runs: Sequence[int]) -> list[list[int]]:
+        """Each request's block ids in a cache made here, cut into so many runs, beyond sum(blocks).
+
+        Up to there they are the one run's. Scattered runs get a pool of SCATTER times the blocks: the
+        engine's pool would not fit twice.
         """
-        pool = blocks * (SCATTER if self.gap == "scattered" else 1)
-        ids = range(blocks + 1, blocks + pool + 1)
-        seed = self.seed + spread_k
-        return layout.plan(blocks, spread_k, ids, gap=self.gap, sizes=self.sizes, seed=seed)
+        count = sum(blocks)
+        pool = count * (SCATTER if self.gap == "scattered" else 1)
+        ids = range(count + 1, count + pool + 1)
+        seed = self.seed + max(runs)
+        return layout.plan_batch(blocks, runs, ids, gap=self.gap, sizes=self.sizes, seed=seed)
 
-    def own_cache(self, call: AttentionCall, spread_k: int) -> Placement:
-        """The call's K and V in a cache made for it."""
-        blocks = layout.num_blocks(call.num_tokens, call.block_size)
-        return arms.placed(call, kernels.for_engine(call), spread_k, self.cache_plan(blocks, spread_k))
+    def own_cache(self, call: AttentionCall, spread_k: int, runs: Sequence[int]) -> Placement:
+        """The call's K and V in a cache made for it, each request's in so many runs."""
+        blocks = [layout.num_blocks(length, call.block_size) for length in call.lengths]
+        return placed(call, kernels.for_engine(call), spread_k, self.cache_plan(blocks, runs))
 
     def _judged(self, place: Placement, data: str) -> Series:
         name = series_name(place.spread_k, place.call.layer)
@@ -100,7 +114,9 @@ class Replay:
     def _synthetic(self, place: Placement) -> Series:
         try:
             call = arms.synthetic(place.call, self.seed)
-            made = arms.with_output(self.own_cache(call, place.spread_k), kernels.for_engine(call))
+            made = arms.with_output(
+                self.own_cache(call, place.spread_k, place.runs), kernels.for_engine(call)
+            )
         except Exception as error:
             name = series_name(place.spread_k, place.call.layer)
             return prepare(failing(self._arms(place, "synthetic"), error), None, name)

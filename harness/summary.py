@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from harness import figures, stats, work
+from harness import figures, per_request, stats, work
 from harness.attribution import account
 from harness.attribution.variants import variant_rows
 from harness.contrasts import (
@@ -35,8 +35,11 @@ def summarise(record: dict[str, Any], results: Sequence[Result]) -> dict[str, An
     """
     counted = latest(results)
     end_to_end = [r for r in counted if r.cell.stage == "end_to_end"]
-    replayed = [r for r in counted if r.cell.layer is not None]
+    alone = [r for r in counted if r.cell.request is not None]
+    replayed = [r for r in counted if r.cell.layer is not None and r.cell.request is None]
     slowest = _slowest_rank(replayed)
+    # A step waits for its slowest rank.
+    decisive = [r for r in replayed if r.cell.rank == slowest]
     kernels: list[Row] = []
     contrasts: list[Row] = []
     for (_, spread_k), in_spread in _by_rank_and_spread(replayed).items():
@@ -61,8 +64,8 @@ def summarise(record: dict[str, Any], results: Sequence[Result]) -> dict[str, An
         "kernels": kernels,
         "contrasts": contrasts + end_to_end_contrasts(end_to_end),
         "end_to_end": [_end_to_end_row(r) for r in end_to_end if not r.control],
-        # A step waits for its slowest rank.
-        "attribution": account(record, end_to_end + [r for r in replayed if r.cell.rank == slowest]),
+        "requests": per_request.rows(record, [r for r in alone if r.cell.rank == slowest], decisive),
+        "attribution": account(record, end_to_end + decisive),
         "variants": variant_rows(record, counted),
     }
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from harness import batch
 from harness.record import Result
 
 if TYPE_CHECKING:
@@ -87,10 +88,12 @@ def asked_for(config: RunConfig, settings: Mapping[str, Any]) -> list[Variant]:
 
 
 def kv_cache_bytes(config: RunConfig, source: ModelSource, dtype: str, largest_block: int) -> int:
-    """Bytes of KV cache that hold the prompt twice, in blocks of any of the variants' sizes."""
+    """Bytes of KV cache that hold the prompts twice, in blocks of any of the variants' sizes."""
     element = 4 if dtype == "float32" else 2
     per_token = 2 * source.num_layers * source.num_kv_heads * source.head_dim * element
-    return 2 * (config.length + 2 * largest_block) * per_token
+    # Any request's last block may be a token full.
+    tokens = batch.num_tokens(config.requests) + (len(config.requests) + 1) * largest_block
+    return 2 * tokens * per_token
 
 
 def by_engine(results: Iterable[Result]) -> dict[str, dict[str, Result]]:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from harness import batch
+
 ELEMENT_BYTES = {"bfloat16": 2, "float16": 2, "half": 2, "float32": 4, "float": 4}
 NO_WINDOW = (-1, -1)
 GATHERED_TENSORS = {"flash_attn_func": 2, "flash_attn_qkvpacked_func": 3}  # see gather_bytes
@@ -78,24 +80,24 @@ def gather_bytes(
 
 
 def gather_gbps(record: Mapping[str, Any], kernel: str, microseconds: float | None) -> float | None:
-    """The bandwidth of the gather that a kernel needs, over the whole prompt; None: not measured or known."""
-    model, length, size = _shape(record)
-    if not microseconds or not length or size is None or kernel not in GATHERED_TENSORS:
+    """The bandwidth of the gather that a kernel needs, over all prompts; None: not measured or known."""
+    model, lengths, size = _shape(record)
+    if not microseconds or not lengths or size is None or kernel not in GATHERED_TENSORS:
         return None
     tensors = GATHERED_TENSORS[kernel]
-    moved = gather_bytes([length], model["num_kv_heads"], model["head_dim"], size, tensors)
+    moved = gather_bytes(lengths, model["num_kv_heads"], model["head_dim"], size, tensors)
     return moved / microseconds / 1e3
 
 
-def _shape(record: Mapping[str, Any]) -> tuple[Mapping[str, Any], int | None, int | None]:
-    """The record's model, the prompt's tokens and the bytes of an element, as far as they are known."""
+def _shape(record: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[int], int | None]:
+    """The record's model, the prompts' tokens and the bytes of an element, as far as they are known."""
     model = record.get("model", {})
     size = ELEMENT_BYTES.get(str(model.get("dtype")).removeprefix("torch."))
-    return model, record.get("config", {}).get("length"), size
+    return model, [request.length for request in batch.of_record(record)], size
 
 
 def rates(record: Mapping[str, Any], layers: Iterable[object], microseconds: float | None) -> dict[str, Any]:
-    """tflops, gbps and share_of_ceiling_pct of an attention call over the whole prompt.
+    """tflops, gbps and share_of_ceiling_pct of an attention call over all prompts.
 
     The share is of whichever of the device's two measured ceilings the call is nearer to; that of operations
     counts for 16-bit types only, as it is measured in bfloat16. null: not measured, or not known.
@@ -107,18 +109,18 @@ def rates(record: Mapping[str, Any], layers: Iterable[object], microseconds: flo
         microseconds: the average.
     """
     found: dict[str, Any] = {"tflops": None, "gbps": None, "share_of_ceiling_pct": None}
-    model, length, size = _shape(record)
-    if not microseconds or not length or size is None:
+    model, lengths, size = _shape(record)
+    if not microseconds or not lengths or size is None:
         return found
     windows, causal = record.get("layer_windows", {}), record.get("causal", True)
     heads, dim = model["num_heads"], model["head_dim"]
     flops = [
-        attention_flops([length], [length], heads, dim, causal, tuple(windows.get(str(layer), NO_WINDOW)))
+        attention_flops(lengths, lengths, heads, dim, causal, tuple(windows.get(str(layer), NO_WINDOW)))
         for layer in layers
     ]
     if not flops:
         return found
-    moved = attention_bytes([length], [length], heads, model["num_kv_heads"], dim, size)
+    moved = attention_bytes(lengths, lengths, heads, model["num_kv_heads"], dim, size)
     found["tflops"] = sum(flops) / len(flops) / microseconds / 1e6
     found["gbps"] = moved / microseconds / 1e3
     if ceilings := record.get("ceilings"):

@@ -1,4 +1,4 @@
-"""Choose which physical blocks vLLM's next request gets."""
+"""Choose which physical blocks vLLM's next requests get."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def next_block_ids(block_pool: Any, count: int) -> list[int]:
 
 
 def choose_next(block_pool: Any, block_ids: Sequence[int]) -> None:
-    """Make the next request that needs len(block_ids) blocks get exactly these, in this order.
+    """Make the next requests that need len(block_ids) blocks in all get exactly these, in this order.
 
     vLLM takes new blocks from the head of its free queue, so the chosen ones are moved there.
 

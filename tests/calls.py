@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate
+
 import torch
 
 from harness import arms, kernels, layout
 from harness.capture import AttentionCall
+from harness.placement import Placement, block_table, placed
 
 
 def make_call(
     length: int = 200,
     *,
+    lengths: Sequence[int] | None = None,
     heads: int = 4,
     kv_heads: int = 2,
     head_dim: int = 64,
@@ -21,26 +27,28 @@ def make_call(
     sliding_window: tuple[int, int] = (-1, -1),
     softcap: float = 0.0,
 ) -> AttentionCall:
-    """One request's random call, without a cache and without an output."""
-    generator = torch.Generator().manual_seed(length + heads)
+    """A random call of one request, or of several with these `lengths`, without a cache and an output."""
+    lengths = lengths or [length]
+    tokens = sum(lengths)
+    generator = torch.Generator().manual_seed(tokens + heads)
 
     def random(count: int) -> torch.Tensor:
-        return torch.randn(length, count, head_dim, generator=generator).to(device, dtype)
+        return torch.randn(tokens, count, head_dim, generator=generator).to(device, dtype)
 
-    blocks = layout.num_blocks(length, block_size)
-    ids = list(range(1, blocks + 1))
-    return AttentionCall(
+    counts = [layout.num_blocks(n, block_size) for n in lengths]
+    ids = layout.plan_batch(counts, [1] * len(counts), range(1, sum(counts) + 1))
+    call = AttentionCall(
         layer=0,
         layer_name="made",
         backend="CPU_ATTN" if device == "cpu" else "FLASH_ATTN",
         query=random(heads),
         key=random(kv_heads),
         value=random(kv_heads),
-        output=torch.zeros(length, heads, head_dim, dtype=dtype, device=device),
-        block_table=torch.tensor([ids], dtype=torch.int32, device=device),
-        slot_mapping=torch.from_numpy(layout.slot_mapping(ids, block_size, length)).to(device),
-        seq_lens=torch.tensor([length], dtype=torch.int32, device=device),
-        query_start_loc=torch.tensor([0, length], dtype=torch.int32, device=device),
+        output=torch.zeros(tokens, heads, head_dim, dtype=dtype, device=device),
+        block_table=torch.empty(0),
+        slot_mapping=torch.from_numpy(layout.slots_of_batch(ids, block_size, lengths)).to(device),
+        seq_lens=torch.tensor(lengths, dtype=torch.int32, device=device),
+        query_start_loc=torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device),
         qkv_strides=(),
         block_size=block_size,
         scale=head_dim**-0.5,
@@ -57,16 +65,19 @@ def make_call(
         scheduler_metadata=None,
         max_num_splits=0,
     )
+    return replace(call, block_table=block_table(call, ids))
 
 
-def place(call: AttentionCall, spread_k: int, seed: int = 0) -> arms.Placement:
+def place(call: AttentionCall, spread_k: int, seed: int = 0) -> Placement:
     """The call in a cache of its own, with the engine kernel's output on the single run."""
     kernel = kernels.for_engine(call)
-    blocks = layout.num_blocks(call.num_tokens, call.block_size)
-    ids = layout.plan(blocks, spread_k, range(blocks + 1, 2 * blocks + 1), seed=seed)
-    return arms.with_output(arms.placed(call, kernel, spread_k, ids), kernel)
+    blocks = [layout.num_blocks(n, call.block_size) for n in call.lengths]
+    runs = [min(spread_k, n) for n in blocks]
+    free = range(sum(blocks) + 1, 2 * sum(blocks) + 1)
+    ids = layout.plan_batch(blocks, runs, free, seed=seed)
+    return arms.with_output(placed(call, kernel, spread_k, ids), kernel)
 
 
-def plan(blocks: int, spread_k: int) -> list[int]:
+def plan(blocks: Sequence[int], runs: Sequence[int]) -> list[list[int]]:
     """A layout for caches that the arms make themselves."""
-    return layout.plan(blocks, spread_k, range(1, blocks + 1))
+    return layout.plan_batch(blocks, runs, range(1, sum(blocks) + 1))

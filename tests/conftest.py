@@ -30,9 +30,9 @@ def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def token_ids() -> list[int]:
-    """LENGTH tokens below the small model's vocabulary."""
-    return [(7 * n + n * n) % 512 for n in range(LENGTH)]
+def prompts() -> list[list[int]]:
+    """One prompt of LENGTH tokens below the small model's vocabulary."""
+    return [[(7 * n + n * n) % 512 for n in range(LENGTH)]]
 
 
 @pytest.fixture(scope="session")

@@ -17,16 +17,16 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 import torch
 
 from harness import config, device, inengine, layout, models, prefills
-from harness.arms import Placement, readable
 from harness.engine import PrefillEngine
 from harness.inengine import Outcome
 from harness.kernels import PagedKV
+from harness.placement import Placement, readable
 from harness.record import Result, Status
 from harness.replay import Judge, Replay
 from tests.feature_models import MODELS, VOCABULARY, Model
 
 LENGTH, BLOCK_SIZE, RUNS = 70, 32, 3
-TOKENS = [(7 * n + n * n) % VOCABULARY for n in range(LENGTH)]
+PROMPTS = [[(7 * n + n * n) % VOCABULARY for n in range(LENGTH)]]
 
 
 def start(path: Path, dtype: str, backend: str | None = None) -> PrefillEngine:
@@ -46,10 +46,11 @@ def check(model: Model, path: Path, backend: str | None = None) -> Counter[str]:
     with torch.inference_mode(), start(path, model.dtype, backend) as engine:
         blocks = layout.num_blocks(LENGTH, BLOCK_SIZE)
         free = engine.free_block_ids()
-        plans = {1: free[:blocks], RUNS: layout.plan(blocks, RUNS, free[blocks : 4 * blocks], seed=1)}
-        engine.prefill(TOKENS, plans[1])
-        base, _ = prefills.capture(engine, TOKENS, plans[1], None)
-        assert prefills.check(engine, TOKENS, plans[RUNS], base) == []
+        split = layout.plan(blocks, RUNS, free[blocks : 4 * blocks], seed=1)
+        plans = {1: [free[:blocks]], RUNS: [split]}
+        engine.prefill(PROMPTS, plans[1])
+        base, _ = prefills.capture(engine, PROMPTS, plans[1], None)
+        assert prefills.check(engine, PROMPTS, plans[RUNS], base) == []
         rank = engine.ranks.only
         assert_captured(model, rank.captured)
         statuses = Counter(result.status.value for result in replayed(rank.captured, rank.checked))
@@ -95,15 +96,15 @@ def replayed(captured: prefills.Captured, checked: prefills.Checked) -> Sequence
     return results
 
 
-def assert_steered(engine: PrefillEngine, plans: dict[int, list[int]]) -> None:
+def assert_steered(engine: PrefillEngine, plans: dict[int, list[list[int]]]) -> None:
     """Every in-engine arm gives the logits that it must."""
     assert engine.about.not_steered is None
     outcomes: dict[str, Outcome] = {}
     for arm in inengine.arms(engine, plans, natural_k=1, spin_us=None):
         assert arm.unsupported is None
         with engine.ranks.during("observing_logits") as seen:
-            done = engine.prefill(TOKENS, arm.block_ids, arm.course)
-        outcome = Outcome(seen[0][-1], done.first_token)
+            done = engine.prefill(PROMPTS, arm.block_ids, arm.course)
+        outcome = Outcome(seen[0][-1], done.first_tokens)
         twin = outcomes.setdefault(arm.same_kernel_as if arm.course else arm.name, outcome)
         objection = inengine.objection(outcome, outcomes["engine"], twin)
         assert objection is None, f"{arm.name} at spread_k = {arm.spread_k}: {objection}"

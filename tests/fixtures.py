@@ -60,7 +60,7 @@ def record() -> dict[str, Any]:
         "block_ids": {str(k): [layout.to_ranges(layout.plan(32, k, range(1, 99), seed=k))] for k in SPREAD_K}
         | {"engine": [layout.to_ranges(range(32, 0, -1))]},
         "reference_error": {},
-        "first_token": 42,
+        "first_tokens": [42],
         "engine_spread_k": {"min": 27, "median": 30, "max": 31},
         "profile": [
             _profile(arm, k, attention, write)

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import arms, kernels, layout, replay
+from harness.contrasts import name_in_series
 from harness.kernels import DenseKV, PagedKV
+from harness.placement import gather
 from harness.record import Status
 from tests.calls import make_call, place, plan
 
@@ -32,6 +34,51 @@ def test_every_layout_gives_the_same_attention(length, heads, data):
             "gather_qkv",
         )
         assert result.status is (Status.UNSUPPORTED if packed_gqa else Status.OK), result
+
+
+@settings(deadline=None, max_examples=6)
+@given(st.lists(st.integers(1, 150), min_size=2, max_size=4), st.integers(1, 5), st.booleans())
+def test_every_layout_of_a_batch_gives_the_same_attention(lengths, spread_k, equal):
+    lengths = [lengths[0]] * len(lengths) if equal else lengths
+    ragged = len(set(lengths)) > 1
+    spread_k = min(spread_k, layout.num_blocks(max(lengths), 32))
+    for result in prepared(place(make_call(lengths=lengths, kv_heads=4), spread_k)).results:
+        refused = ragged and (result.cell.kernel.startswith("flash_") or result.cell.kernel == "gather_qkv")
+        assert result.status is (Status.UNSUPPORTED if refused else Status.OK), result
+        assert not refused or "requests of different lengths" in (result.reason or "")
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.lists(st.integers(1, 150), min_size=2, max_size=5), st.integers(1, 5), st.data())
+def test_one_request_of_a_batch_alone_is_what_it_is_in_the_batch(lengths, spread_k, data):
+    index = data.draw(st.integers(0, len(lengths) - 1))
+    placement = place(make_call(lengths=lengths), spread_k)
+    kernel = kernels.for_engine(placement.call)
+    alone = arms.with_output(placement.alone(index), kernel)
+    found = arms.of_request(alone, kernel, index)
+    start = sum(lengths[:index])
+    rows = slice(start, start + lengths[index])
+    torch.testing.assert_close(alone.call.output, placement.call.output[rows], rtol=2e-2, atol=2e-2)
+    assert alone.spread_k == placement.runs[index] == min(spread_k, layout.num_blocks(lengths[index], 32))
+    results = replay.prepare(found, replay.Judge(alone.call), "series").results
+    assert {(r.status, r.cell.request) for r in results} == {(Status.OK, index)}, results
+    names = {"dense", "paged", "paged@1 again"} | ({"paged@1"} if alone.spread_k > 1 else set())
+    assert {name_in_series(r) for r in results} == names
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=5), st.integers(1, 5), st.data())
+def test_gathering_a_batch_restores_token_order(lengths, block_size, data):
+    counts = [layout.num_blocks(length, block_size) for length in lengths]
+    ids = data.draw(st.permutations(range(sum(counts))))
+    table = torch.full((len(lengths), max(counts)), 10**6, dtype=torch.int32)  # past its own, never read
+    cache = torch.randn(sum(counts), block_size, 2, 8).transpose(1, 2)
+    expected = []
+    for row, (count, length) in enumerate(zip(counts, lengths, strict=True)):
+        own = [ids.pop() for _ in range(count)]
+        table[row, :count] = torch.tensor(own)
+        expected += [cache[own[n // block_size], :, n % block_size] for n in range(length)]
+    got = gather(PagedKV(cache, table), lengths)
+    assert torch.equal(torch.cat([got.key, got.value], dim=-1), torch.stack(expected))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -71,7 +118,7 @@ def test_gathering_restores_token_order(tokens, block_size, packed, data):
     if packed:
         qkv = torch.full((tokens, 3, 2, 4), torch.nan)
         into = DenseKV(qkv[:, 1], qkv[:, 2])
-    got = arms.gather(kv, tokens, into)
+    got = gather(kv, [tokens], into)
     for token in range(tokens):
         row = cache[ids[token // block_size], :, token % block_size]
         assert torch.equal(got.key[token], row[:, :4])

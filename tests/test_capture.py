@@ -72,7 +72,7 @@ def rewrite(path: Path, change) -> None:
 
 
 def test_shapes_are_read_from_what_save_wrote(folder):
-    assert captures.read_shapes(folder) == captures.CaptureShapes(40, 32, (0, 2))
+    assert captures.read_shapes(folder) == captures.CaptureShapes((40,), 32, (0, 2))
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,12 @@ def run(*argv: str, module: str = "cli") -> subprocess.CompletedProcess[str]:
         ("--length", "argument --length: expected one argument; --help"),
         ("--length 0", "--length 0: must be at least 1"),
         ("--length 4k", "--length 4k: must be a whole number"),
+        ("--batch 4x", "--batch 4x: neither lengths, e.g. 4x1024 or 1x4096,8x512@4, nor a file of them"),
+        ("--batch 2x131073", "--batch 2x131073: 2x131073: a prompt must have 1..131072 tokens"),
+        ("--batch 2000x5", "--batch 2000x5: 2000x5: must be 1..1024 prompts"),
+        ("--batch 4x64 --length 64", "--length 64 and --batch 4x64: exclude each other; leave one out"),
+        ("--batch 4x64@9", "--batch 4x64@9: 64@9 must be split into 1.."),
+        ("--batch 4x64 --max-num-batched-tokens 200", "must be at least --batch 4x64 (256 tokens)"),
         ("--spread-k 0,4", "--spread-k 0,4: must be at least 1"),
         ("--spread-k 1,,4", "--spread-k 1,,4: must be a list of whole numbers"),
         (
@@ -156,6 +162,23 @@ def test_captures_replace_length_block_size_and_model(saved, monkeypatch):
     argv = ["--from-captures", str(saved), "--model", "no/such model", "--layers", "2", "--length", "40"]
     assert cli.main(argv) == 0
     assert (configs[0].length, configs[0].block_size, configs[0].spreads()) == (40, 16, [1, 2, 3])
+
+
+def test_captures_of_a_batch_replace_the_prompts_and_may_get_runs_of_their_own(tmp_path, monkeypatch):
+    call = make_call(lengths=[40, 7, 7], heads=1, kv_heads=1, head_dim=4, block_size=16)
+    capture.save(call, tmp_path / "layer-0.safetensors")
+    configs = []
+    replace_saved(monkeypatch, lambda config: configs.append(config) or 0)
+    for more in ([], ["--batch", "40@2,2x7"]):
+        assert cli.main(["--from-captures", str(tmp_path), *more]) == 0
+    assert [(c.batch, c.length, c.block_size) for c in configs] == [
+        ("1x40,2x7", 40, 16), ("1x40@2,2x7", 40, 16)
+    ]  # fmt: skip
+    assert configs[0].runs(3) == [3, 1, 1]
+    for option in (["--length", "40"], ["--batch", "40,7"]):
+        done = run("--from-captures", str(tmp_path), *option)
+        assert f"{' '.join(option)}: the captures in {tmp_path} have 1x40,2x7; leave it out" in done.stderr
+        assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, "heavy: []\n")
 
 
 @pytest.mark.parametrize("kind", [EngineError, LayoutError, PatchError, capture.CaptureError])

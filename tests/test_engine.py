@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from harness import arms, capture, device, kernels, layout, prefills, replay
+from harness.placement import Placement, placed, readable
 from harness.record import Status
 from patches import PatchError, block_pool, positions
 from tests.calls import plan
@@ -27,13 +28,13 @@ def inference_mode():
 
 @pytest.fixture(scope="module")
 def one_run(engine):
-    return layout.plan(BLOCKS, 1, engine.free_block_ids())
+    return [layout.plan(BLOCKS, 1, engine.free_block_ids())]
 
 
 @pytest.fixture(scope="module")
-def base(engine, token_ids, one_run):
+def base(engine, prompts, one_run):
     """The captured prefill; the only rank keeps its calls."""
-    return prefills.capture(engine, token_ids, one_run, None)[0]
+    return prefills.capture(engine, prompts, one_run, None)[0]
 
 
 @pytest.fixture
@@ -42,24 +43,24 @@ def captured(engine, base):
 
 
 def split_ids(engine, one_run, spread_k, gap="shuffled"):
-    rest = [block for block in engine.free_block_ids() if block not in set(one_run)]
-    return layout.plan(BLOCKS, spread_k, rest, gap=gap, seed=spread_k)
+    rest = [block for block in engine.free_block_ids() if block not in set(one_run[0])]
+    return [layout.plan(BLOCKS, spread_k, rest, gap=gap, seed=spread_k)]
 
 
 @pytest.mark.parametrize("gap", ["shuffled", "scattered"])
 @pytest.mark.parametrize("spread_k", [1, 2, 3, BLOCKS])
 def test_the_engine_uses_the_chosen_blocks_and_computes_the_same(
-    engine, token_ids, one_run, base, spread_k, gap
+    engine, prompts, one_run, base, spread_k, gap
 ):
     ids = split_ids(engine, one_run, spread_k, gap)
-    assert prefills.check(engine, token_ids, ids, base) == []
+    assert prefills.check(engine, prompts, ids, base) == []
     tables = engine.ranks.only.checked.tables
     assert set(tables) == {0, 1, 2}
     assert layout.spread_k(tables[0][0].tolist()) == spread_k
 
 
-def test_a_prefill_that_differs_is_found(engine, token_ids, one_run, base):
-    other = [(token + 1) % 512 for token in token_ids]
+def test_a_prefill_that_differs_is_found(engine, prompts, one_run, base):
+    other = [[(token + 1) % 512 for token in prompts[0]]]
     problems = prefills.check(engine, other, split_ids(engine, one_run, 2), base)
     assert any("not bit for bit" in problem for problem in problems)
 
@@ -69,9 +70,9 @@ def test_blocks_in_use_are_refused(engine):
         block_pool.choose_next(engine._pool, [0])  # block 0 is vLLM's null block
 
 
-def test_the_free_queue_is_whole_after_steering(engine, token_ids, one_run):
+def test_the_free_queue_is_whole_after_steering(engine, prompts, one_run):
     before = engine.free_block_ids()
-    engine.prefill(token_ids, split_ids(engine, one_run, 3))
+    engine.prefill(prompts, split_ids(engine, one_run, 3))
     assert engine.free_block_ids() == before
 
 
@@ -128,17 +129,17 @@ def arms_of(call, place, data="captured"):
 
 @pytest.mark.parametrize("spread_k", [1, 4, BLOCKS])
 def test_every_arm_in_the_engines_cache_gives_the_right_output(
-    engine, token_ids, one_run, base, captured, spread_k
+    engine, prompts, one_run, base, captured, spread_k
 ):
-    assert prefills.check(engine, token_ids, split_ids(engine, one_run, spread_k), base) == []
+    assert prefills.check(engine, prompts, split_ids(engine, one_run, spread_k), base) == []
     for call in captured.calls.values():
         split = kernels.PagedKV(call.kv_cache, engine.ranks.only.checked.tables[call.layer])
-        place = arms.Placement(
+        place = Placement(
             call,
             spread_k,
             kernels.PagedKV(call.kv_cache, call.block_table),
             split,
-            arms.readable(call, split),
+            readable(call, split),
         )
         results = arms_of(call, place).results
         assert {result.status for result in results} == {Status.OK}, [r.reason for r in results]
@@ -152,7 +153,7 @@ def test_synthetic_arms_are_right_too(captured):
     ids = layout.plan(BLOCKS, 3, range(BLOCKS + 1, 2 * BLOCKS + 1))
     random = arms.synthetic(call, seed=1)
     assert not torch.equal(random.query, call.query)
-    place = arms.with_output(arms.placed(random, kernel, 3, ids), kernel)
+    place = arms.with_output(placed(random, kernel, 3, [ids]), kernel)
     assert {result.status for result in arms_of(random, place, "synthetic").results} == {Status.OK}
 
 
@@ -161,7 +162,7 @@ def test_a_wrong_block_table_is_reported_not_timed(captured):
     wrong = call.block_table.flip(1).contiguous()
     one_run = kernels.PagedKV(call.kv_cache, call.block_table)
     split = kernels.PagedKV(call.kv_cache, wrong)
-    series = arms_of(call, arms.Placement(call, BLOCKS, one_run, split, split))
+    series = arms_of(call, Placement(call, BLOCKS, one_run, split, split))
     for result, step in zip(series.results, series.steps, strict=True):
         if (result.cell.stage, result.cell.arm) == ("kernel", "paged") and not result.one_run_for:
             assert result.status is Status.WRONG_OUTPUT
@@ -186,11 +187,11 @@ def test_the_tap_is_there_only_while_observing_also_after_an_error(engine):
     assert not any(tapped(engine))
 
 
-def test_an_idle_tap_changes_nothing_and_goes_in_once(engine, token_ids, one_run, base):
+def test_an_idle_tap_changes_nothing_and_goes_in_once(engine, prompts, one_run, base):
     tap = engine.ranks.only.tap
     tap.install()
     try:
-        assert engine.prefill(token_ids, one_run).first_token == base.first_token
+        assert engine.prefill(prompts, one_run).first_tokens == base.first_tokens
         with pytest.raises(RuntimeError, match="tapped already"):
             tap.install()
     finally:
@@ -198,13 +199,14 @@ def test_an_idle_tap_changes_nothing_and_goes_in_once(engine, token_ids, one_run
     assert not any(tapped(engine))
 
 
-def test_the_first_token_is_what_transformers_predicts(base, tiny_gpt2, token_ids):
+def test_the_first_token_is_what_transformers_predicts(base, tiny_gpt2, prompts):
     from transformers import GPT2LMHeadModel
 
     model = GPT2LMHeadModel.from_pretrained(tiny_gpt2, dtype=torch.float32)
     model.transformer.wpe.weight.data = positions.repeat_rows(model.transformer.wpe.weight.data, LENGTH)
     model.config.n_positions = LENGTH
     with torch.no_grad():
-        logits = model(torch.tensor([token_ids])).logits[0, -1]
-    assert base.first_token in logits.topk(3).indices.tolist()
-    assert logits[base.first_token] > logits.max() - 0.05
+        logits = model(torch.tensor(prompts)).logits[0, -1]
+    (token,) = base.first_tokens
+    assert token in logits.topk(3).indices.tolist()
+    assert logits[token] > logits.max() - 0.05

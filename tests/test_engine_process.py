@@ -39,35 +39,35 @@ def test_a_child_says_what_it_is(child):
     assert facts.not_steered is None
 
 
-def test_every_arm_computes_what_an_engine_in_this_process_does(child, engine, token_ids):
+def test_every_arm_computes_what_an_engine_in_this_process_does(child, engine, prompts):
     with torch.inference_mode(), engine.ranks.during("observing_logits") as seen:
-        expected = engine.prefill(token_ids)
+        expected = engine.prefill(prompts)
     reference = seen[0][-1].float().numpy()
     for arm in ("engine", "paged", "dense", "no_cache"):
-        found, first_token = child.outcome(token_ids, arm)
+        found, first_tokens = child.outcome(prompts, arm)
         assert found.dtype == np.float32
-        assert first_token == expected.first_token
+        assert first_tokens == expected.first_tokens
         assert np.abs(found - reference).max() <= 0.05 * reference.std()
 
 
-def test_the_step_s_own_seconds_come_back(child, token_ids):
-    done = child.prefill(token_ids, "dense")
+def test_the_step_s_own_seconds_come_back(child, prompts):
+    done = child.prefill(prompts, "dense")
     assert done.seconds > 0
-    assert done.first_token == child.prefill(token_ids, "engine").first_token
+    assert done.first_tokens == child.prefill(prompts, "engine").first_tokens
 
 
-def test_what_goes_wrong_in_the_child_is_an_answer_and_the_child_goes_on(child, token_ids):
+def test_what_goes_wrong_in_the_child_is_an_answer_and_the_child_goes_on(child, prompts):
     with pytest.raises(EngineFailed, match="KeyError: 'no such arm'") as error:
-        child.prefill(token_ids, "no such arm")
+        child.prefill(prompts, "no such arm")
     assert status_of(error.value) == (Status.ERROR, "KeyError: 'no such arm'")
-    assert child.prefill(token_ids, "paged").seconds > 0
+    assert child.prefill(prompts, "paged").seconds > 0
 
 
-def test_a_child_that_is_killed_says_so_and_nothing_hangs(child, token_ids):
+def test_a_child_that_is_killed_says_so_and_nothing_hangs(child, prompts):
     """Last: the module's child is gone after it."""
     os.kill(child.pid, signal.SIGKILL)
     for _ in range(2):
         with pytest.raises(EngineFailed, match="ended with SIGKILL"):
-            child.prefill(token_ids, "paged")
+            child.prefill(prompts, "paged")
     child.close()
     child.close()

@@ -60,3 +60,16 @@ def test_every_requests_ends_are_sampled(lengths):
     starts = call.query_start_loc.tolist()
     assert {*starts[:-1], *(start - 1 for start in starts[1:])} <= rows
     assert len(rows) <= reference.SAMPLED_ROWS
+
+
+def test_of_many_requests_each_is_sampled_and_the_worst_counts():
+    call = call_with({Feature.CAUSAL}, lengths=[3] * 200, head_dim=8)
+    rows = reference.sampled_rows(call)
+    assert {row // 3 for row in rows.tolist()} == set(range(200))
+    expected = reference.attention_rows(call, rows)
+    output = reference.attention_rows(call, torch.arange(600))
+    assert reference.relative_error(call, output, rows, expected) == 0
+    output[3 * 77] *= 1.05
+    assert 0.01 < reference.relative_error(call, output, rows, expected) < 0.05
+    output[3 * 77] = torch.nan
+    assert not reference.relative_error(call, output, rows, expected) <= 1

@@ -136,6 +136,35 @@ def test_saved_captures_are_replayed_without_an_engine(finished, tmp_path):
     assert {row["spread_k"] for row in summary["kernels"]} == {1, 5}
 
 
+def test_a_batch_of_prompts_in_one_step(tiny_gpt2, tmp_path):
+    output, lengths = tmp_path / "run", tmp_path / "lengths.txt"
+    lengths.write_text("# of a morning's requests\n300\n2x97@2\n1\n")
+    options = ["--batch", lengths, "--block-size", 32, "--enforce-eager", "--layers", 1, "--no-attribution"]
+    done = run("--model", tiny_gpt2, *options, "--spread-k", "1,5", "--repeats", 6, "--output-dir", output)
+    record, summary = json.loads((output / "run.json").read_text()), summary_of(output)
+    assert (record["config"]["batch"], record["num_blocks"]) == ("1x300,2x97@2,1x1", 10 + 2 * 4 + 1)
+    assert len(record["first_tokens"]) == 4
+    assert [request["runs"] for request in record["requests"]] == [
+        {"1": 1, "5": 5}, {"1": 1, "5": 2}, {"1": 1, "5": 2}, {"1": 1, "5": 1}
+    ]  # fmt: skip
+    assert not any("bit for bit" in notice or "asked for" in notice for notice in record["notices"])
+    engines = [row for row in summary["kernels"] if row["provider"].startswith("vLLM")]
+    assert {(row["status"], row["n"]) for row in engines} == {("ok", 6)}
+    stand_ins = [row for row in summary["kernels"] if row["kernel"] in FUNCTIONS]
+    assert {row["status"] for row in stand_ins} == {"unsupported"}, "they take prompts of one length"
+    assert all("requests of different lengths" in row["reason"] for row in stand_ins)
+    alone = {row["request"]: row for row in summary["requests"]}
+    assert [(row["count"], row["length"], row["spread_k"]) for row in alone.values()] == [
+        (1, 1, 1), (2, 97, 2), (1, 300, 5), (4, None, None), (None, None, 5)
+    ]  # fmt: skip
+    assert {(row["status"], row["layer"]) for row in alone.values()} == {("ok", 1)}
+    assert alone["sum"]["paged_us"] == pytest.approx(
+        sum(alone[n]["paged_us"] * (1 + (n == 1)) for n in (0, 1, 3))
+    )
+    assert {row["spread_k"]: row["status"] for row in summary["end_to_end"]} == {1: "ok", 5: "ok"}
+    assert "4 prompts (1x300, 2x97, 1x1)" in done.stdout
+
+
 def test_a_run_is_not_overwritten_unless_asked(finished, tiny_gpt2):
     output, _ = finished
     done = run(*options_for(tiny_gpt2, output), check=False)
@@ -169,7 +198,7 @@ def test_ctrl_c_leaves_a_readable_partial_run(tiny_gpt2, tmp_path):
     ]
     job = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     give_up = time.monotonic() + 120
-    while "first_token" not in ((output / "run.json").read_text() if (output / "run.json").exists() else ""):
+    while "first_tokens" not in ((output / "run.json").read_text() if (output / "run.json").exists() else ""):
         assert job.poll() is None, job.stderr.read() if job.stderr else ""
         assert time.monotonic() < give_up
         time.sleep(0.2)  # waits for another process to get there; asserts nothing about time
@@ -251,12 +280,12 @@ def test_smollm2_predicts_what_transformers_predicts(tmp_path):
     from transformers import AutoModelForCausalLM
 
     source = models.materialise(models.inspect("smollm2-135m", length=5), seed=0)
-    ids, origin = prompt.token_ids(source, 5, text, 0)
+    ids, origin = prompt.token_ids(source, [5], text, 0)
     assert record["prompt"] == origin
     model = AutoModelForCausalLM.from_pretrained(source.path, dtype=torch.float32)
     with torch.no_grad():
-        logits = model(torch.tensor([ids])).logits[0, -1]
+        logits = model(torch.tensor(ids)).logits[0, -1]
     assert logits.topk(2).values.diff().abs() > 0.5, (
         "the prediction must be clear for the comparison to mean much"
     )
-    assert record["first_token"] == int(logits.argmax())
+    assert record["first_tokens"] == [int(logits.argmax())]

@@ -59,7 +59,7 @@ def test_the_passage_is_long_enough_to_read() -> None:
 @settings(max_examples=20, deadline=None)
 @given(length=st.integers(1, 20_000))
 def test_passage_is_exactly_as_long_as_asked(source: ModelSource, length: int) -> None:
-    ids, description = token_ids(source, length, None, seed=0)
+    (ids,), description = token_ids(source, [length], None, seed=0)
     assert len(ids) == length
     assert ids[0] == 0
     passage = PASSAGE.read_text()
@@ -68,11 +68,38 @@ def test_passage_is_exactly_as_long_as_asked(source: ModelSource, length: int) -
     assert ("repeated" in description) == (len(text) > len(passage))
 
 
+@settings(max_examples=10, deadline=None)
+@given(lengths=st.lists(st.integers(1, 3000), min_size=2, max_size=6))
+def test_each_prompt_of_a_batch_is_another_piece_of_the_passage(
+    source: ModelSource, lengths: list[int]
+) -> None:
+    prompts, description = token_ids(source, lengths, None, seed=0)
+    assert [len(ids) for ids in prompts] == lengths
+    assert "another place" in description
+    assert prompts[0] == token_ids(source, lengths[:1], None, seed=0)[0][0]
+    starts = {tuple(ids[:20]) for ids in prompts if len(ids) >= 20}
+    assert len(starts) == sum(length >= 20 for length in lengths)
+
+
+def test_prompts_of_a_batch_without_a_tokenizer_or_from_a_file(
+    source: ModelSource, without_tokenizer: ModelSource, tmp_path: Path
+) -> None:
+    prompts, _ = token_ids(without_tokenizer, [50, 1, 50], None, seed=3)
+    assert [len(ids) for ids in prompts] == [50, 1, 50]
+    assert prompts[0] != prompts[2]
+    file = tmp_path / "prompt.txt"
+    file.write_text("some words of a text " * 10)
+    (whole,), _ = token_ids(source, [40], file, seed=0)
+    assert token_ids(source, [30, 10], file, seed=0)[0] == [whole[:30], whole[30:]]
+    with pytest.raises(PromptError, match=r"fewer than the 2000 of --batch; use a longer text"):
+        token_ids(source, [1000, 1000], file, seed=0)
+
+
 def test_prompt_file(source: ModelSource, tmp_path: Path) -> None:
     file = tmp_path / "prompt.txt"
     file.write_text("memory " * 50)
-    everything, _ = token_ids(source, 40, file, seed=0)
-    ids, description = token_ids(source, 5, file, seed=0)
+    (everything,), _ = token_ids(source, [40], file, seed=0)
+    (ids,), description = token_ids(source, [5], file, seed=0)
     assert ids == everything[:5]
     assert decode(source, everything).startswith("memory memory ")
     assert description.startswith("the first 5 of ")
@@ -82,34 +109,34 @@ def test_prompt_file_too_short(source: ModelSource, tmp_path: Path) -> None:
     file = tmp_path / "prompt.txt"
     file.write_text("memory")
     with pytest.raises(PromptError, match=r"has \d+ tokens, fewer than --length 100; use a longer text"):
-        token_ids(source, 100, file, seed=0)
+        token_ids(source, [100], file, seed=0)
 
 
 def test_prompt_files_that_cannot_be_read(
     source: ModelSource, without_tokenizer: ModelSource, tmp_path: Path
 ) -> None:
     with pytest.raises(PromptError, match="no such file"):
-        token_ids(source, 1, tmp_path / "missing.txt", seed=0)
+        token_ids(source, [1], tmp_path / "missing.txt", seed=0)
     binary = tmp_path / "binary"
     binary.write_bytes(b"\xff\xfe\xff")
     with pytest.raises(PromptError, match="cannot be read as UTF-8"):
-        token_ids(source, 1, binary, seed=0)
+        token_ids(source, [1], binary, seed=0)
     with pytest.raises(PromptError, match=r"has no tokenizer\.json .* smollm2-135m"):
-        token_ids(without_tokenizer, 1, binary, seed=0)
+        token_ids(without_tokenizer, [1], binary, seed=0)
 
 
 def test_a_broken_tokenizer(source: ModelSource, tmp_path: Path) -> None:
     broken = tmp_path / "tokenizer.json"
     broken.write_text("{}")
     with pytest.raises(PromptError, match="not a tokenizer"):
-        token_ids(replace(source, tokenizer=broken), 1, None, seed=0)
+        token_ids(replace(source, tokenizer=broken), [1], None, seed=0)
 
 
 def test_without_tokenizer_the_seed_decides(without_tokenizer: ModelSource) -> None:
-    ids, description = token_ids(without_tokenizer, 100, None, seed=3)
+    ids, description = token_ids(without_tokenizer, [100], None, seed=3)
     assert "seed 3" in description
-    assert (ids, description) == token_ids(without_tokenizer, 100, None, seed=3)
-    assert ids != token_ids(without_tokenizer, 100, None, seed=4)[0]
+    assert (ids, description) == token_ids(without_tokenizer, [100], None, seed=3)
+    assert ids != token_ids(without_tokenizer, [100], None, seed=4)[0]
 
 
 @given(

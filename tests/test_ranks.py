@@ -87,10 +87,10 @@ def test_the_arms_inside_the_engine_are_those_of_one_rank(finished, results):
 def test_each_rank_has_its_share_of_the_heads_of_one_rank(calls, engine, tiny_gpt2):
     """The first layer's, which no other rank's arithmetic has passed through."""
     source = models.materialise(models.inspect(str(tiny_gpt2), length=LENGTH), seed=0)
-    token_ids, _ = prompt.token_ids(source, LENGTH, None, 0)
-    one_run = layout.plan(layout.num_blocks(LENGTH, BLOCK_SIZE), 1, engine.free_block_ids())
+    prompts, _ = prompt.token_ids(source, [LENGTH], None, 0)
+    one_run = [layout.plan(layout.num_blocks(LENGTH, BLOCK_SIZE), 1, engine.free_block_ids())]
     with torch.inference_mode():
-        prefills.capture(engine, token_ids, one_run, [0])
+        prefills.capture(engine, prompts, one_run, [0])
     whole = engine.ranks.only.captured.calls[0]
     for rank in (0, 1):
         own = calls[rank, 0]

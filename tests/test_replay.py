@@ -13,6 +13,7 @@ from harness.kernels import reference
 from harness.measure import timers
 from harness.measure.sampler import MAX_WARMUP_ROUNDS, Budget, Series, sample
 from harness.measure.timers import Step
+from harness.placement import Placement
 from harness.record import Result, Status
 from harness.replay import Replay
 from tests.calls import make_call, place
@@ -28,11 +29,11 @@ OUT_OF_MEMORY = {
 
 
 @pytest.fixture(scope="module")
-def placement() -> arms.Placement:
+def placement() -> Placement:
     return place(make_call(length=70, heads=2, kv_heads=2), spread_k=2)
 
 
-def series_of(placement: arms.Placement) -> Series:
+def series_of(placement: Placement) -> Series:
     """Every arm of one layer at spread_k = 2, on captured and on random inputs."""
     return Replay("cpu", "shuffled", "even", seed=0).series(placement, with_synthetic=True)
 
@@ -129,6 +130,19 @@ def test_what_several_arms_need_takes_those_out_and_no_cell_is_lost(placement, m
         assert result.status is (Status.OUT_OF_MEMORY if failed else Status.OK)
         assert ("CUDA out of memory" in (result.reason or "")) == failed
         assert len(result.samples_us) == (0 if failed else ROUNDS)
+
+
+@pytest.mark.parametrize("where", [(reference, "attention_rows"), (arms, "with_output")])
+def test_a_request_alone_that_does_not_fit_keeps_its_cells_and_the_reason(monkeypatch, where):
+    batch = place(make_call(lengths=[70, 33], heads=2, kv_heads=2), spread_k=2)
+    replay = Replay("cpu", "shuffled", "even", seed=0)
+    expected = [result.cell for result in replay.request_series(batch, 1).results]
+    monkeypatch.setattr(*where, raising(OUT_OF_MEMORY["cuda"]))
+    series = replay.request_series(batch, 1)
+    assert [result.cell for result in series.results] == expected
+    assert {(r.status, r.series) for r in series.results} == {
+        (Status.OUT_OF_MEMORY, "spread=2 layer=0 request=1")
+    }
 
 
 def raising(error: Exception) -> Callable[..., object]:

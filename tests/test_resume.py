@@ -57,7 +57,7 @@ def test_an_option_the_record_does_not_know_differs_only_if_it_is_used():
 
 def test_a_replay_of_captures_goes_on(tmp_path, monkeypatch):
     """Both the record and the command line have the captures' length and block size."""
-    monkeypatch.setattr(cli.captures, "read_shapes", lambda folder: CaptureShapes(640, 64, (0,)))
+    monkeypatch.setattr(cli.captures, "read_shapes", lambda folder: CaptureShapes((640,), 64, (0,)))
     folder = tmp_path / "captures"
 
     def configured(**more: Any) -> RunConfig:

@@ -31,7 +31,7 @@ def plans(engine):
     free = engine.free_block_ids()
     one_run = layout.plan(BLOCKS, 1, free)
     rest = [block for block in free if block not in set(one_run)]
-    return {1: one_run, BLOCKS: layout.plan(BLOCKS, BLOCKS, rest, seed=3)}
+    return {1: [one_run], BLOCKS: [layout.plan(BLOCKS, BLOCKS, rest, seed=3)]}
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +39,10 @@ def arms(engine, plans):
     return inengine.arms(engine, plans, natural_k=1, spin_us=None)
 
 
-def outcome(engine, token_ids, arm: InEngineArm) -> Outcome:
+def outcome(engine, prompts, arm: InEngineArm) -> Outcome:
     with engine.ranks.during("observing_logits") as seen:
-        done = engine.prefill(token_ids, arm.block_ids, arm.course)
-    return Outcome(seen[0][-1], done.first_token)
+        done = engine.prefill(prompts, arm.block_ids, arm.course)
+    return Outcome(seen[0][-1], done.first_tokens)
 
 
 def cached(engine, block_ids) -> torch.Tensor:
@@ -51,54 +51,66 @@ def cached(engine, block_ids) -> torch.Tensor:
 
     layer = next(iter(engine.ranks.only.layers.values()))
     cache = layer.kv_cache
-    return (cache[0] if isinstance(cache, list) else cache)[list(block_ids)]
+    return (cache[0] if isinstance(cache, list) else cache)[block_ids[0]]
 
 
-def test_all_arms_come_to_what_vllm_comes_to(engine, token_ids, arms):
-    outcomes = {(arm.name, arm.spread_k): outcome(engine, token_ids, arm) for arm in arms}
+def test_all_arms_come_to_what_vllm_comes_to(engine, prompts, arms):
+    outcomes = {(arm.name, arm.spread_k): outcome(engine, prompts, arm) for arm in arms}
     names = {name for name, _ in outcomes}
     assert names == {"engine", "wrapped", "paged", "dense", "no_cache", "compact"}
     twins = {name: next(o for (n, _), o in outcomes.items() if n == name) for name in names}
     for arm in arms:
         got = outcomes[arm.name, arm.spread_k]
         assert inengine.objection(got, twins["engine"], twins[arm.same_kernel_as]) is None
-        assert got.token == twins["engine"].token
+        assert got.tokens == twins["engine"].tokens
 
 
 @pytest.mark.parametrize(("name", "written"), [("paged", True), ("dense", True), ("no_cache", False)])
-def test_only_no_cache_leaves_the_cache_alone(engine, token_ids, plans, arms, name, written):
+def test_only_no_cache_leaves_the_cache_alone(engine, prompts, plans, arms, name, written):
     cached(engine, plans[1])  # it can be read
     cache = next(iter(engine.ranks.only.layers.values())).kv_cache
     cache = cache[0] if isinstance(cache, list) else cache
-    cache[plans[1]] = 0
+    cache[plans[1][0]] = 0
     arm = next(arm for arm in arms if arm.name == name and arm.spread_k == 1)
-    engine.prefill(token_ids, arm.block_ids, arm.course)
-    assert bool(cache[plans[1]].any()) is written
+    engine.prefill(prompts, arm.block_ids, arm.course)
+    assert bool(cache[plans[1][0]].any()) is written
 
 
-def test_dense_reads_the_steps_own_k_and_v_and_compact_the_cache(engine, token_ids, plans, arms):
+def test_dense_reads_the_steps_own_k_and_v_and_compact_the_cache(engine, prompts, plans, arms):
     """Where nothing was written, what reads the cache must notice and what reads K and V must not."""
     dense, compact = (next(arm for arm in arms if arm.name == name) for name in ("dense", "compact"))
-    right = outcome(engine, token_ids, dense)
+    right = outcome(engine, prompts, dense)
     for arm, reads_cache in ((dense, False), (compact, True)):
         assert arm.course is not None
         blind = InEngineArm(arm.name, 1, replace(arm.course, write_cache=False), arm.block_ids)
         cache = next(iter(engine.ranks.only.layers.values())).kv_cache
-        (cache[0] if isinstance(cache, list) else cache)[list(arm.block_ids)] = 0
-        got = outcome(engine, token_ids, blind)
+        (cache[0] if isinstance(cache, list) else cache)[arm.block_ids[0]] = 0
+        got = outcome(engine, prompts, blind)
         assert torch.equal(got.logits, right.logits) is not reads_cache
 
 
 def test_a_wrong_outcome_is_found():
     values = torch.randn(1, 50)
-    engines = Outcome(values, int(values.argmax()))
+    engines = Outcome(values, (int(values.argmax()),))
     assert inengine.objection(engines, engines, engines) is None
-    shifted = Outcome(values + 0.2 * torch.randn(1, 50), engines.token)
+    shifted = Outcome(values + 0.2 * torch.randn(1, 50), engines.tokens)
     assert "bit for bit" in inengine.objection(shifted, engines, engines)
     assert "of their spread" in inengine.objection(shifted, engines, shifted)
-    broken = Outcome(values * float("nan"), engines.token)
+    broken = Outcome(values * float("nan"), engines.tokens)
     assert inengine.objection(broken, engines, broken) is not None
-    other = Outcome(values, int(values.argmin()))
+    other = Outcome(values, (int(values.argmin()),))
+    assert "leads by" in inengine.objection(other, engines, other)
+
+
+def test_one_wrong_request_of_a_batch_is_found():
+    values = torch.randn(3, 50)
+    best = tuple(values.argmax(1).tolist())
+    engines = Outcome(values, best)
+    assert inengine.objection(engines, engines, engines) is None
+    off = values.clone()
+    off[2] += 0.1 * torch.randn(50)
+    assert "of their spread" in inengine.objection(Outcome(off, best), engines, Outcome(off, best))
+    other = Outcome(values, (*best[:2], int(values[2].argmin())))
     assert "leads by" in inengine.objection(other, engines, other)
 
 
@@ -115,13 +127,13 @@ def wrapped(engine) -> list[str]:
     return found
 
 
-def test_patches_are_undone_after_an_error(engine, token_ids, plans):
+def test_patches_are_undone_after_an_error(engine, prompts, plans):
     def failing(*_):
         raise RuntimeError("no such kernel")
 
     course = Course(ahead=failing)
     with pytest.raises(RuntimeError, match="no such kernel"):
-        engine.prefill(token_ids, plans[1], course)
+        engine.prefill(prompts, plans[1], course)
     assert wrapped(engine) == []
 
 
@@ -138,7 +150,7 @@ def test_an_error_while_putting_patches_on_undoes_those_before(engine):
     assert wrapped(engine) == []
 
 
-def test_a_backend_without_a_detour_loses_the_arms_that_need_one(engine, token_ids, plans, monkeypatch):
+def test_a_backend_without_a_detour_loses_the_arms_that_need_one(engine, prompts, plans, monkeypatch):
     known = {name: kernel for name, kernel in detours.BACKEND_KERNELS.items() if name != "CPU_ATTN"}
     rank = engine.ranks.only
     monkeypatch.setattr(
@@ -151,7 +163,7 @@ def test_a_backend_without_a_detour_loses_the_arms_that_need_one(engine, token_i
         "how CPU_ATTN calls its kernel is not known" in arm.unsupported for arm in arms if arm.unsupported
     )
     paged = next(arm for arm in arms if arm.name == "paged")
-    assert outcome(engine, token_ids, paged).logits.equal(outcome(engine, token_ids, arms[0]).logits)
+    assert outcome(engine, prompts, paged).logits.equal(outcome(engine, prompts, arms[0]).logits)
 
 
 def test_layers_that_cannot_be_steered_are_refused():

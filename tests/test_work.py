@@ -110,3 +110,14 @@ def test_32_bit_operations_are_not_set_against_a_16_bit_ceiling():
     single = RECORD | {"model": RECORD["model"] | {"dtype": "float32"}}
     row = rows(single, 80.0)[0]
     assert row["share_of_ceiling_pct"] == pytest.approx(row["gbps"] / 25)
+
+
+def test_the_work_of_a_batch_is_that_of_all_its_prompts():
+    record = RECORD | {"config": {"batch": "1x4096,2x512@4", "length": 4096}}
+    pairs = 4096 * 4097 / 2 + 2 * 512 * 513 / 2
+    row = rows(record, 80.0)[0]
+    assert row["tflops"] == pytest.approx(4 * 12 * 64 * pairs / 80e-6 / 1e12)
+    assert row["gbps"] == pytest.approx(4 * (4096 + 1024) * 12 * 64 * 2 / 80e-6 / 1e9)
+    assert work.gather_gbps(record, "flash_attn_func", 10.0) == pytest.approx(
+        2 * 2 * 5120 * 12 * 64 * 2 / 10e-6 / 1e9
+    )

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from harness import stats
+from harness import batch, stats
 from harness.attribution.samples import (
     Array,
     Replayed,
@@ -126,9 +126,11 @@ def _other_blocks(replayed: Replayed, choice: Choice) -> str | None:
 
 def _length(record: Mapping[str, Any], reuses: float) -> tuple[int | None, str | None]:
     """length_for_one_use, and why it is not known."""
-    length = record.get("config", {}).get("length")
+    lengths = {request.length for request in batch.of_record(record)}
     if record.get("layer_windows"):
         return None, "no length: under a sliding window the saving is not quadratic in it"
-    if length is None:
+    if not lengths:
         return None, "no length: the prompt's is not known"
-    return round(length * reuses), None
+    if len(lengths) > 1:
+        return None, "no length: the prompts are of several"
+    return round(lengths.pop() * reuses), None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from harness import batch
 from harness.attribution.samples import Row
 
 PARTS = {"fragmentation": "fragmentation", "paging": "paging", "cache_write": "cache write"}
@@ -47,9 +48,10 @@ def _verdict(record: Mapping[str, Any], attribution: Row, measured: Mapping[str,
 
 def _prefill(record: Mapping[str, Any]) -> str:
     """Which prefill, as far as it is known."""
-    model, config, device = (record.get(part, {}) for part in ("model", "config", "device"))
+    model, device = (record.get(part, {}) for part in ("model", "device"))
     text = f"the prefill of {model.get('name', 'the model')}"
-    text += f" at {config['length']} tokens" if "length" in config else ""
+    requests = batch.of_record(record)
+    text += f" at {batch.described(requests)}" if requests else ""
     return text + (f" on {device['name']}" if "name" in device else "")
 
 

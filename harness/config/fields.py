@@ -9,7 +9,8 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from harness import checks
+from harness import batch, checks
+from harness.batch import Batch, Request
 from harness.config.loading import ConfigError
 
 Index = Annotated[int, Field(ge=0)]
@@ -164,24 +165,32 @@ class Sweep(Blocks):
     def _ascending(cls, value: Any) -> Any:
         return sorted(set(value)) if isinstance(value, list) else value
 
-    def num_blocks(self) -> int:
-        """Blocks of the request's KV cache; needs a block size (see `resolve`)."""
-        from harness import layout
+    @property
+    def requests(self) -> Batch:
+        """The sequences whose KV caches are split."""
+        return (Request(self.length),)
 
-        if self.block_size is None:
-            raise ConfigError("--block-size: not known before the configuration is resolved")
-        return layout.num_blocks(self.length, self.block_size)
+    def num_blocks(self) -> int:
+        """Blocks of all requests' KV caches together; needs a block size (see `resolve`)."""
+        return sum(batch.blocks(self.requests, self._block_size()))
+
+    def runs(self, spread_k: int) -> list[int]:
+        """How many runs each request's KV cache is split into at a spread_k of the sweep; as `num_blocks`."""
+        return batch.runs(self.requests, spread_k, self._block_size())
 
     def spreads(self) -> list[int]:
         """The sweep's values of spread_k, ascending; needs a block size (see `resolve`)."""
-        from harness import layout
-
         if self.spread_k is not None:
             return list(self.spread_k)
         if self.spread_min is self.spread_max is self.spread_step is None:
-            return layout.default_spreads(self.num_blocks())
-        last = self.spread_max or self.num_blocks()
+            return batch.default_spreads(self.requests, self._block_size())
+        last = self.spread_max or batch.largest_spread(self.requests, self._block_size())
         return list(range(self.spread_min or 1, last + 1, self.spread_step or 1))
+
+    def _block_size(self) -> int:
+        if self.block_size is None:
+            raise ConfigError("--block-size: not known before the configuration is resolved")
+        return self.block_size
 
 
 Resolved = TypeVar("Resolved", bound=Common)

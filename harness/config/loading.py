@@ -11,12 +11,14 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from harness import batch
 from harness.checks import label
 
 Model = TypeVar("Model", bound=BaseModel)
 Options = Mapping[str, Any]
 
-REGULAR_SWEEP = ("spread_min", "spread_max", "spread_step")
+# Two ways to say the same, each with its options.
+EITHER_OR = ((("spread_k",), ("spread_min", "spread_max", "spread_step")), (("length",), ("batch",)))
 
 
 class ConfigError(ValueError):
@@ -30,16 +32,20 @@ def load(model: type[Model], options: Options, yaml_path: Path | None = None) ->
     """
     from_yaml = _read_yaml(model, yaml_path) if yaml_path else {}
     for values, source in ((from_yaml, yaml_path), (options, None)):
-        regular = [name for name in REGULAR_SWEEP if values.get(name) is not None]
-        if regular and values.get("spread_k") is not None:
-            both = (label(name, values[name], source) for name in ("spread_k", regular[0]))
-            raise ConfigError(f"{' and '.join(both)}: exclude each other; leave one out")
+        for ways in EITHER_OR:
+            given = [[name for name in way if values.get(name) is not None] for way in ways]
+            if all(given):
+                both = (label(names[0], values[names[0]], source) for names in given)
+                raise ConfigError(f"{' and '.join(both)}: exclude each other; leave one out")
     overruled: set[str] = set()
-    if "spread_k" in options:
-        overruled = set(REGULAR_SWEEP)
-    elif any(name in options for name in REGULAR_SWEEP):
-        overruled = {"spread_k"}
+    for one, other in EITHER_OR:
+        if any(name in options for name in one):
+            overruled |= set(other)
+        elif any(name in options for name in other):
+            overruled |= set(one)
     merged = {name: value for name, value in from_yaml.items() if name not in overruled} | dict(options)
+    if isinstance(merged.get("batch"), str):
+        merged |= _batch_and_longest(merged["batch"], None if "batch" in options else yaml_path)
     try:
         return model.model_validate(merged)
     except ValidationError as error:
@@ -83,6 +89,15 @@ def _plain_types(annotation: Any) -> Iterable[Any]:
             yield from _plain_types(member)
     elif annotation is not NoneType:
         yield annotation
+
+
+def _batch_and_longest(text: str, source: Path | None) -> dict[str, Any]:
+    """The batch, without the file that it may be in, and the length of its longest prompt."""
+    try:
+        requests = batch.parse(text)
+    except batch.BatchError as error:
+        raise ConfigError(f"{label('batch', text, source)}: {error}") from None
+    return {"batch": batch.written(requests), "length": max(request.length for request in requests)}
 
 
 def read_mapping(path: Path, named: str) -> dict[str, Any]:

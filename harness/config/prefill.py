@@ -7,7 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from harness import checks
+from harness import batch, checks
+from harness.batch import Batch
 from harness.checks import label
 from harness.config import fields
 from harness.config.fields import (
@@ -25,7 +26,7 @@ from harness.config.fields import (
 from harness.config.loading import ConfigError
 
 GROUPS: dict[str, list[str]] = {
-    "prompt and model": ["length", "prompt_file", *fields.MODEL_OPTIONS],
+    "prompt and model": ["length", "batch", "prompt_file", *fields.MODEL_OPTIONS],
     "engine (vLLM's own names)": [*fields.ENGINE_OPTIONS, "seed"],
     "other engines, timed beside the main job's own": [
         "block_sizes",
@@ -49,6 +50,13 @@ class RunConfig(Common, Engine, Sweep, KernelTiming):
 
     experiment: ClassVar[str] = "prefill"
 
+    length: Count = Field(4096, description="tokens in the prompt, exactly (with --batch: in the longest)")
+    batch: str | None = Field(
+        None,
+        min_length=1,
+        description="several prompts in one step instead: 4x1024, or 1x4096,8x512@4 (those 8 always in 4 "
+        "runs), or a file with such a part on each line",
+    )
     prompt_file: AnyPath | None = Field(
         None,
         description="text to take the prompt from; without it, a bundled passage, or seeded token ids for "
@@ -82,11 +90,16 @@ class RunConfig(Common, Engine, Sweep, KernelTiming):
     def _lists_ascending(cls, value: Any) -> Any:
         return sorted(set(value)) if isinstance(value, list) else value
 
+    @property
+    def requests(self) -> Batch:
+        """The prompts of one engine step, in order of arrival."""
+        return batch.parse(self.batch) if self.batch else super().requests
+
 
 def resolve(config: RunConfig, device_kind: DeviceKind) -> RunConfig:
     """The configuration with what depends on the device filled in, checked against device and files.
 
-    With `from_captures`, length and block size must be the captures' own already. Raises ConfigError.
+    With `from_captures`, lengths and block size must be the captures' own already. Raises ConfigError.
     """
     resolved = fields.resolve_common(config, device_kind, _name(config))
     problems = [*checks.prompt_problems(resolved), *checks.directory_problems(resolved)]
@@ -94,7 +107,7 @@ def resolve(config: RunConfig, device_kind: DeviceKind) -> RunConfig:
     problems += checks.variant_problems(resolved, device_kind)
     if config.from_captures is None:
         problems += checks.engine_problems(resolved, device_kind)
-        problems += checks.one_step_problems(resolved, config.length)
+        problems += checks.one_step_problems(resolved)
     fields.refuse([*problems, *checks.spread_problems(resolved)])
     return resolved
 
@@ -117,7 +130,8 @@ def output_dir(config: RunConfig) -> Path:
 
 def _name(config: RunConfig) -> str:
     model = "captures" if config.from_captures else Path(config.model).resolve().name
-    return f"{model}-{config.length}"
+    length = f"{len(config.requests)}x{config.length}" if len(config.requests) > 1 else config.length
+    return f"{model}-{length}"
 
 
 def check_layers(config: RunConfig, num_layers: int) -> None:

@@ -52,7 +52,7 @@ def measure(config: CacheConfig, recorder: Recorder, source: ModelSource) -> Non
     for text in filter(None, (*source.notices, compatibility.untested())):
         recorder.notice(text)
     source = models.materialise(source, config.seed)
-    ids, origin = prompt.token_ids(source, max(8 * config.length, 4096), None, config.seed)
+    (ids,), origin = prompt.token_ids(source, [max(8 * config.length, 4096)], None, config.seed)
     recorder.note(prompt=origin)
     recorder.say(f"starting vLLM for {source.name} ...")
     with torch.inference_mode(), start(config, source) as engine:
@@ -265,7 +265,7 @@ class Job:
             with self.engine.ranks.during("observing_logits") as seen:
                 done = complete(self.engine, [asked], self.config.output_len)
             tokens.append(done.tokens[0])
-            outcomes.append(Outcome(seen[0][0], done.tokens[0][0]))
+            outcomes.append(Outcome(seen[0][0], (done.tokens[0][0],)))
         reset, warm = outcomes
         return {
             "reset": tokens[0],

@@ -35,11 +35,11 @@ class PrefillTimer:
 
 @dataclass
 class EndToEnd:
-    """Times and profiles whole prefills of one prompt in one engine."""
+    """Times and profiles whole prefills of the same prompts in one engine."""
 
     engine: PrefillEngine
-    token_ids: Sequence[int]
-    plans: Mapping[int, Sequence[int]]  # block ids by spread_k
+    prompts: Sequence[Sequence[int]]
+    plans: Mapping[int, Sequence[Sequence[int]]]  # each prompt's block ids by spread_k
     replaying: Replaying
     recorder: Recorder
     natural: list[int] = field(default_factory=list)  # spread_k of what vLLM allocated, prefill by prefill
@@ -76,14 +76,14 @@ class EndToEnd:
             least, most = min(self.natural), max(self.natural)
             median = int(np.median(self.natural))
             self.recorder.note(engine_spread_k={"min": least, "median": median, "max": most})
-            untouched = layout.to_ranges(self.engine.next_block_ids(len(self.plans[1])))
-            self.recorder.note(block_ids=self.recorder.record.get("block_ids", {}) | {"engine": [untouched]})
+            untouched = [layout.to_ranges(ids) for ids in self._next_block_ids()]
+            self.recorder.note(block_ids=self.recorder.record.get("block_ids", {}) | {"engine": untouched})
 
     def prefill(self, arm: InEngineArm) -> Prefill:
-        """One prefill of the prompt as the arm has it."""
+        """One prefill of the prompts as the arm has it."""
         if arm.block_ids is None:
             self.natural.append(self._natural_k())
-        return self.engine.prefill(self.token_ids, arm.block_ids, arm.course)
+        return self.engine.prefill(self.prompts, arm.block_ids, arm.course)
 
     def _arms(self) -> list[InEngineArm]:
         """All arms; only the sweep, with a notice, where the engine's backend cannot be steered."""
@@ -95,7 +95,12 @@ class EndToEnd:
         return [*sweep, InEngineArm("paged", 1, None, self.plans[1], control=True)]
 
     def _natural_k(self) -> int:
-        return layout.spread_k(self.engine.next_block_ids(len(self.plans[1])))
+        """The runs that vLLM would allocate next: of the prompt that has most."""
+        return max(map(layout.spread_k, self._next_block_ids()))
+
+    def _next_block_ids(self) -> list[list[int]]:
+        """The blocks that vLLM would give each prompt next."""
+        return self.engine.next_block_ids([len(ids) for ids in self.plans[1]])
 
     def _spin_us(self) -> float | None:
         """A delay in proportion to a layer's attention, as it was replayed; None without a GPU."""
@@ -118,7 +123,7 @@ class EndToEnd:
                 continue
             with self.engine.ranks.during("observing_logits") as seen:
                 done = self.prefill(arm)
-            outcomes[n] = Outcome(seen[0][-1], done.first_token)
+            outcomes[n] = Outcome(seen[0][-1], done.first_tokens)
         # Where a name occurs again (other layouts), its first counts.
         first = {arms[n].name: outcomes[n] for n in reversed(outcomes)}
         found: dict[int, str] = {}

@@ -71,7 +71,7 @@ def measure(config: KVCacheConfig, recorder: Recorder, source: ModelSource) -> N
     source = models.materialise(source, config.seed)
     facts = {"weights": source.weights, "num_layers": source.num_layers, "head_dim": source.head_dim}
     recorder.note(model=recorder.record["model"] | facts | {"num_kv_heads": source.num_kv_heads})
-    ids, origin = prompt.token_ids(source, config.input_len or 1, None, config.seed)
+    (ids,), origin = prompt.token_ids(source, [config.input_len or 1], None, config.seed)
     recorder.note(prompt=origin)
     sampling = Sampling(config, recorder)
     timer = GenerationTimer()

@@ -46,7 +46,7 @@ def measure(config: MemoryConfig, recorder: Recorder, source: ModelSource) -> No
     for text in filter(None, (*source.notices, compatibility.untested())):
         recorder.notice(text)
     source = models.materialise(source, config.seed)
-    token_ids, origin = prompt.token_ids(source, max(config.lengths), None, config.seed)
+    (token_ids,), origin = prompt.token_ids(source, [max(config.lengths)], None, config.seed)
     heads = source.num_layers * source.num_kv_heads * source.head_dim
     recorder.note(
         prompt=origin,

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from itertools import chain
+from typing import Any
 
 import torch
 
-from harness import capture, compatibility, layout, models, prefills, prompt
+from harness import batch, capture, compatibility, layout, models, prefills, prompt
 from harness.config import RunConfig
-from harness.engine import EngineError, Prefill, PrefillEngine, blocks_for
+from harness.engine import EngineError, Prefill, PrefillEngine, check_room
 from harness.experiments import end_to_end, variants
 from harness.experiments.replaying import SAMPLED_LAYERS, Replaying, spaced
 from harness.measure.sampler import MIN_ROUNDS, WARMUP_ROUNDS
+from harness.prefills import Ids
 from harness.ranks import RankDied, Ranks
 from harness.recorder import Recorder, recording
 
@@ -33,6 +36,9 @@ def run(config: RunConfig, source: models.ModelSource) -> int:
     return recording(config, source.name, job)
 
 
+Plans = dict[int, list[list[int]]]  # each prompt's block ids by spread_k
+
+
 class Job:
     """One run of the main job: its phases in their order."""
 
@@ -46,29 +52,31 @@ class Job:
         for text in filter(None, (*self.source.notices, compatibility.untested())):
             self.recorder.notice(text)
         source = models.materialise(self.source, self.config.seed)
-        token_ids, origin = prompt.token_ids(
-            source, self.config.length, self.config.prompt_file, self.config.seed
-        )
+        lengths = [request.length for request in self.config.requests]
+        prompts, origin = prompt.token_ids(source, lengths, self.config.prompt_file, self.config.seed)
         self.recorder.note(prompt=origin)
         self.recorder.say(f"starting vLLM for {source.name} ...")
         with PrefillEngine(self.config, source) as engine:
             self.recorder.note(engine=engine.settings, engine_start_s=round(engine.start_s, 1))
             self.recorder.say(f"engine up after {engine.start_s:.0f} s")
             up = time.perf_counter()
-            self._sweep(engine, token_ids)
+            self._sweep(engine, prompts)
             sampling_s = sum(budget.spent_s for budget in self.replaying.budgets)
             self.recorder.note(
                 measuring_s=round(time.perf_counter() - up, 1), sampling_s=round(sampling_s, 1)
             )
-        variants.measure(source, token_ids, self.replaying, self.recorder)
+        variants.measure(source, prompts, self.replaying, self.recorder)
 
-    def _sweep(self, engine: PrefillEngine, token_ids: list[int]) -> None:
+    def _sweep(self, engine: PrefillEngine, prompts: Ids) -> None:
         free = engine.free_block_ids()
-        count = blocks_for(self.config.length, engine.settings["block_size"], free)
-        plans = self._plans(count, free)
-        self.recorder.note(block_ids={str(k): [layout.to_ranges(ids)] for k, ids in plans.items()})
+        blocks = batch.blocks(self.config.requests, engine.settings["block_size"])
+        check_room(sum(blocks), free)
+        plans = self._plans(blocks, free)
+        self.recorder.note(
+            block_ids={str(k): [layout.to_ranges(ids) for ids in of_k] for k, of_k in plans.items()}
+        )
         try:
-            engine.prefill(token_ids, plans[1])  # the first step compiles and allocates
+            engine.prefill(prompts, plans[1])  # the first step compiles and allocates
         except RankDied:
             raise
         except RuntimeError as error:
@@ -76,31 +84,37 @@ class Job:
             raise EngineError(f"vLLM cannot prefill {self.source.name}: {reason}") from error
         self._equip(engine.ranks)
         layers = self._chosen_layers(len(engine.about.layers))
-        base, captured = prefills.capture(engine, token_ids, plans[1], layers)
+        base, captured = prefills.capture(engine, prompts, plans[1], layers)
         for layer, reason in captured.skipped.items():
             self.recorder.notice(f"layer {layer} left out: {reason}")
+        if not captured.calls and not captured.skipped:
+            raise capture.CaptureError(
+                "no attention call was seen: steps of one-token prompts run as one CUDA graph; "
+                "add --enforce-eager, or take a longer prompt"
+            )
         if not captured.calls:
             raise capture.CaptureError("no layer of this model has a paged KV cache, so there is no layout")
         self._fit_layers(engine, captured.calls)
-        self.recorder.note(first_token=base.first_token)
+        self.recorder.note(first_tokens=list(base.first_tokens))
         if self.config.save_captures:
             self._save(engine.ranks)
-        problems = self._replay_all(engine, token_ids, plans, base, list(captured.calls.values()))
-        self._end_to_end(engine, token_ids, plans, problems)
+        problems = self._replay_all(engine, prompts, plans, base, list(captured.calls.values()))
+        self._end_to_end(engine, prompts, plans, problems)
 
     def _equip(self, ranks: Ranks) -> None:
         """Make every rank ready to replay; the run notes what the first measures with."""
         equipment = ranks.call("equip", self.config, self.replaying.lacks_ceilings)
         self.replaying.equipped(equipment[0])
 
-    def _plans(self, count: int, free: Sequence[int]) -> dict[int, list[int]]:
+    def _plans(self, blocks: Sequence[int], free: Sequence[int]) -> Plans:
         """Block ids by spread_k. The one-run baseline shares no block with the others, so both stay."""
         config = self.config
-        one_run = layout.plan(count, 1, free, seed=config.seed)
-        taken = set(one_run)
+        one_run = layout.plan_batch(blocks, config.runs(1), free, seed=config.seed)
+        taken = set(chain(*one_run))
         rest = [block for block in free if block not in taken]
+        how: dict[str, Any] = {"gap": config.gap, "sizes": config.run_sizes}
         split = {
-            k: layout.plan(count, k, rest, gap=config.gap, sizes=config.run_sizes, seed=config.seed + k)
+            k: layout.plan_batch(blocks, config.runs(k), rest, seed=config.seed + k, **how)
             for k in config.spreads()
             if k > 1
         }
@@ -150,8 +164,8 @@ class Job:
     def _replay_all(
         self,
         engine: PrefillEngine,
-        token_ids: list[int],
-        plans: dict[int, list[int]],
+        prompts: Ids,
+        plans: Plans,
         base: Prefill,
         calls: Sequence[capture.AttentionCall],
     ) -> dict[int, str]:
@@ -163,12 +177,16 @@ class Job:
             for k, pending in todo.items():
                 bar.set_postfix_str(f"spread_k={k}")
                 ranks.call("start_peak")
-                if found := prefills.check(engine, token_ids, plans[k], base):
+                if found := prefills.check(engine, prompts, plans[k], base):
                     problems[k] = "; ".join(found[:2])
                     self.recorder.notice(f"spread_k = {k}: {problems[k]}")
                 for call, with_synthetic in pending:
-                    asked = (call.layer, k, with_synthetic, budget, problems.get(k))
-                    self.replaying.take(ranks.call("replay", *asked), budget)
+                    how = (budget, problems.get(k))
+                    for index in self.replaying.alone(k, call.layer, with_synthetic):
+                        sampled = ranks.call("replay_request", call.layer, k, index, *how)
+                        self.replaying.take(sampled, budget)
+                    sampled = ranks.call("replay", call.layer, k, with_synthetic, *how)
+                    self.replaying.take(sampled, budget)
                     bar.update()
                 self.recorder.note_peak(f"spread={k}", max(ranks.call("end_peak")))
                 self.recorder.show(k)
@@ -178,10 +196,10 @@ class Job:
     def _end_to_end(
         self,
         engine: PrefillEngine,
-        token_ids: list[int],
-        plans: dict[int, list[int]],
+        prompts: Ids,
+        plans: Plans,
         problems: dict[int, str],
     ) -> None:
         if end_to_end.SERIES not in self.recorder.finished:
-            prefills = end_to_end.EndToEnd(engine, token_ids, plans, self.replaying, self.recorder)
+            prefills = end_to_end.EndToEnd(engine, prompts, plans, self.replaying, self.recorder)
             prefills.measure(problems, self.end_to_end_share)

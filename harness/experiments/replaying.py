@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+from harness import batch
 from harness.bench import Equipment, Sampled
 from harness.capture import AttentionCall
 from harness.config import RunConfig
 from harness.experiments.sampling import Sampling
 from harness.measure.sampler import Budget
-from harness.record import series_name
+from harness.record import request_series_name, series_name
 
 # By spread_k: calls to replay, and whether random Q, K and V go with each.
 Todo = dict[int, list[tuple[AttentionCall, bool]]]
 
 SAMPLED_LAYERS = 3
+MOST_ALONE = 8  # requests of a batch, each of another length or number of runs
 
 
 class Replaying(Sampling):
@@ -43,6 +46,7 @@ class Replaying(Sampling):
         self.recorder.note(
             spread_k=self.config.spreads(),
             num_blocks=self.config.num_blocks(),
+            requests=self._requests(),
             layers=[call.layer for call in calls],
             layer_windows={
                 str(c.layer): list(c.sliding_window) for c in calls if c.sliding_window != (-1, -1)
@@ -57,6 +61,16 @@ class Replaying(Sampling):
             },
         )
 
+    def _requests(self) -> list[dict[str, Any]]:
+        """Every request's length, blocks and, by spread_k, the runs that its blocks are split into."""
+        assert self.config.block_size is not None
+        blocks = batch.blocks(self.config.requests, self.config.block_size)
+        runs = {k: self.config.runs(k) for k in self.config.spreads()}
+        return [
+            {"length": request.length, "blocks": n, "runs": {str(k): of_k[i] for k, of_k in runs.items()}}
+            for i, (request, n) in enumerate(zip(self.config.requests, blocks, strict=True))
+        ]
+
     def todo(self, calls: Sequence[AttentionCall]) -> Todo:
         """The calls to replay that are not finished; random inputs go with the first call of every shape."""
         first = {call.shape_key(): call.layer for call in reversed(calls)}
@@ -70,13 +84,21 @@ class Replaying(Sampling):
         }
 
     def _finished(self, spread_k: int, layer: int) -> bool:
+        return self._of_all_ranks(partial(series_name, spread_k, layer))
+
+    def _of_all_ranks(self, name: Callable[[int | None], str]) -> bool:
+        """Whether every rank's series of that name is finished."""
         count = self.config.tensor_parallel_size
         ranks = range(count) if count > 1 else [None]
-        return all(series_name(spread_k, layer, rank) in self.recorder.finished for rank in ranks)
+        return all(name(rank) in self.recorder.finished for rank in ranks)
 
     def budget_for(self, todo: Todo, share: float) -> Budget:
         """That share of the time, for the calls to do; those with random inputs have twice the arms."""
-        return self.budget(sum(1 + extra for calls in todo.values() for _, extra in calls), share)
+        series = sum(1 + extra for calls in todo.values() for _, extra in calls)
+        alone = sum(
+            len(self.alone(k, call.layer, extra)) for k, calls in todo.items() for call, extra in calls
+        )
+        return self.budget(series + alone, share)
 
     def take(self, sampled: Sequence[Sampled], budget: Budget) -> None:
         """Keep a series that every rank sampled, and take it off the budget.
@@ -89,6 +111,27 @@ class Replaying(Sampling):
         budget.settle([each.budget for each in sampled])
         if any(each.interrupted for each in sampled):
             raise KeyboardInterrupt
+
+    def alone(self, spread_k: int, layer: int, first_of_shape: bool) -> list[int]:
+        """The requests of a batch to measure alone as well that are not finished.
+
+        They are of the first layer of every shape, at the largest spread_k, one for each length and number
+        of runs.
+        """
+        return [
+            index
+            for index in self._kinds(spread_k, first_of_shape)
+            if not self._of_all_ranks(partial(request_series_name, spread_k, layer, index))
+        ]
+
+    def _kinds(self, spread_k: int, first_of_shape: bool) -> list[int]:
+        """The first request of each length and number of runs, a sample of them if they are many."""
+        if not first_of_shape or len(self.config.requests) == 1 or spread_k != max(self.config.spreads()):
+            return []
+        lengths = [request.length for request in self.config.requests]
+        of_requests = list(zip(lengths, self.config.runs(spread_k), strict=True))
+        kinds = sorted(set(of_requests))
+        return [of_requests.index(kinds[n]) for n in spaced(len(kinds), MOST_ALONE)]
 
 
 def spaced(count: int, wanted: int) -> list[int]:

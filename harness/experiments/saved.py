@@ -19,7 +19,7 @@ def run(config: RunConfig) -> int:
 
 
 def replay(config: RunConfig, recorder: Recorder) -> None:
-    """Load, replay and keep; `config` has the captures' length and block size."""
+    """Load, replay and keep; `config` has the captures' lengths and block size."""
     assert config.from_captures is not None
     replaying, bench = Replaying(config, recorder), Bench(config)
     replaying.equipped(bench.equipment(replaying.lacks_ceilings))
@@ -35,8 +35,10 @@ def replay(config: RunConfig, recorder: Recorder) -> None:
         for k, pending in todo.items():
             with recorder.peak_memory(f"spread={k}"):
                 for call, with_synthetic in pending:
-                    sampled = bench.measure(bench.replay.own_cache(call, k), with_synthetic, budget, None)
-                    replaying.take([sampled], budget)
+                    place = bench.replay.own_cache(call, k, config.runs(k))
+                    for index in replaying.alone(k, call.layer, with_synthetic):
+                        replaying.take([bench.measure_request(place, index, budget, None)], budget)
+                    replaying.take([bench.measure(place, with_synthetic, budget, None)], budget)
                     bar.update()
             recorder.show(k)
     replaying.note_limits(budget, bench.launch_bound)

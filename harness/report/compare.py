@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
+from harness import batch
 from harness.compare import TOLERANCE_PCT, Comparison, Difference, Limit, Lone, Ratio
 from harness.report.page import ratios, render
 from harness.report.text import NONE, Line, Notes, Section, Table, wrapped
@@ -82,9 +83,9 @@ def _figure(comparison: Comparison, other: str) -> Markup:
 
 
 def _title(record: Any) -> str:
-    tokens = record["config"].get("length")
-    length = f", {tokens} tokens" if tokens else ""
-    return f"{record['model']['name']}{length}, on {record['device']['name']}, {record['started']}"
+    prompts = batch.of_record(record)
+    of_prompts = f", {batch.described(prompts)}" if prompts else ""
+    return f"{record['model']['name']}{of_prompts}, on {record['device']['name']}, {record['started']}"
 
 
 def _told(comparison: Comparison, fact: Difference) -> str:

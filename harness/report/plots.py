@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
+from harness import batch
 from harness.report.rows import FUNCTIONS, Mean, Row, most_runs, needs_gather, total_us
 
 # Okabe and Ito's colours, told apart by colour-blind readers; the markers tell them apart in greyscale.
@@ -49,8 +50,10 @@ def draw(record: Row, summary: Row) -> Figure:
     for axes in (upper, lower):
         over_spread_k(axes, mean.spread_ks())
     upper.set_xlabel("")
-    model, tokens = record["model"]["name"], record["config"].get("length")
-    length = f", {tokens} tokens" if tokens else ""
+    requests = batch.of_record(record)
+    if len(requests) > 1:
+        lower.set_xlabel(lower.get_xlabel().replace("the prompt", "each prompt"))
+    model, length = record["model"]["name"], f", {batch.described(requests)}" if requests else ""
     figure.align_ylabels([upper, lower])
     figure.suptitle(f"Prefill under fragmented KV layouts: {model}{length}, {record['device']['name']}")
     return figure

@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from harness.report import attribution, prefills, ranks, text, variants
+from harness import batch
+from harness.report import attribution, prefills, ranks, requests, text, variants
 from harness.report.rows import (
     FUNCTIONS,
     NEED_GATHER,
@@ -79,8 +80,8 @@ class Tables:
         table = text.screen(self._summary_columns(), sections) if sections else "nothing was measured"
         below = text.wrapped([*notes.lines(), *prefills.warning_lines(self._mean), *self._reading()])
         account = [table.screen() for table in attribution.tables(self.summary)]
-        arms = [table.screen() for table in self._arms()]
-        return "\n\n".join(part for part in (notices, *account, above, table, below, *arms) if part)
+        further = [table.screen() for table in self._further()]
+        return "\n\n".join(part for part in (notices, *account, above, table, below, *further) if part)
 
     def markdown(self) -> str:
         """The whole of tables.md."""
@@ -99,7 +100,7 @@ class Tables:
         table = text.markdown(self._summary_columns(), sections, text_column=1) if sections else ""
         below = listed([*notes.lines(), *prefills.warning_lines(self._mean)])
         parts += ["## Summary over all spread_k", table or "nothing was measured", below]
-        parts += [table.markdown() for table in self._arms()]
+        parts += [table.markdown() for table in self._further()]
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def csv(self) -> str:
@@ -119,8 +120,9 @@ class Tables:
         csv: str = frame.astype(dict.fromkeys(CSV_COUNTS, "Int64")).to_csv(index=False)
         return csv
 
-    def _arms(self) -> list[Table]:
-        found = (prefills.arms_table(self._mean), ranks.table(self.summary))
+    def _further(self) -> list[Table]:
+        """The prefill's other arms, ranks, single requests, other engines."""
+        found = (prefills.arms_table(self._mean), ranks.table(self.summary), *requests.tables(self.summary))
         return [*(table for table in found if table), *variants.tables(self.summary)]
 
     @property
@@ -132,10 +134,10 @@ class Tables:
         return self._mean.spread_ks()
 
     def title(self) -> str:
-        """Which model, how many tokens, on what."""
-        model, config = self.record["model"], self.record["config"]
-        tokens = f", {config['length']} tokens" if "length" in config else ""
-        return f"{model['name']}{tokens}, on {self.record['device']['name']}"
+        """Which model, which prompts, on what."""
+        prompts = batch.of_record(self.record)
+        of_prompts = f", {batch.described(prompts)}" if prompts else ""
+        return f"{self.record['model']['name']}{of_prompts}, on {self.record['device']['name']}"
 
     def _unit(self) -> str:
         rank = self.summary["slowest_rank"]
@@ -143,12 +145,14 @@ class Tables:
 
     def _layers(self) -> str:
         layers = self.record.get("layers")
+        prompts = batch.of_record(self.record)
+        call = "ms per attention call" + (f" of {batch.described(prompts)}" if len(prompts) > 1 else "")
         if not layers:
-            return "ms per attention call"
+            return call
         if len(layers) == 1:
-            return f"ms per attention call, layer {layers[0]}"
+            return f"{call}, layer {layers[0]}"
         shown = ", ".join(map(str, layers)) if len(layers) <= 6 else f"{layers[0]} to {layers[-1]}"
-        return f"ms per attention call, mean over {len(layers)} layers ({shown})"
+        return f"{call}, mean over {len(layers)} layers ({shown})"
 
     def _summary_unit(self) -> list[str]:
         return [self._unit()] if self.summary["kernels"] else []

@@ -10,6 +10,7 @@ from harness.kernels import reference, upstream
 from harness.kernels.listed import all_kernels
 from harness.kernels.support import Feature, refusal, unavailable
 from harness.measure.timers import CudaEventTimer, Step
+from harness.placement import placed
 from harness.record import Status
 from tests.calls import make_call, place, plan
 from tests.kernel_calls import FORMS, call_with, error_of, run_of
@@ -101,6 +102,28 @@ def test_every_arm_is_right(fa_version, block_size, length, spread_k):
 
 
 @pytest.mark.parametrize("fa_version", [2, 3])
+@pytest.mark.parametrize("block_size", [16, 256])
+@pytest.mark.parametrize("lengths", [(300, 300, 300), (257, 1, 1000, 17)])
+def test_every_arm_is_right_for_a_batch(fa_version, block_size, lengths):
+    call = make_call(lengths=lengths, kv_heads=4, block_size=block_size, device="cuda", fa_version=fa_version)
+    for result in prepared(call, 2).results:
+        refused = result.cell.kernel in (*FLASH_ATTN, "gather_qkv") and len(set(lengths)) > 1
+        assert result.status is (Status.UNSUPPORTED if refused else Status.OK), result
+        assert not refused or "requests of different lengths" in result.reason
+
+
+@pytest.mark.parametrize("fa_version", [2, 3])
+def test_one_request_of_a_batch_alone_is_what_it_is_in_the_batch(fa_version):
+    call = make_call(lengths=(257, 1, 1000), kv_heads=4, block_size=16, device="cuda", fa_version=fa_version)
+    placement = place(call, 8)
+    for index in range(3):
+        kernel = kernels.for_engine(call)
+        alone = arms.with_output(placement.alone(index), kernel)
+        found = arms.of_request(alone, kernel, index)
+        assert {r.status for r in replay.prepare(found, replay.Judge(alone.call), "s").results} == {Status.OK}
+
+
+@pytest.mark.parametrize("fa_version", [2, 3])
 @pytest.mark.parametrize("head_dim", [64, 128])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_grouped_queries(fa_version, head_dim, dtype):
@@ -114,7 +137,7 @@ def test_grouped_queries(fa_version, head_dim, dtype):
 
 
 def test_float32_is_refused_in_words():
-    results = prepared_float32()
+    results = [r for r in prepared_float32() if r.cell.kernel != "gather_kv"]  # a copy takes any
     assert {r.status for r in results} == {Status.UNSUPPORTED}
     assert all("float32" in (r.reason or "") for r in results)
 
@@ -122,7 +145,7 @@ def test_float32_is_refused_in_words():
 def prepared_float32():
     call = make_call(64, kv_heads=4, block_size=16, dtype=torch.float32, device="cuda", fa_version=3)
     kernel = kernels.for_engine(call)
-    placement = arms.placed(call, kernel, 2, [6, 7, 5, 8])
+    placement = placed(call, kernel, 2, [[6, 7, 5, 8]])
     found = arms.of_series(placement, kernel, kernels.flash_attn_functions("cuda"), "captured", plan)
     judge = replay.Judge(call)
     return replay.prepare(found, judge, "series").results

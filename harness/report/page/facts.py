@@ -86,6 +86,8 @@ def in_full(record: Row) -> str:
         field = RunConfig.model_fields.get(name)
         if value is None or name in NOT_REPRODUCED or (field and value == field.default):
             continue
+        if name == "length" and record["config"].get("batch"):  # which says it
+            continue
         option = "--" + name.replace("_", "-")
         if isinstance(value, bool):
             words.append(option if value else "--no-" + option[2:])

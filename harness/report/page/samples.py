@@ -28,7 +28,7 @@ class Samples:
         found: dict[Key, dict[int | None, Result]] = {}
         for result in results:
             cell = result.cell
-            if cell.data == "captured" and not result.control:
+            if cell.data == "captured" and not result.control and cell.request is None:
                 key = cell.kernel, name_in_series(result), result.one_run_for or cell.spread_k
                 found.setdefault(key, {})[cell.layer] = result
         return cls(found)

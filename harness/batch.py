@@ -1,0 +1,142 @@
+"""The prompts of a run: their lengths and, where they have one of their own, their spread_k."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+LONGEST, MOST_REQUESTS = 131072, 1024
+_PART = re.compile(r"(?:(?P<count>\d+)x)?(?P<length>\d+)(?:@(?P<runs>\d+))?")
+_SHOWN_GROUPS = 4
+
+
+class BatchError(ValueError):
+    """A batch that cannot be; the message names the part, the limit and the way out."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt of a batch."""
+
+    length: int  # tokens
+    spread_k: int | None = None  # runs of its own at every spread_k but 1; None: as the sweep says
+
+    def runs(self, spread_k: int, blocks: int) -> int:
+        """How many runs its `blocks` blocks are split into at a spread_k of the sweep.
+
+        At 1 it is one run, whatever it has of its own: that is the baseline. Else its own or the sweep's,
+        but no more than it has blocks.
+        """
+        return 1 if spread_k == 1 else min(self.spread_k or spread_k, blocks)
+
+
+Batch = tuple[Request, ...]
+
+
+def parse(text: str) -> Batch:
+    """The requests of "4x1024", "1x4096,8x512", "4096,17@3", or of a file with such a part on each line.
+
+    A part is a length; NxLENGTH, N of them; LENGTH@K, split into K runs whatever the sweep says. In a file
+    `#` begins a comment.
+
+    Raises:
+        BatchError: neither of both, or not within 1..LONGEST tokens and 1..MOST_REQUESTS prompts.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(_PART.fullmatch(part) for part in parts):
+        parts = _lines(text)
+    requests = [request for part in parts for request in _requests(part)]
+    if len(requests) > MOST_REQUESTS:
+        raise BatchError(f"{len(requests)} prompts; must be at most {MOST_REQUESTS}")
+    return tuple(requests)
+
+
+def written(batch: Batch) -> str:
+    """The batch as `parse` reads it, e.g. "1x4096,8x512@4"."""
+    parts = []
+    for request, same in groupby(batch):
+        own = f"@{request.spread_k}" if request.spread_k else ""
+        parts.append(f"{len(list(same))}x{request.length}{own}")
+    return ",".join(parts)
+
+
+def described(batch: Batch) -> str:
+    """For titles: "4096 tokens", "9 prompts (1x4096, 8x512)", "90 prompts of 3 to 512 tokens"."""
+    lengths = [request.length for request in batch]
+    if len(batch) == 1:
+        return f"{lengths[0]} tokens"
+    groups = [f"{len(list(same))}x{length}" for length, same in groupby(lengths)]
+    if len(groups) <= _SHOWN_GROUPS:
+        return f"{len(batch)} prompts ({', '.join(groups)})"
+    return f"{len(batch)} prompts of {min(lengths)} to {max(lengths)} tokens"
+
+
+def blocks(batch: Batch, block_size: int) -> list[int]:
+    """Blocks of each request's KV cache."""
+    from harness import layout
+
+    return [layout.num_blocks(request.length, block_size) for request in batch]
+
+
+def runs(batch: Batch, spread_k: int, block_size: int) -> list[int]:
+    """How many runs each request's blocks are split into at a spread_k of the sweep."""
+    return [request.runs(spread_k, n) for request, n in zip(batch, blocks(batch, block_size), strict=True)]
+
+
+def largest_spread(batch: Batch, block_size: int) -> int:
+    """The spread_k from which on a larger one changes nothing."""
+    of_requests = zip(batch, blocks(batch, block_size), strict=True)
+    return max(request.spread_k or n for request, n in of_requests)
+
+
+def default_spreads(batch: Batch, block_size: int) -> list[int]:
+    """1, 2, 4, ... and the largest; only 1 and the largest where nothing in between would differ."""
+    from harness import layout
+
+    most = largest_spread(batch, block_size)
+    return sorted({1, most}) if all(r.spread_k for r in batch) else layout.default_spreads(most)
+
+
+def of_record(record: Mapping[str, Any]) -> Batch:
+    """The requests of a run, from its record; none if that does not tell."""
+    config = record.get("config", {})
+    if config.get("batch"):
+        return parse(config["batch"])
+    return (Request(config["length"]),) if config.get("length") else ()
+
+
+def num_tokens(batch: Sequence[Request]) -> int:
+    """Tokens of all requests together."""
+    return sum(request.length for request in batch)
+
+
+def _lines(path: str) -> list[str]:
+    """The parts that a file holds."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError, ValueError):
+        raise BatchError("neither lengths, e.g. 4x1024 or 1x4096,8x512@4, nor a file of them") from None
+    parts = [part for line in lines if (part := line.partition("#")[0].strip())]
+    for part in parts:
+        if not _PART.fullmatch(part):
+            raise BatchError(f"{part}: not a length, e.g. 512, 4x1024 or 512@4")
+    if not parts:
+        raise BatchError("holds no length; write one on each line, e.g. 512 or 4x1024")
+    return parts
+
+
+def _requests(part: str) -> list[Request]:
+    found = _PART.fullmatch(part)
+    assert found is not None
+    count, length = int(found["count"] or 1), int(found["length"])
+    if not 1 <= length <= LONGEST:
+        raise BatchError(f"{part}: a prompt must have 1..{LONGEST} tokens")
+    if not 1 <= count <= MOST_REQUESTS:
+        raise BatchError(f"{part}: must be 1..{MOST_REQUESTS} prompts")
+    if found["runs"] and not 1 <= int(found["runs"]) <= length:
+        raise BatchError(f"{part}: must be split into 1..{length} runs, of a block or more each")
+    return [Request(length, int(found["runs"]) if found["runs"] else None)] * count
