@@ -27,7 +27,7 @@ class Experiment:
 # By the name of the subcommand, which is also `config.experiment`.
 EXPERIMENTS: dict[str, Experiment] = {
     "kernels": Experiment(
-        about="flash-attn's three functions on random Q, K and V, without an engine",
+        about="time flash-attn's three functions on random Q, K and V, without an engine",
         config=kernels.KernelsConfig,
         groups=kernels.GROUPS,
         resolve=kernels.resolve,
