@@ -156,7 +156,6 @@ def test_an_output_is_kept_as_long_as_it_fits():
         ("vLLM FA3", {Feature.ALIBI}, 16, "takes no ALiBi slopes"),
         ("vLLM Triton", {Feature.LOPSIDED}, None, "takes no window of unequal sides without a causal mask"),
         ("vLLM Triton", {Feature.SYMMETRIC}, 16, "off on the right where"),
-        ("vLLM CPU", {Feature.BATCH}, None, "K and V without a block table together with several"),
         ("vLLM Triton", {Feature.ALIBI, Feature.FULL}, 16, "no ALiBi slopes together with attention without"),
         ("FlashInfer ragged", {Feature.ALIBI}, None, "FlashInfer computes ALiBi slopes of its own"),
         ("SDPA flash", {Feature.SOFTCAP, Feature.WINDOW}, None, "no sliding window and no logit soft-cap"),

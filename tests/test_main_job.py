@@ -218,7 +218,8 @@ def cells(output: Path) -> dict[tuple, list[dict]]:
     found: dict[tuple, list[dict]] = {}
     for line in (output / "samples.jsonl").read_text().splitlines():
         result = json.loads(line)
-        key = (result["series"], *result["cell"].values(), result["one_run_for"], result["control"])
+        cell = json.dumps(result["cell"], sort_keys=True)
+        key = (result["series"], cell, result["one_run_for"], result["control"])
         found.setdefault(key, []).append(result)
     return found
 
