@@ -1,4 +1,4 @@
-"""Fixtures that take seconds to make: small models on disk and one real engine for the whole session."""
+"""Fixtures that take seconds to make: small models on disk and a real engine for each module."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def prompts() -> list[list[int]]:
     return [[(7 * n + n * n) % 512 for n in range(LENGTH)]]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # one at a time: closing an engine ends what vLLM keeps for all of a process
 def engine(tiny_gpt2: Path) -> Iterator[object]:
     """A real engine with the small gpt2, its positions extended from 128 to LENGTH."""
     from harness import config, device, models
