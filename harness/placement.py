@@ -60,11 +60,13 @@ def gather(kv: PagedKV, lengths: Sequence[int], into: DenseKV | None = None) -> 
     if into is None:
         new = [key_cache.new_empty(sum(lengths), *key_cache.shape[2:]) for _ in range(2)]
         into = DenseKV(*new)
-    start = 0
-    for blocks, length in zip(kv.block_table, lengths, strict=True):
-        copy_blocks(key_cache, blocks, into.key[start : start + length])
-        copy_blocks(value_cache, blocks, into.value[start : start + length])
-        start += length
+    whole_blocks = set(lengths) == {kv.block_table.shape[1] * kv.block_size}
+    for cache, out in ((key_cache, into.key), (value_cache, into.value)):
+        if whole_blocks:  # all requests in one copy
+            copy_blocks(cache, kv.block_table.flatten(), out)
+            continue
+        for blocks, tokens in zip(kv.block_table, out.split(list(lengths)), strict=True):
+            copy_blocks(cache, blocks, tokens)
     return into
 
 

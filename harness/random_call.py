@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from harness import layout
-from harness.blockcopy import copy_blocks
 from harness.capture import AttentionCall
 from harness.config.kernels import KernelsConfig
-from harness.kernels import DenseKV, PagedKV
+from harness.kernels import PagedKV
 from harness.replay import SCATTER
 
 
@@ -107,13 +106,3 @@ def _split(config: KernelsConfig, runs: int, blocks: int) -> list[list[int]]:
         seed = config.seed + runs + n
         plans.append(layout.plan(blocks, runs, ids, gap=config.gap, sizes=config.run_sizes, seed=seed))
     return plans
-
-
-def gather(kv: PagedKV, length: int, into: DenseKV) -> None:
-    """Copy K and V of all sequences, of `length` tokens each, out of their blocks into token order."""
-    for cache, out in zip(kv.split(), (into.key, into.value), strict=True):
-        if length % kv.block_size == 0:
-            copy_blocks(cache, kv.block_table.flatten(), out)
-        else:
-            for ids, tokens in zip(kv.block_table, out.split(length), strict=True):
-                copy_blocks(cache, ids, tokens)

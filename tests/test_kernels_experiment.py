@@ -19,6 +19,7 @@ from harness.config import ConfigError, load
 from harness.config.kernels import KernelsConfig, resolve
 from harness.experiments.kernels import series
 from harness.kernels import DenseKV, reference
+from harness.placement import gather
 from harness.record import Result, Status
 
 ROOT = Path(__file__).parent.parent
@@ -114,7 +115,7 @@ def test_each_sequence_lies_in_so_many_runs_and_comes_back_from_them(
         ids = [block for of_sequence in table for block in of_sequence]
         assert len(set(ids)) == len(ids) == batch_size * config.num_blocks()
         into = DenseKV(torch.empty_like(call.key), torch.empty_like(call.value))
-        random_call.gather(kv, length, into)
+        gather(kv, [length] * batch_size, into)
         assert torch.equal(into.key, call.key)
         assert torch.equal(into.value, call.value)
 

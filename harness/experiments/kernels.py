@@ -19,6 +19,7 @@ from harness.experiments.sampling import Sampling
 from harness.kernels import DenseKV, Kernel, PagedKV
 from harness.measure import timers
 from harness.measure.sampler import Budget, Series
+from harness.placement import gather
 from harness.record import Cell
 from harness.recorder import Recorder, recording
 from harness.replay import Judge, failing, prepare
@@ -112,19 +113,19 @@ class Inputs:
 
 def _without_table(inputs: Inputs, kernel: Kernel, gather_name: str) -> list[Arm]:
     """A function without a block table: on contiguous K and V, and on what a gather wrote, timed apart."""
-    length = inputs.config.length
+    lengths = [inputs.config.length] * inputs.config.batch_size
 
-    def target() -> tuple[DenseKV, Callable[[], None]]:
+    def target() -> tuple[DenseKV, Callable[[], object]]:
         call, kv = inputs.call, inputs.blocks(inputs.config.block_size).split
         if gather_name == "gather_kv":
             into = DenseKV(torch.empty_like(call.key), torch.empty_like(call.value))
-            return into, lambda: random_call.gather(kv, length, into)
+            return into, lambda: gather(kv, lengths, into)
         qkv = call.query.new_empty(call.num_tokens, 3, call.num_heads, call.head_dim)
         into = DenseKV(qkv[:, 1], qkv[:, 2])
 
         def pack() -> None:
             qkv[:, 0] = call.query
-            random_call.gather(kv, length, into)
+            gather(kv, lengths, into)
 
         return into, pack
 
