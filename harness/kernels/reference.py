@@ -66,33 +66,69 @@ def _one_request(
         positions: of the queries `rows` among the request's tokens.
         tokens: where the request's keys and values are.
     """
-    hidden, distance = _mask(call, positions, tokens.stop - tokens.start)
+    length = tokens.stop - tokens.start
+    hidden, distance = mask(positions, length, call.causal, call.sliding_window)
     groups = call.num_heads // call.num_kv_heads
     out = rows.new_empty(len(rows), call.num_heads, call.head_dim, dtype=torch.float32)
     for kv_head in range(call.num_kv_heads):
         heads = slice(kv_head * groups, (kv_head + 1) * groups)
-        key, value = call.key[tokens, kv_head].float(), call.value[tokens, kv_head].float()
-        scores = torch.einsum("qhd,kd->hqk", call.query[rows, heads].float(), key) * call.scale
-        if call.softcap:
-            scores = call.softcap * torch.tanh(scores / call.softcap)
-        if call.alibi_slopes is not None:
-            scores -= call.alibi_slopes[heads].to(scores)[:, None, None] * distance.abs()
-        scores.masked_fill_(hidden, float("-inf"))
-        if call.sinks is not None:
-            sink = call.sinks[heads].to(scores)[:, None, None].expand(-1, len(rows), 1)
-            weights = torch.cat([scores, sink], dim=-1).softmax(-1)[..., :-1]
-        else:
-            weights = scores.softmax(-1)
-        out[:, heads] = torch.einsum("hqk,kd->qhd", weights, value)
+        out[:, heads] = attend(
+            call.query[rows, heads], call.key[tokens, kv_head], call.value[tokens, kv_head], hidden, distance,
+            scale=call.scale, softcap=call.softcap,
+            slopes=None if call.alibi_slopes is None else call.alibi_slopes[heads],
+            sinks=None if call.sinks is None else call.sinks[heads],
+        )  # fmt: skip
     return out
 
 
-def _mask(call: AttentionCall, positions: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which keys are hidden from the queries at `positions`, and how far each lies to the left of them."""
+def attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    hidden: torch.Tensor,
+    distance: torch.Tensor,
+    *,
+    scale: float,
+    softcap: float = 0.0,
+    slopes: torch.Tensor | None = None,
+    sinks: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Float32 attention of query heads that share one KV head, [queries, heads, head_dim].
+
+    Args:
+        query: [queries, heads, head_dim].
+        key, value: [keys, head_dim].
+        hidden, distance: [queries, keys], of `mask`.
+        slopes, sinks: [heads].
+    """
+    scores = torch.einsum("qhd,kd->hqk", query.float(), key.float()) * scale
+    if softcap:
+        scores = softcap * torch.tanh(scores / softcap)
+    if slopes is not None:
+        scores -= slopes.to(scores)[:, None, None] * distance.abs()
+    scores.masked_fill_(hidden, float("-inf"))
+    if sinks is not None:
+        sink = sinks.to(scores)[:, None, None].expand(-1, len(query), 1)
+        weights = torch.cat([scores, sink], dim=-1).softmax(-1)[..., :-1]
+    else:
+        weights = scores.softmax(-1)
+    return torch.einsum("hqk,kd->qhd", weights, value.float())
+
+
+def mask(
+    positions: torch.Tensor, length: int, causal: bool, window: tuple[int, int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which keys are hidden from the queries at `positions`, and how far each lies to the left of them.
+
+    Both [queries, length], bool and int64.
+
+    Args:
+        window: (left, right) tokens beside a query's own that it sees; -1: all.
+    """
     distance = positions[:, None] - torch.arange(length, device=positions.device)[None, :]
-    left, right = call.sliding_window
+    left, right = window
     hidden = torch.zeros_like(distance, dtype=torch.bool)
-    if call.causal:
+    if causal:
         hidden |= distance < 0
     if left >= 0:
         hidden |= distance > left

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from harness.capture import AttentionCall
+from harness.kernels import reference
 from harness.kernels.protocol import Unsupported
 from harness.kernels.support import Feature, Package, Sizes, Support, load, unavailable
 
@@ -18,31 +19,33 @@ PACKAGE = Package(
     "flash_attn",
     "pip install --no-build-isolation flash-attn==2.8.3 (after torch; takes minutes to over an hour)",
 )
+_HEAD_SIZES = range(8, 257, 8)
 # Of flash-attn 2.8.3; `support` says what a build has left out.
 _LACKING = {Feature.PAGED, Feature.SINKS, Feature.RAGGED}
 SUPPORT = Support(
     features=frozenset(set(Feature) - _LACKING),
     dtypes=("float16", "bfloat16"),
-    head_sizes=Sizes(multiple_of=8, largest=256),
+    head_sizes=Sizes(multiple_of=_HEAD_SIZES.step, largest=_HEAD_SIZES[-1]),
     package=PACKAGE,
     because={Feature.RAGGED: "requests of different lengths: this function takes equal ones only"},
 )
 # What builds can be made without (FLASHATTENTION_DISABLE_*), and how to ask for it.
 _OPTIONS: dict[Feature, dict[str, Any]] = {
     Feature.SOFTCAP: {"softcap": 1.0},
-    Feature.ALIBI: {"alibi": True},
-    Feature.WINDOW: {"window_size": (0, 0)},
-    Feature.SYMMETRIC: {"window_size": (0, 0)},
-    Feature.LOPSIDED: {"window_size": (0, 0)},
+    Feature.ALIBI: {"alibi_slopes": 0.5},
+    Feature.WINDOW: {"causal": True, "window_size": (3, 0)},
+    Feature.SYMMETRIC: {"window_size": (3, 3)},
+    Feature.LOPSIDED: {"window_size": (3, 1)},
 }
-_KERNEL_SIZES = (32, 64, 96, 128, 192, 256)  # head sizes that kernels are compiled for; others are padded
+_PROBE_TOKENS = 40  # enough for masks, caps and slopes to show
 
 
 @cache
 def support() -> Support:
-    """What the installed build takes, as calls with one token tell; the package's own list without a GPU.
+    """What the installed build takes, as small calls with known answers tell; all of it without a GPU.
 
-    A version does not tell: builds leave out features and head sizes to compile in less time.
+    A version does not tell: builds leave out features and head sizes to compile in less time, and may then
+    refuse a call or answer it as if it had not been asked for them.
     """
     if unavailable(SUPPORT, "cuda"):
         return SUPPORT
@@ -50,36 +53,57 @@ def support() -> Support:
         attention = function("flash_attn_func")
     except Unsupported:
         return SUPPORT
-    largest = max((size for size in _KERNEL_SIZES if _refusal(attention, size) is None), default=0)
-    if not largest:  # it takes nothing: whoever calls it is told so
+    right = tuple(size for size in _HEAD_SIZES if _objection(attention, size) is None)
+    if not right:  # it takes nothing: whoever calls it is told so
         return SUPPORT
-    padded = _refusal(attention, largest - 8) is None
-    refused = {feature: _refusal(attention, largest, **option) for feature, option in _OPTIONS.items()}
+    objections = {feature: _objection(attention, right[-1], **option) for feature, option in _OPTIONS.items()}
     left_out = {
-        feature: f"{feature.value}: {provider()} was built without it ({reason})"
-        for feature, reason in refused.items()
-        if reason
+        feature: f"{feature.value}: {provider()} was built without it ({objection})"
+        for feature, objection in objections.items()
+        if objection
     }
     return replace(
         SUPPORT,
         features=SUPPORT.features - left_out.keys(),
-        head_sizes=Sizes(multiple_of=8 if padded else 32, largest=largest),
+        head_sizes=SUPPORT.head_sizes if right == tuple(_HEAD_SIZES) else Sizes(only=right),
         because=SUPPORT.because | left_out,
     )
 
 
-def _refusal(
-    attention: Callable[..., torch.Tensor], head_dim: int, alibi: bool = False, **option: Any
+def _objection(
+    attention: Callable[..., torch.Tensor],
+    head_dim: int,
+    *,
+    causal: bool = False,
+    window_size: tuple[int, int] = (-1, -1),
+    softcap: float = 0.0,
+    alibi_slopes: float | None = None,
 ) -> str | None:
-    """Why the build does not attend one token to itself, which gives V whatever the options; or None."""
-    query, key, value = torch.randn(3, 1, 1, 1, head_dim, dtype=torch.bfloat16, device="cuda")
-    if alibi:
-        option["alibi_slopes"] = torch.ones(1, device="cuda")
+    """Why the build's answer to a small call of one head is none or wrong; or None."""
+    device, dtype = "cuda", torch.bfloat16
+    generator = torch.Generator(device=device).manual_seed(0)
+    shape = (3, 1, _PROBE_TOKENS, 1, head_dim)
+    query, key, value = torch.randn(shape, generator=generator, device=device).to(dtype)
+    slopes = None if alibi_slopes is None else torch.tensor([alibi_slopes], device=device)
+    options = {"causal": causal, "window_size": window_size, "softcap": softcap, "alibi_slopes": slopes}
     try:
-        output = attention(query, key, value, **option)
+        output = attention(query, key, value, **options)
     except RuntimeError as error:
         return (str(error).strip().splitlines() or ["it fails"])[0]
-    return None if torch.equal(output, value) else "its output is wrong"
+    positions = torch.arange(_PROBE_TOKENS, device=device)
+    hidden, distance = reference.mask(positions, _PROBE_TOKENS, causal, window_size)
+    expected = reference.attend(
+        query[0],
+        key[0, :, 0],
+        value[0, :, 0],
+        hidden,
+        distance,
+        scale=head_dim**-0.5,
+        softcap=softcap,
+        slopes=slopes,
+    )
+    error_ratio = float((output[0].float() - expected).norm() / expected.norm())
+    return None if error_ratio < reference.TOLERANCE[dtype] else "its output is wrong"
 
 
 def provider() -> str:
