@@ -1,13 +1,16 @@
-"""The documentation: links lead somewhere, files that are named exist, every key of a run is explained."""
+"""The documentation: links lead somewhere, what is named exists, every key and subcommand is explained."""
 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from harness.summary import summarise
 from tests import fixtures
@@ -46,6 +49,24 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_files_that_are_named_exist(page: Path) -> None:
     for name in FILE.findall(prose(page)):
         assert (ROOT / name).exists(), name
+
+
+def test_readme_lists_every_subcommand() -> None:
+    shown = subprocess.run(
+        [sys.executable, "-m", "harness", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    subcommands = re.findall(r"(?m)^    ([a-z]+) ", shown)
+    _, _, table = prose(ROOT / "README.md").partition("| `python -m harness` |")
+    table, _, _ = table.partition("\n\n")
+    assert subcommands
+    assert sorted(re.findall(r"(?m)^\| `([a-z]+)` \|.*\]\(docs/", table)) == sorted(subcommands)
+
+
+def test_citation_names_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    for key in ("version", "license"):
+        assert f'{key} = "{citation[key]}"' in project.splitlines()
 
 
 def keys(value: Any) -> Iterator[str]:
