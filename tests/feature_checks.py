@@ -6,13 +6,10 @@ engine on a GPU wants a process of its own.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-
-os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
 import torch
 
@@ -38,7 +35,7 @@ def start(path: Path, dtype: str, backend: str | None = None) -> PrefillEngine:
     asked = {name: value for name, value in options.items() if value is not None}
     resolved = config.resolve(config.load(config.RunConfig, asked), device.kind())
     source = models.materialise(models.inspect(str(path), length=LENGTH), seed=0)
-    return PrefillEngine(resolved, source)
+    return PrefillEngine(resolved, source, kv_cache_bytes=2**30)
 
 
 def check(model: Model, path: Path, backend: str | None = None) -> Counter[str]:
