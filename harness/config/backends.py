@@ -8,10 +8,10 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator
 
-from harness import checks
+from harness import backend_names, checks
 from harness.checks import label
 from harness.config import fields
-from harness.config.fields import Common, Count, DeviceKind, Model, NonEmpty
+from harness.config.fields import Common, Count, DeviceKind, Generation, NonEmpty
 from harness.config.prefill import for_engine
 
 SDPA = "sdpa.math"  # no backend of vLLM's: attention alone
@@ -34,23 +34,14 @@ DEFAULTS: dict[DeviceKind, dict[str, Any]] = {
 GROUPS: dict[str, list[str]] = {
     "what is compared": ["attention_backends", "batch_sizes", "input_lens", "output_len"],
     "model": fields.MODEL_OPTIONS,
-    "engines (vLLM's own names)": [
-        "dtype",
-        "block_size",
-        "load_format",
-        "gpu_memory_utilization",
-        "num_gpu_blocks_override",
-        "enforce_eager",
-        "max_num_batched_tokens",
-        "seed",
-    ],
+    "engines (vLLM's own names)": [*fields.ONE_GPU_ENGINE_OPTIONS, "num_gpu_blocks_override", "seed"],
     "measuring": fields.SAMPLING_OPTIONS,
     "output": fields.OUTPUT_OPTIONS,
 }
 Counts = Annotated[list[Count], Field(min_length=1)]
 
 
-class BackendsConfig(Common, Model):
+class BackendsConfig(Generation, Common):
     """Batches of prompts under several attention backends. What is None is chosen by `resolve`."""
 
     experiment: ClassVar[str] = "backends"
@@ -69,9 +60,6 @@ class BackendsConfig(Common, Model):
     )
     output_len: Annotated[int, Field(ge=2)] | None = Field(
         None, description="measure decoding: so many tokens from each prompt (default: prefill alone)"
-    )
-    max_seconds: fields.Seconds | None = Field(
-        None, description="time for all sampling, once engines are up (default: 60)"
     )
     gpu_memory_utilization: float = Field(
         0.9, gt=0, le=1, description="share of the GPU's memory for an engine, of which one is up at a time"
@@ -116,9 +104,7 @@ def resolve(config: BackendsConfig, device_kind: DeviceKind) -> BackendsConfig:
     """The configuration with what depends on the device filled in, checked against it. Raises ConfigError."""
     defaults = dict(DEFAULTS[device_kind])
     most = defaults.pop("most_batched_tokens")
-    config = config.model_copy(
-        update={name: value for name, value in defaults.items() if getattr(config, name) is None}
-    )
+    config = fields.with_defaults(config, defaults)
     largest = max(batch * tokens for batch, tokens in config.cells())
     # vLLM wants a step to hold a token of every prompt.
     tokens = config.max_num_batched_tokens or max(min(largest, most), max(config.batch_sizes or []), 256)
@@ -135,6 +121,8 @@ def _backend_problems(config: BackendsConfig, device_kind: DeviceKind) -> Iterab
     for name in config.engine_backends():
         if "." in name:
             yield f"{label('attention_backends', name)}: PyTorch's attention is here as {SDPA} alone; take it"
+        elif unknown := backend_names.problem("attention_backends", name):
+            yield unknown
         elif device_kind == "cpu" and name != "CPU_ATTN":
             yield f"{label('attention_backends', name)}: vLLM has CPU_ATTN alone on a CPU; take it, or {SDPA}"
         else:

@@ -50,9 +50,9 @@ class CacheConfig(Common, Engine):
 
 def resolve(config: CacheConfig, device_kind: DeviceKind) -> CacheConfig:
     """The configuration with what depends on the device filled in, checked against it. Raises ConfigError."""
-    length = config.length or LENGTH[device_kind]
-    name = f"cache-{Path(config.model).resolve().name}-{length}"
-    resolved = fields.resolve_common(config, device_kind, name).model_copy(update={"length": length})
+    config = fields.with_defaults(config, {"length": LENGTH[device_kind]})
+    name = f"cache-{Path(config.model).resolve().name}-{config.length}"
+    resolved = fields.resolve_common(config, device_kind, name)
     problems = [*checks.directory_problems(resolved), *checks.engine_problems(resolved, device_kind)]
     fields.refuse([*problems, *_step_problems(resolved)])
     return resolved

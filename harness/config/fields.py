@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -25,17 +26,20 @@ DeviceKind = Literal["cuda", "cpu"]
 MAX_SECONDS = {"cuda": 45.0, "cpu": 120.0}
 
 # The options of each group as --help shows them.
-ENGINE_OPTIONS = [
+ONE_GPU_ENGINE_OPTIONS = [
     "dtype",
     "block_size",
     "load_format",
     "gpu_memory_utilization",
     "enforce_eager",
+    "max_num_batched_tokens",
+]
+ENGINE_OPTIONS = [
+    *ONE_GPU_ENGINE_OPTIONS,
     "attention_backend",
     "flash_attn_version",
     "tensor_parallel_size",
     "distributed_executor_backend",
-    "max_num_batched_tokens",
 ]
 MODEL_OPTIONS = ["model", "trust_remote_code", "allow_long_max_model_len"]
 SWEEP_OPTIONS = ["spread_k", "spread_min", "spread_max", "spread_step", "gap", "run_sizes"]
@@ -140,6 +144,17 @@ class Engine(Model):
     )
 
 
+class Generation(Model):
+    """A model that generates, in engines that share the time for sampling."""
+
+    max_seconds: Seconds | None = Field(
+        None, description="time for all sampling, once engines are up (default: 60)"
+    )
+    max_num_batched_tokens: Count | None = Field(
+        None, description="of a step in vLLM; more is prefilled in several (default: what it takes)"
+    )
+
+
 class Sweep(Blocks):
     """A sequence of so many tokens whose KV cache is split into spread_k runs, for several spread_k."""
 
@@ -211,6 +226,12 @@ def resolve_common(config: Resolved, device_kind: DeviceKind, name: str) -> Reso
     if isinstance(config, KernelTiming):
         chosen["l2"] = config.l2 or checks.L2[device_kind]
     return config.model_copy(update=chosen)
+
+
+def with_defaults(config: Resolved, defaults: Mapping[str, Any]) -> Resolved:
+    """The configuration with `defaults` in the place of what is None."""
+    missing = {name: value for name, value in defaults.items() if getattr(config, name) is None}
+    return config.model_copy(update=missing)
 
 
 def new_output_dir(name: str) -> Path:

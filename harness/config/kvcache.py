@@ -9,7 +9,7 @@ from pydantic import Field
 
 from harness import checks
 from harness.config import fields
-from harness.config.fields import Common, Count, DeviceKind, Model
+from harness.config.fields import Common, Count, DeviceKind, Generation
 from harness.config.prefill import for_engine
 
 DEFAULTS: dict[DeviceKind, dict[str, Any]] = {
@@ -19,21 +19,13 @@ DEFAULTS: dict[DeviceKind, dict[str, Any]] = {
 GROUPS: dict[str, list[str]] = {
     "what is generated": ["input_len", "output_len"],
     "model": fields.MODEL_OPTIONS,
-    "engines (vLLM's own names)": [
-        "dtype",
-        "block_size",
-        "load_format",
-        "gpu_memory_utilization",
-        "enforce_eager",
-        "max_num_batched_tokens",
-        "seed",
-    ],
+    "engines (vLLM's own names)": [*fields.ONE_GPU_ENGINE_OPTIONS, "seed"],
     "measuring": fields.SAMPLING_OPTIONS,
     "output": fields.OUTPUT_OPTIONS,
 }
 
 
-class KVCacheConfig(Common, Model):
+class KVCacheConfig(Generation, Common):
     """One prompt and what is generated from it. What is None is chosen by `resolve`."""
 
     experiment: ClassVar[str] = "kvcache"
@@ -44,13 +36,6 @@ class KVCacheConfig(Common, Model):
     output_len: Annotated[int, Field(ge=2)] | None = Field(
         None, description="tokens to generate (default: 256 on CUDA, 32 on a CPU)"
     )
-    max_seconds: fields.Seconds | None = Field(
-        None, description="time for all sampling, once all models are up (default: 60)"
-    )
-    max_num_batched_tokens: Count | None = Field(
-        None,
-        description="of a step in vLLM; a longer prompt is prefilled in several (default: what it takes)",
-    )
 
     @property
     def length(self) -> int:
@@ -60,8 +45,7 @@ class KVCacheConfig(Common, Model):
 
 def resolve(config: KVCacheConfig, device_kind: DeviceKind) -> KVCacheConfig:
     """The configuration with what depends on the device filled in, checked against it. Raises ConfigError."""
-    missing = {k: v for k, v in DEFAULTS[device_kind].items() if getattr(config, k) is None}
-    config = config.model_copy(update=missing)
+    config = fields.with_defaults(config, DEFAULTS[device_kind])
     name = f"kvcache-{Path(config.model).resolve().name}-{config.input_len}-{config.output_len}"
     resolved = fields.resolve_common(config, device_kind, name)
     problems = [*checks.directory_problems(resolved)]
