@@ -52,18 +52,20 @@ def per_block(call: AttentionCall, kv: PagedKV) -> Run:
     positions = torch.arange(first, length, device=call.query.device)
 
     def run() -> torch.Tensor:
-        # [requests, KV heads, query heads of each, queries, head size]
-        query = by_request(call, call.query).transpose(1, 2).unflatten(1, (call.num_kv_heads, groups))
-        largest = query.new_full(query.shape[:-1], -torch.inf, dtype=torch.float32)
+        # [requests, KV heads, query heads of each, queries, head size]; in float32, as PyTorch's own
+        query = by_request(call, call.query).transpose(1, 2).unflatten(1, (call.num_kv_heads, groups)).float()
+        largest = query.new_full(query.shape[:-1], -torch.inf)
         total = torch.zeros_like(largest)
-        out = torch.zeros_like(query, dtype=torch.float32)
+        out = torch.zeros_like(query)
         for n, blocks in enumerate(columns):
             start = n * kv.block_size
             size = min(kv.block_size, length - start)
             seen = max(start - first, 0) if call.causal else 0  # queries ahead of the block see none of it
             # [requests, KV heads, 1, tokens, head size]
-            key, value = (c[blocks, :size].transpose(1, 2).unsqueeze(2) for c in (key_cache, value_cache))
-            scores = (query[..., seen:, :] @ key.mT).float() * call.scale
+            key, value = (
+                c[blocks, :size].transpose(1, 2).unsqueeze(2).float() for c in (key_cache, value_cache)
+            )
+            scores = (query[..., seen:, :] @ key.mT) * call.scale
             if call.causal and start + size - 1 > first + seen:
                 keys = torch.arange(start, start + size, device=scores.device)
                 scores.masked_fill_(keys > positions[seen:, None], -torch.inf)
@@ -74,7 +76,7 @@ def per_block(call: AttentionCall, kv: PagedKV) -> Run:
             largest[..., seen:] = now
             total[..., seen:] = total[..., seen:] * shrink + weights.sum(-1)
             out[..., seen:, :] *= shrink[..., None]
-            out[..., seen:, :] += (weights.to(value.dtype) @ value).float()
+            out[..., seen:, :] += weights @ value
         out /= total[..., None]
         return out.flatten(1, 2).transpose(1, 2).flatten(0, 1).to(call.query.dtype)
 

@@ -9,9 +9,11 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from harness import device, layout, models
+from harness import device, joined_call, layout, models
+from harness.capture import AttentionCall, CaptureError, from_engine, save
 from harness.config import RunConfig
 from harness.config.fields import Model
 from harness.engine import GIB, check_vllm, engine_args
@@ -110,8 +112,7 @@ class GenerationEngine:
     def facts(self) -> GenerationFacts:
         """For the run's record, and to know what fits."""
         vllm = self._engine.vllm_config
-        context = vllm.compilation_config.static_forward_context
-        layers = [layer for layer in context.values() if hasattr(layer, "impl")]
+        layers = self._layers().values()
         settings = {
             "dtype": str(vllm.model_config.dtype).removeprefix("torch."),
             "attention_backend": sorted({layer.attn_backend.get_name() for layer in layers}),
@@ -163,6 +164,37 @@ class GenerationEngine:
     def prefill_us(self, prompts: Sequence[Sequence[int]]) -> float:
         """Microseconds until every prompt has its first token."""
         return 1e6 * self.generate(prompts, 1).seconds
+
+    def capture(self, prompts: Sequence[Sequence[int]], path: Path) -> None:
+        """Prefill the prompts and write the first attention layer's call, of all steps together, to a file.
+
+        Only for eager engines: a replayed CUDA graph, as of prompts of one token, passes by what looks on.
+
+        Raises:
+            CaptureError: the layer is of a kind that cannot be captured, or not all of the prompts were seen.
+        """
+        from patches.attention import AttentionTap
+
+        name, layer = next(iter(self._layers().items()))
+        steps: list[AttentionCall] = []
+
+        def observe(layer: Any, *given: Any) -> None:
+            steps.append(joined_call.part(from_engine(0, layer, *given)))
+
+        tap = AttentionTap({name: layer})
+        if tap.out_of_scope:
+            raise CaptureError(tap.out_of_scope[name])
+        with tap.observing(observe):
+            self.generate(prompts, 1)
+        call = joined_call.of_steps(steps) if steps else None
+        if call is None or sorted(call.lengths) != sorted(map(len, prompts)):
+            raise CaptureError(f"{name}: not all of the prompts were seen in the attention's calls")
+        save(call, path)
+
+    def _layers(self) -> dict[str, Any]:
+        """vLLM's attention layers by name."""
+        context = self._engine.vllm_config.compilation_config.static_forward_context
+        return {name: layer for name, layer in context.items() if hasattr(layer, "impl")}
 
     def _add(self, prompts: Sequence[Sequence[int]], output_len: int) -> list[str]:
         """Hand the prompts to vLLM; the requests' names."""
