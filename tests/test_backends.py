@@ -11,6 +11,7 @@ import pytest
 
 from harness.config import ConfigError, load
 from harness.config.backends import BackendsConfig, resolve
+from harness.experiments import backends as experiment
 
 ROOT = Path(__file__).parent.parent
 
@@ -48,6 +49,14 @@ def test_every_cell_is_measured_or_says_why_not(prefills):
     assert all(row["tokens_per_s"] > 0 for row in cells.values())
 
 
+def test_attention_alone_runs_on_calls_of_the_cell_s_own_prefill(prefills):
+    """Also where the batch takes several steps, and where it did not fit the cache that was asked for."""
+    cells = cells_of(prefills[0])
+    alone = [row for row in cells.values() if row["attention_alone"]]
+    assert {(row["data"], row["reason"]) for row in alone} == {("captured", None)}
+    assert "captured Q, K and V, 3 layers" in prefills[1]
+
+
 def test_buffers_are_reported(prefills):
     cells = cells_of(prefills[0])
     block = 32 * 2 * 128 * 2  # K and V, all heads, bfloat16
@@ -82,6 +91,7 @@ def test_decoding_one_token_prompts(tiny_gpt2, tmp_path):
     cells = cells_of(tmp_path)
     assert len(cells) == 3 * 4
     assert {(row["status"], row["n"]) for row in cells.values()} == {("ok", 6)}
+    assert {row["data"] for row in cells.values()} == {"captured"}
     row = cells["CPU_ATTN", 3, 1]
     assert row["tokens_per_s"] == pytest.approx(3 * 3 / row["median_us"] * 1e6)
     assert "Decoding, batch size 3: tokens/s" in done.stdout
@@ -89,10 +99,38 @@ def test_decoding_one_token_prompts(tiny_gpt2, tmp_path):
     assert record["engines"]["CPU_ATTN"]["attention_backend"] == ["CPU_ATTN"]
 
 
+def test_the_first_backend_that_runs_has_a_second_engine(tiny_gpt2, tmp_path):
+    """And one that vLLM knows but cannot run here is a row of cells with the reason."""
+    options = {"model": str(tiny_gpt2), "enforce_eager": True, "batch_sizes": [1, 2], "input_lens": [1]}
+    options |= {"block_size": 32, "repeats": 6, "quiet": True, "output_dir": tmp_path}
+    config = resolve(load(BackendsConfig, options), "cpu")
+    # The command line does not take the first one on a CPU.
+    config = config.model_copy(update={"attention_backends": ["TRITON_ATTN", "CPU_ATTN"]})
+    assert experiment.run(config) == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    found = {(row["backend"], row["status"], row["n"]) for row in summary["cells"]}
+    assert found == {("TRITON_ATTN", "unsupported", 0), ("CPU_ATTN", "ok", 6)}
+    assert {row["reason"] for row in summary["cells"] if row["status"] != "ok"} == {
+        "vLLM took CPU_ATTN in place of TRITON_ATTN"
+    }
+    twins = summary["engines_again"]
+    assert [(row["backend"], row["batch_size"], row["n"]) for row in twins] == [
+        ("CPU_ATTN", 1, 6),
+        ("CPU_ATTN", 2, 6),
+    ]
+    assert all(row["noise_floor_pct"] > 0 for row in twins)
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert set(record["engines"]) == {"TRITON_ATTN", "CPU_ATTN", "CPU_ATTN again"}
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         (["--attention-backends", "FLASH_ATTN"], "--attention-backends FLASH_ATTN: vLLM has CPU_ATTN alone"),
+        (
+            ["--attention-backends", "CPU_ATN"],
+            "--attention-backends CPU_ATN: vLLM has no such backend; take CPU_ATTN, the nearest, or another",
+        ),
         (["--attention-backends", "sdpa.flash"], "--attention-backends sdpa.flash: PyTorch's attention is"),
         (["--batch-sizes", "0"], "--batch-sizes"),
         (["--output-len", "1"], "--output-len 1"),

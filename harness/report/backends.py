@@ -2,148 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 
-from harness import figures, stats
-from harness.record import Result, latest
+from harness import stats
 from harness.report import backends_plot
+from harness.report.backends_summary import AGAIN, AGAINST, ALONE, COMPUTE_BOUND, phase, sizes, summarise
 from harness.report.companion import Companion
 from harness.report.rows import Row, remark
-from harness.report.text import NONE, Line, Notes, Section, Table, ms
+from harness.report.text import NONE, Line, Notes, Section, Table, ms, percent
 
-# Time grows at least as the batch size to this power where the work, not what is around it, takes the time.
-COMPUTE_BOUND = 0.9
-ALONE = {
-    "gathered": "sdpa.math",
-    "per_block": "per block",
-}  # arms of attention alone, as the columns name them
+__all__ = ["document", "plots", "summarise"]
+
 SHORT = {"out_of_memory": "OOM"}
-AGAINST, AGAIN = "per block against gathered", "A/A"
+# Where Q, K and V are from, by record.Cell.data.
+DATA = {"captured": "captured", "synthetic": "random"}
 MIB = 2**20
-
-
-def summarise(record: Row, results: Sequence[Result]) -> Row:
-    """summary.json's lists: a row a measured cell, and what follows from several of them.
-
-    `cells` (with `backend`, `tokens_per_s` and its interval), `winners` (the fastest of vLLM's backends
-    against the second), `compute_bound` (from which batch size on) and `contrasts` (block by block against
-    the dense buffer).
-    """
-    kept = latest(results)
-    cells = [_cell(record, result) for result in kept if not result.control]
-    cells.sort(key=lambda row: (row["batch_size"], row["input_len"]))
-    return {
-        "schema_version": 1,
-        "status": record["status"],
-        "phase": phase(record),
-        "cells": cells,
-        "winners": [found for size in sizes(cells) if (found := _winner(cells, size))],
-        "compute_bound": _compute_bound(cells),
-        "contrasts": _contrasts(kept),
-    }
-
-
-def phase(record: Row) -> str:
-    """ "prefill" or "decode"."""
-    return "decode" if record["config"]["output_len"] else "prefill"
-
-
-def sizes(cells: Sequence[Row]) -> list[tuple[int, int]]:
-    """(batch size, input length) of all cells, ascending."""
-    return sorted({(row["batch_size"], row["input_len"]) for row in cells})
-
-
-def _cell(record: Row, result: Result) -> Row:
-    row = figures.cell_row(result)
-    alone = row["stage"] == "kernel"
-    row |= {"backend": ALONE[row["arm"]] if alone else row["arm"], "attention_alone": alone}
-    low, high = row["ci95_us"] or (None, None)
-    tokens = _tokens(record, row)
-    row["tokens_per_s"] = _rate(tokens, row["median_us"])
-    row["ci95_tokens_per_s"] = [_rate(tokens, high), _rate(tokens, low)] if low else None
-    return row
-
-
-def _tokens(record: Row, row: Row) -> float:
-    """Tokens that are through the model, or through all its attention layers, in the time of one sample."""
-    config, batch = record["config"], row["batch_size"]
-    if row["attention_alone"]:
-        each = 1 if config["output_len"] else row["input_len"]
-        return float(batch * each / record["model"]["num_layers"])
-    return float(batch * (config["output_len"] - 1 if config["output_len"] else row["input_len"]))
-
-
-def _rate(tokens: float, microseconds: float | None) -> float | None:
-    return 1e6 * tokens / microseconds if microseconds else None
-
-
-def _winner(cells: Sequence[Row], size: tuple[int, int]) -> Row | None:
-    """The fastest engine of a cell and its speed-up over the second; None without two.
-
-    Engines run one after the other, so there are no pairs: the interval holds the quotients of all figures
-    within both intervals.
-    """
-    here = [row for row in cells if (row["batch_size"], row["input_len"]) == size]
-    timed = [row for row in here if not row["attention_alone"] and row["status"] == "ok" and row["n"]]
-    if len(timed) < 2:
-        return None
-    first, second = sorted(timed, key=lambda row: row["median_us"])[:2]
-    bounds = None
-    if first["ci95_us"] and second["ci95_us"]:
-        bounds = [second["ci95_us"][0] / first["ci95_us"][1], second["ci95_us"][1] / first["ci95_us"][0]]
-    return {
-        "batch_size": size[0],
-        "input_len": size[1],
-        "winner": first["backend"],
-        "tokens_per_s": first["tokens_per_s"],
-        "second": second["backend"],
-        "speed_up": second["median_us"] / first["median_us"],
-        "ci95_speed_up": bounds,
-        "verdict": "faster" if bounds and bounds[0] > 1 else "unclear",
-    }
-
-
-def _compute_bound(cells: Sequence[Row]) -> list[Row]:
-    """For each backend and length, the batch size from which on time grows in proportion to it."""
-    found = []
-    for backend, tokens in dict.fromkeys((row["backend"], row["input_len"]) for row in cells):
-        rows = [row for row in cells if (row["backend"], row["input_len"]) == (backend, tokens)]
-        timed = [(row["batch_size"], row["median_us"]) for row in rows if row["status"] == "ok" and row["n"]]
-        found.append({"backend": backend, "input_len": tokens, "batch_size": turning_point(timed)})
-    return found
-
-
-def turning_point(timed: Sequence[tuple[int, float]]) -> int | None:
-    """The least batch size from which on time grows at least as its COMPUTE_BOUND-th power.
-
-    That is from each to the next, up to the largest; None if it never does.
-
-    Args:
-        timed: batch sizes, ascending, with their times in any unit.
-    """
-    turns = None
-    for (small, quick), (large, slow) in reversed(list(pairwise(timed))):
-        if math.log(slow / quick) < COMPUTE_BOUND * math.log(large / small):
-            break
-        turns = small
-    return turns
-
-
-def _contrasts(results: Sequence[Result]) -> list[Row]:
-    """Block by block against the dense buffer, pair by pair, and the dense buffer against itself (A/A)."""
-    found = []
-    alone = [result for result in results if result.cell.arm in ALONE]
-    gathered = {r.series: r for r in alone if r.cell.arm == "gathered" and not r.control}
-    for result in alone:
-        baseline = gathered.get(result.series)
-        if baseline and baseline is not result:
-            name = AGAIN if result.control else AGAINST
-            row = figures.contrast_row(name, baseline, result)
-            found += [row] if row else []
-    return sorted(found, key=lambda row: (row["batch_size"], row["input_len"]))
 
 
 def document(record: Row, summary: Row) -> Companion:
@@ -172,7 +46,10 @@ def _crossover(record: Row, summary: Row, batch: int) -> Table:
     cells = [row for row in summary["cells"] if row["batch_size"] == batch]
     names = backends(summary["cells"])
     layers = record["model"].get("num_layers")
-    alone = f"PyTorch's attention alone, random Q, K and V, {layers} layers: compare with each other only"
+    data = " or ".join(
+        DATA[name] for name in dict.fromkeys(row["data"] for row in cells if row["attention_alone"])
+    )
+    alone = f"PyTorch's attention alone, {data} Q, K and V, {layers} layers: compare with each other only"
     columns = [f"{name} {notes.mark(alone)}" if name in ALONE.values() else name for name in names]
     lines = []
     for tokens in sorted({row["input_len"] for row in cells}):
@@ -227,23 +104,38 @@ def _precision(cells: Sequence[Row]) -> str:
 
 def _winners(summary: Row) -> Table | None:
     """The fastest of vLLM's backends in every cell."""
-    sections: dict[int, list[Line]] = {}
+    again = {(row["batch_size"], row["input_len"]): row for row in summary["engines_again"]}
+    notes, sections = Notes(), dict[int, list[Line]]()
     for row in summary["winners"]:
         speed_up = f"{row['speed_up']:.2f}x"
         if row["ci95_speed_up"]:
             low, high = row["ci95_speed_up"]
             speed_up += f" [{low:.2f}, {high:.2f}]"
-        cells = row["winner"], number(row["tokens_per_s"]), row["second"], speed_up, row["verdict"]
+        floor = _engines_floor(again.get((row["batch_size"], row["input_len"])), notes)
+        cells = row["winner"], row["second"], speed_up, floor, row["verdict"]
         sections.setdefault(row["batch_size"], []).append(Line(str(row["input_len"]), cells))
     if not sections:
         return None
-    columns = ("tokens", "winner", "tokens/s", "second", "speed-up [95%]", "verdict")
+    columns = ("tokens", "winner", "second", "speed-up [95%]", "A/A", "verdict")
     listed = [Section(f"Batch size {batch}", lines) for batch, lines in sections.items()]
+    twice = " and ".join(dict.fromkeys(row["backend"] for row in summary["engines_again"])) or "no backend"
     below = [
-        "speed-up: of the winner over the second, with all quotients of their 95% intervals; faster: that is "
-        "all above 1. Engines run one after the other, so what drifts from one to the next is in it."
+        *notes.lines(),
+        "speed-up: of the winner over the second, with all quotients of their 95% intervals. Engines run one "
+        "after the other, so what two engines of one configuration differ by is in it. A/A: at most so much, "
+        f"by the intervals of {twice} in two engines, the first and the last of all; a verdict is that of "
+        "the interval widened by it.",
     ]
     return Table("The fastest of vLLM's backends", columns, listed, below=below)
+
+
+def _engines_floor(again: Row | None, notes: Notes) -> str:
+    """What two engines of one backend differ by at most, or why that is not known."""
+    if again is None:
+        return f"{NONE} {notes.mark('A/A was not measured')}"
+    if again["noise_floor_pct"] is None:
+        return f"{NONE} {notes.mark('A/A: ' + (remark(again) or 'it takes 6 samples for an interval'))}"
+    return percent(again["noise_floor_pct"], None, sign=False)
 
 
 def _turning_points(summary: Row) -> Table | None:
@@ -305,10 +197,9 @@ def _buffer_cells(row: Row | None, notes: Notes) -> tuple[str, str]:
     if row is None:
         return NONE, NONE
     size = f"{row['buffer_bytes'] / MIB:,.2f}" if "buffer_bytes" in row else NONE
-    if row["median_us"] is None:
-        said = remark(row)
-        return size, _status(row) + (f" {notes.mark(said)}" if said else "")
-    return size, ms(row["median_us"])
+    time = _status(row) if row["median_us"] is None else ms(row["median_us"])
+    said = remark(row)
+    return size, f"{time} {notes.mark(said)}" if said else time
 
 
 def plots(record: Row, summary: Row, folder: Path) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.report import backends
+from harness.report import backends, backends_summary
 from harness.report.text import WIDTH
 from tests.backends_run import BATCHES, DATA, LENGTHS, LOST, markdown, record, results, screen
 
@@ -66,6 +67,43 @@ def test_the_winner_is_an_engine_and_its_speed_up_is_computed(summary):
     assert found["verdict"] == "faster"
 
 
+def test_a_verdict_takes_in_what_two_engines_of_one_backend_differ_by():
+    """A speed-up of 1.26 whose second engine of FLASH_ATTN is slower than its first by 0.4%, 20% or 30%."""
+    found = {}
+    for slower in (1.0, 1.2, 1.3):
+        twins = [
+            replace(r, samples_us=[slower * us for us in r.samples_us])
+            if r.series == "FLASH_ATTN again"
+            else r
+            for r in results()
+        ]
+        summary = backends.summarise(record(), twins)
+        rows = {(row["batch_size"], row["input_len"]): row for row in summary["winners"]}
+        found[slower] = rows[1, 512]
+    assert [row["verdict"] for row in found.values()] == ["faster", "faster", "unclear"]
+    assert found[1.0]["noise_floor_pct"] < 2
+    assert found[1.3]["noise_floor_pct"] == pytest.approx(30.5, abs=1.0)
+    assert found[1.3]["ci95_speed_up"] == found[1.0]["ci95_speed_up"]
+
+
+def test_without_two_engines_of_one_backend_no_verdict_is_given(summary):
+    rows = {(row["batch_size"], row["input_len"]): row for row in summary["winners"]}
+    assert (rows[16, 512]["noise_floor_pct"], rows[16, 512]["verdict"]) == (None, "unclear")
+    lost = next(row for row in summary["engines_again"] if (row["batch_size"], row["input_len"]) == (16, 512))
+    assert (lost["status"], lost["n"], lost["ratio"]) == ("out_of_memory", 0, None)
+    alone = backends.summarise(record(), [r for r in results() if r.series != "FLASH_ATTN again"])
+    assert alone["engines_again"] == []
+    assert {row["verdict"] for row in alone["winners"]} == {"unclear"}
+    assert "A/A was not measured" in backends.document(record(), alone).screen_summary()
+
+
+def test_where_q_k_and_v_are_from_is_said_of_every_cell(summary):
+    rows = list(csv.DictReader(io.StringIO(backends.document(record(), summary).csv())))
+    random = [row for row in rows if row["data"] == "synthetic"]
+    assert {(row["batch_size"], row["input_len"]) for row in random} == {("4", "1")}
+    assert all(row["reason"].startswith("random Q, K and V: ") for row in random)
+
+
 @pytest.mark.parametrize(
     ("timed", "turns"),
     [
@@ -78,13 +116,13 @@ def test_the_winner_is_an_engine_and_its_speed_up_is_computed(summary):
     ],
 )
 def test_compute_bound_is_where_time_grows_with_the_batch_up_to_the_end(timed, turns):
-    assert backends.turning_point(timed) == turns
+    assert backends_summary.turning_point(timed) == turns
 
 
 @given(st.integers(0, 6), st.floats(1, 1e6))
 def test_a_floor_and_a_slope_turn_where_they_meet(turn, floor):
     timed = [(2**n, max(floor, floor * 2 ** (n - turn))) for n in range(8)]
-    assert backends.turning_point(timed) == 2**turn
+    assert backends_summary.turning_point(timed) == 2**turn
 
 
 def test_the_plot_has_a_line_a_backend_rings_and_crosses(summary, tmp_path):

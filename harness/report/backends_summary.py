@@ -1,0 +1,178 @@
+"""summary.json of `backends`: tokens/s of every cell, who wins, what two engines of one backend differ by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+from harness import figures, stats
+from harness.record import Result, latest
+from harness.report.rows import Row
+
+# Time grows at least as the batch size to this power where the work, not what is around it, takes the time.
+COMPUTE_BOUND = 0.9
+ALONE = {"gathered": "sdpa.math", "per_block": "per block"}  # arms of attention alone, as columns name them
+AGAINST, AGAIN = "per block against gathered", "A/A"
+
+
+def summarise(record: Row, results: Sequence[Result]) -> Row:
+    """summary.json's lists: a row a measured cell, and what follows from several of them.
+
+    `cells` (with `backend`, `tokens_per_s` and its interval), `winners` (the fastest of vLLM's backends
+    against the second), `engines_again` (two engines of one backend, A/A), `compute_bound` (from which batch
+    size on) and `contrasts` (block by block against the dense buffer).
+    """
+    kept = latest(results)
+    cells = [_cell(record, result) for result in kept if not result.control]
+    cells.sort(key=lambda row: (row["batch_size"], row["input_len"]))
+    twins = [_cell(record, result) for result in kept if result.control]
+    again = [_again(cells, twin) for twin in twins if not twin["attention_alone"]]
+    floors = {(row["batch_size"], row["input_len"]): row["noise_floor_pct"] for row in again}
+    winners = [_winner(cells, size, floors.get(size)) for size in sizes(cells)]
+    return {
+        "schema_version": 1,
+        "status": record["status"],
+        "phase": phase(record),
+        "cells": cells,
+        "winners": [row for row in winners if row],
+        "engines_again": sorted(again, key=lambda row: (row["batch_size"], row["input_len"])),
+        "compute_bound": _compute_bound(cells),
+        "contrasts": _contrasts(kept),
+    }
+
+
+def phase(record: Row) -> str:
+    """ "prefill" or "decode"."""
+    return "decode" if record["config"]["output_len"] else "prefill"
+
+
+def sizes(cells: Sequence[Row]) -> list[tuple[int, int]]:
+    """(batch size, input length) of all cells, ascending."""
+    return sorted({(row["batch_size"], row["input_len"]) for row in cells})
+
+
+def _cell(record: Row, result: Result) -> Row:
+    row = figures.cell_row(result)
+    alone = row["stage"] == "kernel"
+    row |= {"backend": ALONE[row["arm"]] if alone else row["arm"], "attention_alone": alone}
+    low, high = row["ci95_us"] or (None, None)
+    tokens = _tokens(record, row)
+    row["tokens_per_s"] = _rate(tokens, row["median_us"])
+    row["ci95_tokens_per_s"] = [_rate(tokens, high), _rate(tokens, low)] if low else None
+    return row
+
+
+def _tokens(record: Row, row: Row) -> float:
+    """Tokens that are through the model, or through all its attention layers, in the time of one sample."""
+    config, batch = record["config"], row["batch_size"]
+    if row["attention_alone"]:
+        each = 1 if config["output_len"] else row["input_len"]
+        return float(batch * each / record["model"]["num_layers"])
+    return float(batch * (config["output_len"] - 1 if config["output_len"] else row["input_len"]))
+
+
+def _rate(tokens: float, microseconds: float | None) -> float | None:
+    return 1e6 * tokens / microseconds if microseconds else None
+
+
+def _again(cells: Sequence[Row], twin: Row) -> Row:
+    """A cell in the second engine of its backend against the first; the noise floor of that size.
+
+    Args:
+        twin: the second engine's cell.
+    """
+    point = {name: twin[name] for name in ("batch_size", "input_len", "backend")}
+    first = next((row for row in cells if point.items() <= row.items()), None)
+    ratio, bounds = None, None
+    if first and first["status"] == twin["status"] == "ok" and first["n"] and twin["n"]:
+        ratio, bounds = _quotient(twin, first)
+    found = {"ratio": ratio, "ci95_ratio": bounds, "noise_floor_pct": stats.noise_floor_pct(_percent(bounds))}
+    return point | found | {name: twin[name] for name in ("n", "status", "reason")}
+
+
+def _winner(cells: Sequence[Row], size: tuple[int, int], floor_pct: float | None) -> Row | None:
+    """The fastest engine of a cell and its speed-up over the second; None without two.
+
+    Engines differ, too, by what two of one configuration do: the verdict is that of the interval widened by
+    as much.
+
+    Args:
+        floor_pct: what two engines of one backend differ by there at most; None: not known.
+    """
+    here = [row for row in cells if (row["batch_size"], row["input_len"]) == size]
+    timed = [row for row in here if not row["attention_alone"] and row["status"] == "ok" and row["n"]]
+    if len(timed) < 2:
+        return None
+    first, second = sorted(timed, key=lambda row: row["median_us"])[:2]
+    speed_up, bounds = _quotient(second, first)
+    percent, verdict = _percent(bounds), "unclear"
+    if percent and floor_pct is not None:
+        # Of the second, which is slower where the winner is faster.
+        verdict = stats.verdict((percent[0] - floor_pct, percent[1] + floor_pct))
+    return {
+        "batch_size": size[0],
+        "input_len": size[1],
+        "winner": first["backend"],
+        "tokens_per_s": first["tokens_per_s"],
+        "second": second["backend"],
+        "speed_up": speed_up,
+        "ci95_speed_up": bounds,
+        "noise_floor_pct": floor_pct,
+        "verdict": "faster" if verdict == "slower" else verdict,
+    }
+
+
+def _quotient(over: Row, under: Row) -> tuple[float, list[float] | None]:
+    """One cell's median over another's, and the quotients of all figures within both 95% intervals.
+
+    They are of two engines, which run one after the other, so there are no pairs.
+    """
+    (low, high), (least, most) = (row["ci95_us"] or (None, None) for row in (over, under))
+    bounds = [low / most, high / least] if low and least else None
+    return over["median_us"] / under["median_us"], bounds
+
+
+def _percent(bounds: Sequence[float] | None) -> stats.Interval | None:
+    """An interval of quotients as differences in percent."""
+    return (100 * (bounds[0] - 1), 100 * (bounds[1] - 1)) if bounds else None
+
+
+def _compute_bound(cells: Sequence[Row]) -> list[Row]:
+    """For each backend and length, the batch size from which on time grows in proportion to it."""
+    found = []
+    for backend, tokens in dict.fromkeys((row["backend"], row["input_len"]) for row in cells):
+        rows = [row for row in cells if (row["backend"], row["input_len"]) == (backend, tokens)]
+        timed = [(row["batch_size"], row["median_us"]) for row in rows if row["status"] == "ok" and row["n"]]
+        found.append({"backend": backend, "input_len": tokens, "batch_size": turning_point(timed)})
+    return found
+
+
+def turning_point(timed: Sequence[tuple[int, float]]) -> int | None:
+    """The least batch size from which on time grows at least as its COMPUTE_BOUND-th power.
+
+    That is from each to the next, up to the largest; None if it never does.
+
+    Args:
+        timed: batch sizes, ascending, with their times in any unit.
+    """
+    turns = None
+    for (small, quick), (large, slow) in reversed(list(pairwise(timed))):
+        if math.log(slow / quick) < COMPUTE_BOUND * math.log(large / small):
+            break
+        turns = small
+    return turns
+
+
+def _contrasts(results: Sequence[Result]) -> list[Row]:
+    """Block by block against the dense buffer, pair by pair, and the dense buffer against itself (A/A)."""
+    found = []
+    alone = [result for result in results if result.cell.arm in ALONE]
+    gathered = {r.series: r for r in alone if r.cell.arm == "gathered" and not r.control}
+    for result in alone:
+        baseline = gathered.get(result.series)
+        if baseline and baseline is not result:
+            name = AGAIN if result.control else AGAINST
+            row = figures.contrast_row(name, baseline, result)
+            found += [row] if row else []
+    return sorted(found, key=lambda row: (row["batch_size"], row["input_len"]))
