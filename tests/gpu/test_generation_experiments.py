@@ -8,6 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from harness.config import load
+from harness.config.backends import BackendsConfig, resolve
+from harness.experiments import backends as experiment
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,7 +35,11 @@ def test_backends_side_by_side(tiny_gpt2, tmp_path, phase):
     assert {(row["status"], row["n"]) for row in summary["cells"]} == {("ok", 8)}
     assert len(summary["cells"]) == 4 * 4
     assert len(summary["winners"]) == 4
+    twins = summary["engines_again"]
+    assert [(row["backend"], row["n"]) for row in twins] == [("FLASH_ATTN", 8)] * 4
+    assert all(row["noise_floor_pct"] > 0 for row in twins)
     alone = {(row["arm"], row["batch_size"]): row for row in summary["cells"] if row["input_len"] == 100}
+    assert {alone[arm, 4]["data"] for arm in ("gathered", "per_block")} == {"captured"}
     # On top of its inputs a call allocates the buffer at least.
     assert alone["gathered", 4]["extra_bytes"] >= alone["gathered", 4]["buffer_bytes"]
 
@@ -43,6 +52,37 @@ def test_cells_that_do_not_fit_are_oom_and_the_others_go_on(tiny_gpt2, tmp_path)
     )  # fmt: skip
     found = {(row["batch_size"], row["input_len"]): row["status"] for row in summary["cells"]}
     assert found == {(1, 1): "ok", (1, 100): "ok", (4, 1): "ok", (4, 100): "out_of_memory"}
+
+
+def test_a_call_is_captured_whole_where_the_batch_takes_several_steps(tiny_gpt2, tmp_path):
+    """FLEX_ATTENTION's calls are not those that are captured, so another engine is; it is an eager one."""
+    summary = harness(
+        "backends", tmp_path, tiny_gpt2, "--attention-backends", "FLEX_ATTENTION,sdpa.math",
+        "--batch-sizes", "1,4", "--input-lens", "1,100", "--max-num-batched-tokens", "64", "--repeats", "6",
+        "--gpu-memory-utilization", "0.2", "--no-enforce-eager",
+    )  # fmt: skip
+    assert {(row["status"], row["n"]) for row in summary["cells"]} == {("ok", 6)}
+    assert {(row["data"], row["reason"]) for row in summary["cells"]} == {("captured", None)}
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["captured_from"]["attention_backend"] == ["FLASH_ATTN"]
+
+
+def test_attention_alone_that_does_not_fit_is_oom(tiny_gpt2, tmp_path):
+    """With 256 MiB more of the GPU for this process: the engine that captures is another."""
+    options = {"model": str(tiny_gpt2), "attention_backends": ["sdpa.math"], "batch_sizes": [1, 512]}
+    options |= {"input_lens": [120], "repeats": 6, "quiet": True, "gpu_memory_utilization": 0.2}
+    config = resolve(load(BackendsConfig, options | {"output_dir": tmp_path}), "cuda")
+    whole = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**28) / whole)
+    try:
+        assert experiment.run(config) == 0
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    rows = json.loads((tmp_path / "summary.json").read_text())["cells"]
+    found = {(row["arm"], row["batch_size"]): (row["status"], row["data"]) for row in rows}
+    assert found["gathered", 1] == found["per_block", 1] == ("ok", "captured")
+    assert found["gathered", 512] == ("out_of_memory", "captured")
 
 
 def test_generation_in_three_modes(tiny_gpt2, tmp_path):
