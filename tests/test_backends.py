@@ -11,7 +11,7 @@ import pytest
 
 from harness.config import ConfigError, load
 from harness.config.backends import BackendsConfig, resolve
-from harness.experiments import backends as experiment
+from harness.experiments.backends import run
 
 ROOT = Path(__file__).parent.parent
 
@@ -106,7 +106,7 @@ def test_the_first_backend_that_runs_has_a_second_engine(tiny_gpt2, tmp_path):
     config = resolve(load(BackendsConfig, options), "cpu")
     # The command line does not take the first one on a CPU.
     config = config.model_copy(update={"attention_backends": ["TRITON_ATTN", "CPU_ATTN"]})
-    assert experiment.run(config) == 0
+    assert run(config) == 0
     summary = json.loads((tmp_path / "summary.json").read_text())
     found = {(row["backend"], row["status"], row["n"]) for row in summary["cells"]}
     assert found == {("TRITON_ATTN", "unsupported", 0), ("CPU_ATTN", "ok", 6)}

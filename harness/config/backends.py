@@ -48,8 +48,9 @@ class BackendsConfig(Generation, Common):
 
     attention_backends: Annotated[list[NonEmpty], Field(min_length=1)] | None = Field(
         None,
-        description="vLLM's names, an engine each, and sdpa.math: PyTorch's attention alone, no engine "
-        "(default: FLASH_ATTN,TRITON_ATTN,FLEX_ATTENTION,sdpa.math on CUDA, CPU_ATTN,sdpa.math on a CPU)",
+        description="vLLM's names, an engine each, and sdpa.math: PyTorch's attention alone, on calls that "
+        "are captured in an engine (default: FLASH_ATTN,TRITON_ATTN,FLEX_ATTENTION,sdpa.math on CUDA, "
+        "CPU_ATTN,sdpa.math on a CPU)",
     )
     batch_sizes: Counts | None = Field(
         None, description="prompts at once (default: 1,2,4,8,16,32,64 on CUDA, 1,2,4 on a CPU)"

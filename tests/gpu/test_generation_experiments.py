@@ -12,7 +12,7 @@ import torch
 
 from harness.config import load
 from harness.config.backends import BackendsConfig, resolve
-from harness.experiments import backends as experiment
+from harness.experiments.backends import run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -55,11 +55,11 @@ def test_cells_that_do_not_fit_are_oom_and_the_others_go_on(tiny_gpt2, tmp_path)
 
 
 def test_a_call_is_captured_whole_where_the_batch_takes_several_steps(tiny_gpt2, tmp_path):
-    """FLEX_ATTENTION's calls are not those that are captured, so another engine is; it is an eager one."""
+    """FLEX_ATTENTION's calls are none that can be captured, so it is another backend's that are."""
     summary = harness(
         "backends", tmp_path, tiny_gpt2, "--attention-backends", "FLEX_ATTENTION,sdpa.math",
         "--batch-sizes", "1,4", "--input-lens", "1,100", "--max-num-batched-tokens", "64", "--repeats", "6",
-        "--gpu-memory-utilization", "0.2", "--no-enforce-eager",
+        "--gpu-memory-utilization", "0.2",
     )  # fmt: skip
     assert {(row["status"], row["n"]) for row in summary["cells"]} == {("ok", 6)}
     assert {(row["data"], row["reason"]) for row in summary["cells"]} == {("captured", None)}
@@ -76,7 +76,7 @@ def test_attention_alone_that_does_not_fit_is_oom(tiny_gpt2, tmp_path):
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**28) / whole)
     try:
-        assert experiment.run(config) == 0
+        assert run(config) == 0
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     rows = json.loads((tmp_path / "summary.json").read_text())["cells"]
