@@ -188,8 +188,8 @@ def _floor(summary: Row) -> list[str]:
 
 
 def _times(row: Row) -> str:
-    """A contrast in times of its baseline, with its interval."""
-    ratio, *bounds = (1 + pct / 100 for pct in (row["delta_pct"], *(row["ci95_pct"] or ())))
+    """A contrast in times of its baseline, with its interval; paired differences can exceed the baseline."""
+    ratio, *bounds = (max(1 + pct / 100, 0.0) for pct in (row["delta_pct"], *(row["ci95_pct"] or ())))
     return f"{ratio:.2f}x" + (f" [{bounds[0]:.2f}, {bounds[1]:.2f}]" if bounds else "")
 
 
