@@ -99,6 +99,22 @@ def test_decoding_one_token_prompts(tiny_gpt2, tmp_path):
     assert record["engines"]["CPU_ATTN"]["attention_backend"] == ["CPU_ATTN"]
 
 
+def test_attention_alone_has_random_inputs_where_no_engine_can_be_captured(tiny_gpt2, tmp_path, monkeypatch):
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1000000")  # GiB: no machine has them
+    done = backends(
+        "--model", str(tiny_gpt2), "--attention-backends", "sdpa.math", "--batch-sizes", "2",
+        "--input-lens", "40", "--block-size", "32", "--repeats", "3", "--quiet",
+        "--output-dir", str(tmp_path),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = cells_of(tmp_path).values()
+    assert {(row["status"], row["n"], row["data"]) for row in rows} == {("ok", 3, "synthetic")}
+    assert all(
+        row["reason"].startswith("random Q, K and V: the engine could not capture it: ") for row in rows
+    )
+    assert "Note: sdpa.math: random Q, K and V in cells that could not be captured" in done.stdout
+
+
 def test_the_first_backend_that_runs_has_a_second_engine(tiny_gpt2, tmp_path):
     """And one that vLLM knows but cannot run here is a row of cells with the reason."""
     options = {"model": str(tiny_gpt2), "enforce_eager": True, "batch_sizes": [1, 2], "input_lens": [1]}

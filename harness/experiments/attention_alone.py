@@ -78,7 +78,8 @@ def captured(
                 bar.update()
     except EngineFailed as error:
         reason = f"the engine could not capture it: {error}"
-        recorder.notice(f"{SDPA}: {len(sizes) - len(found)} cells have random Q, K and V: {error}")
+        lost = f"{len(sizes) - len(found)} of {len(sizes)}"
+        recorder.notice(f"{SDPA}: random Q, K and V in cells that could not be captured ({lost}): {error}")
     return {size: found.get(size, reason) for size in sizes}
 
 

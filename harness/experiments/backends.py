@@ -52,6 +52,7 @@ def measure(config: BackendsConfig, recorder: Recorder, source: ModelSource) -> 
         measured = {result.series for result in recorder.kept if result.samples_us}
         if with_control and (first := next((name for name in names if name in measured), None)):
             BackendEngine(first, config, recorder, source, sampling, control=True).measure(budget)
+            bar.update()
     attention = AttentionAlone(config, recorder, source, sampling)
     if alone:
         _measure_alone(alone, attention, budget)
