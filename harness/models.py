@@ -15,7 +15,16 @@ from harness.model_shape import EXTENDABLE, ModelError, Shape, read_shape, with_
 
 __all__ = ["BUILT_IN", "ModelError", "ModelSource", "inspect", "materialise"]
 
-BUILT_IN = ("gpt2", "smollm2-135m", "llama-3-8b")
+# Shapes whose weights are drawn inside the engine, and what they are the shape of. One layer, with a small
+# vocabulary, is what a kernel is measured on where the rest of the model would only take time.
+SHAPES = {
+    "llama-3-8b": "Llama 3.1 8B, not Meta's",
+    "qwen2.5-7b": "Qwen2.5 7B, not Alibaba's",
+    "gpt2-1-layer": "one layer of gpt2",
+    "llama-3-8b-1-layer": "one layer of Llama 3.1 8B",
+    "qwen2.5-7b-1-layer": "one layer of Qwen2.5 7B",
+}
+BUILT_IN = ("gpt2", "smollm2-135m", *SHAPES)
 CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "models"
 _GPT2_REPOS = ("openai-community/gpt2", "gpt2")
 
@@ -119,12 +128,10 @@ def materialise(source: ModelSource, seed: int) -> ModelSource:
 
 def _find(name: str, load_format: str) -> _Found:
     dummy = load_format == "dummy"
-    if name == "llama-3-8b" and not dummy:
-        notice = (
-            "weights: seeded random in the shape of Llama 3.1 8B, not Meta's: what it predicts means nothing"
-        )
+    if name in SHAPES and not dummy:
+        notice = f"weights: seeded random in the shape of {SHAPES[name]}: what it predicts means nothing"
         return _Found(CONFIGS / name, weights="seeded random", load_format="dummy", notices=(notice,))
-    if name == "llama-3-8b":
+    if name in SHAPES:
         found = _Found(CONFIGS / name)
     elif name == "smollm2-135m":
         found = _find_smollm2(name)

@@ -138,6 +138,22 @@ def test_llama_3_8b_is_a_shape() -> None:
     assert (dummy.weights, dummy.drawn_in_engine) == ("dummy", False)
 
 
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("gpt2-1-layer", (1, 12, 12, 64)),
+        ("llama-3-8b-1-layer", (1, 32, 8, 128)),
+        ("qwen2.5-7b", (28, 28, 4, 128)),
+        ("qwen2.5-7b-1-layer", (1, 28, 4, 128)),
+    ],
+)
+def test_shapes_drawn_in_the_engine(name: str, shape: tuple[int, int, int, int]) -> None:
+    source = inspect(name, length=65536)
+    assert (source.num_layers, source.num_heads, source.num_kv_heads, source.head_dim) == shape
+    assert source.drawn_in_engine
+    assert "what it predicts means nothing" in source.notices[0]
+
+
 def test_gpt2_without_hub_is_seeded_and_extended(small_builtin_gpt2: Path) -> None:
     source = inspect("gpt2", length=20)
     assert source.hf_overrides == {"n_positions": 21}

@@ -113,7 +113,10 @@ def test_all_that_is_wrong_with_the_points_is_told_at_once(read):
     assert "--block-size 48: must be a multiple of 32 for CPU_ATTN; take 64 (1 of 8 points)" in told
 
 
-@pytest.mark.parametrize(("file", "kind"), [("sweep.yaml", "cuda"), ("cpu-sweep.yaml", "cpu")])
+STUDY = [(f"study/{path.name}", "cuda") for path in sorted((ROOT / "configs" / "study").glob("*.yaml"))]
+
+
+@pytest.mark.parametrize(("file", "kind"), [("sweep.yaml", "cuda"), ("cpu-sweep.yaml", "cpu"), *STUDY])
 def test_the_examples_can_run(file, kind):
     for point in plan.read(ROOT / "configs" / file).points:
         cli.check(dict(point.options), kind)
