@@ -1,0 +1,159 @@
+"""Copy what the study needs of finished runs: small files that live in the repository."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.store import write_atomic
+from harness.sweep import RECORD as SWEEP
+from study.points import Point
+
+Row = dict[str, Any]
+
+LARGEST_BYTES = 60_000  # of a point's files together
+RECORD_KEYS = (
+    "schema_version", "status", "error", "started", "finished", "config", "device", "versions", "model",
+    "notices", "prompt", "engine", "engine_start_s", "layers", "spread_k", "num_blocks", "engine_spread_k",
+    "timer", "ceilings", "planted_ms", "logits_error", "fewest_samples", "measuring_s", "sampling_s",
+)  # fmt: skip
+SUMMARY_KEYS = ("schema_version", "status", "tolerance_pct", "end_to_end")
+ACCOUNT_KEYS = (
+    "sentence", "spread_k", "engine_ms", "engine_ci95_ms", "engine_spread_k", "noise_floor_pct", "layers",
+    "layers_replayed", "measured", "predicted", "closure", "closure_pct", "host_bound", "break_even",
+)  # fmt: skip
+NOT_OF_A_POINT = ("output_dir", "overwrite", "resume", "quiet")
+
+
+class CollectError(ValueError):
+    """One line that names the directory and what is wrong with it."""
+
+
+def collect(paths: Sequence[Path], data: Path) -> Iterator[str]:
+    """Take the runs under these directories into `data`; yields what became of each, a line a run.
+
+    A run that failed is kept with its error and without figures. Of two runs of one point the later is kept.
+
+    Raises:
+        CollectError: a path holds no run, or a summary is larger than the repository should hold.
+    """
+    for path in paths:
+        found = sorted(file.parent for file in path.rglob("run.json"))
+        if not found:
+            raise CollectError(f"{path}: holds no run.json; name a run's directory, or a sweep's")
+        if (path / SWEEP).is_file():
+            yield from _never_begun(path)
+        for directory in found:
+            yield f"{directory}: {_take(directory, data)}"
+
+
+def _never_begun(sweep: Path) -> Iterator[str]:
+    """Points of a sweep that left no run: nothing of them can be kept."""
+    for point in json.loads((sweep / SWEEP).read_text(encoding="utf-8"))["points"]:
+        if not (sweep / point["name"] / "run.json").is_file():
+            yield f"{sweep / point['name']}: left out: {point['status']}, {point['reason'] or 'not begun'}"
+
+
+def _take(directory: Path, data: Path) -> str:
+    record = json.loads((directory / "run.json").read_text(encoding="utf-8"))
+    if reason := _why_not(record, directory):
+        return f"left out: {reason}"
+    summary = None
+    if record["status"] == "finished":
+        summary = trimmed_summary(json.loads((directory / "summary.json").read_text(encoding="utf-8")))
+    record = trimmed_record(record)
+    target = data / _slug(record["device"]["name"]) / name_of(Point(record, summary or {}))
+    if (target / "run.json").is_file():
+        before = json.loads((target / "run.json").read_text(encoding="utf-8"))
+        if (before["status"] == "finished", before["started"]) > (summary is not None, record["started"]):
+            return f"left out: {target} has a later or a finished run"
+    texts = {"run.json": _lines(record)} | ({"summary.json": _lines(summary)} if summary else {})
+    size = sum(len(text.encode()) for text in texts.values())
+    if size > LARGEST_BYTES:
+        raise CollectError(
+            f"{directory}: {size} bytes of summary, the repository takes {LARGEST_BYTES} a point; "
+            "run it with fewer values of spread_k"
+        )
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ("run.json", "summary.json"):
+        (target / name).unlink(missing_ok=True)
+    for name, text in texts.items():
+        write_atomic(target / name, text)
+    return f"kept in {target}, {size / 1000:.0f} kB"
+
+
+def _why_not(record: Row, directory: Path) -> str | None:
+    """Why a run is none of the study's, or None."""
+    if record.get("experiment", "prefill") != "prefill" or record["config"].get("from_captures"):
+        return "not the main job with an engine"
+    if record["config"].get("batch") or record["config"].get("tensor_parallel_size", 1) > 1:
+        return "several prompts or several GPUs: the study is of one prompt on one GPU"
+    if record["status"] == "failed":
+        return None
+    if record["status"] != "finished":
+        return f"its status is {record['status']}"
+    if not (directory / "summary.json").is_file():
+        return f"no summary.json; python -m harness report {directory}"
+    return None
+
+
+def trimmed_record(record: Row) -> Row:
+    """What the study keeps of a run.json: no block tables, no profiles, no paths."""
+    kept = {key: record[key] for key in RECORD_KEYS if key in record}
+    kept["config"] = {key: value for key, value in record["config"].items() if key not in NOT_OF_A_POINT}
+    kept["model"] = record["model"] | {"name": Path(record["model"]["name"]).name}
+    kept["model"].pop("path", None)
+    return kept
+
+
+def trimmed_summary(summary: Row) -> Row:
+    """What the study keeps of a summary.json: the engine's own kernel, the mean over layers, captured data."""
+    engines = {row["kernel"] for row in summary["kernels"] if row["arm"] == "dense"}
+    kept = {key: summary[key] for key in SUMMARY_KEYS}
+    kept["kernels"] = [
+        row
+        for row in _of_mean(summary["kernels"])
+        if row["kernel"] in engines or row["stage"] == "cache_write"
+    ]
+    kept["contrasts"] = [
+        row for row in _of_mean(summary["contrasts"]) if row["kernel"] in (*engines, "prefill")
+    ]
+    account = summary["attribution"]
+    kept["attribution"] = account and {key: account.get(key) for key in ACCOUNT_KEYS}
+    return kept
+
+
+def _of_mean(rows: Iterable[Row]) -> Iterator[Row]:
+    """The rows over all layers, or of whole prefills."""
+    return (row for row in rows if row["layer"] in ("mean", None) and row["data"] == "captured")
+
+
+def name_of(point: Point) -> str:
+    """A point's directory: what was measured, so that a second run of it takes its place."""
+    gap = "" if point.gap == "shuffled" else f"-{point.gap}"
+    version = point.record["config"].get("flash_attn_version")
+    kernel = _slug(point.attention.removeprefix("vLLM ") if point.summary else f"FA{version}")
+    return (
+        f"{point.model}-{point.length}-block{point.block_size}-{kernel}-{len(point.record['spread_k'])}k{gap}"
+        if "spread_k" in point.record
+        else f"{point.model}-{point.length}-block{point.block_size}-{kernel}-failed{gap}"
+    )
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")
+
+
+def _lines(content: Row) -> str:
+    """JSON with a line for each key, and for each row of a list: small, and fit for a diff."""
+    parts = []
+    for key, value in content.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            rows = ",\n  ".join(json.dumps(row, ensure_ascii=False) for row in value)
+            parts.append(f"{json.dumps(key)}: [\n  {rows}\n ]")
+        else:
+            parts.append(f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}")
+    return "{\n " + ",\n ".join(parts) + "\n}\n"

@@ -1,0 +1,65 @@
+"""Which of the points in configs/study were measured on a device, which failed, and which are missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.sweep import plan
+from study.points import Point
+
+Row = dict[str, Any]
+COMPARED = ("model", "length", "block_size", "gap", "spread_k")
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """One file of configs/study on one device."""
+
+    file: str
+    planned: int
+    measured: int
+    failed: list[tuple[str, str]]  # point and error
+    missing: list[str]
+
+
+def coverage(folder: Path, points: Sequence[Point], failures: Sequence[Point]) -> list[Coverage]:
+    """A row a file, in the order of their names; the points are one device's."""
+    rows = []
+    for file in sorted(folder.glob("*.yaml")):
+        planned = [dict(point.options) for point in plan.read(file).points]
+        left = [options for options in planned if not any(_is(p, options) for p in points)]
+        failed = {
+            _named(options): " ".join(str(p.record.get("error")).split())
+            for options in left
+            for p in failures
+            if _is(p, options)
+        }
+        missing = [_named(options) for options in left if _named(options) not in failed]
+        measured = len(planned) - len(left)
+        rows.append(Coverage(file.name, len(planned), measured, list(failed.items()), missing))
+    return rows
+
+
+def _is(point: Point, options: Row) -> bool:
+    """Whether it is the point that these options plan."""
+    config = point.record["config"] | {"model": point.model}
+    version = config.get("flash_attn_version")
+    if version is None and point.summary:  # vLLM chose
+        version = int(point.attention[-1]) if point.attention[-1:].isdigit() else None
+    defaults = {"gap": "shuffled", "spread_k": None}
+    return version == options.get("flash_attn_version") and all(
+        config.get(name) == options.get(name, defaults.get(name)) for name in COMPARED
+    )
+
+
+def _named(options: Row) -> str:
+    spreads = options.get("spread_k")
+    runs = ", ".join(map(str, spreads)) if spreads else "1, 2, 4, ..."
+    gap = f" {options['gap']}" if options.get("gap", "shuffled") != "shuffled" else ""
+    return (
+        f"{options['model']} at {options['length']} tokens, block size {options['block_size']}, "
+        f"FA{options['flash_attn_version']}, {runs} runs{gap}"
+    )

@@ -1,0 +1,211 @@
+"""What the points say to each question: effects with the place that they were measured at, and their sums."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from study.points import Effect, Point
+
+ORDER = ("slower", "faster", "same", "below noise", "unclear", "too few rounds", "not measured")
+# Two processes of one configuration have differed by this much (docs/method.md): no less tells two runs apart.
+BETWEEN_PROCESSES_PCT = 4.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """An effect, at a point, at one of its values of spread_k."""
+
+    point: Point
+    spread_k: int
+    effect: Effect
+
+
+Findings = list[Finding]
+Key = TypeVar("Key", bound=tuple[Any, ...])
+
+
+def scrambled_kernels(points: Iterable[Point]) -> Findings:
+    """The kernel on the most runs that the point has, against one."""
+    return [Finding(p, p.spreads[-1], p.fragmentation(p.spreads[-1])) for p in points if len(p.spreads) > 1]
+
+
+def paged_kernels(points: Sequence[Point]) -> Findings:
+    """The paging tax, once for each shape, length, block size and kernel: of its points that with most pairs."""
+    best: dict[tuple[object, ...], Finding] = {}
+    for point in points:
+        found = Finding(point, 1, point.paging())
+        key = (point.device, point.shape, point.length, point.block_size, point.attention)
+        if key not in best or found.effect.n > best[key].effect.n:
+            best[key] = found
+    return list(best.values())
+
+
+def in_prefills(points: Iterable[Point], component: str) -> Findings:
+    """A component of the account of every whole prefill."""
+    found = []
+    for p in points:
+        if p.account:
+            found.append(Finding(p, p.account["spread_k"], p.in_engine(component)))
+    return found
+
+
+@dataclass(frozen=True)
+class Gather:
+    """Whether it pays to copy a fragmented cache together before attention, at the most runs of a point."""
+
+    point: Point
+    spread_k: int
+    gather_us: float | None
+    saving_us: float | None  # the kernel through the block table, minus the kernel without
+    saving_ci95_us: Sequence[float] | None
+
+    @property
+    def uses(self) -> float | None:
+        """Attention calls on one copy from which it pays; None where nothing is certain to be saved."""
+        if self.gather_us is None or not self.saving_us or not self._saves():
+            return None
+        return self.gather_us / self.saving_us
+
+    @property
+    def uses_ci95(self) -> tuple[float, float] | None:
+        """By the interval of the saving alone."""
+        if self.uses is None or self.gather_us is None or self.saving_ci95_us is None:
+            return None
+        low, high = self.saving_ci95_us
+        return self.gather_us / high, self.gather_us / low
+
+    @property
+    def pays(self) -> str:
+        """From which use, in words."""
+        if self.gather_us is None or self.saving_ci95_us is None:
+            return "not measured"
+        if self.saving_ci95_us[1] <= 0:
+            return "never: it saves nothing"
+        if self.uses_ci95 is None:
+            return "unclear: the saving may be zero"
+        low, high = self.uses_ci95
+        if high <= 1:
+            return "on the first use"
+        return f"from {math.ceil(high)} uses" if low > 1 else "unclear on the first use"
+
+    def _saves(self) -> bool:
+        return self.saving_ci95_us is not None and self.saving_ci95_us[0] > 0
+
+
+def gathers(points: Sequence[Point]) -> list[Gather]:
+    """One for each point of `paged_kernels`."""
+    found = []
+    for point in (finding.point for finding in paged_kernels(points)):
+        k = point.spreads[-1]
+        copied, row = point.kernel("compact", k), point.contrast("dense", "paged" if k > 1 else "paged@1", k)
+        found.append(
+            Gather(
+                point,
+                k,
+                copied["gather_us"] if copied else None,
+                row["delta_us"] if row else None,
+                row["ci95_us"] if row else None,
+            )
+        )
+    return found
+
+
+def tally(findings: Iterable[Finding]) -> dict[str, int]:
+    """How many effects are of each judgement."""
+    counts = Counter(finding.effect.judgement for finding in findings)
+    return {name: counts[name] for name in ORDER if counts[name]}
+
+
+def judged(findings: Iterable[Finding], *judgements: str) -> Findings:
+    """Those of the judgements, the largest first."""
+    found = [f for f in findings if f.effect.judgement in judgements]
+    return sorted(found, key=lambda f: -abs(f.effect.pct or 0.0))
+
+
+def highest_bound(findings: Iterable[Finding]) -> Finding | None:
+    """The finding whose interval reaches furthest up: no effect is larger than that, at 95% each."""
+    known = [f for f in findings if f.effect.ci95_pct is not None]
+    return max(known, key=lambda f: (f.effect.ci95_pct or (0, 0))[1], default=None)
+
+
+def by(findings: Iterable[Finding], key: Callable[[Point], Key]) -> dict[Key, Findings]:
+    """Findings by something of their points, in its order."""
+    groups: dict[Key, Findings] = {}
+    for finding in findings:
+        groups.setdefault(key(finding.point), []).append(finding)
+    return dict(sorted(groups.items()))
+
+
+def kernel_and_block(point: Point) -> tuple[str, int]:
+    """A key for `by`."""
+    return point.attention.removeprefix("vLLM "), point.block_size
+
+
+@dataclass(frozen=True)
+class BlockSizeChoice:
+    """The paging tax at the smallest block size measured and at the least costly one, elsewhere all alike."""
+
+    smallest: Finding
+    best: Finding
+
+    @property
+    def certain(self) -> bool:
+        """Whether the intervals are apart."""
+        low, high = self.smallest.effect.ci95_pct, self.best.effect.ci95_pct
+        return bool(low and high and high[1] < low[0])
+
+
+def block_size_choices(findings: Iterable[Finding]) -> dict[str, list[BlockSizeChoice]]:
+    """By kernel: for every shape and length that has two block sizes or more, which costs least."""
+    choices: dict[str, list[BlockSizeChoice]] = {}
+    known = [f for f in findings if f.effect.ci95_pct is not None]
+    for group in by(known, lambda p: (p.attention, p.shape, p.length)).values():
+        ordered = sorted(group, key=lambda f: f.point.block_size)
+        if len(ordered) > 1:
+            best = min(ordered, key=lambda f: f.effect.pct or 0.0)
+            choices.setdefault(best.point.attention, []).append(BlockSizeChoice(ordered[0], best))
+    return choices
+
+
+@dataclass(frozen=True)
+class VersionChoice:
+    """The same prefill with two kernels in the engine, in two processes."""
+
+    faster: Point
+    slower: Point
+    certain: bool  # whether their intervals are further apart than two processes of one configuration
+
+
+def version_choices(points: Iterable[Point]) -> list[VersionChoice]:
+    """For whole prefills that differ in the kernel alone."""
+    found: dict[tuple[str, int, int], list[Point]] = {}
+    for point in points:
+        if point.account and point.account["engine_ci95_ms"]:
+            found.setdefault((point.model, point.length, point.block_size), []).append(point)
+    choices = []
+    for group in found.values():
+        by_kernel = {point.attention: point for point in group}
+        if len(by_kernel) == 2:
+            fast, slow = sorted(by_kernel.values(), key=lambda p: (p.account or {})["engine_ms"])
+            apart = _bounds(slow)[0] / _bounds(fast)[1] - 1
+            choices.append(VersionChoice(fast, slow, 100 * apart > BETWEEN_PROCESSES_PCT))
+    return choices
+
+
+def _bounds(point: Point) -> Sequence[float]:
+    bounds: Sequence[float] = (point.account or {})["engine_ci95_ms"]
+    return bounds
+
+
+def shared(one: Iterable[Point], other: Iterable[Point]) -> list[tuple[Point, Point]]:
+    """Points that two devices have both measured: of each, those that were sampled alike."""
+
+    def key(p: Point) -> tuple[object, ...]:
+        return p.shape, p.length, p.block_size, p.attention, p.model, p.gap, tuple(p.spreads)
+
+    others = {key(point): point for point in other}
+    return [(point, others[key(point)]) for point in one if key(point) in others]

@@ -1,0 +1,80 @@
+"""Write docs/study/README.md and its figures from the study's data."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+
+from harness.store import write_atomic
+from study import coverage, figures, findings, words
+from study.points import Point
+
+FOLDER = Path(__file__).resolve().parent
+EXPECTED = ("H100", "H200")  # devices that the study is about
+
+
+@dataclass(frozen=True)
+class Device:
+    """All points of one device."""
+
+    name: str
+    points: list[Point]
+    figures: dict[str, str]
+    coverage: list[coverage.Coverage]
+
+    @property
+    def short(self) -> str:
+        """H100, H200, or its whole name."""
+        return next((short for short in EXPECTED if short in self.name), self.name)
+
+    def facts(self, part: str, *names: str) -> str:
+        """What its runs' records say, each value once."""
+        found = dict.fromkeys(str(p.record[part].get(name, "-")) for p in self.points for name in names)
+        return ", ".join(found)
+
+    @property
+    def dates(self) -> str:
+        """The first and the last day."""
+        days = sorted({p.record["started"][:10] for p in self.points})
+        return days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+
+
+def write(points: Sequence[Point], failures: Sequence[Point], plans: Path, output: Path) -> Path:
+    """Write README.md and figures/*.png; old figures go. Returns the page's path.
+
+    Args:
+        plans: the folder of the study's sweeps, to say what is missing.
+    """
+    folder = output / "figures"
+    for old in folder.glob("*.png"):
+        old.unlink()
+    devices = []
+    for name in dict.fromkeys(p.device for p in [*points, *failures]):
+        mine = [p for p in points if p.device == name]
+        with figures.styled():
+            drawn = figures.write(mine, folder, re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-"))
+        lost = [p for p in failures if p.device == name]
+        devices.append(Device(name, mine, drawn, coverage.coverage(plans, mine, lost)))
+    path = output / "README.md"
+    write_atomic(path, render([device for device in devices if device.points]))
+    return path
+
+
+def render(devices: Sequence[Device]) -> str:
+    """The page in markdown."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # markdown
+    )
+    environment.globals.update(words=words, find=findings)
+    absent = [name for name in EXPECTED if not any(name in device.name for device in devices)]
+    text = environment.get_template("page.md.j2").render(devices=devices, absent=absent)
+    return re.sub(r"\n{3,}", "\n\n", text)

@@ -1,0 +1,140 @@
+"""How the page writes figures, places and tables. Every figure has its interval beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from tabulate import tabulate
+
+from harness.report.text import NONE, interval_of
+from harness.report.text import percent as percent_of
+from study.findings import Finding, Gather
+from study.points import Effect, Point
+
+
+def where(point: Point) -> str:
+    """A point in a sentence."""
+    gap = f", {point.gap}" if point.gap != "shuffled" else ""
+    return f"{point.shape} at {point.length} tokens, block size {point.block_size}, {kernel(point)}{gap}"
+
+
+def kernel(point: Point) -> str:
+    """What attends, without vLLM's name where that is clear."""
+    return point.attention.removeprefix("vLLM ")
+
+
+def percent(effect: Effect) -> str:
+    """The difference with its interval."""
+    return NONE if effect.pct is None else percent_of(effect.pct, effect.ci95_pct)
+
+
+def floor(effect: Effect) -> str:
+    """The noise floor."""
+    return NONE if effect.floor_pct is None else f"{effect.floor_pct:.2f}%"
+
+
+def judgement(effect: Effect) -> str:
+    """What the study says of it, with the reason where nothing was measured."""
+    return effect.judgement + (f" ({effect.reason})" if effect.reason else "")
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """A tally in words, e.g. "3 same, 1 slower"."""
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
+def microseconds(value: float | None, bounds: Sequence[float] | None = None, sign: bool = False) -> str:
+    """A time in us."""
+    return interval_of(value, bounds, 1, sign)
+
+
+def engine(point: Point) -> str:
+    """The engine's own prefill in ms."""
+    account = point.account
+    if not account or account["engine_ms"] is None:
+        return NONE
+    return interval_of(account["engine_ms"], account["engine_ci95_ms"], 2, sign=False)
+
+
+def bound_by(point: Point) -> str:
+    """host-bound or GPU-bound, as the run found it."""
+    return str(((point.account or {}).get("host_bound") or {}).get("verdict", NONE))
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """In markdown; the first column to the left, the others to the right."""
+    listed = [list(map(str, row)) for row in rows]
+    if not listed:
+        return "Nothing of this was measured."
+    align = ("left", *["right"] * (len(columns) - 1))
+    return tabulate(listed, headers=columns, tablefmt="pipe", disable_numparse=True, colalign=align)
+
+
+def kernels_table(findings: Iterable[Finding], what: str, with_runs: bool) -> str:
+    """Effects on the kernel alone, a row each."""
+    columns = ["shape", "tokens", "block", "kernel", *(["runs"] if with_runs else []), "us a call"]
+    rows = []
+    for f in findings:
+        arm = f.point.kernel("paged" if with_runs else "dense", 1)
+        base = microseconds(arm["median_us"] if arm else None)
+        runs = [f.spread_k] if with_runs else []
+        gap = "" if f.point.gap == "shuffled" else f" {f.point.gap}"
+        rows.append([*_place(f.point), *runs, base, *_effect(f.effect)])
+        rows[-1][3] += gap
+    return table([*columns, f"{what} [95%]", "noise floor", "finding", "pairs"], rows)
+
+
+def prefills_table(findings: Iterable[Finding], what: str) -> str:
+    """Effects on whole prefills, a row each."""
+    columns = ["model", "tokens", "block", "kernel", "engine ms [95%]", f"{what} [95%]"]
+    rows = [[*_place(f.point), engine(f.point), *_effect(f.effect), bound_by(f.point)] for f in findings]
+    return table([*columns, "noise floor", "finding", "pairs", "step"], rows)
+
+
+def gathers_table(gathers: Iterable[Gather]) -> str:
+    """What a gather takes, what it saves, and from when it pays."""
+    columns = ["shape", "tokens", "block", "kernel", "gather us", "saves us [95%]", "uses [95%]", "pays"]
+    rows = [
+        [
+            *_place(g.point),
+            microseconds(g.gather_us),
+            microseconds(g.saving_us, g.saving_ci95_us, sign=True),
+            interval_of(g.uses, g.uses_ci95, 2, sign=False),
+            g.pays,
+        ]
+        for g in gathers
+    ]
+    return table(columns, rows)
+
+
+def block_sizes_table(findings: Sequence[Finding]) -> str:
+    """The paging tax with a column for each block size."""
+    sizes = sorted({f.point.block_size for f in findings})
+    rows: dict[tuple[str, int, str], dict[int, str]] = {}
+    for f in findings:
+        mark = {"below noise": " (below noise)", "unclear": " (unclear)"}.get(f.effect.judgement, "")
+        place = (f.point.shape, f.point.length, kernel(f.point))
+        rows.setdefault(place, {})[f.point.block_size] = percent(f.effect) + mark
+    listed = [[*place, *(cells.get(size, NONE) for size in sizes)] for place, cells in sorted(rows.items())]
+    return table(["shape", "tokens", "kernel", *(f"block {size}" for size in sizes)], listed)
+
+
+def devices_table(pairs: Iterable[tuple[Point, Point]], names: Sequence[str]) -> str:
+    """Two devices side by side: the kernel's paging tax and fragmentation, the engine's prefill."""
+    columns = ["model", "tokens", "block", "kernel"]
+    for what in ("paging tax", "fragmentation", "engine ms"):
+        columns += [f"{what}, {name}" for name in names]
+    rows = []
+    for pair in pairs:
+        cells = [percent(p.paging()) for p in pair]
+        cells += [percent(p.fragmentation(p.spreads[-1])) for p in pair] + [engine(p) for p in pair]
+        rows.append([pair[0].model, *_place(pair[0])[1:], *cells])
+    return table(columns, rows)
+
+
+def _place(point: Point) -> list[str]:
+    return [point.shape, str(point.length), str(point.block_size), kernel(point)]
+
+
+def _effect(effect: Effect) -> list[str]:
+    return [percent(effect), floor(effect), judgement(effect), str(effect.n)]
