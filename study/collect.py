@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.store import write_atomic
 from harness.sweep import RECORD as SWEEP
-from study.points import Point
+from study.points import GATHERED, Point
 
 Row = dict[str, Any]
 
@@ -25,6 +25,8 @@ ACCOUNT_KEYS = (
     "sentence", "spread_k", "engine_ms", "engine_ci95_ms", "engine_spread_k", "noise_floor_pct", "layers",
     "layers_replayed", "measured", "predicted", "closure", "closure_pct", "host_bound", "break_even",
 )  # fmt: skip
+# Of rows: what all that are kept have in common, and what the study does not read.
+NOT_OF_A_ROW = ("layer", "data", "rank", "mean_us", "warmup_us", "share_of_ceiling_pct", "detectable_pct")
 NOT_OF_A_POINT = ("output_dir", "overwrite", "resume", "quiet")
 
 
@@ -110,13 +112,13 @@ def trimmed_record(record: Row) -> Row:
 
 
 def trimmed_summary(summary: Row) -> Row:
-    """What the study keeps of a summary.json: the engine's own kernel, the mean over layers, captured data."""
+    """What the study keeps of a summary.json: the engine's own kernel and the gather, over all layers."""
     engines = {row["kernel"] for row in summary["kernels"] if row["arm"] == "dense"}
     kept = {key: summary[key] for key in SUMMARY_KEYS}
     kept["kernels"] = [
         row
         for row in _of_mean(summary["kernels"])
-        if row["kernel"] in engines or row["stage"] == "cache_write"
+        if row["kernel"] in engines or row["stage"] == "cache_write" or _has_the_gather(row)
     ]
     kept["contrasts"] = [
         row for row in _of_mean(summary["contrasts"]) if row["kernel"] in (*engines, "prefill")
@@ -126,21 +128,26 @@ def trimmed_summary(summary: Row) -> Row:
     return kept
 
 
+def _has_the_gather(row: Row) -> bool:
+    """Of K and V, which flash_attn_func needs first."""
+    return (row["kernel"], row["arm"]) == GATHERED
+
+
 def _of_mean(rows: Iterable[Row]) -> Iterator[Row]:
-    """The rows over all layers, or of whole prefills."""
-    return (row for row in rows if row["layer"] in ("mean", None) and row["data"] == "captured")
+    """The rows over all layers, or of whole prefills, without what all of these have in common."""
+    for row in rows:
+        if row["layer"] in ("mean", None) and row["data"] == "captured":
+            yield {key: value for key, value in row.items() if key not in NOT_OF_A_ROW}
 
 
 def name_of(point: Point) -> str:
     """A point's directory: what was measured, so that a second run of it takes its place."""
-    gap = "" if point.gap == "shuffled" else f"-{point.gap}"
-    version = point.record["config"].get("flash_attn_version")
-    kernel = _slug(point.attention.removeprefix("vLLM ") if point.summary else f"FA{version}")
-    return (
-        f"{point.model}-{point.length}-block{point.block_size}-{kernel}-{len(point.record['spread_k'])}k{gap}"
-        if "spread_k" in point.record
-        else f"{point.model}-{point.length}-block{point.block_size}-{kernel}-failed{gap}"
-    )
+    parts = [point.model, str(point.length), f"block{point.block_size}"]
+    if point.summary:
+        parts += [point.attention.removeprefix("vLLM "), f"{len(point.spreads)}k"]
+    else:
+        parts += [f"FA{point.record['config'].get('flash_attn_version')}", "failed"]
+    return _slug("-".join([*parts, *([point.gap] if point.gap != "shuffled" else [])]))
 
 
 def _slug(text: str) -> str:

@@ -11,7 +11,7 @@ from harness.sweep import plan
 from study.points import Point
 
 Row = dict[str, Any]
-COMPARED = ("model", "length", "block_size", "gap", "spread_k")
+COMPARED = ("model", "length", "block_size")
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,12 @@ def _is(point: Point, options: Row) -> bool:
     version = config.get("flash_attn_version")
     if version is None and point.summary:  # vLLM chose
         version = int(point.attention[-1]) if point.attention[-1:].isdigit() else None
-    defaults = {"gap": "shuffled", "spread_k": None}
-    return version == options.get("flash_attn_version") and all(
-        config.get(name) == options.get(name, defaults.get(name)) for name in COMPARED
-    )
+    if version != options["flash_attn_version"] or point.gap != options.get("gap", "shuffled"):
+        return False
+    planned, tried = options.get("spread_k"), point.record.get("spread_k", config.get("spread_k"))
+    # A planned list may be part of what was run; the default is the whole curve.
+    same_runs = set(planned) <= set(tried or planned) if planned else config.get("spread_k") is None
+    return same_runs and all(config[name] == options[name] for name in COMPARED)
 
 
 def _named(options: Row) -> str:

@@ -63,9 +63,9 @@ def _spread(points: Sequence[Point]) -> Figure | None:
 
     return _panels(
         [p for p in points if len(p.spreads) > 1],
-        lambda p: (p.shape, kernel(p)),
+        lambda p: (kernel(p), p.shape),
         lines,
-        "The same kernel on so many runs of blocks, against one run",
+        "The same kernel on so many runs of blocks, against one run (grey: called the same)",
     )
 
 
@@ -90,7 +90,7 @@ def _paging(points: Sequence[Point]) -> Figure | None:
         [f.point for f in found],
         lambda p: (p.shape,),
         lines,
-        "The kernel through a block table, on one run of blocks, against the kernel without one",
+        "The kernel through a block table, its blocks in one run, against none (grey: called the same)",
     )
 
 
@@ -175,7 +175,8 @@ def _panels(
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
     for axes, (name, group) in zip(panels, sorted(groups.items()), strict=False):
         if zero:
-            axes.axhspan(-0.5, 0.5, color="0.93")
+            tolerance = group[0].summary["tolerance_pct"]
+            axes.axhspan(-tolerance, tolerance, color="0.93")
             axes.axhline(0, color="0.4", linewidth=0.8)
         draw(axes, group)
         axes.set_title(", ".join(name), loc="left", fontsize=9)
@@ -221,13 +222,13 @@ def _errors(found: Iterable[Finding]) -> Errors:
 
 def _powers_of_two(axes: Axes, values: Iterable[int]) -> None:
     """A logarithmic axis with the values measured on it, every other one where they are many."""
-    ticks = sorted(set(values))
-    ticks = ticks[:: 1 + len(ticks) // 7]
+    known = sorted(set(values))
+    ticks = known[:: 1 + len(known) // 7]
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticks(ticks, [str(tick) for tick in ticks], fontsize=8)
-    axes.set_xlim(ticks[0] / 1.5, ticks[-1] * 1.5)
+    axes.set_xlim(known[0] / 1.5, known[-1] * 1.5)
 
 
 def styled() -> Any:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from study.points import Effect, Point
 
 ORDER = ("slower", "faster", "same", "below noise", "unclear", "too few rounds", "not measured")
-# Two processes of one configuration have differed by this much (docs/method.md): no less tells two runs apart.
+# Two processes of one configuration have differed by as much (docs/method.md).
 BETWEEN_PROCESSES_PCT = 4.0
 
 
@@ -34,7 +34,7 @@ def scrambled_kernels(points: Iterable[Point]) -> Findings:
 
 
 def paged_kernels(points: Sequence[Point]) -> Findings:
-    """The paging tax, once for each shape, length, block size and kernel: of its points that with most pairs."""
+    """The paging tax, once for each shape, length, block size and kernel: by the point with most pairs."""
     best: dict[tuple[object, ...], Finding] = {}
     for point in points:
         found = Finding(point, 1, point.paging())
@@ -101,16 +101,8 @@ def gathers(points: Sequence[Point]) -> list[Gather]:
     found = []
     for point in (finding.point for finding in paged_kernels(points)):
         k = point.spreads[-1]
-        copied, row = point.kernel("compact", k), point.contrast("dense", "paged" if k > 1 else "paged@1", k)
-        found.append(
-            Gather(
-                point,
-                k,
-                copied["gather_us"] if copied else None,
-                row["delta_us"] if row else None,
-                row["ci95_us"] if row else None,
-            )
-        )
+        row = point.contrast("dense", "paged" if k > 1 else "paged@1", k) or {}
+        found.append(Gather(point, k, point.gather_us(k), row.get("delta_us"), row.get("ci95_us")))
     return found
 
 
@@ -130,6 +122,12 @@ def highest_bound(findings: Iterable[Finding]) -> Finding | None:
     """The finding whose interval reaches furthest up: no effect is larger than that, at 95% each."""
     known = [f for f in findings if f.effect.ci95_pct is not None]
     return max(known, key=lambda f: (f.effect.ci95_pct or (0, 0))[1], default=None)
+
+
+def hull(findings: Iterable[Finding]) -> tuple[float, float] | None:
+    """From the lowest to the highest end of all their intervals, in percent."""
+    bounds = [f.effect.ci95_pct for f in findings if f.effect.ci95_pct is not None]
+    return (min(low for low, _ in bounds), max(high for _, high in bounds)) if bounds else None
 
 
 def by(findings: Iterable[Finding], key: Callable[[Point], Key]) -> dict[Key, Findings]:

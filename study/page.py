@@ -31,10 +31,16 @@ class Device:
         """H100, H200, or its whole name."""
         return next((short for short in EXPECTED if short in self.name), self.name)
 
-    def facts(self, part: str, *names: str) -> str:
+    def facts(self, part: str, name: str) -> str:
         """What its runs' records say, each value once."""
-        found = dict.fromkeys(str(p.record[part].get(name, "-")) for p in self.points for name in names)
+        found = dict.fromkeys(str(p.record[part].get(name, "-")) for p in self.points)
         return ", ".join(found)
+
+    @property
+    def commits(self) -> str:
+        """The harness's, short, each once."""
+        found = (str(p.record["versions"].get("commit", "-")) for p in self.points)
+        return ", ".join(dict.fromkeys(c[:10] + "-dirty" * c.endswith("-dirty") for c in found))
 
     @property
     def dates(self) -> str:
@@ -74,6 +80,7 @@ def render(devices: Sequence[Device]) -> str:
         undefined=jinja2.StrictUndefined,
         autoescape=False,  # markdown
     )
+    environment.filters["line"] = lambda text: " ".join(text.split())
     environment.globals.update(words=words, find=findings)
     absent = [name for name in EXPECTED if not any(name in device.name for device in devices)]
     text = environment.get_template("page.md.j2").render(devices=devices, absent=absent)

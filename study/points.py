@@ -1,4 +1,4 @@
-"""What the study's data holds: a point is one run, an effect one of its differences and what it amounts to."""
+"""What the study's data holds: a point is one run, an effect one of its differences."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 Row = dict[str, Any]
 
+GATHERED = ("flash_attn_func", "fragmented")  # kernel and arm of the row that has the gather of K and V
 ONE_LAYER = "-1-layer"  # how the models end on which a kernel is measured alone
 
 
@@ -103,6 +104,12 @@ class Point:
         """The row of one of the engine's arms, mean over the layers."""
         wanted = {"arm": arm, "spread_k": spread_k, "stage": stage}
         return next((r for r in self.summary["kernels"] if wanted.items() <= r.items()), None)
+
+    def gather_us(self, spread_k: int) -> float | None:
+        """The time of a gather of K and V, mean over the layers."""
+        wanted = {"kernel": GATHERED[0], "arm": GATHERED[1], "spread_k": spread_k}
+        found = (r["gather_us"] for r in self.summary["kernels"] if wanted.items() <= r.items())
+        return next(found, None)
 
     def contrast(self, baseline: str, treatment: str, spread_k: int) -> Row | None:
         """A row of the engine's kernel's contrasts; None if one of the arms was not measured."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from tabulate import tabulate
 
-from harness.report.text import NONE, interval_of
+from harness.report.text import NONE, interval_of, signed
 from harness.report.text import percent as percent_of
 from study.findings import Finding, Gather
 from study.points import Effect, Point
@@ -36,6 +36,11 @@ def floor(effect: Effect) -> str:
 def judgement(effect: Effect) -> str:
     """What the study says of it, with the reason where nothing was measured."""
     return effect.judgement + (f" ({effect.reason})" if effect.reason else "")
+
+
+def within(bounds: tuple[float, float]) -> str:
+    """The ends of several intervals together."""
+    return f"{signed(bounds[0], 1)}% to {signed(bounds[1], 1)}%"
 
 
 def counted(counts: Mapping[str, int]) -> str:
@@ -73,14 +78,13 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 def kernels_table(findings: Iterable[Finding], what: str, with_runs: bool) -> str:
     """Effects on the kernel alone, a row each."""
     columns = ["shape", "tokens", "block", "kernel", *(["runs"] if with_runs else []), "us a call"]
-    rows = []
+    rows: list[list[str]] = []
     for f in findings:
         arm = f.point.kernel("paged" if with_runs else "dense", 1)
         base = microseconds(arm["median_us"] if arm else None)
-        runs = [f.spread_k] if with_runs else []
-        gap = "" if f.point.gap == "shuffled" else f" {f.point.gap}"
+        gap = "" if f.point.gap == "shuffled" else f", {f.point.gap}"
+        runs = [f"{f.spread_k}{gap}"] if with_runs else []
         rows.append([*_place(f.point), *runs, base, *_effect(f.effect)])
-        rows[-1][3] += gap
     return table([*columns, f"{what} [95%]", "noise floor", "finding", "pairs"], rows)
 
 
@@ -89,6 +93,26 @@ def prefills_table(findings: Iterable[Finding], what: str) -> str:
     columns = ["model", "tokens", "block", "kernel", "engine ms [95%]", f"{what} [95%]"]
     rows = [[*_place(f.point), engine(f.point), *_effect(f.effect), bound_by(f.point)] for f in findings]
     return table([*columns, "noise floor", "finding", "pairs", "step"], rows)
+
+
+def cache_writes_table(points: Iterable[Point]) -> str:
+    """What the write of one layer's K and V takes, beside that layer's attention without a block table."""
+    columns = ["shape", "tokens", "block", "kernel", "cache write, us [95%]", "attention, us [95%]"]
+    rows = []
+    for point in points:
+        cells = [point.kernel("paged", 1, "cache_write"), point.kernel("dense", 1)]
+        times = [microseconds(cell["median_us"], cell["ci95_us"]) if cell else NONE for cell in cells]
+        rows.append([*_place(point), *times])
+    return table(columns, rows)
+
+
+def shapes_table(points: Iterable[Point]) -> str:
+    """The models measured."""
+    rows = {}
+    for m in (point.record["model"] | {"name": point.model} for point in points):
+        heads = f"{m['num_heads']}/{m['num_kv_heads']} x {m['head_dim']}"
+        rows[m["name"]] = [m["name"], m["num_layers"], heads, m["dtype"], m["weights"]]
+    return table(["model", "layers", "heads, query/KV x size", "dtype", "weights"], sorted(rows.values()))
 
 
 def gathers_table(gathers: Iterable[Gather]) -> str:

@@ -1,0 +1,193 @@
+"""Made-up runs of the study with planted effects; `python -m tests.study_fixtures DIR` writes a page of them.
+
+That page has all points of configs/study on two devices, to be looked at.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.record import Cell, Result, Status
+from harness.summary import summarise
+from harness.sweep import plan
+
+ROOT = Path(__file__).resolve().parents[1]
+H100, H200 = "NVIDIA H100 80GB HBM3", "NVIDIA H200"
+HEADS = {"gpt2": (12, 12, 64), "llama-3-8b": (32, 8, 128), "qwen2.5-7b": (28, 4, 128)}
+ROUNDS = 40
+
+
+def write_run(
+    directory: Path,
+    *,
+    device: str = H100,
+    model: str = "gpt2",
+    length: int = 4096,
+    block_size: int = 16,
+    version: int = 3,
+    spread_k: Sequence[int] = (1, 16, 256),
+    gap: str = "shuffled",
+    paging_pct: float = 10.0,
+    fragmentation_pct: float = 0.0,
+    noise: float = 0.002,
+    started: str = "2026-01-02T03:04:05+00:00",
+    status: str = "finished",
+) -> Path:
+    """A run's directory with run.json and summary.json; returns it."""
+    rng = np.random.default_rng(length + block_size + version + len(model))
+    heads = HEADS[model.removesuffix("-1-layer")]
+    layers = 1 if model.endswith("-1-layer") else 12
+    record: dict[str, Any] = {
+        "schema_version": 1,
+        "status": status,
+        "started": started,
+        "config": {
+            "model": model,
+            "length": length,
+            "block_size": block_size,
+            "flash_attn_version": version,
+            "gap": gap,
+            "spread_k": list(spread_k),
+            "output_dir": "/somewhere/else",
+        },
+        "device": {"name": device, "kind": "cuda", "driver": "580.1"},
+        "versions": {
+            "vllm": "0.26.0",
+            "torch": "2.11.0",
+            "flash-attn": "2.8.3",
+            "commit": "0123456789abcdef",
+        },
+        "model": {
+            "name": model,
+            "weights": "seeded random",
+            "num_layers": layers,
+            "num_heads": heads[0],
+            "num_kv_heads": heads[1],
+            "head_dim": heads[2],
+            "dtype": "bfloat16",
+        },
+        "notices": [],
+        "layers": [0],
+        "spread_k": list(spread_k),
+        "num_blocks": length // block_size,
+        "block_ids": {"1": ["1-256"]},
+    }
+    if status == "failed":
+        record["error"] = "OutOfMemoryError: CUDA out of memory."
+    results = _kernels(rng, length, block_size, version, spread_k, paging_pct, fragmentation_pct, noise)
+    if layers > 1:
+        results += _prefills(rng, length, block_size, spread_k, paging_pct / 5, fragmentation_pct, noise)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "run.json").write_text(json.dumps(record))
+    if status == "finished":
+        (directory / "summary.json").write_text(json.dumps(summarise(record, results)))
+    (directory / "samples.jsonl").write_text("{}")
+    return directory
+
+
+def _result(
+    rng: np.random.Generator, cell: Cell, series: str, us: float, noise: float, **more: Any
+) -> Result:
+    samples = [float(x) for x in us * (1 + noise * rng.standard_normal(ROUNDS))]
+    return Result(cell, series, Status.OK, None, samples, **more)
+
+
+def _kernels(
+    rng: np.random.Generator,
+    length: int,
+    block_size: int,
+    version: int,
+    spread_k: Sequence[int],
+    paging_pct: float,
+    fragmentation_pct: float,
+    noise: float,
+) -> list[Result]:
+    """The arms of one layer's replay: a call in us is proportional to the length squared."""
+    dense = 70.0 * (length / 4096) ** 2
+    paged = dense * (1 + paging_pct / 100)
+    split = paged * (1 + fragmentation_pct / 100)
+    found = []
+    for k in spread_k:
+
+        def add(stage: str, kernel: str, provider: str, arm: str, us: float, k: int = k, **more: Any) -> None:
+            runs = more.pop("runs", k)
+            cell = Cell(stage, kernel, provider, arm, runs, block_size, 0, "captured")
+            found.append(_result(rng, cell, f"spread={k} layer=0", us, noise, **more))
+
+        engine = "flash_attn_varlen_func", f"vLLM FA{version}"
+        add("kernel", *engine, "dense", dense)
+        add("kernel", *engine, "paged", split if k > 1 else paged)
+        one_run = {"runs": 1, "one_run_for": k} if k > 1 else {}
+        if k > 1:
+            add("kernel", *engine, "paged", paged, **one_run)
+        add("kernel", *engine, "paged", paged, control=True, **one_run)
+        add("kernel", *engine, "compact", dense)
+        add("kernel", "flash_attn_func", "flash-attn 2.8.3", "fragmented", 2 * dense)
+        add("gather", "gather_kv", "torch", "fragmented", 16.0 * length / 4096)
+        add("cache_write", "reshape_and_cache_flash", f"vLLM FA{version}", "paged", 7.0)
+    return found
+
+
+def _prefills(
+    rng: np.random.Generator,
+    length: int,
+    block_size: int,
+    spread_k: Sequence[int],
+    paging_pct: float,
+    fragmentation_pct: float,
+    noise: float,
+) -> list[Result]:
+    """The arms of the whole prefill, the cache write being 2% of it."""
+    no_cache, most = 6000.0 * length / 4096, max(spread_k)
+    dense = no_cache * 1.02
+    paged = dense * (1 + paging_pct / 100)
+    split = paged * (1 + fragmentation_pct / 100)
+    arms = [("engine", most, paged), ("paged", 1, paged), ("dense", 1, dense), ("no_cache", 1, no_cache)]
+    arms += [("paged", k, split) for k in spread_k if k > 1] + [("compact", most, 1.05 * dense)]
+    cells = [
+        (Cell("end_to_end", "prefill", "vLLM 0.26.0", arm, k, block_size, None, "captured"), us)
+        for arm, k, us in arms
+    ]
+    found = [_result(rng, cell, "end_to_end", us, noise) for cell, us in cells]
+    return [*found, _result(rng, cells[1][0], "end_to_end", paged, noise, control=True)]
+
+
+def write_all(folder: Path) -> None:
+    """Every point of configs/study, on two devices; paging gets cheaper with the block size."""
+    for device in (H100, H200):
+        for file in sorted((ROOT / "configs" / "study").glob("*.yaml")):
+            for point in plan.read(file).points:
+                options = point.options
+                spreads = options.get("spread_k") or [2**n for n in range(9)]
+                write_run(
+                    folder / device / file.stem / point.name,
+                    device=device,
+                    model=options["model"],
+                    length=options["length"],
+                    block_size=options["block_size"],
+                    version=options["flash_attn_version"],
+                    spread_k=spreads,
+                    gap=options.get("gap", "shuffled"),
+                    paging_pct=160 / options["block_size"] + (5 if options["flash_attn_version"] == 2 else 0),
+                )
+                if "spread_k" not in options:  # the default
+                    file_there = folder / device / file.stem / point.name / "run.json"
+                    record = json.loads(file_there.read_text())
+                    record["config"]["spread_k"] = None
+                    file_there.write_text(json.dumps(record))
+
+
+if __name__ == "__main__":
+    from study import collect, page
+    from study.points import read
+
+    target = Path(sys.argv[1])
+    write_all(target / "runs")
+    print(*collect.collect([target / "runs"], target / "data"), sep="\n")
+    print(page.write(*read(target / "data"), ROOT / "configs" / "study", target))
