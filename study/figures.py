@@ -9,7 +9,8 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullLocator
 
 from study import findings
 from study.findings import Finding, Gather
@@ -34,6 +35,7 @@ def write(points: Sequence[Point], folder: Path, device: str) -> dict[str, str]:
     drawn = {
         "spread": _spread(points),
         "paging": _paging(points),
+        "lengths": _lengths(points),
         "account": _account(points),
         "gather": _gather(points),
     }
@@ -47,47 +49,72 @@ def write(points: Sequence[Point], folder: Path, device: str) -> dict[str, str]:
 
 
 def _spread(points: Sequence[Point]) -> Figure | None:
-    """Fragmentation over spread_k: a panel a shape and kernel, a line a point."""
+    """Fragmentation over spread_k, a panel a kernel and shape: colours are lengths, markers block sizes."""
+    shown = findings.curves(points)
+    lengths = sorted({p.length for p in shown})
+    sizes = sorted({p.block_size for p in shown})
 
     def lines(axes: Axes, group: Sequence[Point]) -> None:
-        lengths = sorted({p.length for p in points})
-        sizes = sorted({p.block_size for p in points})
-        for point in group:
+        for n, point in enumerate(group):
             found = [Finding(point, k, point.fragmentation(k)) for k in point.spreads if k > 1]
-            label = f"{point.length} tokens, block {point.block_size}"
-            label += "" if point.gap == "shuffled" else f", {point.gap}"
-            colour, marker = lengths.index(point.length), sizes.index(point.block_size)
-            _line(axes, found, [f.spread_k for f in found], label, colour, marker)
+            aside = 1 + 0.05 * (n - (len(group) - 1) / 2)  # so that intervals are seen beside each other
+            style = _styled(lengths.index(point.length), sizes.index(point.block_size))
+            if point.gap != "shuffled":
+                style["markerfacecolor"] = "white"
+            _line(axes, found, [aside * f.spread_k for f in found], style)
         _powers_of_two(axes, [k for p in group for k in p.spreads if k > 1])
         axes.set_xlabel("runs")
 
-    return _panels(
-        [p for p in points if len(p.spreads) > 1],
+    figure = _panels(
+        shown,
         lambda p: (kernel(p), p.shape),
         lines,
         "The same kernel on so many runs of blocks, against one run (grey: called the same)",
+        legend=False,
     )
+    if figure:
+        hollow = any(p.gap != "shuffled" for p in shown)
+        keys = _legend([f"{x} tokens" for x in lengths], [f"block {x}" for x in sizes], hollow)
+        figure.legend(handles=keys, loc="outside lower center", ncols=min(len(keys), 5), frameon=False)
+    return figure
 
 
 def _paging(points: Sequence[Point]) -> Figure | None:
-    """The paging tax over the block size, a panel a shape, a line a kernel and length."""
-    found = [f for f in findings.paged_kernels(points) if f.effect.pct is not None]
+    """The paging tax over the block size."""
+    return _tax(points, lambda p: p.block_size, lambda p: (p.attention, p.length), "block size", "{} tokens")
+
+
+def _lengths(points: Sequence[Point]) -> Figure | None:
+    """The paging tax over the length."""
+    return _tax(points, lambda p: p.length, lambda p: (p.attention, p.block_size), "tokens", "block {}")
+
+
+def _tax(
+    points: Sequence[Point],
+    place: Callable[[Point], int],
+    line: Callable[[Point], tuple[str, int]],
+    xlabel: str,
+    label: str,
+) -> Figure | None:
+    """The paging tax, a panel a shape, colours for kernels; only lines of two places or more."""
+    known = [f for f in findings.paged_kernels(points) if f.effect.pct is not None]
+    groups = findings.by(known, lambda p: (p.shape, *line(p)))
+    shown = [f for group in groups.values() if len(group) > 1 for f in group]
+    kernels = sorted({f.point.attention for f in shown})
+    others = sorted({line(f.point)[1] for f in shown})
 
     def lines(axes: Axes, group: Sequence[Point]) -> None:
-        kernels = sorted({p.attention for p in points})
-        lengths = sorted({p.length for p in points})
-        mine = [f for f in found if f.point in group]
-        for members in findings.by(mine, lambda p: (p.attention, p.length)).values():
-            first = members[0].point
-            ordered = sorted(members, key=lambda f: f.point.block_size)
-            label = f"{kernel(first)}, {first.length} tokens"
-            colour, marker = kernels.index(first.attention), lengths.index(first.length)
-            _line(axes, ordered, [f.point.block_size for f in ordered], label, colour, marker)
-        _powers_of_two(axes, [p.block_size for p in group])
-        axes.set_xlabel("block size")
+        mine = [f for f in shown if f.point in group]
+        for (attention, other), members in findings.by(mine, line).items():
+            ordered = sorted(members, key=lambda f: place(f.point))
+            style = _styled(kernels.index(attention), others.index(other))
+            style["label"] = f"{kernel(ordered[0].point)}, {label.format(other)}"
+            _line(axes, ordered, [place(f.point) for f in ordered], style)
+        _powers_of_two(axes, [place(p) for p in group])
+        axes.set_xlabel(xlabel)
 
     return _panels(
-        [f.point for f in found],
+        [f.point for f in shown],
         lambda p: (p.shape,),
         lines,
         "The kernel through a block table, its blocks in one run, against none (grey: called the same)",
@@ -115,7 +142,7 @@ def _account(points: Sequence[Point]) -> Figure | None:
         axes.set_title(title, loc="left", fontsize=9)
         axes.set_xlabel("% of the engine's prefill")
     panels[0].set_yticks(range(len(whole)), names)
-    panels[0].invert_yaxis()
+    panels[0].set_ylim(len(whole) - 0.4, -0.6)
     figure.suptitle("What layout costs a whole prefill (95% intervals; grey: noise floor)", fontsize=10)
     return figure
 
@@ -136,12 +163,12 @@ def _gather(points: Sequence[Point]) -> Figure | None:
             axes.plot(
                 [g.point.length for g in ordered],
                 [g.uses or 0.0 for g in ordered],
-                color=COLOURS[kernels.index(attention) % len(COLOURS)],
-                marker=MARKERS[sizes.index(size) % len(MARKERS)],
-                label=f"{attention.removeprefix('vLLM ')}, block {size}",
+                **_styled(kernels.index(attention), sizes.index(size)),
+                label=f"{kernel(ordered[0].point)}, block {size}",
             )
         _powers_of_two(axes, [p.length for p in group])
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
         axes.axhline(1, color="0.4", linewidth=0.8)
         axes.set_xlabel("tokens")
 
@@ -162,6 +189,7 @@ def _panels(
     title: str,
     ylabel: str = "difference, %",
     zero: bool = True,
+    legend: bool = True,
 ) -> Figure | None:
     """A panel for each group of points, three a row, on one scale; None without any."""
     groups: dict[tuple[str, ...], list[Point]] = {}
@@ -180,7 +208,8 @@ def _panels(
             axes.axhline(0, color="0.4", linewidth=0.8)
         draw(axes, group)
         axes.set_title(", ".join(name), loc="left", fontsize=9)
-        axes.legend(fontsize=7, frameon=False)
+        if legend:
+            axes.legend(fontsize=7, frameon=False)
     for axes in panels[len(groups) :]:
         axes.set_visible(False)
     for axes in panels[::columns]:
@@ -189,24 +218,32 @@ def _panels(
     return figure
 
 
-def _line(
-    axes: Axes, found: Sequence[Finding], places: Sequence[int], label: str, colour: int, marker: int
-) -> None:
+def _styled(colour: int, marker: int) -> dict[str, Any]:
+    """A colour and a marker by their numbers."""
+    return {"color": COLOURS[colour % len(COLOURS)], "marker": MARKERS[marker % len(MARKERS)]}
+
+
+def _legend(colours: Sequence[str], markers: Sequence[str], hollow: bool) -> list[Line2D]:
+    """What colours, markers and, if there are any, hollow markers stand for."""
+    keys = [Line2D([], [], color=_styled(n, 0)["color"], label=text) for n, text in enumerate(colours)]
+    for n, text in enumerate(markers):
+        keys.append(Line2D([], [], color="0.3", linestyle="", marker=MARKERS[n % len(MARKERS)], label=text))
+    if hollow:
+        label = "scattered over the pool"
+        keys.append(
+            Line2D([], [], color="0.3", linestyle="", marker="o", markerfacecolor="white", label=label)
+        )
+    return keys
+
+
+def _line(axes: Axes, found: Sequence[Finding], places: Sequence[float], style: dict[str, Any]) -> None:
     """Medians with their intervals; what was not measured is not on it."""
     known = [(x, f) for x, f in zip(places, found, strict=True) if f.effect.pct is not None]
-    if not known:
-        return
-    axes.errorbar(
-        [x for x, _ in known],
-        [f.effect.pct or 0.0 for _, f in known],
-        yerr=_errors([f for _, f in known]),
-        color=COLOURS[colour % len(COLOURS)],
-        marker=MARKERS[marker % len(MARKERS)],
-        markersize=4,
-        capsize=2.5,
-        linewidth=1.2,
-        label=label,
-    )
+    if known:
+        middles = [f.effect.pct or 0.0 for _, f in known]
+        errors = _errors([f for _, f in known])
+        how = {"markersize": 4, "capsize": 2, "linewidth": 1.0} | style
+        axes.errorbar([x for x, _ in known], middles, yerr=errors, **how)
 
 
 def _errors(found: Iterable[Finding]) -> Errors:

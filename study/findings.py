@@ -33,6 +33,16 @@ def scrambled_kernels(points: Iterable[Point]) -> Findings:
     return [Finding(p, p.spreads[-1], p.fragmentation(p.spreads[-1])) for p in points if len(p.spreads) > 1]
 
 
+def curves(points: Iterable[Point]) -> list[Point]:
+    """One point for each shape, length, block size, kernel and gap: that with most values of spread_k."""
+    best: dict[tuple[object, ...], Point] = {}
+    for p in points:
+        key = (p.shape, p.length, p.block_size, p.attention, p.gap)
+        if len(p.spreads) > max(1, len(best[key].spreads) if key in best else 1):
+            best[key] = p
+    return list(best.values())
+
+
 def paged_kernels(points: Sequence[Point]) -> Findings:
     """The paging tax, once for each shape, length, block size and kernel: by the point with most pairs."""
     best: dict[tuple[object, ...], Finding] = {}
@@ -106,6 +116,21 @@ def gathers(points: Sequence[Point]) -> list[Gather]:
     return found
 
 
+def questions(points: Sequence[Point]) -> dict[str, Findings]:
+    """All that the study asks for differences of, in the order of the page."""
+    found = {
+        "scrambling blocks, kernel": scrambled_kernels(points),
+        "scrambling blocks, whole prefill": in_prefills(points, "fragmentation"),
+    }
+    for (name, size), group in by(paged_kernels(points), kernel_and_block).items():
+        found[f"paging, {name} at block size {size}"] = group
+    return found | {
+        "paging, whole prefill": in_prefills(points, "paging"),
+        "cache write, whole prefill": in_prefills(points, "cache_write"),
+        "gathering first, whole prefill": in_prefills(points, "compact"),
+    }
+
+
 def tally(findings: Iterable[Finding]) -> dict[str, int]:
     """How many effects are of each judgement."""
     counts = Counter(finding.effect.judgement for finding in findings)
@@ -145,28 +170,36 @@ def kernel_and_block(point: Point) -> tuple[str, int]:
 
 @dataclass(frozen=True)
 class BlockSizeChoice:
-    """The paging tax at the smallest block size measured and at the least costly one, elsewhere all alike."""
+    """The paging tax at the smallest block size measured and at the one to take, all else alike."""
 
     smallest: Finding
     best: Finding
 
     @property
     def certain(self) -> bool:
-        """Whether the intervals are apart."""
-        low, high = self.smallest.effect.ci95_pct, self.best.effect.ci95_pct
-        return bool(low and high and high[1] < low[0])
+        """Whether it costs less than the smallest: their intervals are apart."""
+        return not _meet(self.smallest.effect, self.best.effect)
 
 
 def block_size_choices(findings: Iterable[Finding]) -> dict[str, list[BlockSizeChoice]]:
-    """By kernel: for every shape and length that has two block sizes or more, which costs least."""
+    """By kernel: for every shape and length that has two block sizes or more, which to take.
+
+    That is the smallest of those whose interval meets that of the least costly.
+    """
     choices: dict[str, list[BlockSizeChoice]] = {}
     known = [f for f in findings if f.effect.ci95_pct is not None]
     for group in by(known, lambda p: (p.attention, p.shape, p.length)).values():
         ordered = sorted(group, key=lambda f: f.point.block_size)
         if len(ordered) > 1:
-            best = min(ordered, key=lambda f: f.effect.pct or 0.0)
+            least = min(ordered, key=lambda f: f.effect.pct or 0.0)
+            best = next(f for f in ordered if _meet(f.effect, least.effect))
             choices.setdefault(best.point.attention, []).append(BlockSizeChoice(ordered[0], best))
     return choices
+
+
+def _meet(one: Effect, other: Effect) -> bool:
+    (low, high), (lowest, highest) = one.ci95_pct or (0, 0), other.ci95_pct or (0, 0)
+    return low <= highest and lowest <= high
 
 
 @dataclass(frozen=True)
@@ -207,3 +240,9 @@ def shared(one: Iterable[Point], other: Iterable[Point]) -> list[tuple[Point, Po
 
     others = {key(point): point for point in other}
     return [(point, others[key(point)]) for point in one if key(point) in others]
+
+
+def agreeing(pairs: Iterable[tuple[Point, Point]]) -> list[tuple[Point, Point]]:
+    """The pairs whose paging taxes have intervals that meet."""
+    known = [pair for pair in pairs if all(p.paging().ci95_pct is not None for p in pair)]
+    return [(one, other) for one, other in known if _meet(one.paging(), other.paging())]

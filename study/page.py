@@ -83,5 +83,7 @@ def render(devices: Sequence[Device]) -> str:
     environment.filters["line"] = lambda text: " ".join(text.split())
     environment.globals.update(words=words, find=findings)
     absent = [name for name in EXPECTED if not any(name in device.name for device in devices)]
-    text = environment.get_template("page.md.j2").render(devices=devices, absent=absent)
+    text = environment.get_template("page.md.j2").render(
+        devices=devices, points={device.short: device.points for device in devices}, absent=absent
+    )
     return re.sub(r"\n{3,}", "\n\n", text)

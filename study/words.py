@@ -8,8 +8,10 @@ from tabulate import tabulate
 
 from harness.report.text import NONE, interval_of, signed
 from harness.report.text import percent as percent_of
-from study.findings import Finding, Gather
+from study.findings import Finding, Gather, hull, questions, tally
 from study.points import Effect, Point
+
+_GROUPS = ("scrambling", "paging", "cache", "gathering")  # how the questions begin, in their order
 
 
 def where(point: Point) -> str:
@@ -73,6 +75,24 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
         return "Nothing of this was measured."
     align = ("left", *["right"] * (len(columns) - 1))
     return tabulate(listed, headers=columns, tablefmt="pipe", disable_numparse=True, colalign=align)
+
+
+def in_short(points: Mapping[str, Sequence[Point]]) -> str:
+    """A row a question, a column a device."""
+    asked = {name: questions(mine) for name, mine in points.items()}
+    rows: dict[str, list[str]] = {what: [] for found in asked.values() for what in found}
+    order = sorted(rows, key=lambda what: (_GROUPS.index(what.split()[0].rstrip(",")), "whole" in what))
+    for found in asked.values():
+        for what in rows:
+            rows[what].append(_brief(found.get(what, [])))
+    return table(["", *asked], [[what, *rows[what]] for what in order])
+
+
+def _brief(findings: Sequence[Finding]) -> str:
+    range_ = hull(findings)
+    if not findings:
+        return "not measured"
+    return f"{within(range_) if range_ else 'no interval'} ({counted(tally(findings))})"
 
 
 def kernels_table(findings: Iterable[Finding], what: str, with_runs: bool) -> str:
