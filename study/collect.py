@@ -142,12 +142,12 @@ def _of_mean(rows: Iterable[Row]) -> Iterator[Row]:
 
 def name_of(point: Point) -> str:
     """A point's directory: what was measured, so that a second run of it takes its place."""
-    parts = [point.model, str(point.length), f"block{point.block_size}"]
-    if point.summary:
-        parts += [point.attention.removeprefix("vLLM "), f"{len(point.spreads)}k"]
-    else:
-        parts += [f"FA{point.record['config'].get('flash_attn_version')}", "failed"]
-    return _slug("-".join([*parts, *([point.gap] if point.gap != "shuffled" else [])]))
+    config = point.record["config"]
+    spreads = point.record.get("spread_k") or config.get("spread_k") or []
+    kernel = point.attention if point.summary else f"FA{config.get('flash_attn_version')}"
+    parts = [point.model, str(point.length), f"block{point.block_size}", kernel.removeprefix("vLLM ")]
+    gap = [point.gap] if point.gap != "shuffled" else []
+    return _slug("-".join([*parts, f"{len(spreads)}k", *gap]))
 
 
 def _slug(text: str) -> str:

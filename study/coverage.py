@@ -21,7 +21,7 @@ class Coverage:
     file: str
     planned: int
     measured: int
-    failed: list[tuple[str, str]]  # point and error
+    failed: int
     missing: list[str]
 
 
@@ -31,15 +31,9 @@ def coverage(folder: Path, points: Sequence[Point], failures: Sequence[Point]) -
     for file in sorted(folder.glob("*.yaml")):
         planned = [dict(point.options) for point in plan.read(file).points]
         left = [options for options in planned if not any(_is(p, options) for p in points)]
-        failed = {
-            _named(options): " ".join(str(p.record.get("error")).split())
-            for options in left
-            for p in failures
-            if _is(p, options)
-        }
-        missing = [_named(options) for options in left if _named(options) not in failed]
-        measured = len(planned) - len(left)
-        rows.append(Coverage(file.name, len(planned), measured, list(failed.items()), missing))
+        missing = [options for options in left if not any(_is(p, options) for p in failures)]
+        counts = len(planned), len(planned) - len(left), len(left) - len(missing)
+        rows.append(Coverage(file.name, *counts, [named(options) for options in missing]))
     return rows
 
 
@@ -57,7 +51,8 @@ def _is(point: Point, options: Row) -> bool:
     return same_runs and all(config[name] == options[name] for name in COMPARED)
 
 
-def _named(options: Row) -> str:
+def named(options: Row) -> str:
+    """A point, by the options of a sweep or of a run."""
     spreads = options.get("spread_k")
     runs = ", ".join(map(str, spreads)) if spreads else "1, 2, 4, ..."
     gap = f" {options['gap']}" if options.get("gap", "shuffled") != "shuffled" else ""

@@ -23,6 +23,7 @@ class Device:
 
     name: str
     points: list[Point]
+    failures: list[Point]
     figures: dict[str, str]
     coverage: list[coverage.Coverage]
 
@@ -41,6 +42,14 @@ class Device:
         """The harness's, short, each once."""
         found = (str(p.record["versions"].get("commit", "-")) for p in self.points)
         return ", ".join(dict.fromkeys(c[:10] + "-dirty" * c.endswith("-dirty") for c in found))
+
+    @property
+    def failed(self) -> list[str]:
+        """The points whose run failed, with its error."""
+        return [
+            f"{coverage.named(p.record['config'] | {'model': p.model})}: {p.record['error']}"
+            for p in self.failures
+        ]
 
     @property
     def dates(self) -> str:
@@ -64,7 +73,7 @@ def write(points: Sequence[Point], failures: Sequence[Point], plans: Path, outpu
         with figures.styled():
             drawn = figures.write(mine, folder, re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-"))
         lost = [p for p in failures if p.device == name]
-        devices.append(Device(name, mine, drawn, coverage.coverage(plans, mine, lost)))
+        devices.append(Device(name, mine, lost, drawn, coverage.coverage(plans, mine, lost)))
     path = output / "README.md"
     write_atomic(path, render([device for device in devices if device.points]))
     return path
@@ -81,6 +90,7 @@ def render(devices: Sequence[Device]) -> str:
         autoescape=False,  # markdown
     )
     environment.filters["line"] = lambda text: " ".join(text.split())
+    environment.filters["points"] = lambda some: f"{len(some)} point" + "s" * (len(some) != 1)
     environment.globals.update(words=words, find=findings)
     absent = [name for name in EXPECTED if not any(name in device.name for device in devices)]
     text = environment.get_template("page.md.j2").render(
