@@ -129,7 +129,11 @@ def _account(points: Sequence[Point]) -> Figure | None:
     height = 1.4 + 0.32 * len(whole)
     figure = Figure(figsize=(9.5, height), layout="constrained")
     panels = figure.subplots(1, len(COMPONENTS), sharey=True, squeeze=False)[0]
-    names = [f"{p.shape} {p.length}, block {p.block_size}, {kernel(p)}" for p in whole]
+    gaps = ["" if p.gap == "shuffled" else f", {p.gap}" for p in whole]
+    names = [
+        f"{p.shape} {p.length}, block {p.block_size}, {kernel(p)}{gap}"
+        for p, gap in zip(whole, gaps, strict=True)
+    ]
     for axes, (component, title) in zip(panels, COMPONENTS.items(), strict=True):
         for n, point in enumerate(whole):
             effect = point.in_engine(component)

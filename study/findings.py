@@ -14,6 +14,8 @@ ORDER = ("slower", "faster", "same", "below noise", "unclear", "too few rounds",
 # Two processes of one configuration have differed by as much (docs/method.md).
 BETWEEN_PROCESSES_PCT = 4.0
 
+ONE_RUN = ("paging", "cache_write")  # components that are measured on one run of blocks
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -59,7 +61,8 @@ def in_prefills(points: Iterable[Point], component: str) -> Findings:
     found = []
     for p in points:
         if p.account:
-            found.append(Finding(p, p.account["spread_k"], p.in_engine(component)))
+            k = 1 if component in ONE_RUN else p.account["spread_k"]
+            found.append(Finding(p, k, p.in_engine(component)))
     return found
 
 

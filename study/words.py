@@ -102,16 +102,17 @@ def kernels_table(findings: Iterable[Finding], what: str, with_runs: bool) -> st
     for f in findings:
         arm = f.point.kernel("paged" if with_runs else "dense", 1)
         base = microseconds(arm["median_us"] if arm else None)
-        gap = "" if f.point.gap == "shuffled" else f", {f.point.gap}"
-        runs = [f"{f.spread_k}{gap}"] if with_runs else []
+        runs = [_runs(f)] if with_runs else []
         rows.append([*_place(f.point), *runs, base, *_effect(f.effect)])
     return table([*columns, f"{what} [95%]", "noise floor", "finding", "pairs"], rows)
 
 
 def prefills_table(findings: Iterable[Finding], what: str) -> str:
     """Effects on whole prefills, a row each."""
-    columns = ["model", "tokens", "block", "kernel", "engine ms [95%]", f"{what} [95%]"]
-    rows = [[*_place(f.point), engine(f.point), *_effect(f.effect), bound_by(f.point)] for f in findings]
+    columns = ["model", "tokens", "block", "kernel", "runs", "engine ms [95%]", f"{what} [95%]"]
+    rows = [
+        [*_place(f.point), _runs(f), engine(f.point), *_effect(f.effect), bound_by(f.point)] for f in findings
+    ]
     return table([*columns, "noise floor", "finding", "pairs", "step"], rows)
 
 
@@ -178,6 +179,10 @@ def devices_table(pairs: Iterable[tuple[Point, Point]], names: Sequence[str]) ->
 
 def _place(point: Point) -> list[str]:
     return [point.shape, str(point.length), str(point.block_size), kernel(point)]
+
+
+def _runs(f: Finding) -> str:
+    return str(f.spread_k) + (f" {f.point.gap}" if f.point.gap != "shuffled" else "")
 
 
 def _effect(effect: Effect) -> list[str]:
