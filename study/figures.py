@@ -135,6 +135,7 @@ def _account(points: Sequence[Point]) -> Figure | None:
         for p, gap in zip(whole, gaps, strict=True)
     ]
     for axes, (component, title) in zip(panels, COMPONENTS.items(), strict=True):
+        axes.use_sticky_edges = False  # bars leave room at the sides too
         for n, point in enumerate(whole):
             effect = point.in_engine(component)
             if effect.floor_pct is not None:

@@ -182,7 +182,7 @@ def _place(point: Point) -> list[str]:
 
 
 def _runs(f: Finding) -> str:
-    return str(f.spread_k) + (f" {f.point.gap}" if f.point.gap != "shuffled" else "")
+    return str(f.spread_k) + (f" {f.point.gap}" if f.spread_k > 1 and f.point.gap != "shuffled" else "")
 
 
 def _effect(effect: Effect) -> list[str]:
