@@ -69,7 +69,7 @@ class PrefillEngine:
         from vllm import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        from patches import engine, weights, worker
+        from patches import engine, kv_cache_groups, weights, worker
 
         started = time.perf_counter()
         longer: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
@@ -77,7 +77,7 @@ class PrefillEngine:
             longer = worker.extending_positions(source.extended_positions)
         last_words = executors.LastWords().listen()
         with contextlib.ExitStack() as undo:
-            with longer, warnings.catch_warnings():
+            with longer, kv_cache_groups.unified(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # vLLM's own: nothing a user of the harness could act on
                 if config.distributed_executor_backend == "ray":
                     executors.start_ray([*EXPORTED, worker.EXTENDED_POSITIONS])
@@ -284,9 +284,24 @@ def engine_args(config: RunConfig, source: ModelSource) -> dict[str, Any]:
         arguments["distributed_executor_backend"] = config.distributed_executor_backend
     if config.attention_backend:
         arguments["attention_backend"] = config.attention_backend
-    if config.flash_attn_version:
-        arguments["attention_config"] = {"flash_attn_version": config.flash_attn_version}
+    if version := _flash_attn_version(config, source):
+        arguments["attention_config"] = {"flash_attn_version": version}
     return arguments
+
+
+def _flash_attn_version(config: RunConfig, source: ModelSource) -> int | None:
+    """The version to ask vLLM for; None: its own choice.
+
+    ALiBi is in version 2 alone. vLLM 0.26 runs 2 by itself, but plans steps for 3 if the GPU has it.
+    """
+    if source.positions != "alibi" or device.kind() != "cuda":
+        return config.flash_attn_version
+    if config.flash_attn_version not in (None, 2):
+        raise EngineError(
+            f"--flash-attn-version {config.flash_attn_version}: {source.name} has ALiBi, which is in version "
+            "2 alone"
+        )
+    return 2
 
 
 def _reason(error: Exception) -> str:

@@ -47,7 +47,8 @@ def check(model: Model, path: Path, backend: str | None = None) -> Counter[str]:
         plans = {1: [free[:blocks]], RUNS: [split]}
         engine.prefill(PROMPTS, plans[1])
         base, _ = prefills.capture(engine, PROMPTS, plans[1], None)
-        assert prefills.check(engine, PROMPTS, plans[RUNS], base) == []
+        problems = prefills.check(engine, PROMPTS, plans[RUNS], base)
+        assert problems == [], problems
         rank = engine.ranks.only
         assert_captured(model, rank.captured)
         statuses = Counter(result.status.value for result in replayed(rank.captured, rank.checked))

@@ -19,7 +19,7 @@ from harness.prefills import Ids
 from harness.ranks import RankDied, Ranks
 from harness.recorder import Recorder, recording
 
-SWEEP_SHARE, ATTRIBUTION_SHARE = 0.3, 0.35  # of the time for sampling: whole prefills, without and with arms
+SWEEP_SHARE, ATTRIBUTION_SHARE = 0.3, 0.5  # of the time for sampling: whole prefills, without and with arms
 
 
 def run(config: RunConfig, source: models.ModelSource) -> int:

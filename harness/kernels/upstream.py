@@ -37,7 +37,7 @@ _OPTIONS: dict[Feature, dict[str, Any]] = {
     Feature.SYMMETRIC: {"window_size": (3, 3)},
     Feature.LOPSIDED: {"window_size": (3, 1)},
 }
-_PROBE_TOKENS = 40  # enough for masks, caps and slopes to show
+_PROBE_TOKENS = 300  # a few times what a kernel takes at once
 
 
 @cache

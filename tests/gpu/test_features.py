@@ -23,6 +23,8 @@ def run(*command: object) -> subprocess.CompletedProcess[str]:
 def test_a_feature_is_captured_replayed_and_steered(model, backend, tmp_path):
     path = save(model.model_type, model.options, tmp_path)
     done = run("-m", "tests.feature_checks", model.name, path, backend)
+    if "'_moe_C' object has no attribute" in done.stderr:
+        pytest.skip("this build of vLLM has no kernels for mixtures of experts")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "'ok'" in done.stdout
 
