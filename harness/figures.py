@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from harness import stats
-from harness.record import Result, Status
+from harness.record import Cell, Result, Status
 
 Row = dict[str, Any]
 
@@ -53,10 +53,9 @@ def clock_warnings(result: Result) -> list[str]:
     return [text] if text else []
 
 
-def cell_row(result: Result) -> Row:
-    """A companion experiment's cell: its fields and axes, figures, median readings, status and reason."""
-    cell = result.cell
-    row: Row = {
+def cell_fields(cell: Cell) -> Row:
+    """The fields that cells of every experiment have."""
+    return {
         "stage": cell.stage,
         "kernel": cell.kernel,
         "provider": cell.provider,
@@ -64,7 +63,14 @@ def cell_row(result: Result) -> Row:
         "spread_k": cell.spread_k,
         "block_size": cell.block_size,
         "data": cell.data,
-        **dict(cell.point),
+    }
+
+
+def cell_row(result: Result) -> Row:
+    """A companion experiment's cell: its fields and axes, figures, median readings, status and reason."""
+    row: Row = {
+        **cell_fields(result.cell),
+        **dict(result.cell.point),
         **of_samples(result.samples_us),
         "warmup_us": float(np.mean(result.warmup_us)) if result.warmup_us else None,
         **{name: float(np.median(values)) for name, values in result.readings.items() if values},

@@ -103,15 +103,9 @@ def _kernel_row(record: dict[str, Any], group: Group, layer: Layer, gather: Grou
     clocks = [mhz for r in group.measured for mhz in r.clock_mhz]
     attended = [r.cell.layer for r in group.measured if cell.stage == "kernel"]
     return {
-        "stage": cell.stage,
-        "kernel": cell.kernel,
-        "provider": cell.provider,
-        "arm": cell.arm,
-        "spread_k": cell.spread_k,
-        "block_size": cell.block_size,
+        **figures.cell_fields(cell),
         "layer": layer,
         "layers": len(group.measured) if layer == "mean" else None,
-        "data": cell.data,
         "rank": cell.rank,
         "median_us": found["median_us"],
         "ci95_us": found["ci95_us"],
