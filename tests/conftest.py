@@ -29,6 +29,15 @@ def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def inference_mode() -> Iterator[None]:
+    """As in the main job: vLLM's tensors may only be written to in inference mode."""
+    import torch
+
+    with torch.inference_mode():
+        yield
+
+
 @pytest.fixture(scope="session")
 def prompts() -> list[list[int]]:
     """One prompt of LENGTH tokens below the small model's vocabulary."""

@@ -14,15 +14,10 @@ from harness.placement import Placement, readable
 from harness.record import Status
 from tests.calls import plan
 
+pytestmark = pytest.mark.usefixtures("inference_mode")
 TEXT, BLOCK_SIZE = "1x1,17,50@2,128,1,2x97,1x31", 32
 LENGTHS = [request.length for request in batch.parse(TEXT)]
 PROMPTS = [[(11 * n * n + 7 * n + 53 * r) % 512 for n in range(length)] for r, length in enumerate(LENGTHS)]
-
-
-@pytest.fixture(autouse=True)
-def inference_mode():
-    with torch.inference_mode():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,15 +21,10 @@ from harness.prompt import PromptError
 from harness.record import Status
 from harness.recorder import Recorder
 
+pytestmark = pytest.mark.usefixtures("inference_mode")
 ROOT = Path(__file__).parent.parent
 LENGTH, BLOCK_SIZE, BATCH = 100, 32, 3
 IDS = np.random.default_rng(0).integers(1, 512, 4096)
-
-
-@pytest.fixture(autouse=True)
-def inference_mode():
-    with torch.inference_mode():
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +43,7 @@ def source(tiny_gpt2):
 
 @pytest.fixture(scope="module")
 def cached_engine(config, source):
-    with torch.inference_mode(), start(config, source) as engine:
+    with start(config, source) as engine:
         yield engine
 
 

@@ -15,15 +15,8 @@ from patches import PatchError, block_pool, positions
 from tests.calls import plan
 from tests.conftest import BLOCK_SIZE, LENGTH
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("inference_mode")]
 BLOCKS = layout.num_blocks(LENGTH, BLOCK_SIZE)
-
-
-@pytest.fixture(autouse=True)
-def inference_mode():
-    """As in the main job: vLLM's tensors may only be written to in inference mode."""
-    with torch.inference_mode():
-        yield
 
 
 @pytest.fixture(scope="module")

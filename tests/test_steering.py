@@ -16,14 +16,8 @@ from patches import PatchError, steering
 from patches.steering import Course, Steering, pure_prefill
 from tests.conftest import BLOCK_SIZE, LENGTH
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("inference_mode")]
 BLOCKS = layout.num_blocks(LENGTH, BLOCK_SIZE)
-
-
-@pytest.fixture(autouse=True)
-def inference_mode():
-    with torch.inference_mode():
-        yield
 
 
 @pytest.fixture(scope="module")
