@@ -16,8 +16,16 @@ from __future__ import annotations
 
 import argparse
 import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from common import report
+
+from harness import config, device, layout, models, prompt, stats
+from harness.engine import PrefillEngine
+from patches.steering import Course
+
+UNTOUCHED = "untouched"
 
 
 def main() -> None:
@@ -29,62 +37,74 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=100)
     parser.add_argument("--output")
     options = parser.parse_args()
-
-    from harness import config, device, layout, models, prompt, stats
-    from harness.engine import PrefillEngine
-    from patches.steering import Course
-
-    settings = config.resolve(
-        config.load(config.RunConfig, {"model": options.model, "length": options.length}), device.kind()
-    )
+    asked = {"model": options.model, "length": options.length}
+    settings = config.resolve(config.load(config.RunConfig, asked), device.kind())
     source = models.materialise(models.inspect(options.model, length=options.length), seed=0)
     prompts, _ = prompt.token_ids(source, [options.length], None, 0)
     with PrefillEngine(settings, source) as engine:
         blocks = [layout.plan(settings.num_blocks(), 1, engine.free_block_ids())]
+        times = interleaved(ways(engine, prompts, blocks), options.pairs)
+    report(f"idle hooks, {options.model}/{options.length}", rows(times), options.output)
 
-        as_is, rank = Course(), engine.ranks.only
 
-        def observed() -> float:
-            rank.tap.install()
-            seconds = engine.prefill(prompts, blocks).seconds
-            rank.tap.remove()
-            return seconds
+def ways(
+    engine: PrefillEngine, prompts: Sequence[Sequence[int]], blocks: Sequence[Sequence[int]]
+) -> dict[str, Callable[[], float]]:
+    """Each kind of prefill, which returns the step's seconds."""
+    as_is, rank = Course(), engine.ranks.only
 
-        def kept() -> float:
-            assert rank.steering is not None
-            with rank.steering.on(as_is):
-                return [engine.prefill(prompts, blocks).seconds for _ in range(3)][-1]
+    def observed() -> float:
+        rank.tap.install()
+        seconds = engine.prefill(prompts, blocks).seconds
+        rank.tap.remove()
+        return seconds
 
-        kinds = {
-            "untouched": lambda: engine.prefill(prompts, blocks).seconds,
-            "untouched again": lambda: engine.prefill(prompts, blocks).seconds,
-            "vLLM's blocks": lambda: engine.prefill(prompts).seconds,
-            "observed": observed,
-            "steered": lambda: engine.prefill(prompts, blocks, as_is).seconds,
-            "kept steered": kept,
-        }
-        for run in kinds.values():
-            run()
-        times: dict[str, list[float]] = {name: [] for name in kinds}
-        order, shuffle = list(kinds), random.Random(0)
-        for _ in range(options.pairs):
-            shuffle.shuffle(order)
-            for name in order:
-                times[name].append(1e6 * kinds[name]())
-    rows = []
-    for name in [name for name in kinds if name != "untouched"]:
-        found = stats.paired_difference(times["untouched"], times[name])
-        rows.append(
+    def kept() -> float:
+        assert rank.steering is not None
+        with rank.steering.on(as_is):
+            return [engine.prefill(prompts, blocks).seconds for _ in range(3)][-1]
+
+    return {
+        UNTOUCHED: lambda: engine.prefill(prompts, blocks).seconds,
+        "untouched again": lambda: engine.prefill(prompts, blocks).seconds,
+        "vLLM's blocks": lambda: engine.prefill(prompts).seconds,
+        "observed": observed,
+        "steered": lambda: engine.prefill(prompts, blocks, as_is).seconds,
+        "kept steered": kept,
+    }
+
+
+def interleaved(kinds: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Microseconds of each kind, all once a round in random order, after one run of each."""
+    for run in kinds.values():
+        run()
+    times: dict[str, list[float]] = {name: [] for name in kinds}
+    order, shuffle = list(kinds), random.Random(0)
+    for _ in range(rounds):
+        shuffle.shuffle(order)
+        for name in order:
+            times[name].append(1e6 * kinds[name]())
+    return times
+
+
+def rows(times: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
+    """Each kind against the untouched one; intervals None below 6 rounds."""
+    baseline_ms = stats.median_interval(times[UNTOUCHED]).median_us / 1e3
+    found = []
+    for name in [name for name in times if name != UNTOUCHED]:
+        contrast = stats.paired_difference(times[UNTOUCHED], times[name])
+        low, high = contrast.ci95_pct or (None, None)
+        found.append(
             {
-                "contrast": f"{name} - untouched",
-                "baseline ms": stats.median_interval(times["untouched"]).median_us / 1e3,
-                "difference %": found.delta_pct,
-                "95% low": found.ci95_pct[0],
-                "95% high": found.ci95_pct[1],
-                "pairs": found.n,
+                "contrast": f"{name} - {UNTOUCHED}",
+                "baseline ms": baseline_ms,
+                "difference %": contrast.delta_pct,
+                "95% low": low,
+                "95% high": high,
+                "pairs": contrast.n,
             }
         )
-    report(f"idle hooks, {options.model}/{options.length}", rows, options.output)
+    return found
 
 
 if __name__ == "__main__":
