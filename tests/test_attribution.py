@@ -243,8 +243,11 @@ class TestAccount:
         assert " was not measured: fragmentation not measured (paged@1: out_of_memory" in found["sentence"]
 
     def test_a_remark_on_an_arm_goes_with_its_figures(self) -> None:
-        found = made(changed(prefills(), "dense", reason="packs K and V first") + replay())
-        assert component(found, "measured", "paging")["reason"] == "dense: packs K and V first"
+        results = changed(prefills(), "dense", reason="dense K and V are packed")
+        results = changed(results, "no_cache", reason="dense K and V are packed")
+        found = made(results + replay())
+        for name in ("paging", "cache_write", "total"):
+            assert component(found, "measured", name)["reason"] == "dense K and V are packed"
 
     def test_one_spread_has_no_fragmentation(self) -> None:
         one = [r for r in prefills(without=["compact"]) if r.cell.spread_k == 1]

@@ -65,8 +65,9 @@ def measured_rounds(arms: Mapping[str, Result], spread_k: int) -> dict[str, Roun
 
 
 def _remarks(arms: Mapping[str, Result], names: Sequence[str]) -> str | None:
-    """What a reader of these ok arms must know."""
-    return "; ".join(f"{name}: {arms[name].reason}" for name in names if arms[name].reason) or None
+    """What a reader of these ok arms must know, once: the same words in every row are one footnote."""
+    said = dict.fromkeys(arms[name].reason for name in names)
+    return "; ".join(reason for reason in said if reason) or None
 
 
 def predicted_rounds(replayed: Replayed, spread_k: int, num_layers: int | None) -> dict[str, Rounds]:

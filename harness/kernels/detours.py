@@ -15,8 +15,9 @@ BACKEND_KERNELS = {
 }
 # How a kernel that has no form without a block table reads this step's own K and V.
 REMARKS = {
-    "TRITON_ATTN": "read in place, as one block: the Triton kernel reads nothing without a block table",
-    "CPU_ATTN": "K and V are packed into one block first: the CPU kernel reads no others",
+    "TRITON_ATTN": "dense K and V are read in place, as one block: "
+    "the Triton kernel reads nothing without a block table",
+    "CPU_ATTN": "dense K and V are packed into one block first: the CPU kernel reads no others",
 }
 
 
