@@ -182,6 +182,7 @@ class TestAccount:
         assert (closure["closed"], found["closure_pct"]) == (False, abs(closure["pct_of_measured"]))
         host = found["host_bound"]
         assert (host["verdict"], host["planted_ms"], host["reason"]) == ("host-bound", 1.0, None)
+        assert host["planted_ci95_ms"] == [0.99, 1.01]
         assert host["pass_through_pct"] == pytest.approx(12, abs=0.3)
         assert (
             "The step is host-bound: 12% [12, 12] of added GPU time reaches the latency." in found["sentence"]

@@ -37,6 +37,7 @@ def host_bound(record: Mapping[str, Any], arms: Mapping[str, Result]) -> Row:
         "verdict": "unknown",
         "gpu_busy_pct": None,
         "planted_ms": None,
+        "planted_ci95_ms": None,
         "pass_through_pct": None,
         "ci95_pct": None,
         "reason": None,
@@ -70,11 +71,11 @@ def _gpu_busy_pct(record: Mapping[str, Any], arms: Mapping[str, Result]) -> floa
 def _pass_through(record: Mapping[str, Any], arms: Mapping[str, Result]) -> tuple[Row, str]:
     """The figures of the planted delay, and why there is no interval, if there is none."""
     planted = record.get("planted_ms") or {}
-    found: Row = {"planted_ms": planted.get("ms")}
+    interval = planted.get("ci95_ms")
+    found: Row = {"planted_ms": planted.get("ms"), "planted_ci95_ms": interval}
     reasons = [why_not(arms.get(name), name) for name in ("spin", "spin_0")]
     if any(reasons):
         return found, "; ".join(reason for reason in reasons if reason)
-    interval = planted.get("ci95_ms")
     if (planted.get("ms") or 0) <= 0 or (interval and interval[0] <= 0):
         return found, "how long the planted delay takes on the GPU is not known"
     spin, without = (np.asarray(arms[name].samples_us) for name in ("spin", "spin_0"))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from harness import inengine, layout
+from harness import inengine, layout, stats
 from harness.engine import Prefill, PrefillEngine
 from harness.experiments.replaying import Replaying
 from harness.inengine import InEngineArm, Outcome
@@ -150,7 +150,7 @@ class EndToEnd:
     def _profile(self, arms: Sequence[InEngineArm]) -> None:
         """One profiled prefill of each arm, outside all timings; the engine's own as trace.json."""
         profiles: list[dict[str, Any]] = []
-        planted: dict[str, float] = {}
+        spins_us: dict[str, tuple[float, ...]] = {}
         most = max(self.plans)
         self._profiled(arms[0], None)  # the profiler's first use takes longest
         for arm in arms:
@@ -160,12 +160,12 @@ class EndToEnd:
             trace = self.recorder.directory.trace_path if arm.name == "engine" else None
             found = self._profiled(arm, trace)
             if arm.name in ("spin", "spin_0"):
-                planted[arm.name] = found.spin_ms
+                spins_us[arm.name] = found.spins_us
             else:
                 profiles.append({"arm": arm.name, "spread_k": arm.spread_k} | found.to_json())
         self.recorder.note(profile=profiles)
-        if planted:
-            self.recorder.note(planted_ms={"ms": planted["spin"] - planted["spin_0"]})
+        if spins_us:
+            self.recorder.note(planted_ms=planted_ms(spins_us["spin_0"], spins_us["spin"]))
 
     def _profiled(self, arm: InEngineArm, trace: Path | None) -> profile.Profile:
         """A profiled prefill, in the first rank; its time is that of the whole engine's step."""
@@ -174,3 +174,20 @@ class EndToEnd:
             done = self.prefill(arm)
         first: profile.Profile = found[0][0]
         return replace(first, profiled_ms=1e3 * done.seconds)
+
+
+def planted_ms(without_us: Sequence[float], planted_us: Sequence[float]) -> dict[str, Any]:
+    """`ms` that a delay planted in each layer adds to a prefill, and `ci95_ms`, None below 6 layers.
+
+    Args:
+        without_us, planted_us: how long the spin kernel ahead of each layer's attention ran in the arms
+            "spin_0" and "spin"; None comes of none.
+    """
+    differences = [planted - without for without, planted in zip(without_us, planted_us, strict=False)]
+    if not differences:
+        return {"ms": None, "ci95_ms": None}
+    n, found = len(differences), stats.median_interval(differences)
+    return {
+        "ms": n * found.median_us / 1000,
+        "ci95_ms": found.ci95_us and [n * bound / 1000 for bound in found.ci95_us],
+    }

@@ -54,7 +54,7 @@ class Profile:
     profiled_ms: float  # the whole call on the host's clock, slowed down by the profiler
     categories: dict[str, float]  # ms; every one of CATEGORIES, in their order
     top: tuple[Entry, ...]  # the longest first, at most LONGEST
-    spin_ms: float = 0.0  # of spin kernels, which only the harness launches
+    spins_us: tuple[float, ...] = ()  # of each spin kernel in turn, which only the harness launches
 
     @property
     def busy_ms(self) -> float:
@@ -140,8 +140,8 @@ def _profile(profiled_ms: float, events: Iterable[dict[str, Any]], device: Devic
             "attached, or profiling be restricted on this machine"
         )
     shares = for_the_earlier(activities) if device == "cuda" else for_the_innermost(activities)
-    spin_ms = sum(us for name, us in shares if SPIN_KERNEL in name) / 1e3
-    return Profile(device, profiled_ms, by_category(shares), longest(shares), spin_ms)
+    spins_us = tuple(us for name, us in shares if SPIN_KERNEL in name)
+    return Profile(device, profiled_ms, by_category(shares), longest(shares), spins_us)
 
 
 def in_step(events: Iterable[dict[str, Any]], device: Device) -> list[Activity]:

@@ -55,6 +55,7 @@ def test_a_planted_delay_is_in_the_profile_and_the_profiler_s_own_is_not():
     found = profile_step(run, "cuda")
     assert (found.top[0].category, found.top[0].calls) == (OTHER, 1)
     assert 0.3 < found.categories[OTHER] < 2.0  # a million cycles
+    assert found.spins_us == (pytest.approx(1e3 * found.categories[OTHER]),)
 
 
 def test_work_on_two_streams_counts_once(tmp_path):
