@@ -37,7 +37,8 @@ def measure(name: str, index: int, options: argparse.Namespace) -> list[tuple[fl
 
     from harness import stats
     from harness.measure import clocks, timers
-    from harness.measure.sampler import Budget, sample
+    from harness.measure.budget import Budget
+    from harness.measure.sampler import sample
 
     count = options.contrasts // len(CALLS) + (index < options.contrasts % len(CALLS))
     placed = Placed(**CALLS[name])

@@ -38,7 +38,8 @@ def measure(name: str, tiles: int, heads: int, options: argparse.Namespace) -> d
 
     from harness import stats, work
     from harness.measure import clocks, timers
-    from harness.measure.sampler import Budget, Series, sample
+    from harness.measure.budget import Budget
+    from harness.measure.sampler import Series, sample
     from harness.record import Cell, Result, Status
 
     lengths = tiles * TILE, (tiles + 1) * TILE

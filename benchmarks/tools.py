@@ -20,7 +20,8 @@ from tracing import clock_watched, median, traced
 
 from harness import stats
 from harness.measure import clocks, timers
-from harness.measure.sampler import Budget, Series, sample
+from harness.measure.budget import Budget
+from harness.measure.sampler import Series, sample
 from harness.measure.timers import Step
 from harness.record import Result
 

@@ -10,7 +10,8 @@ import torch
 from harness import device
 from harness.config import RunConfig
 from harness.measure import ceilings, clocks, timers
-from harness.measure.sampler import Budget, Series, sample
+from harness.measure.budget import Budget
+from harness.measure.sampler import Series, sample
 from harness.placement import Placement
 from harness.record import Status, request_series_name, series_name
 from harness.replay import Replay

@@ -153,7 +153,7 @@ def _input_errors() -> Iterator[None]:
 def _known_failures() -> Iterator[None]:
     """Turn failures whose message says all there is to say into RunFailed; imports torch."""
     from harness.capture import CaptureError
-    from harness.engine import EngineError
+    from harness.engine_options import EngineError
     from harness.layout import LayoutError
     from harness.ranks import RankDied
     from patches import PatchError
@@ -194,7 +194,7 @@ def like_captures(config: RunConfig, folder: Path, typed: dict[str, Any]) -> Run
 def _run(config: RunConfig, source: ModelSource | None) -> int:
     """Run the main job, or without a model the replay of saved captures; the exit status."""
     # torch and vLLM
-    from harness.engine import check_vllm
+    from harness.engine_options import check_vllm
     from harness.experiments import prefill as main_job
     from harness.experiments import saved
 

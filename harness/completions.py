@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.engine import EngineError, PrefillEngine
+from harness.engine import PrefillEngine
+from harness.engine_options import EngineError
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from harness import device, joined_call, layout, models
 from harness.capture import AttentionCall, CaptureError, from_engine, save
 from harness.config import RunConfig
 from harness.config.fields import Model
-from harness.engine import GIB, check_vllm, engine_args
+from harness.engine_options import GIB, check_vllm, engine_args
 from harness.measure import memory
 from harness.models import ModelError, ModelSource
 

@@ -123,7 +123,8 @@ class VllmJob:
         self.config, self.source, self.token_ids = config, source, token_ids
 
     def load(self, reached: Reached) -> None:
-        from harness.engine import PrefillEngine, cpu_cache_gib
+        from harness.engine import PrefillEngine
+        from harness.engine_options import cpu_cache_gib
 
         lengths = self.config.lengths
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(cpu_cache_gib(sum(lengths), self.source)))

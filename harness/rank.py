@@ -15,7 +15,7 @@ from harness.bench import Bench, Equipment, Sampled
 from harness.config import RunConfig
 from harness.kernels import detours
 from harness.measure import memory, profile
-from harness.measure.sampler import Budget
+from harness.measure.budget import Budget
 from patches import PatchError, attention, engine, logits, steering
 from patches.steering import Course
 

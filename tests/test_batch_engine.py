@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from harness import arms, batch, config, device, inengine, kernels, layout, models, prefills, replay
-from harness.engine import EngineError, PrefillEngine
+from harness.engine import PrefillEngine
+from harness.engine_options import EngineError
 from harness.inengine import Outcome
 from harness.placement import Placement, readable
 from harness.record import Status

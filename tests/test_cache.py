@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from harness import completions, models
 from harness.config import ConfigError, load
 from harness.config.cache import CacheConfig, resolve
-from harness.engine import EngineError
+from harness.engine_options import EngineError
 from harness.experiments.cache import Arm, Job, Texts, start
 from harness.prompt import PromptError
 from harness.record import Status

@@ -13,7 +13,7 @@ import pytest
 from harness import capture, cli, experiments
 from harness.config import RunConfig
 from harness.config.prefill import GROUPS
-from harness.engine import EngineError
+from harness.engine_options import EngineError
 from harness.layout import LayoutError
 from patches import PatchError
 from tests.calls import make_call

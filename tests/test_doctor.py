@@ -159,7 +159,7 @@ def test_a_link_that_is_missing_is_named():
 
 def test_every_argument_of_the_engine_is_among_the_needs():
     from harness import config, models
-    from harness.engine import engine_args
+    from harness.engine_options import engine_args
     from patches import engine
 
     options = {"model": "gpt2", "length": 64, "attention_backend": "FLASH_ATTN", "flash_attn_version": 2}

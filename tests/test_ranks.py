@@ -16,7 +16,7 @@ import torch
 
 from harness import capture, device, layout, models, prefills, prompt, replay
 from harness.executors import LastWords, cpu_binding
-from harness.measure.sampler import Budget
+from harness.measure.budget import Budget
 from tests.conftest import BLOCK_SIZE, LENGTH
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,7 +11,8 @@ import torch
 from harness import arms
 from harness.kernels import reference
 from harness.measure import timers
-from harness.measure.sampler import MAX_WARMUP_ROUNDS, Budget, Series, sample
+from harness.measure.budget import Budget
+from harness.measure.sampler import MAX_WARMUP_ROUNDS, Series, sample
 from harness.measure.timers import Step
 from harness.placement import Placement
 from harness.record import Result, Status

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from harness import stats
+from harness.measure.budget import MIN_ROUNDS, Budget
 from harness.measure.clocks import ClockReading
-from harness.measure.sampler import ENOUGH_ROUNDS, MAX_WARMUP_ROUNDS, MIN_ROUNDS, Budget, Series, sample
+from harness.measure.sampler import ENOUGH_ROUNDS, MAX_WARMUP_ROUNDS, Series, sample
 from harness.measure.timers import Step
 from harness.record import Cell, Result, Status
 

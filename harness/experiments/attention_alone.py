@@ -20,7 +20,8 @@ from harness.kernels import PagedKV, Run
 from harness.kernels.support import refusal
 from harness.kernels.torch_sdpa import TorchSdpa
 from harness.measure import memory, timers
-from harness.measure.sampler import Budget, Series
+from harness.measure.budget import Budget
+from harness.measure.sampler import Series
 from harness.measure.timers import Step
 from harness.models import ModelSource
 from harness.record import Cell, Result, Status, status_of

@@ -12,7 +12,8 @@ from harness.config.backends import BackendsConfig
 from harness.config.prefill import for_engine
 from harness.experiments.sampling import Sampling
 from harness.generation import GenerationFacts, Limits, blocks_needed, generation_engine, prefill_steps
-from harness.measure.sampler import Budget, Series
+from harness.measure.budget import Budget
+from harness.measure.sampler import Series
 from harness.measure.timers import Step
 from harness.models import ModelSource
 from harness.record import Cell, Point, Result, Status

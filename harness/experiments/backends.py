@@ -18,7 +18,7 @@ from harness.config.backends import SDPA, BackendsConfig
 from harness.experiments.attention_alone import AttentionAlone, captured, sdpa_series
 from harness.experiments.backend_engine import BackendEngine, Size, again, longest
 from harness.experiments.sampling import Sampling
-from harness.measure.sampler import Budget
+from harness.measure.budget import Budget
 from harness.models import ModelSource
 from harness.recorder import Recorder, recording
 

@@ -14,11 +14,13 @@ from harness import compatibility, inengine, layout, models, prompt
 from harness.completions import Completed, complete, reset_prefix_cache, warm_up
 from harness.config.cache import CacheConfig
 from harness.config.prefill import for_engine
-from harness.engine import EngineError, PrefillEngine, check_vllm, cpu_cache_gib
+from harness.engine import PrefillEngine
+from harness.engine_options import EngineError, check_vllm, cpu_cache_gib
 from harness.experiments.end_to_end import PrefillTimer
 from harness.experiments.sampling import Sampling
 from harness.inengine import Outcome
-from harness.measure.sampler import Budget, Series
+from harness.measure.budget import Budget
+from harness.measure.sampler import Series
 from harness.measure.timers import Step
 from harness.models import ModelSource
 from harness.prompt import PromptError

@@ -18,7 +18,8 @@ from harness.config.kernels import KernelsConfig
 from harness.experiments.sampling import Sampling
 from harness.kernels import DenseKV, Kernel, PagedKV
 from harness.measure import timers
-from harness.measure.sampler import Budget, Series
+from harness.measure.budget import Budget
+from harness.measure.sampler import Series
 from harness.placement import gather
 from harness.record import Cell
 from harness.recorder import Recorder, recording

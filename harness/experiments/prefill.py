@@ -11,10 +11,12 @@ import torch
 
 from harness import batch, capture, compatibility, layout, models, prefills, prompt
 from harness.config import RunConfig
-from harness.engine import EngineError, Prefill, PrefillEngine, check_room
+from harness.engine import Prefill, PrefillEngine, check_room
+from harness.engine_options import EngineError
 from harness.experiments import end_to_end, variants
 from harness.experiments.replaying import SAMPLED_LAYERS, Replaying, spaced
-from harness.measure.sampler import MIN_ROUNDS, WARMUP_ROUNDS
+from harness.measure.budget import MIN_ROUNDS
+from harness.measure.sampler import WARMUP_ROUNDS
 from harness.prefills import Ids
 from harness.ranks import RankDied, Ranks
 from harness.recorder import Recorder, recording

@@ -11,7 +11,7 @@ from harness.bench import Equipment, Sampled
 from harness.capture import AttentionCall
 from harness.config import RunConfig
 from harness.experiments.sampling import Sampling
-from harness.measure.sampler import Budget
+from harness.measure.budget import Budget
 from harness.record import request_series_name, series_name
 
 # By spread_k: calls to replay, and whether random Q, K and V go with each.

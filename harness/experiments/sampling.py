@@ -7,7 +7,8 @@ from collections.abc import Callable
 from harness import device
 from harness.config import Common
 from harness.measure import clocks, timers
-from harness.measure.sampler import WARMUP_ROUNDS, Budget, Series, sample
+from harness.measure.budget import Budget
+from harness.measure.sampler import WARMUP_ROUNDS, Series, sample
 from harness.recorder import Recorder
 
 

@@ -21,7 +21,8 @@ from harness.experiments.end_to_end import PrefillTimer
 from harness.experiments.replaying import Replaying
 from harness.inengine import Outcome
 from harness.measure import timers
-from harness.measure.sampler import Budget, Series
+from harness.measure.budget import Budget
+from harness.measure.sampler import Series
 from harness.models import ModelSource
 from harness.record import Cell, Result, Status
 from harness.recorder import Recorder

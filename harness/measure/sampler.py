@@ -13,14 +13,13 @@ from dataclasses import dataclass, field, replace
 
 from harness.contrasts import series_pairs
 from harness.measure.blocks import Block, Blocks, PrecisionCheck
+from harness.measure.budget import Budget
 from harness.measure.clocks import ClockMonitor, NoClocks
 from harness.measure.timers import Step, Timer, time_rounds
 from harness.record import Result, Status, status_of
 
 PRECISION_PCT = 0.5
-MIN_ROUNDS = 3
 ENOUGH_ROUNDS = 20  # below it a series that was held up may take its share of the time once more
-MAX_ROUNDS = 1000  # a contrast that is not precise by then has other troubles than too few samples
 BLOCK_S = 0.05  # a look at the clock costs under 1 ms
 
 WARMUP_ROUNDS = 2  # at least; then until it is stable
@@ -57,54 +56,6 @@ class Series:
         """Take one arm out, for a reason."""
         self.failed.add(n)
         self.results[n] = replace(self.results[n], status=status, reason=reason)
-
-
-@dataclass
-class Budget:
-    """Seconds left for sampling, shared by the series still to come: what one leaves, they get."""
-
-    seconds: float
-    series_left: int  # a series of weight 2 counts as two
-    repeats: int | None = None  # rounds asked for by the user; None: as precision and time decide
-    most_rounds: int = MAX_ROUNDS
-    least_rounds: int | None = None  # the fewest that any series got
-    shortened: bool = False  # whether time ended a series before it was precise
-    spent_s: float = 0.0
-
-    def share(self, weight: int = 1) -> float:
-        """Seconds for the next series."""
-        return self.seconds * weight / max(self.series_left, weight)
-
-    def rounds_left(self, done: int, seconds: float, seconds_per_round: float) -> int:
-        """How many more rounds a series may take that has `done` and `seconds` left; 0 or less: none."""
-        if self.repeats is not None:
-            return self.repeats - done
-        fitting = int(seconds / max(seconds_per_round, 1e-9))
-        return min(self.most_rounds - done, max(fitting, MIN_ROUNDS - done))
-
-    def end_of(self, done: int) -> str:
-        """Which limit a series has met that may take no more rounds."""
-        if self.repeats is not None:
-            return "repeats"
-        return "rounds" if done >= self.most_rounds else "time"
-
-    def spend(self, seconds: float, weight: int, rounds: int, stopped: str | None) -> None:
-        """Take a finished series off the account: what it took, its rounds, and what ended it."""
-        self.seconds = max(self.seconds - seconds, 0.0)
-        self.spent_s += seconds
-        self.series_left -= weight
-        if rounds:
-            self.least_rounds = min(self.least_rounds or rounds, rounds)
-        self.shortened |= stopped in ("time", "rounds")
-
-    def settle(self, copies: Sequence[Budget]) -> None:
-        """Become what copies of this budget came to, each of which paid for the same series: the slowest."""
-        slowest = min(copies, key=lambda copy: copy.seconds)
-        self.seconds, self.spent_s = slowest.seconds, slowest.spent_s
-        self.series_left = slowest.series_left
-        rounds = [copy.least_rounds for copy in copies if copy.least_rounds is not None]
-        self.least_rounds = min(rounds, default=None)
-        self.shortened = any(copy.shortened for copy in copies)
 
 
 def sample(
