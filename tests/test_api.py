@@ -86,12 +86,13 @@ def test_bad_options_are_refused_before_anything_runs(tmp_path: Path) -> None:
         harness.decode  # noqa: B018
 
 
+@pytest.mark.engine
 def test_the_main_job_in_three_lines(tiny_gpt2: Path, tmp_path: Path) -> None:
-    """In a process of its own, as in a notebook; what is left is a run with every view."""
+    """As in a notebook, in a process of its own and on a compiled engine; what is left has every view."""
     code = f"""
 import harness
 run = harness.prefill(model={str(tiny_gpt2)!r}, length=100, spread_k=[1, 2], block_size=32, repeats=6,
-                      enforce_eager=True, layers="sample", output_dir={str(tmp_path / "run")!r})
+                      layers="sample", output_dir={str(tmp_path / "run")!r})
 kernels = run.kernels
 assert run.status == "finished" and set(kernels.spread_k) == {{1, 2}} and run.sentence
 print(len(kernels))
@@ -106,5 +107,6 @@ print(len(kernels))
     assert "As it was typed" not in html
     assert "--length 100" in html
     assert html.count('class="runs"') == 3  # two layouts, and vLLM's own blocks
+    assert run.record["engine"]["enforce_eager"] is False
     blocks = run.record["block_ids"]
     assert set(blocks) == {"1", "2", "engine"}
