@@ -22,7 +22,7 @@ def prepared(placement):
     return replay.prepare(found, judge, "series")
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.integers(1, 330), st.sampled_from([(1, 1), (4, 4), (4, 2), (6, 1)]), st.data())
 def test_every_layout_gives_the_same_attention(length, heads, data):
     blocks = layout.num_blocks(length, 32)
@@ -36,7 +36,7 @@ def test_every_layout_gives_the_same_attention(length, heads, data):
         assert result.status is (Status.UNSUPPORTED if packed_gqa else Status.OK), result
 
 
-@settings(deadline=None, max_examples=6)
+@settings(max_examples=6)
 @given(st.lists(st.integers(1, 150), min_size=2, max_size=4), st.integers(1, 5), st.booleans())
 def test_every_layout_of_a_batch_gives_the_same_attention(lengths, spread_k, equal):
     lengths = [lengths[0]] * len(lengths) if equal else lengths
@@ -48,7 +48,7 @@ def test_every_layout_of_a_batch_gives_the_same_attention(lengths, spread_k, equ
         assert not refused or "requests of different lengths" in (result.reason or "")
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(st.lists(st.integers(1, 150), min_size=2, max_size=5), st.integers(1, 5), st.data())
 def test_one_request_of_a_batch_alone_is_what_it_is_in_the_batch(lengths, spread_k, data):
     index = data.draw(st.integers(0, len(lengths) - 1))

@@ -280,7 +280,7 @@ class TestAccount:
         paging=st.integers(-3000, 3000),
         writing=st.integers(-3000, 3000),
     )
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=20)
     def test_constant_offsets_add_up(self, fragmentation: int, paging: int, writing: int) -> None:
         changes = {
             ("paged", K): float(fragmentation),

@@ -98,7 +98,6 @@ def test_a_length_is_a_batch_of_one():
 
 
 @given(BATCHES, st.sampled_from([32, 64, 128]))
-@settings(deadline=None)
 def test_each_request_has_its_own_spread_k_within_its_blocks(asked, block_size):
     blocks = [-(-request.length // block_size) for request in asked]
     most = batch.largest_spread(asked, block_size)
@@ -144,7 +143,6 @@ def counts_and_spreads(draw: st.DrawFn) -> tuple[list[int], list[int]]:
 
 @given(counts_and_spreads(), st.integers(0, 300), st.sampled_from(["shuffled", "scattered"]),
        st.sampled_from(["even", "random"]), st.integers(0, 2**32))  # fmt: skip
-@settings(deadline=None)
 def test_every_request_has_its_runs_and_no_block_is_in_two(asked, spare, gap, sizes, seed):
     counts, spreads = asked
     free = range(5, 5 + sum(counts) + spare)
@@ -173,7 +171,7 @@ def test_free_blocks_in_pieces_that_hold_no_plan_are_named():
 
 
 @given(st.lists(LENGTHS, min_size=1, max_size=4), st.sampled_from([16, 48, 128]), st.integers(0, 9))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_every_token_of_every_request_has_its_own_slot(lengths, block_size, seed):
     counts = [layout.num_blocks(length, block_size) for length in lengths]
     plans = layout.plan_batch(counts, counts, range(1, sum(counts) + 1), seed=seed)

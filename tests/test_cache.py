@@ -51,7 +51,7 @@ def texts(length: int = LENGTH) -> Texts:
     return Texts(IDS, length, BLOCK_SIZE, seed=0)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(length=st.integers(1, 300), share=st.integers(0, 100), index=st.integers(0, 10**6))
 def test_prompts_share_exactly_so_much_and_are_others_in_another_round(length, share, index):
     ours, other = texts(length).pair(share, index)

@@ -44,7 +44,7 @@ def test_the_made_runs_give_exactly_the_expected_text() -> None:
     assert max(map(len, text.splitlines())) <= 80
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.floats(0.2, 5.0), st.integers(6, 60), st.integers(6, 60), st.integers(0, 99))
 def test_a_known_ratio_is_found(factor: float, n: int, m: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

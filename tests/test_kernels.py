@@ -55,7 +55,7 @@ def test_a_claimed_cell_is_right(kernel, form, feature):
 
 
 @pytest.mark.parametrize("kernel", HERE, ids=lambda kernel: kernel.label)
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(features=BIASES, form=st.sampled_from(FORMS))
 def test_features_together_are_right_or_refused_in_words(kernel, features, form):
     call = call_with(features)

@@ -94,7 +94,7 @@ def test_one_token():
     assert {r.status for r in made.results} == {Status.OK}
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     length=st.integers(1, 200),
     batch_size=st.integers(1, 3),

@@ -43,7 +43,7 @@ def naive(call, row):
     return out
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(ASKED, st.lists(st.integers(1, 30), min_size=1, max_size=3), st.sampled_from([8, 24]), st.data())
 def test_features_in_any_combination(features, lengths, head_dim, data):
     call = call_with(features, lengths=lengths, head_dim=head_dim, dtype=torch.float32)
@@ -53,7 +53,7 @@ def test_features_in_any_combination(features, lengths, head_dim, data):
 
 
 @given(st.lists(st.integers(1, 400), min_size=1, max_size=8))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_every_requests_ends_are_sampled(lengths):
     call = call_with({Feature.CAUSAL}, lengths=lengths, head_dim=8)
     rows = set(reference.sampled_rows(call).tolist())

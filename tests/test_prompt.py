@@ -56,7 +56,7 @@ def test_the_passage_is_long_enough_to_read() -> None:
     assert len(PASSAGE.read_text().split()) > 1000
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(length=st.integers(1, 20_000))
 def test_passage_is_exactly_as_long_as_asked(source: ModelSource, length: int) -> None:
     (ids,), description = token_ids(source, [length], None, seed=0)
@@ -68,7 +68,7 @@ def test_passage_is_exactly_as_long_as_asked(source: ModelSource, length: int) -
     assert ("repeated" in description) == (len(text) > len(passage))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(lengths=st.lists(st.integers(1, 3000), min_size=2, max_size=6))
 def test_each_prompt_of_a_batch_is_another_piece_of_the_passage(
     source: ModelSource, lengths: list[int]

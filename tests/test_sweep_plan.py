@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from harness import cli
@@ -53,7 +53,6 @@ def test_a_grid_overrules_base_and_null_leaves_an_option_to_the_main_job(read):
     assert [point.name for point in found.points] == ["1", "2_flash-attn-version-3"]
 
 
-@settings(deadline=None)  # it writes files
 @given(
     st.dictionaries(
         st.sampled_from(sorted(set(RunConfig.model_fields) - set(plan.OWN))),
