@@ -1,18 +1,20 @@
-"""A companion experiment as small as one can be: how long does summing a list take? Job and view in one."""
+"""A companion experiment as small as one can be: how long does a sum take? Job, view and page in one."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
+from markupsafe import Markup
 from pydantic import Field
 
-from harness import figures
 from harness.config import Common, fields
 from harness.config.fields import Count
 from harness.experiments import Experiment
+from harness.figures import cell_row
 from harness.record import Cell, Result, latest
 from harness.report.companion import Companion
+from harness.report.page.cells import Cells
 from harness.report.text import Line, Section, Table, ms
 
 GROUPS = {"input": ["sizes", "seed"], "measuring": fields.SAMPLING_OPTIONS, "output": fields.OUTPUT_OPTIONS}
@@ -61,7 +63,7 @@ def job(config: ToyConfig, recorder: Any) -> None:
 
 def summarise(record: dict[str, Any], results: list[Result]) -> dict[str, Any]:
     """A row a size."""
-    return {"cells": [figures.cell_row(result) for result in latest(results)]}
+    return {"cells": [cell_row(result) for result in latest(results)]}
 
 
 def document(record: dict[str, Any], summary: dict[str, Any]) -> Companion:
@@ -75,11 +77,23 @@ def plots(record: dict[str, Any], summary: dict[str, Any], folder: Path) -> None
     """None."""
 
 
+def answer(summary: dict[str, Any]) -> str:
+    """How many sums there are."""
+    return f"{len(summary['cells'])} sums were measured."
+
+
+def figures(summary: dict[str, Any], cells: Cells) -> list[Markup]:
+    """None."""
+    return []
+
+
 EXPERIMENT = Experiment(
     about="how long a sum takes",
+    question="How long does a sum take?",
     config=ToyConfig,
     groups=GROUPS,
     resolve=resolve,
     job=__name__,
     view=__name__,
+    page=__name__,
 )

@@ -17,53 +17,65 @@ class Experiment:
     """A companion of the main job."""
 
     about: str  # one line for --help
+    question: str  # what it answers: the head of its report.html
     config: type[Common]  # its options
     groups: Mapping[str, Sequence[str]]  # the options as --help shows them: title -> fields
     resolve: Callable[[Any, Any], Common]  # (config, "cuda" or "cpu") -> config; raises ConfigError
     job: str  # the module whose run(config) does it and returns the exit status
     view: str  # the module that makes summary, tables and plots of a run: see harness.report.View
+    page: str  # the module with answer and figures of its report.html: see harness.report.page.companion
 
 
 # By the name of the subcommand, which is also `config.experiment`.
 EXPERIMENTS: dict[str, Experiment] = {
     "kernels": Experiment(
         about="time flash-attn's three functions on random Q, K and V, without an engine",
+        question="What do flash-attn's three functions take on contiguous K and V, and on spread_k runs?",
         config=kernels.KernelsConfig,
         groups=kernels.GROUPS,
         resolve=kernels.resolve,
         job="harness.experiments.kernels",
         view="harness.report.kernels",
+        page="harness.report.page.kernels",
     ),
     "cache": Experiment(
         about="prefills with a warm prefix cache and without one, a share of the prompt being in it",
+        question="What does a warm prefix cache save a prefill, of which a share is in it?",
         config=cache.CacheConfig,
         groups=cache.GROUPS,
         resolve=cache.resolve,
         job="harness.experiments.cache",
         view="harness.report.cache",
+        page="harness.report.page.cache",
     ),
     "memory": Experiment(
         about="memory through the stages of a job, in transformers and in vLLM",
+        question="What is in memory at which moment, and how much of the KV cache holds no token?",
         config=memory.MemoryConfig,
         groups=memory.GROUPS,
         resolve=memory.resolve,
         job="harness.experiments.memory",
         view="harness.report.memory",
+        page="harness.report.page.memory",
     ),
     "backends": Experiment(
         about="attention backends over batch sizes and lengths, in prefill or in decoding",
+        question="Which of vLLM's attention backends is the fastest, for which batch size and length?",
         config=backends.BackendsConfig,
         groups=backends.GROUPS,
         resolve=backends.resolve,
         job="harness.experiments.backends",
         view="harness.report.backends",
+        page="harness.report.page.backends",
     ),
     "kvcache": Experiment(
         about="generation without a KV cache, with one, and with vLLM's paged one, token by token",
+        question="What does a KV cache save a generation, token by token, and what memory does it take?",
         config=kvcache.KVCacheConfig,
         groups=kvcache.GROUPS,
         resolve=kvcache.resolve,
         job="harness.experiments.kvcache",
         view="harness.report.kvcache",
+        page="harness.report.page.kvcache",
     ),
 }

@@ -9,7 +9,8 @@ from typing import Any, Protocol, cast
 
 from harness.experiments import EXPERIMENTS
 from harness.record import Result
-from harness.report.page import write_page
+from harness.report.companion import Companion
+from harness.report.page import companion, page
 from harness.report.tables import Tables
 from harness.store import RunDirectory, experiment_of, write_atomic, write_json
 
@@ -61,7 +62,7 @@ def view_of(record: Row) -> View:
 
 
 def write(run: RunDirectory) -> Document:
-    """Write summary.json, tables.md, tables.csv, plots/ and, of the main job, report.html.
+    """Write summary.json, tables.md, tables.csv, plots/ and report.html.
 
     Works on a finished, a running and an interrupted run alike; returns the tables, to be printed.
     Raises FileNotFoundError without a run.json, ValueError if a line of samples.jsonl is no result or the
@@ -76,6 +77,9 @@ def write(run: RunDirectory) -> Document:
     write_atomic(run.tables_path, document.markdown())
     write_atomic(run.csv_path, document.csv())
     view.plots(record, summary, run.plots_path)
-    if isinstance(document, Tables):
-        write_page(record, summary, results, run.page_path)
+    if isinstance(document, Companion):
+        html = companion.page(document, summary, results)
+    else:
+        html = page(record, summary, results)
+    write_atomic(run.page_path, html)
     return document

@@ -11,7 +11,8 @@ from markupsafe import Markup
 
 from harness import batch
 from harness.compare import TOLERANCE_PCT, Comparison, Difference, Limit, Lone, Ratio
-from harness.report.page import ratios, render
+from harness.report.page import ratios
+from harness.report.page.rendering import render
 from harness.report.text import NONE, Line, Notes, Section, Table, wrapped
 from harness.store import write_atomic
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from harness import report
-from harness.report.page import write_page
+from harness.report.page import page
 from harness.store import RunDirectory
 from tests import fixtures
 from tests.browser import opened, started
@@ -32,7 +32,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Row
     shutil.copytree(fixtures.DATA / "run", folder / "run")
     report.write(RunDirectory.open(folder / "run"))
     of_gpu = fixtures.gpu_account()
-    write_page(*of_gpu, fixtures.gpu_results(), folder / "gpu.html")
+    html = page(*of_gpu, fixtures.gpu_results())
+    (folder / "gpu.html").write_text(html, encoding="utf-8")
     summary = json.loads((folder / "run" / "summary.json").read_text(encoding="utf-8"))
     return {"cpu": (folder / "run" / "report.html", summary), "gpu": (folder / "gpu.html", of_gpu[1])}
 

@@ -3,28 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from importlib import resources
-from pathlib import Path
 from typing import Any
-
-import jinja2
-from markupsafe import Markup
 
 from harness.record import Result
 from harness.report import attribution
 from harness.report.page import account, blocks, facts, sweep
+from harness.report.page.rendering import render
 from harness.report.page.samples import Samples
 from harness.report.tables import Tables
-from harness.store import write_atomic
-
-VERDICTS = {"slower": "▲", "faster": "▼", "same": "=", "unclear": "?"}
-
-
-def write_page(
-    record: dict[str, Any], summary: dict[str, Any], results: Iterable[Result], path: Path
-) -> None:
-    """Write the page."""
-    write_atomic(path, page(record, summary, results))
 
 
 def page(record: dict[str, Any], summary: dict[str, Any], results: Iterable[Result]) -> str:
@@ -36,8 +22,6 @@ def page(record: dict[str, Any], summary: dict[str, Any], results: Iterable[Resu
         title=tables.title(),
         status=record["status"],
         sentence=facts.sentence(summary),
-        notices=record["notices"],
-        warnings=facts.warnings(summary),
         components=account.components(summary),
         missing=account.missing(summary),
         where=account.where_the_time_goes(summary, samples),
@@ -48,24 +32,5 @@ def page(record: dict[str, Any], summary: dict[str, Any], results: Iterable[Resu
         block_size=record["config"].get("block_size"),
         overview=tables.overview(),
         comparisons=comparisons,
-        environment=facts.environment(record),
-        typed=facts.typed(record),
-        in_full=facts.in_full(record) if "model" in record["config"] else None,
-        commit=record["versions"].get("commit"),
+        **facts.closing(record, facts.warnings(summary)),
     )
-
-
-def render(template: str, **values: Any) -> str:
-    """A template of this package with the page's styles and script in it; all values are escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("harness.report.page", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    own = resources.files("harness.report.page")
-    inlined = {
-        name: Markup(own.joinpath(f"page.{name}").read_text(encoding="utf-8")) for name in ("css", "js")
-    }
-    return environment.get_template(template).render(**inlined, verdicts=VERDICTS, **values)

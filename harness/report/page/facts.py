@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.config import RunConfig
+from harness.config import Common, RunConfig
+from harness.experiments import EXPERIMENTS
 from harness.report.rows import Mean, Row, change
+from harness.store import experiment_of
 
-GIB = 2**30
+MIB, GIB = 2**20, 2**30
 NOT_REPRODUCED = ("output_dir", "overwrite", "resume", "quiet")  # options that change no figure
 SHOWN_RUN = (
     "status",
@@ -31,6 +33,18 @@ class Facts:
 
     title: str
     values: list[tuple[str, str]]
+
+
+def closing(record: Row, doubts: Sequence[str]) -> Row:
+    """The values of closing.html.j2, which ends every run's page."""
+    return {
+        "notices": record["notices"],
+        "warnings": doubts,
+        "environment": environment(record),
+        "typed": typed(record),
+        "in_full": in_full(record) if record["config"] else None,
+        "commit": record["versions"].get("commit"),
+    }
 
 
 def environment(record: Row) -> list[Facts]:
@@ -59,7 +73,7 @@ def _shown(name: str, value: Any) -> str:
     if value is None:
         return "none"
     if name.endswith("_bytes"):
-        return f"{value / GIB:.1f} GiB"
+        return f"{value / GIB:.1f} GiB" if value >= GIB else f"{value / MIB:.1f} MiB"
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, Mapping):
@@ -81,9 +95,13 @@ def typed(record: Row) -> str | None:
 
 def in_full(record: Row) -> str:
     """The command with every option written out that is not its default: also what a YAML file had said."""
+    experiment = experiment_of(record)
+    config: type[Common] = RunConfig
     words = ["python", "run_vllm_prefill.py"]
+    if experiment in EXPERIMENTS:
+        config, words = EXPERIMENTS[experiment].config, ["python", "-m", "harness", experiment]
     for name, value in record["config"].items():
-        field = RunConfig.model_fields.get(name)
+        field = config.model_fields.get(name)
         if value is None or name in NOT_REPRODUCED or (field and value == field.default):
             continue
         if name == "length" and record["config"].get("batch"):  # which says it
@@ -113,6 +131,19 @@ def warnings(summary: Row) -> list[str]:
             key = f"prefill, {row['arm'].replace('_', ' ')}", text.partition(":")[0]
             found.setdefault(key, []).append((row["spread_k"], text))
     return [_doubt(name, kind, places) for (name, kind), places in found.items()]
+
+
+def cell_warnings(summary: Row) -> list[str]:
+    """The same of a companion experiment: each kind once, and of how many cells it is true."""
+    found: dict[str, list[str]] = {}
+    rows = [row for rows in summary.values() if isinstance(rows, list) for row in rows]
+    for row in rows:
+        for text in row.get("warnings", []):
+            found.setdefault(text.partition(":")[0], []).append(f"{row['kernel']}, {row['arm']}: {text}")
+    return [
+        texts[0] + (f" ({kind} in {len(texts)} cells: see tables.csv)" if len(texts) > 1 else "")
+        for kind, texts in found.items()
+    ]
 
 
 def _doubt(name: str, kind: str, places: list[tuple[int, str]]) -> str:

@@ -53,7 +53,8 @@ class Plot:
     x_label: str
     lines: list[Line]
     bands: list[Band] = field(default_factory=list)
-    log: bool = False
+    log: bool = False  # of x
+    log_y: bool = False
     zero: bool = False  # y = 0 is in the picture, and drawn
     note: str = ""
 
@@ -64,7 +65,7 @@ class Plot:
         if not values:
             return Markup("")
         values += [bound for band in self.bands for bound in (band.low, band.high)] + [0.0] * self.zero
-        x, y = Scale(xs[0], xs[-1], self.log), Scale.around(values)
+        x, y = Scale(xs[0], xs[-1], self.log), Scale.around(values, log=self.log_y)
         drawn = [_band(band, y) for band in self.bands] + [self._grid(xs, x, y)]
         middle, apart = (len(self.lines) - 1) / 2, min(DODGE_PX, WIDEST_PX / len(self.lines))
         for n, line in enumerate(self.lines):
@@ -81,7 +82,7 @@ class Plot:
         for tick in ticks:
             height, strong = _y(y, tick), self.zero and tick == 0
             drawn.append(svg.line(0, height, 1, height, class_="zero" if strong else "rule"))
-            label = svg.tick_label(tick, ticks)
+            label = y.label(tick, ticks)
             drawn.append(svg.text(label, 0, height + 4, text_anchor="end", dx="-6"))
         free_from = -1.0
         for value in xs:

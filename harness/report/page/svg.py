@@ -50,10 +50,13 @@ class Scale:
     log: bool = False
 
     @classmethod
-    def around(cls, values: Iterable[float], margin: float = 0.08) -> Scale:
-        """A scale that holds the values, with some room on either side."""
+    def around(cls, values: Iterable[float], margin: float = 0.08, log: bool = False) -> Scale:
+        """A scale that holds the values, with some room on either side; with `log` they must be positive."""
         found = list(values)
         low, high = min(found), max(found)
+        if log:
+            factor = max((high / low) ** margin, 1.1)
+            return cls(low / factor, high * factor, log)
         room = margin * (high - low) or margin * abs(high) or 1.0
         return cls(low - room, high + room)
 
@@ -66,8 +69,20 @@ class Scale:
 
     def ticks(self, most: int = 5) -> list[float]:
         """Round numbers within the scale."""
+        if self.log and len(tens := self._steps(1, 2, 5)) > 1:
+            return next((found for found in (tens, self._steps(1, 3)) if len(found) <= most), self._steps(1))
         found = MaxNLocator(most, steps=[1, 2, 2.5, 5, 10]).tick_values(self.low, self.high)
         return [float(tick) for tick in found if self.low <= tick <= self.high]
+
+    def _steps(self, *multiples: int) -> list[float]:
+        """These multiples of the powers of ten within the scale."""
+        powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+        found = [float(f"{each}e{power}") for power in powers for each in multiples]
+        return [tick for tick in found if self.low <= tick <= self.high]
+
+    def label(self, tick: float, ticks: Sequence[float]) -> str:
+        """How one of its ticks is written."""
+        return f"{tick:,.10g}" if self.log else tick_label(tick, ticks)
 
 
 def tick_label(value: float, ticks: Sequence[float]) -> str:
@@ -136,7 +151,7 @@ def axis(scale: Scale, height: float, label: str, strong: float = 0.0) -> Markup
         place = scale.at(tick)
         drawn.append(line(place, 0, place, height, class_="zero" if tick == strong else "rule"))
         anchor = "start" if place < 0.05 else "end" if place > 0.95 else "middle"
-        drawn.append(text(tick_label(tick, ticks), place, height + 15, text_anchor=anchor))
+        drawn.append(text(scale.label(tick, ticks), place, height + 15, text_anchor=anchor))
     drawn.append(text(label, 1, height + AXIS_PX - 5, text_anchor="end", class_="axis"))
     return element("g", *drawn, class_="axes", aria_hidden="true")
 

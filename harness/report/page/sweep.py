@@ -37,7 +37,7 @@ def _differences(mean: Mean, samples: Samples, tolerance_pct: float) -> Plot:
         (FUNCTIONS[2], "fragmented"),
     ]:
         rows = [mean.contrast(kernel, f"{arm}@1", arm, k) for k in mean.spread_ks() if k > 1]
-        lines.append(_paired(_key(kernel, arm), [row for row in rows if row], samples))
+        lines.append(_paired(arm_key(kernel, arm), [row for row in rows if row], samples))
     prefills = [mean.contrast("prefill", "paged@1", "paged", k) for k in mean.spread_ks() if k > 1]
     lines.append(_paired(PREFILL, [row for row in prefills if row], samples))
     return Plot(
@@ -65,7 +65,7 @@ def _kernels(mean: Mean, samples: Samples) -> Plot:
             rows = [row for row in rows if row["spread_k"] <= (most_runs(row) or math.inf)] or rows[:1]
             points = [_kernel_point(row, mean, samples) for row in rows if row["median_us"] is not None]
             if points:
-                lines.append(Line(_key(kernel, arm), points))
+                lines.append(Line(arm_key(kernel, arm), points))
     return Plot(
         "Attention kernels: one call, mean over the measured layers",
         "ms per attention call; the axis does not start at zero",
@@ -130,7 +130,7 @@ def over_layers(summary: Row, samples: Samples) -> Markup:
     return Markup("").join(panel.html() for panel in panels)
 
 
-def _key(kernel: str, arm: str) -> Key:
+def arm_key(kernel: str, arm: str) -> Key:
     """How an arm of a kernel looks: colour and shape are the kernel's, dashes and hollows the arm's."""
     fragmented = arm in DASHED_ARMS
     name = f"{kernel}, {ARM_NAMES.get(arm, arm)}"
