@@ -80,7 +80,7 @@ class Tables:
         table = text.screen(self._summary_columns(), sections) if sections else "nothing was measured"
         below = text.wrapped([*notes.lines(), *prefills.warning_lines(self._mean), *self._reading()])
         account = [table.screen() for table in attribution.tables(self.summary)]
-        further = [table.screen() for table in self._further()]
+        further = [table.screen() for table in self.further()]
         return "\n\n".join(part for part in (notices, *account, above, table, below, *further) if part)
 
     def markdown(self) -> str:
@@ -100,7 +100,7 @@ class Tables:
         table = text.markdown(self._summary_columns(), sections, text_column=1) if sections else ""
         below = listed([*notes.lines(), *prefills.warning_lines(self._mean)])
         parts += ["## Summary over all spread_k", table or "nothing was measured", below]
-        parts += [table.markdown() for table in self._further()]
+        parts += [table.markdown() for table in self.further()]
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def csv(self) -> str:
@@ -120,7 +120,7 @@ class Tables:
         csv: str = frame.astype(dict.fromkeys(CSV_COUNTS, "Int64")).to_csv(index=False)
         return csv
 
-    def _further(self) -> list[Table]:
+    def further(self) -> list[Table]:
         """The prefill's other arms, ranks, single requests, other engines."""
         found = (prefills.arms_table(self._mean), ranks.table(self.summary), *requests.tables(self.summary))
         return [*(table for table in found if table), *variants.tables(self.summary)]

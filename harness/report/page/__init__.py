@@ -15,7 +15,7 @@ from harness.report.tables import Tables
 
 def page(record: dict[str, Any], summary: dict[str, Any], results: Iterable[Result]) -> str:
     """The page's HTML, whole: styles, scripts and figures are in it. Names from the record are escaped."""
-    samples, tables = Samples.of(results), Tables(record, summary)
+    tables, samples = Tables(record, summary), Samples.of(results, summary["slowest_rank"])
     comparisons = [(k, table) for k in tables.spread_ks() if (table := tables.comparison(k))]
     return render(
         "run.html.j2",
@@ -28,9 +28,10 @@ def page(record: dict[str, Any], summary: dict[str, Any], results: Iterable[Resu
         account_tables=attribution.tables(summary, full=True),
         over_spread_k=sweep.over_spread_k(summary, samples),
         over_layers=sweep.over_layers(summary, samples),
-        blocks=blocks.pictures(record),
+        layouts=blocks.layouts(record),
         block_size=record["config"].get("block_size"),
         overview=tables.overview(),
         comparisons=comparisons,
+        further=tables.further(),
         **facts.closing(record, facts.warnings(summary)),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
@@ -10,40 +12,53 @@ from harness import layout
 from harness.layout import Run
 from harness.report.page import svg
 
-SIZE = 100.0  # units of a picture's side; it is stretched to the room there is
+MOST_REQUESTS = 16  # drawn of a layout
 MOST_LISTED = 64  # runs spelled out below a picture
 
 
-def pictures(record: dict[str, Any]) -> list[Markup]:
-    """A picture for every layout and request; none if the run did not choose blocks."""
-    tables = [
-        (name, number, layout.runs(layout.from_ranges(text)))
+@dataclass(frozen=True)
+class Layout:
+    """The pictures of one layout."""
+
+    title: str
+    pictures: list[Markup]
+    rest: str  # how many requests have no picture, in words; "" if all have one
+
+
+def layouts(record: dict[str, Any]) -> list[Layout]:
+    """Every layout's block tables, all on one scale; none if the run did not choose blocks."""
+    tables = {
+        name: {n: layout.runs(layout.from_ranges(requests[n])) for n in _spread_over(len(requests))}
         for name, requests in record.get("block_ids", {}).items()
-        for number, text in enumerate(requests)
-    ]
-    if not tables:
+    }
+    drawn = [run for requests in tables.values() for runs in requests.values() for run in runs]
+    if not drawn:
         return []
-    ends = [run.first_id + run.length for _, _, runs in tables for run in runs]
-    lowest = min(run.first_id for _, _, runs in tables for run in runs)
-    return [
-        _picture(_title(name, number, len(record["block_ids"][name])), runs, lowest, max(ends))
-        for name, number, runs in tables
-    ]
+    ids = min(run.first_id for run in drawn), max(run.first_id + run.length for run in drawn)
+    return [_layout(name, tables[name], len(record["block_ids"][name]), ids) for name in tables]
 
 
-def _title(name: str, number: int, requests: int) -> str:
+def _spread_over(count: int) -> Sequence[int]:
+    """Indices of the requests that are drawn: all, or the first, the last and some between."""
+    if count <= MOST_REQUESTS:
+        return range(count)
+    return [round(n * (count - 1) / (MOST_REQUESTS - 1)) for n in range(MOST_REQUESTS)]
+
+
+def _layout(name: str, requests: dict[int, list[Run]], count: int, ids: tuple[int, int]) -> Layout:
     title = "vLLM's own blocks" if name == "engine" else f"spread_k = {name}"
-    return title + (f", request {number}" if requests > 1 else "")
+    pictures = [
+        _picture(title + (f", request {n}" if count > 1 else ""), runs, *ids) for n, runs in requests.items()
+    ]
+    more = count - len(requests)
+    rest = f"{len(requests)} of {count} requests, spread over the batch; run.json has the other {more}."
+    return Layout(title, pictures, rest if more else "")
 
 
 def _picture(title: str, runs: list[Run], lowest: int, end: int) -> Markup:
-    """Physical ids upwards over logical blocks to the right: a run is a rising line."""
+    """Physical ids upwards over logical blocks to the right, a unit a block: a run is a rising line."""
     blocks = sum(run.length for run in runs)
-    across, up = SIZE / blocks, SIZE / (end - lowest)
-    path = ""
-    for run in runs:
-        left, bottom = run.first_block * across, SIZE - (run.first_id - lowest) * up
-        path += f"M{left:.2f},{bottom:.2f}l{run.length * across:.2f},{-run.length * up:.2f}"
+    path = "".join(f"M{run.first_block},{end - run.first_id}l{run.length},{-run.length}" for run in runs)
     lengths = [run.length for run in runs]
     size = f"{min(lengths)}" if min(lengths) == max(lengths) else f"{min(lengths)} to {max(lengths)}"
     ids = f"{min(run.first_id for run in runs)} to {max(run.first_id + run.length for run in runs) - 1}"
@@ -55,11 +70,11 @@ def _picture(title: str, runs: list[Run], lowest: int, end: int) -> Markup:
         ]
     )
     drawn = svg.element("path", d=path, class_="runs")
-    frame = svg.element("rect", width="100", height="100", class_="frame")
+    frame = svg.element("rect", width="100%", height="100%", class_="frame")
     picture = svg.element(
         "svg",
         svg.mark(tip, frame, drawn),
-        viewBox=f"0 0 {SIZE:g} {SIZE:g}",
+        viewBox=f"0 0 {blocks} {end - lowest}",
         preserveAspectRatio="none",
         class_="blocks",
         role="group",

@@ -22,7 +22,7 @@ def answer(summary: Row) -> str:
         return "No contrast was measured."
     most = max(row["share_pct"] for row in rows)
     told = [
-        f"a prefill of {_of(row)} takes {change(row)}, {row['verdict']}"
+        f"a prefill of {_of(row)} changes by {change(row)}, {row['verdict']}"
         for row in rows
         if row["share_pct"] == most
     ]

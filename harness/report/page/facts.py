@@ -121,7 +121,7 @@ def _word(value: Any) -> str:
 def warnings(summary: Row) -> list[str]:
     """Every doubt about a kernel or a prefill: each kind once an arm, and where else it holds."""
     found: dict[tuple[str, str], list[tuple[int, str]]] = {}
-    for row in summary["kernels"]:
+    for row in Mean(summary).kernels:
         if row["layer"] == "mean" and row["data"] == "captured":
             for text in row["warnings"]:
                 key = f"{row['kernel']}, {row['arm']}", text.partition(":")[0]

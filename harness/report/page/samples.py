@@ -18,17 +18,21 @@ Key = tuple[str, str, int]  # kernel, name of the arm within its series, spread_
 
 @dataclass(frozen=True)
 class Samples:
-    """A run's results on captured inputs, one a layer; of a cell that was measured twice the later."""
+    """A run's results on captured inputs, one a layer; of a cell that was measured twice the later.
+
+    Of several ranks one's only, and none of other engines.
+    """
 
     results: dict[Key, dict[int | None, Result]]
 
     @classmethod
-    def of(cls, results: Iterable[Result]) -> Samples:
-        """Of all that a run has kept."""
+    def of(cls, results: Iterable[Result], rank: int | None = None) -> Samples:
+        """Of all that a run has kept; with several ranks, of `rank`."""
         found: dict[Key, dict[int | None, Result]] = {}
         for result in results:
             cell = result.cell
-            if cell.data == "captured" and not result.control and cell.request is None:
+            elsewhere = cell.rank not in (None, rank) or cell.variant is not None
+            if cell.data == "captured" and not (result.control or elsewhere) and cell.request is None:
                 key = cell.kernel, name_in_series(result), result.one_run_for or cell.spread_k
                 found.setdefault(key, {})[cell.layer] = result
         return cls(found)

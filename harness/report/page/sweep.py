@@ -117,8 +117,8 @@ def over_layers(summary: Row, samples: Samples) -> Markup:
             (f"Paging: one run against dense, {kernel}", "dense", "paged@1", 1),
             (f"Fragmentation: {most} runs against one, {kernel}", "paged@1", "paged", most),
         ):
-            wanted = {"kernel": kernel, "baseline": baseline, "treatment": treatment, "spread_k": k}
-            wanted["data"] = "captured"
+            wanted: Row = {"kernel": kernel, "baseline": baseline, "treatment": treatment, "spread_k": k}
+            wanted |= {"data": "captured", "rank": summary["slowest_rank"]}
             rows = [row for row in summary["contrasts"] if wanted.items() <= row.items()]
             rows = sorted(
                 (row for row in rows if isinstance(row["layer"], int)), key=lambda row: row["layer"]
