@@ -148,7 +148,10 @@ def _compare(runs: Sequence[Path], output: Path | None, fail_on: str | None) -> 
 
     from harness.report import compare as report
 
-    comparison = compare.compare(compare.read(runs))
+    try:
+        comparison = compare.compare(compare.read(runs))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     if limit and not comparison.ratios:
         raise ConfigError(f"--fail-on {fail_on}: no cell was measured in both of any two runs")
     print(report.screen(comparison, limit))

@@ -20,15 +20,18 @@ from harness import stats
 from harness.attribution.samples import enough, generator, percentile_interval, resampled_medians
 from harness.contrasts import Group, rounds
 from harness.record import Result, Status
-from harness.store import RunDirectory
+from harness.store import RunDirectory, experiment_of
 
 # A graph replay's median differs by 1% between fresh processes on one GPU.
 TOLERANCE_PCT = 1.0
 NATURAL = ("engine", "wrapped")  # arms whose blocks vLLM chose: their spread_k is a finding, not a setting
 PROBES = ("spin", "spin_0")
+WITHOUT_TIMES = ("memory",)  # experiments
 # What says how a cell was measured, or by which software, and not what was measured.
-NOT_IDENTITY = ("provider", "block_size", "layer", "data")
-PARTS = ("model", "config", "device", "versions", "engine", "layers", "timer", "prompt")
+NOT_IDENTITY = ("provider", "block_size", "layer", "data", "point")
+# The steps of a generation, which is compared as a whole.
+PARTS_OF_A_CELL = ("step",)
+PARTS = ("model", "config", "device", "versions", "engine", "engines", "layers", "timer", "prompt")
 NO_DIFFERENCE = (
     "config.output_dir",
     "config.overwrite",
@@ -47,12 +50,14 @@ class Run:
 
     label: str  # A, B, ...
     path: str
-    record: Mapping[str, Any]
+    record: dict[str, Any]
     cells: Cells
 
     @classmethod
-    def of(cls, label: str, path: str, record: Mapping[str, Any], results: Iterable[Result]) -> Run:
-        """A run with what it measured on captured inputs."""
+    def of(cls, label: str, path: str, record: dict[str, Any], results: Iterable[Result]) -> Run:
+        """A run with what it measured; of the main job on captured inputs."""
+        main_job = experiment_of(record) == "prefill"
+        results = [r for r in results if not main_job or r.cell.data == "captured"]
         return cls(label, path, record, cells_of(results))
 
 
@@ -110,10 +115,19 @@ def read(paths: Sequence[Path]) -> list[Run]:
 
 
 def compare(runs: Sequence[Run]) -> Comparison:
-    """Each later run against the first, cell by cell; raises ValueError with fewer than two."""
+    """Each later run against the first, cell by cell.
+
+    Raises ValueError with fewer than two runs, with runs of two experiments, or if theirs times nothing.
+    """
     if len(runs) < 2:
         raise ValueError("a comparison needs two runs or more")
     first, *others = runs
+    name = experiment_of(first.record)
+    for other in others:
+        if experiment_of(other.record) != name:
+            raise ValueError(f"{other.path}: a run of {experiment_of(other.record)}, not of {name}")
+    if name in WITHOUT_TIMES:
+        raise ValueError(f"{first.path}: a run of {name} has no times to compare; read their tables.csv")
     ratios: list[Ratio] = []
     lone: list[Lone] = []
     for other in others:
@@ -128,12 +142,12 @@ def compare(runs: Sequence[Run]) -> Comparison:
 
 
 def cells_of(results: Iterable[Result]) -> Cells:
-    """A run's cells on captured inputs, their layers side by side; of one measured twice the later."""
+    """A run's cells, their layers side by side; of one measured twice the later."""
     found: dict[Key, dict[int | None, Result]] = {}
     for result in results:
         cell = result.cell
         baseline = result.one_run_for is not None or result.control
-        if cell.data == "captured" and not baseline and cell.arm not in PROBES:
+        if not baseline and cell.arm not in PROBES and cell.stage not in PARTS_OF_A_CELL:
             found.setdefault(_key(result), {})[cell.layer] = result
     return {key: Group(tuple(layers.values())) for key, layers in found.items()}
 
@@ -142,7 +156,7 @@ def _key(result: Result) -> Key:
     what = {name: value for name, value in asdict(result.cell).items() if name not in NOT_IDENTITY}
     if result.cell.arm in NATURAL:
         what["spread_k"] = None
-    return tuple(what.items())
+    return (*what.items(), *result.cell.point)
 
 
 def _in_order(keys: Iterable[Key]) -> list[Key]:

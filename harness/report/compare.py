@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ from markupsafe import Markup
 
 from harness import batch
 from harness.compare import TOLERANCE_PCT, Comparison, Difference, Limit, Lone, Ratio
-from harness.report.page import ratios
+from harness.record import Cell
+from harness.report.page import facts, ratios
 from harness.report.page.rendering import render
 from harness.report.text import NONE, Line, Notes, Section, Table, wrapped
 from harness.store import write_atomic
@@ -22,6 +25,7 @@ HOW = (
     f"between two processes, so slower and faster mean beyond {TOLERANCE_PCT:g}%, same within; and whole "
     "prefills can differ by more with nothing changed. Contrasts within a run are paired, and finer."
 )
+FIELDS = {field.name for field in fields(Cell)}
 NOTHING = "Nothing in model, configuration, device or software."
 
 
@@ -74,7 +78,19 @@ def page(comparison: Comparison, limit: Limit | None = None) -> str:
         nothing=NOTHING,
         figures=[_figure(comparison, run.label) for run in comparison.runs[1:]],
         tables=tables(comparison, limit),
+        records=[
+            (run.label, facts.environment(run.record), run.record["notices"], facts.in_full(run.record))
+            for run in comparison.runs
+        ],
+        command=_command(comparison, limit),
     )
+
+
+def _command(comparison: Comparison, limit: Limit | None) -> str:
+    """What makes the page again."""
+    words = ["python", "-m", "harness", "compare", *(run.path for run in comparison.runs)]
+    words += ["--fail-on", f"{limit.direction}:{limit.pct:g}%"] if limit else []
+    return shlex.join([*words, "--output", "DIR"])
 
 
 def _figure(comparison: Comparison, other: str) -> Markup:
@@ -107,29 +123,42 @@ def _ratios(comparison: Comparison, other: str) -> Table:
     rows = [row for row in comparison.ratios if row.other == other]
     by_kernel: dict[str, list[Line]] = {}
     for row in rows:
-        by_kernel.setdefault(heading(row), []).append(_line(row))
+        by_kernel.setdefault(heading(row.cell, f" ({row.cell['provider']})"), []).append(_line(row))
     below = [HOW] if rows else [f"No cell was measured in both A and {other}."]
     columns = ("", "A ms", f"{other} ms", f"{other} / A [95%]", "verdict", "samples")
     sections = [Section(name, lines) for name, lines in by_kernel.items()]
     return Table(f"{other} against A", columns, sections, below=below)
 
 
-def heading(row: Ratio) -> str:
-    """Which kernel, and whose: both names where they differ."""
-    if row.cell["stage"] == "end_to_end":
-        return "Prefill, end to end"
-    return f"{row.cell['kernel']} ({row.cell['provider']})"
+def heading(cell: Mapping[str, Any], whose: str = "") -> str:
+    """Which kernel, and whose; with the arm, where the cells of an arm lie on axes of their own."""
+    whole = cell["stage"] == "end_to_end"
+    name = f"{cell['kernel'].capitalize()}, end to end" if whole else f"{cell['kernel']}{whose}"
+    return f"{name}: {_name(cell)}" if _axes(cell) else name
+
+
+def label(cell: Mapping[str, Any]) -> str:
+    """The cell under its heading."""
+    return ", ".join(_axes(cell)) or arm(cell)
 
 
 def arm(cell: Mapping[str, Any]) -> str:
     """The cell within its kernel, e.g. "paged 16"; of whole prefills only the sweep's have a spread_k."""
-    k, known = cell["spread_k"], ("stage", "kernel", "arm", "spread_k", "provider")
-    swept = k is not None and (cell["stage"] != "end_to_end" or cell["arm"] == "paged")
-    name = cell["arm"].replace("_", " ") + (f" {k}" if swept else "")
-    more = [
-        f"{name} {value}" for name, value in cell.items() if name not in known and value not in (None, ())
-    ]
-    return ", ".join([name, *more])
+    k = cell["spread_k"]
+    swept = k and (cell["stage"] != "end_to_end" or cell["arm"] == "paged")
+    more = [f"{name} {cell[name]}" for name in ("variant", "rank", "request") if cell[name] is not None]
+    return ", ".join([_name(cell) + (f" {k}" if swept else ""), *more, *_axes(cell)])
+
+
+def _name(cell: Mapping[str, Any]) -> str:
+    """The arm's name: in words, but for an attention backend's, which is written in capitals."""
+    name: str = cell["arm"]
+    return name if name.isupper() else name.replace("_", " ")
+
+
+def _axes(cell: Mapping[str, Any]) -> list[str]:
+    """Where a companion experiment's cell lies, e.g. "batch size 4"."""
+    return [f"{name.replace('_', ' ')} {value}" for name, value in cell.items() if name not in FIELDS]
 
 
 def interval(row: Ratio) -> str:
@@ -141,24 +170,30 @@ def interval(row: Ratio) -> str:
 def _line(row: Ratio) -> Line:
     digits = 4 if max(row.first_ms, row.other_ms) < 10 else 2
     times = f"{row.first_ms:.{digits}f}", f"{row.other_ms:.{digits}f}"
-    return Line(arm(row.cell), (*times, interval(row), row.verdict, f"{row.n[0]}, {row.n[1]}"))
+    return Line(label(row.cell), (*times, interval(row), row.verdict, f"{row.n[0]}, {row.n[1]}"))
 
 
 def _lone(comparison: Comparison) -> Table:
     """Cells that differ in their spread_k alone share a line."""
     notes = Notes()
-    together: dict[tuple[str, str, str, str, str], list[str]] = {}
+    together: dict[tuple[str, str, str, str], list[str]] = {}
     for row in comparison.lone:
-        name = arm({**row.cell, "spread_k": None})
-        key = row.cell["stage"], row.cell["kernel"], name, row.run, notes.mark(f"{row.other}: {row.reason}")
-        together.setdefault(key, []).append(str(row.cell["spread_k"] or "vLLM's own"))
+        name = label({**row.cell, "spread_k": None})
+        key = heading(row.cell), name, row.run, notes.mark(f"{row.other}: {row.reason}")
+        together.setdefault(key, []).append(_spread_k(row.cell["spread_k"]))
     sections: dict[str, list[Line]] = {}
-    for (stage, kernel, name, run, why), spreads in together.items():
-        heading = "Prefill, end to end" if stage == "end_to_end" else kernel
-        sections.setdefault(heading, []).append(Line(name, (run, ", ".join(spreads), why)))
-    found = [Section(heading, lines) for heading, lines in sections.items()]
+    for (title, name, run, why), spreads in together.items():
+        sections.setdefault(title, []).append(Line(name, (run, ", ".join(spreads), why)))
+    found = [Section(title, lines) for title, lines in sections.items()]
     columns = ("", "only in", "spread_k", "why not in the other")
     return Table("Measured in one only", columns, found, below=notes.lines())
+
+
+def _spread_k(k: int | None) -> str:
+    """0 is that of a cell in which none is chosen."""
+    if k is None:
+        return "vLLM's own"
+    return str(k) if k else NONE
 
 
 def _broken(comparison: Comparison, limit: Limit) -> Table:

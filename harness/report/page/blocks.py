@@ -48,14 +48,14 @@ def _spread_over(count: int) -> Sequence[int]:
 def _layout(name: str, requests: dict[int, list[Run]], count: int, ids: tuple[int, int]) -> Layout:
     title = "vLLM's own blocks" if name == "engine" else f"spread_k = {name}"
     pictures = [
-        _picture(title + (f", request {n}" if count > 1 else ""), runs, *ids) for n, runs in requests.items()
+        _picture(title, f"request {n}" if count > 1 else title, runs, *ids) for n, runs in requests.items()
     ]
     more = count - len(requests)
     rest = f"{len(requests)} of {count} requests, spread over the batch; run.json has the other {more}."
     return Layout(title, pictures, rest if more else "")
 
 
-def _picture(title: str, runs: list[Run], lowest: int, end: int) -> Markup:
+def _picture(title: str, caption: str, runs: list[Run], lowest: int, end: int) -> Markup:
     """Physical ids upwards over logical blocks to the right, a unit a block: a run is a rising line."""
     blocks = sum(run.length for run in runs)
     path = "".join(f"M{run.first_block},{end - run.first_id}l{run.length},{-run.length}" for run in runs)
@@ -64,7 +64,7 @@ def _picture(title: str, runs: list[Run], lowest: int, end: int) -> Markup:
     ids = f"{min(run.first_id for run in runs)} to {max(run.first_id + run.length for run in runs) - 1}"
     tip = svg.Tip(
         [
-            title,
+            title if caption == title else f"{title}, {caption}",
             f"{blocks} blocks in {len(runs)} run{'s' * (len(runs) > 1)} of {size}",
             f"physical ids {ids}",
         ]
@@ -78,9 +78,9 @@ def _picture(title: str, runs: list[Run], lowest: int, end: int) -> Markup:
         preserveAspectRatio="none",
         class_="blocks",
         role="group",
-        aria_label=title,
+        aria_label=tip.lines[0],
     )
-    return svg.element("div", svg.figure(title, picture), _listing(runs), class_="block-table")
+    return svg.element("div", svg.figure(caption, picture), _listing(runs), class_="block-table")
 
 
 def _listing(runs: list[Run]) -> Markup:
