@@ -1,4 +1,4 @@
-"""The main job from Python: run it, or open a run, and get its figures as pandas frames."""
+"""Python: run the main job, or open any run, and get its figures as pandas frames."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from harness import cli, config
+from harness import cli, config, report
 from harness.config import ConfigError, RunConfig
-from harness.store import RunDirectory
-from harness.summary import summarise
+from harness.store import RunDirectory, experiment_of
 
 CELL = ("kernel", "provider", "arm", "spread_k", "block_size", "layer", "data", "request")
 
@@ -49,6 +48,41 @@ class Run:
         return str(self.record["status"])
 
     @property
+    def experiment(self) -> str:
+        """What it is a run of: "prefill" is the main job.
+
+        >>> import harness
+        >>> harness.open("tests/data/run").experiment
+        'prefill'
+        """
+        return experiment_of(self.record)
+
+    @property
+    def lists(self) -> tuple[str, ...]:
+        """The lists of figures that its summary.json has: what `frame` takes.
+
+        >>> import harness
+        >>> harness.open("tests/data/run").lists
+        ('kernels', 'contrasts', 'end_to_end', 'requests', 'variants')
+        """
+        return tuple(name for name, rows in self.summary.items() if isinstance(rows, list))
+
+    def frame(self, name: str) -> pd.DataFrame:
+        """One of the run's `lists`; docs/run-directory.md and the experiment's own file say what is in it.
+
+        Raises ValueError, with the names that there are, if it has no such list.
+
+        >>> import harness
+        >>> harness.open("tests/data/run").frame("contrasts").verdict.value_counts().to_dict()
+        {'slower': 132, 'same': 96, 'unclear': 10}
+        """
+        if name not in self.lists:
+            raise ValueError(
+                f"{name}: no list of {self.path}, a run of {self.experiment}; it has {', '.join(self.lists)}"
+            )
+        return _frame(self.summary[name])
+
+    @property
     def sentence(self) -> str | None:
         """What the layout explains of the prefill, to be quoted; None if that was not measured.
 
@@ -56,7 +90,7 @@ class Run:
         >>> print(harness.open("tests/data/run").sentence)
         Layout explains 3.3% [3.1, 3.5] of the prefill of gpt2 ...
         """
-        account = self.summary["attribution"]
+        account = self.summary.get("attribution")
         return account["sentence"] if account else None
 
     @property
@@ -69,11 +103,13 @@ class Run:
         >>> mean[mean.arm == "paged"].groupby("spread_k").median_us.first().round(1).to_dict()
         {1: 211.8, 2: 212.7, 4: 213.7, 8: 214.6}
         """
-        return _frame(self.summary["kernels"])
+        return self.frame("kernels")
 
     @property
     def contrasts(self) -> pd.DataFrame:
         """A row for each treatment against its baseline, with interval and verdict; times in us.
+
+        Also of `kernels`, `cache` and `backends`.
 
         >>> import harness
         >>> contrasts = harness.open("tests/data/run").contrasts
@@ -81,7 +117,19 @@ class Run:
         >>> prefill[["spread_k", "verdict"]].to_dict("list")
         {'spread_k': [2, 8], 'verdict': ['unclear', 'slower']}
         """
-        return _frame(self.summary["contrasts"])
+        return self.frame("contrasts")
+
+    @property
+    def cells(self) -> pd.DataFrame:
+        """Of a companion experiment, a row for each cell: its axes, figures, status and reason; times in us.
+
+        >>> import harness
+        >>> cells = harness.open("tests/data/cache").cells
+        >>> warm = cells[(cells.arm == "warm") & (cells.batch_size == 1)]
+        >>> warm[["share_pct", "hit_rate_pct", "status"]].values.tolist()
+        [[0, 0.0, 'ok'], [50, 50.0, 'ok'], [100, 96.875, 'ok']]
+        """
+        return self.frame("cells")
 
     @property
     def end_to_end(self) -> pd.DataFrame:
@@ -92,7 +140,7 @@ class Run:
         >>> end_to_end[end_to_end.status != "ok"][["arm", "spread_k", "status"]].values.tolist()
         [['paged', 4, 'out_of_memory']]
         """
-        return _frame(self.summary["end_to_end"])
+        return self.frame("end_to_end")
 
     @property
     def attribution(self) -> pd.DataFrame:
@@ -105,7 +153,7 @@ class Run:
         >>> harness.open("tests/data/run").attribution.loc["paging", "verdict"]
         'slower'
         """
-        account = self.summary["attribution"]
+        account = self.summary.get("attribution")
         if not account:
             return _frame([])
         frame: pd.DataFrame = _frame(account["measured"]).set_index("component")
@@ -126,6 +174,7 @@ class Run:
         return _frame(
             [
                 {name: getattr(r.cell, name) for name in CELL}
+                | dict(r.cell.point)
                 | {"series": r.series, "one_run_for": r.one_run_for, "control": r.control}
                 | {"round": number, "us": us}
                 for r in self.directory.results()
@@ -140,17 +189,24 @@ def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def open(path: str | os.PathLike[str]) -> Run:
-    """A run that is stored; it may still be under way. Raises FileNotFoundError if there is none.
+    """A run of any experiment that is stored; of one that is not finished, what it has measured.
+
+    Raises FileNotFoundError if there is none, ValueError if this version does not know its experiment or its
+    files are damaged.
 
     >>> import harness
     >>> harness.open("tests/data/run").path.name
     'run'
     """
     directory = RunDirectory.open(Path(path))
-    record = directory.record()
-    if directory.summary_path.is_file():
-        return Run(directory, record, json.loads(directory.summary_path.read_text(encoding="utf-8")))
-    return Run(directory, record, summarise(record, directory.results()))
+    try:
+        record = directory.record()
+        view = report.view_of(record)
+        if directory.summary_path.is_file():
+            return Run(directory, record, json.loads(directory.summary_path.read_text(encoding="utf-8")))
+        return Run(directory, record, view.summarise(record, directory.results()))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def prefill(config_file: str | os.PathLike[str] | None = None, **options: Any) -> Run:

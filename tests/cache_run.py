@@ -1,4 +1,4 @@
-"""A small made-up run of `cache`; `python -m tests.cache_run` writes the texts expected of it.
+"""A small made-up run of `cache`; `python -m tests.cache_run` writes it, and the texts expected of it.
 
 Two batch sizes; at 100% the batch ran out of memory, and one output from the warm cache is wrong at 50%.
 """
@@ -12,6 +12,7 @@ import numpy as np
 
 from harness.record import Cell, Result, Status
 from harness.report import cache
+from harness.store import RunDirectory
 
 DATA = Path(__file__).resolve().parent / "data"
 SHARES = (0, 50, 100)
@@ -102,7 +103,10 @@ def markdown() -> str:
 
 
 def main() -> None:
-    """Write the expected texts."""
+    """Write the run and the expected texts."""
+    run = RunDirectory.create(DATA / "cache", overwrite=True)
+    run.write_record(record())
+    run.append(results())
     (DATA / "cache.txt").write_text(screen(), encoding="utf-8")
     (DATA / "cache.md").write_text(markdown(), encoding="utf-8")
 

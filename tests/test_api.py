@@ -9,14 +9,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 
 import harness
 from harness import api, report
 from harness.config import ConfigError
 from harness.store import RunDirectory
-from tests import fixtures
+from tests import backends_run, cache_run, fixtures, kernels_run, kvcache_run, memory_run
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -59,11 +61,60 @@ def test_a_run_without_figures_has_empty_frames(tmp_path: Path) -> None:
         harness.open(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("made", "lists"),
+    [
+        (kernels_run, ["cells", "contrasts"]),
+        (cache_run, ["cells", "contrasts"]),
+        (memory_run, ["cells", "waste"]),
+        (backends_run, ["cells", "winners", "compute_bound", "contrasts"]),
+        (kvcache_run, ["modes", "speed_ups", "steps"]),
+    ],
+)
+def test_a_companion_s_frames_are_its_summary_s_lists(made: Any, lists: list[str], tmp_path: Path) -> None:
+    directory = RunDirectory.create(tmp_path)
+    directory.write_record(made.record())
+    directory.append(made.results())
+    unread = harness.open(tmp_path)  # without a summary.json yet
+    report.write(directory)
+    summary = json.loads(directory.summary_path.read_text(encoding="utf-8"))
+    for run in (unread, harness.open(tmp_path)):
+        assert (run.experiment, list(run.lists)) == (made.record()["experiment"], lists)
+        for name in lists:
+            frame = run.frame(name)
+            assert list(frame.columns) == list(pd.DataFrame(summary[name]).columns)
+            assert len(frame) == len(summary[name])
+        assert (run.sentence, run.attribution.empty) == (None, True)
+        with pytest.raises(ValueError, match=f"^end_to_end: no list of .*; it has {', '.join(lists)}$"):
+            run.end_to_end  # noqa: B018
+    points = {axis for result in made.results() for axis, _ in result.cell.point if result.samples_us}
+    assert points <= set(run.samples.columns)
+
+
+def test_the_stored_run_of_the_examples_is_the_made_one() -> None:
+    run = RunDirectory.open(fixtures.DATA / "cache")
+    assert (run.record(), run.results()) == (cache_run.record(), cache_run.results())
+
+
+def test_what_is_no_run_is_one_error_that_names_it(tmp_path: Path) -> None:
+    directory = RunDirectory.create(tmp_path)
+    directory.write_record({"experiment": "poetry"})
+    with pytest.raises(ValueError, match=f"^{tmp_path}: a run of poetry: this version knows prefill"):
+        harness.open(tmp_path)
+    directory.write_record(cache_run.record())
+    directory.samples_path.write_text("{}\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"samples\.jsonl, line 1: not a result"):
+        harness.open(tmp_path)
+    directory.record_path.write_text("{", encoding="utf-8")
+    with pytest.raises(ValueError, match=f"^{tmp_path}: "):
+        harness.open(tmp_path)
+
+
 def test_the_examples_in_docstrings_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     found = doctest.testmod(api, optionflags=doctest.ELLIPSIS)
     assert found.failed == 0
-    assert found.attempted > 15
+    assert found.attempted > 22
 
 
 def test_importing_harness_imports_nothing_heavy() -> None:

@@ -51,7 +51,9 @@ def _stage(row: Row) -> Entry:
         if size >= SMALLEST_MIB:
             colour = "var(--ink)" if COLOURS[name] == "#000000" else COLOURS[name]
             look = Key(name, colour, MARKERS[name], hollow=MARKERS[name] == "square")
-            dots.append(Dot(size, look, Tip([f"{label}: {name}", _told(row, key), _processes(row)])))
+            dots.append(
+                Dot(size, look, Tip([f"{row['arm']}, {label}: {name}", _told(row, key), _processes(row)]))
+            )
     return Entry(label if row["status"] == "ok" else f"{label}: {row['status']}", dots=dots)
 
 
