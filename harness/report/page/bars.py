@@ -55,7 +55,8 @@ def figure(title: str, unit: str, entries: Sequence[Entry], log: bool = False, n
     found += [each.key for entry in entries for each in entry.dots]
     keys = dict.fromkeys(found)
     picture = svg.drawing(title, height + svg.AXIS_PX, *drawn, class_="bars")
-    return svg.figure(title, picture, svg.legend(keys), note=note)
+    told_apart = any(len([*entry.parts, *entry.dots]) > 1 for entry in entries)
+    return svg.figure(title, picture, svg.legend(keys if told_apart else ()), note=note)
 
 
 def _reach(entry: Entry) -> Iterator[float]:

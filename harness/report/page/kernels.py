@@ -24,7 +24,7 @@ def answer(summary: Row) -> str:
     rows = [row for kernel in FUNCTIONS for row in _contrasts(summary, kernel) if row["spread_k"] == most]
     if not rows:
         return "No contrast was measured."
-    told = [f"{row['kernel']} {change(row)}, {row['verdict']}" for row in rows]
+    told = [f"{row['kernel']} by {change(row)}, {row['verdict']}" for row in rows]
     return f"K and V in {most} runs change {'; '.join(told)}."
 
 

@@ -12,6 +12,7 @@ from harness.report.page.svg import Key, Tip
 from harness.report.rows import Row
 
 MARKERS = dict(zip(COUNTERS, ("circle", "square", "triangle", "diamond", "triangle", "cross"), strict=True))
+HOLLOW = ("reserved", "KV used")  # which lie beside a like marker, or under another
 SMALLEST_MIB = 1e-3  # on a logarithmic axis; there is no zero
 WITH, WITHOUT = Key("with a token", "#009E73"), Key("without", "var(--soft)", hatched=True)
 
@@ -50,7 +51,7 @@ def _stage(row: Row) -> Entry:
         size = (row.get(key) or 0) / MIB
         if size >= SMALLEST_MIB:
             colour = "var(--ink)" if COLOURS[name] == "#000000" else COLOURS[name]
-            look = Key(name, colour, MARKERS[name], hollow=MARKERS[name] == "square")
+            look = Key(name, colour, MARKERS[name], hollow=name in HOLLOW)
             dots.append(
                 Dot(size, look, Tip([f"{row['arm']}, {label}: {name}", _told(row, key), _processes(row)]))
             )
