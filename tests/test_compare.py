@@ -20,7 +20,7 @@ from harness.compare import Limit, Run, compare, differences, ratio_interval, ve
 from harness.record import Cell, Result, Status
 from harness.report import compare as report
 from harness.store import RunDirectory
-from tests import fixtures
+from tests import backends_run, cache_run, fixtures, kernels_run, kvcache_run, memory_run
 from tests.browser import opened, started
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -155,6 +155,38 @@ def test_what_differs_is_named_but_where_a_run_is_stored() -> None:
     assert found == [("config.length", (1, 2)), ("config.seed", (0, 1)), ("device.name", ("X", None))]
 
 
+def of_experiment(made: Any, factor: float = 1.0) -> Run:
+    """A made run of a companion experiment in which everything takes `factor` times as long."""
+    results = [replace(r, samples_us=[factor * us for us in r.samples_us]) for r in made.results()]
+    return Run.of(
+        "A" if factor == 1 else "B", f"runs/{factor:g}", made.record() | {"started": "now"}, results
+    )
+
+
+@pytest.mark.parametrize(
+    ("made", "cells"),
+    [(kernels_run, 22), (cache_run, 11), (backends_run, 39), (kvcache_run, 3)],
+)
+def test_runs_of_a_companion_experiment_are_matched_on_their_axes(made: Any, cells: int) -> None:
+    comparison = compare([of_experiment(made), of_experiment(made, 1.25)])
+    assert [row.ratio for row in comparison.ratios] == pytest.approx([1.25] * cells)
+    assert {row.verdict for row in comparison.ratios} == {"slower"}
+    assert comparison.lone == []
+    text = report.screen(comparison)
+    assert max(map(len, text.splitlines())) <= 80
+    names = [
+        (report.heading(row.cell, row.cell["provider"]), report.label(row.cell)) for row in comparison.ratios
+    ]
+    assert len(set(names)) == cells, "every cell has a name of its own"
+
+
+def test_runs_that_cannot_be_compared_are_refused_in_a_line() -> None:
+    with pytest.raises(ValueError, match=r"^runs/1: a run of kernels, not of cache$"):
+        compare([of_experiment(cache_run), of_experiment(kernels_run)])
+    with pytest.raises(ValueError, match=r"^runs/1: a run of memory has no times to compare; "):
+        compare([of_experiment(memory_run), of_experiment(memory_run)])
+
+
 @pytest.mark.parametrize("text", ["slower", "slower:2", "slower:-2%", "same:1%", "slower:2%%", ""])
 def test_a_limit_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="slower:2%"):
@@ -226,5 +258,6 @@ def test_the_page_escapes_and_says_the_same_in_a_browser(tmp_path: Path) -> None
         for row in comparison.ratios:
             assert report.interval(row) in text
         assert tab.locator(".mark").count() == len(comparison.ratios)
+        assert "compare runs/old runs/new --output DIR" in tab.locator("pre").last.inner_text()
         tab.locator(".mark").first.focus()
         assert "n = 12" in tab.locator("#tip").inner_text()

@@ -157,8 +157,8 @@ def _name(cell: Mapping[str, Any]) -> str:
 
 
 def _axes(cell: Mapping[str, Any]) -> list[str]:
-    """Where a companion experiment's cell lies, e.g. "batch size 4"."""
-    return [f"{name.replace('_', ' ')} {value}" for name, value in cell.items() if name not in FIELDS]
+    """Where a companion experiment's cell lies, e.g. "batch 4" of an axis "batch_size"."""
+    return [f"{name.partition('_')[0]} {value}" for name, value in cell.items() if name not in FIELDS]
 
 
 def interval(row: Ratio) -> str:

@@ -20,10 +20,11 @@ from hypothesis import strategies as st
 from harness import layout
 from harness.config import RunConfig
 from harness.record import Result, Status
-from harness.report.page import facts, page
+from harness.report.page import blocks, facts, page
 from harness.report.page.svg import Scale, tick_label
 from harness.summary import summarise
 from tests import fixtures
+from tests.report.test_ranks import two_ranks
 
 ROOT = Path(__file__).resolve().parents[2]
 Row = dict[str, Any]
@@ -75,6 +76,7 @@ CASES = {
         [r for r in fixtures.results() if r.cell.layer is not None], profile=[], block_ids={}
     ),
     "three rounds": lambda: page_of([replace(r, samples_us=r.samples_us[:3]) for r in fixtures.results()]),
+    "two ranks": lambda: page_of(two_ranks()),
     "all wrong": lambda: page_of(
         [replace(r, status=Status.WRONG_OUTPUT, reason="off by 1", samples_us=[]) for r in fixtures.results()]
     ),
@@ -142,6 +144,53 @@ def test_every_layout_has_its_runs_drawn_and_listed(whole: str) -> None:
     runs = [len(re.findall("M", path)) for path in paths]
     assert runs == [1, 2, 4, 8, 32]
     assert layout.to_ranges(layout.plan(32, 4, range(1, 99), seed=4)).replace(",", ", ") in whole
+
+
+def test_of_many_requests_some_are_drawn_and_the_rest_is_counted() -> None:
+    """A batch of 64 prompts of 4096 blocks: 16 pictures of a layout, the first and the last prompt's too."""
+    plans = layout.plan_batch([4096] * 64, [4096] * 64, range(1, 64 * 4096 + 1), seed=1)
+    found = blocks.layouts({"block_ids": {"4096": [layout.to_ranges(plan) for plan in plans]}})
+    (one,) = found
+    assert len(one.pictures) == blocks.MOST_REQUESTS == 16
+    assert "request 0<" in one.pictures[0]
+    assert "request 63<" in one.pictures[-1]
+    assert one.rest == "16 of 64 requests, spread over the batch; run.json has the other 48."
+    assert sum(map(len, one.pictures)) < 2_000_000
+    few = blocks.layouts({"block_ids": {"1": ["1-4"] * 16, "engine": ["9,8,7,6"] * 16}})
+    assert [(len(each.pictures), each.rest) for each in few] == [(16, "")] * 2
+
+
+def test_a_batch_has_its_requests_on_the_page() -> None:
+    row = {"request": 0, "count": 3, "length": 70, "blocks": 3, "spread_k": 3, "layer": 0}
+    row |= {"kernel": "a_kernel", "provider": "vLLM", "dense_us": 11.0, "one_run_us": 12.5, "paged_us": 13.5}
+    row |= {"delta_us": 1.0, "delta_pct": 8.0, "ci95_pct": [7.0, 9.0], "verdict": "slower"}
+    row |= {"n": 12, "status": "ok", "reason": None}
+    summary = summarise(fixtures.record(), fixtures.results()) | {"requests": [row]}
+    html = page(fixtures.record(), summary, fixtures.results())
+    table = html[html.index("<h3>Per request</h3>") :]
+    for cell in ("3x70", "0.0110", "0.0125", "0.0135", "+8.00% [+7.00, +9.00]"):
+        assert cell in table
+
+
+def test_of_several_ranks_the_page_shows_the_slowest() -> None:
+    """Twice the run of one rank, all of the second rank's kernels half as long again."""
+    results = two_ranks()
+    summary = summarise(fixtures.record(), results)
+    html = page(fixtures.record(), summary, results)
+    assert "<h3>Ranks</h3>" in html
+    label = "cpu_attention_with_kv_cache, spread_k = 8, layer 5: paged against paged@1"
+    (tag,) = (a for _, a in Elements(html).found if (a.get("aria-label") or "").startswith(label))
+    assert len((tag["data-samples"] or "").split()) == fixtures.ROUNDS
+    label = "cpu_attention_with_kv_cache (vLLM CPU), paged, spread_k = 8; median "
+    (tag,) = (a for _, a in Elements(html).found if (a.get("aria-label") or "").startswith(label))
+    (row,) = (
+        r
+        for r in summary["kernels"]
+        if (r["kernel"], r["arm"], r["layer"], r["data"], r["rank"], r["spread_k"])
+        == ("cpu_attention_with_kv_cache", "paged", "mean", "captured", 1, 8)
+    )
+    samples = sorted(float(x) for x in (tag["data-samples"] or "").split())
+    assert (samples[5] + samples[6]) / 2 == pytest.approx(row["median_us"] / 1000, rel=1e-3)
 
 
 def test_a_mark_s_samples_are_those_of_the_run(whole: str) -> None:
