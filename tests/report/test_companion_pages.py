@@ -62,6 +62,15 @@ def test_no_experiment_is_forgotten() -> None:
 
 
 @pytest.mark.parametrize("name", MADE)
+def test_the_documentation_names_its_lists(name: str) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "run-directory.md").read_text(encoding="utf-8")
+    (line,) = re.findall(rf"^\| \[`{name}`\].*$", text, re.MULTILINE)
+    _, summary = page_of(name, MADE[name].results())
+    lists = [key for key, rows in summary.items() if isinstance(rows, list)]
+    assert re.findall(r"`(\w+)`", line.split("|")[2])[: len(lists)] == lists
+
+
+@pytest.mark.parametrize("name", MADE)
 @pytest.mark.parametrize("kept", [0, 1])
 def test_a_run_that_hardly_began_has_a_page(name: str, kept: int) -> None:
     html, _ = page_of(name, MADE[name].results()[:kept], status="interrupted")
