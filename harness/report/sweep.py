@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.report.companion import csv_of
+from harness.report.page import facts, points
+from harness.report.page.rendering import render
 from harness.report.text import NONE, Line, Notes, Section, Table, interval_of, listed, percent, wrapped
 from harness.store import RunDirectory, write_atomic, write_json
 from harness.sweep import read
@@ -30,7 +32,7 @@ NO_ACCOUNT = "no attribution in its summary: see its own tables"
 
 
 def write(directory: Path) -> SweepTables:
-    """Write summary.json, tables.md and tables.csv of a sweep from what its points have left so far.
+    """Write summary.json, tables.md, tables.csv and report.html of a sweep from what its points left so far.
 
     Raises FileNotFoundError if the directory holds no sweep.
     """
@@ -41,6 +43,7 @@ def write(directory: Path) -> SweepTables:
     write_json(files.summary_path, summary)
     write_atomic(files.tables_path, document.markdown())
     write_atomic(files.csv_path, document.csv())
+    write_atomic(files.page_path, document.page())
     return document
 
 
@@ -97,6 +100,25 @@ class SweepTables:
         parts += [table.markdown() for table in (self._whole(full=True), self._parts(full=True))]
         parts += ["## Notes on single points", listed(others)] if others else []
         return "\n\n".join(parts) + "\n"
+
+    def page(self) -> str:
+        """The whole of report.html: a page of its own, beside those of its points' runs."""
+        shared, others = self._notices()
+        measured = [point for point in self.summary["points"] if point["versions"]]
+        device = "; ".join(dict.fromkeys(point["device"] for point in measured)) or "no device yet"
+        of_runs = {"device": {"name": device}, "versions": measured[0]["versions"] if measured else {}}
+        figure = points.figure(self.summary["points"])
+        return render(
+            "companion.html.j2",
+            title=f"Sweep of {Path(self.record['file']).name}, on {device}",
+            question="What does the layout of the KV cache cost a prefill, point by point?",
+            answer=f"{self._counts()}.",
+            status=self.record["status"],
+            figures=[figure] if figure else [],
+            tables=[self._whole(full=True), self._parts(full=True)],
+            details=[],
+            **facts.closing(self.record | of_runs | {"config": {}, "notices": [*shared, *others]}, []),
+        )
 
     def csv(self) -> str:
         """tables.csv: a line a point and component; of a point without an account a line that says why."""

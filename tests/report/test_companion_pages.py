@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -14,9 +15,10 @@ from harness import report
 from harness.config import load
 from harness.experiments import EXPERIMENTS
 from harness.record import Result
+from harness.report import sweep
 from harness.report.page import companion, facts
 from harness.report.text import ms
-from tests import backends_run, cache_run, kernels_run, kvcache_run, memory_run
+from tests import backends_run, cache_run, kernels_run, kvcache_run, memory_run, sweep_fixtures
 from tests.browser import opened, started
 
 Row = dict[str, Any]
@@ -226,3 +228,23 @@ def test_the_command_in_full_asks_for_the_same_run() -> None:
     assert words[:4] == ["python", "-m", "harness", "kernels"]
     options = "--length 2048 --block-size 64 --no-causal --max-seconds 2.5 --spread-k 1,8"
     assert sorted(words[4:]) == sorted(options.split())
+
+
+def test_a_sweep_s_page_has_each_point_s_account(browser: Any, tmp_path: Path) -> None:
+    sweep.write(sweep_fixtures.write(tmp_path))
+    summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
+    with opened(browser, tmp_path / "report.html", 390) as tab:
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+        for box in tab.evaluate(
+            "[...document.querySelectorAll('.drawing text')].map(m => m.getBoundingClientRect())"
+        ):
+            assert box["right"] <= 390
+        said = tips(tab)
+        labels = tab.locator("#figures text.label").all_text_contents()
+        assert tab.locator(".alert").is_visible()
+    for point, label in zip(summary["points"], labels, strict=True):
+        assert label.startswith(point["name"])
+        for row in point["attribution"]["measured"] if point["attribution"] else []:
+            if row["component"] in sweep.COMPONENTS:
+                lines = said[f"{point['name']}: {row['component'].replace('_', ' ')}"]
+                assert lines[1].startswith(f"{row['pct']:+.2f}% [{row['ci95_pct'][0]:+.2f}")

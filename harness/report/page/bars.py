@@ -30,6 +30,7 @@ class Dot:
     value: float
     key: Key
     tip: Tip
+    interval: Sequence[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,10 @@ def figure(title: str, unit: str, entries: Sequence[Entry], log: bool = False, n
     values = [value for entry in entries for value in _reach(entry)]
     if not values:
         return Markup("")
-    scale = Scale.around(values, 0.03, log) if log else Scale(0.0, 1.02 * max(values))
+    if log or min(values) < 0:
+        scale = Scale.around(values if log else [0.0, *values], 0.03, log)
+    else:
+        scale = Scale(0.0, 1.02 * max(values))
     height = len(entries) * ROW_PX
     drawn = [svg.axis(scale, height, unit)]
     for n, entry in enumerate(entries):
@@ -60,7 +64,7 @@ def figure(title: str, unit: str, entries: Sequence[Entry], log: bool = False, n
 
 
 def _reach(entry: Entry) -> Iterator[float]:
-    yield from (dot.value for dot in entry.dots)
+    yield from (value for dot in entry.dots for value in (dot.value, *(dot.interval or ())))
     if entry.parts:
         yield sum(part.value for part in entry.parts)
         yield from (bound for part in entry.parts for bound in part.interval or ())
@@ -81,6 +85,10 @@ def _entry(entry: Entry, scale: Scale, top: float) -> Iterator[Markup]:
         start += part.value
     for dot in entry.dots:
         place = svg.percent(scale.at(dot.value))
+        drawn = []
+        if dot.interval:
+            low, high = (scale.at(bound) for bound in dot.interval)
+            drawn.append(svg.line(low, top + 31, high, top + 31, class_="interval"))
         shape = svg.marker(dot.key.marker or "circle", place, top + 31, **svg.look(dot.key))
         halo = svg.element("circle", cx=place, cy=f"{top + 31:.1f}", r="11", class_="halo")
-        yield svg.mark(dot.tip, shape, halo)
+        yield svg.mark(dot.tip, *drawn, shape, halo)
