@@ -40,6 +40,10 @@ def test_a_run_leaves_the_same_files_as_the_main_job_s(tmp_path, capsys):
         (7, 56, "ok"),
     ]
     assert "# Sums, on " in run.tables_path.read_text()
+    html = run.page_path.read_text()
+    assert all(
+        text in html for text in (EXPERIMENT.question, "2 sums were measured.", "How long a sum takes")
+    )
     rows = list(csv.DictReader(run.csv_path.open()))
     assert [row["size"] for row in rows] == ["5", "7"]
     assert float(rows[0]["ci95_low_us"]) <= float(rows[0]["median_us"]) <= float(rows[0]["ci95_high_us"])

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from harness.report.page import companion, facts
 from harness.report.text import ms
 from tests import backends_run, cache_run, kernels_run, kvcache_run, memory_run, sweep_fixtures
 from tests.browser import opened, started
+from tests.report.test_page import Elements
 
 Row = dict[str, Any]
 Pages = dict[str, tuple[Path, Row]]
@@ -70,6 +72,20 @@ def test_the_documentation_names_its_lists(name: str) -> None:
     _, summary = page_of(name, MADE[name].results())
     lists = [key for key, rows in summary.items() if isinstance(rows, list)]
     assert re.findall(r"`(\w+)`", line.split("|")[2])[: len(lists)] == lists
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_a_page_is_well_formed_loads_nothing_and_escapes_what_a_run_calls_things(name: str) -> None:
+    evil = "<script>alert(1)</script>\"'&"
+    results = [replace(r, reason=evil) for r in MADE[name].results()]
+    model = MADE[name].record()["model"] | {"name": evil}
+    html, _ = page_of(name, results, model=model, notices=[evil], command=["x.py", evil])
+    assert "alert(1)</script>" not in html
+    found = Elements(html).found
+    assert [tag for tag, _ in found].count("script") == 1
+    assert not {tag for tag, _ in found} & {"link", "img", "iframe", "object"}
+    assert all((attributes.get("href") or "#").startswith("#") for _, attributes in found)
+    assert not [attributes for _, attributes in found if "src" in attributes]
 
 
 @pytest.mark.parametrize("name", MADE)
