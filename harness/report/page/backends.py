@@ -24,8 +24,8 @@ def answer(summary: Row) -> str:
     sure = sum(row["verdict"] == "faster" for row in winners)
     told = [f"{name} in {count}" for name, count in Counter(row["winner"] for row in winners).most_common()]
     return (
-        f"Of vLLM's backends the fastest is {', '.join(told)} of {len(winners)} cells; faster than the second "
-        f"beyond doubt in {sure}."
+        f"Of vLLM's backends the fastest is {', '.join(told)} of {len(winners)} cells; in {sure} of "
+        "these the verdict is faster."
     )
 
 
