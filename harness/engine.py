@@ -51,6 +51,7 @@ class PrefillEngine:
         Raises:
             PatchError: this vLLM lacks something that is needed to see and steer it.
         """
+        assert config.block_size is not None, "a resolved configuration has one"
         arguments = engine_args(config, source) | dict(vllm_args or {})
         check_vllm(config, source)
         if kv_cache_bytes is not None:
@@ -66,7 +67,7 @@ class PrefillEngine:
             longer = worker.extending_positions(source.extended_positions)
         last_words = executors.LastWords().listen()
         with contextlib.ExitStack() as undo:
-            with longer, kv_cache_groups.unified(), warnings.catch_warnings():
+            with longer, kv_cache_groups.unified(config.block_size), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # vLLM's own: nothing a user of the harness could act on
                 if config.distributed_executor_backend == "ray":
                     executors.start_ray([*EXPORTED, worker.EXTENDED_POSITIONS])

@@ -84,7 +84,7 @@ class GenerationEngine:
         from vllm import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        from patches import engine, weights, worker
+        from patches import engine, kv_cache_groups, weights, worker
 
         arguments = engine_args(config, source) | {
             "max_num_seqs": limits.max_num_seqs,
@@ -95,7 +95,9 @@ class GenerationEngine:
         }
         started = time.perf_counter()
         extended = source.extended_positions
-        with worker.extending_positions(extended) if extended else nullcontext(), warnings.catch_warnings():
+        longer = worker.extending_positions(extended) if extended else nullcontext()
+        assert config.block_size is not None, "a resolved configuration has one"
+        with longer, kv_cache_groups.unified(config.block_size), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # vLLM's own: nothing a user of the harness could act on
             self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
         core = engine.core(self._engine)

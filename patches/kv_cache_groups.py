@@ -1,8 +1,9 @@
-"""One KV cache group, and so one block table, for models that mix full attention with sliding windows.
+"""One KV cache group, and so one block table, for all layers of a model, sliding windows or not.
 
-vLLM makes one group if its hybrid KV cache manager is off: it turns the windows' cache specs into full
-attention's. 0.26 forgets `indexes_kv_by_block_stride` on the way, which backends on GPUs set, then finds the
-specs unlike each other and gives up. Here the specs are turned before vLLM does it, with all they have.
+Without its hybrid KV cache manager vLLM turns a window's cache spec into full attention's where a model has
+both. 0.26 lets a window choose a block size of its own, though, the smallest that its kernel takes, and
+forgets `indexes_kv_by_block_stride` in turning the spec; both leave specs that it refuses as unlike. Here
+all windows' specs are turned before vLLM looks at them, with the engine's block size.
 """
 
 from __future__ import annotations
@@ -16,23 +17,23 @@ from typing import Any
 from patches import Symbol
 
 UNIFY = Symbol("vllm.v1.core.kv_cache_utils:unify_hybrid_kv_cache_specs", ("kv_cache_spec",))
-FULL = Symbol("vllm.v1.kv_cache_interface:FullAttentionSpec", ("sliding_window",))
-WINDOW = Symbol("vllm.v1.kv_cache_interface:SlidingWindowSpec", ("sliding_window",))
+FULL = Symbol("vllm.v1.kv_cache_interface:FullAttentionSpec", ("block_size", "sliding_window"))
+WINDOW = Symbol("vllm.v1.kv_cache_interface:SlidingWindowSpec", ("block_size", "sliding_window"))
 NEEDS = (UNIFY, FULL, WINDOW)
 
 
 @contextmanager
-def unified() -> Iterator[None]:
-    """Engines that start inside the block keep all of a window's cache spec when they make one group."""
+def unified(block_size: int) -> Iterator[None]:
+    """Engines that start inside the block have blocks of `block_size` tokens in every layer."""
     module, _, name = UNIFY.path.partition(":")
     owner, unify = importlib.import_module(module), UNIFY.resolve()
     full, window = FULL.resolve(), WINDOW.resolve()
 
     def unify_all(kv_cache_spec: dict[str, Any]) -> Any:
-        kinds = {type(spec) for spec in kv_cache_spec.values()}
-        if kinds == {full, window}:
-            for layer, spec in kv_cache_spec.items():
-                kv_cache_spec[layer] = spec if type(spec) is full else _as(full, spec)
+        for layer, spec in kv_cache_spec.items():
+            if type(spec) is window:
+                kept = {f.name: getattr(spec, f.name) for f in fields(full) if hasattr(spec, f.name)}
+                kv_cache_spec[layer] = full(**kept | {"block_size": block_size})
         return unify(kv_cache_spec)
 
     setattr(owner, name, unify_all)
@@ -40,8 +41,3 @@ def unified() -> Iterator[None]:
         yield
     finally:
         setattr(owner, name, unify)
-
-
-def _as(kind: type[Any], spec: Any) -> Any:
-    """A spec of `kind` with all fields that `spec` has in common with it."""
-    return kind(**{f.name: getattr(spec, f.name) for f in fields(kind) if hasattr(spec, f.name)})

@@ -51,7 +51,8 @@ def test_cells_that_do_not_fit_are_oom_and_the_others_go_on(tiny_gpt2, tmp_path)
         "--gpu-memory-utilization", "0.2",
     )  # fmt: skip
     found = {(row["batch_size"], row["input_len"]): row["status"] for row in summary["cells"]}
-    assert found == {(1, 1): "ok", (1, 100): "ok", (4, 1): "ok", (4, 100): "out_of_memory"}
+    expected = {(1, 1): "ok", (1, 100): "ok", (4, 1): "ok", (4, 100): "out_of_memory"}
+    assert found == expected, {row["reason"] for row in summary["cells"]}
 
 
 def test_a_call_is_captured_whole_where_the_batch_takes_several_steps(tiny_gpt2, tmp_path):
