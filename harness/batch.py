@@ -41,7 +41,8 @@ def parse(text: str) -> Batch:
     """The requests of "4x1024", "1x4096,8x512", "4096,17@3", or of a file with such a part on each line.
 
     A part is a length; NxLENGTH, N of them; LENGTH@K, split into K runs whatever the sweep says. In a file
-    `#` begins a comment.
+    `#` begins a comment. The shortest come first: vLLM's newer model runner sorts a step's requests so, and
+    with the order of the prompts that of the block table's rows is then the same with either.
 
     Raises:
         BatchError: neither of both, or not within 1..LONGEST tokens and 1..MOST_REQUESTS prompts.
@@ -49,7 +50,7 @@ def parse(text: str) -> Batch:
     parts = [part.strip() for part in text.split(",")]
     if not all(_PART.fullmatch(part) for part in parts):
         parts = _lines(text)
-    requests = [request for part in parts for request in _requests(part)]
+    requests = sorted((request for part in parts for request in _requests(part)), key=lambda r: r.length)
     if len(requests) > MOST_REQUESTS:
         raise BatchError(f"{len(requests)} prompts; must be at most {MOST_REQUESTS}")
     return tuple(requests)

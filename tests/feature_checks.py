@@ -71,7 +71,8 @@ def assert_captured(model: Model, captured: prefills.Captured) -> None:
         assert (call.alibi_slopes is not None) == model.alibi
         assert (call.sinks is not None) == model.sinks
         judge = Judge(call)
-        assert judge.error_of(call.output) < judge.tolerance
+        error = judge.error_of(call.output)
+        assert error < judge.tolerance, f"layer {call.layer}: {error:.3g}"
 
 
 def replayed(captured: prefills.Captured, checked: prefills.Checked) -> Sequence[Result]:

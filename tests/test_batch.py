@@ -15,13 +15,17 @@ from harness.layout import LayoutError
 LENGTHS = st.one_of(st.integers(1, LONGEST), st.sampled_from([1, 2, 17, 127, 4093, 131071, LONGEST]))
 
 
+def length_of(request: Request) -> int:
+    return request.length
+
+
 @st.composite
 def requests(draw: st.DrawFn) -> Request:
     length = draw(LENGTHS)
     return Request(length, draw(st.none() | st.integers(1, length)))
 
 
-BATCHES = st.lists(requests(), min_size=1, max_size=12).map(tuple)
+BATCHES = st.lists(requests(), min_size=1, max_size=12).map(lambda batch: tuple(sorted(batch, key=length_of)))
 
 
 @given(BATCHES)
@@ -38,8 +42,8 @@ def test_a_file_holds_the_same_with_comments(tmp_path_factory, asked, counted):
     assert batch.parse(str(path)) == asked
 
 
-def test_the_three_ways_to_write_a_part():
-    assert batch.parse("4096, 2x17@3") == (Request(4096), Request(17, 3), Request(17, 3))
+def test_the_three_ways_to_write_a_part_and_the_shortest_first():
+    assert batch.parse("4096, 2x17@3") == (Request(17, 3), Request(17, 3), Request(4096))
 
 
 @pytest.mark.parametrize(
@@ -79,7 +83,7 @@ def test_bad_files_name_the_line(tmp_path, content, words):
     ("text", "title"),
     [
         ("4096", "4096 tokens"),
-        ("1x4096,8x512@4", "9 prompts (1x4096, 8x512)"),
+        ("1x4096,8x512@4", "9 prompts (8x512, 1x4096)"),
         ("3,5,7,11,13,3", "6 prompts of 3 to 13 tokens"),
     ],
 )

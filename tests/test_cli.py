@@ -165,19 +165,19 @@ def test_captures_replace_length_block_size_and_model(saved, monkeypatch):
 
 
 def test_captures_of_a_batch_replace_the_prompts_and_may_get_runs_of_their_own(tmp_path, monkeypatch):
-    call = make_call(lengths=[40, 7, 7], heads=1, kv_heads=1, head_dim=4, block_size=16)
+    call = make_call(lengths=[7, 7, 40], heads=1, kv_heads=1, head_dim=4, block_size=16)
     capture.save(call, tmp_path / "layer-0.safetensors")
     configs = []
     replace_saved(monkeypatch, lambda config: configs.append(config) or 0)
     for more in ([], ["--batch", "40@2,2x7"]):
         assert cli.main(["--from-captures", str(tmp_path), *more]) == 0
     assert [(c.batch, c.length, c.block_size) for c in configs] == [
-        ("1x40,2x7", 40, 16), ("1x40@2,2x7", 40, 16)
+        ("2x7,1x40", 40, 16), ("2x7,1x40@2", 40, 16)
     ]  # fmt: skip
-    assert configs[0].runs(3) == [3, 1, 1]
+    assert configs[0].runs(3) == [1, 1, 3]
     for option in (["--length", "40"], ["--batch", "40,7"]):
         done = run("--from-captures", str(tmp_path), *option)
-        assert f"{' '.join(option)}: the captures in {tmp_path} have 1x40,2x7; leave it out" in done.stderr
+        assert f"{' '.join(option)}: the captures in {tmp_path} have 2x7,1x40; leave it out" in done.stderr
         assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, "heavy: []\n")
 
 

@@ -142,10 +142,10 @@ def test_a_batch_of_prompts_in_one_step(tiny_gpt2, tmp_path):
     options = ["--batch", lengths, "--block-size", 32, "--enforce-eager", "--layers", 1, "--no-attribution"]
     done = run("--model", tiny_gpt2, *options, "--spread-k", "1,5", "--repeats", 6, "--output-dir", output)
     record, summary = json.loads((output / "run.json").read_text()), summary_of(output)
-    assert (record["config"]["batch"], record["num_blocks"]) == ("1x300,2x97@2,1x1", 10 + 2 * 4 + 1)
+    assert (record["config"]["batch"], record["num_blocks"]) == ("1x1,2x97@2,1x300", 10 + 2 * 4 + 1)
     assert len(record["first_tokens"]) == 4
     assert [request["runs"] for request in record["requests"]] == [
-        {"1": 1, "5": 5}, {"1": 1, "5": 2}, {"1": 1, "5": 2}, {"1": 1, "5": 1}
+        {"1": 1, "5": 1}, {"1": 1, "5": 2}, {"1": 1, "5": 2}, {"1": 1, "5": 5}
     ]  # fmt: skip
     assert not any("bit for bit" in notice or "asked for" in notice for notice in record["notices"])
     engines = [row for row in summary["kernels"] if row["provider"].startswith("vLLM")]
@@ -162,7 +162,7 @@ def test_a_batch_of_prompts_in_one_step(tiny_gpt2, tmp_path):
         sum(alone[n]["paged_us"] * (1 + (n == 1)) for n in (0, 1, 3))
     )
     assert {row["spread_k"]: row["status"] for row in summary["end_to_end"]} == {1: "ok", 5: "ok"}
-    assert "4 prompts (1x300, 2x97, 1x1)" in done.stdout
+    assert "4 prompts (1x1, 2x97, 1x300)" in done.stdout
 
 
 def test_a_run_is_not_overwritten_unless_asked(finished, tiny_gpt2):

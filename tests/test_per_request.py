@@ -136,8 +136,8 @@ def test_the_tables_say_which_prompts():
     tables = Tables(RECORD, summarise(RECORD, results()))
     screen = tables.screen_summary()
     assert screen.endswith(TABLE)
-    assert "ms per attention call of 4 prompts (1x300, 2x20, 1x97), layer 0" in screen
+    assert "ms per attention call of 4 prompts (2x20, 1x97, 1x300), layer 0" in screen
     assert max(map(len, screen.splitlines())) <= 80
-    assert tables.markdown().startswith("# gpt2, 4 prompts (1x300, 2x20, 1x97), on A CPU")
+    assert tables.markdown().startswith("# gpt2, 4 prompts (2x20, 1x97, 1x300), on A CPU")
     assert "## Per request" in tables.markdown()
     assert "Per request" not in Tables(fixtures.record(), summarise(fixtures.record(), [])).screen_summary()
