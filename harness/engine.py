@@ -79,6 +79,7 @@ class PrefillEngine:
                     raise EngineError(said) from error
             undo.callback(self._engine.engine_core.shutdown)
             core = engine.core(self._engine)
+            core.model_executor.collective_rpc("keep_own_windows")
             if source.drawn_in_engine:
                 std = float(source.config.get("initializer_range", 0.02))
                 core.model_executor.collective_rpc(weights.draw, args=(std, config.seed))

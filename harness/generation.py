@@ -101,6 +101,7 @@ class GenerationEngine:
             warnings.simplefilter("ignore")  # vLLM's own: nothing a user of the harness could act on
             self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
         core = engine.core(self._engine)
+        core.model_executor.collective_rpc("keep_own_windows")
         if source.drawn_in_engine:
             std = float(source.config.get("initializer_range", 0.02))
             core.model_executor.collective_rpc(weights.draw, args=(std, config.seed))

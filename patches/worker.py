@@ -1,4 +1,4 @@
-"""What is added to vLLM's workers: a way to call this harness inside every rank, and longer positions.
+"""What is added to vLLM's workers: a way to call this harness inside every rank, and patches of the model.
 
 vLLM imports this module in each worker before the model is loaded, and makes the class below a base of the
 worker's (EngineArgs.worker_extension_cls).
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from patches import PatchError, Symbol, positions
+from patches import PatchError, Symbol, engine, positions, windows
 
 if TYPE_CHECKING:
     from harness.rank import Rank
@@ -50,6 +50,10 @@ class WorkerExtension:
         if found is None:
             found = vars(self)["_rank_itself"] = Rank(self)
         return found
+
+    def keep_own_windows(self) -> None:
+        """See patches/windows.py; wanted once, when the model is loaded."""
+        windows.keep_own(engine.attention_layers(self))
 
     def on_rank(self, method: str, args: tuple[Any, ...]) -> Any:
         """Call a method of the rank's side.
