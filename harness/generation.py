@@ -84,7 +84,7 @@ class GenerationEngine:
         from vllm import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        from patches import engine, kv_cache_groups, weights, worker
+        from patches import engine, kv_cache, kv_cache_groups, weights, worker
 
         arguments = engine_args(config, source) | {
             "max_num_seqs": limits.max_num_seqs,
@@ -107,7 +107,7 @@ class GenerationEngine:
             core.model_executor.collective_rpc(weights.draw, args=(std, config.seed))
         self._pool = engine.block_pool(core)
         self._free = self._pool.get_num_free_blocks()  # nobody has any yet: all but vLLM's null block
-        self._block_bytes = engine.block_bytes(core)
+        self._block_bytes = kv_cache.block_bytes(self._engine)
         self._device = device.kind()
         self._start_s = time.perf_counter() - started
         self._requests = 0

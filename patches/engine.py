@@ -50,12 +50,6 @@ def block_pool(engine_core: Any) -> Any:
     return pool
 
 
-def block_bytes(engine_core: Any) -> int:
-    """Bytes of K and V of one block, all layers together."""
-    groups = reach(engine_core, "scheduler.kv_cache_config.kv_cache_groups")
-    return sum(len(group.layer_names) * group.kv_cache_spec.page_size_bytes for group in groups)
-
-
 def attention_layers(worker: Any) -> dict[str, Any]:
     """A worker's attention layers by name."""
     context = reach(worker, "vllm_config.compilation_config.static_forward_context")

@@ -50,7 +50,7 @@ def host_bound(record: Mapping[str, Any], arms: Mapping[str, Result]) -> Row:
     passed, why_missing = _pass_through(record, arms)
     found |= passed
     if found["ci95_pct"] is not None and busy is not None and busy >= BUSY_PCT:
-        reason = "what a pause costs is partly won back: the GPU clocks higher after it"
+        reason = "part of a pause may be won back: a GPU at its power limit clocks higher after one"
         return found | {"verdict": "GPU-bound", "reason": reason if found["ci95_pct"][1] < 100 else None}
     if found["ci95_pct"] is not None:
         return found | {"verdict": _by_pass_through(found["ci95_pct"])}

@@ -15,8 +15,7 @@ from harness.engine import Prefill, PrefillEngine, check_room
 from harness.engine_options import EngineError
 from harness.experiments import end_to_end, variants
 from harness.experiments.replaying import SAMPLED_LAYERS, Replaying, spaced
-from harness.measure.budget import MIN_ROUNDS
-from harness.measure.sampler import WARMUP_ROUNDS
+from harness.measure.sampler import ENOUGH_ROUNDS, WARMUP_ROUNDS
 from harness.prefills import Ids
 from harness.ranks import RankDied, Ranks
 from harness.recorder import Recorder, recording
@@ -151,10 +150,10 @@ class Job:
         )
 
     def _layers_that_fit(self, ranks: Ranks, layer: int) -> int:
-        """How many layers could have the fewest rounds at every spread_k, by one round of this one."""
+        """How many layers could have rounds enough at every spread_k, by one round of this one."""
         round_s = max(ranks.call("round_s", layer, max(self.config.spreads())))
         # The rounds, and making ready, which runs every arm once or twice.
-        cost_s = round_s * (MIN_ROUNDS + WARMUP_ROUNDS + 2)
+        cost_s = round_s * (ENOUGH_ROUNDS + WARMUP_ROUNDS + 2)
         time_s = (1 - self.end_to_end_share) * self.replaying.seconds
         return int(time_s / (cost_s * len(self.config.spreads()))) - 1  # one for the random inputs
 

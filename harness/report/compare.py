@@ -102,7 +102,8 @@ def _figure(comparison: Comparison, other: str) -> Markup:
 def _title(record: Any) -> str:
     prompts = batch.of_record(record)
     of_prompts = f", {batch.described(prompts)}" if prompts else ""
-    return f"{record['model']['name']}{of_prompts}, on {record['device']['name']}, {record['started']}"
+    started = record.get("started", "not dated")
+    return f"{record['model']['name']}{of_prompts}, on {record['device']['name']}, {started}"
 
 
 def _told(comparison: Comparison, fact: Difference) -> str:
