@@ -85,13 +85,20 @@ def _median_ms(result: Result | None) -> float | None:
 
 
 def _noise_floor_pct(arms: Mapping[str, Result]) -> float | None:
-    """The prefill's A/A contrast's, in percent of paged@1, as beside the other end-to-end contrasts."""
+    """The prefill's A/A contrast's, paged@1 against itself, in percent of engine like the account.
+
+    In percent of paged@1 where engine was not measured.
+    """
     pair = [arms.get(name) for name in ("paged@1", "paged@1 again")]
     sound = [r.samples_us for r in pair if r is not None and not why_not(r, "")]
     if len(sound) < 2:
         return None
     n = min(map(len, sound))
-    return stats.noise_floor_pct(stats.paired_difference(sound[0][:n], sound[1][:n]).ci95_pct)
+    floor = stats.noise_floor_pct(stats.paired_difference(sound[0][:n], sound[1][:n]).ci95_pct)
+    engine_ms, paged_ms = _median_ms(arms.get("engine")), _median_ms(arms["paged@1"])
+    if floor is None or engine_ms is None or paged_ms is None:
+        return floor
+    return floor * paged_ms / engine_ms
 
 
 def _magnitude(row: Row) -> float | None:
