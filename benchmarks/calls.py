@@ -7,11 +7,12 @@ from collections.abc import Sequence
 # Before anything heavy, so that the harness and tests.calls are found.
 import common  # noqa: F401
 
-from harness import arms, kernels
+from harness import kernels
 from harness.measure.sampler import Series
 from harness.measure.timers import Step
-from harness.record import Result, Status
-from harness.replay import Judge, prepare
+from harness.replay import arms
+from harness.replay.series import Judge, prepare
+from harness.runs.record import Result, Status
 from tests.calls import make_call, place, plan
 
 SPREAD_K = 16

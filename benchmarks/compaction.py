@@ -30,9 +30,10 @@ def main() -> None:
 def measure(heads: int, dim: int, block_size: int, gib: float, rounds: int) -> dict[str, object]:
     import torch
 
-    from harness import device, layout, placement
+    from harness import device, layout
     from harness.kernels import DenseKV, PagedKV
     from harness.measure import timers
+    from harness.replay import placement
 
     kind = device.kind()
     blocks = int(gib * 2**30 / (block_size * heads * dim * 2 * 2))

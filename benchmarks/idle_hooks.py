@@ -22,7 +22,7 @@ from typing import Any
 from common import report
 
 from harness import config, device, layout, models, prompt, stats
-from harness.engine import PrefillEngine
+from harness.engine.prefill_engine import PrefillEngine
 from patches.steering import Course
 
 UNTOUCHED = "untouched"

@@ -20,7 +20,7 @@ from typing import Any
 
 from common import ROOT, report
 
-from harness.store import RunDirectory
+from harness.runs.store import RunDirectory
 
 
 def main() -> None:

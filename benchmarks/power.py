@@ -40,7 +40,7 @@ def measure(name: str, tiles: int, heads: int, options: argparse.Namespace) -> d
     from harness.measure import clocks, timers
     from harness.measure.budget import Budget
     from harness.measure.sampler import Series, sample
-    from harness.record import Cell, Result, Status
+    from harness.runs.record import Cell, Result, Status
 
     lengths = tiles * TILE, (tiles + 1) * TILE
     shape = {"heads": heads, "kv_heads": heads, "head_dim": HEAD_DIM}

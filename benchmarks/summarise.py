@@ -18,8 +18,8 @@ import numpy as np
 from common import report
 
 from harness import stats
-from harness.record import Cell, Result, Status, series_name
-from harness.summary import summarise
+from harness.runs.record import Cell, Result, Status, series_name
+from harness.summary.main_job import summarise
 
 SPREADS = [2**n for n in range(10)]
 LAYERS = 25

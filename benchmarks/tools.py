@@ -23,7 +23,7 @@ from harness.measure import clocks, timers
 from harness.measure.budget import Budget
 from harness.measure.sampler import Series, sample
 from harness.measure.timers import Step
-from harness.record import Result
+from harness.runs.record import Result
 
 NO_LIMIT = 10**9
 

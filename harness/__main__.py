@@ -120,7 +120,7 @@ def _report(run_dir: Path) -> int:
     _check_run(run_dir)
 
     from harness import report
-    from harness.store import RunDirectory
+    from harness.runs.store import RunDirectory
 
     run = RunDirectory.open(run_dir)
     try:

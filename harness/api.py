@@ -13,7 +13,7 @@ import pandas as pd
 
 from harness import cli, config, report
 from harness.config import ConfigError, RunConfig
-from harness.store import RunDirectory, experiment_of
+from harness.runs.store import RunDirectory, experiment_of
 
 CELL = ("kernel", "provider", "arm", "spread_k", "block_size", "layer", "data", "request")
 

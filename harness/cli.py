@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
 
 from pydantic import BaseModel
 
-from harness import batch, captures, device, resume
+from harness import batch, device
 from harness import config as configuration
 from harness.batch import Request
-from harness.checks import label
+from harness.calls import headers
 from harness.config import ConfigError, RunConfig
+from harness.config.checks import label
 from harness.config.loading import item_type
 from harness.config.prefill import GROUPS
 from harness.experiments import Experiment
-from harness.store import RunExists
+from harness.runs import resume
+from harness.runs.store import RunExists
 
 if TYPE_CHECKING:
     from harness.models import ModelSource
@@ -152,10 +154,10 @@ def _input_errors() -> Iterator[None]:
 @contextmanager
 def _known_failures() -> Iterator[None]:
     """Turn failures whose message says all there is to say into RunFailed; imports torch."""
-    from harness.capture import CaptureError
-    from harness.engine_options import EngineError
+    from harness.calls.capture import CaptureError
+    from harness.engine.options import EngineError
+    from harness.engine.ranks import RankDied
     from harness.layout import LayoutError
-    from harness.ranks import RankDied
     from patches import PatchError
 
     try:
@@ -166,7 +168,7 @@ def _known_failures() -> Iterator[None]:
 
 def like_captures(config: RunConfig, folder: Path, typed: dict[str, Any]) -> RunConfig:
     """The configuration with the captures' lengths and block size; what was typed may not contradict them."""
-    found = captures.read_shapes(folder)
+    found = headers.read_shapes(folder)
     captured = batch.written(tuple(Request(length) for length in found.lengths))
     prompts = captured if len(found.lengths) > 1 else str(max(found.lengths))
     same = tuple(request.length for request in config.requests) == found.lengths
@@ -194,7 +196,7 @@ def like_captures(config: RunConfig, folder: Path, typed: dict[str, Any]) -> Run
 def _run(config: RunConfig, source: ModelSource | None) -> int:
     """Run the main job, or without a model the replay of saved captures; the exit status."""
     # torch and vLLM
-    from harness.engine_options import check_vllm
+    from harness.engine.options import check_vllm
     from harness.experiments import prefill as main_job
     from harness.experiments import saved
 

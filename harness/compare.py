@@ -18,9 +18,9 @@ import numpy as np
 
 from harness import stats
 from harness.attribution.samples import enough, generator, percentile_interval, resampled_medians
-from harness.contrasts import Group, rounds
-from harness.record import Result, Status
-from harness.store import RunDirectory, experiment_of
+from harness.runs.record import Result, Status
+from harness.runs.store import RunDirectory, experiment_of
+from harness.summary.contrasts import Group, rounds
 
 # A graph replay's median differs by 1% between fresh processes on one GPU.
 TOLERANCE_PCT = 1.0

@@ -152,7 +152,7 @@ def _versions() -> list[Part]:
 
 def _patches() -> list[Part]:
     import patches
-    from harness import compatibility
+    from harness.engine import compatibility
 
     lines = textwrap.wrap(f"tested with {compatibility.TESTED}", WIDTH - 2, subsequent_indent="  ")
     problems = []
@@ -167,7 +167,7 @@ def _patches() -> list[Part]:
 
 
 def _kernels() -> list[Part]:
-    from harness import support_table
+    from harness.kernels import support_table
     from harness.kernels.listed import all_kernels
 
     kind = device.kind()

@@ -7,8 +7,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.model_shape import text_config
 from harness.models import ModelSource
+from harness.models.shape import text_config
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

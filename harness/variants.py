@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness import batch
-from harness.record import Result
+from harness.runs.record import Result
 
 if TYPE_CHECKING:
     from harness.config import RunConfig

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from patches import PatchError, Symbol, engine, positions, windows
 
 if TYPE_CHECKING:
-    from harness.rank import Rank
+    from harness.engine.rank import Rank
 
 NEEDS = (Symbol("vllm.v1.worker.worker_base:WorkerBase", ("vllm_config", "rank")),)
 EXTENSION = f"{__name__}.WorkerExtension"
@@ -44,7 +44,7 @@ class WorkerExtension:
 
     def rank_itself(self) -> Rank:
         """This rank's side of the harness; the same object every time."""
-        from harness.rank import Rank
+        from harness.engine.rank import Rank
 
         found: Rank | None = vars(self).get("_rank_itself")
         if found is None:
@@ -63,7 +63,7 @@ class WorkerExtension:
         """
         import torch
 
-        from harness.capture import CaptureError
+        from harness.calls.capture import CaptureError
         from harness.measure.profile import ProfileError
 
         try:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.store import write_atomic
+from harness.runs.store import write_atomic
 from harness.sweep import RECORD as SWEEP
 from study.points import GATHERED, Point
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jinja2
 
-from harness.store import write_atomic
+from harness.runs.store import write_atomic
 from study import coverage, figures, findings, words
 from study.points import Point
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from harness.record import Cell, Result, Status
 from harness.report import backends
+from harness.runs.record import Cell, Result, Status
 
 DATA = Path(__file__).resolve().parent / "data"
 BATCHES, LENGTHS = (1, 4, 16), (1, 512, 2048)

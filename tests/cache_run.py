@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from harness.record import Cell, Result, Status
 from harness.report import cache
-from harness.store import RunDirectory
+from harness.runs.record import Cell, Result, Status
+from harness.runs.store import RunDirectory
 
 DATA = Path(__file__).resolve().parent / "data"
 SHARES = (0, 50, 100)

@@ -8,9 +8,10 @@ from itertools import accumulate
 
 import torch
 
-from harness import arms, kernels, layout
-from harness.capture import AttentionCall
-from harness.placement import Placement, block_table, placed
+from harness import kernels, layout
+from harness.calls.capture import AttentionCall
+from harness.replay import arms
+from harness.replay.placement import Placement, block_table, placed
 
 
 def make_call(

@@ -55,7 +55,7 @@ def prompts() -> list[list[int]]:
 def engine(tiny_gpt2: Path) -> Iterator[object]:
     """A real engine with the small gpt2, its positions extended from 128 to LENGTH."""
     from harness import config, device, models
-    from harness.engine import PrefillEngine
+    from harness.engine.prefill_engine import PrefillEngine
 
     options = {
         "model": str(tiny_gpt2),

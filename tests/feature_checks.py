@@ -13,13 +13,14 @@ from pathlib import Path
 
 import torch
 
-from harness import config, device, inengine, layout, models, prefills
-from harness.engine import PrefillEngine
-from harness.inengine import Outcome
+from harness import config, device, layout, models
+from harness.engine import inengine, prefills
+from harness.engine.inengine import Outcome
+from harness.engine.prefill_engine import PrefillEngine
 from harness.kernels import PagedKV
-from harness.placement import Placement, readable
-from harness.record import Result, Status
-from harness.replay import Judge, Replay
+from harness.replay.placement import Placement, readable
+from harness.replay.series import Judge, Replay
+from harness.runs.record import Result, Status
 from tests.feature_models import MODELS, VOCABULARY, Model
 
 LENGTH, BLOCK_SIZE, RUNS = 70, 32, 3

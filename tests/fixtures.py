@@ -13,11 +13,11 @@ import numpy as np
 
 from harness import layout
 from harness.compare import Comparison, Limit, Run, compare
-from harness.record import Cell, Result, Status
 from harness.report import compare as compare_report
 from harness.report.tables import Tables
-from harness.store import RunDirectory
-from harness.summary import summarise
+from harness.runs.record import Cell, Result, Status
+from harness.runs.store import RunDirectory
+from harness.summary.main_job import summarise
 
 DATA = Path(__file__).resolve().parent / "data"
 SPREAD_K = [1, 2, 4, 8]

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from harness.capture import AttentionCall
+from harness.calls.capture import AttentionCall
 from harness.kernels import DenseKV, PagedKV, Run, reference
 from harness.kernels.listed import Listed
 from harness.kernels.support import Feature

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from harness.record import Cell, Result, Status
 from harness.report import kernels
+from harness.runs.record import Cell, Result, Status
 
 DATA = Path(__file__).resolve().parent / "data"
 SPREADS = (1, 2, 8)

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from harness.record import Cell, Result, Status
 from harness.report import kvcache
+from harness.runs.record import Cell, Result, Status
 
 DATA = Path(__file__).resolve().parent / "data"
 INPUT, OUTPUT, ROUNDS = 20, 8, 10

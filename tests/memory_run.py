@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from harness.memory_jobs import ENGINES, EngineName, plan
-from harness.record import Cell, Result, Status
+from harness.experiments.memory_jobs import ENGINES, EngineName, plan
 from harness.report import memory
+from harness.runs.record import Cell, Result, Status
 
 DATA = Path(__file__).resolve().parent / "data"
 LENGTHS = (16, 1008, 100)

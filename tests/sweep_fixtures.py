@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.report import sweep
-from harness.store import RunDirectory, write_json
+from harness.runs.store import RunDirectory, write_json
 from harness.sweep import RECORD
 from tests.fixtures import gpu_account
 

@@ -17,7 +17,7 @@ import pytest
 import harness
 from harness import api, report
 from harness.config import ConfigError
-from harness.store import RunDirectory
+from harness.runs.store import RunDirectory
 from tests import backends_run, cache_run, fixtures, kernels_run, kvcache_run, memory_run
 
 ROOT = Path(__file__).resolve().parents[1]

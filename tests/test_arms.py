@@ -7,19 +7,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import arms, kernels, layout, replay
-from harness.contrasts import name_in_series
+from harness import kernels, layout
 from harness.kernels import DenseKV, PagedKV
-from harness.placement import gather
-from harness.record import Status
+from harness.replay import arms
+from harness.replay.placement import gather
+from harness.replay.series import Judge, prepare
+from harness.runs.record import Status
+from harness.summary.contrasts import name_in_series
 from tests.calls import make_call, place, plan
 
 
 def prepared(placement):
     functions = kernels.flash_attn_functions("cpu")
     found = arms.of_series(placement, kernels.for_engine(placement.call), functions, "captured", plan)
-    judge = replay.Judge(placement.call)
-    return replay.prepare(found, judge, "series")
+    judge = Judge(placement.call)
+    return prepare(found, judge, "series")
 
 
 @settings(max_examples=15)
@@ -60,7 +62,7 @@ def test_one_request_of_a_batch_alone_is_what_it_is_in_the_batch(lengths, spread
     rows = slice(start, start + lengths[index])
     torch.testing.assert_close(alone.call.output, placement.call.output[rows], rtol=2e-2, atol=2e-2)
     assert alone.spread_k == placement.runs[index] == min(spread_k, layout.num_blocks(lengths[index], 32))
-    results = replay.prepare(found, replay.Judge(alone.call), "series").results
+    results = prepare(found, Judge(alone.call), "series").results
     assert {(r.status, r.cell.request) for r in results} == {(Status.OK, index)}, results
     names = {"dense", "paged", "paged@1 again"} | ({"paged@1"} if alone.spread_k > 1 else set())
     assert {name_in_series(r) for r in results} == names
@@ -135,15 +137,15 @@ def test_an_arm_that_runs_out_of_memory_leaves_the_others_ready():
         raise AssertionError
 
     found[3] = arms.Arm(found[3].cell, greedy)
-    judge = replay.Judge(placement.call)
-    results = replay.prepare(found, judge, "series").results
+    judge = Judge(placement.call)
+    results = prepare(found, judge, "series").results
     assert results[3].status is Status.OUT_OF_MEMORY
     assert sum(r.status is Status.OUT_OF_MEMORY for r in results) == 1
 
 
 def test_the_reference_agrees_with_pytorch():
     call = make_call(150, heads=4, kv_heads=2, dtype=torch.float32)
-    judge = replay.Judge(call)
+    judge = Judge(call)
     heads_first = [x.transpose(0, 1).unsqueeze(0) for x in (call.query, call.key, call.value)]
     out = torch.nn.functional.scaled_dot_product_attention(*heads_first, is_causal=True, enable_gqa=True)
     assert judge.error_of(out[0].transpose(0, 1)) < 1e-5

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.attribution import account
-from harness.record import Cell, Result, Status
+from harness.runs.record import Cell, Result, Status
 
 ENGINE = "flash_attn_varlen_func"
 K = 8

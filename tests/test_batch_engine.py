@@ -7,12 +7,15 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from harness import arms, batch, config, device, inengine, kernels, layout, models, prefills, replay
-from harness.engine import PrefillEngine
-from harness.engine_options import EngineError
-from harness.inengine import Outcome
-from harness.placement import Placement, readable
-from harness.record import Status
+from harness import batch, config, device, kernels, layout, models
+from harness.engine import inengine, prefills
+from harness.engine.inengine import Outcome
+from harness.engine.options import EngineError
+from harness.engine.prefill_engine import PrefillEngine
+from harness.replay import arms
+from harness.replay.placement import Placement, readable
+from harness.replay.series import Judge, prepare
+from harness.runs.record import Status
 from tests.calls import plan
 
 pytestmark = pytest.mark.usefixtures("inference_mode")
@@ -83,7 +86,7 @@ def test_a_mix_up_of_requests_is_found(engine, plans, base):
 
 def test_every_request_is_the_reference_s_and_its_own(engine, base, calls):
     call = calls[2]
-    judge = replay.Judge(call)
+    judge = Judge(call)
     assert judge.error_of(call.output) < judge.tolerance
     start = 0
     for length in LENGTHS:  # one wrong request among many shows
@@ -103,7 +106,7 @@ def test_every_arm_is_right_or_refused_in_words(engine, plans, base, calls, spre
     place = Placement(call, spread_k, one_run, split, readable(call, split))
     functions = kernels.flash_attn_functions(device.kind())
     found = arms.of_series(place, kernels.for_engine(call), functions, "captured", plan)
-    for result in replay.prepare(found, replay.Judge(call), "series").results:
+    for result in prepare(found, Judge(call), "series").results:
         if result.cell.kernel.startswith("flash_attn_") and result.cell.arm in ("contiguous", "fragmented"):
             assert result.status is Status.UNSUPPORTED
             assert "requests of different lengths" in (result.reason or "")

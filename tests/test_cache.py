@@ -12,14 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import completions, models
+from harness import models
 from harness.config import ConfigError, load
 from harness.config.cache import CacheConfig, resolve
-from harness.engine_options import EngineError
+from harness.engine import completions
+from harness.engine.options import EngineError
 from harness.experiments.cache import Arm, Job, Texts, start
 from harness.prompt import PromptError
-from harness.record import Status
-from harness.recorder import Recorder
+from harness.runs.record import Status
+from harness.runs.recorder import Recorder
 
 pytestmark = pytest.mark.usefixtures("inference_mode")
 ROOT = Path(__file__).parent.parent

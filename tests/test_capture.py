@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import capture, captures
-from harness.capture import clone_together
+from harness.calls import capture, headers
+from harness.calls.capture import clone_together
 from harness.config import ConfigError
 from tests.calls import make_call
 
@@ -72,7 +72,7 @@ def rewrite(path: Path, change) -> None:
 
 
 def test_shapes_are_read_from_what_save_wrote(folder):
-    assert captures.read_shapes(folder) == captures.CaptureShapes((40,), 32, (0, 2))
+    assert headers.read_shapes(folder) == headers.CaptureShapes((40,), 32, (0, 2))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_a_file_that_is_no_whole_capture_is_named(folder, spoil):
     path = folder / "layer-2.safetensors"
     path.write_bytes(spoil(path.read_bytes()))
     with pytest.raises(ConfigError, match=r"layer-2\.safetensors: not a saved attention call \(.*--save"):
-        captures.read_shapes(folder)
+        headers.read_shapes(folder)
     with pytest.raises(capture.CaptureError, match=r"layer-2\.safetensors: not a saved attention call"):
         capture.load(path, "cpu")
 
@@ -106,7 +106,7 @@ def test_a_capture_of_another_format_or_with_other_fields_is_refused(folder):
     with pytest.raises(capture.CaptureError, match="format 9, this version reads 1"):
         capture.load(path, "cpu")
     with pytest.raises(ConfigError, match="format 9, this version reads 1"):
-        captures.read_shapes(folder)
+        headers.read_shapes(folder)
 
 
 @pytest.mark.parametrize(
@@ -120,9 +120,9 @@ def test_a_capture_of_another_format_or_with_other_fields_is_refused(folder):
 def test_captures_that_do_not_go_together_are_refused(folder, other, message):
     save(folder / "other.safetensors", **other)
     with pytest.raises(ConfigError, match=r"other\.safetensors: " + message):
-        captures.read_shapes(folder)
+        headers.read_shapes(folder)
 
 
 def test_a_folder_without_captures_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"no \*\.safetensors there"):
-        captures.read_shapes(tmp_path)
+        headers.read_shapes(tmp_path)

@@ -10,10 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness import capture, cli, experiments
+from harness import cli, experiments
+from harness.calls import capture
 from harness.config import RunConfig
 from harness.config.prefill import GROUPS
-from harness.engine_options import EngineError
+from harness.engine.options import EngineError
 from harness.layout import LayoutError
 from patches import PatchError
 from tests.calls import make_call

@@ -11,8 +11,8 @@ import pytest
 from harness import __main__, cli
 from harness.config import ConfigError, load
 from harness.experiments import EXPERIMENTS
-from harness.record import Cell, Result, Status
-from harness.store import PLOTS, RunDirectory
+from harness.runs.record import Cell, Result, Status
+from harness.runs.store import PLOTS, RunDirectory
 from tests.toy_experiment import EXPERIMENT, ToyConfig
 
 

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 from harness.compare import Limit, Run, compare, differences, ratio_interval, verdict
-from harness.record import Cell, Result, Status
 from harness.report import compare as report
-from harness.store import RunDirectory
+from harness.runs.record import Cell, Result, Status
+from harness.runs.store import RunDirectory
 from tests import backends_run, cache_run, fixtures, kernels_run, kvcache_run, memory_run
 from tests.browser import opened, started
 

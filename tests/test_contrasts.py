@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.contrasts import (
+from harness.runs.record import Cell, Result, Status
+from harness.summary.contrasts import (
     _pairs,
     _with_one_run,
     arms_of,
@@ -12,8 +13,7 @@ from harness.contrasts import (
     kernel_contrasts,
     series_pairs,
 )
-from harness.record import Cell, Result, Status
-from harness.summary import summarise
+from harness.summary.main_job import summarise
 from tests import fixtures
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from harness import dense_buffer, random_call
+from harness.calls import random_call
 from harness.config import load
 from harness.config.kernels import KernelsConfig, resolve
-from harness.kernels import reference
+from harness.kernels import dense_buffer, reference
 
 SMALL = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 16, "block_size": 16, "dtype": "float32"}
 

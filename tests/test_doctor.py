@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import compatibility, device
+from harness import device
+from harness.engine import compatibility
 from patches import TESTED_VERSIONS, PatchError, reach
 
 ROOT = Path(__file__).parent.parent
@@ -81,7 +82,7 @@ def test_a_sound_machine():
 
 @on_cpu
 def test_the_table_is_what_the_kernels_declare():
-    from harness import support_table
+    from harness.kernels import support_table
     from harness.kernels.listed import all_kernels
 
     kernels = all_kernels("cpu")
@@ -159,7 +160,7 @@ def test_a_link_that_is_missing_is_named():
 
 def test_every_argument_of_the_engine_is_among_the_needs():
     from harness import config, models
-    from harness.engine_options import engine_args
+    from harness.engine.options import engine_args
     from patches import engine
 
     options = {"model": "gpt2", "length": 64, "attention_backend": "FLASH_ATTN", "flash_attn_version": 2}

@@ -8,9 +8,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from harness import arms, capture, device, kernels, layout, prefills, replay
-from harness.placement import Placement, placed, readable
-from harness.record import Status
+from harness import device, kernels, layout
+from harness.calls import capture
+from harness.engine import prefills
+from harness.replay import arms
+from harness.replay.placement import Placement, placed, readable
+from harness.replay.series import Judge, prepare
+from harness.runs.record import Status
 from patches import PatchError, block_pool, positions
 from tests.calls import plan
 from tests.conftest import BLOCK_SIZE, LENGTH
@@ -92,7 +96,7 @@ def test_an_outline_is_the_call_without_its_numbers(captured):
 
 def test_captured_output_is_attention_of_captured_qkv(captured):
     for call in captured.calls.values():
-        judge = replay.Judge(call)
+        judge = Judge(call)
         assert judge.error_of(call.output) < judge.tolerance
         assert not judge.error_of(torch.roll(call.output, 1, dims=0)) < judge.tolerance
 
@@ -115,9 +119,9 @@ def test_no_other_file_is_read_as_a_capture(tmp_path):
 
 def arms_of(call, place, data="captured"):
     functions = kernels.flash_attn_functions(device.kind())
-    judge = replay.Judge(place.call)
+    judge = Judge(place.call)
     found = arms.of_series(place, kernels.for_engine(call), functions, data, plan)
-    return replay.prepare(found, judge, "series")
+    return prepare(found, judge, "series")
 
 
 @pytest.mark.parametrize("spread_k", [1, 4, BLOCKS])

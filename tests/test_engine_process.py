@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from harness import config, device, models
-from harness.child import EngineFailed
-from harness.engine_process import EngineProcess
-from harness.record import Status, status_of
+from harness.engine.child import EngineFailed
+from harness.engine.process import EngineProcess
+from harness.runs.record import Status, status_of
 from tests.conftest import BLOCK_SIZE, LENGTH
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from harness import cli
-from harness.engine_options import EngineError
+from harness.engine.options import EngineError
 from tests import feature_checks
 from tests.feature_models import ENCODER, LATENT, MODELS, NO_FLOAT16, NO_KERNEL, save
 

@@ -9,14 +9,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import capture, joined_call, models, prompt, random_call
-from harness.capture import AttentionCall
-from harness.child import Child
+from harness import models, prompt
+from harness.calls import capture, joined_call, random_call
+from harness.calls.capture import AttentionCall
 from harness.config import load
 from harness.config.kernels import KernelsConfig, resolve
 from harness.config.prefill import RunConfig
 from harness.config.prefill import resolve as resolve_engine
-from harness.generation import Limits, generation_engine
+from harness.engine.child import Child
+from harness.engine.generation import Limits, generation_engine
 from harness.kernels import reference
 
 BATCH, TOKENS = 3, 23

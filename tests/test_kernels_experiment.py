@@ -14,13 +14,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import layout, random_call
+from harness import layout
+from harness.calls import random_call
 from harness.config import ConfigError, load
 from harness.config.kernels import KernelsConfig, resolve
 from harness.experiments.kernels import series
 from harness.kernels import DenseKV, reference
-from harness.placement import gather
-from harness.record import Result, Status
+from harness.replay.placement import gather
+from harness.runs.record import Result, Status
 
 ROOT = Path(__file__).parent.parent
 SMALL = {"length": 150, "num_heads": 4, "head_dim": 16, "block_size": 16, "dtype": "float32"}

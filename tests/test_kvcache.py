@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from harness import config, models
-from harness.child import Child, EngineFailed
-from harness.generation import Generated, Limits, blocks_needed, generation_engine, prefill_steps
-from harness.transformers_model import TransformersModel
+from harness.engine.child import Child, EngineFailed
+from harness.engine.generation import Generated, Limits, blocks_needed, generation_engine, prefill_steps
+from harness.engine.transformers_model import TransformersModel
 
 ROOT = Path(__file__).parent.parent
 PROMPTS = [[5, 9, 200, 31] * 10, [7], [90, 3] * 25]

@@ -12,17 +12,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness import device, models, stage_process
+from harness import device, models
 from harness.config import ConfigError, load
 from harness.config.memory import MemoryConfig, resolve
+from harness.experiments import memory_stages
 from harness.experiments.memory import Job, find, precise
+from harness.experiments.memory_jobs import ENGINES, plan
+from harness.experiments.memory_stages import Reading
 from harness.measure.process_memory import Meter
-from harness.memory_jobs import ENGINES, plan
 from harness.models import ModelError
-from harness.record import Cell, Result, Status
-from harness.recorder import Recorder
-from harness.stage_process import Reading
-from harness.store import RunDirectory
+from harness.runs.record import Cell, Result, Status
+from harness.runs.recorder import Recorder
+from harness.runs.store import RunDirectory
 
 ROOT = Path(__file__).parent.parent
 LENGTHS, BLOCK_SIZE = [1, 100, 33], 32
@@ -147,7 +148,7 @@ def test_a_process_that_is_killed_leaves_a_reason_for_all_that_it_did_not_reach(
     config = configured(tiny_gpt2)
     source = models.materialise(find(config), seed=0)
     pids = []
-    get_context = stage_process.multiprocessing.get_context
+    get_context = memory_stages.multiprocessing.get_context
 
     def noting(method):
         context = get_context(method)
@@ -160,9 +161,9 @@ def test_a_process_that_is_killed_leaves_a_reason_for_all_that_it_did_not_reach(
         monkeypatch.setattr(context, "Process", process)
         return context
 
-    monkeypatch.setattr(stage_process.multiprocessing, "get_context", noting)
+    monkeypatch.setattr(memory_stages.multiprocessing, "get_context", noting)
     found = []
-    for reading in stage_process.readings("transformers", config, source, [5] * 100):
+    for reading in memory_stages.readings("transformers", config, source, [5] * 100):
         found.append(reading)
         if len(found) == 1:
             os.kill(pids[0].pid, signal.SIGKILL)
@@ -176,7 +177,7 @@ def test_a_model_that_does_not_load_is_said_at_every_stage_that_follows(tiny_gpt
     config = configured(tiny_gpt2)
     (tmp_path / "config.json").write_text("{}")
     source = models.replace(find(config), path=tmp_path)
-    found = list(stage_process.readings("transformers", config, source, [5] * 100))
+    found = list(memory_stages.readings("transformers", config, source, [5] * 100))
     assert [reading.status for reading in found] == [Status.OK] + [Status.ERROR] * (len(found) - 1)
     assert [reading.stage for reading in found] == plan("transformers", LENGTHS)
     assert found[2].reason == f"not reached: model loaded: {found[1].reason}"

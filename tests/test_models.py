@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import checkpoints, hub, models
-from harness.model_shape import read_shape, with_positions
-from harness.models import ModelError, ModelSource, inspect, materialise
+from harness import models
+from harness.models import ModelError, ModelSource, checkpoints, hub, inspect, materialise
+from harness.models.shape import read_shape, with_positions
 
 LLAMA = {
     "model_type": "llama", "vocab_size": 100, "hidden_size": 64, "num_hidden_layers": 2,

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from harness.per_request import rows
-from harness.record import Cell, Result, Status, request_series_name, series_name
 from harness.report.tables import Tables
-from harness.resume import finished_series
-from harness.summary import summarise
+from harness.runs.record import Cell, Result, Status, request_series_name, series_name
+from harness.runs.resume import finished_series
+from harness.summary.main_job import summarise
+from harness.summary.per_request import rows
 from tests import fixtures
 
 REQUESTS = [(300, 10), (20, 1), (20, 1), (97, 4)]

@@ -14,9 +14,12 @@ import psutil
 import pytest
 import torch
 
-from harness import capture, device, layout, models, prefills, prompt, replay
-from harness.executors import LastWords, cpu_binding
+from harness import device, layout, models, prompt
+from harness.calls import capture
+from harness.engine import prefills
+from harness.engine.executors import LastWords, cpu_binding
 from harness.measure.budget import Budget
+from harness.replay.series import Judge
 from tests.conftest import BLOCK_SIZE, LENGTH
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -103,10 +106,10 @@ def test_each_rank_has_its_share_of_the_heads_of_one_rank(calls, engine, tiny_gp
 
 def test_outputs_are_right_in_every_rank(calls):
     for call in calls.values():
-        judge = replay.Judge(call)
+        judge = Judge(call)
         assert judge.error_of(call.output) < judge.tolerance
     for layer in LAYERS:
-        wrong = replay.Judge(calls[0, layer])
+        wrong = Judge(calls[0, layer])
         assert not wrong.error_of(calls[1, layer].output) < wrong.tolerance
 
 

@@ -8,15 +8,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from harness import arms
 from harness.kernels import reference
 from harness.measure import timers
 from harness.measure.budget import Budget
 from harness.measure.sampler import MAX_WARMUP_ROUNDS, Series, sample
 from harness.measure.timers import Step
-from harness.placement import Placement
-from harness.record import Result, Status
-from harness.replay import Replay
+from harness.replay import arms
+from harness.replay.placement import Placement
+from harness.replay.series import Replay
+from harness.runs.record import Result, Status
 from tests.calls import make_call, place
 
 ROUNDS = 12

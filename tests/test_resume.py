@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from harness import cli, device, resume
-from harness.captures import CaptureShapes
+from harness import cli, device
+from harness.calls.headers import CaptureShapes
 from harness.config import ConfigError, RunConfig, resolve
-from harness.record import Cell, Result, Status
-from harness.store import RunDirectory
+from harness.runs import resume
+from harness.runs.record import Cell, Result, Status
+from harness.runs.store import RunDirectory
 
 
 def started(config: RunConfig, **facts: Any) -> dict[str, Any]:
@@ -57,7 +58,7 @@ def test_an_option_the_record_does_not_know_differs_only_if_it_is_used():
 
 def test_a_replay_of_captures_goes_on(tmp_path, monkeypatch):
     """Both the record and the command line have the captures' length and block size."""
-    monkeypatch.setattr(cli.captures, "read_shapes", lambda folder: CaptureShapes((640,), 64, (0,)))
+    monkeypatch.setattr(cli.headers, "read_shapes", lambda folder: CaptureShapes((640,), 64, (0,)))
     folder = tmp_path / "captures"
 
     def configured(**more: Any) -> RunConfig:

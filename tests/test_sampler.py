@@ -13,7 +13,7 @@ from harness.measure.budget import MIN_ROUNDS, Budget
 from harness.measure.clocks import ClockReading
 from harness.measure.sampler import ENOUGH_ROUNDS, MAX_WARMUP_ROUNDS, Series, sample
 from harness.measure.timers import Step
-from harness.record import Cell, Result, Status
+from harness.runs.record import Cell, Result, Status
 
 
 class SimulatedTimer:

@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from harness import inengine, layout
-from harness.inengine import InEngineArm, Outcome
+from harness import layout
+from harness.engine import inengine
+from harness.engine.inengine import InEngineArm, Outcome
 from harness.kernels import detours
 from patches import PatchError, steering
 from patches.steering import Course, Steering, pure_prefill

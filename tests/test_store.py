@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.record import Cell, Result, Status
-from harness.store import RunDirectory, RunExists
+from harness.runs.record import Cell, Result, Status
+from harness.runs.store import RunDirectory, RunExists
 
 
 def result(spread_k: int, samples: list[float] | None = None) -> Result:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.record import Cell, Result, Status
-from harness.summary import summarise
+from harness.runs.record import Cell, Result, Status
+from harness.summary.main_job import summarise
 
 ENGINE = "flash_attn_varlen_func"
 Row = dict[str, Any]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from harness import config, device, models
-from harness.engine import PrefillEngine
+from harness.engine.prefill_engine import PrefillEngine
 from patches.steering import Course
 
 pytestmark = pytest.mark.engine

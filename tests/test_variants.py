@@ -11,10 +11,10 @@ import pytest
 
 from harness import variants
 from harness.config import RunConfig
-from harness.contrasts import series_pairs
-from harness.record import Result, Status, status_of
-from harness.resume import finished_series
-from harness.summary import summarise
+from harness.runs.record import Result, Status, status_of
+from harness.runs.resume import finished_series
+from harness.summary.contrasts import series_pairs
+from harness.summary.main_job import summarise
 from harness.variants import Variant
 from tests.variant_fixtures import variant_record, variant_results
 

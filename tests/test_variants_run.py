@@ -105,7 +105,7 @@ def test_a_finished_series_of_engines_is_not_started_again(finished):
     from harness.config import RunConfig, resolve
     from harness.experiments import variants
     from harness.experiments.replaying import Replaying
-    from harness.recorder import Recorder
+    from harness.runs.recorder import Recorder
 
     output = finished[0]
     config = json.loads((output / "run.json").read_text())["config"] | {"resume": True, "output_dir": output}

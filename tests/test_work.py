@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness import work
-from harness.record import Cell, Result, Status
-from harness.summary import summarise
+from harness.runs.record import Cell, Result, Status
+from harness.summary.main_job import summarise
 
 lengths = st.integers(0, 24)
 windows = st.sampled_from([-1, 0, 1, 5, 40])

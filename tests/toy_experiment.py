@@ -11,11 +11,11 @@ from pydantic import Field
 from harness.config import Common, fields
 from harness.config.fields import Count
 from harness.experiments import Experiment
-from harness.figures import cell_row
-from harness.record import Cell, Result, latest
 from harness.report.companion import Companion
 from harness.report.page.cells import Cells
 from harness.report.text import Line, Section, Table, ms
+from harness.runs.record import Cell, Result, latest
+from harness.summary.figures import cell_row
 
 GROUPS = {"input": ["sizes", "seed"], "measuring": fields.SAMPLING_OPTIONS, "output": fields.OUTPUT_OPTIONS}
 
@@ -37,7 +37,7 @@ def resolve(config: ToyConfig, device_kind: fields.DeviceKind) -> ToyConfig:
 
 def run(config: ToyConfig) -> int:
     """Do it; the exit status."""
-    from harness.recorder import recording
+    from harness.runs.recorder import recording
 
     return recording(config, "a list", job)
 
@@ -47,7 +47,7 @@ def job(config: ToyConfig, recorder: Any) -> None:
     from harness.experiments.sampling import Sampling
     from harness.measure import timers
     from harness.measure.sampler import Series
-    from harness.record import Status
+    from harness.runs.record import Status
 
     sampling = Sampling(config, recorder)
     series = Series([], [], pairs=[(0, n) for n in range(1, len(config.sizes))])

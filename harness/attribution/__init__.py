@@ -22,8 +22,8 @@ from harness.attribution.differences import (
     predicted_rows,
 )
 from harness.attribution.samples import Replayed, Row, why_not
-from harness.contrasts import prefill_arms
-from harness.record import Result
+from harness.runs.record import Result
+from harness.summary.contrasts import prefill_arms
 
 UNDIVIDED = ("engine", "wrapped", "paged")  # arms that say nothing of what the layout costs
 
@@ -35,8 +35,8 @@ def account(record: Mapping[str, Any], results: Sequence[Result]) -> Row | None:
     of arm `engine`; of paged@1 where the engine was not measured, which the sentence then says.
 
     Args:
-        record: the run's, see store.py; read are "model", "config", "device", "engine_spread_k", "profile",
-            "planted_ms" and "layer_windows", as far as they are there.
+        record: the run's, see runs/store.py; read are "model", "config", "device", "engine_spread_k",
+            "profile", "planted_ms" and "layer_windows", as far as they are there.
         results: all of the run; of a cell that was measured twice only the later.
     """
     end_to_end = [r for r in results if r.cell.stage == "end_to_end"]

@@ -18,7 +18,7 @@ from harness.attribution.samples import (
     resampled_medians,
     why_not,
 )
-from harness.record import Result
+from harness.runs.record import Result
 
 # Baseline and treatment of what is measured; "paged" stands for paged at the largest spread_k.
 MEASURED = {

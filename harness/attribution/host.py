@@ -18,7 +18,7 @@ from harness.attribution.samples import (
     resampled_medians,
     why_not,
 )
-from harness.record import Result
+from harness.runs.record import Result
 
 HIDDEN_PCT, SHOWN_PCT = 25, 75  # of a planted delay: below the one host-bound, above the other GPU-bound
 IDLE_PCT, BUSY_PCT = 60, 90  # of the step the GPU works

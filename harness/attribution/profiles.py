@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from harness.attribution.samples import Row, why_not
-from harness.record import Result
+from harness.runs.record import Result
 
 CATEGORIES = (
     *("attention", "cache write", "matrix products", "norms, activations, rope"),

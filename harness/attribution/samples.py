@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from harness import stats
-from harness.contrasts import name_in_series, rounds
-from harness.record import Result, Status, in_spread
+from harness.runs.record import Result, Status, in_spread
+from harness.summary.contrasts import name_in_series, rounds
 
 Row = dict[str, Any]
 Array = npt.NDArray[np.float64]

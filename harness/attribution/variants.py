@@ -7,7 +7,7 @@ from typing import Any
 
 from harness import stats
 from harness.attribution.samples import Row, why_not
-from harness.record import Result, Status
+from harness.runs.record import Result, Status
 from harness.variants import AGAIN, BASELINE, Variant, by_engine, setting
 
 

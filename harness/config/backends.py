@@ -8,9 +8,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator
 
-from harness import backend_names, checks
-from harness.checks import label
-from harness.config import fields
+from harness.config import backend_names, checks, fields
+from harness.config.checks import label
 from harness.config.fields import Common, Count, DeviceKind, Generation, NonEmpty
 from harness.config.prefill import for_engine
 

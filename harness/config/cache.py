@@ -8,9 +8,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator
 
-from harness import checks
-from harness.checks import label
-from harness.config import fields
+from harness.config import checks, fields
+from harness.config.checks import label
 from harness.config.fields import Common, Count, DeviceKind, Engine
 
 LENGTH = {"cuda": 4096, "cpu": 512}

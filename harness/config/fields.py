@@ -10,8 +10,9 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from harness import batch, checks
+from harness import batch
 from harness.batch import Batch, Request
+from harness.config import checks
 from harness.config.loading import ConfigError
 
 Index = Annotated[int, Field(ge=0)]

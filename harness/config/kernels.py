@@ -7,9 +7,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from harness import checks
-from harness.checks import label
-from harness.config import fields
+from harness.config import checks, fields
+from harness.config.checks import label
 from harness.config.fields import Common, Count, DeviceKind, KernelTiming, Sweep
 
 GROUPS: dict[str, list[str]] = {

@@ -7,8 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from harness import checks
-from harness.config import fields
+from harness.config import checks, fields
 from harness.config.fields import Common, Count, DeviceKind, Generation
 from harness.config.prefill import for_engine
 

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from harness import batch
-from harness.checks import label
+from harness.config.checks import label
 
 Model = TypeVar("Model", bound=BaseModel)
 Options = Mapping[str, Any]

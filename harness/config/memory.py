@@ -8,9 +8,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from harness import checks
-from harness.checks import label
-from harness.config import fields
+from harness.config import checks, fields
+from harness.config.checks import label
 from harness.config.fields import Common, Count, DeviceKind, Engine, Seconds
 
 GROUPS: dict[str, list[str]] = {

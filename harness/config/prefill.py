@@ -7,10 +7,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from harness import batch, checks
+from harness import batch
 from harness.batch import Batch
-from harness.checks import label
-from harness.config import fields
+from harness.config import checks, fields
+from harness.config.checks import label
 from harness.config.fields import (
     AnyPath,
     Common,
@@ -113,7 +113,7 @@ def resolve(config: RunConfig, device_kind: DeviceKind) -> RunConfig:
 
 
 def for_engine(config: Model, length: int) -> RunConfig:
-    """The engine of another experiment's configuration, as harness.engine takes it.
+    """The engine of another experiment's configuration, as harness.engine.options takes it.
 
     Args:
         config: resolved.

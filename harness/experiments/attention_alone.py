@@ -8,15 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from harness import capture, dense_buffer, joined_call, random_call
-from harness.arms import Bound
-from harness.capture import AttentionCall
-from harness.child import EngineFailed
+from harness.calls import capture, joined_call, random_call
+from harness.calls.capture import AttentionCall
 from harness.config.backends import SDPA, BackendsConfig
 from harness.config.kernels import KernelsConfig
+from harness.engine.child import EngineFailed
 from harness.experiments.backend_engine import Size, point, prompts, start_engine
 from harness.experiments.sampling import Sampling
-from harness.kernels import PagedKV, Run
+from harness.kernels import PagedKV, Run, dense_buffer
 from harness.kernels.support import refusal
 from harness.kernels.torch_sdpa import TorchSdpa
 from harness.measure import memory, timers
@@ -24,9 +23,10 @@ from harness.measure.budget import Budget
 from harness.measure.sampler import Series
 from harness.measure.timers import Step
 from harness.models import ModelSource
-from harness.record import Cell, Result, Status, status_of
-from harness.recorder import Recorder
-from harness.replay import Judge
+from harness.replay.arms import Bound
+from harness.replay.series import Judge
+from harness.runs.record import Cell, Result, Status, status_of
+from harness.runs.recorder import Recorder
 from patches.attention import BACKENDS
 
 # What an arm runs, and the bytes that it copies for it.

@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness import device, prompt
-from harness.child import Child, EngineFailed
 from harness.config.backends import BackendsConfig
 from harness.config.prefill import for_engine
+from harness.engine.child import Child, EngineFailed
+from harness.engine.generation import GenerationFacts, Limits, blocks_needed, generation_engine, prefill_steps
 from harness.experiments.sampling import Sampling
-from harness.generation import GenerationFacts, Limits, blocks_needed, generation_engine, prefill_steps
 from harness.measure.budget import Budget
 from harness.measure.sampler import Series
 from harness.measure.timers import Step
 from harness.models import ModelSource
-from harness.record import Cell, Point, Result, Status
-from harness.recorder import Recorder
+from harness.runs.record import Cell, Point, Result, Status
+from harness.runs.recorder import Recorder
 
 Size = tuple[int, int]  # batch size, input length
 

@@ -13,14 +13,15 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from harness import generation, models
+from harness import models
 from harness.config.backends import SDPA, BackendsConfig
+from harness.engine import generation
 from harness.experiments.attention_alone import AttentionAlone, captured, sdpa_series
 from harness.experiments.backend_engine import BackendEngine, Size, again, longest
 from harness.experiments.sampling import Sampling
 from harness.measure.budget import Budget
 from harness.models import ModelSource
-from harness.recorder import Recorder, recording
+from harness.runs.recorder import Recorder, recording
 
 
 def run(config: BackendsConfig) -> int:

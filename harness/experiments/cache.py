@@ -10,22 +10,23 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from harness import compatibility, inengine, layout, models, prompt
-from harness.completions import Completed, complete, reset_prefix_cache, warm_up
+from harness import layout, models, prompt
 from harness.config.cache import CacheConfig
 from harness.config.prefill import for_engine
-from harness.engine import PrefillEngine
-from harness.engine_options import EngineError, check_vllm, cpu_cache_gib
+from harness.engine import compatibility, inengine
+from harness.engine.completions import Completed, complete, reset_prefix_cache, warm_up
+from harness.engine.inengine import Outcome
+from harness.engine.options import EngineError, check_vllm, cpu_cache_gib
+from harness.engine.prefill_engine import PrefillEngine
 from harness.experiments.end_to_end import PrefillTimer
 from harness.experiments.sampling import Sampling
-from harness.inengine import Outcome
 from harness.measure.budget import Budget
 from harness.measure.sampler import Series
 from harness.measure.timers import Step
 from harness.models import ModelSource
 from harness.prompt import PromptError
-from harness.record import Cell, Result, Status
-from harness.recorder import Recorder, recording
+from harness.runs.record import Cell, Result, Status
+from harness.runs.recorder import Recorder, recording
 
 # As a server has it: the short rest of a prompt that is mostly cached may then run in a captured CUDA graph.
 MAX_NUM_SEQS = 256

@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from harness import inengine, layout, stats
-from harness.engine import Prefill, PrefillEngine
+from harness import layout, stats
+from harness.engine import inengine
+from harness.engine.inengine import InEngineArm, Outcome
+from harness.engine.prefill_engine import Prefill, PrefillEngine
 from harness.experiments.replaying import Replaying
-from harness.inengine import InEngineArm, Outcome
 from harness.measure import profile, timers
 from harness.measure.sampler import Series
-from harness.record import Cell, Result, Status
-from harness.recorder import Recorder
+from harness.runs.record import Cell, Result, Status
+from harness.runs.recorder import Recorder
 
 SERIES = "end_to_end"
 SPIN_SHARE = 0.25  # of a layer's attention time: planted ahead of it by the arm "spin"

@@ -11,20 +11,21 @@ from functools import cached_property
 
 import torch
 
-from harness import kernels, layout, random_call
-from harness.arms import Arm, Bound
-from harness.capture import AttentionCall
+from harness import kernels, layout
+from harness.calls import random_call
+from harness.calls.capture import AttentionCall
 from harness.config.kernels import KernelsConfig
 from harness.experiments.sampling import Sampling
 from harness.kernels import DenseKV, Kernel, PagedKV
 from harness.measure import timers
 from harness.measure.budget import Budget
 from harness.measure.sampler import Series
-from harness.placement import gather
-from harness.record import Cell
-from harness.recorder import Recorder, recording
-from harness.replay import Judge, failing, prepare
+from harness.replay.arms import Arm, Bound
+from harness.replay.placement import gather
+from harness.replay.series import Judge, failing, prepare
 from harness.report import kernels as view
+from harness.runs.record import Cell
+from harness.runs.recorder import Recorder, recording
 
 
 def run(config: KernelsConfig) -> int:

@@ -12,12 +12,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from harness import generation, models, prompt
-from harness.child import Child, EngineFailed
+from harness import models, prompt
 from harness.config.kvcache import KVCacheConfig
 from harness.config.prefill import for_engine
-from harness.experiments.sampling import Sampling
-from harness.generation import (
+from harness.engine import generation
+from harness.engine.child import Child, EngineFailed
+from harness.engine.generation import (
     Generated,
     GenerationFacts,
     Limits,
@@ -25,13 +25,14 @@ from harness.generation import (
     generation_engine,
     prefill_steps,
 )
+from harness.engine.transformers_model import transformers_model
+from harness.experiments.sampling import Sampling
 from harness.measure.sampler import Series
 from harness.measure.timers import Step
-from harness.model_shape import ModelError
 from harness.models import ModelSource
-from harness.record import Cell, Result, Status
-from harness.recorder import Recorder, recording
-from harness.transformers_model import transformers_model
+from harness.models.shape import ModelError
+from harness.runs.record import Cell, Result, Status
+from harness.runs.recorder import Recorder, recording
 
 GENERATION, STEPS = "generation", "steps"  # the series
 # Modes in the order of the series; the pairs are contrasts' baselines and treatments.

@@ -6,13 +6,14 @@ import random
 import time
 from dataclasses import dataclass, field
 
-from harness import compatibility, models, prompt, stats, work
+from harness import models, prompt, stats, work
 from harness.config.memory import MemoryConfig
-from harness.memory_jobs import ENGINES, EngineName, plan
+from harness.engine import compatibility
+from harness.experiments.memory_jobs import ENGINES, EngineName, plan
+from harness.experiments.memory_stages import Reading, readings
 from harness.models import ModelError, ModelSource
-from harness.record import Cell, Result, Status
-from harness.recorder import Recorder, recording
-from harness.stage_process import Reading, readings
+from harness.runs.record import Cell, Result, Status
+from harness.runs.recorder import Recorder, recording
 
 OUTPUT_LEN = 2  # tokens that vLLM generates: its requests are there until the second
 

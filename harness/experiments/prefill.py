@@ -9,16 +9,18 @@ from typing import Any
 
 import torch
 
-from harness import batch, capture, compatibility, layout, models, prefills, prompt
+from harness import batch, layout, models, prompt
+from harness.calls import capture
 from harness.config import RunConfig
-from harness.engine import Prefill, PrefillEngine, check_room
-from harness.engine_options import EngineError
+from harness.engine import compatibility, prefills
+from harness.engine.options import EngineError
+from harness.engine.prefill_engine import Prefill, PrefillEngine, check_room
+from harness.engine.prefills import Ids
+from harness.engine.ranks import RankDied, Ranks
 from harness.experiments import end_to_end, variants
 from harness.experiments.replaying import SAMPLED_LAYERS, Replaying, spaced
 from harness.measure.sampler import ENOUGH_ROUNDS, WARMUP_ROUNDS
-from harness.prefills import Ids
-from harness.ranks import RankDied, Ranks
-from harness.recorder import Recorder, recording
+from harness.runs.recorder import Recorder, recording
 
 SWEEP_SHARE, ATTRIBUTION_SHARE = 0.3, 0.5  # of the time for sampling: whole prefills, without and with arms
 

@@ -7,12 +7,12 @@ from functools import partial
 from typing import Any
 
 from harness import batch
-from harness.bench import Equipment, Sampled
-from harness.capture import AttentionCall
+from harness.calls.capture import AttentionCall
 from harness.config import RunConfig
 from harness.experiments.sampling import Sampling
 from harness.measure.budget import Budget
-from harness.record import request_series_name, series_name
+from harness.replay.bench import Equipment, Sampled
+from harness.runs.record import request_series_name, series_name
 
 # By spread_k: calls to replay, and whether random Q, K and V go with each.
 Todo = dict[int, list[tuple[AttentionCall, bool]]]

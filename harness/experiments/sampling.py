@@ -9,7 +9,7 @@ from harness.config import Common
 from harness.measure import clocks, timers
 from harness.measure.budget import Budget
 from harness.measure.sampler import WARMUP_ROUNDS, Series, sample
-from harness.recorder import Recorder
+from harness.runs.recorder import Recorder
 
 
 class Sampling:

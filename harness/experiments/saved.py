@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from harness import capture
-from harness.bench import Bench
+from harness.calls import capture
 from harness.config import RunConfig
 from harness.experiments.replaying import SAMPLED_LAYERS, Replaying, spaced
-from harness.recorder import Recorder, recording
+from harness.replay.bench import Bench
+from harness.runs.recorder import Recorder, recording
 
 
 def run(config: RunConfig) -> int:

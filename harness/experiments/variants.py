@@ -13,19 +13,20 @@ from typing import Any
 
 import torch
 
-from harness import inengine, variants
-from harness.child import EngineFailed
+from harness import variants
 from harness.config import RunConfig
-from harness.engine_process import ArmFacts, EngineProcess, Prompts
+from harness.engine import inengine
+from harness.engine.child import EngineFailed
+from harness.engine.inengine import Outcome
+from harness.engine.process import ArmFacts, EngineProcess, Prompts
 from harness.experiments.end_to_end import PrefillTimer
 from harness.experiments.replaying import Replaying
-from harness.inengine import Outcome
 from harness.measure import timers
 from harness.measure.budget import Budget
 from harness.measure.sampler import Series
 from harness.models import ModelSource
-from harness.record import Cell, Result, Status
-from harness.recorder import Recorder
+from harness.runs.record import Cell, Result, Status
+from harness.runs.recorder import Recorder
 from harness.variants import AGAIN, BASELINE, Variant
 
 SERIES = "variants"

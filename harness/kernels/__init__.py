@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.capture import AttentionCall
+from harness.calls.capture import AttentionCall
 from harness.kernels.protocol import (
     DenseKV,
     EngineKernel,

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from harness.capture import AttentionCall
+from harness.calls.capture import AttentionCall
 from harness.kernels import DenseKV, PagedKV, Run, Unsupported, upstream
 from harness.kernels.support import Feature, Support, attempted, refused, require
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from harness.capture import AttentionCall
+from harness.calls.capture import AttentionCall
 from harness.kernels import DenseKV, PagedKV, Run, upstream
 from harness.kernels.support import Feature, Sizes, attempted, require
 

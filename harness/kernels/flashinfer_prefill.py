@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from harness.capture import AttentionCall
+from harness.calls.capture import AttentionCall
 from harness.kernels.protocol import DenseKV, Output, PagedKV, Run
 from harness.kernels.support import Feature, Package, Sizes, Support, attempted, load, refused, require
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from harness.capture import AttentionCall
+from harness.calls.capture import AttentionCall
 from harness.kernels.flash_attn_4 import FlashAttention4, VllmFlashAttention4
 from harness.kernels.flash_attn_func import FlashAttnFunc
 from harness.kernels.flash_attn_qkvpacked import FlashAttnQkvPacked

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from harness.capture import AttentionCall
+from harness.calls.capture import AttentionCall
 
 # Runs the kernel once; returns its output, [tokens, num_heads, head_dim].
 Run = Callable[[], torch.Tensor]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from harness.capture import AttentionCall
+from harness.calls.capture import AttentionCall
 
 # Largest ‖out - reference‖ / ‖reference‖ that passes: a few units in the last place of each format.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 2e-2}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from harness.capture import AttentionCall
+from harness.calls.capture import AttentionCall
 from harness.kernels.flash_attn_qkvpacked import packed, packing
 from harness.kernels.protocol import DenseKV, PagedKV, Run
 from harness.kernels.support import Feature, Support, require

@@ -11,9 +11,9 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from harness.capture import AttentionCall
+from harness.calls.capture import AttentionCall
 from harness.kernels.protocol import Run, Unsupported
-from harness.record import Status, status_of
+from harness.runs.record import Status, status_of
 
 
 class Feature(Enum):

@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
-from harness.capture import AttentionCall
+from harness.calls.capture import AttentionCall
 from harness.kernels.protocol import DenseKV, PagedKV, Run
 from harness.kernels.support import ANY, Feature, Package, Sizes, Support, attempted, refused, require
 from harness.kernels.upstream import by_request

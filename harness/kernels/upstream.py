@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from harness.capture import AttentionCall
+from harness.calls.capture import AttentionCall
 from harness.kernels import reference
 from harness.kernels.protocol import Unsupported
 from harness.kernels.support import Feature, Package, Sizes, Support, load, unavailable

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from harness.blockcopy import copy_blocks
-from harness.capture import AttentionCall
+from harness.calls.capture import AttentionCall
 from harness.kernels.protocol import DenseKV, PagedKV, Run
+from harness.replay.blockcopy import copy_blocks
 
 # Of a backend's own writer, in this order.
 WRITER = ("key", "value", "key_cache", "value_cache", "slot_mapping", "kv_cache_dtype", "k_scale", "v_scale")

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from harness.capture import AttentionCall
+from harness.calls.capture import AttentionCall
 from harness.kernels import DenseKV, Output, PagedKV, Run, vllm_cache, vllm_support
 from harness.kernels.support import require
 from patches import Symbol, attention, windows

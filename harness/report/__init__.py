@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from harness.experiments import EXPERIMENTS
-from harness.record import Result
 from harness.report.companion import Companion
 from harness.report.page import companion, page
 from harness.report.tables import Tables
-from harness.store import RunDirectory, experiment_of, write_atomic, write_json
+from harness.runs.record import Result
+from harness.runs.store import RunDirectory, experiment_of, write_atomic, write_json
 
 __all__ = ["Document", "Tables", "View", "view_of", "write"]
 
@@ -47,7 +47,7 @@ class View(Protocol):
         ...
 
     def plots(self, record: Row, summary: Row, folder: Path) -> None:
-        """Write its plots into the folder, each named in `harness.store.PLOTS`."""
+        """Write its plots into the folder, each named in `harness.runs.store.PLOTS`."""
         ...
 
 

@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from harness import figures, stats
-from harness.record import Result, latest
+from harness import stats
 from harness.report.rows import Row
+from harness.runs.record import Result, latest
+from harness.summary import figures
 
 # Time grows at least as the batch size to this power where the work, not what is around it, takes the time.
 COMPUTE_BOUND = 0.9

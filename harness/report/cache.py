@@ -10,12 +10,13 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness import figures, stats
-from harness.record import Result, latest
+from harness import stats
 from harness.report import plots as style
 from harness.report.companion import Companion
 from harness.report.rows import Row, marked
 from harness.report.text import NONE, Line, Notes, Section, Table, ms, percent
+from harness.runs.record import Result, latest
+from harness.summary import figures
 
 COLUMNS = ("shared", "hit rate", "expected", "reset ms", "warm ms", "difference [95%]", "verdict")
 COLOURS = ("#0072B2", "#D55E00")  # of Okabe and Ito: single prompts, batches

@@ -13,11 +13,11 @@ from markupsafe import Markup
 
 from harness import batch
 from harness.compare import TOLERANCE_PCT, Comparison, Difference, Limit, Lone, Ratio
-from harness.record import Cell
 from harness.report.page import facts, ratios
 from harness.report.page.rendering import render
 from harness.report.text import NONE, Line, Notes, Section, Table, wrapped
-from harness.store import write_atomic
+from harness.runs.record import Cell
+from harness.runs.store import write_atomic
 
 HOW = (
     "ms: medians; of a kernel, of means over the layers that both have. Samples of two runs have no pairs: "

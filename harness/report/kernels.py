@@ -8,9 +8,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from harness import figures, stats, work
-from harness.contrasts import name_in_series, series_pairs
-from harness.record import Result, latest
+from harness import stats, work
 from harness.report import plots as style
 from harness.report.companion import Companion
 from harness.report.rows import (
@@ -26,6 +24,9 @@ from harness.report.rows import (
 )
 from harness.report.tables import COLUMNS, LABELS
 from harness.report.text import NONE, Line, Notes, Section, Table, ms
+from harness.runs.record import Result, latest
+from harness.summary import figures
+from harness.summary.contrasts import name_in_series, series_pairs
 
 ARMS = ("contiguous", "fragmented")
 GATHER_FOR = {"flash_attn_func": "gather_kv", "flash_attn_qkvpacked_func": "gather_qkv"}

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import figures, stats
-from harness.record import Result, Status, latest
+from harness import stats
 from harness.report import kvcache_plot
 from harness.report.companion import Companion
 from harness.report.rows import Row, remark
 from harness.report.text import NONE, Line, Notes, Section, Table, ms, signed
+from harness.runs.record import Result, Status, latest
+from harness.summary import figures
 from harness.work import ELEMENT_BYTES
 
 MODES = ("no_cache", "kv_cache", "paged")

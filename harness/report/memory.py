@@ -10,12 +10,13 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness import figures, stats
-from harness.record import Result, Status, latest
+from harness import stats
 from harness.report import plots as style
 from harness.report.companion import Companion
 from harness.report.rows import Row, with_reason
 from harness.report.text import NONE, Line, Notes, Section, Table
+from harness.runs.record import Result, Status, latest
+from harness.summary import figures
 
 MIB, GIB = 2**20, 2**30
 ENGINES = ("transformers", "vLLM")

@@ -8,7 +8,7 @@ from harness.report.attribution_plot import write_attribution_plot
 from harness.report.plots import write_plots
 from harness.report.rows import Row
 from harness.report.tables import Tables
-from harness.summary import summarise
+from harness.summary.main_job import summarise
 
 __all__ = ["document", "plots", "summarise"]
 

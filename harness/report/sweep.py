@@ -14,7 +14,7 @@ from harness.report.companion import csv_of
 from harness.report.page import facts, points
 from harness.report.page.rendering import render
 from harness.report.text import NONE, Line, Notes, Section, Table, interval_of, listed, percent, wrapped
-from harness.store import RunDirectory, write_atomic, write_json
+from harness.runs.store import RunDirectory, write_atomic, write_json
 from harness.sweep import read
 
 Row = dict[str, Any]

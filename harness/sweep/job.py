@@ -17,7 +17,7 @@ import yaml
 
 from harness import cli
 from harness.config import ConfigError, RunConfig, fields
-from harness.store import write_json
+from harness.runs.store import write_json
 from harness.sweep import RECORD, read
 from harness.sweep import plan as planning
 from harness.sweep.local import ThisMachine

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.device import ROOT
-from harness.store import RunDirectory
+from harness.runs.store import RunDirectory
 
 SCRIPT = ROOT / "run_vllm_prefill.py"
 OPTIONS, LOG = "options.yaml", "log.txt"  # files in a point's directory, beside the run's own

@@ -5,13 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from harness import arms, kernels, replay
+from harness import kernels
 from harness.kernels import reference, upstream
 from harness.kernels.listed import all_kernels
 from harness.kernels.support import Feature, refusal, unavailable
 from harness.measure.timers import CudaEventTimer, Step
-from harness.placement import placed
-from harness.record import Status
+from harness.replay import arms
+from harness.replay.placement import placed
+from harness.replay.series import Judge, prepare
+from harness.runs.record import Status
 from tests.calls import make_call, place, plan
 from tests.kernel_calls import FORMS, call_with, error_of, run_of
 
@@ -83,8 +85,8 @@ def prepared(call, spread_k):
     found = arms.of_series(
         placement, kernels.for_engine(call), kernels.flash_attn_functions("cuda"), "captured", plan
     )
-    judge = replay.Judge(placement.call)
-    return replay.prepare(found, judge, "series")
+    judge = Judge(placement.call)
+    return prepare(found, judge, "series")
 
 
 @pytest.mark.parametrize("fa_version", [2, 3])
@@ -120,7 +122,7 @@ def test_one_request_of_a_batch_alone_is_what_it_is_in_the_batch(fa_version):
         kernel = kernels.for_engine(call)
         alone = arms.with_output(placement.alone(index), kernel)
         found = arms.of_request(alone, kernel, index)
-        assert {r.status for r in replay.prepare(found, replay.Judge(alone.call), "s").results} == {Status.OK}
+        assert {r.status for r in prepare(found, Judge(alone.call), "s").results} == {Status.OK}
 
 
 @pytest.mark.parametrize("fa_version", [2, 3])
@@ -147,8 +149,8 @@ def prepared_float32():
     kernel = kernels.for_engine(call)
     placement = placed(call, kernel, 2, [[6, 7, 5, 8]])
     found = arms.of_series(placement, kernel, kernels.flash_attn_functions("cuda"), "captured", plan)
-    judge = replay.Judge(call)
-    return replay.prepare(found, judge, "series").results
+    judge = Judge(call)
+    return prepare(found, judge, "series").results
 
 
 def test_out_of_memory_marks_the_arm():
@@ -163,8 +165,8 @@ def test_out_of_memory_marks_the_arm():
         raise AssertionError
 
     found[0] = arms.Arm(found[0].cell, greedy)
-    judge = replay.Judge(placement.call)
-    results = replay.prepare(found, judge, "series").results
+    judge = Judge(placement.call)
+    results = prepare(found, judge, "series").results
     assert results[0].status is Status.OUT_OF_MEMORY
     assert {r.status for r in results[1:]} == {Status.OK}
 

@@ -11,12 +11,12 @@ import matplotlib.colors
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from harness.record import Result, Status
 from harness.report.attribution import host_line, tables
 from harness.report.attribution_plot import GREY, draw, write_attribution_plot
 from harness.report.plots import draw as draw_sweep
 from harness.report.tables import Tables
-from harness.summary import summarise
+from harness.runs.record import Result, Status
+from harness.summary.main_job import summarise
 from tests import fixtures
 
 Row = dict[str, Any]

@@ -15,10 +15,10 @@ import pytest
 from harness import report
 from harness.config import load
 from harness.experiments import EXPERIMENTS
-from harness.record import Result
 from harness.report import sweep
 from harness.report.page import companion, facts
 from harness.report.text import ms
+from harness.runs.record import Result
 from tests import backends_run, cache_run, kernels_run, kvcache_run, memory_run, sweep_fixtures
 from tests.browser import opened, started
 from tests.report.test_page import Elements

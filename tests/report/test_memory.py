@@ -7,9 +7,9 @@ import io
 
 import pytest
 
-from harness.record import Status
 from harness.report import memory
 from harness.report.text import WIDTH
+from harness.runs.record import Status
 from tests.memory_run import BLOCK_SIZE, DATA, LENGTHS, PER_TOKEN, markdown, record, results, screen
 
 MIB = 2**20

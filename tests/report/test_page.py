@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 
 from harness import layout
 from harness.config import RunConfig
-from harness.record import Result, Status
 from harness.report.page import blocks, facts, page
 from harness.report.page.svg import Scale, tick_label
-from harness.summary import summarise
+from harness.runs.record import Result, Status
+from harness.summary.main_job import summarise
 from tests import fixtures
 from tests.report.test_ranks import two_ranks
 

@@ -12,7 +12,7 @@ import pytest
 
 from harness import report
 from harness.report.page import page
-from harness.store import RunDirectory
+from harness.runs.store import RunDirectory
 from tests import fixtures
 from tests.browser import opened, started
 

@@ -9,8 +9,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from harness.report.plots import draw, over_spread_k, write_plots
-from harness.store import RunDirectory
-from harness.summary import summarise
+from harness.runs.store import RunDirectory
+from harness.summary.main_job import summarise
 from tests.fixtures import repaged
 
 RUN = Path(__file__).resolve().parent.parent / "data" / "run"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from harness.record import Result
 from harness.report import ranks
 from harness.report.tables import Tables
-from harness.summary import summarise
+from harness.runs.record import Result
+from harness.summary.main_job import summarise
 from tests import fixtures
 
 SCREEN = """\

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from harness import report
-from harness.record import Result, Status
 from harness.report.tables import Tables
 from harness.report.text import difference
-from harness.store import RunDirectory
-from harness.summary import summarise
+from harness.runs.record import Result, Status
+from harness.runs.store import RunDirectory
+from harness.summary.main_job import summarise
 from tests.fixtures import repaged
 
 DATA = Path(__file__).resolve().parent.parent / "data"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from harness.record import Status
 from harness.report.tables import Tables
 from harness.report.variants import label, tables
-from harness.summary import summarise
+from harness.runs.record import Status
+from harness.summary.main_job import summarise
 from tests.fixtures import DATA, gpu_account
 from tests.variant_fixtures import variant_record, variant_results, variant_tables
 

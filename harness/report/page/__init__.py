@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from harness.record import Result
 from harness.report import attribution
 from harness.report.page import account, blocks, facts, sweep
 from harness.report.page.rendering import render
 from harness.report.page.samples import Samples
 from harness.report.tables import Tables
+from harness.runs.record import Result
 
 
 def page(record: dict[str, Any], summary: dict[str, Any], results: Iterable[Result]) -> str:

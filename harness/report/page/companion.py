@@ -9,12 +9,12 @@ from typing import Protocol, cast
 from markupsafe import Markup
 
 from harness.experiments import EXPERIMENTS
-from harness.record import Result
 from harness.report.companion import Companion
 from harness.report.page import facts
 from harness.report.page.cells import Cells
 from harness.report.page.rendering import render
 from harness.report.rows import Row
+from harness.runs.record import Result
 
 
 class Drawn(Protocol):

@@ -10,7 +10,7 @@ from typing import Any
 from harness.config import Common, RunConfig
 from harness.experiments import EXPERIMENTS
 from harness.report.rows import Mean, Row, change
-from harness.store import experiment_of
+from harness.runs.store import experiment_of
 
 MIB, GIB = 2**20, 2**30
 NOT_REPRODUCED = ("output_dir", "overwrite", "resume", "quiet")  # options that change no figure

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.contrasts import name_in_series, rounds
-from harness.record import Result
 from harness.report.page.svg import Tip
 from harness.report.rows import Row, change
 from harness.report.text import interval_of, ms
+from harness.runs.record import Result
+from harness.summary.contrasts import name_in_series, rounds
 
 Key = tuple[str, str, int]  # kernel, name of the arm within its series, spread_k that the series is about
 

@@ -1,0 +1,265 @@
+"""A vLLM engine that takes several prompts at once and generates from them, every step timed."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness import device, layout, models
+from harness.calls import joined_call
+from harness.calls.capture import AttentionCall, CaptureError, from_engine, save
+from harness.config import RunConfig
+from harness.config.fields import Model
+from harness.engine.options import GIB, check_vllm, engine_args
+from harness.measure import memory
+from harness.models import ModelError, ModelSource
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an engine must have room for."""
+
+    max_num_seqs: int  # prompts at once
+    max_model_len: int  # tokens of one prompt with all that is generated from it
+    max_num_batched_tokens: int  # of one step
+    kv_cache_bytes: int | None = None  # None: what --gpu-memory-utilization leaves
+    num_blocks: int | None = None  # in place of what would follow from the memory; None: all of it
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of an engine, or of a model that generates."""
+
+    seconds: float
+    decoding: bool  # every prompt had its first token before and got another one
+    cache_bytes: int  # of K and V that are in use after it, whole blocks where they are paged
+    memory_bytes: int  # of the process after it, see measure.memory
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What prompts that ran side by side came to."""
+
+    tokens: tuple[tuple[int, ...], ...]  # greedily, of each prompt
+    steps: tuple[Step, ...]
+    start_bytes: int  # of the process ahead of the first step, see measure.memory
+    peak_bytes: int  # the most from then on
+
+    @property
+    def seconds(self) -> float:
+        """Of all steps."""
+        return sum(step.seconds for step in self.steps)
+
+    @property
+    def decode_seconds(self) -> float:
+        """Of the steps in which every prompt was decoding."""
+        return sum(step.seconds for step in self.steps if step.decoding)
+
+
+@dataclass(frozen=True)
+class GenerationFacts:
+    """What a started engine says of itself."""
+
+    settings: dict[str, Any]
+    block_size: int
+    num_blocks: int  # that requests can have
+    block_bytes: int  # of K and V of a block, all layers together
+    start_s: float
+
+
+class GenerationEngine:
+    """vLLM in this process, prefix caching off; see Child for one in a process of its own."""
+
+    def __init__(self, config: RunConfig, source: ModelSource, limits: Limits) -> None:
+        """Start it with a materialised model; what of `config` is also in `limits` does not count."""
+        if limits.kv_cache_bytes is not None:  # whole GiB are all that vLLM takes on a CPU
+            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(math.ceil(limits.kv_cache_bytes / GIB)))
+        check_vllm(config, source)
+        from vllm import EngineArgs
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+        from patches import engine, kv_cache, kv_cache_groups, weights, worker
+
+        arguments = engine_args(config, source) | {
+            "max_num_seqs": limits.max_num_seqs,
+            "max_model_len": limits.max_model_len,
+            "max_num_batched_tokens": limits.max_num_batched_tokens,
+            "kv_cache_memory_bytes": limits.kv_cache_bytes,
+            "num_gpu_blocks_override": limits.num_blocks,
+        }
+        started = time.perf_counter()
+        extended = source.extended_positions
+        longer = worker.extending_positions(extended) if extended else nullcontext()
+        assert config.block_size is not None, "a resolved configuration has one"
+        with longer, kv_cache_groups.unified(config.block_size), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # vLLM's own: nothing a user of the harness could act on
+            self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
+        core = engine.core(self._engine)
+        core.model_executor.collective_rpc("keep_own_windows")
+        if source.drawn_in_engine:
+            std = float(source.config.get("initializer_range", 0.02))
+            core.model_executor.collective_rpc(weights.draw, args=(std, config.seed))
+        self._pool = engine.block_pool(core)
+        self._free = self._pool.get_num_free_blocks()  # nobody has any yet: all but vLLM's null block
+        self._block_bytes = kv_cache.block_bytes(self._engine)
+        self._device = device.kind()
+        self._start_s = time.perf_counter() - started
+        self._requests = 0
+
+    def facts(self) -> GenerationFacts:
+        """For the run's record, and to know what fits."""
+        vllm = self._engine.vllm_config
+        layers = self._layers().values()
+        settings = {
+            "dtype": str(vllm.model_config.dtype).removeprefix("torch."),
+            "attention_backend": sorted({layer.attn_backend.get_name() for layer in layers}),
+            "max_num_batched_tokens": vllm.scheduler_config.max_num_batched_tokens,
+            "max_num_seqs": vllm.scheduler_config.max_num_seqs,
+            "enforce_eager": vllm.model_config.enforce_eager,
+            "cudagraph_mode": str(vllm.compilation_config.cudagraph_mode),
+            "kv_cache_bytes": self._free * self._block_bytes,
+        }
+        size = vllm.cache_config.block_size
+        return GenerationFacts(settings, size, self._free, self._block_bytes, self._start_s)
+
+    def generate(self, prompts: Sequence[Sequence[int]], output_len: int) -> Generated:
+        """Prefill the prompts, then take `output_len` - 1 steps in each of which every prompt gets a token.
+
+        Prompts of more than max_num_batched_tokens together take several steps, as vLLM cuts them. Those
+        that are through first decode meanwhile, in steps that do not count as decoding.
+
+        Args:
+            prompts: token ids of each; all must fit the KV cache at once.
+        """
+        names = self._add(prompts, output_len)
+        tokens: dict[str, int] = dict.fromkeys(names, 0)
+        texts: dict[str, tuple[int, ...]] = {}
+        steps: list[Step] = []
+        memory.start_peak(self._device)
+        start_bytes = memory.now_bytes(self._device)
+        try:
+            while min(tokens.values()) == 0 or sum(step.decoding for step in steps) < output_len - 1:
+                all_begun = min(tokens.values()) > 0
+                start = time.perf_counter()
+                outputs = self._engine.step()
+                seconds = time.perf_counter() - start
+                got = {output.request_id: tuple(output.outputs[0].token_ids) for output in outputs}
+                decoding = all_begun and all(len(got.get(name, ())) > tokens[name] for name in names)
+                tokens |= {name: len(ids) for name, ids in got.items()}
+                texts |= got
+                used = (self._free - self._pool.get_num_free_blocks()) * self._block_bytes
+                steps.append(Step(seconds, decoding, used, memory.now_bytes(self._device)))
+        finally:
+            self._end(names)
+        found = tuple(texts[name][:output_len] for name in names)
+        return Generated(found, tuple(steps), start_bytes, memory.peak_bytes(self._device))
+
+    def decode_us(self, prompts: Sequence[Sequence[int]], output_len: int) -> float:
+        """Microseconds of the `output_len` - 1 decoding steps of `generate`."""
+        return 1e6 * self.generate(prompts, output_len).decode_seconds
+
+    def prefill_us(self, prompts: Sequence[Sequence[int]]) -> float:
+        """Microseconds until every prompt has its first token."""
+        return 1e6 * self.generate(prompts, 1).seconds
+
+    def capture(self, prompts: Sequence[Sequence[int]], path: Path) -> None:
+        """Prefill the prompts and write the first attention layer's call, of all steps together, to a file.
+
+        Only for eager engines: a replayed CUDA graph, as of prompts of one token, passes by what looks on.
+
+        Raises:
+            CaptureError: the layer is of a kind that cannot be captured, or not all of the prompts were seen.
+        """
+        from patches.attention import AttentionTap
+
+        name, layer = next(iter(self._layers().items()))
+        steps: list[AttentionCall] = []
+
+        def observe(layer: Any, *given: Any) -> None:
+            steps.append(joined_call.part(from_engine(0, layer, *given)))
+
+        tap = AttentionTap({name: layer})
+        if tap.out_of_scope:
+            raise CaptureError(tap.out_of_scope[name])
+        with tap.observing(observe):
+            self.generate(prompts, 1)
+        call = joined_call.of_steps(steps) if steps else None
+        if call is None or sorted(call.lengths) != sorted(map(len, prompts)):
+            raise CaptureError(f"{name}: not all of the prompts were seen in the attention's calls")
+        save(call, path)
+
+    def _layers(self) -> dict[str, Any]:
+        """vLLM's attention layers by name."""
+        context = self._engine.vllm_config.compilation_config.static_forward_context
+        return {name: layer for name, layer in context.items() if hasattr(layer, "impl")}
+
+    def _add(self, prompts: Sequence[Sequence[int]], output_len: int) -> list[str]:
+        """Hand the prompts to vLLM; the requests' names."""
+        from vllm import SamplingParams
+
+        # One more than is waited for: a request that ends gives its blocks back before they are counted.
+        most = 1 if output_len == 1 else output_len + 1 + self.prefill_steps(prompts)
+        params = SamplingParams(max_tokens=most, temperature=0.0, ignore_eos=True, detokenize=False)
+        names = [str(self._requests + n) for n in range(len(prompts))]
+        self._requests += len(prompts)
+        for name, ids in zip(names, prompts, strict=True):
+            self._engine.add_request(name, {"prompt_token_ids": list(ids)}, params)
+        return names
+
+    def prefill_steps(self, prompts: Sequence[Sequence[int]]) -> int:
+        """At most so many steps until every prompt has its first token."""
+        return prefill_steps(
+            sum(map(len, prompts)), self._engine.vllm_config.scheduler_config.max_num_batched_tokens
+        )
+
+    def _end(self, names: Sequence[str]) -> None:
+        """Take the requests out of the engine; what they held is free on return."""
+        self._engine.abort_request(list(names))
+        while self._engine.has_unfinished_requests():
+            self._engine.step()
+
+    def close(self) -> None:
+        """Stop the engine."""
+        self._engine.engine_core.shutdown()
+
+
+def inspect(config: Model, length: int) -> ModelSource:
+    """The model of an experiment that generates; raises ModelError if it does not take `length` tokens."""
+    try:
+        return models.inspect(
+            config.model,
+            length=length,
+            trust_remote_code=config.trust_remote_code,
+            allow_long=config.allow_long_max_model_len,
+            load_format=config.load_format,
+        )
+    except ModelError as error:  # these experiments have no --length
+        raise ModelError(str(error).replace("--length", "a total length of")) from error
+
+
+def prefill_steps(tokens: int, max_num_batched_tokens: int) -> int:
+    """At most so many steps for prompts of `tokens` tokens in all: decoding ones take a token of a step."""
+    return 2 * math.ceil(tokens / max_num_batched_tokens)
+
+
+def blocks_needed(prompt_len: int, output_len: int, block_size: int, steps: int) -> int:
+    """Blocks of one prompt of `GenerationEngine.generate`; `steps`: see `prefill_steps`."""
+    extra = 0 if output_len == 1 else output_len + steps
+    return layout.num_blocks(prompt_len + extra, block_size)
+
+
+@contextmanager
+def generation_engine(config: RunConfig, source: ModelSource, limits: Limits) -> Iterator[GenerationEngine]:
+    """For `Child`."""
+    engine = GenerationEngine(config, source, limits)
+    try:
+        yield engine
+    finally:
+        engine.close()

@@ -1,0 +1,113 @@
+"""In-engine arms: ways of running the same prefill inside vLLM, switched from one prefill to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+
+from harness.engine.prefill_engine import PrefillEngine
+from harness.kernels import detours
+from harness.measure.timers import CYCLES_PER_SECOND
+from patches.steering import Course
+
+LOGITS_TOLERANCE = 0.05  # relative, of the logits' spread; bfloat16 noise through all layers is under 2%
+
+
+@dataclass(frozen=True)
+class InEngineArm:
+    """One way of running the prefill."""
+
+    name: str  # as in record.Cell.arm
+    spread_k: int
+    course: Course | None  # None: vLLM untouched
+    block_ids: Sequence[Sequence[int]] | None  # of each request; None: as vLLM allocates them
+    control: bool = False
+    same_kernel_as: str = "paged"  # the arm whose logits must be equal bit for bit
+    remark: str | None = None
+    unsupported: str | None = None  # why it cannot run in this engine
+
+
+def arms(
+    engine: PrefillEngine,
+    plans: Mapping[int, Sequence[Sequence[int]]],
+    natural_k: int,
+    spin_us: float | None,
+) -> list[InEngineArm]:
+    """All arms of one engine: the sweep over its layouts, and the interventions.
+
+    Args:
+        plans: each request's block ids by spread_k; 1 is among them.
+        natural_k: spread_k of what vLLM allocates by itself.
+        spin_us: about how long "spin" holds up the GPU ahead of each layer's attention; None: no GPU.
+    """
+    one_run, most = plans[1], max(plans)
+    as_is = Course()
+    remark = detours.dense_remark(engine.settings["attention_backend"])
+    found = [
+        InEngineArm("engine", natural_k, None, None),
+        InEngineArm("wrapped", natural_k, as_is, None),  # as "engine", by way of the wrappers of the others
+    ]
+    found += [InEngineArm("paged", k, as_is, plans[k]) for k in plans]
+    found.append(InEngineArm("paged", 1, as_is, one_run, control=True))
+    in_kernel = [
+        InEngineArm("dense", 1, Course("dense"), one_run, same_kernel_as="dense", remark=remark),
+        InEngineArm(
+            "no_cache", 1, Course("dense", write_cache=False), one_run, same_kernel_as="dense", remark=remark
+        ),
+        InEngineArm("compact", most, Course("compact"), plans[most], same_kernel_as="dense"),
+    ]
+    if spin_us is not None:
+        cycles = max(1, int(spin_us * 1e-6 * CYCLES_PER_SECOND))
+        in_kernel += [
+            InEngineArm("spin_0", 1, Course(ahead=partial(torch.cuda._sleep, 1)), one_run),
+            InEngineArm("spin", 1, Course(ahead=partial(torch.cuda._sleep, cycles)), one_run),
+        ]
+    return found + [replace(arm, unsupported=_no_detour(engine)) for arm in in_kernel]
+
+
+def _no_detour(engine: PrefillEngine) -> str | None:
+    """Why nothing can be changed where attention's kernel is called, or None."""
+    if not engine.about.no_detour:
+        return None
+    unknown, known = ", ".join(engine.about.no_detour), ", ".join(detours.BACKEND_KERNELS)
+    return f"how {unknown} calls its kernel is not known, so nothing can be changed there; it is for {known}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a prefill came to."""
+
+    logits: torch.Tensor  # [requests, vocabulary], what the first tokens were sampled from
+    tokens: tuple[int, ...]
+
+
+def objection(got: Outcome, engines: Outcome, twin: Outcome) -> str | None:
+    """Why an arm's outcome is wrong, or None.
+
+    Args:
+        engines: the outcome of vLLM untouched, to which it must be equal within the noise of its data type.
+        twin: the outcome of an arm with the same kernel, to which it must be equal bit for bit.
+    """
+    if not torch.equal(got.logits, twin.logits):
+        different = float((got.logits != twin.logits).float().mean())
+        return f"{different:.2%} of the logits are not bit for bit those of the same kernel"
+    error = difference(got, engines)
+    if not error <= LOGITS_TOLERANCE:  # nan too
+        return f"the logits differ by {error:.2g} of their spread, {LOGITS_TOLERANCE:g} allowed"
+    noise = 2 * (got.logits.float() - engines.logits.float()).abs().amax(1)
+    for row, (ours, theirs) in enumerate(zip(got.tokens, engines.tokens, strict=True)):
+        lead = float(engines.logits[row, theirs] - engines.logits[row, ours])
+        if lead > noise[row]:  # a tie within the noise may fall either way
+            return f"first token {ours}, not {theirs}, which leads by {lead:.3g}"
+    return None
+
+
+def difference(got: Outcome, expected: Outcome) -> float:
+    """Root mean square of the logits' difference, relative to the expected logits' standard deviation, of
+    the request for which it is largest."""
+    ours, theirs = got.logits.float(), expected.logits.float()
+    off = (ours - theirs).square().mean(1).sqrt()
+    return float((off / theirs.std(1).clamp_min(1e-12)).max())

@@ -1,0 +1,121 @@
+"""What vLLM is started with: its arguments, and what it reads from the environment."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+from harness import batch, device
+from harness.config import RunConfig
+from harness.engine import executors
+from harness.models import ModelSource
+
+GIB = 2**30
+# What _environment sets, for workers that do not inherit it.
+EXPORTED = ("VLLM_NO_USAGE_STATS", "VLLM_LOGGING_LEVEL", "VLLM_ALLOW_LONG_MAX_MODEL_LEN")
+
+
+class EngineError(RuntimeError):
+    """The engine cannot start or did not do what a prefill-only engine must; says what to change."""
+
+
+def check_vllm(config: RunConfig, source: ModelSource) -> None:
+    """Raise PatchError if the installed vLLM lacks something that is needed to see and steer it.
+
+    Takes the seconds of importing vllm; starts nothing.
+    """
+    _environment(config, source)
+    from harness.engine import compatibility
+
+    compatibility.require(device.kind(), longer_positions=source.extended_positions is not None)
+
+
+def engine_args(config: RunConfig, source: ModelSource) -> dict[str, Any]:
+    """vLLM's arguments for a prefill-only engine: whole prompts in one step, no prefix cache."""
+    from patches import worker
+
+    tokens = batch.num_tokens(config.requests)
+    arguments: dict[str, Any] = {
+        "model": str(source.path),
+        "hf_overrides": source.hf_overrides,
+        "runner": "generate",
+        "skip_tokenizer_init": True,
+        "generation_config": "vllm",
+        "dtype": config.dtype,
+        "block_size": config.block_size,
+        "load_format": source.load_format,
+        "gpu_memory_utilization": config.gpu_memory_utilization,
+        "enforce_eager": config.enforce_eager,
+        "tensor_parallel_size": config.tensor_parallel_size,
+        "worker_extension_cls": worker.EXTENSION,
+        "trust_remote_code": config.trust_remote_code,
+        "seed": config.seed,
+        "max_model_len": config.length + 1,  # vLLM wants a prompt to be shorter than this
+        "max_num_batched_tokens": config.max_num_batched_tokens or max(tokens + 1, 2048),
+        "max_num_seqs": len(config.requests),  # no more at a time: nothing to capture for larger batches
+        "enable_prefix_caching": False,
+        "disable_hybrid_kv_cache_manager": True,  # one block table for all layers, windows or not
+        "async_scheduling": False,
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+    }
+    if config.distributed_executor_backend:
+        arguments["distributed_executor_backend"] = config.distributed_executor_backend
+    if config.attention_backend:
+        arguments["attention_backend"] = config.attention_backend
+    if version := _flash_attn_version(config, source):
+        arguments["attention_config"] = {"flash_attn_version": version}
+    return arguments
+
+
+def _flash_attn_version(config: RunConfig, source: ModelSource) -> int | None:
+    """The version to ask vLLM for; None: its own choice.
+
+    ALiBi is in version 2 alone. vLLM 0.26 runs 2 by itself, but plans steps for 3 if the GPU has it.
+    """
+    if source.positions != "alibi" or device.kind() != "cuda":
+        return config.flash_attn_version
+    if config.flash_attn_version not in (None, 2):
+        raise EngineError(
+            f"--flash-attn-version {config.flash_attn_version}: {source.name} has ALiBi, which is in version "
+            "2 alone"
+        )
+    return 2
+
+
+def kv_cache_of(num_bytes: int) -> dict[str, Any]:
+    """The arguments of an engine with so many bytes of KV cache; on a CPU the environment says it too."""
+    os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(math.ceil(num_bytes / GIB))  # comes first there
+    return {"kv_cache_memory_bytes": num_bytes}
+
+
+def cpu_cache_gib(tokens: int, source: ModelSource) -> int:
+    """Whole GiB of KV cache that hold the prompts twice and a little more, in four-byte numbers."""
+    per_token = 2 * source.num_layers * source.num_kv_heads * source.head_dim * 4
+    return max(1, math.ceil(2.5 * tokens * per_token / GIB))
+
+
+def _environment(config: RunConfig, source: ModelSource) -> None:
+    """What vLLM reads from the environment; set before vllm is imported."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(cpu_cache_gib(_cached_tokens(config), source)))
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    if config.tensor_parallel_size > 1:
+        cpus = sorted(os.sched_getaffinity(0))
+        os.environ.setdefault(
+            "VLLM_CPU_OMP_THREADS_BIND", executors.cpu_binding(config.tensor_parallel_size, cpus)
+        )
+        # A fork would inherit what this process has of NVML and of threads.
+        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+        # What a rank that died left in shared memory is cleaned up without a word.
+        silent = "ignore::UserWarning:multiprocessing.resource_tracker"
+        os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), silent)))
+    if config.allow_long_max_model_len:
+        os.environ["VLLM_ALLOW_LONG_MAX_MODEL_LEN"] = "1"
+
+
+def _cached_tokens(config: RunConfig) -> int:
+    """Tokens that fit the blocks of all prompts."""
+    return config.num_blocks() * (config.block_size or 1)

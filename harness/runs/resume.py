@@ -1,0 +1,58 @@
+"""Going on with a run that was killed: what may not have changed, and which series are finished."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from harness import device
+from harness.config import Common, ConfigError
+from harness.runs.record import Result, Status, latest
+from harness.runs.store import RunDirectory, experiment_of
+
+# How a run is looked at and how long it may take; everything else decides what its figures mean.
+FREE = {"quiet", "overwrite", "resume", "output_dir", "max_seconds"}
+
+
+def check(config: Common) -> None:
+    """Raise ConfigError, with the reason, if the output directory's run cannot go on like this."""
+    if config.output_dir is None or not (config.output_dir / "run.json").is_file():
+        raise ConfigError(
+            f"--resume: --output-dir {config.output_dir} holds no run; name the run to go on with"
+        )
+    record = RunDirectory.open(config.output_dir).record()
+    if (found_there := experiment_of(record)) != config.experiment:
+        raise ConfigError(
+            f"--resume: the run in {config.output_dir} is one of {found_there}, not of {config.experiment}; "
+            "name another"
+        )
+    if record["status"] == "finished":
+        raise ConfigError(f"--resume: the run in {config.output_dir} is finished; nothing is left to measure")
+    if found := differences(record, config):
+        raise ConfigError(
+            f"--resume: the run in {config.output_dir} was started with {'; '.join(found)}; "
+            "resume it as it was, or start another run"
+        )
+
+
+def differences(record: dict[str, Any], config: Common) -> list[str]:
+    """What differs between a run's record and how it would be resumed, in words."""
+    now = config.model_dump(mode="json")
+    before = {"device": record["device"]["name"], **record["versions"]} | {
+        f"--{name.replace('_', '-')}": record["config"].get(name) for name in now.keys() - FREE
+    }
+    after = {"device": device.describe()["name"], **device.versions()} | {
+        f"--{name.replace('_', '-')}": now[name] for name in now.keys() - FREE
+    }
+    return [
+        f"{name} {before[name]}, not {after[name]}" for name in sorted(before) if before[name] != after[name]
+    ]
+
+
+def finished_series(results: Iterable[Result]) -> set[str]:
+    """Names of the series whose results are all there and none of which was interrupted."""
+    counted = latest(results)
+    have = Counter(r.series for r in counted)
+    cut_short = {r.series for r in counted if r.status is Status.INTERRUPTED}
+    return {r.series for r in counted if have[r.series] == r.series_size} - cut_short

@@ -1,0 +1,193 @@
+"""The run directory: a record, raw samples that are only ever appended, and the views made from them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from harness.runs.record import Result
+
+# The plots of all experiments, each as .png and .svg.
+PLOTS = (
+    "spread_k",
+    "attribution",
+    "kernels",
+    "cache",
+    "memory",
+    "backends",
+    "kvcache_steps",
+    "kvcache_modes",
+)
+
+
+class RunExists(ValueError):
+    """The directory already holds a run."""
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Replace the file's content as a whole: a reader, or a crash, sees the old text or the new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Write JSON atomically; raises ValueError on NaN and infinities, which JSON does not have."""
+    write_atomic(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
+
+
+def experiment_of(record: dict[str, Any]) -> str:
+    """The experiment whose run a record is of; one that does not say so is the main job's."""
+    return str(record.get("experiment", "prefill"))
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """One run's files. `samples.jsonl` is the source of truth; summary, tables and plots follow from it."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: str | Path, overwrite: bool = False) -> RunDirectory:
+        """A directory ready for a new run; missing parents are made.
+
+        With `overwrite` the files of the run it holds are removed, its captures too, and no others.
+        Raises RunExists if it holds a run, NotADirectoryError if the path is a file.
+        """
+        run = cls(Path(path))
+        if run.path.exists() and not run.path.is_dir():
+            raise NotADirectoryError(f"{path} is a file; a run needs a directory")
+        run.path.mkdir(parents=True, exist_ok=True)
+        own = run._own_files()
+        if own and not overwrite:
+            raise RunExists(f"{path} already holds a run; take another --output-dir or pass --overwrite")
+        if own:
+            for file in [*own, *run.captures_path.rglob("*.safetensors")]:
+                file.unlink()
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunDirectory:
+        """The run in this directory; raises FileNotFoundError if there is none."""
+        run = cls(Path(path))
+        if not run.record_path.is_file():
+            raise FileNotFoundError(f"{path} holds no run: {run.record_path.name} is missing")
+        return run
+
+    @property
+    def record_path(self) -> Path:
+        """run.json: configuration, versions, device, status."""
+        return self.path / "run.json"
+
+    @property
+    def samples_path(self) -> Path:
+        """samples.jsonl: one Result a line."""
+        return self.path / "samples.jsonl"
+
+    @property
+    def clocks_path(self) -> Path:
+        """clocks.jsonl: the device's clocks, one series a line."""
+        return self.path / "clocks.jsonl"
+
+    @property
+    def captures_path(self) -> Path:
+        """captures/: the attention calls that --save-captures keeps, a folder for each of several ranks."""
+        return self.path / "captures"
+
+    @property
+    def trace_path(self) -> Path:
+        """trace.json: the profiled prefills' events; https://ui.perfetto.dev opens it."""
+        return self.path / "trace.json"
+
+    @property
+    def summary_path(self) -> Path:
+        """summary.json: the figures, for programs."""
+        return self.path / "summary.json"
+
+    @property
+    def tables_path(self) -> Path:
+        """tables.md: the tables, for people."""
+        return self.path / "tables.md"
+
+    @property
+    def csv_path(self) -> Path:
+        """tables.csv: every row of the tables, tidy."""
+        return self.path / "tables.csv"
+
+    @property
+    def page_path(self) -> Path:
+        """report.html: all of it on one page."""
+        return self.path / "report.html"
+
+    @property
+    def plots_path(self) -> Path:
+        """plots/: a directory, made when there is something to put in it."""
+        return self.path / "plots"
+
+    def write_record(self, record: dict[str, Any]) -> None:
+        """Replace run.json, atomically; raises ValueError on NaN."""
+        write_json(self.record_path, record)
+
+    def record(self) -> dict[str, Any]:
+        """What `write_record` wrote last."""
+        data: dict[str, Any] = json.loads(self.record_path.read_text(encoding="utf-8"))
+        return data
+
+    def append(self, results: Iterable[Result]) -> None:
+        """Add results to samples.jsonl; on return they are on disk. Raises ValueError on NaN."""
+        _append_lines(self.samples_path, (result.to_json() for result in results))
+
+    def append_clocks(self, clocks: dict[str, Any]) -> None:
+        """Add a line to clocks.jsonl; on return it is on disk. Raises ValueError on NaN."""
+        _append_lines(self.clocks_path, [clocks])
+
+    def results(self) -> list[Result]:
+        """All results in the order they were appended; a line cut short by a kill does not count.
+
+        Raises ValueError, with the line's number, if a whole line is not a Result.
+        """
+        if not self.samples_path.exists():
+            return []
+        results = []
+        lines = self.samples_path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is cut short
+        for number, line in enumerate(lines, start=1):
+            try:
+                results.append(Result.from_json(json.loads(line)))
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{self.samples_path}, line {number}: not a result ({error})") from error
+        return results
+
+    def _own_files(self) -> list[Path]:
+        """The files that make this directory a run's, as far as they exist."""
+        raw = [self.record_path, self.samples_path, self.clocks_path, self.trace_path]
+        views = [self.summary_path, self.tables_path, self.csv_path, self.page_path]
+        plots = [self.plots_path / f"{name}.{end}" for name in PLOTS for end in ("png", "svg")]
+        return [file for file in raw + views + plots if file.is_file()]
+
+
+def _append_lines(path: Path, data: Iterable[dict[str, Any]]) -> None:
+    """Add a JSON line for each object; what a killed process left of a line is removed first."""
+    lines = "".join(json.dumps(item, allow_nan=False) + "\n" for item in data)
+    with path.open("ab+") as file:
+        _cut_unfinished_line(file)
+        file.write(lines.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _cut_unfinished_line(file: IO[bytes]) -> None:
+    """Remove what follows the last newline: a killed process left it, and never counted on it."""
+    size = file.seek(0, os.SEEK_END)
+    if size == 0:
+        return
+    file.seek(size - 1)
+    if file.read(1) != b"\n":
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
