@@ -14,6 +14,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+SCATTER = 4  # times the blocks it takes: the room that scattered runs get where no engine's pool is at hand
+
 Ints = npt.NDArray[np.int64]
 Gap = Literal["shuffled", "scattered"]
 Sizes = Literal["even", "random"]

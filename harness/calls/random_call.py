@@ -11,7 +11,6 @@ from harness import layout
 from harness.calls.capture import AttentionCall
 from harness.config.kernels import KernelsConfig
 from harness.kernels import PagedKV
-from harness.replay.series import SCATTER
 
 
 def make(config: KernelsConfig, device: str) -> AttentionCall:
@@ -98,7 +97,7 @@ def in_blocks(call: AttentionCall, config: KernelsConfig, runs: int, block_size:
 
 def _split(config: KernelsConfig, runs: int, blocks: int) -> list[list[int]]:
     """Block ids of each sequence, in so many runs, behind those that the single runs take."""
-    room = blocks * (SCATTER if config.gap == "scattered" else 1)
+    room = blocks * (layout.SCATTER if config.gap == "scattered" else 1)
     behind = config.batch_size * blocks
     plans = []
     for n in range(config.batch_size):

@@ -18,8 +18,6 @@ from harness.replay.arms import Arm, Bound
 from harness.replay.placement import Placement, placed
 from harness.runs.record import Result, Status, request_series_name, series_name, status_of
 
-SCATTER = 4
-
 
 class Judge:
     """Holds a call's float32 reference and says whether an arm's output is right."""
@@ -81,11 +79,11 @@ class Replay:
     def cache_plan(self, blocks: Sequence[int], runs: Sequence[int]) -> list[list[int]]:
         """Each request's block ids in a cache made here, cut into so many runs, beyond sum(blocks).
 
-        Up to there they are the one run's. Scattered runs get a pool of SCATTER times the blocks: the
+        Up to there they are the one run's. Scattered runs get a pool of layout.SCATTER times the blocks: the
         engine's pool would not fit twice.
         """
         count = sum(blocks)
-        pool = count * (SCATTER if self.gap == "scattered" else 1)
+        pool = count * (layout.SCATTER if self.gap == "scattered" else 1)
         ids = range(count + 1, count + pool + 1)
         seed = self.seed + max(runs)
         return layout.plan_batch(blocks, runs, ids, gap=self.gap, sizes=self.sizes, seed=seed)
