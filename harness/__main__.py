@@ -34,6 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="what can run here, what each kernel takes, what to do about problems",
         allow_abbrev=False,
     )
+    if not (sys.argv[1:] if argv is None else argv):
+        parser.print_help(sys.stderr)
+        return 2
     return cli.guarded(PROG, lambda: _dispatch(parser.parse_args(argv)))
 
 

@@ -221,7 +221,6 @@ def test_the_script_and_the_package_take_the_same_options():
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ("", "the following arguments are required: COMMAND"),
         ("report tests", "tests: holds no run.json; name a run's directory"),
         ("reprot x", "invalid choice: 'reprot'"),
     ],
@@ -230,6 +229,12 @@ def test_the_package_refuses_in_one_line_too(argv, message):
     done = run(*argv.split(), module="__main__")
     assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, "heavy: []\n")
     assert message in done.stderr
+
+
+def test_the_package_alone_lists_its_commands():
+    done = run(module="__main__")
+    assert (done.returncode, done.stdout) == (2, "heavy: []\n")
+    assert "doctor    what can run here" in done.stderr
 
 
 def test_ctrl_c_is_status_130(capsys):
