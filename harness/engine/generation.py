@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import os
 import time
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from harness.calls import joined_call
 from harness.calls.capture import AttentionCall, CaptureError, from_engine, save
 from harness.config import RunConfig
 from harness.config.fields import Model
+from harness.engine import starting
 from harness.engine.options import GIB, check_vllm, engine_args
 from harness.measure import memory
 from harness.models import ModelError, ModelSource
@@ -85,7 +85,7 @@ class GenerationEngine:
         from vllm import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        from patches import engine, kv_cache, kv_cache_groups, weights, worker
+        from patches import engine, kv_cache
 
         arguments = engine_args(config, source) | {
             "max_num_seqs": limits.max_num_seqs,
@@ -95,18 +95,9 @@ class GenerationEngine:
             "num_gpu_blocks_override": limits.num_blocks,
         }
         started = time.perf_counter()
-        extended = source.extended_positions
-        longer = worker.extending_positions(extended) if extended else nullcontext()
-        assert config.block_size is not None, "a resolved configuration has one"
-        with longer, kv_cache_groups.unified(config.block_size), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # vLLM's own: nothing a user of the harness could act on
+        with starting.patched(config, source):
             self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
-        core = engine.core(self._engine)
-        core.model_executor.collective_rpc("keep_own_windows")
-        if source.drawn_in_engine:
-            std = float(source.config.get("initializer_range", 0.02))
-            core.model_executor.collective_rpc(weights.draw, args=(std, config.seed))
-        self._pool = engine.block_pool(core)
+        self._pool = engine.block_pool(starting.completed(self._engine, config, source))
         self._free = self._pool.get_num_free_blocks()  # nobody has any yet: all but vLLM's null block
         self._block_bytes = kv_cache.block_bytes(self._engine)
         self._device = device.kind()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from harness.config import RunConfig
-from harness.engine import executors
+from harness.engine import executors, starting
 from harness.engine.options import EXPORTED, EngineError, check_vllm, engine_args, kv_cache_of
 from harness.engine.ranks import Ranks
 from harness.models import ModelSource
@@ -51,7 +50,6 @@ class PrefillEngine:
         Raises:
             PatchError: this vLLM lacks something that is needed to see and steer it.
         """
-        assert config.block_size is not None, "a resolved configuration has one"
         arguments = engine_args(config, source) | dict(vllm_args or {})
         check_vllm(config, source)
         if kv_cache_bytes is not None:
@@ -59,16 +57,12 @@ class PrefillEngine:
         from vllm import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        from patches import engine, kv_cache_groups, weights, worker
+        from patches import engine, worker
 
         started = time.perf_counter()
-        longer: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-        if source.extended_positions is not None:
-            longer = worker.extending_positions(source.extended_positions)
         last_words = executors.LastWords().listen()
         with contextlib.ExitStack() as undo:
-            with longer, kv_cache_groups.unified(config.block_size), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # vLLM's own: nothing a user of the harness could act on
+            with starting.patched(config, source):
                 if config.distributed_executor_backend == "ray":
                     executors.start_ray([*EXPORTED, worker.EXTENDED_POSITIONS])
                     undo.callback(executors.stop_ray)
@@ -78,11 +72,7 @@ class PrefillEngine:
                     said = f"vLLM does not take {source.name} as asked: {_reason(error)}"
                     raise EngineError(said) from error
             undo.callback(self._engine.engine_core.shutdown)
-            core = engine.core(self._engine)
-            core.model_executor.collective_rpc("keep_own_windows")
-            if source.drawn_in_engine:
-                std = float(source.config.get("initializer_range", 0.02))
-                core.model_executor.collective_rpc(weights.draw, args=(std, config.seed))
+            core = starting.completed(self._engine, config, source)
             self._pool = engine.block_pool(core)
             self.ranks = Ranks(core.model_executor, config.tensor_parallel_size, last_words)
             self.about = self.ranks.call("about")[0]

@@ -1,0 +1,37 @@
+"""What the harness changes in a vLLM engine while it starts, and right after; patches/ says why."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+from harness.config import RunConfig
+from harness.models import ModelSource
+
+
+@contextmanager
+def patched(config: RunConfig, source: ModelSource) -> Iterator[None]:
+    """Engines that start inside the block have the longer positions asked for and one block size."""
+    from patches import kv_cache_groups, worker
+
+    assert config.block_size is not None, "a resolved configuration has one"
+    longer: AbstractContextManager[None] = nullcontext()
+    if source.extended_positions is not None:
+        longer = worker.extending_positions(source.extended_positions)
+    with longer, kv_cache_groups.unified(config.block_size), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # vLLM's own: nothing a user of the harness could act on
+        yield
+
+
+def completed(llm: Any, config: RunConfig, source: ModelSource) -> Any:
+    """Give a started `LLMEngine` its layers' own windows and, where it loaded none, its weights; its core."""
+    from patches import engine, weights
+
+    core = engine.core(llm)
+    core.model_executor.collective_rpc("keep_own_windows")
+    if source.drawn_in_engine:
+        std = float(source.config.get("initializer_range", 0.02))
+        core.model_executor.collective_rpc(weights.draw, args=(std, config.seed))
+    return core
