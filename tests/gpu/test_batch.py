@@ -14,7 +14,7 @@ def test_each_prompt_has_its_own_blocks(tmp_path):
     command = [
         sys.executable, "run_vllm_prefill.py", "--model", "gpt2", "--batch", "1x700,3x100@2,2x1",
         "--layers", "0", "--spread-k", "1,8", "--repeats", "5", "--enforce-eager",
-        "--output-dir", str(tmp_path / "run"),
+        "--gpu-memory-utilization", "0.2", "--output-dir", str(tmp_path / "run"),
     ]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
