@@ -158,10 +158,9 @@ def from_engine(
 def outline(call: AttentionCall) -> AttentionCall:
     """The call without its numbers, for other processes: Q, K, V, output and cache on the meta device, which
     keeps shapes and strides; its metadata on the CPU."""
-    big = {name: getattr(call, name) for name in ("query", "key", "value", "output", "kv_cache")}
-    small = {f.name: v for f in fields(call) if isinstance(v := getattr(call, f.name), torch.Tensor)}
-    on_meta = {name: None if tensor is None else _without_numbers(tensor) for name, tensor in big.items()}
-    return replace(call, **{name: tensor.cpu() for name, tensor in small.items()} | on_meta)
+    big = ("query", "key", "value", "output", "kv_cache")
+    tensors = {f.name: v for f in fields(call) if isinstance(v := getattr(call, f.name), torch.Tensor)}
+    return replace(call, **{n: _without_numbers(t) if n in big else t.cpu() for n, t in tensors.items()})
 
 
 def _without_numbers(tensor: torch.Tensor) -> torch.Tensor:
