@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FormatStrFormatter, LogLocator, NullLocator
 
 from study import findings
 from study.findings import Finding, Gather
@@ -173,7 +174,9 @@ def _gather(points: Sequence[Point]) -> Figure | None:
             )
         _powers_of_two(axes, [p.length for p in group])
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+        axes.yaxis.set_minor_locator(NullLocator())
         axes.axhline(1, color="0.4", linewidth=0.8)
         axes.set_xlabel("tokens")
 
@@ -204,7 +207,8 @@ def _panels(
         return None
     columns = min(3, len(groups))
     rows = -(-len(groups) // columns)
-    figure = Figure(figsize=(max(5.5, 3.7 * columns), 0.6 + 3.4 * rows), layout="constrained")
+    width = max(5.5, 3.7 * columns)
+    figure = Figure(figsize=(width, 0.6 + 3.4 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
     for axes, (name, group) in zip(panels, sorted(groups.items()), strict=False):
         if zero:
@@ -219,7 +223,7 @@ def _panels(
         axes.set_visible(False)
     for axes in panels[::columns]:
         axes.set_ylabel(ylabel)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(textwrap.fill(title, int(13 * width)), fontsize=10)
     return figure
 
 

@@ -11,6 +11,7 @@ from harness.report.text import percent as percent_of
 from study.findings import Finding, Gather, hull, questions, tally
 from study.points import Effect, Point
 
+EMPTY = "Nothing of this was measured."  # in the place of a table without rows
 _GROUPS = ("scrambling", "paging", "cache", "gathering")  # how the questions begin, in their order
 
 
@@ -72,7 +73,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """In markdown; the first column to the left, the others to the right."""
     listed = [list(map(str, row)) for row in rows]
     if not listed:
-        return "Nothing of this was measured."
+        return EMPTY
     align = ("left", *["right"] * (len(columns) - 1))
     return tabulate(listed, headers=columns, tablefmt="pipe", disable_numparse=True, colalign=align)
 
