@@ -43,7 +43,7 @@ def record(output_len: int | None = None) -> dict[str, Any]:
         "device": {"name": "NVIDIA H100", "kind": "cuda"},
         "model": {"name": "gpt2", "weights": "seeded random", "num_layers": 12},
         "versions": {"vllm": "0.26.0", "torch": "2.11.0"},
-        "command": ["harness", "backends"],
+        "command": ["python", "-m", "harness", "backends"],
         "notices": [],
     }
 

@@ -30,7 +30,7 @@ def record() -> dict[str, Any]:
         "model": {"name": "smollm2-135m", "weights": "pretrained"},
         "engine": {"num_blocks_in_pool": 4096},
         "versions": {"torch": "2.11.0", "vllm": "0.26.0"},
-        "command": ["harness", "cache", "--shares", "0,50,100"],
+        "command": ["python", "-m", "harness", "cache", "--shares", "0,50,100"],
         "notices": [],
         "outputs": {str(share): [_output(share, n) for n in range(4)] for share in SHARES},
     }

@@ -37,7 +37,7 @@ def record() -> dict[str, Any]:
         "status": "finished",
         "started": "2026-01-02T03:04:05Z",
         "finished": "2026-01-02T03:06:00Z",
-        "command": ["run_vllm_prefill.py", "--model", "gpt2", "--length", "512"],
+        "command": ["python", "run_vllm_prefill.py", "--model", "gpt2", "--length", "512"],
         "config": {"length": 512, "seed": 0},
         "model": {
             "name": "gpt2",

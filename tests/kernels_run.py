@@ -38,7 +38,7 @@ def record() -> dict[str, Any]:
         "device": {"name": "NVIDIA H100", "kind": "cuda"},
         "model": {"name": "random Q, K and V"},
         "versions": {"torch": "2.11.0", "flash-attn": "2.8.3"},
-        "command": ["harness", "kernels", "--batch-size", "2"],
+        "command": ["python", "-m", "harness", "kernels", "--batch-size", "2"],
         "notices": [],
     }
 

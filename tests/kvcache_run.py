@@ -37,7 +37,7 @@ def record() -> dict[str, Any]:
             "paged": [1, 2, 3, 4, 5, 9, 7, 8],
         },
         "versions": {"vllm": "0.26.0", "transformers": "5.19.0"},
-        "command": ["harness", "kvcache"],
+        "command": ["python", "-m", "harness", "kvcache"],
         "notices": [],
     }
 

@@ -37,7 +37,7 @@ def record() -> dict[str, Any]:
         "kv_bytes_per_token": PER_TOKEN,
         "sources": {"transformers": sources, "vLLM": sources | {"NVML": "NVML's figure for the whole GPU"}},
         "versions": {"torch": "2.11.0", "vllm": "0.26.0", "transformers": "5.0.0"},
-        "command": ["harness", "memory", "--repeats", "2"],
+        "command": ["python", "-m", "harness", "memory", "--repeats", "2"],
         "notices": [],
     }
 

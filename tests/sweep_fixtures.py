@@ -57,7 +57,7 @@ def record() -> dict[str, Any]:
         "schema_version": 1,
         "status": "interrupted",
         "started": "2026-01-02T03:04:05+00:00",
-        "command": ["harness", "sweep", "configs/sweep.yaml"],
+        "command": ["python", "-m", "harness", "sweep", "configs/sweep.yaml"],
         "file": "configs/sweep.yaml",
         "varies": ["model", "length", "block_size", "max_seconds"],
         "points": points,

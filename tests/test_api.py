@@ -155,6 +155,8 @@ print(len(kernels))
     run = harness.open(tmp_path / "run")
     assert int(done.stdout.splitlines()[-1]) == len(run.kernels)
     html = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert run.record["command"] is None
+    assert "command: none, started from Python" in (run.path / "tables.md").read_text(encoding="utf-8")
     assert "As it was typed" not in html
     assert "--length 100" in html
     assert html.count('class="runs"') == 3  # two layouts, and vLLM's own blocks

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import html
 import json
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -145,7 +147,7 @@ def test_shapes_that_cannot_be_are_refused(options, message):
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     """A run from the command line: what it printed, and its directory."""
-    folder = tmp_path_factory.mktemp("kernels")
+    folder = tmp_path_factory.mktemp("kernels") / "a run"
     small = "--length 150 --num-heads 2 --head-dim 8 --block-size 16 --batch-size 2 --repeats 7 --quiet"
     sweep = "--spread-min 1 --spread-max 5 --spread-step 2"
     command = [sys.executable, "-m", "harness", "kernels", *small.split(), *sweep.split()]
@@ -167,6 +169,17 @@ def test_a_run_from_the_command_line(done):
     assert printed.count("Core Diff") == 9
     assert "Summary over all spread_k" in printed
     assert {path.name for path in (folder / "plots").iterdir()} == {"kernels.png", "kernels.svg"}
+
+
+def test_its_command_is_what_one_types_again(done):
+    _, folder = done
+    words = json.loads((folder / "run.json").read_text())["command"]
+    assert words[:4] == ["python", "-m", "harness", "kernels"]
+    assert words[-2:] == ["--output-dir", str(folder)]
+    for name in ("tables.md", "report.html"):
+        text = html.unescape((folder / name).read_text())
+        assert shlex.join(words) in text
+        assert "__main__" not in text
 
 
 def test_its_report_is_the_same_again(done):

@@ -71,6 +71,7 @@ def test_files_of_a_run(finished):
     }  # fmt: skip
     record = json.loads((output / "run.json").read_text())
     assert record["status"] == "finished"
+    assert record["command"][:3] == ["python", "run_vllm_prefill.py", "--model"]
     assert record["config"]["length"] == 300
     assert any("positions" in notice for notice in record["notices"])
     assert set(record["peak_memory_bytes"]) == {"spread=1", "spread=3", "spread=10"}

@@ -189,7 +189,11 @@ def test_real_points_one_of_which_crashes_and_is_run_again(tiny_gpt2, tmp_path):
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     summary = json.loads((directory / "summary.json").read_text())
+    command = json.loads((directory / "sweep.json").read_text())["command"]
+    assert command == ["python", "-m", "harness", "sweep", str(file), "--output-dir", str(directory)]
     crashed, finished = summary["points"]
+    of_point = json.loads((directory / finished["name"] / "run.json").read_text())["command"]
+    assert of_point[:3] == ["python", "run_vllm_prefill.py", "--config"]
     assert (crashed["status"], finished["status"]) == ("failed", "finished")
     assert crashed["reason"]
     assert crashed["reason"] in " ".join((directory / crashed["name"] / "log.txt").read_text().split())

@@ -13,7 +13,18 @@ from typing import Any
 from harness.report.companion import csv_of
 from harness.report.page import facts, points
 from harness.report.page.rendering import render
-from harness.report.text import NONE, Line, Notes, Section, Table, interval_of, listed, percent, wrapped
+from harness.report.text import (
+    NONE,
+    Line,
+    Notes,
+    Section,
+    Table,
+    command,
+    interval_of,
+    listed,
+    percent,
+    wrapped,
+)
 from harness.runs.store import RunDirectory, write_atomic, write_json
 from harness.sweep import read
 
@@ -93,7 +104,7 @@ class SweepTables:
     def markdown(self) -> str:
         """The whole of tables.md."""
         facts = [self._counts(), *self._facts("device"), *self._versions()]
-        facts.append(f"command: `{' '.join(self.record['command'])}`")
+        facts.append(command(self.record))
         parts = [f"# Sweep of {Path(self.record['file']).name}", listed(facts)]
         shared, others = self._notices()
         parts += [f"> {notice}" for notice in shared]

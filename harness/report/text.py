@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -83,8 +84,14 @@ def facts(record: Mapping[str, Any]) -> list[str]:
         *([", ".join(of_model)] if of_model else []),
         f"device: {record['device']['name']}",
         "versions: " + ", ".join(f"{name} {v}" for name, v in record["versions"].items()),
-        f"command: `{' '.join(record['command'])}`",
+        command(record),
     ]
+
+
+def command(record: Mapping[str, Any]) -> str:
+    """How the run was started; as it was typed, unless that was in Python."""
+    words = record["command"]
+    return "command: none, started from Python" if words is None else f"command: `{shlex.join(words)}`"
 
 
 def ms(value_us: float | None, digits: int = 3) -> str:

@@ -16,7 +16,7 @@ from harness.config import Common
 from harness.measure import memory
 from harness.measure.blocks import Block
 from harness.measure.sampler import Series
-from harness.runs import resume
+from harness.runs import command, resume
 from harness.runs.record import Result, in_spread
 from harness.runs.store import RunDirectory
 from harness.summary.main_job import summarise
@@ -55,7 +55,7 @@ class Recorder:
             "experiment": config.experiment,
             "status": "running",
             "started": _now(),
-            "command": sys.argv,
+            "command": command.typed(sys.argv),
             "config": config.model_dump(mode="json"),
             "device": device.describe(),
             "versions": device.versions(),

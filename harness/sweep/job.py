@@ -17,6 +17,7 @@ import yaml
 
 from harness import cli
 from harness.config import ConfigError, RunConfig, fields
+from harness.runs import command
 from harness.runs.store import write_json
 from harness.sweep import RECORD, read
 from harness.sweep import plan as planning
@@ -131,7 +132,7 @@ def _new(directory: Path, plan: Plan) -> dict[str, Any]:
         "schema_version": 1,
         "status": "running",
         "started": _now(),
-        "command": sys.argv,
+        "command": command.typed(sys.argv),
         "file": str(plan.path),
         "varies": list(plan.varies),
         "points": points,

@@ -258,14 +258,6 @@ def test_the_command_in_full_asks_for_the_same_run(options: Row) -> None:
     assert RunConfig.model_validate(found) == asked
 
 
-def test_the_command_is_shown_as_it_was_typed() -> None:
-    script = ["run_vllm_prefill.py", "--model", "a b"]
-    assert facts.typed({"command": script}) == "python run_vllm_prefill.py --model 'a b'"
-    assert facts.typed({"command": ["ipykernel_launcher.py", "-f", "x.json"]}) is None
-    module = ["/x/harness/__main__.py", "prefill", "--length", "5"]
-    assert facts.typed({"command": module}) == "python -m harness prefill --length 5"
-
-
 @given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))
 def test_ticks_lie_on_the_scale_and_their_labels_differ(low: float, width: float) -> None:
     scale = Scale(low, low + width)

@@ -41,7 +41,7 @@ def closing(record: Row, doubts: Sequence[str]) -> Row:
         "notices": record["notices"],
         "warnings": doubts,
         "environment": environment(record),
-        "typed": typed(record),
+        "typed": record["command"] and shlex.join(record["command"]),
         "in_full": in_full(record) if record["config"] else None,
         "commit": record["versions"].get("commit"),
     }
@@ -81,16 +81,6 @@ def _shown(name: str, value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(_shown(name, item) for item in value)
     return str(value)
-
-
-def typed(record: Row) -> str | None:
-    """The command as it was typed; None if the run was started from Python."""
-    program, *arguments = map(str, record["command"])
-    if program.endswith("__main__.py"):
-        return shlex.join(["python", "-m", "harness", *arguments])
-    if program.endswith("run_vllm_prefill.py"):
-        return shlex.join(["python", program, *arguments])
-    return None
 
 
 def in_full(record: Row) -> str:
