@@ -214,6 +214,12 @@ def test_inputs_beyond_the_model_s_positions_are_refused(tiny_gpt2):
     assert find(configured(tiny_gpt2, lengths=[5, 126])).num_layers == 3
 
 
+def test_by_default_no_block_is_full_and_gpt2_takes_the_inputs():
+    config = MemoryConfig()
+    assert find(resolve(config, "cpu")).num_layers == 12
+    assert all(length % 16 for length in config.lengths)
+
+
 def test_bad_input_is_one_line_before_anything_heavy():
     code = (
         "import sys; from harness.__main__ import main\n"
