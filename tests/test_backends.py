@@ -145,7 +145,7 @@ def test_the_first_backend_that_runs_has_a_second_engine(tiny_gpt2, tmp_path):
         (["--attention-backends", "FLASH_ATTN"], "--attention-backends FLASH_ATTN: vLLM has CPU_ATTN alone"),
         (
             ["--attention-backends", "CPU_ATN"],
-            "--attention-backends CPU_ATN: vLLM has no such backend; take CPU_ATTN, the nearest, or another",
+            "--attention-backends CPU_ATN: vLLM has no such backend; take one of the nearest, CPU_ATTN, ",
         ),
         (["--attention-backends", "sdpa.flash"], "--attention-backends sdpa.flash: PyTorch's attention is"),
         (["--batch-sizes", "0"], "--batch-sizes"),

@@ -157,6 +157,10 @@ def test_a_cache_that_holds_something_else_is_found_and_not_timed(
             r"--max-num-batched-tokens 100: must be at least 2048 \(--prompts 4 of --length 512\)",
         ),
         ({"shares": [101]}, r"--shares 101: must be at most 100"),
+        (
+            {"attention_backend": "CPU_ATN"},
+            "--attention-backend CPU_ATN: vLLM has no such backend; take one of the nearest, CPU",
+        ),
         ({"block_size": 20}, r"--block-size 20: must be a multiple of 32 for CPU_ATTN"),
     ],
 )

@@ -72,6 +72,10 @@ def run(*argv: str, module: str = "cli") -> subprocess.CompletedProcess[str]:
             "--attention-backend TRITON_ATTN --flash-attn-versions 2",
             "--flash-attn-versions 2: --attention-backend TRITON_ATTN has none; leave one out",
         ),
+        (
+            "--attention-backend flash_atn",
+            "--attention-backend flash_atn: vLLM has no such backend; take one of the nearest, FLASH_ATTN",
+        ),
         ("--attention-backends A,,B", "--attention-backends A,,B: must be a list of names, e.g. A,B"),
         ("--layers first", "--layers first: must be all or sample, or a list of whole numbers"),
         ("--flash-attn-version 5", "--flash-attn-version 5: must be 2, 3 or 4"),

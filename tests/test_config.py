@@ -194,6 +194,12 @@ def test_another_backend_takes_other_block_sizes():
     assert resolve(config, "cuda").block_size == 8
 
 
+def test_names_of_backends_are_vllm_s():
+    assert resolve(RunConfig(attention_backend="triton_attn"), "cuda").attention_backend == "triton_attn"
+    with pytest.raises(ConfigError, match=r"--attention-backends TRITON_ATN: .*nearest, TRITON_ATTN, "):
+        resolve(RunConfig(attention_backends=["FLASH_ATTN", "TRITON_ATN"]), "cuda")
+
+
 def test_a_directory_that_holds_a_run_is_refused_unless_told_otherwise(tmp_path):
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"already holds a run; .*--overwrite"):

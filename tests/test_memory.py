@@ -200,6 +200,10 @@ def test_enough_is_when_every_figure_is_precise():
     [
         ({"max_num_batched_tokens": 50}, r"--max-num-batched-tokens 50: must be at least 134, the sum of "),
         ({"tensor_parallel_size": 2}, r"--tensor-parallel-size 2: must be 1"),
+        (
+            {"attention_backend": "CPU_ATN"},
+            "--attention-backend CPU_ATN: vLLM has no such backend; take one of the nearest, CPU",
+        ),
         ({"lengths": [7]}, r"--lengths 7: must be a list of whole numbers"),
     ],
 )
@@ -214,7 +218,7 @@ def test_inputs_beyond_the_model_s_positions_are_refused(tiny_gpt2):
     assert find(configured(tiny_gpt2, lengths=[5, 126])).num_layers == 3
 
 
-def test_by_default_no_block_is_full_and_gpt2_takes_the_inputs():
+def test_by_default_no_last_block_is_full_and_gpt2_takes_the_inputs():
     config = MemoryConfig()
     assert find(resolve(config, "cpu")).num_layers == 12
     assert all(length % 16 for length in config.lengths)

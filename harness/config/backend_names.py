@@ -7,8 +7,6 @@ import difflib
 import importlib.util
 from pathlib import Path
 
-from harness.config.checks import label
-
 REGISTRY = "v1/attention/backends/registry.py"  # inside the package
 ENUM = "AttentionBackendEnum"
 
@@ -27,17 +25,15 @@ def known() -> tuple[str, ...]:
     return tuple(target.id for line in assigned for target in line.targets if isinstance(target, ast.Name))
 
 
-def problem(option: str, name: str) -> str | None:
+def problem(said: str, name: str) -> str | None:
     """A line on a name that vLLM does not know; None where it does, or what it knows cannot be found out.
 
     Args:
-        option: the configuration's field that has the name.
+        said: the option with what was written, e.g. "--attention-backend flash_atn".
+        name: in capitals, as vLLM has it.
     """
     listed = known()
     if not listed or name in listed:
         return None
-    near = difflib.get_close_matches(name, listed, 1, cutoff=0)[0]
-    return (
-        f"{label(option, name)}: vLLM has no such backend; take {near}, the nearest, or another of "
-        f"{', '.join(listed)}"
-    )
+    near = ", ".join(difflib.get_close_matches(name, listed, 3, cutoff=0))
+    return f"{said}: vLLM has no such backend; take one of the nearest, {near}, or leave it out"

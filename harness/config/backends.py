@@ -121,7 +121,7 @@ def _backend_problems(config: BackendsConfig, device_kind: DeviceKind) -> Iterab
     for name in config.engine_backends():
         if "." in name:
             yield f"{label('attention_backends', name)}: PyTorch's attention is here as {SDPA} alone; take it"
-        elif unknown := backend_names.problem("attention_backends", name):
+        elif unknown := backend_names.problem(label("attention_backends", name), name):
             yield unknown
         elif device_kind == "cpu" and name != "CPU_ATTN":
             yield f"{label('attention_backends', name)}: vLLM has CPU_ATTN alone on a CPU; take it, or {SDPA}"

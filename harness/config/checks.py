@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness import batch, device
+from harness.config import backend_names
 
 if TYPE_CHECKING:
     from harness.config import Common, Engine, KernelTiming, RunConfig, Sweep
@@ -109,10 +110,13 @@ def variant_problems(config: RunConfig, device_kind: Literal["cuda", "cpu"]) -> 
             f"{label('flash_attn_versions', config.flash_attn_versions)}: --attention-backend "
             f"{config.attention_backend} has none; leave one out"
         )
+    if device_kind == "cuda":
+        yield from _unknown_backends("attention_backends", config.attention_backends or [])
 
 
 def engine_problems(config: Engine, device_kind: Literal["cuda", "cpu"]) -> Iterable[str]:
     """What vLLM would refuse."""
+    yield from _unknown_backends("attention_backend", filter(None, [config.attention_backend]))
     backend = config.attention_backend or {"cuda": "FLASH_ATTN", "cpu": "CPU_ATTN"}[device_kind]
     multiple = {"FLASH_ATTN": 16, "CPU_ATTN": 32}.get(backend.upper(), 1)
     others = getattr(config, "block_sizes", None) or []
@@ -121,6 +125,12 @@ def engine_problems(config: Engine, device_kind: Literal["cuda", "cpu"]) -> Iter
             nearest = -(-size // multiple) * multiple
             yield f"{label(name, size)}: must be a multiple of {multiple} for {backend}; take {nearest}"
     yield from _rank_problems(config, device_kind)
+
+
+def _unknown_backends(option: str, names: Iterable[str]) -> Iterable[str]:
+    for name in names:
+        if unknown := backend_names.problem(label(option, name), name.upper()):
+            yield unknown
 
 
 def one_step_problems(config: RunConfig) -> Iterable[str]:
