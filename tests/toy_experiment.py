@@ -17,7 +17,7 @@ from harness.report.text import Line, Section, Table, ms
 from harness.runs.record import Cell, Result, latest
 from harness.summary.figures import cell_row
 
-GROUPS = {"input": ["sizes", "seed"], "measuring": fields.SAMPLING_OPTIONS, "output": fields.OUTPUT_OPTIONS}
+GROUPS = {"input": ["sizes", "seed"], **fields.COMMON_GROUPS}
 
 
 class ToyConfig(Common):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator
@@ -34,8 +33,7 @@ GROUPS: dict[str, list[str]] = {
     "what is compared": ["attention_backends", "batch_sizes", "input_lens", "output_len"],
     "model": fields.MODEL_OPTIONS,
     "engines (vLLM's own names)": [*fields.ONE_GPU_ENGINE_OPTIONS, "num_gpu_blocks_override", "seed"],
-    "measuring": fields.SAMPLING_OPTIONS,
-    "output": fields.OUTPUT_OPTIONS,
+    **fields.COMMON_GROUPS,
 }
 Counts = Annotated[list[Count], Field(min_length=1)]
 
@@ -109,10 +107,12 @@ def resolve(config: BackendsConfig, device_kind: DeviceKind) -> BackendsConfig:
     # vLLM wants a step to hold a token of every prompt.
     tokens = config.max_num_batched_tokens or max(min(largest, most), max(config.batch_sizes or []), 256)
     config = config.model_copy(update={"max_num_batched_tokens": tokens})
-    name = f"backends-{Path(config.model).resolve().name}-{config.phase}"
+    name = f"backends-{fields.model_name(config)}-{config.phase}"
     resolved = fields.resolve_common(config, device_kind, name)
     problems = [*checks.directory_problems(resolved), *_backend_problems(resolved, device_kind)]
-    problems += _step_problems(resolved)
+    most_prompts = max(config.batch_sizes or [])
+    limit = f"{most_prompts}, the largest of --batch-sizes, so that a step holds a token of every prompt"
+    problems += checks.step_problems(resolved, most_prompts, limit)
     fields.refuse(list(dict.fromkeys(problems)))
     return resolved
 
@@ -129,12 +129,3 @@ def _backend_problems(config: BackendsConfig, device_kind: DeviceKind) -> Iterab
             engine = for_engine(config, max(config.input_lens or []))
             backend = engine.model_copy(update={"attention_backend": name})
             yield from checks.engine_problems(backend, device_kind)
-
-
-def _step_problems(config: BackendsConfig) -> Iterable[str]:
-    tokens, most = config.max_num_batched_tokens or 0, max(config.batch_sizes or [])
-    if tokens < most:
-        yield (
-            f"{label('max_num_batched_tokens', tokens)}: must be at least {most}, the largest of "
-            "--batch-sizes, so that a step holds a token of every prompt; raise it or leave it out"
-        )

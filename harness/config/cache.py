@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator
 
 from harness.config import checks, fields
-from harness.config.checks import label
 from harness.config.fields import Common, Count, DeviceKind, Engine
 
 LENGTH = {"cuda": 4096, "cpu": 512}
 GROUPS: dict[str, list[str]] = {
     "prompts and model": ["length", "shares", "prompts", "output_len", *fields.MODEL_OPTIONS],
-    "engine (vLLM's own names)": [*fields.ENGINE_OPTIONS, "seed"],
-    "measuring": fields.SAMPLING_OPTIONS,
-    "output": fields.OUTPUT_OPTIONS,
+    **fields.ENGINE_GROUP,
+    **fields.COMMON_GROUPS,
 }
 
 
@@ -50,17 +46,12 @@ class CacheConfig(Common, Engine):
 def resolve(config: CacheConfig, device_kind: DeviceKind) -> CacheConfig:
     """The configuration with what depends on the device filled in, checked against it. Raises ConfigError."""
     config = fields.with_defaults(config, {"length": LENGTH[device_kind]})
-    name = f"cache-{Path(config.model).resolve().name}-{config.length}"
+    name = f"cache-{fields.model_name(config)}-{config.length}"
     resolved = fields.resolve_common(config, device_kind, name)
     problems = [*checks.directory_problems(resolved), *checks.engine_problems(resolved, device_kind)]
-    fields.refuse([*problems, *_step_problems(resolved)])
+    of_batch = config.prompts * (config.length or 0)
+    limit = (
+        f"{of_batch} (--prompts {config.prompts} of --length {config.length}), so that a batch is one step"
+    )
+    fields.refuse([*problems, *checks.step_problems(config, of_batch, limit)])
     return resolved
-
-
-def _step_problems(config: CacheConfig) -> Iterable[str]:
-    tokens, needed = config.max_num_batched_tokens, config.prompts * (config.length or 0)
-    if tokens is not None and tokens < needed:
-        yield (
-            f"{label('max_num_batched_tokens', tokens)}: must be at least {needed} (--prompts "
-            f"{config.prompts} of --length {config.length}), so that a batch is one step; leave it out"
-        )

@@ -12,6 +12,7 @@ from harness.config import backend_names
 
 if TYPE_CHECKING:
     from harness.config import Common, Engine, KernelTiming, RunConfig, Sweep
+    from harness.config.fields import Model
 
 TIMERS = {"cuda": ("auto", "events", "cupti"), "cpu": ("auto", "perf_counter")}
 BLOCK_SIZE = {"cuda": 16, "cpu": 128}
@@ -133,15 +134,20 @@ def _unknown_backends(option: str, names: Iterable[str]) -> Iterable[str]:
             yield unknown
 
 
+def step_problems(config: Model, needed: int, limit: str) -> Iterable[str]:
+    """A step of fewer tokens than `needed`; `limit` says in words how many and what for."""
+    tokens = config.max_num_batched_tokens
+    if tokens is not None and tokens < needed:
+        said = label("max_num_batched_tokens", tokens)
+        yield f"{said}: must be at least {limit}; raise it or leave it out"
+
+
 def one_step_problems(config: RunConfig) -> Iterable[str]:
     """What would cut the prompts into several steps."""
-    tokens, needed = config.max_num_batched_tokens, batch.num_tokens(config.requests)
-    if tokens is not None and tokens < needed:
-        of_all = f" ({needed} tokens)" if config.batch else ""
-        yield (
-            f"{label('max_num_batched_tokens', tokens)}: must be at least {prompts_label(config)}{of_all}, "
-            "so that all of it stays in one step; raise it or leave it out"
-        )
+    needed = batch.num_tokens(config.requests)
+    of_all = f" ({needed} tokens)" if config.batch else ""
+    limit = f"{prompts_label(config)}{of_all}, so that all of it stays in one step"
+    yield from step_problems(config, needed, limit)
 
 
 def _rank_problems(config: Engine, device_kind: Literal["cuda", "cpu"]) -> Iterable[str]:

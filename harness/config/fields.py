@@ -47,6 +47,9 @@ SWEEP_OPTIONS = ["spread_k", "spread_min", "spread_max", "spread_step", "gap", "
 SAMPLING_OPTIONS = ["repeats", "max_seconds", "precision"]
 KERNEL_TIMING_OPTIONS = ["timer", "l2"]
 OUTPUT_OPTIONS = ["output_dir", "overwrite", "resume", "quiet"]
+# Whole groups: title -> options.
+ENGINE_GROUP = {"engine (vLLM's own names)": [*ENGINE_OPTIONS, "seed"]}
+COMMON_GROUPS = {"measuring": SAMPLING_OPTIONS, "output": OUTPUT_OPTIONS}
 
 
 class Options(BaseModel):
@@ -227,6 +230,11 @@ def resolve_common(config: Resolved, device_kind: DeviceKind, name: str) -> Reso
     if isinstance(config, KernelTiming):
         chosen["l2"] = config.l2 or checks.L2[device_kind]
     return config.model_copy(update=chosen)
+
+
+def model_name(config: Model) -> str:
+    """What the model is called where it is part of a file's name: a directory's own name, also of "."."""
+    return Path(config.model).resolve().name
 
 
 def with_defaults(config: Resolved, defaults: Mapping[str, Any]) -> Resolved:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -19,8 +18,7 @@ GROUPS: dict[str, list[str]] = {
     "what is generated": ["input_len", "output_len"],
     "model": fields.MODEL_OPTIONS,
     "engines (vLLM's own names)": [*fields.ONE_GPU_ENGINE_OPTIONS, "seed"],
-    "measuring": fields.SAMPLING_OPTIONS,
-    "output": fields.OUTPUT_OPTIONS,
+    **fields.COMMON_GROUPS,
 }
 
 
@@ -45,7 +43,7 @@ class KVCacheConfig(Generation, Common):
 def resolve(config: KVCacheConfig, device_kind: DeviceKind) -> KVCacheConfig:
     """The configuration with what depends on the device filled in, checked against it. Raises ConfigError."""
     config = fields.with_defaults(config, DEFAULTS[device_kind])
-    name = f"kvcache-{Path(config.model).resolve().name}-{config.input_len}-{config.output_len}"
+    name = f"kvcache-{fields.model_name(config)}-{config.input_len}-{config.output_len}"
     resolved = fields.resolve_common(config, device_kind, name)
     problems = [*checks.directory_problems(resolved)]
     problems += checks.engine_problems(for_engine(resolved, resolved.length), device_kind)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -14,9 +12,8 @@ from harness.config.fields import Common, Count, DeviceKind, Engine, Seconds
 
 GROUPS: dict[str, list[str]] = {
     "inputs and model": ["lengths", *fields.MODEL_OPTIONS],
-    "engine (vLLM's own names)": [*fields.ENGINE_OPTIONS, "seed"],
-    "measuring": fields.SAMPLING_OPTIONS,
-    "output": fields.OUTPUT_OPTIONS,
+    **fields.ENGINE_GROUP,
+    **fields.COMMON_GROUPS,
 }
 
 
@@ -50,22 +47,14 @@ class MemoryConfig(Common, Engine):
 
 def resolve(config: MemoryConfig, device_kind: DeviceKind) -> MemoryConfig:
     """The configuration with what depends on the device filled in, checked against it. Raises ConfigError."""
-    name = f"memory-{Path(config.model).resolve().name}"
+    name = f"memory-{fields.model_name(config)}"
     resolved = fields.resolve_common(config, device_kind, name)
     problems = [*checks.directory_problems(resolved), *checks.engine_problems(resolved, device_kind)]
-    fields.refuse([*problems, *_problems(resolved)])
+    in_all = sum(config.lengths)
+    limit = f"{in_all}, the sum of --lengths, so that all inputs are one step"
+    problems += checks.step_problems(config, in_all, limit)
+    if (ranks := config.tensor_parallel_size) > 1:
+        said = label("tensor_parallel_size", ranks)
+        problems.append(f"{said}: must be 1, as the memory of one process is read; leave it out")
+    fields.refuse(problems)
     return resolved
-
-
-def _problems(config: MemoryConfig) -> Iterable[str]:
-    tokens, needed = config.max_num_batched_tokens, sum(config.lengths)
-    if tokens is not None and tokens < needed:
-        yield (
-            f"{label('max_num_batched_tokens', tokens)}: must be at least {needed}, the sum of --lengths, so "
-            "that all inputs are one step; leave it out"
-        )
-    if config.tensor_parallel_size > 1:
-        yield (
-            f"{label('tensor_parallel_size', config.tensor_parallel_size)}: must be 1, as the memory of one "
-            "process is read; leave it out"
-        )

@@ -129,7 +129,7 @@ def output_dir(config: RunConfig) -> Path:
 
 
 def _name(config: RunConfig) -> str:
-    model = "captures" if config.from_captures else Path(config.model).resolve().name
+    model = "captures" if config.from_captures else fields.model_name(config)
     length = f"{len(config.requests)}x{config.length}" if len(config.requests) > 1 else config.length
     return f"{model}-{length}"
 
