@@ -40,48 +40,18 @@ def write_run(
     status: str = "finished",
 ) -> Path:
     """A run's directory with run.json and summary.json; returns it."""
-    rng = np.random.default_rng(length + block_size + version + len(model))
-    heads = HEADS[model.removesuffix("-1-layer")]
-    layers = 1 if model.endswith("-1-layer") else 12
-    record: dict[str, Any] = {
-        "schema_version": 1,
-        "status": status,
-        "started": started,
-        "config": {
-            "model": model,
-            "length": length,
-            "block_size": block_size,
-            "flash_attn_version": version,
-            "gap": gap,
-            "spread_k": list(spread_k),
-            "output_dir": "/somewhere/else",
-        },
-        "device": {"name": device, "kind": "cuda", "driver": "580.1"},
-        "versions": {
-            "vllm": "0.26.0",
-            "torch": "2.11.0",
-            "flash-attn": "2.8.3",
-            "commit": "0123456789abcdef",
-        },
-        "model": {
-            "name": model,
-            "weights": "seeded random",
-            "num_layers": layers,
-            "num_heads": heads[0],
-            "num_kv_heads": heads[1],
-            "head_dim": heads[2],
-            "dtype": "bfloat16",
-        },
-        "notices": [],
-        "layers": [0],
-        "spread_k": list(spread_k),
-        "num_blocks": length // block_size,
-        "block_ids": {"1": ["1-256"]},
-    }
+    config = {
+        "model": model, "length": length, "block_size": block_size, "flash_attn_version": version,
+        "gap": gap, "spread_k": list(spread_k), "output_dir": "/somewhere/else",
+    }  # fmt: skip
+    record = _record(config) | {
+        "device": {"name": device, "kind": "cuda", "driver": "580.1"}, "started": started, "status": status,
+    }  # fmt: skip
     if status == "failed":
         record["error"] = "OutOfMemoryError: CUDA out of memory."
+    rng = np.random.default_rng(length + block_size + version + len(model))
     results = _kernels(rng, length, block_size, version, spread_k, paging_pct, fragmentation_pct, noise)
-    if layers > 1:
+    if record["model"]["num_layers"] > 1:
         results += _prefills(rng, length, block_size, spread_k, paging_pct / 5, fragmentation_pct, noise)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "run.json").write_text(json.dumps(record))
@@ -89,6 +59,37 @@ def write_run(
         (directory / "summary.json").write_text(json.dumps(summarise(record, results)))
     (directory / "samples.jsonl").write_text("{}")
     return directory
+
+
+def _record(config: dict[str, Any]) -> dict[str, Any]:
+    """What run.json holds of a run with these options, less what is of its device and of how it went."""
+    return {
+        "schema_version": 1,
+        "config": config,
+        "versions": {
+            "vllm": "0.26.0", "torch": "2.11.0", "flash-attn": "2.8.3", "commit": "0123456789abcdef",
+        },
+        "model": _model(config["model"]),
+        "notices": [],
+        "layers": [0],
+        "spread_k": config["spread_k"],
+        "num_blocks": config["length"] // config["block_size"],
+        "block_ids": {"1": ["1-256"]},
+    }  # fmt: skip
+
+
+def _model(name: str) -> dict[str, Any]:
+    """Of a name that ends in -1-layer, one layer of that shape; of any other twelve."""
+    heads, kv_heads, head_dim = HEADS[name.removesuffix("-1-layer")]
+    return {
+        "name": name,
+        "weights": "seeded random",
+        "num_layers": 1 if name.endswith("-1-layer") else 12,
+        "num_heads": heads,
+        "num_kv_heads": kv_heads,
+        "head_dim": head_dim,
+        "dtype": "bfloat16",
+    }
 
 
 def _result(
