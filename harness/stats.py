@@ -43,7 +43,7 @@ class PairedDifference:
     delta_us: float  # median of the paired differences
     ci95_us: Interval | None  # None below 6 pairs
     delta_pct: float  # the same, in percent of the baseline's median
-    ci95_pct: Interval | None
+    ci95_pct: Interval | None  # each end is one round's difference: of a disturbed one even below -100
     baseline_us: float  # the baseline's median
     n: int  # pairs
 
