@@ -65,9 +65,11 @@ def random_ids(config: dict[str, Any], length: int, seed: int) -> list[int]:
     import numpy as np
 
     text = text_config(config)
-    special = {i for key in _SPECIAL for i in np.atleast_1d(text.get(key, -1)) if i is not None}
-    ordinary = np.setdiff1d(np.arange(text["vocab_size"]), sorted(special))
-    return [int(i) for i in np.random.default_rng(seed).choice(ordinary, length)]
+    special = [i for key in _SPECIAL for i in np.atleast_1d(text.get(key, -1)) if i is not None]
+    ordinary = np.ones(text["vocab_size"], dtype=bool)
+    ordinary[[i for i in special if 0 <= i < len(ordinary)]] = False
+    ids: list[int] = np.random.default_rng(seed).choice(np.flatnonzero(ordinary), length).tolist()
+    return ids
 
 
 def decode(source: ModelSource, ids: Iterable[int]) -> str:

@@ -20,6 +20,7 @@ from harness.runs.record import Cell, Point, Result, Status
 from harness.runs.recorder import Recorder
 
 Size = tuple[int, int]  # batch size, input length
+Prompts = list[list[int]]  # token ids of each
 
 
 def again(name: str) -> str:
@@ -34,7 +35,7 @@ def longest(config: BackendsConfig, cells: Sequence[Size]) -> int:
     return max(tokens for _, tokens in cells) + out + waiting
 
 
-def prompts(config: BackendsConfig, source: ModelSource, batch: int, tokens: int) -> list[list[int]]:
+def prompts(config: BackendsConfig, source: ModelSource, batch: int, tokens: int) -> Prompts:
     """Random token ids: prompts of one batch differ, those of two cells begin alike."""
     return [prompt.random_ids(source.config, tokens, config.seed + n) for n in range(batch)]
 
@@ -143,7 +144,7 @@ class BackendEngine:
                 lost[size] = Status.OUT_OF_MEMORY, reason
                 continue
             try:
-                self._run(engine, size)
+                self._run(engine, prompts(self.config, self.source, *size))
             except EngineFailed as error:
                 lost[size] = error.status, str(error)
                 if error.status is Status.OUT_OF_MEMORY:
@@ -153,9 +154,8 @@ class BackendEngine:
                     return False
         return True
 
-    def _run(self, engine: Child, size: Size) -> float:
+    def _run(self, engine: Child, ids: Prompts) -> float:
         """Microseconds of a cell: of its prefill, or of its decoding steps."""
-        ids = prompts(self.config, self.source, *size)
         if self.config.output_len:
             return float(engine.ask("decode_us", ids, self.config.output_len))
         return float(engine.ask("prefill_us", ids))
@@ -174,7 +174,8 @@ class BackendEngine:
             self.sampling.sample(series, StepTimer(), budget, seed, bar.update, weight, least_warmup=1)
 
     def _step(self, engine: Child, size: Size) -> Step:
-        return Step(lambda: self._run(engine, size))
+        ids = prompts(self.config, self.source, *size)  # once: every round has the same
+        return Step(lambda: self._run(engine, ids))
 
     def _cell(self, size: Size) -> Cell:
         block_size = self.recorder.record.get("engines", {}).get(self.series, {}).get("block_size")
