@@ -20,6 +20,7 @@ Samples = Sequence[float] | npt.NDArray[np.float64]
 Interval = tuple[float, float]
 
 SAME_TOLERANCE_PCT = 0.5  # half of what the same arm's median differs by between fresh processes at best
+INTERVAL_SAMPLES = 6  # the fewest with a 95% interval
 FEW_SAMPLES = 10  # here the interval is the second lowest to the second highest difference
 MODES_MIN_SAMPLES = 20
 OUTLIER_SHARE = 0.10  # timings are skewed: a few are normal

@@ -82,10 +82,11 @@ def test_an_engine_s_cells_are_one_interleaved_series(prefills):
     assert set.union(*by_series.values()) == {3}
 
 
-def test_decoding_one_token_prompts(tiny_gpt2, tmp_path):
+def test_decoding_one_token_prompts_in_the_least_time(tiny_gpt2, tmp_path):
     done = backends(
         "--model", str(tiny_gpt2), "--enforce-eager", "--batch-sizes", "1,3", "--input-lens", "1,40",
-        "--output-len", "4", "--block-size", "32", "--repeats", "6", "--quiet", "--output-dir", str(tmp_path),
+        "--output-len", "4", "--block-size", "32", "--max-seconds", "0.001", "--quiet",
+        "--output-dir", str(tmp_path),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     cells = cells_of(tmp_path)
@@ -95,7 +96,11 @@ def test_decoding_one_token_prompts(tiny_gpt2, tmp_path):
     row = cells["CPU_ATTN", 3, 1]
     assert row["tokens_per_s"] == pytest.approx(3 * 3 / row["median_us"] * 1e6)
     assert "Decoding, batch size 3: tokens/s" in done.stdout
+    assert all(row["ci95_us"] for row in cells.values())
     record = json.loads((tmp_path / "run.json").read_text())
+    assert (
+        "the fewest samples a cell has are 6, the least that are taken; all sampling" in record["notices"][-1]
+    )
     assert record["engines"]["CPU_ATTN"]["attention_backend"] == ["CPU_ATTN"]
 
 

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from harness import models
+from harness import models, stats
 from harness.config.backends import SDPA, BackendsConfig
 from harness.engine import generation
 from harness.experiments.attention_alone import AttentionAlone, captured, sdpa_series
@@ -45,7 +45,8 @@ def measure(config: BackendsConfig, recorder: Recorder, source: ModelSource) -> 
     with_control = len(names) > 1 and not any(again(name) in finished for name in names)
     with_sdpa = SDPA in (config.attention_backends or [])
     alone = [size for size in cells if with_sdpa and sdpa_series(size) not in finished]
-    budget = sampling.budget((len(engines) + with_control) * len(cells) + len(alone), 1.0)
+    parts = (len(engines) + with_control) * len(cells) + len(alone)
+    budget = sampling.budget(parts, 1.0, min_rounds=stats.INTERVAL_SAMPLES)
     with recorder.bar("engines", len(engines) + with_control) as bar:
         for name in engines:
             BackendEngine(name, config, recorder, source, sampling, control=False).measure(budget)

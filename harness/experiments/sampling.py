@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from harness import device
+from harness import device, stats
 from harness.config import Common
 from harness.measure import clocks, timers
-from harness.measure.budget import Budget
+from harness.measure.budget import MIN_ROUNDS, Budget
 from harness.measure.sampler import WARMUP_ROUNDS, Series, sample
 from harness.runs.recorder import Recorder
 
@@ -27,9 +27,9 @@ class Sampling:
         assert self.config.max_seconds is not None
         return self.config.max_seconds
 
-    def budget(self, series: int, share: float) -> Budget:
-        """That share of the time, for so many series."""
-        self.budgets.append(Budget(share * self.seconds, series, self.config.repeats))
+    def budget(self, series: int, share: float, min_rounds: int = MIN_ROUNDS) -> Budget:
+        """That share of the time, for so many series, each of which takes `min_rounds` at least."""
+        self.budgets.append(Budget(share * self.seconds, series, self.config.repeats, min_rounds))
         return self.budgets[-1]
 
     def sample(
@@ -65,9 +65,15 @@ class Sampling:
             self.recorder.notice(
                 f"{launch_bound} samples may hold time in which the GPU waited for the host to launch"
             )
-        if self.config.repeats is None and budget.shortened:
-            self.recorder.notice(
-                f"--max-seconds {self.seconds:g} ended some series before every interval was narrower "
-                f"than {self.config.precision:g}% of its baseline; the fewest samples a cell has are "
-                f"{budget.least_rounds}"
-            )
+        if self.config.repeats is not None or not budget.shortened:
+            return
+        fewest = budget.least_rounds or 0
+        text = (
+            f"--max-seconds {self.seconds:g} ended some series before every interval was narrower than "
+            f"{self.config.precision:g}% of its baseline; the fewest samples a cell has are {fewest}"
+        )
+        if fewest < stats.INTERVAL_SAMPLES:
+            text += f", too few for a 95% interval, which takes {stats.INTERVAL_SAMPLES}: raise --max-seconds"
+        elif fewest == budget.min_rounds:
+            text += f", the least that are taken; all sampling took {budget.spent_s:.0f} s"
+        self.recorder.notice(text)

@@ -16,6 +16,7 @@ class Budget:
     seconds: float
     series_left: int  # a series of weight 2 counts as two
     repeats: int | None = None  # rounds asked for by the user; None: as precision and time decide
+    min_rounds: int = MIN_ROUNDS  # even where they take longer than there is time for
     most_rounds: int = MAX_ROUNDS
     least_rounds: int | None = None  # the fewest that any series got
     shortened: bool = False  # whether time ended a series before it was precise
@@ -30,7 +31,7 @@ class Budget:
         if self.repeats is not None:
             return self.repeats - done
         fitting = int(seconds / max(seconds_per_round, 1e-9))
-        return min(self.most_rounds - done, max(fitting, MIN_ROUNDS - done))
+        return min(self.most_rounds - done, max(fitting, self.min_rounds - done))
 
     def end_of(self, done: int) -> str:
         """Which limit a series has met that may take no more rounds."""

@@ -82,7 +82,7 @@ def sample(
                      baseline's median wide (without a contrast: every arm's, of its own median). Looked
                      at from 20 rounds on, with growing gaps.
         "time"       the series' share of the budget is spent, or twice that where something held it up
-                     and it has fewer than 20 rounds by then; never before MIN_ROUNDS
+                     and it has fewer than 20 rounds by then; never before its `min_rounds`
         "rounds"     the budget's `most_rounds` are done
         "repeats"    the rounds asked for are done, in which case none of the others counts
 
