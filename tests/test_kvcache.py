@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -150,6 +152,37 @@ def test_steps_add_up_to_their_generation(finished):
             if x["series"] == "steps" and x["cell"]["stage"] == "step" and x["cell"]["arm"] == mode
         ]
         assert [sum(times) for times in zip(*steps, strict=True)] == pytest.approx(whole["samples_us"])
+
+
+def test_a_run_that_is_interrupted_keeps_the_steps_and_the_memory_of_its_generations(tiny_gpt2, tmp_path):
+    command = [
+        sys.executable, "-m", "harness", "kvcache", "--model", str(tiny_gpt2), "--enforce-eager",
+        "--input-len", "1", "--output-len", "3", "--block-size", "32", "--repeats", "1000000",
+        "--output-dir", str(tmp_path / "run"),
+    ]  # fmt: skip
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as job:
+        assert job.stderr is not None
+        said = b""
+        while not re.search(rb"generations: [1-9]\d*it", said):
+            more = job.stderr.read1()
+            assert more, said.decode()[-3000:]
+            said += more
+        job.send_signal(signal.SIGINT)
+        screen = job.communicate(timeout=120)[0].decode()
+    assert job.returncode == 130
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert {row["arm"]: row["status"] for row in summary["modes"]} == dict.fromkeys(
+        ("no_cache", "kv_cache", "paged"), "interrupted"
+    )
+    assert len(summary["steps"]) == 3 * 3
+    (counted,) = {row["n"] for row in summary["modes"] + summary["steps"]}
+    assert counted >= 1
+    for row in summary["modes"]:
+        assert row["first_token_us"] > 0
+        assert row["token_us"] > 0
+        assert row["peak_bytes"] >= row["start_bytes"] > 0
+    assert "KV cache of 3 tokens" in screen
+    assert "Along the generation" in screen
 
 
 @pytest.mark.parametrize(

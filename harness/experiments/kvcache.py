@@ -81,10 +81,12 @@ def measure(config: KVCacheConfig, recorder: Recorder, source: ModelSource) -> N
         modes.start(sampling.device)
         series = modes.series()
         budget = sampling.budget(1, 1.0)
-        with recorder.bar("generations", None) as bar:
-            # Every mode has generated before.
-            sampling.sample(series, timer, budget, config.seed, bar.update, least_warmup=1)
-    recorder.add(step_results(config, series, timer.seen))
+        try:
+            with recorder.bar("generations", None) as bar:
+                # Every mode has generated before.
+                sampling.sample(series, timer, budget, config.seed, bar.update, least_warmup=1)
+        finally:  # also of a run that ends here
+            recorder.add(step_results(config, series, timer.seen))
     sampling.note_limits(budget, 0)
 
 
@@ -133,8 +135,11 @@ class Modes:
                 arguments = self.source, dtype, device, self.config.seed
                 self._try(mode, partial(Child, transformers_model, *arguments))
                 bar.update()
-        found = {mode: self._first(mode) for mode in [*self.children]}
-        self.recorder.note(tokens={mode: tokens for mode, tokens in found.items() if tokens})
+        tokens: dict[str, list[int]] = {}
+        for mode in [*self.children]:
+            if found := self._first(mode):
+                tokens[mode] = found
+                self.recorder.note(tokens=tokens)
 
     def _try(self, mode: str, start: Callable[[], Child]) -> None:
         self.recorder.say(f"starting {mode} ...")
@@ -221,7 +226,7 @@ def step_results(config: KVCacheConfig, series: Series, seen: dict[float, Genera
         for n in range(config.output_len or 1 if kept else 0):
             cell = replace(result.cell, stage="step", point=(*result.cell.point, ("step", n + 1)))
             times, readings = step_figures(kept, n)
-            found.append(Result(cell, STEPS, result.status, None, times, readings=readings))
+            found.append(Result(cell, STEPS, result.status, result.reason, times, readings=readings))
         readings = {
             "start_bytes": [float(each.start_bytes) for each in kept],
             "peak_bytes": [float(each.peak_bytes) for each in kept],
