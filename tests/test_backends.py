@@ -11,6 +11,7 @@ import pytest
 
 from harness.config import ConfigError, load
 from harness.config.backends import BackendsConfig, resolve
+from harness.experiments.backend_engine import BackendEngine
 from harness.experiments.backends import run
 
 ROOT = Path(__file__).parent.parent
@@ -118,6 +119,28 @@ def test_attention_alone_has_random_inputs_where_no_engine_can_be_captured(tiny_
         row["reason"].startswith("random Q, K and V: the engine could not capture it: ") for row in rows
     )
     assert "Note: sdpa.math: random Q, K and V in cells that could not be captured" in done.stdout
+
+
+def test_a_run_that_is_interrupted_ahead_of_sampling_keeps_what_does_not_fit(
+    tiny_gpt2, tmp_path, monkeypatch
+):
+    ahead = BackendEngine._run
+
+    def interrupted(self, engine, ids):
+        if len(ids[0]) == 90:
+            raise KeyboardInterrupt
+        return ahead(self, engine, ids)
+
+    monkeypatch.setattr(BackendEngine, "_run", interrupted)
+    options = {"model": str(tiny_gpt2), "enforce_eager": True, "batch_sizes": [1, 64], "input_lens": [1, 90]}
+    options |= {"attention_backends": ["CPU_ATTN"], "block_size": 32, "num_gpu_blocks_override": 9}
+    options |= {"quiet": True, "output_dir": tmp_path}
+    assert run(resolve(load(BackendsConfig, options), "cpu")) == 130
+    cells = cells_of(tmp_path)
+    lost = cells.pop(("CPU_ATTN", 64, 1))
+    assert (lost["status"], lost["reason"]) == ("out_of_memory", "its KV cache takes 64 blocks, there are 8")
+    assert {(row["status"], row["n"]) for row in cells.values()} == {("interrupted", 0)}
+    assert len(cells) == 3
 
 
 def test_the_first_backend_that_runs_has_a_second_engine(tiny_gpt2, tmp_path):

@@ -21,6 +21,7 @@ from harness.runs.recorder import Recorder
 
 Size = tuple[int, int]  # batch size, input length
 Prompts = list[list[int]]  # token ids of each
+Lost = dict[Size, tuple[Status, str]]  # what cannot be measured, and why
 
 
 def again(name: str) -> str:
@@ -100,7 +101,7 @@ class BackendEngine:
 
     def measure(self, budget: Budget) -> None:
         """Start an engine for the cells, without those that turn out not to fit, and sample the rest."""
-        sizes, lost = self.config.cells(), dict[Size, tuple[Status, str]]()
+        sizes, lost = self.config.cells(), Lost()
         while left := [size for size in sizes if size not in lost]:
             try:
                 with self._started(left) as engine:
@@ -113,7 +114,16 @@ class BackendEngine:
                 most = max(tokens for _, tokens in left)
                 short = [s for s in left if error.status is Status.OUT_OF_MEMORY and s[1] < most]
                 lost |= {s: (error.status, str(error)) for s in left if s not in short}
+            except KeyboardInterrupt:
+                self._keep_unsampled(lost)
+                raise
         self._sample(None, lost, budget)
+
+    def _keep_unsampled(self, lost: Lost) -> None:
+        """Where no sampling has begun, store which cells do not fit, and the others as interrupted."""
+        if all(result.series != self.series for result in self.recorder.kept):
+            interrupted = Status.INTERRUPTED, "interrupted by the user"
+            self.recorder.keep(self._all_cells(None, dict.fromkeys(self.config.cells(), interrupted) | lost))
 
     def _started(self, sizes: Sequence[Size]) -> Child:
         """An engine with room for these cells. Raises EngineFailed."""
@@ -129,7 +139,7 @@ class BackendEngine:
             raise EngineFailed(Status.UNSUPPORTED, f"vLLM took {got} in place of {self.name}")
         return child
 
-    def _first_pass(self, engine: Child, sizes: Sequence[Size], lost: dict[Size, tuple[Status, str]]) -> bool:
+    def _first_pass(self, engine: Child, sizes: Sequence[Size], lost: Lost) -> bool:
         """Run one token, then every cell, the smaller ones first; what fails goes to `lost`, with the reason.
 
         Once a cell has run out of memory in the engine, those at least as large are not tried, and the
@@ -160,14 +170,19 @@ class BackendEngine:
             return float(engine.ask("decode_us", ids, self.config.output_len))
         return float(engine.ask("prefill_us", ids))
 
-    def _sample(self, engine: Child | None, lost: dict[Size, tuple[Status, str]], budget: Budget) -> None:
-        """One series of all cells, in which the lost ones are there with their reasons."""
+    def _all_cells(self, engine: Child | None, lost: Lost) -> Series:
+        """All cells; the lost ones are there with their reasons."""
         series = Series([], [], pairs=[])
         for size in self.config.cells():
             status, reason = lost.get(size, (Status.OK, None))
             series.results.append(Result(self._cell(size), self.series, status, reason, control=self.control))
             step = None if engine is None or size in lost else self._step(engine, size)
             series.steps.append(step)
+        return series
+
+    def _sample(self, engine: Child | None, lost: Lost, budget: Budget) -> None:
+        """One series of all cells."""
+        series = self._all_cells(engine, lost)
         with self.recorder.bar(self.series, None) as bar:
             # Every cell has run before.
             weight, seed = len(series.results), self.config.seed

@@ -56,9 +56,11 @@ def measure(config: BackendsConfig, recorder: Recorder, source: ModelSource) -> 
             BackendEngine(first, config, recorder, source, sampling, control=True).measure(budget)
             bar.update()
     attention = AttentionAlone(config, recorder, source, sampling)
-    if alone:
-        _measure_alone(alone, attention, budget)
-    sampling.note_limits(budget, getattr(attention.timer, "launch_bound", 0))
+    try:
+        if alone:
+            _measure_alone(alone, attention, budget)
+    finally:  # also of a run that ends here
+        sampling.note_limits(budget, getattr(attention.timer, "launch_bound", 0))
 
 
 def _measure_alone(sizes: Sequence[Size], attention: AttentionAlone, budget: Budget) -> None:
