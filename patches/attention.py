@@ -50,15 +50,14 @@ class AttentionTap:
     def __init__(self, layers: Mapping[str, Any]) -> None:
         """`layers`: vLLM's attention layers by name.
 
-        Layers without a single call for attention are left alone; `out_of_scope` says which, and why.
+        Layers without a single call for attention, or without a KV cache, are left alone; `out_of_scope` says
+        which, and why.
 
         Raises:
             PatchError: a layer is not built as its observers expect; names what is missing.
         """
         self.out_of_scope = {
-            name: f"{name}: {type(layer.impl).__name__} is latent attention (MLA): no K and V per head"
-            for name, layer in layers.items()
-            if not hasattr(layer.impl, "forward")
+            name: f"{name}: {reason}" for name, layer in layers.items() if (reason := _out_of_scope(layer))
         }
         layers = {name: layer for name, layer in layers.items() if name not in self.out_of_scope}
         for layer in layers.values():
@@ -120,6 +119,16 @@ class AttentionTap:
             return result
 
         return tapped
+
+
+def _out_of_scope(layer: Any) -> str | None:
+    """Why a layer has no paged K and V per head, or None."""
+    impl = type(layer.impl).__name__
+    if not hasattr(layer.impl, "forward"):
+        return f"{impl} is latent attention (MLA): no K and V per head"
+    if getattr(layer, "attn_type", "decoder") in ("encoder_only", "encoder"):
+        return f"{impl} is encoder-only attention: no KV cache"
+    return None
 
 
 def _capturing() -> bool:

@@ -103,6 +103,8 @@ LATENT = (
      "n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1, "n_group": 1, "topk_group": 1,
      "max_position_embeddings": 256},
 )  # fmt: skip
+# With "is_causal": False in its config.json its layers are an encoder's, without a KV cache.
+BIDIRECTIONAL = ("qwen2", _llama(2, 2, 64, hidden_size=128, num_hidden_layers=2))
 ENCODER = {
     "architectures": ["BertModel"], "model_type": "bert", "hidden_size": 64, "num_attention_heads": 2,
     "num_hidden_layers": 1, "max_position_embeddings": 128, "vocab_size": VOCABULARY,

@@ -9,7 +9,7 @@ import pytest
 from harness import cli
 from harness.engine.options import EngineError
 from tests import feature_checks
-from tests.feature_models import ENCODER, LATENT, MODELS, NO_FLOAT16, NO_KERNEL, save
+from tests.feature_models import BIDIRECTIONAL, ENCODER, LATENT, MODELS, NO_FLOAT16, NO_KERNEL, save
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
@@ -59,6 +59,17 @@ def test_latent_attention_is_reported_layer_by_layer(capfd, tmp_path):
     notices = json.loads((tmp_path / "run" / "run.json").read_text())["notices"]
     for layer in range(LATENT[1]["num_hidden_layers"]):
         assert any(f"layer {layer} left out: " in notice and "(MLA)" in notice for notice in notices)
+
+
+def test_encoder_only_layers_are_reported_one_by_one(capfd, tmp_path):
+    model = save(*BIDIRECTIONAL, tmp_path / "model")
+    description = model / "config.json"
+    description.write_text(json.dumps(json.loads(description.read_text()) | {"is_causal": False}))
+    line = failing(capfd, model, tmp_path / "run")
+    assert line.startswith("main: error: no layer of this model has a paged KV cache")
+    notices = json.loads((tmp_path / "run" / "run.json").read_text())["notices"]
+    for layer in range(BIDIRECTIONAL[1]["num_hidden_layers"]):
+        assert any(f"layer {layer} left out: " in notice and "encoder-only" in notice for notice in notices)
 
 
 def test_a_head_size_without_a_kernel_is_said(capfd, tmp_path):

@@ -32,6 +32,7 @@ class About:
     not_steered: str | None  # why attention cannot be steered
     no_detour: tuple[str, ...]  # backends whose kernels are not known, so that nothing can be changed there
     flash_attn_version: int | None  # of the layers that run flash attention; None: there is none
+    out_of_scope: tuple[str, ...]  # why, of each layer that keeps no paged K and V
 
 
 class Rank:
@@ -69,7 +70,8 @@ class Rank:
         versions = [getattr(layer.impl, "vllm_flash_attn_version", None) for layer in self.layers.values()]
         newest = max((version for version in versions if version is not None), default=None)
         no_detour = tuple(self.steering.no_detour) if self.steering else ()
-        return About(tuple(self.layers), tuple(backends), self.not_steered, no_detour, newest)
+        left_out = tuple(self.tap.out_of_scope.values())
+        return About(tuple(self.layers), tuple(backends), self.not_steered, no_detour, newest, left_out)
 
     def begin(self, what: str, *args: Any) -> None:
         """Enter one of this class's contexts; `end` leaves the one that was entered last."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -23,6 +23,7 @@ from harness.measure.sampler import ENOUGH_ROUNDS, WARMUP_ROUNDS
 from harness.runs.recorder import Recorder, recording
 
 SWEEP_SHARE, ATTRIBUTION_SHARE = 0.3, 0.5  # of the time for sampling: whole prefills, without and with arms
+NO_LAYER = "no layer of this model has a paged KV cache, so there is no layout"
 
 
 def run(config: RunConfig, source: models.ModelSource) -> int:
@@ -71,6 +72,9 @@ class Job:
         variants.measure(source, prompts, self.replaying, self.recorder)
 
     def _sweep(self, engine: PrefillEngine, prompts: Ids) -> None:
+        if len(engine.about.out_of_scope) == len(engine.about.layers):
+            self._leave_out(dict(enumerate(engine.about.out_of_scope)))
+            raise capture.CaptureError(NO_LAYER)  # not all of these can be prefilled on chosen blocks
         free = engine.free_block_ids()
         blocks = batch.blocks(self.config.requests, engine.settings["block_size"])
         check_room(sum(blocks), free)
@@ -88,21 +92,25 @@ class Job:
         self._equip(engine.ranks)
         layers = self._chosen_layers(len(engine.about.layers))
         base, captured = prefills.capture(engine, prompts, plans[1], layers)
-        for layer, reason in captured.skipped.items():
-            self.recorder.notice(f"layer {layer} left out: {reason}")
+        self._leave_out(captured.skipped)
         if not captured.calls and not captured.skipped:
             raise capture.CaptureError(
                 "no attention call was seen: steps of one-token prompts run as one CUDA graph; "
                 "add --enforce-eager, or take a longer prompt"
             )
         if not captured.calls:
-            raise capture.CaptureError("no layer of this model has a paged KV cache, so there is no layout")
+            raise capture.CaptureError(NO_LAYER)
         self._fit_layers(engine, captured.calls)
         self.recorder.note(first_tokens=list(base.first_tokens))
         if self.config.save_captures:
             self._save(engine.ranks)
         problems = self._replay_all(engine, prompts, plans, base, list(captured.calls.values()))
         self._end_to_end(engine, prompts, plans, problems)
+
+    def _leave_out(self, reasons: Mapping[int, str]) -> None:
+        """Note why layers, by their index, are not measured."""
+        for layer, reason in reasons.items():
+            self.recorder.notice(f"layer {layer} left out: {reason}")
 
     def _equip(self, ranks: Ranks) -> None:
         """Make every rank ready to replay; the run notes what the first measures with."""
