@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness import models
-from harness.models import ModelError, ModelSource, checkpoints, hub, inspect, materialise
+from harness.models import ModelError, ModelSource, checkpoints, hub, inspect, materialise, require_cache
 from harness.models.shape import read_shape, with_positions
 
 LLAMA = {
@@ -270,6 +271,20 @@ def test_kv_heads_of_multi_query_models() -> None:
     falcon = LLAMA | {"num_key_value_heads": None, "multi_query": True, "num_kv_heads": 4}
     assert read_shape(falcon, "config").num_kv_heads == 1
     assert read_shape(falcon | {"new_decoder_architecture": True}, "config").num_kv_heads == 4
+
+
+@pytest.mark.parametrize(
+    ("more", "without_cache", "without_heads"),
+    [({}, False, False), ({"is_causal": True}, False, False), ({"is_causal": False}, True, True),
+     ({"kv_lora_rank": 512}, False, True)],
+)  # fmt: skip
+def test_caches_that_the_companions_cannot_take(
+    tmp_path: Path, more: dict[str, Any], without_cache: bool, without_heads: bool
+) -> None:
+    source = inspect(str(write_model(tmp_path / "model", LLAMA | more)), length=10)
+    for per_head, refused in ((False, without_cache), (True, without_heads)):
+        with pytest.raises(ModelError, match=r"keep no KV cache|\(MLA\)") if refused else nullcontext():
+            require_cache(source, per_head=per_head)
 
 
 class FakeHub(BaseHTTPRequestHandler):

@@ -27,6 +27,7 @@ from harness.runs.recorder import Recorder, recording
 def run(config: BackendsConfig) -> int:
     """Run it and leave its run directory; the exit status, as of the main job."""
     source = generation.inspect(config, longest(config, config.cells()))
+    models.require_cache(source)
     return recording(config, source.name, lambda config, recorder: measure(config, recorder, source))
 
 

@@ -44,6 +44,7 @@ def run(config: CacheConfig) -> int:
         allow_long=config.allow_long_max_model_len,
         load_format=config.load_format,
     )
+    models.require_cache(source)
     # A refusal leaves no run behind. All prompts' tokens, as on a CPU these decide how large the pool gets.
     check_vllm(for_engine(config, config.prompts * config.length), source)
     return recording(config, source.name, lambda config, recorder: measure(config, recorder, source))

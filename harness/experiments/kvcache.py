@@ -44,6 +44,7 @@ DTYPES = {"auto": "bfloat16", "half": "float16", "float": "float32"}
 def run(config: KVCacheConfig) -> int:
     """Run it and leave its run directory; the exit status, as of the main job."""
     source = generation.inspect(config, longest(config))
+    models.require_cache(source, per_head=True)
     if source.extended_positions is not None:
         raise ModelError(
             f"--input-len {config.input_len} --output-len {config.output_len}: {source.name} has "

@@ -34,6 +34,7 @@ def find(config: MemoryConfig) -> ModelSource:
         allow_long=config.allow_long_max_model_len,
         load_format=config.load_format,
     )
+    models.require_cache(source, per_head=True)
     if source.extended_positions is not None:
         raise ModelError(
             f"--lengths {longest}: {source.name} has {source.max_positions} learned positions, and "

@@ -14,7 +14,7 @@ from harness.device import ROOT
 from harness.models import checkpoints, hub
 from harness.models.shape import EXTENDABLE, ModelError, Shape, read_shape, with_positions
 
-__all__ = ["BUILT_IN", "ModelError", "ModelSource", "inspect", "materialise"]
+__all__ = ["BUILT_IN", "ModelError", "ModelSource", "inspect", "materialise", "require_cache"]
 
 # Shapes whose weights are drawn inside the engine, and what they are the shape of. One layer, with a small
 # vocabulary, is what a kernel is measured on where the rest of the model would only take time.
@@ -101,6 +101,17 @@ def inspect(
         trust_remote_code=trust_remote_code,
     )
     return _with_room_for(source, length, allow_long)
+
+
+def require_cache(source: ModelSource, *, per_head: bool = False) -> None:
+    """Raise ModelError if the model keeps no KV cache, or with `per_head` none of K and V per head."""
+    if not source.causal:
+        kind = "encoder-only layers (is_causal: false), which keep no KV cache"
+    elif per_head and source.latent:
+        kind = "latent attention (MLA), whose KV cache is not K and V per head, as the formula has it"
+    else:
+        return
+    raise ModelError(f"--model {source.name}: it has {kind}; give another model")
 
 
 def materialise(source: ModelSource, seed: int) -> ModelSource:

@@ -35,6 +35,8 @@ class Shape:
     num_heads: int  # query heads
     num_kv_heads: int
     head_dim: int
+    causal: bool = True  # False: its layers are an encoder's, without a KV cache
+    latent: bool = False  # multi-head latent attention (MLA): the cache is not K and V per head
 
 
 def text_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -64,6 +66,8 @@ def read_shape(config: dict[str, Any], where: str) -> Shape:
         num_heads=num_heads,
         num_kv_heads=_num_kv_heads(text, num_heads),
         head_dim=text.get("head_dim") or width // num_heads,
+        causal=text.get("is_causal") is not False,
+        latent=bool(text.get("kv_lora_rank")),
     )
 
 
