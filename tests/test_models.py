@@ -72,7 +72,7 @@ def test_directory(tmp_path: Path) -> None:
 
 def test_prompt_must_be_shorter_than_the_positions(tmp_path: Path) -> None:
     name = str(write_model(tmp_path / "tiny"))
-    with pytest.raises(ModelError, match=r"of 32 tokens: .* has 32 positions: at most 31 tokens .*, or "):
+    with pytest.raises(ModelError, match=r"of 32 tokens: .* has 32 positions; take at most 31, or "):
         inspect(name, length=32)
     source = inspect(name, length=40, allow_long=True)
     assert source.hf_overrides == {"max_position_embeddings": 41}
@@ -85,7 +85,7 @@ def test_positions_of_other_kinds_are_never_extended(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="yarn"):
         inspect(str(write_model(tmp_path / "yarn", yarn)), length=40, allow_long=True)
     coder = TINY_GPT2 | {"model_type": "gpt_bigcode"}
-    with pytest.raises(ModelError, match="at most 15 tokens in --length"):
+    with pytest.raises(ModelError, match=r"has 16 positions.*; take at most 15"):
         inspect(str(write_model(tmp_path / "coder", coder)), length=16, allow_long=True)
 
 

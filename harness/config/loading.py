@@ -137,8 +137,9 @@ def _in_words(
         name = str(item["loc"][0])
         if item["type"] in limits:
             must_be[name] = f"{limits[item['type']]} {next(iter(item['ctx'].values()))}"
+        short = item["type"] == "too_short"
         must_be.setdefault(
-            name, expects(model, name) + (", not empty" if item["type"].endswith("too_short") else "")
+            name, expects(model, name) + (f", at least {item['ctx']['min_length']} of them" if short else "")
         )
     for name, limit in must_be.items():
         yield f"{label(name, values[name], source_of[name])}: must be {limit}"

@@ -19,7 +19,7 @@ from harness.config.fields import Model
 from harness.engine import starting
 from harness.engine.options import GIB, check_vllm, engine_args
 from harness.measure import memory
-from harness.models import ModelError, ModelSource
+from harness.models import ModelSource
 
 
 @dataclass(frozen=True)
@@ -223,16 +223,13 @@ class GenerationEngine:
 
 def inspect(config: Model, length: int) -> ModelSource:
     """The model of an experiment that generates; raises ModelError if it does not take `length` tokens."""
-    try:
-        return models.inspect(
-            config.model,
-            length=length,
-            trust_remote_code=config.trust_remote_code,
-            allow_long=config.allow_long_max_model_len,
-            load_format=config.load_format,
-        )
-    except ModelError as error:  # these experiments have no --length
-        raise ModelError(str(error).replace("--length", "a total length of")) from error
+    return models.inspect(
+        config.model,
+        length=length,
+        trust_remote_code=config.trust_remote_code,
+        allow_long=config.allow_long_max_model_len,
+        load_format=config.load_format,
+    )
 
 
 def prefill_steps(tokens: int, max_num_batched_tokens: int) -> int:

@@ -252,7 +252,7 @@ def _with_room_for(source: ModelSource, length: int, allow_long: bool) -> ModelS
     too_long = f"a prompt of {length} tokens: {source.name} has {limit} positions"
     if source.positions == "learned":
         if source.config.get("model_type") not in EXTENDABLE:
-            raise ModelError(f"{too_long}, learned ones: at most {limit - 1} tokens in --length or --batch")
+            raise ModelError(f"{too_long}, learned ones; take at most {limit - 1}")
         notice = (
             f"positions: {source.name}'s {limit} learned positions are repeated up to {needed}; "
             f"what it predicts past {limit} means nothing"
@@ -264,9 +264,7 @@ def _with_room_for(source: ModelSource, length: int, allow_long: bool) -> ModelS
             notices=(*source.notices, notice),
         )
     if not allow_long:
-        raise ModelError(
-            f"{too_long}: at most {limit - 1} tokens in --length or --batch, or --allow-long-max-model-len"
-        )
+        raise ModelError(f"{too_long}; take at most {limit - 1}, or --allow-long-max-model-len")
     try:
         overrides = with_positions(source.config, needed)
     except ModelError as error:
