@@ -267,6 +267,7 @@ def _bars(axes: Axes, waste: list[Row]) -> None:
     axes.set_ylabel("MiB of KV cache")
     axes.set_title("all inputs at once", fontsize=10, loc="left")
     if waste:
+        axes.margins(y=0.2)  # for the legend, above the tallest bar
         axes.legend(frameon=False, loc="upper left")
     _plain(axes)
 
