@@ -172,6 +172,12 @@ def test_spreads_of_eight_blocks(options, spreads):
             "cpu",
             "--distributed-executor-backend ray: vLLM has no Ray workers on a CPU; take mp",
         ),
+        (
+            {"attention_backend": "FLASH_ATTN"},
+            "cpu",
+            "--attention-backend FLASH_ATTN: a CPU has CPU_ATTN alone",
+        ),
+        ({"flash_attn_version": 3}, "cpu", "--flash-attn-version 3: flash attention needs CUDA"),
     ],
 )
 def test_what_device_and_files_do_not_allow_is_refused(options, kind, message):

@@ -125,6 +125,12 @@ def engine_problems(config: Engine, device_kind: Literal["cuda", "cpu"]) -> Iter
         if size % multiple:
             nearest = -(-size // multiple) * multiple
             yield f"{label(name, size)}: must be a multiple of {multiple} for {backend}; take {nearest}"
+    if device_kind == "cpu":  # where vLLM passes over both in silence
+        if backend.upper() != "CPU_ATTN":
+            yield f"{label('attention_backend', backend)}: a CPU has CPU_ATTN alone; leave it out"
+        if config.flash_attn_version is not None:
+            said = label("flash_attn_version", config.flash_attn_version)
+            yield f"{said}: flash attention needs CUDA; leave it out"
     yield from _rank_problems(config, device_kind)
 
 
