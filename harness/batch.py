@@ -94,12 +94,12 @@ def largest_spread(batch: Batch, block_size: int) -> int:
     return max(request.spread_k or n for request, n in of_requests)
 
 
-def default_spreads(batch: Batch, block_size: int) -> list[int]:
-    """1, 2, 4, ... and the largest; only 1 and the largest where nothing in between would differ."""
+def default_spreads(batch: Batch, block_size: int, factor: int = 2) -> list[int]:
+    """The powers of `factor` and the largest; only 1 and that where nothing in between would differ."""
     from harness import layout
 
     most = largest_spread(batch, block_size)
-    return sorted({1, most}) if all(r.spread_k for r in batch) else layout.default_spreads(most)
+    return sorted({1, most}) if all(r.spread_k for r in batch) else layout.default_spreads(most, factor)
 
 
 def of_record(record: Mapping[str, Any]) -> Batch:

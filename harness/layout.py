@@ -7,6 +7,8 @@ Physical ids are given in logical order everywhere: `block_ids[i]` holds the tok
 from __future__ import annotations
 
 import heapq
+import itertools
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -73,9 +75,10 @@ def spread_k(block_ids: Sequence[int]) -> int:
     return int(_first_of_each_run(np.asarray(block_ids, dtype=np.int64)).size)
 
 
-def default_spreads(num_blocks: int) -> list[int]:
-    """1, 2, 4, ... below `num_blocks`, and `num_blocks` itself."""
-    return [1 << i for i in range((num_blocks - 1).bit_length())] + [num_blocks]
+def default_spreads(num_blocks: int, factor: int = 2) -> list[int]:
+    """1, 2, 4, ... (or the powers of another factor) below `num_blocks`, and `num_blocks` itself."""
+    powers = itertools.accumulate(itertools.repeat(factor), operator.mul, initial=1)
+    return [*itertools.takewhile(lambda k: k < num_blocks, powers), num_blocks]
 
 
 def run_lengths(num_blocks: int, spread_k: int, sizes: Sizes, rng: np.random.Generator) -> list[int]:

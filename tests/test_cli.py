@@ -166,7 +166,7 @@ def test_captures_replace_length_block_size_and_model(saved, monkeypatch):
     replace_saved(monkeypatch, lambda config: configs.append(config) or 0)
     argv = ["--from-captures", str(saved), "--model", "no/such model", "--layers", "2", "--length", "40"]
     assert cli.main(argv) == 0
-    assert (configs[0].length, configs[0].block_size, configs[0].spreads()) == (40, 16, [1, 2, 3])
+    assert (configs[0].length, configs[0].block_size, configs[0].spreads()) == (40, 16, [1, 3])
 
 
 def test_captures_of_a_batch_replace_the_prompts_and_may_get_runs_of_their_own(tmp_path, monkeypatch):

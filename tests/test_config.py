@@ -103,8 +103,18 @@ def test_resolving_fills_in_what_depends_on_the_device(kind, block_size, seconds
 
 
 def test_resolving_keeps_what_was_asked_for(tmp_path):
-    asked = RunConfig(block_size=64, max_seconds=5, output_dir=tmp_path / "out")
+    asked = RunConfig(block_size=64, max_seconds=5, spread_k=[1, 3], output_dir=tmp_path / "out")
     assert resolve(asked, "cpu") == asked
+
+
+def test_a_cpu_sweeps_in_larger_steps_unless_told_how(tmp_path):
+    def spreads(kind, **options):
+        config = RunConfig(length=512, block_size=32, output_dir=tmp_path / "out", **options)
+        return resolve(config, kind).spreads()
+
+    assert spreads("cuda") == [1, 2, 4, 8, 16]
+    assert spreads("cpu") == [1, 4, 16]
+    assert spreads("cpu", spread_step=6) == [1, 7, 13]
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,11 @@ def test_default_spreads(blocks, spreads):
     assert layout.default_spreads(blocks) == spreads
 
 
+@pytest.mark.parametrize(("blocks", "spreads"), [(1, [1]), (4, [1, 4]), (32, [1, 4, 16, 32])])
+def test_default_spreads_of_a_cpu(blocks, spreads):
+    assert layout.default_spreads(blocks, factor=4) == spreads
+
+
 @pytest.mark.parametrize(("blocks", "k"), [(4, 0), (4, 5), (0, 1)])
 def test_an_impossible_spread_names_the_numbers(blocks, k):
     with pytest.raises(LayoutError, match=rf"spread_k {k}: must be within 1\.\.{blocks}"):

@@ -166,7 +166,7 @@ class Sweep(Blocks):
     spread_k: Annotated[list[Count], Field(min_length=1)] | None = Field(
         None,
         description="numbers of runs to split the KV cache into, e.g. 1,4,16 "
-        "(default: 1, 2, 4, ... and the number of blocks)",
+        "(default: 1, 2, 4, ..., on a CPU 1, 4, 16, ..., and the number of blocks)",
     )
     spread_min: Count | None = Field(None, description="first spread_k of a regular sweep (default: 1)")
     spread_max: Count | None = Field(
@@ -201,10 +201,14 @@ class Sweep(Blocks):
         """The sweep's values of spread_k, ascending; needs a block size (see `resolve`)."""
         if self.spread_k is not None:
             return list(self.spread_k)
-        if self.spread_min is self.spread_max is self.spread_step is None:
+        if not self.regular():
             return batch.default_spreads(self.requests, self._block_size())
         last = self.spread_max or batch.largest_spread(self.requests, self._block_size())
         return list(range(self.spread_min or 1, last + 1, self.spread_step or 1))
+
+    def regular(self) -> bool:
+        """Whether spread_k goes up in steps."""
+        return any(value is not None for value in (self.spread_min, self.spread_max, self.spread_step))
 
     def _block_size(self) -> int:
         if self.block_size is None:
@@ -226,7 +230,11 @@ def resolve_common(config: Resolved, device_kind: DeviceKind, name: str) -> Reso
         "output_dir": config.output_dir or new_output_dir(name),
     }
     if isinstance(config, Blocks):
-        chosen["block_size"] = config.block_size or checks.BLOCK_SIZE[device_kind]
+        size = config.block_size or checks.BLOCK_SIZE[device_kind]
+        chosen["block_size"] = size
+        if isinstance(config, Sweep) and device_kind == "cpu" and not (config.spread_k or config.regular()):
+            # Every spread_k takes a CPU half a minute for gpt2 at 4096 tokens.
+            chosen["spread_k"] = batch.default_spreads(config.requests, size, factor=4)
     if isinstance(config, KernelTiming):
         chosen["l2"] = config.l2 or checks.L2[device_kind]
     return config.model_copy(update=chosen)

@@ -186,7 +186,7 @@ class BackendEngine:
         with self.recorder.bar(self.series, None) as bar:
             # Every cell has run before.
             weight, seed = len(series.results), self.config.seed
-            self.sampling.sample(series, StepTimer(), budget, seed, bar.update, weight, least_warmup=1)
+            self.sampling.sample(series, StepTimer(), budget, seed, bar.update, weight)
 
     def _step(self, engine: Child, size: Size) -> Step:
         ids = prompts(self.config, self.source, *size)  # once: every round has the same

@@ -239,7 +239,7 @@ class Job:
 
         # Every shape of the work was run while warming up; on a CPU a round takes seconds.
         seed = self.config.seed + 1000 * share + size
-        self.sampling.sample(series, PrefillTimer(), budget, seed, on_round, weight=size, least_warmup=1)
+        self.sampling.sample(series, PrefillTimer(), budget, seed, on_round, weight=size)
 
     def _cell(self, arm: str, share: int, size: int) -> Cell:
         provider = f"vLLM {self.recorder.record['versions']['vllm']}"

@@ -145,7 +145,7 @@ class EndToEnd:
         with self.recorder.bar("end to end", None) as bar:
             # Every arm has run before; on a CPU a round takes half a minute.
             seed = self.replaying.config.seed
-            self.replaying.sample(series, PrefillTimer(), budget, seed, bar.update, least_warmup=1)
+            self.replaying.sample(series, PrefillTimer(), budget, seed, bar.update)
         self.engine.ranks.check_alive()  # to the sampler a dead rank is an arm that failed
 
     def _profile(self, arms: Sequence[InEngineArm]) -> None:

@@ -85,7 +85,7 @@ def measure(config: KVCacheConfig, recorder: Recorder, source: ModelSource) -> N
         try:
             with recorder.bar("generations", None) as bar:
                 # Every mode has generated before.
-                sampling.sample(series, timer, budget, config.seed, bar.update, least_warmup=1)
+                sampling.sample(series, timer, budget, config.seed, bar.update)
         finally:  # also of a run that ends here
             recorder.add(step_results(config, series, timer.seen))
     sampling.note_limits(budget, 0)

@@ -19,7 +19,7 @@ from harness.engine.prefills import Ids
 from harness.engine.ranks import RankDied, Ranks
 from harness.experiments import end_to_end, variants
 from harness.experiments.replaying import SAMPLED_LAYERS, Replaying, spaced
-from harness.measure.sampler import ENOUGH_ROUNDS, WARMUP_ROUNDS
+from harness.measure.sampler import ENOUGH_ROUNDS
 from harness.runs.recorder import Recorder, recording
 
 SWEEP_SHARE, ATTRIBUTION_SHARE = 0.3, 0.5  # of the time for sampling: whole prefills, without and with arms
@@ -162,8 +162,8 @@ class Job:
     def _layers_that_fit(self, ranks: Ranks, layer: int) -> int:
         """How many layers could have rounds enough at every spread_k, by one round of this one."""
         round_s = max(ranks.call("round_s", layer, max(self.config.spreads())))
-        # The rounds, and making ready, which runs every arm once or twice.
-        cost_s = round_s * (ENOUGH_ROUNDS + WARMUP_ROUNDS + 2)
+        # The rounds, some of warm-up, and making ready, which runs every arm once or twice.
+        cost_s = round_s * (ENOUGH_ROUNDS + 4)
         time_s = (1 - self.end_to_end_share) * self.replaying.seconds
         return int(time_s / (cost_s * len(self.config.spreads()))) - 1  # one for the random inputs
 

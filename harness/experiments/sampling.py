@@ -8,7 +8,7 @@ from harness import device, stats
 from harness.config import Common
 from harness.measure import clocks, timers
 from harness.measure.budget import MIN_ROUNDS, Budget
-from harness.measure.sampler import WARMUP_ROUNDS, Series, sample
+from harness.measure.sampler import Series, sample
 from harness.runs.recorder import Recorder
 
 
@@ -40,7 +40,6 @@ class Sampling:
         seed: int,
         on_round: Callable[[], object] = lambda: None,
         weight: int = 1,
-        least_warmup: int = WARMUP_ROUNDS,
     ) -> None:
         """Sample any series; what it gave is on disk when this returns, also on Ctrl-C."""
         try:
@@ -51,7 +50,6 @@ class Sampling:
                 seed,
                 on_round,
                 weight=weight,
-                least_warmup=least_warmup,
                 monitor=self.monitor,
                 precision_pct=self.config.precision,
             )

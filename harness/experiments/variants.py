@@ -66,7 +66,7 @@ def measure(source: ModelSource, prompts: Prompts, replaying: Replaying, recorde
         with recorder.bar("engines", None) as bar:
             # Every arm has run before.
             series, seed = engines.series, config.seed
-            replaying.sample(series, PrefillTimer(), budget, seed, bar.update, least_warmup=1)
+            replaying.sample(series, PrefillTimer(), budget, seed, bar.update)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,6 @@ PRECISION_PCT = 0.5
 ENOUGH_ROUNDS = 20  # below it a series that was held up may take its share of the time once more
 BLOCK_S = 0.05  # a look at the clock costs under 1 ms
 
-WARMUP_ROUNDS = 2  # at least; then until it is stable
 MAX_WARMUP_ROUNDS = 10
 WARMUP_SHARE = 0.2  # of the series' time
 STABLE_ROUNDS = 3
@@ -66,7 +65,6 @@ def sample(
     on_round: Callable[[], object] = lambda: None,
     *,
     weight: int = 1,
-    least_warmup: int = WARMUP_ROUNDS,
     monitor: ClockMonitor = NO_CLOCKS,
     precision_pct: float = PRECISION_PCT,
     sleep: Callable[[float], object] = time.sleep,
@@ -75,7 +73,7 @@ def sample(
     """Warm up, then time every ready arm once a round, and return the series' results with samples.
 
     Warm-up: until the sums over the arms of the last three rounds lie within 2% of each other; at most 10
-    rounds, and no more than `least_warmup` once it has taken a fifth of the series' time.
+    rounds, and after the first no more once it has taken a fifth of the series' time.
 
     End, whichever comes first; `Result.stopped` says which:
         "precision"  every contrast's 95% interval is, from end to end, at most `precision_pct` of its
@@ -96,7 +94,6 @@ def sample(
     Args:
         seed: of the rounds' random orders.
         on_round: called after every timed round, discarded ones included.
-        least_warmup: rounds of warm-up even where time is short.
         weight: how many times the share of a common series this one gets, as it has more arms.
         monitor: read between blocks.
         sleep, now: how to wait, and a clock, both in seconds; for simulations.
@@ -105,7 +102,7 @@ def sample(
     runner = _Runner(series, timer, random.Random(seed), on_round, now)
     blocks, stopped = Blocks(), None
     try:
-        runner.warm_up(least_warmup, began + WARMUP_SHARE * share_s)
+        runner.warm_up(began + WARMUP_SHARE * share_s)
         pairs = series_pairs(series.results) if series.pairs is None else series.pairs
         check = PrecisionCheck(pairs, precision_pct)
         stopped = _take_blocks(runner, blocks, budget, check, monitor, sleep, share_s, began + share_s)
@@ -203,7 +200,7 @@ class _Runner:
 
         return noting
 
-    def warm_up(self, least: int, until: float) -> None:
+    def warm_up(self, until: float) -> None:
         """Rounds until they are stable, see `sample`; their samples are the results' `warmup_us`."""
         sums: list[float] = []
         while self.series.ready() and len(sums) < MAX_WARMUP_ROUNDS:
@@ -216,7 +213,7 @@ class _Runner:
             last = sums[-STABLE_ROUNDS:]
             if len(last) == STABLE_ROUNDS and max(last) <= (1 + STABLE_WITHIN) * min(last):
                 return
-            if len(sums) >= least and self.now() >= until:
+            if self.now() >= until:
                 return
 
     def _took(self, seconds: float) -> None:
