@@ -18,16 +18,18 @@ from hypothesis import strategies as st
 
 from harness import layout
 from harness.calls import random_call
-from harness.config import ConfigError, load
+from harness.config import ConfigError, kernel_names, load
 from harness.config.kernels import KernelsConfig, resolve
 from harness.experiments.kernels import series
 from harness.kernels import DenseKV, reference
+from harness.kernels.listed import by_option
+from harness.kernels.support import Feature
 from harness.replay.placement import gather
 from harness.runs.record import Result, Status
 
 ROOT = Path(__file__).parent.parent
 SMALL = {"length": 150, "num_heads": 4, "head_dim": 16, "block_size": 16, "dtype": "float32"}
-FUNCTIONS = ("flash_attn_func", "flash_attn_qkvpacked_func", "flash_attn_with_kvcache")
+FUNCTIONS = kernel_names.FUNCTIONS
 
 
 def configured(**options: object) -> KernelsConfig:
@@ -80,6 +82,59 @@ def test_why_packing_is_refused_is_said():
     )
     grouped = by_point(series(configured(num_kv_heads=2), 3, "cpu").results)
     assert "as many KV heads as query heads" in grouped["flash_attn_qkvpacked_func", "contiguous"].reason
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_every_kernel_there_is_can_be_asked_for(device):
+    listed = by_option(device)
+    assert listed.keys() == set(kernel_names.KNOWN)
+    with_table = {name for name, kernel in listed.items() if Feature.PAGED in kernel.support.features}
+    assert with_table == set(kernel_names.WITH_TABLE)
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("options", [{}, {"seq_len_q": 1}, {"seq_len_q": 40, "causal": False}], ids=str)
+@pytest.mark.parametrize("spread_k", [1, 4])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_other_kernels_are_right_too(options, spread_k, dtype):
+    asked = ["sdpa-math", "sdpa-flash", "vllm-cpu"]
+    config = configured(
+        kernels=asked, batch_size=2, num_kv_heads=2, head_dim=64, block_size=32, dtype=dtype, **options
+    )
+    results = series(config, spread_k, "cpu").results
+    assert {(r.status, r.reason) for r in results} == {(Status.OK, None)}
+    assert by_point(results).keys() == {(name, arm) for name in asked for arm in ("contiguous", "fragmented")}
+    gathers = [r.cell.kernel for r in results if r.cell.stage == "gather"]
+    assert gathers == ["gather_kv for sdpa-math", "gather_kv for sdpa-flash"]
+    one_runs = [r.control for r in results if r.one_run_for]
+    assert one_runs == ([True] if spread_k == 1 else [True, False])
+
+
+@pytest.mark.engine
+def test_a_kernel_that_does_not_take_the_blocks_gets_larger_ones():
+    config = configured(kernels=["vllm-cpu"], head_dim=64, length=150, block_size=16)
+    paged = by_point(series(config, 7, "cpu").results)["vllm-cpu", "fragmented"]
+    assert (paged.status, paged.cell.block_size) == (Status.OK, 32)
+    assert paged.reason == "re-paged from 16 to 32 tokens a block, 5 of 5 runs"
+
+
+@pytest.mark.parametrize(
+    ("name", "arms"),
+    [
+        ("vllm-fa4", ["contiguous", "fragmented"]),
+        ("fa4", ["contiguous", "fragmented"]),
+        ("flashinfer-ragged", ["contiguous", "fragmented"]),
+        ("flashinfer-paged", ["fragmented"]),
+        ("sdpa-cudnn", ["contiguous", "fragmented"]),
+    ],
+)
+def test_a_kernel_that_cannot_run_here_says_why(name, arms):
+    made = series(configured(kernels=[name], head_dim=64, dtype="bfloat16"), 2, "cpu")
+    assert [arm for _, arm in by_point(made.results)] == arms
+    assert {(r.status, r.reason) for r in made.results} == {
+        (Status.UNSUPPORTED, "runs on an NVIDIA GPU only")
+    }
+    assert made.ready() == []
 
 
 @pytest.mark.parametrize("queries", [1, 40, 150])
@@ -137,6 +192,8 @@ def test_the_same_seed_gives_the_same_numbers():
         ({"num_kv_heads": 8}, r"--num-kv-heads 8: must divide --num-heads 4; take 4"),
         ({"spread_k": [11]}, r"--spread-k 11: must be within 1\.\.10"),
         ({"timer": "cupti"}, r"--timer cupti: not on a CPU"),
+        ({"kernels": ["vllm-fa5", "fa4"]}, r"--kernels vllm-fa5: no such kernel; .* nearest, vllm-fa4, "),
+        ({"kernels": []}, r"--kernels : must be a list of names.*, at least 1 of them"),
     ],
 )
 def test_shapes_that_cannot_be_are_refused(options, message):
@@ -190,15 +247,25 @@ def test_its_report_is_the_same_again(done):
     assert {name: (folder / name).read_bytes() for name in before} == before
 
 
-def test_bad_input_is_one_line_before_anything_heavy():
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--length 64 --seq-len-q 65", "--seq-len-q 65: must be at most --length 64"),
+        (
+            "--kernels sdpa-mat,fa4",
+            "--kernels sdpa-mat: no such kernel; take one of the nearest, sdpa-math, ",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_before_anything_heavy(options, message):
     code = (
         "import sys; from harness.__main__ import main\n"
-        "status = main(['kernels', '--length', '64', '--seq-len-q', '65'])\n"
+        f"status = main(['kernels', *{options.split()}])\n"
         "print(status, sorted({'torch', 'vllm', 'matplotlib', 'pandas'} & set(sys.modules)))"
     )
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert ran.stdout == "2 []\n"
-    assert ran.stderr.startswith("python -m harness: error: --seq-len-q 65: must be at most --length 64")
+    assert ran.stderr.startswith(f"python -m harness: error: {message}")
     assert ran.stderr.count("\n") == 1
 
 

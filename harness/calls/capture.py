@@ -86,6 +86,15 @@ class AttentionCall:
         """Tokens of each request."""
         return tuple(self.seq_lens.tolist())
 
+    @property
+    def key_start_loc(self) -> torch.Tensor:
+        """Where each request's K and V begin: [requests + 1] int32, cumulative; they may be more than the
+        queries."""
+        if self.num_tokens == len(self.key):
+            return self.query_start_loc
+        ends = self.seq_lens.cumsum(0, dtype=torch.int32)
+        return torch.cat([ends.new_zeros(1), ends])
+
     def block_ids(self, table: torch.Tensor) -> list[list[int]]:
         """Each request's own entries of a block table, [requests, blocks]."""
         rows = zip(table.tolist(), self.lengths, strict=True)

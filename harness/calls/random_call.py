@@ -10,7 +10,7 @@ import torch
 from harness import layout
 from harness.calls.capture import AttentionCall
 from harness.config.kernels import KernelsConfig
-from harness.kernels import PagedKV
+from harness.kernels import EngineKernel, PagedKV
 
 
 def make(config: KernelsConfig, device: str) -> AttentionCall:
@@ -93,6 +93,16 @@ def in_blocks(call: AttentionCall, config: KernelsConfig, runs: int, block_size:
         block_table = torch.tensor(table, dtype=torch.int32, device=pages.device)
         placed.append(PagedKV(pages.transpose(1, 2), block_table))
     return Blocks(placed[0], placed[-1])
+
+
+def written_by(kernel: EngineKernel, call: AttentionCall, blocks: Blocks) -> Blocks:
+    """The same blocks in a contiguous cache that the kernel's own cache write has filled."""
+    plain = blocks.one_run
+    cache = torch.zeros_like(plain.cache, memory_format=torch.contiguous_format)
+    for kv in (blocks.one_run, blocks.split):
+        slots = layout.slots_of_batch(kv.block_table.tolist(), plain.block_size, call.lengths)
+        kernel.write_cache(call, cache, torch.from_numpy(slots).to(cache.device))
+    return Blocks(*(PagedKV(cache, kv.block_table) for kv in (blocks.one_run, blocks.split)))
 
 
 def _split(config: KernelsConfig, runs: int, blocks: int) -> list[list[int]]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from harness.config import checks, fields
+from harness.config import checks, fields, kernel_names
 from harness.config.checks import label
-from harness.config.fields import Common, Count, DeviceKind, KernelTiming, Sweep
+from harness.config.fields import Common, Count, DeviceKind, KernelTiming, NonEmpty, Sweep
 
 GROUPS: dict[str, list[str]] = {
+    "what is compared": ["kernels"],
     "inputs": [
         "length",
         "seq_len_q",
@@ -35,6 +36,10 @@ class KernelsConfig(Common, Sweep, KernelTiming):
 
     experiment: ClassVar[str] = "kernels"
 
+    kernels: Annotated[list[NonEmpty], Field(min_length=1)] = Field(
+        [*kernel_names.FUNCTIONS],
+        description="any of " + ", ".join(kernel_names.KNOWN) + "; what cannot run here gives its reason",
+    )
     length: Count = Field(4096, description="tokens in K and V, of each sequence")
     seq_len_q: Count | None = Field(
         None,
@@ -57,6 +62,11 @@ class KernelsConfig(Common, Sweep, KernelTiming):
         "takes multiples of 256, and of anything else a copy",
     )
 
+    @field_validator("kernels")
+    @classmethod
+    def _each_once(cls, value: Any) -> Any:
+        return list(dict.fromkeys(value)) if isinstance(value, list) else value
+
 
 def resolve(config: KernelsConfig, device_kind: DeviceKind) -> KernelsConfig:
     """The configuration with what depends on the device filled in, checked against it. Raises ConfigError."""
@@ -67,6 +77,8 @@ def resolve(config: KernelsConfig, device_kind: DeviceKind) -> KernelsConfig:
     name = f"kernels-{config.length}"
     resolved = fields.resolve_common(config, device_kind, name).model_copy(update=chosen)
     problems = [*checks.directory_problems(resolved), *checks.timer_problems(resolved, device_kind)]
+    unknown = (kernel_names.problem(label("kernels", name), name) for name in resolved.kernels)
+    problems += filter(None, unknown)
     fields.refuse([*problems, *_shape_problems(resolved), *checks.spread_problems(resolved)])
     return resolved
 

@@ -29,8 +29,8 @@ class Experiment:
 # By the name of the subcommand, which is also `config.experiment`.
 EXPERIMENTS: dict[str, Experiment] = {
     "kernels": Experiment(
-        about="time flash-attn's three functions on random Q, K and V, without an engine",
-        question="What do flash-attn's three functions take on contiguous K and V, and on spread_k runs?",
+        about="time flash-attn's three functions, or other kernels, on random Q, K and V, without an engine",
+        question="What do attention kernels take on contiguous K and V, and on spread_k runs?",
         config=kernels.KernelsConfig,
         groups=kernels.GROUPS,
         resolve=kernels.resolve,

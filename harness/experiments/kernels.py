@@ -1,4 +1,4 @@
-"""What do the three flash-attn functions take on contiguous K and V, and on K and V in spread_k runs?
+"""What do attention kernels take on contiguous K and V, and on K and V in spread_k runs?
 
 No engine and no model: Q, K and V are random.
 """
@@ -11,12 +11,16 @@ from functools import cached_property
 
 import torch
 
-from harness import kernels, layout
+from harness import layout
 from harness.calls import random_call
 from harness.calls.capture import AttentionCall
+from harness.config.kernel_names import FUNCTIONS, gather_for
 from harness.config.kernels import KernelsConfig
 from harness.experiments.sampling import Sampling
-from harness.kernels import DenseKV, Kernel, PagedKV
+from harness.kernels import DenseKV, PagedKV
+from harness.kernels.listed import Listed, by_option
+from harness.kernels.support import Feature, require
+from harness.kernels.vllm_cpu import VllmCpuAttention
 from harness.measure import timers
 from harness.measure.budget import Budget
 from harness.measure.sampler import Series
@@ -34,7 +38,7 @@ def run(config: KernelsConfig) -> int:
 
 
 def measure(config: KernelsConfig, recorder: Recorder) -> None:
-    """One series a spread_k: the functions' six points, their gathers, one run, and that again (A/A)."""
+    """One series a spread_k: the kernels' points, their gathers, one run, and that again (A/A)."""
     sampling = Sampling(config, recorder)
     timer = timers.for_device(sampling.device, config.timer, config.l2)
     recorder.note(timer=timer.name, spread_k=config.spreads(), num_blocks=config.num_blocks())
@@ -68,12 +72,8 @@ def series(config: KernelsConfig, spread_k: int, device: str) -> Series:
         device: "cpu" or "cuda".
     """
     inputs = Inputs(config, spread_k, device)
-    func, packed, with_kvcache = kernels.flash_attn_functions(device)
-    arms = [
-        *_without_table(inputs, func, "gather_kv"),
-        *_without_table(inputs, packed, "gather_qkv"),
-        *_with_table(inputs, with_kvcache),
-    ]
+    known = by_option(device)
+    arms = [arm for name in config.kernels for arm in _arms(inputs, known[name])]
     try:
         judge = Judge(inputs.call)
     except Exception as error:  # out of memory, most likely
@@ -89,6 +89,7 @@ class Inputs:
     spread_k: int
     device: str
     _blocks: dict[int, random_call.Blocks] = field(default_factory=dict)
+    _packed: dict[int, random_call.Blocks] = field(default_factory=dict)
 
     @cached_property
     def call(self) -> AttentionCall:
@@ -107,19 +108,37 @@ class Inputs:
             self._blocks[block_size] = random_call.in_blocks(self.call, self.config, runs, block_size)
         return self._blocks[block_size]
 
-    def cell(self, kernel: Kernel, arm: str) -> Cell:
-        """The cell of a function's arm."""
-        block_size = self.config.block_size
-        return Cell("kernel", kernel.name, kernel.provider, arm, self.spread_k, block_size, None, "synthetic")
+    def readable(self, kernel: Listed, block_size: int) -> random_call.Blocks:
+        """`blocks` as the kernel reads them: vLLM's on a CPU wants them as its own cache write packs them."""
+        blocks = self.blocks(block_size)
+        if not isinstance(kernel.kernel, VllmCpuAttention):
+            return blocks
+        if block_size not in self._packed:
+            self._packed[block_size] = random_call.written_by(kernel.kernel, self.call, blocks)
+        return self._packed[block_size]
+
+    def cell(self, kernel: Listed, arm: str) -> Cell:
+        """The cell of a kernel's arm; where several share a function, the provider names it."""
+        block_size, name = self.config.block_size, kernel.option
+        provider = kernel.provider if name in FUNCTIONS else f"{kernel.name}, {kernel.provider}"
+        return Cell("kernel", name, provider, arm, self.spread_k, block_size, None, "synthetic")
 
 
-def _without_table(inputs: Inputs, kernel: Kernel, gather_name: str) -> list[Arm]:
-    """A function without a block table: on contiguous K and V, and on what a gather wrote, timed apart."""
-    lengths = [inputs.config.length] * inputs.config.batch_size
+def _arms(inputs: Inputs, kernel: Listed) -> list[Arm]:
+    """A kernel's arms, by what it declares to take."""
+    if Feature.PAGED not in kernel.support.features:
+        return _without_table(inputs, kernel)
+    arms = _with_table(inputs, kernel)
+    return arms if Feature.DENSE in kernel.support.features else arms[1:]
+
+
+def _without_table(inputs: Inputs, kernel: Listed) -> list[Arm]:
+    """A kernel without a block table: on contiguous K and V, and on what a gather wrote, timed apart."""
+    lengths, gather_name = [inputs.config.length] * inputs.config.batch_size, gather_for(kernel.option)
 
     def target() -> tuple[DenseKV, Callable[[], object]]:
         call, kv = inputs.call, inputs.blocks(inputs.config.block_size).split
-        if gather_name == "gather_kv":
+        if gather_name != "gather_qkv":
             into = DenseKV(torch.empty_like(call.key), torch.empty_like(call.value))
             return into, lambda: gather(kv, lengths, into)
         qkv = call.query.new_empty(call.num_tokens, 3, call.num_heads, call.head_dim)
@@ -161,10 +180,10 @@ def _without_table(inputs: Inputs, kernel: Kernel, gather_name: str) -> list[Arm
     ]
 
 
-def _with_table(inputs: Inputs, kernel: Kernel) -> list[Arm]:
-    """flash_attn_with_kvcache: without a table, with one on the runs, and with one on a single run, twice."""
+def _with_table(inputs: Inputs, kernel: Listed) -> list[Arm]:
+    """A kernel with a block table: without it, with it on the runs, and with it on a single run, twice."""
     config, k = inputs.config, inputs.spread_k
-    multiple = getattr(kernel, "page_multiple", 1)
+    multiple = kernel.support.page_sizes.multiple_of
     in_place = config.block_size % multiple == 0
     page_size = config.block_size if in_place else multiple
     pages = layout.num_blocks(config.length, page_size)
@@ -176,7 +195,8 @@ def _with_table(inputs: Inputs, kernel: Kernel) -> list[Arm]:
         return Bound(kernel.dense(inputs.call, inputs.contiguous))
 
     def paged(choose: Callable[[random_call.Blocks], PagedKV]) -> Bound:
-        kv = choose(inputs.blocks(page_size))
+        require(kernel, inputs.call, page_size)  # refuse before anything is copied
+        kv = choose(inputs.readable(kernel, page_size))
         return Bound(kernel.paged(inputs.call, kv), None if in_place else repaged)
 
     cell = replace(inputs.cell(kernel, "fragmented"), block_size=page_size)

@@ -32,7 +32,7 @@ class FlashAttention4:
 
     def dense(self, call: AttentionCall, kv: DenseKV) -> Run:
         require(self, call)
-        return self._bind(call, kv.key, kv.value, cu_seqlens_k=call.query_start_loc)
+        return self._bind(call, kv.key, kv.value, cu_seqlens_k=call.key_start_loc)
 
     def paged(self, call: AttentionCall, kv: PagedKV) -> Run:
         require(self, call, kv.block_size)
@@ -81,11 +81,10 @@ class VllmFlashAttention4(FlashAttention4):
 
 
 def _common(call: AttentionCall) -> dict[str, Any]:
-    longest = int(call.query_start_loc.diff().max())
     return {
         "cu_seqlens_q": call.query_start_loc,
-        "max_seqlen_q": longest,
-        "max_seqlen_k": longest,
+        "max_seqlen_q": int(call.query_start_loc.diff().max()),
+        "max_seqlen_k": max(call.lengths),
         "softmax_scale": call.scale,
         "causal": call.causal,
         "softcap": call.softcap,

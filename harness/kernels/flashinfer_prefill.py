@@ -74,8 +74,9 @@ class FlashInferRagged(_Prefill):
 
     def dense(self, call: AttentionCall, kv: DenseKV) -> Run:
         require(self, call)
-        wrapper, starts = self._wrapper(call, self.name), call.query_start_loc.cpu()
-        wrapper.plan(qo_indptr=starts, kv_indptr=starts, **_plan(call))
+        wrapper = self._wrapper(call, self.name)
+        starts = {"qo_indptr": call.query_start_loc.cpu(), "kv_indptr": call.key_start_loc.cpu()}
+        wrapper.plan(**starts, **_plan(call))
         out = self._out.like(call.query)
         return attempted(lambda: wrapper.run(call.query, kv.key, kv.value, out=out), self)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from harness.calls.capture import AttentionCall
+from harness.config.kernel_names import FUNCTIONS
 from harness.kernels.flash_attn_4 import FlashAttention4, VllmFlashAttention4
 from harness.kernels.flash_attn_func import FlashAttnFunc
 from harness.kernels.flash_attn_qkvpacked import FlashAttnQkvPacked
@@ -29,6 +30,11 @@ class Listed:
 
     label: str
     kernel: DeclaredKernel
+
+    @property
+    def option(self) -> str:
+        """Its name in `--kernels`: flash-attn's functions, and what stands in for them, have their own."""
+        return self.name if self.name in FUNCTIONS else self.label.lower().replace(" ", "-")
 
     @property
     def name(self) -> str:
@@ -77,3 +83,8 @@ def all_kernels(device: str) -> list[Listed]:
             "SDPA as kvcache": StandIn.with_kvcache(),
         }
     return [Listed(label, kernel) for label, kernel in kernels.items()]
+
+
+def by_option(device: str) -> dict[str, Listed]:
+    """All kernels by their names in `--kernels`; on a CPU the three functions are their stand-ins."""
+    return {listed.option: listed for listed in all_kernels(device)}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from harness.calls.capture import AttentionCall
-from harness.kernels import DenseKV, Output, PagedKV, Run, vllm_support
+from harness.kernels import DenseKV, Output, PagedKV, Run, Unsupported, vllm_support
 from harness.kernels.support import require
 from patches import Symbol, attention
 from patches.steering import LayerStep
@@ -27,6 +27,8 @@ NEEDS = (
     Symbol("vllm._custom_ops:cpu_attn_reshape_and_cache",
            ("key", "value", "key_cache", "value_cache", "slot_mapping", "isa")),
 )  # fmt: skip
+# What the backend asks for the instruction set, which a call without an engine does not come with.
+CHOOSE_ISA = Symbol("vllm.v1.attention.backends.cpu_attn:_get_attn_isa", ("dtype", "block_size", "head_size"))
 BLOCK_MULTIPLE = 32  # the vectorised kernels' block sizes
 
 
@@ -64,7 +66,7 @@ class VllmCpuAttention:
             query_start_loc=call.query_start_loc,
             causal=call.causal,
             sliding_window_size=window,
-            isa=call.isa,
+            isa=_isa(call),
             enable_kv_split=True,
         )
         key_cache, value_cache = _halves(kv.cache)
@@ -114,7 +116,7 @@ class VllmCpuAttention:
         from vllm import _custom_ops as ops
 
         key_cache, value_cache = _halves(cache)
-        ops.cpu_attn_reshape_and_cache(key, value, key_cache, value_cache, slots, call.isa)
+        ops.cpu_attn_reshape_and_cache(key, value, key_cache, value_cache, slots, _isa(call))
 
 
 class Detours:
@@ -162,6 +164,16 @@ class Detours:
         if cache is None:
             cache = self._scratch[shape] = step.key.new_zeros(shape)
         return cache
+
+
+def _isa(call: AttentionCall) -> str:
+    """The engine's choice; what it would choose where the call is of no engine. Raises Unsupported."""
+    if call.isa is not None:
+        return call.isa
+    if problem := CHOOSE_ISA.problem():
+        raise Unsupported(problem)
+    chosen: str = CHOOSE_ISA.resolve()(call.query.dtype, BLOCK_MULTIPLE, call.head_dim)
+    return chosen
 
 
 def _one_block_each(lengths: Sequence[int]) -> tuple[int, torch.Tensor]:

@@ -53,7 +53,7 @@ class VllmFlashAttention:
         require(self, call)
         schedule = self._schedule(call, page_size=None)
         return self._bind(
-            call, kv.key, kv.value, cu_seqlens_k=call.query_start_loc, scheduler_metadata=schedule
+            call, kv.key, kv.value, cu_seqlens_k=call.key_start_loc, scheduler_metadata=schedule
         )
 
     @property
@@ -63,7 +63,7 @@ class VllmFlashAttention:
 
     def _unscheduled(self, call: AttentionCall, kv: DenseKV) -> Run:
         require(self, call)
-        return self._bind(call, kv.key, kv.value, cu_seqlens_k=call.query_start_loc)
+        return self._bind(call, kv.key, kv.value, cu_seqlens_k=call.key_start_loc)
 
     def paged(self, call: AttentionCall, kv: PagedKV) -> Run:
         """Reads the cache in place; with the engine's own FA3 schedule if the pages are."""
@@ -93,12 +93,10 @@ class VllmFlashAttention:
         from vllm.vllm_flash_attn import flash_attn_varlen_func
 
         out = self._out.like(call.query)
-        lengths = call.query_start_loc.diff()
-        longest = int(lengths.max())
         arguments = {
-            "max_seqlen_q": longest,
+            "max_seqlen_q": int(call.query_start_loc.diff().max()),
             "cu_seqlens_q": call.query_start_loc,
-            "max_seqlen_k": longest,
+            "max_seqlen_k": max(call.lengths),
             "softmax_scale": call.scale,
             "causal": call.causal,
             "window_size": list(call.sliding_window),
@@ -118,11 +116,10 @@ class VllmFlashAttention:
             return None
         from vllm.vllm_flash_attn import get_scheduler_metadata
 
-        longest = int(call.query_start_loc.diff().max())
         schedule: torch.Tensor = get_scheduler_metadata(
             batch_size=call.num_requests,
-            max_seqlen_q=longest,
-            max_seqlen_k=longest,
+            max_seqlen_q=int(call.query_start_loc.diff().max()),
+            max_seqlen_k=max(call.lengths),
             num_heads_q=call.num_heads,
             num_heads_kv=call.num_kv_heads,
             headdim=call.head_dim,

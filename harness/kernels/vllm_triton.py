@@ -60,14 +60,13 @@ class VllmTritonAttention:
     def dense(self, call: AttentionCall, kv: DenseKV) -> Run:
         """Reads K and V where they are, through a table of one block (see `one_block`)."""
         require(self, call)
-        return self._bind(call, *one_block(kv), starts_of(call.query_start_loc))
+        return self._bind(call, *one_block(kv), starts_of(call.key_start_loc))
 
     def paged(self, call: AttentionCall, kv: PagedKV) -> Run:
         require(self, call, kv.block_size)
         return self._bind(call, *kv.split(), kv.block_table)
 
     def _bind(self, call: AttentionCall, key: torch.Tensor, value: torch.Tensor, table: torch.Tensor) -> Run:
-        longest = int(call.query_start_loc.diff().max())
         unscaled = torch.ones((), device=call.query.device).expand(call.num_requests, call.num_kv_heads)
         out = self._out.like(call.query)
         arguments = {
@@ -76,9 +75,9 @@ class VllmTritonAttention:
             "v": value,
             "out": out,
             "cu_seqlens_q": call.query_start_loc,
-            "max_seqlen_q": longest,
+            "max_seqlen_q": int(call.query_start_loc.diff().max()),
             "seqused_k": call.seq_lens,
-            "max_seqlen_k": longest,
+            "max_seqlen_k": max(call.lengths),
             "softmax_scale": call.scale,
             "causal": call.causal,
             "window_size": call.sliding_window,
@@ -123,9 +122,9 @@ def one_block(kv: DenseKV) -> tuple[torch.Tensor, torch.Tensor]:
     return key, value
 
 
-def starts_of(query_start_loc: torch.Tensor) -> torch.Tensor:
+def starts_of(start_loc: torch.Tensor) -> torch.Tensor:
     """The block table that goes with `one_block`: each request's first token."""
-    return query_start_loc.unsqueeze(1)
+    return start_loc.unsqueeze(1)
 
 
 # By this name vLLM's backend calls the kernel.

@@ -9,14 +9,14 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from harness import stats, work
+from harness.config.kernel_names import FUNCTIONS, WITHOUT_TABLE, gather_for
 from harness.report import plots as style
 from harness.report.companion import Companion
 from harness.report.rows import (
-    FUNCTIONS,
-    NEED_GATHER,
     Row,
     change,
     difference_line,
+    folded,
     heading,
     marked,
     time_line,
@@ -29,8 +29,9 @@ from harness.summary import figures
 from harness.summary.contrasts import name_in_series, series_pairs
 
 ARMS = ("contiguous", "fragmented")
-GATHER_FOR = {"flash_attn_func": "gather_kv", "flash_attn_qkvpacked_func": "gather_qkv"}
 SUMMARY_COLUMNS = ("spread_k", "contiguous", "non-contig.", "with gather", "difference", "verdict")
+# Kernels that read nothing without a block table: contiguous K and V are a table of one block.
+ONE_BLOCK = ("vllm-triton", "vllm-cpu")
 CONTRASTS = {
     ("contiguous", "fragmented"): "core",
     ("fragmented@1", "fragmented"): "fragmentation",
@@ -65,7 +66,7 @@ def summarise(record: Row, results: Sequence[Result]) -> Row:
 
 def _cell(record: Row, result: Result, gathers: dict[str, Row]) -> Row:
     row = figures.cell_row(result)
-    gather = gathers.get(GATHER_FOR.get(result.cell.kernel, "")) if result.cell.arm == "fragmented" else None
+    gather = gathers.get(gather_for(result.cell.kernel)) if result.cell.arm == "fragmented" else None
     row["gather_us"] = gather["median_us"] if gather else None
     if gather and gather["status"] != "ok" and row["status"] == "ok":
         row["warnings"].append(f"gather: {gather['status']}: {gather['reason']}")
@@ -91,9 +92,9 @@ def comparison_of(record: Row, results: Sequence[Result], spread_k: int) -> str:
 
 
 def comparison(record: Row, summary: Row, spread_k: int) -> Table:
-    """`Comparison Results (spread=K)`: the six points, and their differences."""
+    """`Comparison Results (spread=K)`: each kernel's points, and their differences."""
     notes, sections = Notes(), []
-    for kernel in FUNCTIONS:
+    for kernel in kernels_of(summary):
         rows = [row for arm in ARMS if (row := _find(summary["cells"], kernel, spread_k, arm=arm))]
         if rows:
             digits = _digits(summary)
@@ -126,9 +127,14 @@ def _differences(summary: Row, kernel: str, spread_k: int, notes: Notes, digits:
         for name in ("core", "fragmentation", "A/A")
     )
     label = "Core Diff"
-    if core and kernel not in NEED_GATHER:
+    if core and kernel not in WITHOUT_TABLE:
         instead = "; Fragmentation is" if split else ""
-        label += f" {notes.mark(f'a block table selects other code: this is not the layout{instead}')}"
+        other = (
+            "contiguous is one block of all tokens"
+            if kernel in ONE_BLOCK
+            else "a block table selects other code"
+        )
+        label += f" {notes.mark(f'{other}: this is not the layout{instead}')}"
     return [
         *difference_line(label, core, digits),
         *difference_line("Fragmentation", split, digits),
@@ -141,19 +147,19 @@ def document(record: Row, summary: Row) -> Companion:
     spreads = _spreads(summary)
     tables = [comparison(record, summary, k) for k in spreads]
     over_all = [_over_all(record, summary)] if spreads else []
-    title = f"flash-attn's functions on {inputs(record['config'])}"
+    title = f"{_whose(summary)} on {inputs(record['config'])}"
     return Companion(record, title, over_all, summary["cells"], details=tables)
 
 
 def _over_all(record: Row, summary: Row) -> Table:
     notes, sections = Notes(), []
-    for kernel in FUNCTIONS:
+    for kernel in kernels_of(summary):
         rows = [row for k in _spreads(summary) if (row := _find(summary["cells"], kernel, k, arm=ARMS[1]))]
         if rows:
             compared = (
-                "non-contiguous against contiguous" if kernel in NEED_GATHER else "k runs against one run"
+                "non-contiguous against contiguous" if kernel in WITHOUT_TABLE else "k runs against one run"
             )
-            lines = [_summary_line(summary, row, notes) for row in rows]
+            lines = folded([_summary_line(summary, row, notes) for row in rows])
             sections.append(Section(f"{heading(kernel, rows[0], notes)}: {compared}", lines))
     unit = [f"ms per call, {inputs(record['config'])}"]
     below = [
@@ -170,14 +176,14 @@ def _summary_line(summary: Row, row: Row, notes: Notes) -> Line:
     label = marked(str(k), row, notes)
     if row["median_us"] is None:
         return Line(str(k), text=f"{row['status']} {label.removeprefix(str(k))}".rstrip())
-    name = "core" if kernel in NEED_GATHER else "fragmentation"
+    name = "core" if kernel in WITHOUT_TABLE else "fragmentation"
     paired = _find(summary["contrasts"], kernel, k, contrast=name)
     whole = _find(summary["cells"], kernel, k, arm=ARMS[0])
     digits = _digits(summary)
     cells = (
         ms(whole["median_us"] if whole else None, digits),
         ms(row["median_us"], digits),
-        ms(total_us(row), digits) if kernel in NEED_GATHER else NONE,
+        ms(total_us(row), digits) if kernel in WITHOUT_TABLE else NONE,
         change(paired) if paired else NONE,
         paired["verdict"] if paired else NONE,
     )
@@ -197,7 +203,7 @@ def _floor(summary: Row) -> str:
 
 
 def inputs(config: Row) -> str:
-    """What the functions were given, in words."""
+    """What the kernels were given, in words."""
     queries, keys = config["seq_len_q"], config["length"]
     tokens = f"{keys} tokens" if queries == keys else f"{queries} queries on {keys} keys"
     heads = str(config["num_heads"])
@@ -209,7 +215,7 @@ def inputs(config: Row) -> str:
 
 
 def plots(record: Row, summary: Row, folder: Path) -> None:
-    """Time over spread_k: a colour a function, contiguous solid, non-contiguous dashed."""
+    """Time over spread_k: a colour a kernel, contiguous solid, non-contiguous dashed."""
     with matplotlib.rc_context(style.STYLE):
         style.save(draw(record, summary), folder, "kernels")
 
@@ -219,19 +225,28 @@ def draw(record: Row, summary: Row) -> Figure:
     figure = Figure(figsize=(10.5, 5.0), layout="constrained")
     axes = figure.subplots()
     spreads = _spreads(summary)
-    for kernel in FUNCTIONS:
+    for kernel in kernels_of(summary):
         for arm in ARMS:
             rows = [row for k in spreads if (row := _find(summary["cells"], kernel, k, arm=arm))]
             if rows:
                 style.arm_line(axes, rows)
                 style.gather_line(axes, rows)
+    named = "\n".join(map(str, axes.get_legend_handles_labels()[1]))
+    figure.set_figheight(max(5.0, 1.5 + 0.22 * len(named.splitlines())))  # the legend of many kernels
     axes.set_ylabel("ms per call (median, 95% interval)")
     style.over_spread_k(axes, spreads)
     axes.set_title(inputs(record["config"]), fontsize=10, loc="left")
-    figure.suptitle(
-        f"flash-attn's functions on contiguous and fragmented K and V, {record['device']['name']}"
-    )
+    figure.suptitle(f"{_whose(summary)} on contiguous and fragmented K and V, {record['device']['name']}")
     return figure
+
+
+def kernels_of(summary: Row) -> list[str]:
+    """The kernels, in the order in which they were asked for."""
+    return list(dict.fromkeys(row["kernel"] for row in summary["cells"]))
+
+
+def _whose(summary: Row) -> str:
+    return "flash-attn's functions" if {*kernels_of(summary)} <= {*FUNCTIONS} else "Attention kernels"
 
 
 def _find(rows: list[Row], kernel: str, spread_k: int, **wanted: str) -> Row | None:

@@ -13,11 +13,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from harness import batch
-from harness.report.rows import FUNCTIONS, Mean, Row, most_runs, needs_gather, total_us
+from harness.config.kernel_names import FUNCTIONS, KNOWN
+from harness.report.rows import Mean, Row, most_runs, needs_gather, total_us
 
 # Okabe and Ito's colours, told apart by colour-blind readers; the markers tell them apart in greyscale.
-COLOURS = dict(zip(FUNCTIONS, ("#0072B2", "#D55E00", "#009E73"), strict=True))
-MARKERS = dict(zip(FUNCTIONS, ("o", "s", "^"), strict=True))
+# Behind them Paul Tol's, for the other kernels of the experiment `kernels`.
+_HUES = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999933", "#332288",
+    "#AA4499", "#44AA99", "#661100", "#888888", "#DDCC77", "#117733",
+)  # fmt: skip
+COLOURS = dict(zip(KNOWN, _HUES, strict=True))
+MARKERS = dict(zip(KNOWN, "os^v<>PX*phd8HD", strict=True))
 ENGINE_COLOUR, ENGINE_MARKER = "#000000", "D"
 DASHED_ARMS = ("fragmented", "paged")
 ARM_NAMES = {"fragmented": "non-contiguous", "paged": "paged, k runs"}

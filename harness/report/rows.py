@@ -6,11 +6,10 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from harness.config.kernel_names import WITHOUT_TABLE
 from harness.report.text import Line, Notes, difference, interval, ms, signed
 
 Row = dict[str, Any]
-FUNCTIONS = ("flash_attn_func", "flash_attn_qkvpacked_func", "flash_attn_with_kvcache")
-NEED_GATHER = FUNCTIONS[:2]
 REPAGED_RUNS = re.compile(
     r", \d+ of (\d+) runs"
 )  # in the reason of a cell with larger blocks than the engine's
@@ -103,7 +102,7 @@ def most_runs(row: Row) -> int | None:
 
 def needs_gather(row: Row) -> bool:
     """Whether the arm's kernel runs on what a gather has written."""
-    return row["kernel"] in NEED_GATHER and row["arm"] == "fragmented"
+    return row["kernel"] in WITHOUT_TABLE and row["arm"] == "fragmented"
 
 
 def total_us(row: Row) -> float | None:
@@ -155,6 +154,14 @@ def marked(label: str, row: Row, notes: Notes) -> str:
     """The row's label, with a mark if there is something to say about it."""
     said = remark(row)
     return f"{label} {notes.mark(said)}" if said else label
+
+
+def folded(lines: list[Line]) -> list[Line]:
+    """Lines of a summary that all say the same as one."""
+    texts = {line.text for line in lines}
+    if len(lines) < 2 or len(texts) > 1 or not lines[0].text:
+        return lines
+    return [Line("all", text=lines[0].text)]
 
 
 def named_arm(arm: str, spread_k: int) -> str:

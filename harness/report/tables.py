@@ -8,14 +8,14 @@ from typing import Any
 import pandas as pd
 
 from harness import batch
+from harness.config.kernel_names import FUNCTIONS, WITHOUT_TABLE
 from harness.report import attribution, prefills, ranks, requests, text, variants
 from harness.report.rows import (
-    FUNCTIONS,
-    NEED_GATHER,
     Mean,
     baseline_line,
     change,
     difference_line,
+    folded,
     heading,
     marked,
     time_line,
@@ -191,7 +191,7 @@ class Tables:
         core = self._mean.contrast(kernel, "contiguous", "fragmented", spread_k)
         split = self._mean.contrast(kernel, "fragmented@1", "fragmented", spread_k)
         label = "Core Diff"
-        if core and kernel not in NEED_GATHER:
+        if core and kernel not in WITHOUT_TABLE:
             instead = "; Fragmentation is" if split else ""
             label += f" {notes.mark(f'a block table selects other code: this is not the layout{instead}')}"
         lines += difference_line(label, core, digits) + difference_line("Fragmentation", split, digits)
@@ -228,9 +228,9 @@ class Tables:
         for kernel, arm in arms:
             rows = [row for k in self._mean.spread_ks() if (row := self._mean.kernel(kernel, arm, k))]
             if rows:
-                name = LABELS[arm].lower() + (", with gather" if kernel in NEED_GATHER else "")
+                name = LABELS[arm].lower() + (", with gather" if kernel in WITHOUT_TABLE else "")
                 title = f"{heading(kernel, rows[0], notes)}: {name}"
-                sections.append(Section(title, _folded([self._summary_line(row, notes) for row in rows])))
+                sections.append(Section(title, folded([self._summary_line(row, notes) for row in rows])))
         sweep = prefills.sweep_section(self._mean, len(self._summary_columns()), notes)
         return [*sections, sweep] if sweep else sections
 
@@ -267,11 +267,3 @@ class Tables:
         wanted = {"spread_k": spread_k, "layer": "mean"}
         rows = [row for row in self._mean.kernels if wanted.items() <= row.items()]
         return 4 if all((row["median_us"] or 0) < 10_000 for row in rows) else 3
-
-
-def _folded(lines: list[Line]) -> list[Line]:
-    """Lines that all say the same as one."""
-    texts = {line.text for line in lines}
-    if len(lines) < 2 or len(texts) > 1 or not lines[0].text:
-        return lines
-    return [Line("all", text=lines[0].text)]

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.config.kernel_names import KNOWN, WITHOUT_TABLE
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -35,3 +37,24 @@ def test_points_are_right(options, statuses, tmp_path):
     refused = {row["kernel"] for row in cells if row["status"] == "unsupported"}
     assert refused <= {"flash_attn_qkvpacked_func"}
     assert all(row["provider"].startswith("flash-attn 2") for row in cells)
+
+
+@pytest.mark.parametrize("options", ["", "--seq-len-q 512 --num-kv-heads 4", "--seq-len-q 1 --batch-size 4"])
+def test_every_kernel_is_right_or_says_why_not(options, tmp_path):
+    shape = "--length 2048 --num-heads 8 --head-dim 128 --spread-k 1,8 --repeats 7 --quiet"
+    command = [sys.executable, "-m", "harness", "kernels", "--kernels", ",".join(KNOWN)]
+    done = subprocess.run(
+        [*command, *shape.split(), *options.split(), "--output-dir", tmp_path / "run"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    cells = json.loads((tmp_path / "run" / "summary.json").read_text())["cells"]
+    told = {(row["kernel"], row["arm"]): (row["status"], row["reason"]) for row in cells}
+    assert {kernel for kernel, _ in told} == set(KNOWN)
+    assert {status for status, _ in told.values()} <= {"ok", "unsupported"}, told
+    assert all(reason for status, reason in told.values() if status == "unsupported")
+    assert told["vllm-cpu", "fragmented"] == ("unsupported", "runs on a CPU only")
+    here = {"vllm-fa2", "vllm-triton", "sdpa-math"}
+    assert here <= {kernel for (kernel, _), (status, _) in told.items() if status == "ok"}, told
+    gathered = {row["kernel"] for row in cells if row["gather_us"] is not None}
+    assert "sdpa-math" in gathered <= set(WITHOUT_TABLE)

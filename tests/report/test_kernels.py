@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import math
+from dataclasses import replace
 
 import pytest
 
 from harness.report import kernels
 from harness.report.text import WIDTH
-from tests.kernels_run import DATA, SPREADS, markdown, record, results, screen
+from harness.runs.record import Status
+from tests.kernels_run import DATA, SPREADS, TOO_MUCH, markdown, other_results, record, results, screen
 
 
 @pytest.fixture(scope="module")
@@ -19,12 +21,14 @@ def summary():
 
 
 def test_the_tables_read_as_they_did():
-    assert screen() == (DATA / "kernels.txt").read_text(encoding="utf-8")
+    assert screen(results()) == (DATA / "kernels.txt").read_text(encoding="utf-8")
+    assert screen(other_results()) == (DATA / "kernels_others.txt").read_text(encoding="utf-8")
     assert markdown() == (DATA / "kernels.md").read_text(encoding="utf-8")
 
 
 def test_the_screen_s_tables_fit_it():
-    assert max(map(len, screen().splitlines())) <= WIDTH
+    lines = (screen(results()) + screen(other_results())).splitlines()
+    assert max(map(len, lines)) <= WIDTH
 
 
 def test_six_points_and_their_contrasts_for_every_spread_k(summary):
@@ -35,6 +39,13 @@ def test_six_points_and_their_contrasts_for_every_spread_k(summary):
         {(k, name) for k in SPREADS for name in ("A/A", "core", "fragmentation")} - {(1, "fragmentation")}
     )
     assert len(names) == 3 * 3 - 1 + 3 + 2  # packed at spread_k = 8 has none
+
+
+def test_what_none_of_the_spreads_could_hold_is_one_row():
+    lost = [replace(r, status=Status.OUT_OF_MEMORY, reason=TOO_MUCH, samples_us=[]) for r in results()]
+    (over_all,) = kernels.document(record(), kernels.summarise(record(), lost)).tables
+    rows = [line for section in over_all.sections for line in section.lines]
+    assert [(line.label, line.text) for line in rows] == [("all", "out_of_memory  [1]")] * 3
 
 
 def test_a_gather_goes_with_the_point_that_needs_it(summary):
@@ -56,6 +67,18 @@ def test_csv_has_a_row_a_point_with_its_status(summary):
     rows = list(csv.DictReader(io.StringIO(kernels.document(record(), summary).csv())))
     assert len(rows) == len(summary["cells"])
     assert [row["status"] for row in rows].count("out_of_memory") == 1
+
+
+def test_every_kernel_has_a_line_of_its_own(tmp_path):
+    summary = kernels.summarise(record(), other_results())
+    figure = kernels.draw(record(), summary)
+    looks = {(line.get_color(), line.get_marker()) for line in figure.axes[0].get_lines()}
+    assert len(looks) == 3
+    kernels.plots(record(), summary, tmp_path)
+    text = (tmp_path / "kernels.svg").read_text(encoding="utf-8")
+    assert "sdpa-math, gather + kernel" in text
+    assert "flashinfer-paged, non-contiguous" in text
+    assert "Attention kernels on contiguous" in text
 
 
 def test_a_colour_a_function_contiguous_solid_non_contiguous_dashed(summary, tmp_path):

@@ -6,22 +6,24 @@ import math
 
 from markupsafe import Markup
 
+from harness.config.kernel_names import WITHOUT_TABLE
+from harness.report.kernels import ARMS, kernels_of
 from harness.report.page.cells import Cells, contrast_point, lost
 from harness.report.page.lines import Band, Line, Plot, Point
 from harness.report.page.sweep import OVER_SPREAD, arm_key
-from harness.report.rows import FUNCTIONS, NEED_GATHER, Row, change, most_runs
+from harness.report.rows import Row, change, most_runs
 from harness.report.text import ms
-
-ARMS = ("contiguous", "fragmented")
-# Of a function that gathers first against contiguous K and V; of the one with a block table against one run,
-# as a block table selects other code.
-COMPARED = dict.fromkeys(NEED_GATHER, "core") | {FUNCTIONS[2]: "fragmentation"}
 
 
 def answer(summary: Row) -> str:
-    """What the most runs change for each function."""
+    """What the most runs change for each kernel."""
     most = max((row["spread_k"] for row in summary["contrasts"]), default=0)
-    rows = [row for kernel in FUNCTIONS for row in _contrasts(summary, kernel) if row["spread_k"] == most]
+    rows = [
+        row
+        for kernel in kernels_of(summary)
+        for row in _contrasts(summary, kernel)
+        if row["spread_k"] == most
+    ]
     if not rows:
         return "No contrast was measured."
     told = [f"{row['kernel']} by {change(row)}, {row['verdict']}" for row in rows]
@@ -34,14 +36,20 @@ def figures(summary: Row, cells: Cells) -> list[Markup]:
 
 
 def _contrasts(summary: Row, kernel: str) -> list[Row]:
-    wanted = {"kernel": kernel, "contrast": COMPARED[kernel]}
+    wanted = {"kernel": kernel, "contrast": _compared(kernel)}
     return [row for row in summary["contrasts"] if wanted.items() <= row.items()]
+
+
+def _compared(kernel: str) -> str:
+    """A kernel that gathers first is set against contiguous K and V; one with a block table against one run,
+    as a block table selects other code."""
+    return "core" if kernel in WITHOUT_TABLE else "fragmentation"
 
 
 def _differences(summary: Row) -> Plot:
     lines = []
-    for kernel in FUNCTIONS:
-        against = "one run" if COMPARED[kernel] == "fragmentation" else "contiguous"
+    for kernel in kernels_of(summary):
+        against = "one run" if _compared(kernel) == "fragmentation" else "contiguous"
         points = [
             contrast_point(k, row, f"{kernel}, {k} runs against {against}")
             for row in _contrasts(summary, kernel)
@@ -58,14 +66,14 @@ def _differences(summary: Row) -> Plot:
         [Band(-tolerance, tolerance, f"too small to matter: within {tolerance:g}%")],
         log=True,
         zero=True,
-        note="Of the functions without a block table against contiguous K and V, the gather not counted; of "
-        "flash_attn_with_kvcache against one run, as a block table selects other code.",
+        note="Of kernels without a block table against contiguous K and V, the gather not counted; of those "
+        "with one against one run, as a block table selects other code.",
     )
 
 
 def _times(summary: Row, cells: Cells) -> Plot:
     lines, all_rows = [], []
-    for kernel in FUNCTIONS:
+    for kernel in kernels_of(summary):
         for arm in ARMS:
             rows = [row for row in summary["cells"] if (row["kernel"], row["arm"]) == (kernel, arm)]
             rows = [row for row in rows if row["spread_k"] <= (most_runs(row) or math.inf)] or rows[:1]

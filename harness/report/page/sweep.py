@@ -6,11 +6,12 @@ import math
 
 from markupsafe import Markup
 
+from harness.config.kernel_names import FUNCTIONS
 from harness.report.page.lines import Band, Line, Plot, Point
 from harness.report.page.samples import Samples
 from harness.report.page.svg import Key
 from harness.report.plots import ARM_NAMES, COLOURS, DASHED_ARMS
-from harness.report.rows import FUNCTIONS, Mean, Row, most_runs
+from harness.report.rows import Mean, Row, most_runs
 
 MARKERS = dict(zip(FUNCTIONS, ("circle", "square", "triangle"), strict=True))
 INK = "var(--ink)"
