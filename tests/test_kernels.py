@@ -177,12 +177,18 @@ def test_what_cannot_run_here_is_refused_when_asked(kernel):
 
 
 @pytest.mark.parametrize(
-    ("backend", "name"), [("TRITON_ATTN", "unified_attention"), ("FLEX_ATTENTION", "FLEX_ATTENTION")]
+    ("backend", "fa_version", "name", "provider"),
+    [
+        ("TRITON_ATTN", None, "unified_attention", "vLLM Triton"),
+        ("FLASH_ATTN", 3, "flash_attn_varlen_func", "vLLM FA3"),
+        ("FLASH_ATTN", 4, "flash_attn_varlen_func", "vLLM FA4"),
+        ("FLEX_ATTENTION", None, "FLEX_ATTENTION", "vLLM"),
+    ],
 )
-def test_the_engines_kernel_is_found_by_its_backend(backend, name):
-    call = replace(call_with({Feature.CAUSAL}), backend=backend)
+def test_the_engines_kernel_is_found_by_its_backend(backend, fa_version, name, provider):
+    call = replace(call_with({Feature.CAUSAL}), backend=backend, fa_version=fa_version)
     engine = for_engine(call)
-    assert engine.name == name
+    assert (engine.name, engine.provider) == (name, provider)
     with pytest.raises(Unsupported, match=r"no adapter for the engine's FLEX_ATTENTION|NVIDIA GPU only"):
         engine.paged(call, PagedKV(call.key.new_zeros(1, 2, 32, 128), torch.zeros(1, 1, dtype=torch.int32)))
 

@@ -57,6 +57,12 @@ class RunConfig(Common, Engine, Sweep, KernelTiming):
         description="several prompts in one step instead: 4x1024, or 1x4096,8x512@4 (those 8 always in 4 "
         "runs), or a file with such a part on each line",
     )
+    attention_backend: str | None = Field(
+        None,
+        min_length=1,
+        description="vLLM's name (default: vLLM's choice); attention calls are captured and replayed of "
+        "FLASH_ATTN and TRITON_ATTN, and on a CPU of CPU_ATTN",
+    )
     prompt_file: AnyPath | None = Field(
         None,
         description="text to take the prompt from; without it, a bundled passage, or seeded token ids for "

@@ -34,6 +34,10 @@ def for_engine(call: AttentionCall) -> EngineKernel:
         from harness.kernels.vllm_flash_attn import VllmFlashAttention
 
         return VllmFlashAttention(call.fa_version)
+    if call.backend == "FLASH_ATTN" and call.fa_version == 4:
+        from harness.kernels.flash_attn_4 import VllmFlashAttention4
+
+        return VllmFlashAttention4()
     if call.backend == "TRITON_ATTN":
         from harness.kernels.vllm_triton import VllmTritonAttention
 

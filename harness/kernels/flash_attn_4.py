@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from harness.calls.capture import AttentionCall
+from harness.kernels import vllm_cache
 from harness.kernels.protocol import DenseKV, Output, PagedKV, Run
 from harness.kernels.support import Feature, Package, Sizes, Support, attempted, load, require
 
@@ -52,9 +53,10 @@ class FlashAttention4:
 
 
 class VllmFlashAttention4(FlashAttention4):
-    """`flash_attn_varlen_func` out of vllm.vllm_flash_attn with fa_version=4."""
+    """`flash_attn_varlen_func` out of vllm.vllm_flash_attn with fa_version=4, as vLLM's backend calls it."""
 
     provider = "vLLM FA4"
+    writer = vllm_cache.FLASH_WRITER
     support = replace(
         SUPPORT,
         package=Package(
@@ -64,6 +66,12 @@ class VllmFlashAttention4(FlashAttention4):
 
     def __init__(self) -> None:
         self._out = Output()
+
+    def write_cache(self, call: AttentionCall, cache: torch.Tensor, slots: torch.Tensor) -> None:
+        vllm_cache.write(call, cache, slots)
+
+    def cache_write(self, call: AttentionCall, kv: PagedKV, slots: torch.Tensor) -> Run:
+        return vllm_cache.flash_write(call, kv, slots)
 
     def _bind(self, call: AttentionCall, key: torch.Tensor, value: torch.Tensor, **where: Any) -> Run:
         function = load(self.support.package, "vllm.vllm_flash_attn").flash_attn_varlen_func

@@ -10,6 +10,7 @@ from harness.calls.capture import AttentionCall
 from harness.kernels.protocol import DenseKV, PagedKV, Run
 from harness.replay.blockcopy import copy_blocks
 
+FLASH_WRITER = "reshape_and_cache_flash"
 # Of a backend's own writer, in this order.
 WRITER = ("key", "value", "key_cache", "value_cache", "slot_mapping", "kv_cache_dtype", "k_scale", "v_scale")
 
@@ -31,6 +32,13 @@ def bound(writer: Callable[..., object], call: AttentionCall, kv: PagedKV, slots
         return kv.cache
 
     return run
+
+
+def flash_write(call: AttentionCall, kv: PagedKV, slots: torch.Tensor) -> Run:
+    """The FlashAttention backend's own cache write, FLASH_WRITER, ready to be timed."""
+    from vllm.v1.attention.backends.fa_utils import reshape_and_cache_flash
+
+    return bound(reshape_and_cache_flash, call, kv, slots)
 
 
 class Copies:

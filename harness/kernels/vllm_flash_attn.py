@@ -40,7 +40,7 @@ class VllmFlashAttention:
     """`flash_attn_varlen_func` out of vllm.vllm_flash_attn, with or without a block table."""
 
     name = "flash_attn_varlen_func"
-    writer = "reshape_and_cache_flash"
+    writer = vllm_cache.FLASH_WRITER
 
     def __init__(self, fa_version: int) -> None:
         self.fa_version = fa_version
@@ -84,10 +84,7 @@ class VllmFlashAttention:
         vllm_cache.write(call, cache, slots)
 
     def cache_write(self, call: AttentionCall, kv: PagedKV, slots: torch.Tensor) -> Run:
-        """The backend's own cache write, `reshape_and_cache_flash`."""
-        from vllm.v1.attention.backends.fa_utils import reshape_and_cache_flash
-
-        return vllm_cache.bound(reshape_and_cache_flash, call, kv, slots)
+        return vllm_cache.flash_write(call, kv, slots)
 
     def _bind(self, call: AttentionCall, key: torch.Tensor, value: torch.Tensor, **where: Any) -> Run:
         from vllm.vllm_flash_attn import flash_attn_varlen_func
