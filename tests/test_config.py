@@ -118,6 +118,20 @@ def test_a_cpu_sweeps_in_larger_steps_unless_told_how(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("options", "kind", "eager"),
+    [
+        ({"length": 1}, "cuda", True),
+        ({"batch": "3x1"}, "cuda", True),
+        ({"length": 2}, "cuda", False),
+        ({"batch": "3x1,1x2"}, "cuda", False),
+        ({"length": 1}, "cpu", False),
+    ],
+)
+def test_one_token_prompts_run_without_cuda_graphs(options, kind, eager):
+    assert resolve(load(RunConfig, options), kind).enforce_eager is eager
+
+
+@pytest.mark.parametrize(
     ("options", "kind", "l2"),
     [
         ({}, "cuda", "warm"),

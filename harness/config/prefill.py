@@ -101,6 +101,11 @@ class RunConfig(Common, Engine, Sweep, KernelTiming):
         """The prompts of one engine step, in order of arrival."""
         return batch.parse(self.batch) if self.batch else super().requests
 
+    @property
+    def one_token_each(self) -> bool:
+        """Whether no prompt has a second token."""
+        return all(request.length == 1 for request in self.requests)
+
 
 def resolve(config: RunConfig, device_kind: DeviceKind) -> RunConfig:
     """The configuration with what depends on the device filled in, checked against device and files.
@@ -108,6 +113,8 @@ def resolve(config: RunConfig, device_kind: DeviceKind) -> RunConfig:
     With `from_captures`, lengths and block size must be the captures' own already. Raises ConfigError.
     """
     resolved = fields.resolve_common(config, device_kind, _name(config))
+    if device_kind == "cuda" and config.one_token_each:  # else one CUDA graph, in which no call can be seen
+        resolved = resolved.model_copy(update={"enforce_eager": True})
     problems = [*checks.prompt_problems(resolved), *checks.directory_problems(resolved)]
     problems += [*checks.capture_problems(resolved), *checks.timer_problems(resolved, device_kind)]
     problems += checks.variant_problems(resolved, device_kind)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from harness import batch, layout, models, prompt
+from harness import batch, device, layout, models, prompt
 from harness.calls import capture
 from harness.config import RunConfig
 from harness.engine import compatibility, prefills
@@ -23,6 +23,9 @@ from harness.measure.sampler import ENOUGH_ROUNDS
 from harness.runs.recorder import Recorder, recording
 
 SWEEP_SHARE, ATTRIBUTION_SHARE = 0.3, 0.5  # of the time for sampling: whole prefills, without and with arms
+EAGER = (
+    "the engine runs without CUDA graphs (--enforce-eager): a step of one-token prompts would be a single one"
+)
 NO_LAYER = "no layer of this model has a paged KV cache, so there is no layout"
 
 
@@ -53,7 +56,8 @@ class Job:
 
     def run(self) -> None:
         """All phases."""
-        for text in filter(None, (*self.source.notices, compatibility.untested())):
+        eager = EAGER if device.kind() == "cuda" and self.config.one_token_each else None
+        for text in filter(None, (*self.source.notices, compatibility.untested(), eager)):
             self.recorder.notice(text)
         source = models.materialise(self.source, self.config.seed)
         lengths = [request.length for request in self.config.requests]
@@ -95,8 +99,7 @@ class Job:
         self._leave_out(captured.skipped)
         if not captured.calls and not captured.skipped:
             raise capture.CaptureError(
-                "no attention call was seen: steps of one-token prompts run as one CUDA graph; "
-                "add --enforce-eager, or take a longer prompt"
+                "no attention call was seen, as in steps that run as one CUDA graph; add --enforce-eager"
             )
         if not captured.calls:
             raise capture.CaptureError(NO_LAYER)

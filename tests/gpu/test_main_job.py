@@ -34,3 +34,18 @@ def test_gpt2(fa_version, tmp_path):
     assert {row["spread_k"] for row in end_to_end if row["arm"] == "paged"} == {1, 4, 64}
     measured = {row["component"]: row["ms"] for row in summary["attribution"]["measured"]}
     assert None not in measured.values(), measured
+
+
+@pytest.mark.parametrize("prompts", [("--length", "1"), ("--batch", "3x1")])
+def test_one_token_prompts(prompts, tmp_path):
+    command = [
+        sys.executable, "run_vllm_prefill.py", "--model", "gpt2", *prompts, "--layers", "0", "--repeats", "5",
+        "--output-dir", str(tmp_path / "run"),
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["engine"]["enforce_eager"]
+    assert any("without CUDA graphs" in notice for notice in record["notices"])
+    kernels = json.loads((tmp_path / "run" / "summary.json").read_text())["kernels"]
+    assert {row["status"] for row in kernels} == {"ok"}, {row["reason"] for row in kernels}
