@@ -11,6 +11,8 @@ import torch
 from harness import device, kernels, layout
 from harness.calls import capture
 from harness.engine import prefills
+from harness.engine.options import EngineError
+from harness.engine.prefill_engine import check_backend
 from harness.replay import arms
 from harness.replay.placement import Placement, placed, readable
 from harness.replay.series import Judge, prepare
@@ -54,6 +56,15 @@ def test_the_engine_uses_the_chosen_blocks_and_computes_the_same(
     tables = engine.ranks.only.checked.tables
     assert set(tables) == {0, 1, 2}
     assert layout.spread_k(tables[0][0].tolist()) == spread_k
+
+
+def test_a_backend_that_vllm_does_not_take_is_named(engine):
+    for fine in (None, "CPU_ATTN", "cpu_attn"):
+        check_backend(fine, engine.about.backends)
+    with pytest.raises(
+        EngineError, match=r"^--attention-backend TRITON_ATTN: vLLM took CPU_ATTN in its place"
+    ):
+        check_backend("TRITON_ATTN", engine.about.backends)
 
 
 def test_a_prefill_that_differs_is_found(engine, prompts, one_run, base):

@@ -220,3 +220,20 @@ def check_room(blocks: int, free: Sequence[int]) -> None:
             "one run and again fragmented); raise --gpu-memory-utilization, or on a CPU the environment's "
             "VLLM_CPU_KVCACHE_SPACE (GiB)"
         )
+
+
+def check_backend(asked: str | None, got: Sequence[str]) -> None:
+    """Check that attention runs in the backend that was asked for.
+
+    Args:
+        asked: vLLM's name in any case, or None for its choice.
+        got: the layers' backends, each once.
+
+    Raises:
+        EngineError: vLLM took another one.
+    """
+    if asked is not None and (others := [name for name in got if name != asked.upper()]):
+        raise EngineError(
+            f"--attention-backend {asked}: vLLM took {', '.join(others)} in its place; ask for that one, or "
+            "leave it out"
+        )

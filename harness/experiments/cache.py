@@ -17,7 +17,7 @@ from harness.engine import compatibility, inengine
 from harness.engine.completions import Completed, complete, reset_prefix_cache, warm_up
 from harness.engine.inengine import Outcome
 from harness.engine.options import EngineError, check_vllm, cpu_cache_gib
-from harness.engine.prefill_engine import PrefillEngine
+from harness.engine.prefill_engine import PrefillEngine, check_backend
 from harness.experiments.end_to_end import PrefillTimer
 from harness.experiments.sampling import Sampling
 from harness.measure.budget import Budget
@@ -63,6 +63,7 @@ def measure(config: CacheConfig, recorder: Recorder, source: ModelSource) -> Non
         recorder.note(engine=engine.settings, engine_start_s=round(engine.start_s, 1))
         recorder.note(model=recorder.record["model"] | {"weights": source.weights})
         recorder.say(f"engine up after {engine.start_s:.0f} s")
+        check_backend(config.attention_backend, engine.about.backends)
         check_room(config, engine)
         lengths = sorted({1, -(-config.length // 4), config.length})
         warm_up(engine, lengths, config.prompts)

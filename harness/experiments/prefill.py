@@ -14,7 +14,7 @@ from harness.calls import capture
 from harness.config import RunConfig
 from harness.engine import compatibility, prefills
 from harness.engine.options import EngineError
-from harness.engine.prefill_engine import Prefill, PrefillEngine, check_room
+from harness.engine.prefill_engine import Prefill, PrefillEngine, check_backend, check_room
 from harness.engine.prefills import Ids
 from harness.engine.ranks import RankDied, Ranks
 from harness.experiments import end_to_end, variants
@@ -67,6 +67,7 @@ class Job:
         with PrefillEngine(self.config, source) as engine:
             self.recorder.note(engine=engine.settings, engine_start_s=round(engine.start_s, 1))
             self.recorder.say(f"engine up after {engine.start_s:.0f} s")
+            check_backend(self.config.attention_backend, engine.about.backends)
             up = time.perf_counter()
             self._sweep(engine, prompts)
             sampling_s = sum(budget.spent_s for budget in self.replaying.budgets)
