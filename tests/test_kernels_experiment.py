@@ -147,6 +147,14 @@ def test_the_reference_of_the_last_queries_is_the_end_of_the_whole_prefill_s(que
     torch.testing.assert_close(reference.attention_rows(last, torch.arange(2 * queries)), expected)
 
 
+def test_keys_begin_where_the_sequences_do():
+    whole, chunk = (random_call.make(configured(seq_len_q=n, batch_size=3), "cpu") for n in (150, 40))
+    assert whole.key_start_loc.tolist() == whole.query_start_loc.tolist() == [0, 150, 300, 450]
+    assert chunk.key_start_loc.tolist() == [0, 150, 300, 450]
+    assert chunk.query_start_loc.tolist() == [0, 40, 80, 120]
+    assert chunk.key_start_loc.dtype == chunk.query_start_loc.dtype
+
+
 def test_one_token():
     made = series(configured(length=1), 1, "cpu")
     assert {r.status for r in made.results} == {Status.OK}

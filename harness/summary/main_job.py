@@ -10,6 +10,7 @@ import numpy as np
 from harness import stats, work
 from harness.attribution import account
 from harness.attribution.variants import variant_rows
+from harness.config.kernel_names import gather_for
 from harness.runs.record import Result, Status, latest
 from harness.summary import figures, per_request
 from harness.summary.contrasts import (
@@ -24,7 +25,6 @@ from harness.summary.contrasts import (
 )
 
 SCHEMA_VERSION = 1
-GATHER_FOR = {"flash_attn_func": "gather_kv", "flash_attn_qkvpacked_func": "gather_qkv"}
 
 
 def summarise(record: dict[str, Any], results: Sequence[Result]) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def summarise(record: dict[str, Any], results: Sequence[Result]) -> dict[str, An
         writes = arms_of(r for r in in_spread if r.cell.stage == "cache_write")
         for (kernel, name, data), group in (arms | writes).items():
             if "@" not in name:
-                gather = gathers.get((GATHER_FOR.get(kernel, ""), name, data))
+                gather = gathers.get((gather_for(kernel), name, data))
                 kernels += [
                     _kernel_row(record, Group((result,)), result.cell.layer, gather)
                     for result in group.results

@@ -10,6 +10,8 @@ from dataclasses import replace
 import pytest
 
 from harness.report import kernels
+from harness.report.page import kernels as page
+from harness.report.page.cells import Cells
 from harness.report.text import WIDTH
 from harness.runs.record import Status
 from tests.kernels_run import DATA, SPREADS, TOO_MUCH, markdown, other_results, record, results, screen
@@ -79,6 +81,13 @@ def test_every_kernel_has_a_line_of_its_own(tmp_path):
     assert "sdpa-math, gather + kernel" in text
     assert "flashinfer-paged, non-contiguous" in text
     assert "Attention kernels on contiguous" in text
+
+
+def test_the_page_names_what_never_ran_once():
+    summary = kernels.summarise(record(), other_results())
+    shown = "".join(page.figures(summary, Cells.of(other_results())))
+    assert shown.count("flashinfer-paged, fragmented: unsupported") == 1
+    assert "flashinfer-paged, fragmented, spread_k" not in shown
 
 
 def test_a_colour_a_function_contiguous_solid_non_contiguous_dashed(summary, tmp_path):

@@ -72,16 +72,18 @@ def _differences(summary: Row) -> Plot:
 
 
 def _times(summary: Row, cells: Cells) -> Plot:
-    lines, all_rows = [], []
+    lines, named = [], []
     for kernel in kernels_of(summary):
         for arm in ARMS:
             rows = [row for row in summary["cells"] if (row["kernel"], row["arm"]) == (kernel, arm)]
             rows = [row for row in rows if row["spread_k"] <= (most_runs(row) or math.inf)] or rows[:1]
-            all_rows += rows
+            if rows and not any(row["n"] for row in rows) and len({row["status"] for row in rows}) == 1:
+                named.append((f"{kernel}, {arm}", rows[0]))  # once, as it is the same everywhere
+            else:
+                named += [(_name(row), row) for row in rows]
             points = [_point(row, cells) for row in rows]
             if any(point.y is not None for point in points):
                 lines.append(Line(arm_key(kernel, arm), points))
-    named = ((_name(row), row) for row in all_rows)
     return Plot(
         "Time of a call",
         "ms; the axis does not start at zero",
