@@ -39,7 +39,7 @@ def record(output_len: int | None = None) -> dict[str, Any]:
     return {
         "experiment": "backends",
         "status": "finished",
-        "config": {"output_len": output_len, "block_size": 16},
+        "config": {"output_len": output_len, "block_size": 16, "max_num_batched_tokens": 4096},
         "device": {"name": "NVIDIA H100", "kind": "cuda"},
         "model": {"name": "gpt2", "weights": "seeded random", "num_layers": 12},
         "versions": {"vllm": "0.26.0", "torch": "2.11.0"},

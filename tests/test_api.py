@@ -67,7 +67,10 @@ def test_a_run_without_figures_has_empty_frames(tmp_path: Path) -> None:
         (kernels_run, ["cells", "contrasts"]),
         (cache_run, ["cells", "contrasts"]),
         (memory_run, ["cells", "waste"]),
-        (backends_run, ["cells", "winners", "engines_again", "compute_bound", "contrasts"]),
+        (
+            backends_run,
+            ["cells", "winners", "engines_again", "compute_bound", "exponents", "contrasts"],
+        ),
         (kvcache_run, ["modes", "speed_ups", "steps"]),
     ],
 )

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from harness import stats
 from harness.report import backends_plot
-from harness.report.backends_summary import AGAIN, AGAINST, ALONE, COMPUTE_BOUND, phase, sizes, summarise
+from harness.report.backends_scaling import COMPUTE_BOUND, is_split
+from harness.report.backends_summary import AGAIN, AGAINST, ALONE, phase, sizes, summarise
 from harness.report.companion import Companion
 from harness.report.rows import Row, remark
 from harness.report.text import NONE, Line, Notes, Section, Table, ms, percent
@@ -24,7 +25,9 @@ def document(record: Row, summary: Row) -> Companion:
     """The tables."""
     batches = sorted({row["batch_size"] for row in summary["cells"]})
     tables = [_crossover(record, summary, batch) for batch in batches]
-    tables += [table for table in (_winners(summary), _turning_points(summary), _buffers(summary)) if table]
+    tables += [
+        table for table in (_winners(summary), _turning_points(record, summary), _buffers(summary)) if table
+    ]
     return Companion(record, f"Attention backends in {inputs(record)}", tables, summary["cells"])
 
 
@@ -55,8 +58,11 @@ def _crossover(record: Row, summary: Row, batch: int) -> Table:
     for tokens in sorted({row["input_len"] for row in cells}):
         here = {row["backend"]: row for row in cells if row["input_len"] == tokens}
         fastest = _fastest(list(here.values()))
-        shown = [_shown(here.get(name), notes, fastest) for name in names]
-        lines.append(Line(str(tokens), tuple(shown)))
+        steps = max((row["prefill_steps"] for row in here.values() if is_split(row) and row["n"]), default=1)
+        label = str(tokens)
+        if steps > 1:
+            label += " " + notes.mark(f"an engine prefills these prompts in {steps} steps")
+        lines.append(Line(label, tuple(_shown(here.get(name), notes, fastest) for name in names)))
     below = [*notes.lines(), _precision(cells)]
     if any(cell.startswith("*") for line in lines for cell in line.cells):
         below.insert(0, "*: the fastest engine")
@@ -138,19 +144,38 @@ def _engines_floor(again: Row | None, notes: Notes) -> str:
     return percent(again["noise_floor_pct"], None, sign=False)
 
 
-def _turning_points(summary: Row) -> Table | None:
+def _turning_points(record: Row, summary: Row) -> Table | None:
     """Where time begins to grow in proportion to the batch size."""
     names, rows = backends(summary["cells"]), summary["compute_bound"]
     if len({row["batch_size"] for row in summary["cells"]}) < 2:
         return None
-    lines = []
+    notes, lines = Notes(), []
     for tokens in sorted({row["input_len"] for row in rows}):
-        found = {row["backend"]: row["batch_size"] for row in rows if row["input_len"] == tokens}
-        lines.append(Line(str(tokens), tuple(str(found.get(name) or NONE) for name in names)))
-    grows = f"time grows at least as the batch size to the power of {COMPUTE_BOUND}, from each to the next"
+        split = [row for row in summary["cells"] if is_split(row) and row["n"]]
+        split = [row for row in split if row["input_len"] == tokens]
+        label = f"{tokens} {notes.mark(_left_out(record, split))}" if split else str(tokens)
+        here = {row["backend"]: row for row in rows if row["input_len"] == tokens}
+        lines.append(Line(label, tuple(_turn(here.get(name), notes) for name in names)))
     limited = "" if summary["phase"] == "prefill" else ", or as bound by reading every prompt's K and V"
-    below = [f"from this batch size on {grows}: as bound by computing{limited}; -: not within these sizes"]
+    below = [
+        *notes.lines(),
+        f"from this batch size on time grows at least as the batch size to the power of {COMPUTE_BOUND}, "
+        f"from each to the next and by the power's whole 95% interval: as bound by computing{limited}",
+    ]
     return Table("Compute-bound from batch size", ("tokens", *names), [Section("", lines)], below=below)
+
+
+def _turn(row: Row | None, notes: Notes) -> str:
+    if row is None:
+        return NONE
+    return str(row["batch_size"] or f"{NONE} {notes.mark(row['reason'])}")
+
+
+def _left_out(record: Row, split: Sequence[Row]) -> str:
+    """Which batch sizes do not decide where an engine is compute-bound."""
+    steps = dict.fromkeys(f"{row['batch_size']} ({row['prefill_steps']} steps)" for row in split)
+    most = record["config"]["max_num_batched_tokens"]
+    return f"engines: without batch size {', '.join(steps)}, as a step has at most {most} tokens"
 
 
 def _buffers(summary: Row) -> Table | None:
@@ -164,7 +189,7 @@ def _buffers(summary: Row) -> Table | None:
         texts = [text for arm in ALONE for text in _buffer_cells(here.get(arm), notes)]
         point = {"contrast": AGAINST, "batch_size": batch, "input_len": tokens}
         paired = [row for row in summary["contrasts"] if point.items() <= row.items()]
-        texts.append(_times(paired[0]) if paired else NONE)
+        texts.append(times(paired[0]) if paired else NONE)
         sections.setdefault(batch, []).append(Line(str(tokens), tuple(texts)))
     columns = ("tokens", "buffer MiB", "gathered ms", "block MiB", "per block ms", "takes [95%]")
     below = [
@@ -187,7 +212,7 @@ def _floor(summary: Row) -> list[str]:
     return [f"A/A (gathered against itself), noise floor: {min(floors):.2f}% to {max(floors):.2f}%."]
 
 
-def _times(row: Row) -> str:
+def times(row: Row) -> str:
     """A contrast in times of its baseline, with its interval; paired differences can exceed the baseline."""
     ratio, *bounds = (max(1 + pct / 100, 0.0) for pct in (row["delta_pct"], *(row["ci95_pct"] or ())))
     return f"{ratio:.2f}x" + (f" [{bounds[0]:.2f}, {bounds[1]:.2f}]" if bounds else "")

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 
 from harness import stats
+from harness.report import backends_scaling
 from harness.report.rows import Row
 from harness.runs.record import Result, latest
 from harness.summary import figures
 
-# Time grows at least as the batch size to this power where the work, not what is around it, takes the time.
-COMPUTE_BOUND = 0.9
 ALONE = {"gathered": "sdpa.math", "per_block": "per block"}  # arms of attention alone, as columns name them
 AGAINST, AGAIN = "per block against gathered", "A/A"
 
@@ -22,7 +20,8 @@ def summarise(record: Row, results: Sequence[Result]) -> Row:
 
     `cells` (with `backend`, `tokens_per_s` and its interval), `winners` (the fastest of vLLM's backends
     against the second), `engines_again` (two engines of one backend, A/A), `compute_bound` (from which batch
-    size on) and `contrasts` (block by block against the dense buffer).
+    size on), `exponents` (how time grows from each batch size to the next) and `contrasts` (block by block
+    against the dense buffer).
     """
     kept = latest(results)
     cells = [_cell(record, result) for result in kept if not result.control]
@@ -31,6 +30,7 @@ def summarise(record: Row, results: Sequence[Result]) -> Row:
     again = [_again(cells, twin) for twin in twins if not twin["attention_alone"]]
     floors = {(row["batch_size"], row["input_len"]): row["noise_floor_pct"] for row in again}
     winners = [_winner(cells, size, floors.get(size)) for size in sizes(cells)]
+    exponents = backends_scaling.exponents(cells)
     return {
         "schema_version": 1,
         "status": record["status"],
@@ -38,7 +38,8 @@ def summarise(record: Row, results: Sequence[Result]) -> Row:
         "cells": cells,
         "winners": [row for row in winners if row],
         "engines_again": sorted(again, key=lambda row: (row["batch_size"], row["input_len"])),
-        "compute_bound": _compute_bound(cells),
+        "compute_bound": backends_scaling.compute_bound(cells, exponents),
+        "exponents": exponents,
         "contrasts": _contrasts(kept),
     }
 
@@ -57,11 +58,19 @@ def _cell(record: Row, result: Result) -> Row:
     row = figures.cell_row(result)
     alone = row["stage"] == "kernel"
     row |= {"backend": ALONE[row["arm"]] if alone else row["arm"], "attention_alone": alone}
+    row["prefill_steps"] = None if alone or phase(record) == "decode" else _prefill_steps(record, row)
     low, high = row["ci95_us"] or (None, None)
     tokens = _tokens(record, row)
     row["tokens_per_s"] = _rate(tokens, row["median_us"])
     row["ci95_tokens_per_s"] = [_rate(tokens, high), _rate(tokens, low)] if low else None
     return row
+
+
+def _prefill_steps(record: Row, row: Row) -> int:
+    """Engine steps that the cell's prompts take."""
+    most: int = record["config"]["max_num_batched_tokens"]
+    tokens: int = row["batch_size"] * row["input_len"]
+    return math.ceil(tokens / most)
 
 
 def _tokens(record: Row, row: Row) -> float:
@@ -137,32 +146,6 @@ def _quotient(over: Row, under: Row) -> tuple[float, list[float] | None]:
 def _percent(bounds: Sequence[float] | None) -> stats.Interval | None:
     """An interval of quotients as differences in percent."""
     return (100 * (bounds[0] - 1), 100 * (bounds[1] - 1)) if bounds else None
-
-
-def _compute_bound(cells: Sequence[Row]) -> list[Row]:
-    """For each backend and length, the batch size from which on time grows in proportion to it."""
-    found = []
-    for backend, tokens in dict.fromkeys((row["backend"], row["input_len"]) for row in cells):
-        rows = [row for row in cells if (row["backend"], row["input_len"]) == (backend, tokens)]
-        timed = [(row["batch_size"], row["median_us"]) for row in rows if row["status"] == "ok" and row["n"]]
-        found.append({"backend": backend, "input_len": tokens, "batch_size": turning_point(timed)})
-    return found
-
-
-def turning_point(timed: Sequence[tuple[int, float]]) -> int | None:
-    """The least batch size from which on time grows at least as its COMPUTE_BOUND-th power.
-
-    That is from each to the next, up to the largest; None if it never does.
-
-    Args:
-        timed: batch sizes, ascending, with their times in any unit.
-    """
-    turns = None
-    for (small, quick), (large, slow) in reversed(list(pairwise(timed))):
-        if math.log(slow / quick) < COMPUTE_BOUND * math.log(large / small):
-            break
-        turns = small
-    return turns
 
 
 def _contrasts(results: Sequence[Result]) -> list[Row]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.report import backends, backends_summary
+from harness.report import backends, backends_scaling
 from harness.report.text import WIDTH
 from tests.backends_run import BATCHES, DATA, LENGTHS, LOST, markdown, record, results, screen
 
@@ -104,25 +105,67 @@ def test_where_q_k_and_v_are_from_is_said_of_every_cell(summary):
     assert all(row["reason"].startswith("random Q, K and V: ") for row in random)
 
 
+def line(times, spread=0.0, n=12, steps=()):
+    """Cells of one engine and length: (batch size, median), each with an interval of +-spread (a share)."""
+    found = []
+    for batch, us in times:
+        bounds = [us * (1 - spread), us * (1 + spread)] if n >= 6 else None
+        figures = {"median_us": us, "ci95_us": bounds, "n": n, "status": "ok"}
+        name = {"backend": "FLASH_ATTN", "input_len": 512, "batch_size": batch}
+        found.append(name | figures | {"prefill_steps": dict(steps).get(batch, 1)})
+    return found
+
+
+def turn(*args, **kwargs):
+    cells = line(*args, **kwargs)
+    (row,) = backends_scaling.compute_bound(cells, backends_scaling.exponents(cells))
+    return row["batch_size"], row["reason"]
+
+
 @pytest.mark.parametrize(
     ("timed", "turns"),
     [
-        ([(1, 10.0), (2, 10.0), (4, 20.0), (8, 40.0)], 2),
-        ([(1, 10.0), (2, 20.0), (4, 20.0), (8, 40.0)], 4),  # what came before a plateau does not count
-        ([(1, 10.0), (2, 11.0), (4, 13.0)], None),
-        ([(1, 10.0), (4, 40.0)], 1),
-        ([(1, 10.0)], None),
-        ([], None),
+        ([(1, 10.0), (2, 10.0), (4, 20.0), (8, 40.0)], (2, None)),
+        ([(1, 10.0), (2, 20.0), (4, 20.0), (8, 40.0)], (4, None)),  # before a plateau: does not count
+        ([(1, 10.0), (2, 11.0), (4, 13.0)], (None, backends_scaling.NOT_HERE)),
+        ([(1, 10.0), (4, 40.0)], (1, None)),
+        ([(1, 10.0)], (None, backends_scaling.NO_PAIR)),
     ],
 )
 def test_compute_bound_is_where_time_grows_with_the_batch_up_to_the_end(timed, turns):
-    assert backends_summary.turning_point(timed) == turns
+    assert turn(timed) == turns
+
+
+def test_what_the_intervals_do_not_show_is_not_called_compute_bound():
+    timed = [(1, 10.0), (2, 20.0), (4, 40.0)]
+    assert turn(timed, spread=0.03) == (1, None)
+    assert turn(timed, spread=0.5) == (None, backends_scaling.UNCLEAR)
+    assert turn(timed, n=5) == (None, backends_scaling.NO_INTERVAL)
+    power, _ = backends_scaling.exponents(line(timed, spread=0.5))
+    assert power["exponent"] == pytest.approx(1.0)
+    assert power["ci95_exponent"] == pytest.approx([1 - math.log2(3), 1 + math.log2(3)])
+
+
+def test_prefills_that_are_split_do_not_decide():
+    timed = [(1, 10.0), (2, 11.0), (4, 22.0), (8, 44.0)]
+    assert turn(timed) == (2, None)
+    assert turn(timed, steps=[(4, 2), (8, 4)]) == (None, backends_scaling.NOT_HERE)
+    assert turn(timed, steps=[(2, 2), (4, 4), (8, 8)]) == (None, backends_scaling.NO_PAIR)
+
+
+def test_cells_know_in_how_many_steps_an_engine_prefills_them(summary):
+    steps = {(r["backend"], r["batch_size"], r["input_len"]): r["prefill_steps"] for r in summary["cells"]}
+    assert steps["FLASH_ATTN", 4, 512] == 1
+    assert steps["FLASH_ATTN", 4, 2048] == 2
+    assert steps["sdpa.math", 4, 2048] is None
+    decoding = backends.summarise(record(output_len=5), results())
+    assert {row["prefill_steps"] for row in decoding["cells"]} == {None}
 
 
 @given(st.integers(0, 6), st.floats(1, 1e6))
-def test_a_floor_and_a_slope_turn_where_they_meet(turn, floor):
-    timed = [(2**n, max(floor, floor * 2 ** (n - turn))) for n in range(8)]
-    assert backends_summary.turning_point(timed) == 2**turn
+def test_a_floor_and_a_slope_turn_where_they_meet(turns, floor):
+    timed = [(2**n, max(floor, floor * 2 ** (n - turns))) for n in range(8)]
+    assert turn(timed) == (2**turns, None)
 
 
 def test_the_plot_has_a_line_a_backend_rings_and_crosses(summary, tmp_path):

@@ -188,7 +188,12 @@ def test_backends_figures_are_the_summary_s(browser: Any, pages: Pages) -> None:
     path, summary = pages["backends"]
     with opened(browser, path) as tab:
         said, answer = tips(tab), tab.locator(".sentence").inner_text()
-    turns = {tuple(row.values()) for row in summary["compute_bound"]}
+        keys = tab.locator("#figures .legend").all_inner_texts()
+        ringed = tab.locator(".mark", has=tab.locator("svg.marker:nth-of-type(2)")).count()
+    places = ("backend", "input_len", "batch_size")
+    turns = {tuple(row[key] for key in places) for row in summary["compute_bound"] if row["batch_size"]}
+    assert ringed == len(turns)
+    assert sum("compute-bound from here" in text for text in keys) == len({tokens for _, tokens, _ in turns})
     for row in summary["cells"]:
         name = f"{row['backend']}, batch size {row['batch_size']}, {row['input_len']} tokens"
         assert (name in said) == bool(row["n"])
@@ -200,6 +205,21 @@ def test_backends_figures_are_the_summary_s(browser: Any, pages: Pages) -> None:
             assert ("compute-bound from here on" in said[name]) == (here in turns)
     wins = [row["winner"] for row in summary["winners"]]
     assert f"FLASH_ATTN in {wins.count('FLASH_ATTN')}" in answer
+
+
+def test_with_one_backend_the_answer_is_the_dense_buffer_s() -> None:
+    engines = ("FLASH_ATTN again", "TRITON_ATTN", "FLEX_ATTENTION")
+    kept = [result for result in backends_run.results() if result.series not in engines]
+    html, summary = page_of("backends", kept)
+    row = next(
+        r
+        for r in summary["contrasts"]
+        if (r["batch_size"], r["input_len"]) == (16, 512) and r["verdict"] == "slower"
+    )
+    assert "so there is no winner. For 4 prompts of 2048 tokens, PyTorch&#39;s attention of one layer" in html
+    assert f"24.00 MiB; without it, block by block, it takes {1 + row['delta_pct'] / 100:.0f}" in html
+    html, _ = page_of("backends", [result for result in kept if result.cell.stage != "kernel"])
+    assert "dense buffer of" not in html
 
 
 def test_kvcache_figures_are_the_summary_s(browser: Any, pages: Pages) -> None:

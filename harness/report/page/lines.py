@@ -25,6 +25,7 @@ class Point:
     y: float | None
     interval: Sequence[float] | None
     tip: Tip
+    ringed: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Plot:
     log_y: bool = False
     zero: bool = False  # y = 0 is in the picture, and drawn
     note: str = ""
+    ring: Key | None = None  # what a ring around a point says
 
     def html(self) -> Markup:
         """The figure; "" if none of its points was measured."""
@@ -69,8 +71,10 @@ class Plot:
         drawn = [_band(band, y) for band in self.bands] + [self._grid(xs, x, y)]
         middle, apart = (len(self.lines) - 1) / 2, min(DODGE_PX, WIDEST_PX / len(self.lines))
         for n, line in enumerate(self.lines):
-            drawn.append(_line(line, x, y, apart * (n - middle)))
+            drawn.append(_line(line, x, y, apart * (n - middle), self.ring))
         keys = [line.key for line in self.lines] + [Key(band.label, "var(--band)") for band in self.bands[:1]]
+        if self.ring and any(point.ringed for line in self.lines for point in line.points):
+            keys.append(self.ring)
         picture = svg.drawing(self.title, HEIGHT, *drawn, class_="plot")
         axis = svg.element("p", Markup.escape(self.unit), class_="unit")
         return svg.figure(self.title, axis, picture, svg.legend(keys), note=self.note)
@@ -112,8 +116,8 @@ def _band(band: Band, y: Scale) -> Markup:
     return svg.rect(0, top, 1, _y(y, band.low) - top, class_="band")
 
 
-def _line(line: Line, x: Scale, y: Scale, shift_px: float) -> Markup:
-    """The line, broken where nothing was measured, and its points."""
+def _line(line: Line, x: Scale, y: Scale, shift_px: float, ring: Key | None) -> Markup:
+    """The line, broken where nothing was measured, and its points, some in a ring."""
     drawn, before = [], None
     for point in line.points:
         here = None if point.y is None else (_x(x, point.x), _y(y, point.y))
@@ -131,6 +135,8 @@ def _line(line: Line, x: Scale, y: Scale, shift_px: float) -> Markup:
         if point.interval:
             low, high = (_y(y, bound) for bound in point.interval)
             parts.append(svg.line(place, low, place, high, stroke=line.key.colour, class_="whisker"))
+        if ring and point.ringed:
+            parts.append(svg.marker("ring", svg.percent(place), height, **svg.look(ring)))
         shape = svg.marker(line.key.marker or "circle", svg.percent(place), height, **svg.look(line.key))
         halo = svg.element("circle", cx=svg.percent(place), cy=f"{height:.1f}", r="11", class_="halo")
         drawn.append(svg.mark(point.tip, *parts, shape, halo))

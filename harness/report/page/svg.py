@@ -23,6 +23,7 @@ MARKERS = {
     "triangle": "M0,-5L5,4H-5Z",
     "diamond": "M0,-5.5L5.5,0L0,5.5L-5.5,0Z",
     "cross": "M-4,-4L4,4M-4,4L4,-4",
+    "ring": "M-9,0A9,9 0 1 1 9,0A9,9 0 1 1 -9,0Z",
 }
 
 
@@ -186,6 +187,7 @@ class Key:
     hollow: bool = False
     dashed: bool = False
     hatched: bool = False
+    no_line: bool = False  # a marker alone
 
 
 def legend(keys: Iterable[Key]) -> Markup:
@@ -200,11 +202,9 @@ def _swatch(key: Key) -> Markup:
         inner = element("rect", x="5", y="1", width="14", height="12", fill=fill, class_="patch")
     else:
         dashes = "4 3" if key.dashed else None
-        inner = element(
-            "g",
-            element("line", x1="0", x2="24", y1="7", y2="7", stroke=key.colour, stroke_dasharray=dashes),
-            marker(key.marker, "12", 7, **look(key)),
-        )
+        stroke = element("line", x1="0", x2="24", y1="7", y2="7", stroke=key.colour, stroke_dasharray=dashes)
+        shape = marker(key.marker, "12", 7, **look(key))
+        inner = shape if key.no_line else element("g", stroke, shape)
     return element("svg", inner, width="24", height="14", aria_hidden="true")
 
 
