@@ -121,6 +121,23 @@ def noise_floor_pct(ci_pct: Interval | None) -> float | None:
     return None if ci_pct is None else max(abs(ci_pct[0]), abs(ci_pct[1]))
 
 
+def noise_factor(ci_quotient: Interval | None) -> float | None:
+    """The largest factor between two equals that a quotient of their times (A/A) does not rule out."""
+    return None if ci_quotient is None else max(ci_quotient[1], 1 / ci_quotient[0])
+
+
+def quotient_verdict(ci_quotient: Interval | None, factor: float | None) -> str:
+    """The verdict of the quotient of treatment over baseline, its interval widened by the noise's factor.
+
+    A factor, not a difference in percent: of times that differ severalfold the shorter one cannot lie 100%
+    below. "unclear" without the interval or the factor.
+    """
+    if ci_quotient is None or factor is None:
+        return "unclear"
+    low, high = ci_quotient[0] / factor, ci_quotient[1] * factor
+    return verdict((100 * (low - 1), 100 * (high - 1)))
+
+
 def outliers(samples: Samples) -> npt.NDArray[np.bool_]:
     """Which samples are outliers: |modified z-score| > 3.5. They are to be flagged and kept.
 

@@ -114,6 +114,24 @@ def test_verdicts(interval: tuple[float, float] | None, expected: str) -> None:
     assert stats.verdict(interval, 0.5) == expected
 
 
+@pytest.mark.parametrize(
+    ("quotient", "noise", "expected"),
+    [
+        ((0.2, 0.63), (0.81, 3.1), "unclear"),  # faster, but by less than what equals may differ by
+        ((0.04, 0.06), (0.5, 2.0), "faster"),  # twentyfold: no factor of 2 explains it
+        ((16.0, 25.0), (0.5, 2.0), "slower"),
+        ((1.001, 1.002), (1.0, 1.0), "same"),
+        ((1.001, 1.002), (0.98, 1.0), "unclear"),
+        (None, (0.98, 1.0), "unclear"),
+        ((16.0, 25.0), None, "unclear"),
+    ],
+)
+def test_a_quotient_s_verdict_takes_in_the_noise(
+    quotient: tuple[float, float] | None, noise: tuple[float, float] | None, expected: str
+) -> None:
+    assert stats.quotient_verdict(quotient, stats.noise_factor(noise)) == expected
+
+
 @given(st.floats(-5, 5), st.floats(0, 5))
 def test_verdicts_mirror(low: float, width: float) -> None:
     opposite = {"slower": "faster", "faster": "slower"}

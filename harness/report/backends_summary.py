@@ -97,7 +97,8 @@ def _again(cells: Sequence[Row], twin: Row) -> Row:
     ratio, bounds = None, None
     if first and first["status"] == twin["status"] == "ok" and first["n"] and twin["n"]:
         ratio, bounds = _quotient(twin, first)
-    found = {"ratio": ratio, "ci95_ratio": bounds, "noise_floor_pct": stats.noise_floor_pct(_percent(bounds))}
+    factor = stats.noise_factor(bounds)
+    found = {"ratio": ratio, "ci95_ratio": bounds, "noise_floor_pct": factor and 100 * (factor - 1)}
     return point | found | {name: twin[name] for name in ("n", "status", "reason")}
 
 
@@ -116,10 +117,8 @@ def _winner(cells: Sequence[Row], size: tuple[int, int], floor_pct: float | None
         return None
     first, second = sorted(timed, key=lambda row: row["median_us"])[:2]
     speed_up, bounds = _quotient(second, first)
-    percent, verdict = _percent(bounds), "unclear"
-    if percent and floor_pct is not None:
-        # Of the second, which is slower where the winner is faster.
-        verdict = stats.verdict((percent[0] - floor_pct, percent[1] + floor_pct))
+    # Of the second, which is slower where the winner is faster.
+    verdict = stats.quotient_verdict(bounds, None if floor_pct is None else 1 + floor_pct / 100)
     return {
         "batch_size": size[0],
         "input_len": size[1],
@@ -133,19 +132,14 @@ def _winner(cells: Sequence[Row], size: tuple[int, int], floor_pct: float | None
     }
 
 
-def _quotient(over: Row, under: Row) -> tuple[float, list[float] | None]:
+def _quotient(over: Row, under: Row) -> tuple[float, stats.Interval | None]:
     """One cell's median over another's, and the quotients of all figures within both 95% intervals.
 
     They are of two engines, which run one after the other, so there are no pairs.
     """
     (low, high), (least, most) = (row["ci95_us"] or (None, None) for row in (over, under))
-    bounds = [low / most, high / least] if low and least else None
+    bounds = (low / most, high / least) if low and least else None
     return over["median_us"] / under["median_us"], bounds
-
-
-def _percent(bounds: Sequence[float] | None) -> stats.Interval | None:
-    """An interval of quotients as differences in percent."""
-    return (100 * (bounds[0] - 1), 100 * (bounds[1] - 1)) if bounds else None
 
 
 def _contrasts(results: Sequence[Result]) -> list[Row]:

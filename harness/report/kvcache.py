@@ -109,26 +109,35 @@ def _speed_ups(whole: dict[str, Result], again: Result | None) -> list[Row]:
     Not from differences: times that differ severalfold have quotients of less spread.
     """
     pairs = [(f"{SHORT[two]} against {SHORT[one]}", whole.get(one), whole.get(two)) for one, two in CONTRASTS]
-    found = []
-    for name, baseline, treatment in [*pairs, (AGAIN, whole.get("kv_cache"), again)]:
-        if baseline and treatment and baseline.samples_us and treatment.samples_us:
-            found.append(_speed_up(name, baseline, treatment))
-    return found
+    twins = whole.get("kv_cache"), again
+    noise = _speed_up(AGAIN, *twins, factor=1.0)  # widened by nothing
+    sound = all(result and result.status is Status.OK for result in twins)
+    factor = stats.noise_factor(noise["ci95_speed_up"]) if noise and sound else None
+    found = [_speed_up(name, one, two, factor) for name, one, two in pairs]
+    floor_pct = factor and 100 * (factor - 1)
+    return [row | {"noise_floor_pct": floor_pct} for row in [*found, noise] if row]
 
 
-def _speed_up(name: str, baseline: Result, treatment: Result) -> Row:
-    """Baseline's time over the treatment's; `verdict` is of the treatment's time."""
+def _speed_up(
+    name: str, baseline: Result | None, treatment: Result | None, factor: float | None
+) -> Row | None:
+    """Baseline's time over the treatment's; `verdict` is of the treatment's time. None without a pair.
+
+    Args:
+        factor: what a mode and itself differ by at most (A/A); None: not known.
+    """
+    if not (baseline and treatment and baseline.samples_us and treatment.samples_us):
+        return None
     n = min(len(baseline.samples_us), len(treatment.samples_us))
     pairs = zip(baseline.samples_us[:n], treatment.samples_us[:n], strict=True)
     taken = stats.median_interval([two / one for one, two in pairs])
     bounds = taken.ci95_us
-    percent = bounds and ((bounds[0] - 1) * 100, (bounds[1] - 1) * 100)
     sound = baseline.status is treatment.status is Status.OK
     return {
         "contrast": name,
         "speed_up": 1 / taken.median_us,
         "ci95_speed_up": [1 / bounds[1], 1 / bounds[0]] if bounds else None,
-        "verdict": stats.verdict(percent) if sound else "unclear",
+        "verdict": stats.quotient_verdict(bounds, factor) if sound else "unclear",
         "n": n,
     }
 
@@ -206,10 +215,17 @@ def _speed_up_table(record: Row, summary: Row) -> Table | None:
         return None
     below = [
         "whole generations: the median of the quotients of pairs, one of either mode in each round, and its "
-        "95% interval; A/A: transformers with its cache against itself, the noise floor."
+        f"95% interval. A/A: transformers with its cache against itself, the noise floor{_noise(summary)}.",
     ]
     columns = ("", "speed-up", "95%", "verdict")
     return Table("Speed-ups", columns, [Section("", lines)], below=below)
+
+
+def _noise(summary: Row) -> str:
+    floor = summary["speed_ups"][0]["noise_floor_pct"]
+    if floor is None:
+        return ", which is not known, so every verdict is unclear"
+    return f": a factor of up to {1 + floor / 100:.2f}, by which the other verdicts' intervals are widened"
 
 
 def _cache_table(record: Row, summary: Row) -> Table | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from harness.report import kvcache
@@ -48,6 +50,23 @@ def test_speed_ups_are_quotients_of_the_samples(summary):
         assert found[name]["speed_up"] == pytest.approx(totals[one] / totals[two], rel=0.01)
         assert found[name]["verdict"] == "faster"
     assert found["A/A"]["verdict"] in ("same", "unclear")
+
+
+def test_a_verdict_takes_in_what_a_mode_and_itself_differ_by():
+    """With transformers' second generations off by up to a factor of 3, 1.7 and 2.3 are no finding."""
+    noise = (0.4, 2.9) * 5
+    noisy = [
+        replace(r, samples_us=[us * x for us, x in zip(r.samples_us, noise, strict=True)]) if r.control else r
+        for r in results()
+    ]
+    found = {row["contrast"]: row for row in kvcache.summarise(record(), noisy)["speed_ups"]}
+    assert found["KV cache against no cache"]["verdict"] == "unclear"
+    assert found["paged against KV cache"]["verdict"] == "unclear"
+    assert found["paged against no cache"]["verdict"] == "faster"
+    assert found["A/A"]["noise_floor_pct"] == pytest.approx(190, abs=6)
+    without = kvcache.summarise(record(), [result for result in results() if not result.control])
+    assert {row["verdict"] for row in without["speed_ups"]} == {"unclear"}
+    assert "noise floor, which is not known" in kvcache.document(record(), without).screen_summary()
 
 
 def test_the_formula_is_held_against_what_was_measured(summary):

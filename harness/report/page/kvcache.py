@@ -32,7 +32,7 @@ def answer(summary: Row) -> str:
         if row["contrast"] != AGAIN:
             bounds = row["ci95_speed_up"]
             interval = f" [{bounds[0]:.2f}, {bounds[1]:.2f}]" if bounds else ""
-            told.append(f"{row['contrast']} {row['speed_up']:.2f}x{interval}")
+            told.append(f"{row['contrast']} {row['speed_up']:.2f}x{interval}, {row['verdict']}")
     return f"Speed-up of a whole generation: {'; '.join(told)}." if told else "No two modes were measured."
 
 
