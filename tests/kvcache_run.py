@@ -36,6 +36,10 @@ def record() -> dict[str, Any]:
             "kv_cache": [1, 2, 3, 4, 5, 6, 7, 8],
             "paged": [1, 2, 3, 4, 5, 9, 7, 8],
         },
+        "first_logits": {
+            "kv_cache": {"error": 0.0, "objection": None},
+            "paged": {"error": 0.0041, "objection": None},
+        },
         "versions": {"vllm": "0.26.0", "transformers": "5.19.0"},
         "command": ["python", "-m", "harness", "kvcache"],
         "notices": [],

@@ -7,14 +7,17 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from harness import config, models
+from harness.engine import inengine
 from harness.engine.child import Child, EngineFailed
 from harness.engine.generation import Generated, Limits, blocks_needed, generation_engine, prefill_steps
+from harness.engine.inengine import Outcome
 from harness.engine.transformers_model import TransformersModel
 
 ROOT = Path(__file__).parent.parent
@@ -109,6 +112,29 @@ def test_vllm_generates_what_transformers_does(vllm, transformers):
     assert list(vllm.ask("generate", PROMPTS, 3).tokens) == expected
 
 
+def test_first_logits_tell_rounding_from_other_weights(vllm, transformers, source):
+    """vLLM's are transformers' of the same weights, and not those of the same shape drawn anew."""
+    ids = PROMPTS[0]
+    (token,) = vllm.ask("generate", [ids], 1).tokens[0]
+    ours = Outcome(torch.from_numpy(vllm.ask("first_logits", ids))[None], (token,))
+    assert int(ours.logits.argmax()) == token
+    with torch.inference_mode():
+        theirs, cached = (
+            Outcome(
+                torch.from_numpy(transformers.first_logits(ids, kept))[None],
+                transformers.generate(ids, 1, kept).tokens[0],
+            )
+            for kept in (False, True)
+        )
+        others = TransformersModel(replace(source, load_format="dummy"), "bfloat16", "cpu", seed=3)
+        redrawn = Outcome(
+            torch.from_numpy(others.first_logits(ids, False))[None], others.generate(ids, 1, False).tokens[0]
+        )
+    assert torch.equal(cached.logits, theirs.logits)
+    assert inengine.objection(ours, theirs, ours) is None
+    assert "the logits differ by" in (inengine.objection(ours, redrawn, ours) or "")
+
+
 @pytest.fixture(scope="module")
 def finished(tiny_gpt2, tmp_path_factory):
     folder = tmp_path_factory.mktemp("kvcache") / "run"
@@ -136,6 +162,9 @@ def test_a_run_from_one_token(finished):
         assert row["peak_bytes"] >= row["start_bytes"] > 0
     assert [row["contrast"] for row in summary["speed_ups"]][-1] == "A/A"
     assert "5 tokens generated from 1" in screen
+    record = json.loads((folder / "run.json").read_text())
+    assert record["first_logits"].keys() == {"kv_cache", "paged"}
+    assert {row["objection"] for row in record["first_logits"].values()} == {None}
     assert "KV cache of 5 tokens" in screen
     assert len(list((folder / "plots").iterdir())) == 4
 

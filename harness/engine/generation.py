@@ -9,7 +9,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
 
 from harness import device, layout, models
 from harness.calls import joined_call
@@ -20,6 +23,11 @@ from harness.engine import starting
 from harness.engine.options import GIB, check_vllm, engine_args
 from harness.measure import memory
 from harness.models import ModelSource
+
+if TYPE_CHECKING:
+    from harness.engine.rank import Rank
+
+FirstLogits = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,9 @@ class GenerationEngine:
         started = time.perf_counter()
         with starting.patched(config, source):
             self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
-        self._pool = engine.block_pool(starting.completed(self._engine, config, source))
+        core = starting.completed(self._engine, config, source)
+        self._pool = engine.block_pool(core)
+        self._executor = core.model_executor
         self._free = self._pool.get_num_free_blocks()  # nobody has any yet: all but vLLM's null block
         self._block_bytes = kv_cache.block_bytes(self._engine)
         self._device = device.kind()
@@ -159,6 +169,14 @@ class GenerationEngine:
     def prefill_us(self, prompts: Sequence[Sequence[int]]) -> float:
         """Microseconds until every prompt has its first token."""
         return 1e6 * self.generate(prompts, 1).seconds
+
+    def first_logits(self, prompt: Sequence[int]) -> FirstLogits:
+        """Logits that the first token after a prompt is chosen from, float32, [vocabulary]."""
+        rank: Rank = self._executor.collective_rpc("rank_itself")[0]
+        with rank.observing_logits() as seen:
+            self.generate([prompt], 1)
+        found: FirstLogits = seen[-1][0].float().numpy()
+        return found
 
     def capture(self, prompts: Sequence[Sequence[int]], path: Path) -> None:
         """Prefill the prompts and write the first attention layer's call, of all steps together, to a file.

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from harness.engine.generation import Generated, Step
+from harness.engine.generation import FirstLogits, Generated, Step
 from harness.measure import memory
 from harness.models import ModelSource
 
@@ -64,6 +64,13 @@ class TransformersModel:
             steps.append(Step(seconds, n > 0, _cache_bytes(cache), memory.now_bytes(self._device)))
         generated = (tuple(tokens[len(prompt) :]),)
         return Generated(generated, tuple(steps), start_bytes, memory.peak_bytes(self._device))
+
+    def first_logits(self, prompt: Sequence[int], use_cache: bool) -> FirstLogits:
+        """Logits that the first token after a prompt is chosen from, float32, [vocabulary]."""
+        ids = torch.tensor([list(prompt)], device=self._device)
+        logits = self._model(ids, use_cache=use_cache, **self._last_only).logits
+        found: FirstLogits = logits[0, -1].float().cpu().numpy()
+        return found
 
 
 def load(source: ModelSource, dtype: str, device: str, seed: int) -> tuple[Any, dict[str, int]]:

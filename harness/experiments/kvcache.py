@@ -7,15 +7,17 @@ random order. transformers with a cache runs twice (A/A).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+import torch
+
 from harness import models, prompt
 from harness.config.kvcache import KVCacheConfig
 from harness.config.prefill import for_engine
-from harness.engine import generation
+from harness.engine import generation, inengine
 from harness.engine.child import Child, EngineFailed
 from harness.engine.generation import (
     Generated,
@@ -25,6 +27,7 @@ from harness.engine.generation import (
     generation_engine,
     prefill_steps,
 )
+from harness.engine.inengine import Outcome
 from harness.engine.transformers_model import transformers_model
 from harness.experiments.sampling import Sampling
 from harness.measure.sampler import Series
@@ -72,7 +75,8 @@ def measure(config: KVCacheConfig, recorder: Recorder, source: ModelSource) -> N
         recorder.notice(text)
     source = models.materialise(source, config.seed)
     facts = {"weights": source.weights, "num_layers": source.num_layers, "head_dim": source.head_dim}
-    recorder.note(model=recorder.record["model"] | facts | {"num_kv_heads": source.num_kv_heads})
+    facts |= {"num_kv_heads": source.num_kv_heads, "drawn_apart": source.load_format == "dummy"}
+    recorder.note(model=recorder.record["model"] | facts)
     (ids,), origin = prompt.token_ids(source, [config.input_len or 1], None, config.seed)
     recorder.note(prompt=origin)
     sampling = Sampling(config, recorder)
@@ -141,6 +145,7 @@ class Modes:
             if found := self._first(mode):
                 tokens[mode] = found
                 self.recorder.note(tokens=tokens)
+        self._hold_against_no_cache(tokens)
 
     def _try(self, mode: str, start: Callable[[], Child]) -> None:
         self.recorder.say(f"starting {mode} ...")
@@ -182,6 +187,28 @@ class Modes:
         except EngineFailed as error:
             self._fail(mode, error)
             return None
+
+    def _hold_against_no_cache(self, tokens: Mapping[str, Sequence[int]]) -> None:
+        """Note how far each mode's first logits are off, and say so if that is more than rounding."""
+        outcomes = {}
+        for mode in tokens:
+            if mode == "paged" and self.source.load_format == "dummy":
+                continue  # vLLM's weights are other ones
+            asked = (self.ids,) if mode == "paged" else (self.ids, mode == "kv_cache")
+            try:
+                logits = torch.from_numpy(self.children[mode].ask("first_logits", *asked))
+                outcomes[mode] = Outcome(logits[None], (tokens[mode][0],))
+            except EngineFailed as error:
+                self.recorder.notice(f"{mode}: its first logits are not known: {error}")
+        if "no_cache" not in outcomes:
+            return
+        expected, found = outcomes.pop("no_cache"), {}
+        for mode, got in outcomes.items():
+            objection = inengine.objection(got, expected, got)
+            found[mode] = {"error": inengine.difference(got, expected), "objection": objection}
+            if objection:
+                self.recorder.notice(f"{mode}: not what comes without a cache: {objection}")
+        self.recorder.note(first_logits=found)
 
     def _generate(self, mode: str, ids: Sequence[int], output_len: int) -> Generated:
         asked: tuple[object, ...] = ([ids], output_len)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from harness.report import kvcache
+from harness.report import kvcache, kvcache_summary
 from harness.report.text import WIDTH
 from tests.kvcache_run import (
     DATA,
@@ -70,7 +70,7 @@ def test_a_verdict_takes_in_what_a_mode_and_itself_differ_by():
 
 
 def test_the_formula_is_held_against_what_was_measured(summary):
-    assert kvcache.token_bytes(record()) == TOKEN_BYTES
+    assert kvcache_summary.token_bytes(record()) == TOKEN_BYTES
     rows = {(row["arm"], row["step"]): row for row in summary["steps"]}
     assert len(rows) == 3 * OUTPUT
     for (mode, step), row in rows.items():
@@ -84,6 +84,36 @@ def test_the_tokens_that_are_the_same_are_counted_up_to_the_first_that_is_not(su
         "kv_cache": 8,
         "paged": 5,
     }
+
+
+def shown_as_the_same(**changes):
+    """What stands under `same` for vLLM, and the notes below."""
+    changed = record() | changes
+    text = kvcache.document(changed, kvcache.summarise(changed, results())).screen_summary()
+    table = text.split("Speed-ups")[0]
+    line = next(line for line in table.splitlines() if line.startswith("vLLM, paged KV cache"))
+    return line.split("3.032")[1].strip(), " ".join(table.split())
+
+
+def test_tokens_of_other_weights_are_not_compared():
+    shown, notes = shown_as_the_same(model=record()["model"] | {"drawn_apart": True})
+    assert shown == "- [1]"
+    assert "[1] vLLM and transformers draw their own weights, so their tokens do not compare" in notes
+    rows = kvcache.summarise(record() | {"model": record()["model"] | {"drawn_apart": True}}, results())[
+        "modes"
+    ]
+    assert {row["arm"]: row["same_tokens"] for row in rows} == {"no_cache": 8, "kv_cache": 8, "paged": None}
+
+
+def test_a_first_token_that_differs_is_marked_as_a_tie_or_as_wrong():
+    tokens = record()["tokens"] | {"paged": [7, 2, 3, 4, 5, 6, 7, 8]}
+    shown, notes = shown_as_the_same(tokens=tokens)
+    assert shown == "0/8 [1]"
+    assert "[1] a tie: the first logits differ by 0.0041 of their spread" in notes
+    wrong = {"paged": {"error": 0.2, "objection": "first token 7, not 1, which leads by 0.8"}}
+    shown, notes = shown_as_the_same(tokens=tokens, first_logits=wrong)
+    assert shown == "0/8 [1]"
+    assert "[1] more than rounding: first token 7, not 1, which leads by 0.8" in notes
 
 
 def test_a_mode_that_failed_keeps_its_row_and_has_no_speed_up():

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from markupsafe import Markup
 
-from harness.report.kvcache import AGAIN, LABELS, MIB, MODES
+from harness.report.kvcache import LABELS, MIB
+from harness.report.kvcache_summary import AGAIN, MODES
 from harness.report.page import bars
 from harness.report.page.bars import Entry, Part
 from harness.report.page.cells import Cells, milliseconds, spaced
