@@ -36,6 +36,22 @@ def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def tiny_windowed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A mistral of 2 layers with windows of 16 tokens, and one KV head of 64 for its 2 heads."""
+    import torch
+    from transformers import MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(0)
+    config = MistralConfig(
+        num_hidden_layers=2, hidden_size=128, intermediate_size=128, num_attention_heads=2, head_dim=64,
+        num_key_value_heads=1, sliding_window=16, max_position_embeddings=128, vocab_size=512,
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("models") / "tiny-windowed"
+    MistralForCausalLM(config).save_pretrained(path)
+    return path
+
+
 @pytest.fixture(scope="module")
 def inference_mode() -> Iterator[None]:
     """As in the main job: vLLM's tensors may only be written to in inference mode."""

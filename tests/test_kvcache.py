@@ -135,6 +135,25 @@ def test_first_logits_tell_rounding_from_other_weights(vllm, transformers, sourc
     assert "the logits differ by" in (inengine.objection(ours, redrawn, ours) or "")
 
 
+def test_what_a_window_has_passed_is_kept_as_the_formula_has_it(tiny_windowed):
+    ids, each = (
+        PROMPTS[0] * 2,
+        2 * 2 * 1 * 64 * 2,
+    )  # five windows; K and V, layers, KV heads, head size, bfloat16
+    source = models.materialise(models.inspect(str(tiny_windowed), length=110), seed=0)
+    with torch.inference_mode():
+        model = TransformersModel(source, "bfloat16", "cpu", seed=0)
+        cached, without = (model.generate(ids, 6, kept) for kept in (True, False))
+    assert cached.tokens == without.tokens
+    assert [step.cache_bytes for step in cached.steps] == [each * (80 + n) for n in range(6)]
+    options = {"model": str(tiny_windowed), "length": 110, "block_size": 32, "enforce_eager": True}
+    resolved = config.resolve(config.load(config.RunConfig, options), "cpu")
+    limits = Limits(1, 110, 110, kv_cache_bytes=2**28, num_blocks=10)
+    with Child(generation_engine, resolved, source, limits) as vllm:
+        paged: Generated = vllm.ask("generate", [ids], 6)
+    assert [step.cache_bytes for step in paged.steps] == [3 * 32 * each] * 6
+
+
 @pytest.fixture(scope="module")
 def finished(tiny_gpt2, tmp_path_factory):
     folder = tmp_path_factory.mktemp("kvcache") / "run"

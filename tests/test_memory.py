@@ -17,7 +17,7 @@ from harness.config import ConfigError, load
 from harness.config.memory import MemoryConfig, resolve
 from harness.experiments import memory_stages
 from harness.experiments.memory import Job, find, precise
-from harness.experiments.memory_jobs import ENGINES, plan
+from harness.experiments.memory_jobs import ENGINES, Stage, TransformersJob, plan
 from harness.experiments.memory_stages import Reading
 from harness.measure.process_memory import Meter
 from harness.models import ModelError
@@ -81,6 +81,26 @@ def test_vllm_holds_whole_blocks_and_gives_them_back(read):
     assert figures["all inputs"]["cache_used_bytes"] == blocks * BLOCK_SIZE * PER_TOKEN
     assert figures["done"]["cache_used_bytes"] == figures["model loaded"]["cache_used_bytes"] == 0
     assert figures["model loaded"]["cache_held_bytes"] >= blocks * BLOCK_SIZE * PER_TOKEN
+
+
+def test_what_a_window_has_passed_is_kept_as_the_formula_and_vllm_have_it(tiny_windowed):
+    config = configured(tiny_windowed)
+    source = models.materialise(find(config), config.seed)
+    job, used = TransformersJob(config, source, list(range(1, 101))), []
+    with torch.inference_mode():
+        job.load(lambda *_: None)
+        for stage in (Stage("input 2", (100,)), Stage("all, padded", (1, 100, 33))):
+            job.run(stage, lambda held, *_: used.append(held))
+    per_token = 2 * 2 * 1 * 64 * 2
+    assert used == [100 * per_token, 3 * 100 * per_token]
+
+
+def test_the_block_size_is_the_engine_s(done):
+    cells = [result.cell for result in RunDirectory.open(done[1]).results()]
+    sizes = {(cell.arm, cell.at("moment")): cell.block_size for cell in cells}
+    assert sizes["vLLM", "start"] == sizes["transformers", "all, padded"] == 0
+    assert sizes["vLLM", "all inputs"] == BLOCK_SIZE
+    assert "vLLM's blocks have 32 tokens" in done[0]
 
 
 def test_padding_changes_no_first_token_and_both_engines_predict_alike(done):

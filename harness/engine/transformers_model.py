@@ -48,6 +48,7 @@ class TransformersModel:
         """
         from transformers import DynamicCache
 
+        # Without the model's configuration it keeps what a sliding window has passed, as vLLM's does here.
         cache = DynamicCache() if use_cache else None
         tokens, steps = list(prompt), []
         memory.start_peak(self._device)

@@ -135,7 +135,7 @@ class Job:
             provider=f"{engine} {versions[engine.lower()]}",
             arm=engine,
             spread_k=0,
-            block_size=self.config.block_size or 0 if engine == "vLLM" else 0,
+            block_size=reading.block_size,
             layer=None,
             data="captured",
             point=(("order", order), ("moment", reading.stage.name), ("tokens", sum(lengths))),

@@ -42,6 +42,8 @@ def plan(engine: EngineName, lengths: Sequence[int]) -> list[Stage]:
 class Job(Protocol):
     """What a process runs: each function does what leads to its stage and calls `reached` in it."""
 
+    block_size: int  # of the loaded engine, which may differ from the configured one; 0: none
+
     def load(self, reached: Reached) -> None:
         """Load the model."""
         ...
@@ -73,6 +75,8 @@ def job_of(engine: EngineName, config: MemoryConfig, source: ModelSource, token_
 class TransformersJob:
     """Hugging Face transformers, one request at a time, then all of them padded to the longest."""
 
+    block_size = 0
+
     def __init__(self, config: MemoryConfig, source: ModelSource, token_ids: list[int]) -> None:
         self.config, self.source, self.token_ids = config, source, token_ids
 
@@ -102,6 +106,7 @@ class TransformersJob:
     def _prefill(self, lengths: Sequence[int]) -> tuple[Any, list[int]]:
         """The KV cache of prompts of these lengths, padded on the left as for generation; first tokens."""
         import torch
+        from transformers import DynamicCache
 
         longest = max(lengths)
         ids = torch.zeros(len(lengths), longest, dtype=torch.long)
@@ -113,12 +118,15 @@ class TransformersJob:
         inputs: dict[str, Any] = {"input_ids": ids.to(self.device)}
         if len(lengths) > 1:
             inputs |= {"attention_mask": mask.to(self.device), "position_ids": positions.to(self.device)}
-        done = self.model(**inputs, use_cache=True, **self.last_only)
+        # Not the model's own choice, which drops what a sliding window has passed: vLLM keeps that here, too.
+        done = self.model(**inputs, past_key_values=DynamicCache(), use_cache=True, **self.last_only)
         return done.past_key_values, done.logits[:, -1].argmax(-1).tolist()
 
 
 class VllmJob:
     """vLLM in this process, all requests in one batch."""
+
+    block_size = 0
 
     def __init__(self, config: MemoryConfig, source: ModelSource, token_ids: list[int]) -> None:
         self.config, self.source, self.token_ids = config, source, token_ids
@@ -136,6 +144,7 @@ class VllmJob:
         self.engine = PrefillEngine(
             for_engine(self.config, max(lengths) + 1), self.source, vllm_args=arguments
         )
+        self.block_size = self.engine.settings["block_size"]
         self._reached(reached)
 
     def warm_up(self, reached: Reached) -> None:

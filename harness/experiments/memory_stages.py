@@ -30,6 +30,7 @@ class Reading:
     figures: dict[str, int] = field(default_factory=dict)  # by name, in bytes
     first_tokens: tuple[int, ...] = ()
     sources: dict[str, str] = field(default_factory=dict)  # see process_memory.Meter
+    block_size: int = 0  # of the engine that is loaded; 0: it has no blocks, or is not yet
 
 
 def readings(
@@ -103,7 +104,8 @@ def _reach(pipe: Connection, meter: Meter, job: Job, stage: Stage) -> None:
 
     def reached(used: int, held: int, first_tokens: Sequence[int]) -> None:
         figures = meter.read() | {"cache_used_bytes": used, "cache_held_bytes": held}
-        pipe.send(Reading(stage, Status.OK, None, figures, tuple(first_tokens), dict(meter.sources)))
+        sources = dict(meter.sources)
+        pipe.send(Reading(stage, Status.OK, None, figures, tuple(first_tokens), sources, job.block_size))
 
     try:
         if stage.name == "start":

@@ -185,11 +185,14 @@ def _waste_table(record: Row, summary: Row) -> Table:
         for row in summary["waste"]
     ]
     lengths, pool = record["config"]["lengths"], summary["waste"][0]["pool_bytes"]
+    batch = _find(summary["cells"], "vLLM", "all inputs")
+    assert batch is not None, "there is no waste without it"
+    size = batch["block_size"]
     columns = ("", "MiB", "without a token", "share", "requests that fit")
     below = [
         *notes.lines(),
         "the tokens alone: 2 x layers x KV heads x head size x tokens x bytes, the formula; the others are "
-        f"measured. vLLM's blocks have {record['config']['block_size']} tokens.",
+        "measured." + (f" vLLM's blocks have {size} tokens." if size else ""),
     ]
     if pool:
         below.append(f"requests that fit: of this mix, in vLLM's pool of {pool / GIB:.2f} GiB.")
