@@ -35,6 +35,7 @@ COMPONENTS = ("total", "fragmentation", "paging", "cache_write")
 PARTS = COMPONENTS[1:]
 SHORT = {
     "flash_attn_version": "FA",
+    "batch": "prompts",
     "block_size": "block",
     "tensor_parallel_size": "TP",
     "attention_backend": "backend",
@@ -199,7 +200,7 @@ class SweepTables:
         return Table(title, (*heads, *columns), sections, self._facts("device") if notes else [], below)
 
     def _line(self, point: Row, names: Sequence[str], width: int, cells: Cells, notes: Notes | None) -> Line:
-        first, *others = (_shown(point["options"].get(name)) for name in names)
+        first, *others = (_shown(_value(point, name)) for name in names)
         if point["attribution"]:
             return Line(first, (*others, *cells(point["attribution"])))
         finished = point["status"] == "finished"
@@ -242,14 +243,17 @@ class SweepTables:
 def _grouped(summary: Row) -> tuple[list[list[Row]], list[str], list[str]]:
     """The points by model, what of that which varies is the same in each group, and what is not.
 
-    There is but one group if nothing varies inside of several.
+    There is but one group if nothing varies inside of several. A length and a batch, of which a point has one,
+    are one thing that varies.
     """
     points, varies = summary["points"], summary["varies"]
+    if "batch" in varies:
+        varies = list(dict.fromkeys("batch" if name == "length" else name for name in varies))
     groups = [list(group) for _, group in groupby(points, key=lambda point: point["options"].get("model"))]
     inside = [
         name
         for name in varies
-        if any(len({repr(point["options"].get(name)) for point in group}) > 1 for group in groups)
+        if any(len({repr(_value(point, name)) for point in group}) > 1 for group in groups)
     ]
     if not inside:
         return [points], [], varies or ["model"]
@@ -258,12 +262,18 @@ def _grouped(summary: Row) -> tuple[list[list[Row]], list[str], list[str]]:
 
 def _heading(point: Row, shared: Sequence[str]) -> str:
     """What the points of a group have in common, e.g. "gpt2, max seconds 30"."""
-    values = [(name, _shown(point["options"].get(name))) for name in shared]
+    values = [(name, _shown(_value(point, name))) for name in shared]
     return ", ".join(value if name == "model" else f"{_short(name)} {value}" for name, value in values)
 
 
 def _short(name: str) -> str:
     return SHORT.get(name, name.replace("_", " "))
+
+
+def _value(point: Row, name: str) -> Any:
+    """What the point has for an option that varies; a length where it has no batch."""
+    options = point["options"]
+    return options.get("batch") or options.get("length") if name == "batch" else options.get(name)
 
 
 def _values(summary: Row, point: Row) -> Row:

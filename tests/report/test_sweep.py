@@ -70,3 +70,13 @@ def test_what_varies_is_in_columns_or_over_them_whatever_it_is(made):
     assert "\nlength  block" in screen(["length", "block_size"], 0, 1, 2)
     assert "\nblock" in screen(["block_size"], 0, 1)
     assert "\nmodel  engine ms" in screen([], 0)
+
+
+def test_lengths_and_batches_share_a_column(made):
+    points = json.loads((made[0] / "summary.json").read_text())["points"][:2]
+    batch = "1x4096,8x512"
+    points[1]["options"] = {"model": "gpt2", "batch": batch}
+    of = {"points": points, "varies": ["length", "batch"]}
+    lines = sweep.SweepTables(record(), of).screen_summary().splitlines()
+    columns = lines.index(next(line for line in lines if line.startswith("prompts")))
+    assert [line.split()[0] for line in lines[columns + 2 : columns + 4]] == ["1024", batch]
