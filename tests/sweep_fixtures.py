@@ -1,6 +1,6 @@
 """A made-up sweep of six points; `python -m tests.sweep_fixtures` writes the texts expected of it.
 
-Two points have the run on a GPU, one has a run without an account, one failed, one was interrupted, and one
+Two points have the run on a GPU, one has a CPU's without an account, one failed, one was interrupted, and one
 has not begun.
 """
 
@@ -13,7 +13,9 @@ from typing import Any
 
 from harness.report import sweep
 from harness.runs.store import RunDirectory, write_json
+from harness.summary.main_job import summarise
 from harness.sweep import RECORD
+from tests import fixtures
 from tests.fixtures import gpu_account
 
 DATA = Path(__file__).resolve().parent / "data"
@@ -70,6 +72,7 @@ def write(directory: Path) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / RECORD, sweep_record)
     of_gpu, summary = gpu_account()
+    cpu_kernels = summarise(fixtures.record(), fixtures.results())  # at every spread_k
     for number, point in enumerate(sweep_record["points"][:5]):
         run = RunDirectory(directory / point["name"])
         run.path.mkdir(exist_ok=True)
@@ -81,7 +84,8 @@ def write(directory: Path) -> Path:
             }
         )
         if point["status"] == "finished":
-            write_json(run.summary_path, summary | {"attribution": _account(summary, number)})
+            own = cpu_kernels if number == 2 else summary
+            write_json(run.summary_path, own | {"attribution": _account(summary, number)})
     return directory
 
 

@@ -43,12 +43,13 @@ class Companion:
 
 def csv_of(rows: Sequence[Row]) -> str:
     """Rows in one tidy table; an interval is two columns."""
-    csv: str = pd.DataFrame([_flat(row) for row in rows]).round(4).to_csv(index=False)
+    # As objects: a column of counts and gaps would else become one of floats.
+    csv: str = pd.DataFrame([_flat(row) for row in rows], dtype=object).to_csv(index=False)
     return csv
 
 
 def _flat(row: Row) -> Row:
-    """Intervals as two columns, lists as text."""
+    """Intervals as two columns, lists as text, numbers with four decimals."""
     flat: Row = {}
     for name, value in row.items():
         if name.startswith("ci95_"):
@@ -56,4 +57,4 @@ def _flat(row: Row) -> Row:
             flat[f"ci95_low_{unit}"], flat[f"ci95_high_{unit}"] = value or (None, None)
         else:
             flat[name] = "; ".join(map(str, value)) if isinstance(value, list) else value
-    return flat
+    return {name: round(value, 4) if isinstance(value, float) else value for name, value in flat.items()}

@@ -1,46 +1,25 @@
-"""A sweep's tables: a row a point, from its run's summary or with the reason why there is none."""
+"""A sweep's report: its tables on a screen, in markdown, as CSV, and a page."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
-from typing import Any
 
+from harness.report import sweep_tables
 from harness.report.companion import csv_of
 from harness.report.page import facts, points
 from harness.report.page.rendering import render
-from harness.report.text import (
-    NONE,
-    Line,
-    Notes,
-    Section,
-    Table,
-    command,
-    interval_of,
-    listed,
-    percent,
-    wrapped,
-)
+from harness.report.rows import Row
+from harness.report.sweep_summary import summarise
+from harness.report.sweep_tables import component
+from harness.report.text import Table, command, listed, wrapped
 from harness.runs.store import RunDirectory, write_atomic, write_json
 from harness.sweep import read
 
-Row = dict[str, Any]
-Cells = Callable[[Row], tuple[str, ...]]  # of a run's account
-
 COMPONENTS = ("total", "fragmentation", "paging", "cache_write")
-PARTS = COMPONENTS[1:]
-SHORT = {
-    "flash_attn_version": "FA",
-    "batch": "prompts",
-    "block_size": "block",
-    "tensor_parallel_size": "TP",
-    "attention_backend": "backend",
-}
-NO_ACCOUNT = "no attribution in its summary: see its own tables"
+CSV = ("noise_floor_pct", "component", "spread_k", "ms", "ci95_ms", "pct", "ci95_pct", "verdict")
 
 
 def write(directory: Path) -> SweepTables:
@@ -59,34 +38,6 @@ def write(directory: Path) -> SweepTables:
     return document
 
 
-def summarise(record: Row, directory: Path) -> Row:
-    """The content of the sweep's summary.json: its points, each with its run's account or None."""
-    return {
-        "schema_version": 1,
-        "status": record["status"],
-        "varies": record["varies"],
-        "points": [point | _of_run(directory / point["name"]) for point in record["points"]],
-    }
-
-
-def _of_run(directory: Path) -> Row:
-    """What is told of a point's run; an unfinished one's figures do not count."""
-    facts: Row = {"device": None, "versions": None, "notices": [], "attribution": None}
-    run = RunDirectory(directory)
-    if not run.record_path.is_file():
-        return facts
-    record = run.record()
-    facts |= {
-        "device": record["device"]["name"],
-        "versions": record["versions"],
-        "notices": record["notices"],
-    }
-    if record["status"] == "finished" and run.summary_path.is_file():
-        summary = json.loads(run.summary_path.read_text(encoding="utf-8"))
-        facts["attribution"] = summary.get("attribution")
-    return facts
-
-
 @dataclass(frozen=True)
 class SweepTables:
     """The tables of a sweep, for a screen and for files."""
@@ -99,7 +50,7 @@ class SweepTables:
         shared, others = self._notices()
         notices = [f"Note: {notice}" for notice in shared]
         notices += [f"Notes on single points ({len(others)}): see tables.md"] if others else []
-        tables = [table.screen() for table in (self._whole(), self._parts())]
+        tables = [table.screen() for table in self._tables()]
         return "\n\n".join([*([wrapped(notices)] if notices else []), *tables])
 
     def markdown(self) -> str:
@@ -109,7 +60,7 @@ class SweepTables:
         parts = [f"# Sweep of {Path(self.record['file']).name}", listed(facts)]
         shared, others = self._notices()
         parts += [f"> {notice}" for notice in shared]
-        parts += [table.markdown() for table in (self._whole(full=True), self._parts(full=True))]
+        parts += [table.markdown() for table in self._tables(full=True)]
         parts += ["## Notes on single points", listed(others)] if others else []
         return "\n\n".join(parts) + "\n"
 
@@ -127,87 +78,27 @@ class SweepTables:
             answer=f"{self._counts()}.",
             status=self.record["status"],
             figures=[figure] if figure else [],
-            tables=[self._whole(full=True), self._parts(full=True)],
+            tables=self._tables(full=True),
             details=[],
             **facts.closing(self.record | of_runs | {"config": {}, "notices": [*shared, *others]}, []),
         )
 
     def csv(self) -> str:
-        """tables.csv: a line a point and component; of a point without an account a line that says why."""
+        """tables.csv: a line a point and figure; of a point without any a line that says why."""
         return csv_of([line for point in self.summary["points"] for line in self._csv_rows(point)])
 
     def _csv_rows(self, point: Row) -> Iterable[Row]:
-        account = point["attribution"]
-        about = {"point": point["name"], **_values(self.summary, point)}
+        about = {"point": point["name"]}
+        about |= {name: point["options"].get(name) for name in self.summary["varies"]}
         about |= {"status": point["status"], "reason": point["reason"]}
-        keys = ("ms", "ci95_ms", "pct", "ci95_pct", "verdict")
-        for component in COMPONENTS if account else (None,):
-            row = _component(account, component) if component else None
-            yield about | {
-                "engine_ms": account and account["engine_ms"],
-                "noise_floor_pct": account and account["noise_floor_pct"],
-                "component": component,
-                **{key: row and row[key] for key in keys},
-            }
+        account = point["attribution"]
+        rows = [*(_of_account(account) if account else _of_prefill(point)), *_of_kernel(point)]
+        for row in rows or [{}]:
+            yield about | {"engine_ms": account and account["engine_ms"]} | {key: row.get(key) for key in CSV}
 
-    def _whole(self, full: bool = False) -> Table:
-        """What the layout costs at each point, and how fine a difference could be seen there."""
-        columns = ("engine ms" + (" [95%]" if full else ""), "layout [95%]", "verdict", "noise")
-
-        def cells(account: Row) -> tuple[str, ...]:
-            total = _component(account, "total")
-            floor = account["noise_floor_pct"]
-            return (
-                _engine(account, full),
-                _share(total),
-                (total and total["verdict"]) or NONE,
-                NONE if floor is None else f"{floor:.2f}%",
-            )
-
-        below = [
-            "engine: the prefill as vLLM runs it; layout: fragmentation, paging and cache write together, in "
-            "percent of it; noise: the noise floor (A/A)."
-        ]
-        return self._table(
-            f"Sweep of {Path(self.record['file']).name}: {self._counts()}", columns, cells, below
-        )
-
-    def _parts(self, full: bool = False) -> Table:
-        """What it is made of."""
-        columns = tuple(part.replace("_", " ") + (" [95%]" if full else "") for part in PARTS)
-
-        def cells(account: Row) -> tuple[str, ...]:
-            return tuple(_part(_component(account, part), full) for part in PARTS)
-
-        below = [
-            "percent of the engine's prefill. fragmentation: the largest spread_k against one run; paging: "
-            "one run against dense; cache write: dense against no write."
-        ]
-        return self._table("What the layout's share is made of", columns, cells, below, reasons=False)
-
-    def _table(
-        self, title: str, columns: Sequence[str], cells: Cells, below: list[str], reasons: bool = True
-    ) -> Table:
-        """A line a point under its model, with `cells(account)` after the values of what else varies."""
-        notes = Notes() if reasons else None
-        groups, shared, names = _grouped(self.summary)
-        sections = []
-        for group in groups:
-            lines = [self._line(point, names, len(columns), cells, notes) for point in group]
-            sections.append(Section(_heading(group[0], shared), lines))
-        below = [*(notes.lines() if notes else ()), *below]
-        heads = [_short(name) for name in names]
-        return Table(title, (*heads, *columns), sections, self._facts("device") if notes else [], below)
-
-    def _line(self, point: Row, names: Sequence[str], width: int, cells: Cells, notes: Notes | None) -> Line:
-        first, *others = (_shown(_value(point, name)) for name in names)
-        if point["attribution"]:
-            return Line(first, (*others, *cells(point["attribution"])))
-        finished = point["status"] == "finished"
-        reason = NO_ACCOUNT if finished else point["reason"]
-        mark = notes.mark(reason) if notes and reason else ""
-        told = " ".join(filter(None, ["" if finished else point["status"], mark])) or NONE
-        return Line(first, (*others, told, *[NONE] * (width - 1)))
+    def _tables(self, full: bool = False) -> list[Table]:
+        title = f"Sweep of {Path(self.record['file']).name}: {self._counts()}"
+        return sweep_tables.tables(self.summary, title, self._facts("device"), full)
 
     def _counts(self) -> str:
         """How many points there are, by status."""
@@ -240,73 +131,29 @@ class SweepTables:
         return [f"versions: {versions}" for versions in dict.fromkeys(told)]
 
 
-def _grouped(summary: Row) -> tuple[list[list[Row]], list[str], list[str]]:
-    """The points by model, what of that which varies is the same in each group, and what is not.
-
-    There is but one group if nothing varies inside of several. A length and a batch, of which a point has one,
-    are one thing that varies.
-    """
-    points, varies = summary["points"], summary["varies"]
-    if "batch" in varies:
-        varies = list(dict.fromkeys("batch" if name == "length" else name for name in varies))
-    groups = [list(group) for _, group in groupby(points, key=lambda point: point["options"].get("model"))]
-    inside = [
-        name
-        for name in varies
-        if any(len({repr(_value(point, name)) for point in group}) > 1 for group in groups)
-    ]
-    if not inside:
-        return [points], [], varies or ["model"]
-    return groups, [name for name in varies if name not in inside], inside
+def _of_account(account: Row) -> Iterable[Row]:
+    for name in COMPONENTS:
+        row = component(account, name) or {}
+        k = {"total": account["spread_k"], "fragmentation": account["spread_k"], "paging": 1}.get(name)
+        yield row | {"component": name, "spread_k": k, "noise_floor_pct": account["noise_floor_pct"]}
 
 
-def _heading(point: Row, shared: Sequence[str]) -> str:
-    """What the points of a group have in common, e.g. "gpt2, max seconds 30"."""
-    values = [(name, _shown(_value(point, name))) for name in shared]
-    return ", ".join(value if name == "model" else f"{_short(name)} {value}" for name, value in values)
+def _of_prefill(point: Row) -> Iterable[Row]:
+    """What there is without an account: the prefill in one run, and its fragmentation."""
+    if not (prefill := point["prefill"]):
+        return
+    yield {"component": "prefill", "spread_k": 1, "ms": prefill["median_ms"], **prefill}
+    if row := prefill["fragmentation"]:
+        yield _in_ms(row) | {"component": "fragmentation"}
 
 
-def _short(name: str) -> str:
-    return SHORT.get(name, name.replace("_", " "))
+def _of_kernel(point: Row) -> Iterable[Row]:
+    for name in ("paging", "fragmentation") if point["kernel"] else ():
+        if row := point["kernel"][name]:
+            yield _in_ms(row) | {"component": f"kernel_{name}"}
 
 
-def _value(point: Row, name: str) -> Any:
-    """What the point has for an option that varies; a length where it has no batch."""
-    options = point["options"]
-    return options.get("batch") or options.get("length") if name == "batch" else options.get(name)
-
-
-def _values(summary: Row, point: Row) -> Row:
-    return {name: point["options"].get(name) for name in summary["varies"]}
-
-
-def _shown(value: Any) -> str:
-    """An option's value in a table; a directory by its name."""
-    if value is None:
-        return "default"
-    if isinstance(value, list):
-        return ",".join(map(str, value))
-    return Path(value).name if isinstance(value, str) else str(value)
-
-
-def _component(account: Row | None, name: str | None) -> Row | None:
-    return next((row for row in (account or {}).get("measured", []) if row["component"] == name), None)
-
-
-def _engine(account: Row, full: bool) -> str:
-    value = account["engine_ms"]
-    if value is None:
-        return NONE
-    digits = 3 if value < 100 else 2
-    return interval_of(value, account["engine_ci95_ms"] if full else None, digits, sign=False)
-
-
-def _share(row: Row | None) -> str:
-    return NONE if row is None or row["pct"] is None else percent(row["pct"], row["ci95_pct"])
-
-
-def _part(row: Row | None, full: bool) -> str:
-    if row is None or row["pct"] is None:
-        return NONE
-    share = percent(row["pct"], row["ci95_pct"] if full else None)
-    return f"{share} {row['verdict']}" if row["verdict"] else share
+def _in_ms(row: Row) -> Row:
+    """A contrast's row of a run's summary under an account's names."""
+    bounds = row["ci95_us"] and [bound / 1000 for bound in row["ci95_us"]]
+    return row | {"ms": row["delta_us"] / 1000, "ci95_ms": bounds, "pct": row["delta_pct"]}

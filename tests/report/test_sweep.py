@@ -11,7 +11,9 @@ import pytest
 from harness.__main__ import main
 from harness.report import sweep
 from harness.report.text import WIDTH
+from harness.summary.main_job import summarise
 from harness.sweep import read
+from tests import fixtures
 from tests.sweep_fixtures import DATA, DIED, record, texts, write
 
 
@@ -41,6 +43,30 @@ def test_the_summary_has_each_run_s_account(made):
     points = json.loads((made[0] / "summary.json").read_text())["points"]
     assert [bool(point["attribution"]) for point in points] == [True, True, False, False, False, False]
     assert points[0]["attribution"]["measured"][0]["component"] == "fragmentation"
+
+
+def test_a_point_without_an_account_has_its_prefill_and_its_kernel(made):
+    """Its figures are those of its run's own summary, at the largest spread_k."""
+    point = json.loads((made[0] / "summary.json").read_text())["points"][2]
+    run = summarise(fixtures.record(), fixtures.results())
+    own = [row for row in run["contrasts"] if row["layer"] == "mean" and row["data"] == "captured"]
+    names = ("kernel", "baseline", "treatment", "spread_k")
+    of = {tuple(row[name] for name in names): row for row in own}
+    kernel = "cpu_attention_with_kv_cache"
+    assert point["kernel"]["paging"] == of[kernel, "dense", "paged@1", 1]
+    assert point["kernel"]["fragmentation"] == of[kernel, "paged@1", "paged", max(fixtures.SPREAD_K)]
+    one_run = next(row for row in run["end_to_end"] if (row["arm"], row["spread_k"]) == ("paged", 1))
+    assert point["prefill"]["median_ms"] == one_run["median_ms"]
+    rows = list(csv.DictReader(io.StringIO(made[1]["sweep.csv"])))
+    told = [row["component"] for row in rows if row["point"] == point["name"]]
+    assert told == ["prefill", "fragmentation", "kernel_paging", "kernel_fragmentation"]
+
+
+def test_without_any_replay_there_is_no_table_of_kernels(made):
+    summary = json.loads((made[0] / "summary.json").read_text())
+    points = [point | {"kernel": None} for point in summary["points"]]
+    text = sweep.SweepTables(record(), summary | {"points": points}).screen_summary()
+    assert "engine's kernel" not in text
 
 
 def test_the_report_command_makes_them_again_without_torch(made, capsys):
