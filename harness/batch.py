@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 LONGEST, MOST_REQUESTS = 131072, 1024
+LENGTH_LIMIT = f"a prompt must have 1..{LONGEST} tokens"
 _PART = re.compile(r"(?:(?P<count>\d+)x)?(?P<length>\d+)(?:@(?P<runs>\d+))?")
 _SHOWN_GROUPS = 4
 
@@ -135,7 +136,7 @@ def _requests(part: str) -> list[Request]:
     assert found is not None
     count, length = int(found["count"] or 1), int(found["length"])
     if not 1 <= length <= LONGEST:
-        raise BatchError(f"{part}: a prompt must have 1..{LONGEST} tokens")
+        raise BatchError(f"{part}: {LENGTH_LIMIT}")
     if not 1 <= count <= MOST_REQUESTS:
         raise BatchError(f"{part}: must be 1..{MOST_REQUESTS} prompts")
     if found["runs"] and not 1 <= int(found["runs"]) <= length:

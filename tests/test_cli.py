@@ -45,6 +45,7 @@ def run(*argv: str, module: str = "cli") -> subprocess.CompletedProcess[str]:
         ("gpt2", "gpt2: unknown argument; options begin with --"),
         ("--length", "argument --length: expected one argument; --help"),
         ("--length 0", "--length 0: must be at least 1"),
+        ("--length 131073", "--length 131073: a prompt must have 1..131072 tokens"),
         ("--length 4k", "--length 4k: must be a whole number"),
         ("--batch 4x", "--batch 4x: neither lengths, e.g. 4x1024 or 1x4096,8x512@4, nor a file of them"),
         ("--batch 2x131073", "--batch 2x131073: 2x131073: a prompt must have 1..131072 tokens"),

@@ -35,7 +35,9 @@ def prompts_label(config: Sweep) -> str:
 
 
 def prompt_problems(config: RunConfig) -> Iterable[str]:
-    """A prompt file that is not there."""
+    """A prompt that is too long, and a prompt file that is not there."""
+    if config.length > batch.LONGEST:
+        yield f"{label('length', config.length)}: {batch.LENGTH_LIMIT}"
     if config.prompt_file is not None and not config.prompt_file.is_file():
         yield f"{label('prompt_file', config.prompt_file)}: no such file; leave it out for a bundled passage"
 
