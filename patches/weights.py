@@ -9,13 +9,15 @@ from typing import Any
 
 import torch
 
-from patches import reach
+from patches import Symbol
+
+NEEDS = (Symbol("vllm.v1.worker.worker_base:WorkerBase.get_model"),)
 
 
 def draw(worker: Any, std: float, seed: int) -> None:
     """Draw every weight of a worker's model anew: matrices normal with `std`, norms 1, biases 0."""
     with torch.inference_mode():
-        parameters = dict(reach(worker, "model_runner.model").named_parameters())
+        parameters = dict(worker.get_model().named_parameters())
         device = next(iter(parameters.values())).device
         generator = torch.Generator(device=device).manual_seed(seed)
         for name, parameter in parameters.items():

@@ -13,6 +13,7 @@ from typing import Any
 from patches import Symbol
 
 BUILDER = Symbol("vllm.v1.attention.backends.flash_attn:FlashAttentionMetadataBuilder")
+NEEDS_ON_CUDA = (Symbol(f"{BUILDER.path}.build"),)
 
 
 def keep_own(layers: Mapping[str, Any]) -> None:

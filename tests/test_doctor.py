@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import pkgutil
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import patches
 from harness import device
 from harness.engine import compatibility
 from patches import TESTED_VERSIONS, PatchError, reach
@@ -107,6 +109,15 @@ def test_a_moved_symbol_is_named(tmp_path):
     assert text.count("PROBLEM: ") == 1, done.stdout
     assert f"patches/block_pool.py: vLLM has no {pool}:BlockPool.get_new_blocks" in text
     assert "The main job cannot run here." in text
+
+
+def test_every_patch_says_what_it_needs_and_what_only_on_a_gpu():
+    names = {module.name for module in pkgutil.iter_modules(patches.__path__)}
+    of_cpu, of_cuda = compatibility.needs("cpu"), compatibility.needs("cuda")
+    assert {f"patches/{name}.py" for name in names} <= set(of_cuda)
+    assert "patches/windows.py" not in of_cpu
+    build = "vllm.v1.attention.backends.flash_attn:FlashAttentionMetadataBuilder.build"
+    assert build in [symbol.path for symbol in of_cuda["patches/windows.py"]]
 
 
 def test_a_lost_parameter_is_named(tmp_path):

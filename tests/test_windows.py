@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from patches import windows
+from patches import problems, windows
 
 pytestmark = pytest.mark.engine
 
@@ -17,6 +17,10 @@ def builder(monkeypatch):
     found = windows.BUILDER.resolve()
     monkeypatch.setattr(found, "build", lambda *_: SimpleNamespace(sliding_window=(15, 0), causal=True))
     return found
+
+
+def test_vllm_has_what_is_replaced():
+    assert not problems(windows.NEEDS_ON_CUDA)
 
 
 def layers(*own, backend="FLASH_ATTN"):

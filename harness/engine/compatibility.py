@@ -17,11 +17,14 @@ def needs(kind: Kind) -> dict[str, tuple[Symbol, ...]]:
     """What is needed inside vLLM on this kind of device, by the file that needs it."""
     modules = [import_module(f"patches.{module.name}") for module in pkgutil.iter_modules(patches.__path__)]
     modules += [vllm_cpu] if kind == "cpu" else [vllm_flash_attn, vllm_triton]
-    return {
-        module.__name__.replace(".", "/") + ".py": module.NEEDS
+    names = ("NEEDS", "NEEDS_ON_CUDA") if kind == "cuda" else ("NEEDS",)
+    found = {
+        module.__name__.replace(".", "/") + ".py": tuple(
+            symbol for name in names for symbol in getattr(module, name, ())
+        )
         for module in modules
-        if getattr(module, "NEEDS", ())
     }
+    return {file: symbols for file, symbols in found.items() if symbols}
 
 
 def require(kind: Kind, *, longer_positions: bool) -> None:
