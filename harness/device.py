@@ -24,7 +24,7 @@ def kind() -> Kind:
 
 
 def describe() -> dict[str, Any]:
-    """The device for run.json: name, kind, memory_bytes, and count and driver, or cores."""
+    """The device for run.json: name, kind, memory_bytes, and cores or count, driver and compute_capability."""
     if kind() == "cpu":
         return {
             "name": _cpu_name(),
@@ -39,6 +39,7 @@ def describe() -> dict[str, Any]:
         "name": _text(pynvml.nvmlDeviceGetName(devices[0])),
         "kind": "cuda",
         "count": len(devices),
+        "compute_capability": _compute_capability(devices[0]),
         "driver": _text(pynvml.nvmlSystemGetDriverVersion()),
         "memory_bytes": int(pynvml.nvmlDeviceGetMemoryInfo(devices[0]).total),
     }
@@ -87,6 +88,16 @@ def _handle(name: str) -> Any:
     if name.isdigit():
         return pynvml.nvmlDeviceGetHandleByIndex(int(name))
     return pynvml.nvmlDeviceGetHandleByUUID(name)
+
+
+def _compute_capability(handle: Any) -> str | None:
+    """Of a GPU, e.g. "9.0"; None if NVML does not tell, as of a MIG slice with some drivers."""
+    import pynvml
+
+    try:
+        return "{}.{}".format(*pynvml.nvmlDeviceGetCudaComputeCapability(handle))
+    except pynvml.NVMLError:
+        return None
 
 
 def _text(value: str | bytes) -> str:

@@ -86,6 +86,7 @@ def _device() -> list[Part]:
     gpus = device.nvidia_devices()
     if found["kind"] == "cuda":
         lines = [f"{found['count']} x {found['name']}, driver {found['driver']}"]
+        lines.append(f"compute capability {found['compute_capability'] or 'not told by NVML'}")
     else:
         lines = [f"{found['name']}, {found['cores']} cores"]
     free = _free_bytes(found["kind"], gpus)

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +44,8 @@ class Symbol:
         """The object itself; raises PatchError if it is not there or its module does not load."""
         module, _, name = self.path.partition(":")
         try:
-            found: Any = importlib.import_module(module)
+            with _without_tritons_absence():
+                found: Any = importlib.import_module(module)
         except Exception as error:  # vLLM's own modules run much code
             if isinstance(error, ModuleNotFoundError) and module.startswith(str(error.name)):
                 raise PatchError(f"vLLM has no {self.path}") from error
@@ -63,6 +67,21 @@ class Symbol:
         have = inspect.signature(found).parameters
         missing = [name for name in self.parameters if name not in have]
         return f"{self.path} has no parameter {', '.join(missing)}" if missing else None
+
+
+@contextmanager
+def _without_tritons_absence() -> Iterator[None]:
+    """Imports inside the block do not log that there is no Triton, which vLLM's CPU builds do without."""
+    logger = logging.getLogger("torch._library.triton")
+
+    def kept(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("Triton not available")
+
+    logger.addFilter(kept)
+    try:
+        yield
+    finally:
+        logger.removeFilter(kept)
 
 
 def problems(needs: tuple[Symbol, ...]) -> list[str]:
