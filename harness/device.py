@@ -24,7 +24,7 @@ def kind() -> Kind:
 
 
 def describe() -> dict[str, Any]:
-    """The device for run.json: name, kind, memory_bytes, and cores or count, driver and compute_capability."""
+    """The device for run.json: name, kind, memory_bytes; cores, or count, compute_capability and driver."""
     if kind() == "cpu":
         return {
             "name": _cpu_name(),
@@ -91,7 +91,7 @@ def _handle(name: str) -> Any:
 
 
 def _compute_capability(handle: Any) -> str | None:
-    """Of a GPU, e.g. "9.0"; None if NVML does not tell, as of a MIG slice with some drivers."""
+    """Of a GPU, e.g. "9.0"; None if NVML does not tell."""
     import pynvml
 
     try:
