@@ -55,10 +55,12 @@ def _part(part: Row | None, digits: int, full: bool) -> str:
 
 
 def _overhead(row: Row, parts: Sequence[Row], notes: Notes) -> str:
-    """What the profiler added, marked where the categories take longer than the step did without it."""
+    """What the profiler added (from 1000% on times what, "x52"), marked where the categories take longer than
+    the step did without it."""
     if row["overhead_pct"] is None:
         return NONE
-    shown = f"{row['overhead_pct']:+.0f}%"
+    pct = row["overhead_pct"]
+    shown = f"{pct:+.0f}%" if pct < 1000 else f"x{1 + pct / 100:.0f}"
     arm = row["arm"], row["spread_k"]
     together = sum(part["ms"] or 0 for part in parts if (part["arm"], part["spread_k"]) == arm)
     if together <= 1.001 * row["unprofiled_ms"]:
@@ -88,9 +90,12 @@ class _Unit:
         return cls("ms", 1000, 1 if longest < 1_000_000 else 0)
 
     def show(self, us: float | None, bounds: Sequence[float] | None = None, sign: bool = False) -> str:
-        """A time, or with a sign a difference, and its interval; "-" for None."""
-        scaled = None if us is None else us / self.us
-        return interval_of(scaled, bounds and [bound / self.us for bound in bounds], self.digits, sign)
+        """A time, or with a sign a difference, and its interval; "-" for None. No decimals from 1000 on."""
+        if us is None:
+            return NONE
+        scaled = [value / self.us for value in (us, *(bounds or ()))]
+        digits = self.digits if max(map(abs, scaled)) < 1000 else 0
+        return interval_of(scaled[0], scaled[1:], digits, sign)
 
     def name_in(self, columns: Sequence[str]) -> tuple[str, ...]:
         return tuple(column.format(unit=self.name) for column in columns)

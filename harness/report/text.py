@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -115,7 +116,10 @@ def interval(ci_pct: Sequence[float] | None) -> str:
 
 
 def screen(columns: Sequence[str], sections: Sequence[Section]) -> str:
-    """Sections as one table in plain text: their cells share columns, texts run across these."""
+    """Sections as one table in plain text: their cells share columns, texts run across these.
+
+    Columns of a table that is wider than the screen move closer together.
+    """
     lines = [line for section in sections for line in section.lines]
     blank = [""] * (len(columns) - 1)
     rule, head, *body = tabulate(  # the columns' names as a row: tabulate pads headers, 80 columns are few
@@ -124,6 +128,8 @@ def screen(columns: Sequence[str], sections: Sequence[Section]) -> str:
         disable_numparse=True,
         colalign=("left", *["right"] * len(blank)),
     ).splitlines()
+    if len(rule) > WIDTH:
+        rule, head, *body = _closer(rule, [rule, head, *body])
     printed = [head, rule]
     width = len(rule.split()[0])
     for section in sections:
@@ -133,6 +139,14 @@ def screen(columns: Sequence[str], sections: Sequence[Section]) -> str:
             row = body.pop(0)
             printed.append(row if line.cells else _across(line, width))
     return "\n".join(text.rstrip() for text in printed)
+
+
+def _closer(rule: str, rows: Sequence[str]) -> list[str]:
+    """Rows with one space between columns in place of two; `rule` tells the columns' widths."""
+    ends = list(itertools.accumulate(len(dashes) + 2 for dashes in rule.split()))
+    return [
+        " ".join(row[start : end - 2] for start, end in zip([0, *ends], ends, strict=False)) for row in rows
+    ]
 
 
 def _across(line: Line, width: int) -> str:

@@ -15,6 +15,7 @@ from harness.report.attribution import host_line, tables
 from harness.report.attribution_plot import GREY, draw, write_attribution_plot
 from harness.report.plots import draw as draw_sweep
 from harness.report.tables import Tables
+from harness.report.text import WIDTH
 from harness.runs.record import Result, Status
 from harness.summary.main_job import summarise
 from tests import fixtures
@@ -235,6 +236,22 @@ def test_a_bar_is_an_arm_s_categories_up_to_its_median(frozen: tuple[Row, Row]) 
         "fragmentation",
         "total",
     ]
+
+
+def test_tables_fit_the_screen_though_a_profiler_slows_a_step_fifty_times(account: tuple[Row, Row]) -> None:
+    """And though one disturbed round makes an interval's end five digits long."""
+    of_layout = account[1]["attribution"]
+    for row in of_layout["profiled"]:
+        row |= {"profiled_ms": 60 * row["unprofiled_ms"], "overhead_pct": 5900.0}
+    for row in of_layout["components"]:
+        row["ms"] *= 60
+    for row in of_layout["break_even"]:
+        row["saving_ci95_us"] = [123.45, 13951.0]
+    for table in tables(account[1]):
+        assert max(map(len, table.screen().splitlines())) <= WIDTH
+    told = "\n".join(table.screen() for table in tables(account[1]))
+    assert "x60 [1]" in told
+    assert "[+123, +13951]" in told
 
 
 def test_a_step_begins_where_the_one_before_ends(frozen: tuple[Row, Row]) -> None:
