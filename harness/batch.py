@@ -9,6 +9,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from harness.counting import counted
+
 LONGEST, MOST_REQUESTS = 131072, 1024
 LENGTH_LIMIT = f"a prompt must have 1..{LONGEST} tokens"
 _PART = re.compile(r"(?:(?P<count>\d+)x)?(?P<length>\d+)(?:@(?P<runs>\d+))?")
@@ -70,7 +72,7 @@ def described(batch: Batch) -> str:
     """For titles: "4096 tokens", "9 prompts (1x4096, 8x512)", "90 prompts of 3 to 512 tokens"."""
     lengths = [request.length for request in batch]
     if len(batch) == 1:
-        return f"{lengths[0]} tokens"
+        return counted(lengths[0], "token")
     groups = [f"{len(list(same))}x{length}" for length, same in groupby(lengths)]
     if len(groups) <= _SHOWN_GROUPS:
         return f"{len(batch)} prompts ({', '.join(groups)})"

@@ -7,6 +7,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.counting import counted
 from harness.models import ModelSource
 from harness.models.shape import text_config
 
@@ -104,10 +105,10 @@ def _from_file(
     if len(ids) < wanted:
         asked = f"--length {wanted}" if len(lengths) == 1 else f"the {wanted} of --batch"
         raise PromptError(
-            f"--prompt-file {prompt_file}: has {len(ids)} tokens, fewer than {asked}; use a longer text or "
-            "shorter prompts"
+            f"--prompt-file {prompt_file}: has {counted(len(ids), 'token')}, fewer than {asked}; "
+            "use a longer text or shorter prompts"
         )
-    return _cut(ids, lengths), f"the first {wanted} of {len(ids)} tokens of {prompt_file}"
+    return _cut(ids, lengths), f"the first {wanted} of {counted(len(ids), 'token')} of {prompt_file}"
 
 
 def _from_passage(tokenizer: Tokenizer, lengths: Sequence[int]) -> tuple[list[list[int]], str]:

@@ -82,6 +82,7 @@ def test_bad_files_name_the_line(tmp_path, content, words):
 @pytest.mark.parametrize(
     ("text", "title"),
     [
+        ("1", "1 token"),
         ("4096", "4096 tokens"),
         ("1x4096,8x512@4", "9 prompts (8x512, 1x4096)"),
         ("3,5,7,11,13,3", "6 prompts of 3 to 13 tokens"),

@@ -84,7 +84,7 @@ def _decided(gather: Array, saving: Array, paged_us: float) -> Row:
     """reuses, its interval, pays and why nothing can be said."""
     interval = stats.median_interval(saving).ci95_us
     if interval is None:
-        return UNDECIDED | {"pays": "unclear", "reason": f"{len(saving)} rounds are too few for an interval"}
+        return UNDECIDED | {"pays": "unclear", "reason": f"too few rounds for an interval: {len(saving)}"}
     low, high = interval
     if low <= 0:
         share_pct = (100 * low / paged_us, 100 * high / paged_us)

@@ -18,6 +18,7 @@ from harness.attribution.samples import (
     resampled_medians,
     why_not,
 )
+from harness.counting import counted
 from harness.runs.record import Result
 
 # Baseline and treatment of what is measured; "paged" stands for paged at the largest spread_k.
@@ -90,7 +91,7 @@ def _over_layers(mean_us: Rounds, num_layers: int | None) -> Rounds:
         return mean_us
     if num_layers is None:
         return nothing("the model's number of layers is not known")
-    sampled = f"{mean_us.layers} of {num_layers} layers, times {num_layers}"
+    sampled = f"{mean_us.layers} of {counted(num_layers, 'layer')}, times {num_layers}"
     reasons = [sampled if mean_us.layers != num_layers else None, mean_us.reason]
     told = "; ".join(filter(None, reasons)) or None
     return Rounds(mean_us.values * num_layers / 1000, told, mean_us.layers)

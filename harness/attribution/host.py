@@ -83,7 +83,7 @@ def _pass_through(record: Mapping[str, Any], arms: Mapping[str, Result]) -> tupl
     added_ms = (spin[:n] - without[:n]) / 1000
     found["pass_through_pct"] = 100 * float(np.median(added_ms)) / planted["ms"]
     if not enough(added_ms):
-        return found, f"{n} rounds of spin are too few for an interval"
+        return found, f"too few rounds of spin for an interval: {n}"
     found["ci95_pct"] = list(_ratio_interval(added_ms, planted["ms"], interval))
     return found, ""
 

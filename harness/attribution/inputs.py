@@ -7,6 +7,7 @@ from typing import Any
 
 from harness import stats
 from harness.attribution.samples import Replayed, Rounds, Row
+from harness.counting import counted
 
 # Each step differs from the one before it in one thing, which its name says.
 STEPS = {
@@ -84,5 +85,5 @@ def _in_engine(record: Mapping[str, Any], replayed: Replayed) -> Row:
     row["delta_us"] = row["us"] - replay.median
     row["delta_pct"] = 100 * row["delta_us"] / replay.median
     if replay.layers != num_layers:
-        row["reason"] = f"replayed: {replay.layers} of {num_layers} layers"
+        row["reason"] = f"replayed: {replay.layers} of {counted(num_layers, 'layer')}"
     return row

@@ -7,6 +7,7 @@ from typing import Any
 
 from harness import batch
 from harness.attribution.samples import Row
+from harness.counting import counted
 
 PARTS = {"fragmentation": "fragmentation", "paging": "paging", "cache_write": "cache write"}
 
@@ -88,7 +89,7 @@ def _figure(row: Row) -> str:
     if row["pct"] is None:
         return f"{_number(row['ms'], 3)} ms"
     if row["ci95_pct"] is None:
-        return f"{_percent(row['pct'])} (no interval: {row['n']} rounds)"
+        return f"{_percent(row['pct'])} (no interval: {counted(row['n'], 'round')})"
     low, high = row["ci95_pct"]
     digits = 1 if high - low > 0.1 else 2
     signs = float(_number(low, digits)) < 0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from harness import batch, device
 from harness.config import backend_names
+from harness.counting import counted
 
 if TYPE_CHECKING:
     from harness.config import Common, Engine, KernelTiming, RunConfig, Sweep
@@ -153,7 +154,7 @@ def step_problems(config: Model, needed: int, limit: str) -> Iterable[str]:
 def one_step_problems(config: RunConfig) -> Iterable[str]:
     """What would cut the prompts into several steps."""
     needed = batch.num_tokens(config.requests)
-    of_all = f" ({needed} tokens)" if config.batch else ""
+    of_all = f" ({counted(needed, 'token')})" if config.batch else ""
     limit = f"{prompts_label(config)}{of_all}, so that all of it stays in one step"
     yield from step_problems(config, needed, limit)
 
@@ -162,7 +163,8 @@ def _rank_problems(config: Engine, device_kind: Literal["cuda", "cpu"]) -> Itera
     """What the devices and vLLM's executors do not allow."""
     ranks, executor = config.tensor_parallel_size, config.distributed_executor_backend
     if device_kind == "cuda" and 0 < (here := len(device.nvidia_devices())) < ranks:
-        yield f"{label('tensor_parallel_size', ranks)}: this machine has {here} GPUs; take at most {here}"
+        gpus = counted(here, "GPU")
+        yield f"{label('tensor_parallel_size', ranks)}: this machine has {gpus}; take at most {here}"
     if executor is None:
         return
     said = label("distributed_executor_backend", executor)

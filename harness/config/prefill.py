@@ -24,6 +24,7 @@ from harness.config.fields import (
     Sweep,
 )
 from harness.config.loading import ConfigError
+from harness.counting import counted
 
 GROUPS: dict[str, list[str]] = {
     "prompt and model": ["length", "batch", "prompt_file", *fields.MODEL_OPTIONS],
@@ -151,6 +152,6 @@ def check_layers(config: RunConfig, num_layers: int) -> None:
     """Raise ConfigError if an index of `layers` is beyond the model's `num_layers`."""
     if isinstance(config.layers, list) and (beyond := [i for i in config.layers if i >= num_layers]):
         raise ConfigError(
-            f"{label('layers', beyond)}: {config.model} has {num_layers} layers; "
+            f"{label('layers', beyond)}: {config.model} has {counted(num_layers, 'layer')}; "
             f"must be within 0..{num_layers - 1}"
         )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness.counting import counted
 from harness.engine.options import EngineError
 from harness.engine.prefill_engine import PrefillEngine
 
@@ -57,8 +58,9 @@ def complete(
         engine.llm.abort_request(names)  # their blocks are free for the next ones
         raise
     if steps != output_len:
+        tokens = sum(map(len, prompts))
         raise EngineError(
-            f"{len(prompts)} prompt(s) of {sum(map(len, prompts))} tokens in all took more than one step; "
+            f"{counted(len(prompts), 'prompt')} of {tokens} tokens in all took more than one step; "
             "raise --max-num-batched-tokens, or give the KV cache more room"
         )
     done = [finished[name] for name in names]

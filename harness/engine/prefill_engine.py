@@ -10,6 +10,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from harness.config import RunConfig
+from harness.counting import counted
 from harness.engine import executors, starting
 from harness.engine.options import EXPORTED, EngineError, check_vllm, engine_args, kv_cache_of
 from harness.engine.ranks import Ranks
@@ -173,7 +174,7 @@ class PrefillEngine:
                 self._engine.step()
             tokens = sum(map(len, prompts))
             raise EngineError(
-                f"{len(prompts)} prompt(s) of {tokens} tokens in all took more than one step; "
+                f"{counted(len(prompts), 'prompt')} of {tokens} tokens in all took more than one step; "
                 "raise --max-num-batched-tokens to so many, or take fewer or shorter prompts"
             )
         return Prefill(tuple(first[name] for name in names), seconds)

@@ -15,6 +15,7 @@ import torch
 
 from harness import layout
 from harness.calls.capture import AttentionCall, CaptureError, from_engine, trimmed_table
+from harness.counting import counted
 from patches.attention import AttentionTap
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def _wrong_row(got: Ids, asked: Ids) -> str | None:
     for request, (ids, wanted) in enumerate(zip(got, asked, strict=True)):
         if list(ids) != list(wanted):
             return (
-                f"request {request} has {layout.spread_k(ids)} runs in the engine's block table, "
+                f"request {request} has {counted(layout.spread_k(ids), 'run')} in the engine's block table, "
                 f"{layout.spread_k(wanted)} asked for"
             )
     return None

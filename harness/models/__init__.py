@@ -10,6 +10,7 @@ from importlib import util
 from pathlib import Path
 from typing import Any, Literal
 
+from harness.counting import counted
 from harness.device import ROOT
 from harness.models import checkpoints, hub
 from harness.models.shape import EXTENDABLE, ModelError, Shape, read_shape, with_positions
@@ -249,7 +250,7 @@ def _with_room_for(source: ModelSource, length: int, allow_long: bool) -> ModelS
     limit, needed = source.max_positions, length + 1
     if limit is None or needed <= limit:
         return source
-    too_long = f"a prompt of {length} tokens: {source.name} has {limit} positions"
+    too_long = f"a prompt of {counted(length, 'token')}: {source.name} has {limit} positions"
     if source.positions == "learned":
         if source.config.get("model_type") not in EXTENDABLE:
             raise ModelError(f"{too_long}, learned ones; take at most {limit - 1}")

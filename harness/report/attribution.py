@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from harness.counting import counted
 from harness.report.breakdown import break_even_table, decimals, synthetic_table, where_table
 from harness.report.rows import Row, with_reason
 from harness.report.text import NONE, Line, Notes, Section, Table, interval_of, percent, signed
@@ -97,7 +98,7 @@ def _engine_line(account: Row) -> str:
         whole += " a prefill"
     if runs := account["engine_spread_k"]:
         spread = f", {runs['min']:g} to {runs['max']:g}" if runs["min"] != runs["max"] else ""
-        whole += f"; blocks as vLLM allocated them: median {runs['median']:g} runs{spread}"
+        whole += f"; blocks as vLLM allocated them: median {counted(runs['median'], 'run')}{spread}"
     floor = account["noise_floor_pct"]
     if floor is None:
         return f"{whole}; noise floor not known: no A/A series"
@@ -117,14 +118,14 @@ def _without(row: Row, remark: str) -> Row:
 def _account_legend(account: Row, shared: str | None) -> list[str]:
     """What the rows and columns are."""
     k, names = account["spread_k"], {row["component"] for row in account["measured"]}
-    rows = [f"fragmentation: {k} runs against 1", "paging: one run against dense"]
+    rows = [f"fragmentation: {k if k > 1 else 'many'} runs against 1", "paging: one run against dense"]
     rows.append("cache write: dense against no write")
     if "allocation" in names:
         rows.append("allocation: vLLM's own blocks against one run")
     if "hooks" in names:
         rows.append("hooks: the harness's idle wrappers, which all but `engine` pass, against none")
     if "compact" in names:
-        rows.append(f"compact: gathered first, against {k} runs")
+        rows.append(f"compact: gathered first, against {counted(k, 'run')}")
     which = f" ({shared})" if shared else ""
     return [
         f"ms per prefill. {'; '.join(rows)}.",

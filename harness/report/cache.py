@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness import stats
+from harness.counting import counted
 from harness.report import plots as style
 from harness.report.companion import Companion
 from harness.report.rows import Row, marked
@@ -58,7 +59,9 @@ def _cell(result: Result) -> Row:
 def document(record: Row, summary: Row) -> Companion:
     """Warm against reset; outputs side by side, of every prompt in tables.md, of the first on the screen."""
     config = record["config"]
-    title = f"A warm prefix cache against none: {record['model']['name']}, {config['length']} tokens"
+    title = (
+        f"A warm prefix cache against none: {record['model']['name']}, {counted(config['length'], 'token')}"
+    )
     outputs = record.get("outputs", {})
     tables = [_over_shares(record, summary)] if summary["cells"] else []
     tables += [_side_by_side(outputs, 1)] if outputs else []
@@ -72,7 +75,7 @@ def _over_shares(record: Row, summary: Row) -> Table:
         lines = [_line(summary, size, share, notes) for share in _shares(summary, size)]
         sections.append(Section("one prompt" if size == 1 else f"{size} prompts in one step", lines))
     config, model = record["config"], record["model"]
-    above = [f"ms per engine step, {model['name']}, {config['length']} tokens per prompt"]
+    above = [f"ms per engine step, {model['name']}, {counted(config['length'], 'token')} per prompt"]
     return Table("Prefix cache: warm against reset", COLUMNS, sections, above, _below(record, summary, notes))
 
 
@@ -114,7 +117,7 @@ def _below(record: Row, summary: Row, notes: Notes) -> list[str]:
     if reset["median_us"] is not None:
         bounds = " [{:.1f}, {:.1f}]".format(*reset["ci95_us"]) if reset["ci95_us"] else ""
         pool = record.get("engine", {}).get("num_blocks_in_pool")
-        of_pool = f" for a pool of {pool} blocks" if pool else ""
+        of_pool = f" for a pool of {counted(pool, 'block')}" if pool else ""
         lines.append(
             f"the reset itself: {reset['median_us']:.1f} us{bounds}{of_pool} ({reset['n']} resets); it is in "
             "no other figure."
@@ -163,7 +166,7 @@ def _side_by_side(outputs: Row, prompts: int) -> Table:
     same = sum(row["reset"][0] == row["warm"][0] for row in rows)
     worst = max(row["logits_error"] for row in rows)
     below = [
-        f"first token the same: {same} of {len(rows)} prompts; the first logits differ by at most "
+        f"first token the same: {same} of {counted(len(rows), 'prompt')}; the first logits differ by at most "
         f"{worst:.2g} of their spread (root mean square). same: tokens up to the first that differs.",
     ]
     whole = "all prompts" if prompts > 1 else "the first prompt"
@@ -212,7 +215,7 @@ def draw(record: Row, summary: Row) -> Figure:
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False)
     name, length = record["model"]["name"], record["config"]["length"]
-    figure.suptitle(f"Prefix cache: {name}, {length} tokens, {record['device']['name']}")
+    figure.suptitle(f"Prefix cache: {name}, {counted(length, 'token')}, {record['device']['name']}")
     return figure
 
 

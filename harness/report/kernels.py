@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from harness import stats, work
 from harness.config.kernel_names import FUNCTIONS, WITHOUT_TABLE, gather_for
+from harness.counting import counted
 from harness.report import plots as style
 from harness.report.companion import Companion
 from harness.report.rows import (
@@ -205,7 +206,7 @@ def _floor(summary: Row) -> str:
 def inputs(config: Row) -> str:
     """What the kernels were given, in words."""
     queries, keys = config["seq_len_q"], config["length"]
-    tokens = f"{keys} tokens" if queries == keys else f"{queries} queries on {keys} keys"
+    tokens = counted(keys, "token") if queries == keys else f"{queries} queries on {keys} keys"
     heads = str(config["num_heads"])
     if config["num_kv_heads"] != config["num_heads"]:
         heads += f"/{config['num_kv_heads']}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from harness.counting import counted
 from harness.report.rows import Mean, Row, change
 from harness.report.text import NONE, Line, Section, Table, ms
 
@@ -21,7 +22,7 @@ def table(summary: Row) -> Table | None:
     most = max(means[0].spread_ks())
     compared = {
         "paged in one run against dense": ("dense", "paged@1", 1),
-        f"paged, {most} runs against one": ("paged@1", "paged", most),
+        f"paged, {counted(most, 'run')} against one": ("paged@1", "paged", most),
     }
     sections = [
         Section(f"{kernel}: {heading}", lines)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.counting import counted
 from harness.report import sweep_tables
 from harness.report.companion import csv_of
 from harness.report.page import facts, points
@@ -105,7 +106,7 @@ class SweepTables:
         counts = Counter(point["status"] for point in self.summary["points"])
         count = counts.total()
         told = ", ".join(f"{number} {status}" for status, number in counts.items())
-        return f"{count} point{'s' * (count > 1)}, {told}"
+        return f"{counted(count, 'point')}, {told}"
 
     def _notices(self) -> tuple[list[str], list[str]]:
         """The runs' notices, each once: those that all runs have, and the others with their points."""

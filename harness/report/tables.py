@@ -9,6 +9,7 @@ import pandas as pd
 
 from harness import batch
 from harness.config.kernel_names import FUNCTIONS, WITHOUT_TABLE
+from harness.counting import counted
 from harness.report import attribution, prefills, ranks, requests, text, variants
 from harness.report.rows import (
     Mean,
@@ -206,7 +207,7 @@ class Tables:
         if spread_k > 1 and one_run_us is not None:
             lines.append(baseline_line("Paged, 1 run", one_run_us, digits))
         if paged:
-            runs = "1 run" if spread_k == 1 else f"{spread_k} runs"
+            runs = counted(spread_k, "run")
             lines.append(time_line(f"Paged, {runs}", paged, notes, digits))
         if compact := mean.kernel(kernel, "compact", spread_k):
             lines.append(time_line("Compact", compact, notes, digits))

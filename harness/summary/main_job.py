@@ -11,6 +11,7 @@ from harness import stats, work
 from harness.attribution import account
 from harness.attribution.variants import variant_rows
 from harness.config.kernel_names import gather_for
+from harness.counting import counted
 from harness.runs.record import Result, Status, latest
 from harness.summary import figures, per_request
 from harness.summary.contrasts import (
@@ -138,7 +139,9 @@ def _reason(record: dict[str, Any], group: Group) -> str | None:
     lacking = len(set(layers) - {r.cell.layer for r in group.results})
     if not lacking or group.cell.data != "captured":
         return group.reason
-    return "; ".join(filter(None, [f"{lacking} of {len(layers)} layers not measured", group.reason]))
+    return "; ".join(
+        filter(None, [f"{lacking} of {counted(len(layers), 'layer')} not measured", group.reason])
+    )
 
 
 def _stopped(results: Iterable[Result]) -> str | None:

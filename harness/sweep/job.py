@@ -17,6 +17,7 @@ import yaml
 
 from harness import cli
 from harness.config import ConfigError, RunConfig, fields
+from harness.counting import counted
 from harness.runs import command
 from harness.runs.store import write_json
 from harness.sweep import RECORD, read
@@ -178,7 +179,8 @@ def _check(plan: Plan, machines: Machines) -> list[int]:
         needed = config.tensor_parallel_size
         gpus.append(needed)
         if machines.kind == "cuda" and needed > machines.most_gpus:
-            return f"--tensor-parallel-size {needed}: a machine here has {machines.most_gpus} GPUs; take less"
+            most = counted(machines.most_gpus, "GPU")
+            return f"--tensor-parallel-size {needed}: a machine here has {most}; take less"
         return None
 
     planning.check(plan, problem_of)

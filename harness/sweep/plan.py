@@ -12,6 +12,7 @@ from typing import Any
 
 from harness.config import ConfigError, RunConfig
 from harness.config.loading import read_mapping
+from harness.counting import counted
 
 Options = dict[str, Any]
 
@@ -76,7 +77,7 @@ def check(plan: Plan, problem_of: Callable[[Options], str | None]) -> None:
             found[problem] = found.get(problem, 0) + 1
     if found:
         count = len(plan.points)
-        told = [f"{problem} ({points} of {count} points)" for problem, points in found.items()]
+        told = [f"{problem} ({points} of {counted(count, 'point')})" for problem, points in found.items()]
         raise ConfigError(f"{plan.path}: {'; '.join(told)}")
 
 

@@ -254,6 +254,16 @@ def test_tables_fit_the_screen_though_a_profiler_slows_a_step_fifty_times(accoun
     assert "[+123, +13951]" in told
 
 
+def test_one_run_of_blocks_is_singular() -> None:
+    alone = [r for r in fixtures.gpu_results() if r.cell.spread_k != 256]
+    text = "\n".join(
+        table.screen() for table in tables(of(alone, engine_spread_k={"min": 1, "median": 1, "max": 1})[1])
+    )
+    assert "median 1 run;" in text
+    assert "fragmentation: many runs against 1" in text
+    assert "1 runs" not in text
+
+
 def test_a_step_begins_where_the_one_before_ends(frozen: tuple[Row, Row]) -> None:
     steps = draw(*frozen).axes[1]
     grey = matplotlib.colors.to_rgba(GREY)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from harness.counting import counted
 from harness.report.attribution_plot import COLOURS, DARK, ORDER, STEP_COLOURS
 from harness.report.breakdown import decimals
 from harness.report.page import svg
@@ -57,7 +58,7 @@ def _component_tip(row: Row, forecast: Row | None, digits: int) -> Tip:
         f"{_name(row)}: {row['treatment']} minus {row['baseline']}",
         f"measured {measured}, {row['verdict']}",
         f"{percent(row['pct'], row['ci95_pct'])} of the prefill",
-        f"n = {row['n']} pairs",
+        f"n = {counted(row['n'], 'pair')}",
     ]
     if forecast:
         lines.append(f"predicted {interval_of(forecast['ms'], forecast['ci95_ms'], digits, unit=' ms')}")

@@ -9,6 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from harness import layout
+from harness.counting import counted
 from harness.layout import Run
 from harness.report.page import svg
 
@@ -65,7 +66,7 @@ def _picture(title: str, caption: str, runs: list[Run], lowest: int, end: int) -
     tip = svg.Tip(
         [
             title if caption == title else f"{title}, {caption}",
-            f"{blocks} blocks in {len(runs)} run{'s' * (len(runs) > 1)} of {size}",
+            f"{counted(blocks, 'block')} in {counted(len(runs), 'run')} of {size}",
             f"physical ids {ids}",
         ]
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from harness.counting import counted
 from harness.report.page.lines import Point
 from harness.report.page.svg import Tip
 from harness.report.rows import Row, change
@@ -67,7 +68,7 @@ def milliseconds(row: Row) -> str:
 
 def contrast_point(x: float, row: Row, name: str, *more: str) -> Point:
     """A contrast over `x`, in percent of its baseline."""
-    lines = [name, f"{change(row)}, {row['verdict']}", *more, f"n = {row['n']} pairs"]
+    lines = [name, f"{change(row)}, {row['verdict']}", *more, f"n = {counted(row['n'], 'pair')}"]
     lines.insert(2, f"{row['delta_us'] / 1000:+.4f} of {row['baseline_us'] / 1000:.4f} ms")
     return Point(x, row["delta_pct"], row["ci95_pct"], Tip(lines))
 

@@ -7,6 +7,7 @@ import math
 from markupsafe import Markup
 
 from harness.config.kernel_names import WITHOUT_TABLE
+from harness.counting import counted
 from harness.report.kernels import ARMS, kernels_of
 from harness.report.page.cells import Cells, contrast_point, lost
 from harness.report.page.lines import Band, Line, Plot, Point
@@ -27,7 +28,7 @@ def answer(summary: Row) -> str:
     if not rows:
         return "No contrast was measured."
     told = [f"{row['kernel']} by {change(row)}, {row['verdict']}" for row in rows]
-    return f"K and V in {most} runs change {'; '.join(told)}."
+    return f"K and V in {counted(most, 'run')} change {'; '.join(told)}."
 
 
 def figures(summary: Row, cells: Cells) -> list[Markup]:
@@ -51,7 +52,7 @@ def _differences(summary: Row) -> Plot:
     for kernel in kernels_of(summary):
         against = "one run" if _compared(kernel) == "fragmentation" else "contiguous"
         points = [
-            contrast_point(k, row, f"{kernel}, {k} runs against {against}")
+            contrast_point(k, row, f"{kernel}, {counted(k, 'run')} against {against}")
             for row in _contrasts(summary, kernel)
             for k in [row["spread_k"]]
         ]

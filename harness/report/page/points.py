@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from harness.counting import counted
 from harness.report.page import bars
 from harness.report.page.bars import Dot, Entry
 from harness.report.page.svg import Key, Tip
@@ -43,5 +44,11 @@ def _entry(point: Row) -> Entry:
 def _dot(name: str, row: Row, look: Key) -> Dot:
     shown = percent(row["pct"], row["ci95_pct"])
     component = row["component"].replace("_", " ")
-    tip = Tip([f"{name}: {component}", f"{shown} of the prefill, {row['verdict']}", f"n = {row['n']} pairs"])
+    tip = Tip(
+        [
+            f"{name}: {component}",
+            f"{shown} of the prefill, {row['verdict']}",
+            f"n = {counted(row['n'], 'pair')}",
+        ]
+    )
     return Dot(row["pct"], look, tip, row["ci95_pct"] if look is TOTAL else None)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from harness.counting import counted
 from harness.report.page.svg import Tip
 from harness.report.rows import Row, change
 from harness.report.text import interval_of, ms
@@ -92,7 +93,7 @@ def _against(paired: Row | None) -> list[str]:
 
 def _rounds(row: Row, results: list[Result]) -> str:
     """How many samples, of what, and at which clock they were taken."""
-    layers = f", each the mean over {row['layers']} layers" if row.get("layers") else ""
+    layers = f", each the mean over {counted(row['layers'], 'layer')}" if row.get("layers") else ""
     clocks = [mhz for result in results for mhz in result.clock_mhz]
     clock = f"SM clock {np.median(clocks):.0f} MHz" if clocks else "no clock read"
-    return f"n = {row['n']} rounds{layers}; {clock}"
+    return f"n = {counted(row['n'], 'round')}{layers}; {clock}"

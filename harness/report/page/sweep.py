@@ -7,6 +7,7 @@ import math
 from markupsafe import Markup
 
 from harness.config.kernel_names import FUNCTIONS
+from harness.counting import counted
 from harness.report.page.lines import Band, Line, Plot, Point
 from harness.report.page.samples import Samples
 from harness.report.page.svg import Key
@@ -89,7 +90,7 @@ def _prefills(mean: Mean, samples: Samples) -> Plot:
     points = []
     for row in mean.sweep():
         paired = mean.contrast("prefill", "paged@1", "paged", row["spread_k"])
-        name = "1 run" if row["spread_k"] == 1 else f"{row['spread_k']} runs"
+        name = counted(row["spread_k"], "run")
         if row["median_ms"] is not None:
             tip = samples.prefill_tip(row, name, 3, paired)
             points.append(Point(row["spread_k"], row["median_ms"], row["ci95_ms"], tip))
@@ -116,7 +117,7 @@ def over_layers(summary: Row, samples: Samples) -> Markup:
     for kernel in mean.engine_kernels():
         for title, baseline, treatment, k in (
             (f"Paging: one run against dense, {kernel}", "dense", "paged@1", 1),
-            (f"Fragmentation: {most} runs against one, {kernel}", "paged@1", "paged", most),
+            (f"Fragmentation: {counted(most, 'run')} against one, {kernel}", "paged@1", "paged", most),
         ):
             wanted: Row = {"kernel": kernel, "baseline": baseline, "treatment": treatment, "spread_k": k}
             wanted |= {"data": "captured", "rank": summary["slowest_rank"]}
