@@ -14,6 +14,7 @@ import pytest
 
 from harness import report
 from harness.config import load
+from harness.counting import counted
 from harness.experiments import EXPERIMENTS
 from harness.report import sweep
 from harness.report.page import companion, facts
@@ -145,7 +146,8 @@ def test_kernels_figures_are_the_summary_s(browser: Any, pages: Pages) -> None:
     for row in summary["contrasts"]:
         contrast, against = drawn.get(row["kernel"], ("core", "contiguous"))
         if row["contrast"] == contrast:
-            assert said[f"{row['kernel']}, {row['spread_k']} runs against {against}"][1] == delta(row)
+            runs = counted(row["spread_k"], "run")
+            assert said[f"{row['kernel']}, {runs} against {against}"][1] == delta(row)
             assert (delta(row) in answer) == (row["spread_k"] == 8)
 
 
