@@ -101,7 +101,7 @@ def test_several_tokens_are_those_of_longer_prompts(cached_engine):
 
 def test_prompts_that_one_step_does_not_take_are_refused_and_leave_nothing_behind(cached_engine):
     prompts = [texts().pair(0, n)[0] for n in range(30)]
-    with pytest.raises(EngineError, match=r"30 prompt\(s\) of 3000 tokens in all took more than one step"):
+    with pytest.raises(EngineError, match=r"30 prompts of 3000 tokens in all took more than one step"):
         completions.complete(cached_engine, prompts)
     assert completions.reset_prefix_cache(cached_engine) > 0
 
