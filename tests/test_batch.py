@@ -99,7 +99,7 @@ def resolved(**options):
 def test_a_length_is_a_batch_of_one():
     one, same = resolved(length=300), resolved(batch="300")
     assert one.requests == same.requests == (Request(300),)
-    assert (one.num_blocks(), one.spreads(), one.runs(4)) == (10, [1, 4, 10], [4])
+    assert (one.num_blocks(), one.spreads(), one.runs(4)) == (10, [1, 8, 10], [4])
 
 
 @given(BATCHES, st.sampled_from([32, 64, 128]))

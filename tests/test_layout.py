@@ -132,9 +132,9 @@ def test_default_spreads(blocks, spreads):
     assert layout.default_spreads(blocks) == spreads
 
 
-@pytest.mark.parametrize(("blocks", "spreads"), [(1, [1]), (4, [1, 4]), (32, [1, 4, 16, 32])])
+@pytest.mark.parametrize(("blocks", "spreads"), [(1, [1]), (8, [1, 8]), (32, [1, 8, 32])])
 def test_default_spreads_of_a_cpu(blocks, spreads):
-    assert layout.default_spreads(blocks, factor=4) == spreads
+    assert layout.default_spreads(blocks, factor=8) == spreads
 
 
 @pytest.mark.parametrize(("blocks", "k"), [(4, 0), (4, 5), (0, 1)])
