@@ -10,7 +10,7 @@ import torch
 from harness.calls.capture import AttentionCall
 from harness.kernels import DenseKV, Output, PagedKV, Run, vllm_cache, vllm_support
 from harness.kernels.support import require
-from patches import Symbol, attention, windows
+from patches import Symbol, attention
 from patches.steering import LayerStep
 
 Kernel = Callable[..., Any]
@@ -26,7 +26,6 @@ NEEDS = (
     *attention.backend_needs("vllm.v1.attention.backends.flash_attn", "FlashAttentionImpl",
                              "FlashAttentionMetadata"),
     Symbol(BACKEND_KERNEL, _KERNEL),
-    windows.BUILDER,
     Symbol("vllm.vllm_flash_attn:flash_attn_varlen_func", _KERNEL),
     Symbol("vllm.vllm_flash_attn:get_scheduler_metadata",
            ("batch_size", "max_seqlen_q", "max_seqlen_k", "num_heads_q", "num_heads_kv", "headdim",
