@@ -151,8 +151,7 @@ def _turning_points(record: Row, summary: Row) -> Table | None:
         return None
     notes, lines = Notes(), []
     for tokens in sorted({row["input_len"] for row in rows}):
-        split = [row for row in summary["cells"] if is_split(row) and row["n"]]
-        split = [row for row in split if row["input_len"] == tokens]
+        split = [row for row in summary["cells"] if row["input_len"] == tokens and is_split(row) and row["n"]]
         label = f"{tokens} {notes.mark(_left_out(record, split))}" if split else str(tokens)
         here = {row["backend"]: row for row in rows if row["input_len"] == tokens}
         lines.append(Line(label, tuple(_turn(here.get(name), notes) for name in names)))
