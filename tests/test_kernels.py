@@ -165,6 +165,12 @@ def test_refusals_say_what_and_why(label, features, page_size, words):
     assert words in (refusal(KERNELS[label], call_with(features), page_size) or "")
 
 
+def test_a_block_table_can_mean_fewer_head_sizes():
+    kernel, call = KERNELS["FA4"], call_with({Feature.CAUSAL}, head_dim=256)
+    assert "takes multiples of 8 to 128 with a block table" in (refusal(kernel, call, 16) or "")
+    assert "head size" not in (refusal(kernel, call) or "")
+
+
 @pytest.mark.parametrize(
     "kernel", [k for k in KERNELS.values() if k not in HERE], ids=lambda kernel: kernel.label
 )

@@ -81,10 +81,15 @@ class Support:
     package: Package
     devices: tuple[Literal["cuda", "cpu"], ...] = ("cuda",)
     page_sizes: Sizes = ANY
+    paged_head_sizes: Sizes | None = None  # with a block table, where those are fewer
     capability: tuple[int, int] = (8, 0)  # lowest compute capability of an NVIDIA GPU
     last_capability: tuple[int, int] | None = None  # the highest; None: no limit
     apart: tuple[tuple[Feature, Feature], ...] = ()  # taken one at a time, not together
     because: dict[Feature, str] = field(default_factory=dict)  # why not, where the name alone does not tell
+
+    def head_sizes_of(self, *, paged: bool) -> Sizes:
+        """The head sizes that are taken with a block table, or without one."""
+        return (self.paged_head_sizes if paged else None) or self.head_sizes
 
 
 class Declared(Protocol):
@@ -202,8 +207,10 @@ def _not_taken(kernel: Declared, call: AttentionCall, page_size: int | None) -> 
     dtype = str(call.query.dtype).removeprefix("torch.")
     if dtype not in support.dtypes:
         yield f"{kernel.name} takes {' and '.join(support.dtypes)}, not {dtype}"
-    if call.head_dim not in support.head_sizes:
-        yield f"head size {call.head_dim}: {kernel.name} takes {support.head_sizes}"
+    head_sizes = support.head_sizes_of(paged=page_size is not None)
+    if call.head_dim not in head_sizes:
+        form = "" if head_sizes is support.head_sizes else " with a block table"
+        yield f"head size {call.head_dim}: {kernel.name} takes {head_sizes}{form}"
     lacking = [feature for feature in Feature if feature in asked - support.features]
     for feature in lacking:
         if feature in support.because:

@@ -68,6 +68,8 @@ def sizes(kernels: Sequence[Row]) -> list[str]:
         dtypes = " ".join(SHORT_DTYPES[name] for name in support.dtypes)
         pages = _short(support.page_sizes) if Feature.PAGED in support.features else "."
         row = f"{kernel.label:{LABEL}} {dtypes:14} {pages:5} {_short(support.head_sizes)}"
+        if support.paged_head_sizes:
+            row += f" (pages: {_short(support.paged_head_sizes)})"
         lines += textwrap.wrap(row, WIDTH, subsequent_indent=" " * (LABEL + 22))
     return [*lines, "", "8n: multiples of 8"]
 

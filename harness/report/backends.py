@@ -124,7 +124,9 @@ def _winners(summary: Row) -> Table | None:
         return None
     columns = ("tokens", "winner", "second", "speed-up [95%]", "A/A", "verdict")
     listed = [Section(f"Batch size {batch}", lines) for batch, lines in sections.items()]
-    twice = " and ".join(dict.fromkeys(row["backend"] for row in summary["engines_again"])) or "no backend"
+    twice = (
+        " and ".join(dict.fromkeys(row["backend"] for row in summary["engines_again"])) or "the first backend"
+    )
     below = [
         *notes.lines(),
         "speed-up: of the winner over the second, with all quotients of their 95% intervals. Engines run one "

@@ -52,8 +52,12 @@ def test_head_sizes(kernel, head_dim):
         assert "head size" in refusal(kernel, call_with({Feature.CAUSAL}, head_dim=head_dim, device="cuda"))
         return
     page_size = next(size for size in PAGES if size in kernel.support.page_sizes)
+    call = call_with({Feature.CAUSAL}, head_dim=head_dim, device="cuda")
     for form in set(FORMS) & kernel.support.features:
-        right(kernel, call_with({Feature.CAUSAL}, head_dim=head_dim, device="cuda"), form, page_size)
+        if head_dim in kernel.support.head_sizes_of(paged=form is Feature.PAGED):
+            right(kernel, call, form, page_size)
+        else:
+            assert "with a block table" in refusal(kernel, call, page_size)
 
 
 @pytest.mark.parametrize("page_size", PAGES)
