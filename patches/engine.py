@@ -15,7 +15,7 @@ NEEDS = (
             "max_model_len",
             "max_num_batched_tokens", "max_num_seqs", "enable_prefix_caching",
             "disable_hybrid_kv_cache_manager", "async_scheduling", "disable_log_stats",
-            "use_tqdm_on_load", "attention_backend", "attention_config")),
+            "use_tqdm_on_load", "attention_backend", "attention_config", "compilation_config")),
     Symbol("vllm:SamplingParams", ("max_tokens", "temperature", "ignore_eos", "detokenize")),
     Symbol("vllm.v1.engine.llm_engine:LLMEngine.from_engine_args", ("engine_args",)),
     Symbol("vllm.v1.engine.llm_engine:LLMEngine.add_request", ("request_id", "prompt", "params")),
@@ -32,6 +32,7 @@ NEEDS = (
     Symbol("vllm.config:AttentionConfig", ("flash_attn_version",)),
     Symbol("vllm.config:CacheConfig", ("block_size", "enable_prefix_caching")),
     Symbol("vllm.config:CompilationConfig", ("mode", "cudagraph_mode")),
+    Symbol("vllm.config:PassConfig", ("fuse_allreduce_rms",)),
     Symbol("vllm.config:ModelConfig", ("dtype", "max_model_len", "enforce_eager")),
     Symbol("vllm.config:SchedulerConfig", ("max_num_batched_tokens",)),
 )  # fmt: skip

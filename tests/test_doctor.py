@@ -176,6 +176,7 @@ def test_every_argument_of_the_engine_is_among_the_needs():
     from patches import engine
 
     options = {"model": "gpt2", "length": 64, "attention_backend": "FLASH_ATTN", "flash_attn_version": 2}
+    options["tensor_parallel_size"] = 2
     resolved = config.resolve(config.load(config.RunConfig, options), "cuda")
     source = models.inspect("gpt2", length=64)
     assert set(engine_args(resolved, source)) <= set(engine.NEEDS[0].parameters)

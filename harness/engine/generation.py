@@ -20,7 +20,7 @@ from harness.calls.capture import AttentionCall, CaptureError, from_engine, save
 from harness.config import RunConfig
 from harness.config.fields import Model
 from harness.engine import starting
-from harness.engine.options import GIB, check_vllm, engine_args
+from harness.engine.options import GIB, check_vllm, engine_args, whole_shares
 from harness.measure import memory
 from harness.models import ModelSource
 
@@ -104,7 +104,7 @@ class GenerationEngine:
         }
         started = time.perf_counter()
         with starting.patched(config, source):
-            self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
+            self._engine = LLMEngine.from_engine_args(EngineArgs(**whole_shares(arguments)))
         core = starting.completed(self._engine, config, source)
         self._pool = engine.block_pool(core)
         self._executor = core.model_executor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from harness import batch, device
@@ -60,6 +61,10 @@ def engine_args(config: RunConfig, source: ModelSource) -> dict[str, Any]:
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
     }
+    if config.tensor_parallel_size > 1:
+        # Where FlashInfer is installed vLLM 0.26 fuses the all-reduce with norms. Without NVLink multicast
+        # that writes to a null pointer (vllm-project/vllm#48071); off, engines are alike with and without it.
+        arguments["compilation_config"] = {"pass_config": {"fuse_allreduce_rms": False}}
     if config.distributed_executor_backend:
         arguments["distributed_executor_backend"] = config.distributed_executor_backend
     if config.attention_backend:
@@ -82,6 +87,22 @@ def _flash_attn_version(config: RunConfig, source: ModelSource) -> int | None:
             "2 alone"
         )
     return 2
+
+
+def whole_shares(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments, with a max_num_batched_tokens that a step of max_num_seqs prompts can come to.
+
+    Where FlashInfer is installed vLLM 0.26 tunes it in a step of so many tokens: each of max_num_seqs dummy
+    prompts has its share, the last what is left over as well. If that is more than max_model_len, attention
+    reads block ids behind the end of the block table, and K and V from anywhere.
+    """
+    tokens, prompts, most = (
+        arguments[name] for name in ("max_num_batched_tokens", "max_num_seqs", "max_model_len")
+    )
+    share, left_over = divmod(tokens, prompts)
+    if share + left_over > most:
+        tokens = prompts * min(share + 1, most)
+    return {**arguments, "max_num_batched_tokens": tokens}
 
 
 def kv_cache_of(num_bytes: int) -> dict[str, Any]:

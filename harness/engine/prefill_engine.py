@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 from harness.config import RunConfig
 from harness.counting import counted
 from harness.engine import executors, starting
-from harness.engine.options import EXPORTED, EngineError, check_vllm, engine_args, kv_cache_of
+from harness.engine.options import (
+    EXPORTED,
+    EngineError,
+    check_vllm,
+    engine_args,
+    kv_cache_of,
+    whole_shares,
+)
 from harness.engine.ranks import Ranks
 from harness.models import ModelSource
 
@@ -68,7 +75,7 @@ class PrefillEngine:
                     executors.start_ray([*EXPORTED, worker.EXTENDED_POSITIONS])
                     undo.callback(executors.stop_ray)
                 try:
-                    self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
+                    self._engine = LLMEngine.from_engine_args(EngineArgs(**whole_shares(arguments)))
                 except (ValueError, NotImplementedError) as error:
                     said = f"vLLM does not take {source.name} as asked: {_reason(error)}"
                     raise EngineError(said) from error
