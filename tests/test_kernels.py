@@ -167,8 +167,21 @@ def test_refusals_say_what_and_why(label, features, page_size, words):
 
 def test_a_block_table_can_mean_fewer_head_sizes():
     kernel, call = KERNELS["FA4"], call_with({Feature.CAUSAL}, head_dim=256)
-    assert "takes multiples of 8 to 128 with a block table" in (refusal(kernel, call, 16) or "")
+    assert "takes 16, 32, 48, 64, 80, 96, 112, 128 with a block table" in (refusal(kernel, call, 16) or "")
     assert "head size" not in (refusal(kernel, call) or "")
+    assert "head size" not in (refusal(KERNELS["vLLM FA4"], call, 16) or "")
+
+
+@pytest.mark.parametrize("label", ["FA4", "vLLM FA4"])
+def test_a_tile_that_a_block_table_does_not_reach_all_of_is_refused(label):
+    def head_size_refused(features, head_dim, page_size=16):
+        found = refusal(KERNELS[label], call_with(features, head_dim=head_dim), page_size) or ""
+        return "with a block table under a causal mask or a window alone" in found
+
+    assert [dim for dim in range(16, 129, 16) if head_size_refused({Feature.FULL}, dim)] == [80, 96]
+    for masked in (Feature.CAUSAL, Feature.SYMMETRIC, Feature.LOPSIDED):
+        assert not head_size_refused({masked}, 96)
+    assert not head_size_refused({Feature.FULL}, 96, page_size=None)
 
 
 @pytest.mark.parametrize(

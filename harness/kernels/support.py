@@ -82,6 +82,7 @@ class Support:
     devices: tuple[Literal["cuda", "cpu"], ...] = ("cuda",)
     page_sizes: Sizes = ANY
     paged_head_sizes: Sizes | None = None  # with a block table, where those are fewer
+    unmasked_paged_not: tuple[int, ...] = ()  # of those, head sizes that need a causal mask or a window
     capability: tuple[int, int] = (8, 0)  # lowest compute capability of an NVIDIA GPU
     last_capability: tuple[int, int] | None = None  # the highest; None: no limit
     apart: tuple[tuple[Feature, Feature], ...] = ()  # taken one at a time, not together
@@ -211,6 +212,9 @@ def _not_taken(kernel: Declared, call: AttentionCall, page_size: int | None) -> 
     if call.head_dim not in head_sizes:
         form = "" if head_sizes is support.head_sizes else " with a block table"
         yield f"head size {call.head_dim}: {kernel.name} takes {head_sizes}{form}"
+    elif page_size is not None and call.head_dim in support.unmasked_paged_not and _unmasked(call):
+        said = "takes it with a block table under a causal mask or a window alone"
+        yield f"head size {call.head_dim}: {kernel.name} {said}"
     lacking = [feature for feature in Feature if feature in asked - support.features]
     for feature in lacking:
         if feature in support.because:
@@ -224,6 +228,11 @@ def _not_taken(kernel: Declared, call: AttentionCall, page_size: int | None) -> 
             yield f"{kernel.name} takes no {one.value} together with {other.value}"
     if page_size is not None and Feature.PAGED in support.features and page_size not in support.page_sizes:
         yield f"block size {page_size}: {kernel.name} takes {support.page_sizes}"
+
+
+def _unmasked(call: AttentionCall) -> bool:
+    """Whether every query sees every key."""
+    return not call.causal and call.sliding_window == (-1, -1)
 
 
 def _is_there(module: str) -> bool:

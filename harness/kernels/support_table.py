@@ -57,6 +57,10 @@ def features(kernels: Sequence[Row]) -> list[str]:
     for kernel in kernels:
         for one, other in kernel.support.apart:
             lines.append(f"{kernel.label}: not {COLUMNS[one][0]} and {COLUMNS[other][0]} together")
+        if sizes := kernel.support.unmasked_paged_not:
+            lines.append(
+                f"{kernel.label}: not pgd and ful together for heads of {' and '.join(map(str, sizes))}"
+            )
     return lines
 
 

@@ -60,6 +60,22 @@ def test_head_sizes(kernel, head_dim):
             assert "with a block table" in refusal(kernel, call, page_size)
 
 
+@pytest.mark.parametrize("head_dim", [64, 80, 96, 128])
+@pytest.mark.parametrize("kernel", LISTED, ids=lambda kernel: kernel.label)
+def test_head_sizes_without_a_mask(kernel, head_dim):
+    """Tiles are others than under a causal mask; those that a block table reaches in part are refused."""
+    if not {Feature.FULL, Feature.PAGED} <= kernel.support.features or head_dim not in (
+        kernel.support.head_sizes_of(paged=True)
+    ):
+        pytest.skip("not claimed")
+    page_size = next(size for size in PAGES if size in kernel.support.page_sizes)
+    call = call_with({Feature.FULL}, head_dim=head_dim, device="cuda", lengths=(290,))  # three tiles
+    if head_dim in kernel.support.unmasked_paged_not:
+        assert "under a causal mask or a window alone" in refusal(kernel, call, page_size)
+    else:
+        right(kernel, call, Feature.PAGED, page_size)
+
+
 @pytest.mark.parametrize("page_size", PAGES)
 @pytest.mark.parametrize("kernel", LISTED, ids=lambda kernel: kernel.label)
 def test_page_sizes(kernel, page_size):
