@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,14 @@ from harness.calls.capture import AttentionCall, CaptureError, from_engine, save
 from harness.config import RunConfig
 from harness.config.fields import Model
 from harness.engine import starting
-from harness.engine.options import GIB, check_vllm, engine_args, whole_shares
+from harness.engine.options import (
+    check_vllm,
+    cpu_cache_of,
+    engine_args,
+    environment,
+    unless_set,
+    whole_shares,
+)
 from harness.measure import memory
 from harness.models import ModelSource
 
@@ -87,8 +93,6 @@ class GenerationEngine:
 
     def __init__(self, config: RunConfig, source: ModelSource, limits: Limits) -> None:
         """Start it with a materialised model; what of `config` is also in `limits` does not count."""
-        if limits.kv_cache_bytes is not None:  # whole GiB are all that vLLM takes on a CPU
-            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(math.ceil(limits.kv_cache_bytes / GIB)))
         check_vllm(config, source)
         from vllm import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
@@ -103,7 +107,8 @@ class GenerationEngine:
             "num_gpu_blocks_override": limits.num_blocks,
         }
         started = time.perf_counter()
-        with starting.patched(config, source):
+        given = {} if limits.kv_cache_bytes is None else unless_set(cpu_cache_of(limits.kv_cache_bytes))
+        with environment(given), starting.patched(config, source):
             self._engine = LLMEngine.from_engine_args(EngineArgs(**whole_shares(arguments)))
         core = starting.completed(self._engine, config, source)
         self._pool = engine.block_pool(core)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from harness import batch, device
@@ -13,7 +14,7 @@ from harness.engine import executors
 from harness.models import ModelSource
 
 GIB = 2**30
-# What _environment sets, for workers that do not inherit it.
+# What is set below for workers that do not inherit it.
 EXPORTED = ("VLLM_NO_USAGE_STATS", "VLLM_LOGGING_LEVEL", "VLLM_ALLOW_LONG_MAX_MODEL_LEN")
 
 
@@ -26,7 +27,7 @@ def check_vllm(config: RunConfig, source: ModelSource) -> None:
 
     Takes the seconds of importing vllm; starts nothing.
     """
-    _environment(config, source)
+    _of_the_process()
     from harness.engine import compatibility
 
     compatibility.require(device.kind(), longer_positions=source.extended_positions is not None)
@@ -105,10 +106,9 @@ def whole_shares(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {**arguments, "max_num_batched_tokens": tokens}
 
 
-def kv_cache_of(num_bytes: int) -> dict[str, Any]:
-    """The arguments of an engine with so many bytes of KV cache; on a CPU the environment says it too."""
-    os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(math.ceil(num_bytes / GIB))  # comes first there
-    return {"kv_cache_memory_bytes": num_bytes}
+def cpu_cache_of(num_bytes: int) -> dict[str, str]:
+    """The environment that gives an engine on a CPU so many bytes of KV cache, in whole GiB."""
+    return {"VLLM_CPU_KVCACHE_SPACE": str(math.ceil(num_bytes / GIB))}
 
 
 def cpu_cache_gib(tokens: int, source: ModelSource) -> int:
@@ -117,24 +117,52 @@ def cpu_cache_gib(tokens: int, source: ModelSource) -> int:
     return max(1, math.ceil(2.5 * tokens * per_token / GIB))
 
 
-def _environment(config: RunConfig, source: ModelSource) -> None:
-    """What vLLM reads from the environment; set before vllm is imported."""
+def _of_the_process() -> None:
+    """What vLLM reads from the environment whatever the engine; set before vllm is imported."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(cpu_cache_gib(_cached_tokens(config), source)))
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+
+
+@contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Inside the block the environment has these variables; afterwards they are as they were."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def unless_set(variables: Mapping[str, str]) -> dict[str, str]:
+    """Those that the environment does not have: what the user has set stays."""
+    return {name: value for name, value in variables.items() if name not in os.environ}
+
+
+def of_engine(config: RunConfig, source: ModelSource) -> dict[str, str]:
+    """What vLLM reads from the environment as one engine starts.
+
+    Another engine of this process has another length and other ranks, so nothing of it may be left behind.
+    """
+    variables = {"VLLM_CPU_KVCACHE_SPACE": str(cpu_cache_gib(_cached_tokens(config), source))}
     if config.tensor_parallel_size > 1:
         cpus = sorted(os.sched_getaffinity(0))
-        os.environ.setdefault(
-            "VLLM_CPU_OMP_THREADS_BIND", executors.cpu_binding(config.tensor_parallel_size, cpus)
-        )
+        variables["VLLM_CPU_OMP_THREADS_BIND"] = executors.cpu_binding(config.tensor_parallel_size, cpus)
         # A fork would inherit what this process has of NVML and of threads.
-        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+        variables["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
+    variables = unless_set(variables)
+    if config.tensor_parallel_size > 1:
         # What a rank that died left in shared memory is cleaned up without a word.
         silent = "ignore::UserWarning:multiprocessing.resource_tracker"
-        os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), silent)))
+        variables["PYTHONWARNINGS"] = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), silent)))
     if config.allow_long_max_model_len:
-        os.environ["VLLM_ALLOW_LONG_MAX_MODEL_LEN"] = "1"
+        variables["VLLM_ALLOW_LONG_MAX_MODEL_LEN"] = "1"
+    return variables
 
 
 def _cached_tokens(config: RunConfig) -> int:

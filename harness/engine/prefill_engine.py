@@ -16,8 +16,9 @@ from harness.engine.options import (
     EXPORTED,
     EngineError,
     check_vllm,
+    cpu_cache_of,
     engine_args,
-    kv_cache_of,
+    environment,
     whole_shares,
 )
 from harness.engine.ranks import Ranks
@@ -60,8 +61,9 @@ class PrefillEngine:
         """
         arguments = engine_args(config, source) | dict(vllm_args or {})
         check_vllm(config, source)
+        given: dict[str, str] = {}
         if kv_cache_bytes is not None:
-            arguments |= kv_cache_of(kv_cache_bytes)
+            arguments["kv_cache_memory_bytes"], given = kv_cache_bytes, cpu_cache_of(kv_cache_bytes)
         from vllm import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
@@ -70,7 +72,7 @@ class PrefillEngine:
         started = time.perf_counter()
         last_words = executors.LastWords().listen()
         with contextlib.ExitStack() as undo:
-            with starting.patched(config, source):
+            with environment(given), starting.patched(config, source):
                 if config.distributed_executor_backend == "ray":
                     executors.start_ray([*EXPORTED, worker.EXTENDED_POSITIONS])
                     undo.callback(executors.stop_ray)
@@ -80,9 +82,10 @@ class PrefillEngine:
                     said = f"vLLM does not take {source.name} as asked: {_reason(error)}"
                     raise EngineError(said) from error
             undo.callback(self._engine.engine_core.shutdown)
-            core = starting.completed(self._engine, config, source)
-            self._pool = engine.block_pool(core)
-            self.ranks = Ranks(core.model_executor, config.tensor_parallel_size, last_words)
+            # Not in a variable: a library that keeps an error of its import keeps this frame with it.
+            self._core = starting.completed(self._engine, config, source)
+            self._pool = engine.block_pool(self._core)
+            self.ranks = Ranks(self._core.model_executor, config.tensor_parallel_size, last_words)
             self.about = self.ranks.call("about")[0]
             self._undo = undo.pop_all()
         self.start_s = time.perf_counter() - started
@@ -189,7 +192,7 @@ class PrefillEngine:
     def close(self) -> None:
         """Stop the engine and its ranks and give their memory back. Closing twice does nothing."""
         self._undo.close()
-        self._pool = self._engine = self.ranks = None  # type: ignore[assignment]
+        self._pool = self._core = self._engine = self.ranks = None  # type: ignore[assignment]
         _free_memory()
 
     def __enter__(self) -> PrefillEngine:

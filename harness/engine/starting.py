@@ -8,19 +8,26 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from harness.config import RunConfig
+from harness.engine.options import environment, of_engine
 from harness.models import ModelSource
 
 
 @contextmanager
 def patched(config: RunConfig, source: ModelSource) -> Iterator[None]:
-    """Engines that start inside the block have the longer positions asked for and one block size."""
+    """Engines that start inside the block have the environment and longer positions asked for, and one block
+    size."""
     from patches import kv_cache_groups, worker
 
     assert config.block_size is not None, "a resolved configuration has one"
     longer: AbstractContextManager[None] = nullcontext()
     if source.extended_positions is not None:
         longer = worker.extending_positions(source.extended_positions)
-    with longer, kv_cache_groups.unified(config.block_size), warnings.catch_warnings():
+    with (
+        environment(of_engine(config, source)),
+        longer,
+        kv_cache_groups.unified(config.block_size),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")  # vLLM's own: nothing a user of the harness could act on
         yield
 

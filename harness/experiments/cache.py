@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -16,7 +15,7 @@ from harness.config.prefill import for_engine
 from harness.engine import compatibility, inengine
 from harness.engine.completions import Completed, complete, reset_prefix_cache, warm_up
 from harness.engine.inengine import Outcome
-from harness.engine.options import EngineError, check_vllm, cpu_cache_gib
+from harness.engine.options import EngineError, check_vllm, cpu_cache_gib, environment, unless_set
 from harness.engine.prefill_engine import PrefillEngine, check_backend
 from harness.experiments.end_to_end import PrefillTimer
 from harness.experiments.sampling import Sampling
@@ -45,7 +44,7 @@ def run(config: CacheConfig) -> int:
         load_format=config.load_format,
     )
     models.require_cache(source)
-    # A refusal leaves no run behind. All prompts' tokens, as on a CPU these decide how large the pool gets.
+    # A refusal leaves no run behind.
     check_vllm(for_engine(config, config.prompts * config.length), source)
     return recording(config, source.name, lambda config, recorder: measure(config, recorder, source))
 
@@ -75,14 +74,15 @@ def start(config: CacheConfig, source: ModelSource) -> PrefillEngine:
     """An engine with prefix caching that takes all prompts of a batch in one step."""
     assert config.length is not None
     tokens = config.prompts * config.length
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(cpu_cache_gib(tokens, source)))
+    room = unless_set({"VLLM_CPU_KVCACHE_SPACE": str(cpu_cache_gib(tokens, source))})
     arguments = {
         "enable_prefix_caching": True,
         "max_num_seqs": max(MAX_NUM_SEQS, config.prompts),
         "max_num_batched_tokens": config.max_num_batched_tokens or max(tokens + 1, 2048),
     }
     longest = config.length + config.output_len - 1
-    return PrefillEngine(for_engine(config, longest), source, vllm_args=arguments)
+    with environment(room):
+        return PrefillEngine(for_engine(config, longest), source, vllm_args=arguments)
 
 
 def check_room(config: CacheConfig, engine: PrefillEngine) -> None:

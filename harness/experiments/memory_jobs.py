@@ -6,7 +6,6 @@ figures.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -132,18 +131,19 @@ class VllmJob:
         self.config, self.source, self.token_ids = config, source, token_ids
 
     def load(self, reached: Reached) -> None:
-        from harness.engine.options import cpu_cache_gib
+        from harness.engine.options import cpu_cache_gib, environment, unless_set
         from harness.engine.prefill_engine import PrefillEngine
 
         lengths = self.config.lengths
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(cpu_cache_gib(sum(lengths), self.source)))
+        room = unless_set({"VLLM_CPU_KVCACHE_SPACE": str(cpu_cache_gib(sum(lengths), self.source))})
         arguments = {
             "max_num_seqs": len(lengths),
             "max_num_batched_tokens": self.config.max_num_batched_tokens or max(sum(lengths) + 1, 2048),
         }
-        self.engine = PrefillEngine(
-            for_engine(self.config, max(lengths) + 1), self.source, vllm_args=arguments
-        )
+        with environment(room):
+            self.engine = PrefillEngine(
+                for_engine(self.config, max(lengths) + 1), self.source, vllm_args=arguments
+            )
         self.block_size = self.engine.settings["block_size"]
         self._reached(reached)
 

@@ -1,0 +1,83 @@
+"""Engines of different sizes in one process, one after the other: none finds anything of the one before."""
+
+from __future__ import annotations
+
+import os
+import weakref
+
+import psutil
+import pytest
+import torch
+
+from harness import config, device, layout, models
+from harness.engine.options import EngineError
+from harness.engine.prefill_engine import PrefillEngine
+from patches.steering import Course
+
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("inference_mode")]
+SIZES = [(300, 32), (4000, 128), (60, 64)]  # tokens of the prompt and of a block
+
+
+def start(model, length, block_size, **vllm_args):
+    options = {
+        "model": str(model), "length": length, "block_size": block_size, "enforce_eager": True,
+        "gpu_memory_utilization": 0.2,
+    }  # fmt: skip
+    resolved = config.resolve(config.load(config.RunConfig, options), device.kind())
+    source = models.materialise(models.inspect(str(model), length=length), seed=0)
+    return PrefillEngine(resolved, source, vllm_args=vllm_args)
+
+
+def patched():
+    """What the harness replaces in vLLM while engines start and run."""
+    from vllm import _custom_ops
+    from vllm.model_executor.models.gpt2 import GPT2Model
+    from vllm.v1.core import kv_cache_utils
+
+    return (
+        GPT2Model.load_weights,
+        kv_cache_utils.unify_hybrid_kv_cache_specs,
+        _custom_ops.cpu_attention_with_kv_cache,
+    )
+
+
+def prefilled(engine, length, block_size):
+    """First tokens of one prompt in one run, in as many runs as blocks, and by way of two detours."""
+    prompt = [[(7 * n + n * n) % 512 for n in range(length)]]
+    blocks = layout.num_blocks(length, block_size)
+    free = engine.free_block_ids()
+    one_run = [layout.plan(blocks, 1, free)]
+    split = [layout.plan(blocks, blocks, free[blocks:], seed=1)]
+    arms = [(one_run, None), (split, None), (one_run, Course("dense")), (split, Course("compact"))]
+    return [engine.prefill(prompt, ids, course).first_tokens for ids, course in arms]
+
+
+def test_an_engine_finds_nothing_of_the_one_before(tiny_gpt2):
+    process, variables, functions = psutil.Process(), {}, ()
+    found = {}
+    for length, block_size in [*SIZES, SIZES[0]]:
+        with start(tiny_gpt2, length, block_size) as engine:
+            assert engine.settings["max_num_batched_tokens"] == length + 1
+            assert engine.settings["block_size"] == block_size
+            of_each = prefilled(engine, length, block_size)
+            assert len(set(of_each)) == 1
+            assert found.setdefault((length, block_size), of_each) == of_each  # as in the first engine
+            parts = [weakref.ref(part) for part in (engine.llm, engine.block_pool, engine.ranks.only)]
+        assert [part() for part in parts] == [None] * 3  # with the layers, and so with their caches
+        assert process.children(recursive=True) == []
+        ours = {name: value for name, value in os.environ.items() if name.startswith(("VLLM_CPU", "PREFILL"))}
+        variables, functions = variables or ours, functions or patched()
+        assert ours == variables
+        assert patched() == functions
+
+
+def test_an_engine_starts_after_one_that_did_not(tiny_gpt2):
+    before = dict(os.environ)
+    with pytest.raises(EngineError, match="vLLM does not take"):
+        start(tiny_gpt2, 300, 32, max_num_seqs=10_000, max_num_batched_tokens=20)
+    assert {name for name in os.environ if name.startswith("VLLM_CPU")} <= before.keys()
+    functions = patched()
+    with start(tiny_gpt2, 300, 32) as engine:
+        assert len(set(prefilled(engine, 300, 32))) == 1
+    assert patched() == functions
+    assert torch.is_inference_mode_enabled()
