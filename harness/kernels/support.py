@@ -178,7 +178,8 @@ def unavailable(support: Support, device: str) -> str | None:
 def attempted(run: Run, kernel: Declared) -> Run:
     """`run` itself, once it has run: what a build was made without becomes Unsupported, in its own words.
 
-    Running out of memory and CUDA errors, which leave nothing usable behind, pass as they are.
+    Running out of memory and CUDA errors, which leave nothing usable behind, pass as they are; Triton raises
+    these as a RuntimeError of its own, so PyTorch is asked too.
     """
     try:
         run()
@@ -188,6 +189,8 @@ def attempted(run: Run, kernel: Declared) -> Run:
         status, reason = status_of(error)
         if status is Status.OUT_OF_MEMORY:
             raise
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         raise Unsupported(f"{kernel.provider}'s {kernel.name} refuses: {reason}") from error
     return run
 
