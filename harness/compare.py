@@ -199,7 +199,7 @@ def ratio_interval(first: stats.Samples, other: stats.Samples) -> stats.Interval
     if not enough(one, two):
         return None
     rng = generator()
-    (below,), (above,) = resampled_medians([one], rng), resampled_medians([two], rng)
+    below, above = resampled_medians(one, rng), resampled_medians(two, rng)
     return percentile_interval(above / below)
 
 

@@ -3,6 +3,7 @@
 Intervals are order-statistic (sign test) intervals of a median, those of `scipy.stats.quantile_test` (which
 takes a millisecond where these take microseconds): they hold for any distribution, cover at least 95% at
 every n from 6 on (97.9% at n = 10, tending to 95%), and cost one sort. Below 6 samples there is none: None.
+They take samples for independent of each other: what moves slowly over several rounds makes them too narrow.
 """
 
 from __future__ import annotations
@@ -124,6 +125,18 @@ def noise_floor_pct(ci_pct: Interval | None) -> float | None:
 def noise_factor(ci_quotient: Interval | None) -> float | None:
     """The largest factor between two equals that a quotient of their times (A/A) does not rule out."""
     return None if ci_quotient is None else max(ci_quotient[1], 1 / ci_quotient[0])
+
+
+def quotient_interval(over: Interval | None, under: Interval | None) -> Interval | None:
+    """The quotients of all figures within two medians' intervals; None without both or if `under` reaches 0.
+
+    Of medians of 6 to 100 samples, 95% to over 99% hold the true quotient; of a bootstrap's, whose lower part
+    is nearly certain, 88% to 96% do below 20 samples (simulated).
+    """
+    if over is None or under is None or under[0] <= 0:
+        return None
+    quotients = [one / two for one in over for two in under]
+    return min(quotients), max(quotients)
 
 
 def quotient_verdict(ci_quotient: Interval | None, factor: float | None) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from tabulate import tabulate
 
+from harness.attribution.host import judged
 from harness.report.text import NONE, interval_of, signed
 from harness.report.text import percent as percent_of
 from study.findings import Finding, Gather, hull, questions, tally
@@ -65,8 +66,9 @@ def engine(point: Point) -> str:
 
 
 def bound_by(point: Point) -> str:
-    """host-bound or GPU-bound, as the run found it."""
-    return str(((point.account or {}).get("host_bound") or {}).get("verdict", NONE))
+    """host-bound or GPU-bound, by the figures that the run found."""
+    found = (point.account or {}).get("host_bound")
+    return judged(found["gpu_busy_pct"], found["ci95_pct"]) if found else NONE
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

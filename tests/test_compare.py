@@ -70,6 +70,17 @@ def test_the_interval_is_that_of_scipy_s_bootstrap() -> None:
     assert ratio_interval(one, two) == pytest.approx((theirs.low, theirs.high), rel=0.005)
 
 
+@pytest.mark.parametrize("n", [(6, 6), (7, 40), (10, 10)])
+def test_a_ratio_s_interval_covers_the_true_one(n: tuple[int, int]) -> None:
+    rng = np.random.default_rng(22)
+    runs, covered = 300, 0
+    for _ in range(runs):
+        first, other = (100 + rng.exponential(3, size) for size in n)
+        low, high = ratio_interval(first, other) or (9, 9)
+        covered += bool(low <= 1 <= high)
+    assert covered / runs > 0.95 - 3 * np.sqrt(0.95 * 0.05 / runs)
+
+
 def test_of_two_samples_of_one_distribution_few_intervals_miss_one() -> None:
     rng = np.random.default_rng(0)
     missed = 0

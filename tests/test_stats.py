@@ -132,6 +132,39 @@ def test_a_quotient_s_verdict_takes_in_the_noise(
     assert stats.quotient_verdict(quotient, stats.noise_factor(noise)) == expected
 
 
+@pytest.mark.parametrize("n", [6, 7, 10, 100])
+@pytest.mark.parametrize("spreads", [(0.01, 0.1), (0.1, 0.01), (0.05, 0.05)])
+def test_a_quotient_s_interval_covers_the_true_one(n: int, spreads: tuple[float, float]) -> None:
+    rng = np.random.default_rng(21)
+    runs, covered = 1000, 0
+    for _ in range(runs):
+        medians = [
+            stats.median_interval(level * (1 + spread * rng.standard_normal(n)))
+            for level, spread in zip((20, 10), spreads, strict=True)
+        ]
+        low, high = stats.quotient_interval(medians[0].ci95_us, medians[1].ci95_us) or (9, 9)
+        covered += bool(low <= 2 <= high)
+    assert covered / runs > 0.95 - 3 * np.sqrt(0.95 * 0.05 / runs)
+
+
+@pytest.mark.parametrize(
+    ("over", "under", "expected"),
+    [
+        ((20.0, 30.0), (5.0, 10.0), (2.0, 6.0)),
+        ((-20.0, 30.0), (5.0, 10.0), (-4.0, 6.0)),  # not [-2, 6]
+        ((-30.0, -20.0), (5.0, 10.0), (-6.0, -2.0)),
+        ((20.0, 30.0), (0.0, 10.0), None),  # any figure, however large
+        ((20.0, 30.0), (-5.0, 10.0), None),
+        (None, (5.0, 10.0), None),
+        ((20.0, 30.0), None, None),
+    ],
+)
+def test_the_quotient_of_two_intervals(
+    over: tuple[float, float] | None, under: tuple[float, float] | None, expected: tuple[float, float] | None
+) -> None:
+    assert stats.quotient_interval(over, under) == expected
+
+
 @given(st.floats(-5, 5), st.floats(0, 5))
 def test_verdicts_mirror(low: float, width: float) -> None:
     opposite = {"slower": "faster", "faster": "slower"}

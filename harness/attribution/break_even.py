@@ -10,14 +10,7 @@ from typing import Any
 import numpy as np
 
 from harness import batch, stats
-from harness.attribution.samples import (
-    Array,
-    Replayed,
-    Row,
-    generator,
-    percentile_interval,
-    resampled_medians,
-)
+from harness.attribution.samples import Array, Replayed, Row
 
 
 @dataclass(frozen=True)
@@ -44,7 +37,7 @@ def rows(record: Mapping[str, Any], replayed: Replayed) -> list[Row]:
     one gathered copy from which gathering first is no slower. length_for_one_use, in tokens, is where one
     call is enough, if the gather is linear in the length and the kernels' difference quadratic, as causal
     attention without a window is: this length times reuses. Both are assumptions, neither is measured.
-    `block_size` is the paged kernel's. Rounds are resampled whole: all three arms are in each.
+    `block_size` is the paged kernel's. The interval of reuses holds the quotients of both medians' intervals.
     """
     return [_row(record, replayed, choice) for choice in CHOICES if replayed.has(choice.contiguous)]
 
@@ -93,27 +86,22 @@ def _decided(gather: Array, saving: Array, paged_us: float) -> Row:
         reason = "whether the contiguous kernel saves anything is unclear: the interval includes 0"
         return UNDECIDED | {"pays": "unclear", "reason": reason}
     reuses = float(np.median(gather) / np.median(saving))
-    bounds = _reuses_interval(gather, saving)
-    finite = all(map(math.isfinite, bounds))
-    found = UNDECIDED | {"reuses": reuses, "reuses_ci95": list(bounds) if finite else None, "reason": None}
-    return found | {"pays": _pays(reuses, bounds)}
+    bounds = stats.quotient_interval(stats.median_interval(gather).ci95_us, interval)
+    assert bounds is not None  # the saving is above zero, and the gather has as many rounds
+    return UNDECIDED | {
+        "reuses": reuses,
+        "reuses_ci95": list(bounds),
+        "pays": _pays(bounds),
+        "reason": None,
+    }
 
 
-def _reuses_interval(gather: Array, saving: Array) -> stats.Interval:
-    """The bootstrap's; a draw in which nothing is saved needs infinitely many uses."""
-    copies, saved = resampled_medians([gather, saving], generator())
-    draws = np.full(len(copies), np.inf)
-    np.divide(copies, saved, out=draws, where=saved > 0)
-    return percentile_interval(draws)
-
-
-def _pays(reuses: float, bounds: stats.Interval) -> str:
+def _pays(bounds: stats.Interval) -> str:
+    """From which use on it pays for certain."""
     low, high = bounds
     if high <= 1:
         return "on the first use"
-    if low <= 1 or math.isinf(high):
-        return "unclear"
-    return f"from {math.ceil(reuses)} uses"
+    return "unclear" if low <= 1 else f"from {math.ceil(high)} uses"
 
 
 def _other_blocks(replayed: Replayed, choice: Choice) -> str | None:

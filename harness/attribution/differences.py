@@ -136,7 +136,7 @@ def closure_rows(measured: Mapping[str, Rounds], predicted: Mapping[str, Rounds]
             if differences.median:
                 row["pct_of_measured"] = 100 * row["ms"] / abs(differences.median)
             if enough(differences.values, sums.values):
-                (one,), (two,) = (resampled_medians([r.values], rng) for r in (differences, sums))
+                one, two = (resampled_medians(r.values, rng) for r in (differences, sums))
                 low, high = percentile_interval(one - two)
                 row |= {"ci95_ms": [low, high], "closed": low <= 0 <= high}
         rows.append(row)

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from harness import stats
 from harness.attribution.profiles import of_arm
-from harness.attribution.samples import (
-    Array,
-    Row,
-    enough,
-    generator,
-    percentile_interval,
-    resampled_medians,
-    why_not,
-)
+from harness.attribution.samples import Row, why_not
 from harness.runs.record import Result
 
 HIDDEN_PCT, SHOWN_PCT = 25, 75  # of a planted delay: below the one host-bound, above the other GPU-bound
 IDLE_PCT, BUSY_PCT = 60, 90  # of the step the GPU works
-NORMAL_95 = 1.959964  # standard deviations from the mean to either end of a 95% interval
 
 
 def host_bound(record: Mapping[str, Any], arms: Mapping[str, Result]) -> Row:
@@ -49,17 +40,39 @@ def host_bound(record: Mapping[str, Any], arms: Mapping[str, Result]) -> Row:
     found["gpu_busy_pct"] = busy = _gpu_busy_pct(record, arms)
     passed, why_missing = _pass_through(record, arms)
     found |= passed
-    if found["ci95_pct"] is not None and busy is not None and busy >= BUSY_PCT:
-        reason = "part of a pause may be won back: a GPU at its power limit clocks higher after one"
-        return found | {"verdict": "GPU-bound", "reason": reason if found["ci95_pct"][1] < 100 else None}
-    if found["ci95_pct"] is not None:
-        return found | {"verdict": _by_pass_through(found["ci95_pct"])}
+    return found | {"verdict": judged(busy, found["ci95_pct"]), "reason": _reason(found, why_missing)}
+
+
+def judged(busy_pct: float | None, passed_ci95_pct: Sequence[float] | None) -> str:
+    """The verdict: of a busy GPU at once, else by the planted delay if its interval tells, else by idling.
+
+    An interval that takes in both limits tells nothing.
+    """
+    if busy_pct is not None and busy_pct >= BUSY_PCT:
+        return "GPU-bound"
+    if passed_ci95_pct is not None and _tells(passed_ci95_pct):
+        return _by_pass_through(*passed_ci95_pct)
+    return "unknown" if busy_pct is None or busy_pct > IDLE_PCT else "host-bound"
+
+
+def _tells(passed_ci95_pct: Sequence[float]) -> bool:
+    low, high = passed_ci95_pct
+    return low >= HIDDEN_PCT or high <= SHOWN_PCT
+
+
+def _reason(found: Row, why_missing: str) -> str | None:
+    """What else is to be known of the verdict."""
+    busy, passed = found["gpu_busy_pct"], found["ci95_pct"]
+    if passed is not None and busy is not None and busy >= BUSY_PCT:
+        won_back = "part of a pause may be won back: a GPU at its power limit clocks higher after one"
+        return won_back if passed[1] < 100 else None
+    if passed is not None and _tells(passed):
+        return None
+    if passed is not None:
+        why_missing = f"the delay's interval takes in both {HIDDEN_PCT}% and {SHOWN_PCT}%"
     if busy is None:
-        return found | {"reason": f"{why_missing}; no prefill of engine or paged@1 was profiled"}
-    return found | {
-        "verdict": _by_busy_share(busy),
-        "reason": f"by the GPU's busy share alone, {busy:.0f}% of the step: {why_missing}",
-    }
+        return f"{why_missing}; no prefill of engine or paged@1 was profiled"
+    return f"by the GPU's busy share alone, {busy:.0f}% of the step: {why_missing}"
 
 
 def _gpu_busy_pct(record: Mapping[str, Any], arms: Mapping[str, Result]) -> float | None:
@@ -81,30 +94,16 @@ def _pass_through(record: Mapping[str, Any], arms: Mapping[str, Result]) -> tupl
     spin, without = (np.asarray(arms[name].samples_us) for name in ("spin", "spin_0"))
     n = min(len(spin), len(without))
     added_ms = (spin[:n] - without[:n]) / 1000
-    found["pass_through_pct"] = 100 * float(np.median(added_ms)) / planted["ms"]
-    if not enough(added_ms):
+    added = stats.median_interval(added_ms)
+    found["pass_through_pct"] = 100 * added.median_us / planted["ms"]
+    shares = stats.quotient_interval(added.ci95_us, tuple(interval or (planted["ms"], planted["ms"])))
+    if shares is None:
         return found, f"too few rounds of spin for an interval: {n}"
-    found["ci95_pct"] = list(_ratio_interval(added_ms, planted["ms"], interval))
+    found["ci95_pct"] = [100 * bound for bound in shares]
     return found, ""
 
 
-def _ratio_interval(added_ms: Array, planted_ms: float, planted_ci95: list[float] | None) -> stats.Interval:
-    """In percent: the bootstrap's of the added time, over a normal of the planted time's own interval."""
-    rng = generator()
-    (medians,) = resampled_medians([added_ms], rng)
-    low, high = planted_ci95 or (planted_ms, planted_ms)
-    deviation = (high - low) / (2 * NORMAL_95)
-    return percentile_interval(100 * medians / rng.normal(planted_ms, deviation, len(medians)))
-
-
-def _by_pass_through(ci95_pct: list[float]) -> str:
-    low, high = ci95_pct
+def _by_pass_through(low: float, high: float) -> str:
     if high < HIDDEN_PCT:
         return "host-bound"
     return "GPU-bound" if low > SHOWN_PCT else "partly host-bound"
-
-
-def _by_busy_share(busy_pct: float) -> str:
-    if busy_pct >= BUSY_PCT:
-        return "GPU-bound"
-    return "host-bound" if busy_pct <= IDLE_PCT else "unknown"

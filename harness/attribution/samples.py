@@ -133,20 +133,23 @@ def generator() -> np.random.Generator:
     return np.random.default_rng(SEED)
 
 
-def resampled_medians(samples: Sequence[Array], rng: np.random.Generator) -> list[Array]:
-    """Medians of RESAMPLES bootstrap samples of each series, all of the same rounds, which stay together."""
-    n = len(samples[0])
+def resampled_medians(samples: Array, rng: np.random.Generator) -> Array:
+    """Medians of RESAMPLES bootstrap samples, to be set against those of independent samples.
+
+    Then 94% to 97% of the percentile intervals hold the truth from 6 samples of either on (simulated); of one
+    median alone it is 87% to 94% below 20, where an order-statistic interval holds what it promises.
+    """
+    n = len(samples)
     step = max(1, RESAMPLED_TOGETHER // n)
-    found: list[list[Array]] = [[] for _ in samples]
-    for start in range(0, RESAMPLES, step):
-        picked = rng.integers(0, n, (min(step, RESAMPLES - start), n))
-        for medians, values in zip(found, samples, strict=True):
-            medians.append(np.median(values[picked], axis=1))
-    return [np.concatenate(medians) for medians in found]
+    medians = [
+        np.median(samples[rng.integers(0, n, (min(step, RESAMPLES - start), n))], axis=1)
+        for start in range(0, RESAMPLES, step)
+    ]
+    return np.concatenate(medians)
 
 
 def percentile_interval(draws: Array) -> stats.Interval:
-    """The 2.5th and the 97.5th percentile of bootstrap draws, which may be infinite."""
+    """The 2.5th and the 97.5th percentile of bootstrap draws."""
     low, high = np.quantile(draws, [0.025, 0.975], method="inverted_cdf")
     return float(low), float(high)
 

@@ -137,8 +137,7 @@ def _quotient(over: Row, under: Row) -> tuple[float, stats.Interval | None]:
 
     They are of two engines, which run one after the other, so there are no pairs.
     """
-    (low, high), (least, most) = (row["ci95_us"] or (None, None) for row in (over, under))
-    bounds = (low / most, high / least) if low and least else None
+    bounds = stats.quotient_interval(over["ci95_us"], under["ci95_us"])
     return over["median_us"] / under["median_us"], bounds
 
 
