@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,31 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 MARKERS = "osD^vP*"
 STYLE: dict[Any, Any] = {"font.size": 9.0, "axes.spines.top": False, "axes.spines.right": False}
 DPI = 110
+CURVE = 4  # values of spread_k from which on they are joined by a line
 COMPONENTS = {"fragmentation": "fragmentation", "paging": "paging", "cache_write": "cache write"}
 
 Errors = tuple[list[float], list[float]]
 
 
-def write(points: Sequence[Point], folder: Path, device: str) -> dict[str, str]:
-    """Draw a device's figures as NAME-DEVICE.png into the folder; the files' names by figure.
+def write(devices: Mapping[str, Sequence[Point]], folder: Path) -> dict[str, dict[str, str]]:
+    """Draw each device's figures as NAME-DEVICE.png into the folder; the files' names by device and figure.
 
-    A figure with nothing on it is not drawn.
+    Devices have one scale. A figure with nothing on it is not drawn.
     """
+    drawn = {device: _draw(points) for device, points in devices.items()}
+    for name in {name for figures in drawn.values() for name in figures}:
+        _on_one_scale([figures[name] for figures in drawn.values() if name in figures], name == "account")
+    folder.mkdir(parents=True, exist_ok=True)
+    names: dict[str, dict[str, str]] = {device: {} for device in devices}
+    for device, figures in drawn.items():
+        for name, figure in figures.items():
+            slug = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+            names[device][name] = f"{name}-{slug}.png"
+            figure.savefig(folder / names[device][name], dpi=DPI)
+    return names
+
+
+def _draw(points: Sequence[Point]) -> dict[str, Figure]:
     drawn = {
         "spread": _spread(points),
         "paging": _paging(points),
@@ -40,13 +56,17 @@ def write(points: Sequence[Point], folder: Path, device: str) -> dict[str, str]:
         "account": _account(points),
         "gather": _gather(points),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    names = {}
-    for name, figure in drawn.items():
-        if figure is not None:
-            names[name] = f"{name}-{device}.png"
-            figure.savefig(folder / names[name], dpi=DPI)
-    return names
+    return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def _on_one_scale(figures: Sequence[Figure], across: bool) -> None:
+    """What is measured has one axis in all: `across` panel by panel, else upwards, which panels share."""
+    panels = list(zip(*(figure.axes for figure in figures), strict=False))
+    for of_all in panels if across else panels[:1]:
+        limits = [axes.get_xlim() if across else axes.get_ylim() for axes in of_all]
+        least, most = min(low for low, _ in limits), max(high for _, high in limits)
+        for axes in of_all:
+            axes.set_xlim(least, most) if across else axes.set_ylim(least, most)
 
 
 def _spread(points: Sequence[Point]) -> Figure | None:
@@ -58,10 +78,13 @@ def _spread(points: Sequence[Point]) -> Figure | None:
     def lines(axes: Axes, group: Sequence[Point]) -> None:
         for n, point in enumerate(group):
             found = [Finding(point, k, point.fragmentation(k)) for k in point.spreads if k > 1]
-            aside = 1 + 0.05 * (n - (len(group) - 1) / 2)  # so that intervals are seen beside each other
+            # So that intervals are seen beside each other, none of them nearer to the next power of two.
+            aside = 2 ** (0.4 * (n - (len(group) - 1) / 2) / max(len(group), 6))
             style = _styled(lengths.index(point.length), sizes.index(point.block_size))
             if point.gap != "shuffled":
                 style["markerfacecolor"] = "white"
+            if len(found) < CURVE:
+                style["linestyle"] = ""
             _line(axes, found, [aside * f.spread_k for f in found], style)
         _powers_of_two(axes, [k for p in group for k in p.spreads if k > 1])
         axes.set_xlabel("runs")
@@ -269,7 +292,7 @@ def _errors(found: Iterable[Finding]) -> Errors:
 def _powers_of_two(axes: Axes, values: Iterable[int]) -> None:
     """A logarithmic axis with the values measured on it, every other one where they are many."""
     known = sorted(set(values))
-    ticks = known[:: 1 + len(known) // 7]
+    ticks = known[:: -(1 + len(known) // 7)][::-1]  # the largest is one of them
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from harness import stats
 from study.points import Effect, Point
 
 ORDER = ("slower", "faster", "same", "below noise", "unclear", "too few rounds", "not measured")
@@ -31,8 +32,15 @@ Key = TypeVar("Key", bound=tuple[Any, ...])
 
 
 def scrambled_kernels(points: Iterable[Point]) -> Findings:
-    """The kernel on the most runs that the point has, against one."""
-    return [Finding(p, p.spreads[-1], p.fragmentation(p.spreads[-1])) for p in points if len(p.spreads) > 1]
+    """The kernel on the most runs that a point has, against one; of points alike that with most pairs."""
+    best: dict[tuple[object, ...], Finding] = {}
+    for p in points:
+        k = p.spreads[-1]
+        found = Finding(p, k, p.fragmentation(k))
+        key = (p.device, p.shape, p.length, p.block_size, p.attention, p.gap, k)
+        if k > 1 and (key not in best or found.effect.n > best[key].effect.n):
+            best[key] = found
+    return list(best.values())
 
 
 def curves(points: Iterable[Point]) -> list[Point]:
@@ -75,6 +83,7 @@ class Gather:
     gather_us: float | None
     saving_us: float | None  # the kernel through the block table, minus the kernel without
     saving_ci95_us: Sequence[float] | None
+    gather_ci95_us: Sequence[float] | None = None  # not in the summaries of the first runs
 
     @property
     def uses(self) -> float | None:
@@ -85,11 +94,12 @@ class Gather:
 
     @property
     def uses_ci95(self) -> tuple[float, float] | None:
-        """By the interval of the saving alone."""
+        """By the interval of the saving, and of the gather's own time where it is known."""
         if self.uses is None or self.gather_us is None or self.saving_ci95_us is None:
             return None
+        least, most = self.gather_ci95_us or (self.gather_us, self.gather_us)
         low, high = self.saving_ci95_us
-        return self.gather_us / high, self.gather_us / low
+        return stats.quotient_interval((least, most), (low, high))
 
     @property
     def pays(self) -> str:
@@ -115,7 +125,9 @@ def gathers(points: Sequence[Point]) -> list[Gather]:
     for point in (finding.point for finding in paged_kernels(points)):
         k = point.spreads[-1]
         row = point.contrast("dense", "paged" if k > 1 else "paged@1", k) or {}
-        found.append(Gather(point, k, point.gather_us(k), row.get("delta_us"), row.get("ci95_us")))
+        copied = point.gather(k)
+        times = copied.get("gather_us"), row.get("delta_us"), row.get("ci95_us")
+        found.append(Gather(point, k, *times, copied.get("gather_ci95_us")))
     return found
 
 
@@ -138,6 +150,11 @@ def tally(findings: Iterable[Finding]) -> dict[str, int]:
     """How many effects are of each judgement."""
     counts = Counter(finding.effect.judgement for finding in findings)
     return {name: counts[name] for name in ORDER if counts[name]}
+
+
+def measured(findings: Iterable[Finding]) -> Findings:
+    """Those that have an interval and a noise floor to be judged by."""
+    return [f for f in findings if f.effect.judgement not in ("not measured", "too few rounds")]
 
 
 def judged(findings: Iterable[Finding], *judgements: str) -> Findings:

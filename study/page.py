@@ -67,13 +67,14 @@ def write(points: Sequence[Point], failures: Sequence[Point], plans: Path, outpu
     folder = output / "figures"
     for old in folder.glob("*.png"):
         old.unlink()
+    names = dict.fromkeys(p.device for p in [*points, *failures])
+    measured = {name: [p for p in points if p.device == name] for name in names}
+    with figures.styled():
+        drawn = figures.write(measured, folder)
     devices = []
-    for name in dict.fromkeys(p.device for p in [*points, *failures]):
-        mine = [p for p in points if p.device == name]
-        with figures.styled():
-            drawn = figures.write(mine, folder, re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-"))
+    for name, mine in measured.items():
         lost = [p for p in failures if p.device == name]
-        devices.append(Device(name, mine, lost, drawn, coverage.coverage(plans, mine, lost)))
+        devices.append(Device(name, mine, lost, drawn[name], coverage.coverage(plans, mine, lost)))
     path = output / "README.md"
     write_atomic(path, render([device for device in devices if device.points]))
     return path

@@ -105,11 +105,10 @@ class Point:
         wanted = {"arm": arm, "spread_k": spread_k, "stage": stage}
         return next((r for r in self.summary["kernels"] if wanted.items() <= r.items()), None)
 
-    def gather_us(self, spread_k: int) -> float | None:
-        """The time of a gather of K and V, mean over the layers."""
+    def gather(self, spread_k: int) -> Row:
+        """The row that has `gather_us` of K and V, mean over the layers, and, of later runs, its interval."""
         wanted = {"kernel": GATHERED[0], "arm": GATHERED[1], "spread_k": spread_k}
-        found = (r["gather_us"] for r in self.summary["kernels"] if wanted.items() <= r.items())
-        return next(found, None)
+        return next((r for r in self.summary["kernels"] if wanted.items() <= r.items()), {})
 
     def contrast(self, baseline: str, treatment: str, spread_k: int) -> Row | None:
         """A row of the engine's kernel's contrasts; None if one of the arms was not measured."""

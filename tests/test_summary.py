@@ -202,6 +202,7 @@ def test_functions_without_a_block_table_have_their_gather_beside_them() -> None
         (kernel, "fragmented"): 9.5,
         ("flash_attn_with_kvcache", "fragmented"): None,
     }
+    assert [row["gather_ci95_us"] for row in means if row["gather_us"]] == [[6.0, 13.0]]
     rows = [row for row in found["contrasts"] if row["layer"] == 0]
     named = {(row["kernel"], row["baseline"]): (row["delta_us"], row["noise_floor_pct"]) for row in rows}
     assert named == {

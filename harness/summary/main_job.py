@@ -101,7 +101,7 @@ def _kernel_row(record: dict[str, Any], group: Group, layer: Layer, gather: Grou
     cell = group.cell
     warmups = [float(np.mean(r.warmup_us)) for r in group.measured if r.warmup_us]
     found = figures.of_samples(rounds(group.measured))
-    gather_us, doubts = _gather(group, gather)
+    copying, doubts = _gather(group, gather)
     clocks = [mhz for r in group.measured for mhz in r.clock_mhz]
     attended = [r.cell.layer for r in group.measured if cell.stage == "kernel"]
     return {
@@ -113,8 +113,9 @@ def _kernel_row(record: dict[str, Any], group: Group, layer: Layer, gather: Grou
         "ci95_us": found["ci95_us"],
         "mean_us": found["mean_us"],
         "warmup_us": float(np.mean(warmups)) if warmups else None,
-        "gather_us": gather_us,
-        "gather_gbps": work.gather_gbps(record, cell.kernel, gather_us),
+        "gather_us": copying["median_us"],
+        "gather_ci95_us": copying["ci95_us"],
+        "gather_gbps": work.gather_gbps(record, cell.kernel, copying["median_us"]),
         **work.rates(record, attended, found["median_us"]),
         "clock_mhz": float(np.median(clocks)) if clocks else None,
         "n": found["n"],
@@ -129,8 +130,11 @@ def _sum_row(mean: Row) -> Row:
     """The sum over the layers of the mean: its times, times their number; rates are the mean's."""
     names = ("median_us", "mean_us", "warmup_us", "gather_us")
     times = {name: mean[name] and mean["layers"] * mean[name] for name in names}
-    interval = mean["ci95_us"] and [mean["layers"] * bound for bound in mean["ci95_us"]]
-    return mean | times | {"layer": "sum", "ci95_us": interval}
+    intervals = {
+        name: mean[name] and [mean["layers"] * bound for bound in mean[name]]
+        for name in ("ci95_us", "gather_ci95_us")
+    }
+    return mean | times | intervals | {"layer": "sum"}
 
 
 def _reason(record: dict[str, Any], group: Group) -> str | None:
@@ -154,16 +158,15 @@ def _clock_warnings(results: Iterable[Result]) -> list[str]:
     return [text for r in results for text in figures.clock_warnings(r)][:1]
 
 
-def _gather(group: Group, gather: Group | None) -> tuple[float | None, list[str]]:
-    """The median time of the arm's gather on the arm's layers, in us, and why it may be missing."""
+def _gather(group: Group, gather: Group | None) -> tuple[Row, list[str]]:
+    """The figures of the arm's gather on the arm's layers, and why they may be missing."""
     on_same = gather.on_layers(r.cell.layer for r in group.measured or group.results) if gather else None
     if on_same is None:
-        return None, []
-    samples = rounds(on_same.measured)
+        return figures.of_samples([]), []
     doubts = []
     if group.measured and on_same.status is not Status.OK:
         doubts.append(f"gather: {on_same.status.value}: {on_same.reason}")
-    return (float(np.median(samples)) if len(samples) else None), doubts
+    return figures.of_samples(rounds(on_same.measured)), doubts
 
 
 def _end_to_end_row(result: Result) -> Row:
