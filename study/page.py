@@ -10,7 +10,7 @@ from pathlib import Path
 import jinja2
 
 from harness.runs.store import write_atomic
-from study import coverage, figures, findings, words
+from study import coverage, drawing, figures, findings, words
 from study.points import Point
 
 FOLDER = Path(__file__).resolve().parent
@@ -69,7 +69,7 @@ def write(points: Sequence[Point], failures: Sequence[Point], plans: Path, outpu
         old.unlink()
     names = dict.fromkeys(p.device for p in [*points, *failures])
     measured = {name: [p for p in points if p.device == name] for name in names}
-    with figures.styled():
+    with drawing.styled():
         drawn = figures.write(measured, folder)
     devices = []
     for name, mine in measured.items():
@@ -82,7 +82,16 @@ def write(points: Sequence[Point], failures: Sequence[Point], plans: Path, outpu
 
 def render(devices: Sequence[Device]) -> str:
     """The page in markdown."""
-    environment = jinja2.Environment(
+    absent = [name for name in EXPECTED if not any(name in device.name for device in devices)]
+    template = environment().get_template("page.md.j2")
+    points = {device.short: device.points for device in devices}
+    text = template.render(devices=devices, points=points, absent=absent)
+    return re.sub(r"\n{3,}", "\n\n", text)
+
+
+def environment() -> jinja2.Environment:
+    """What the page's template is rendered with."""
+    found = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
         trim_blocks=True,
         lstrip_blocks=True,
@@ -90,11 +99,7 @@ def render(devices: Sequence[Device]) -> str:
         undefined=jinja2.StrictUndefined,
         autoescape=False,  # markdown
     )
-    environment.filters["line"] = lambda text: " ".join(text.split())
-    environment.filters["points"] = lambda some: f"{len(some)} point" + "s" * (len(some) != 1)
-    environment.globals.update(words=words, find=findings)
-    absent = [name for name in EXPECTED if not any(name in device.name for device in devices)]
-    text = environment.get_template("page.md.j2").render(
-        devices=devices, points={device.short: device.points for device in devices}, absent=absent
-    )
-    return re.sub(r"\n{3,}", "\n\n", text)
+    found.filters["line"] = lambda text: " ".join(text.split())
+    found.filters["points"] = lambda some: f"{len(some)} point" + "s" * (len(some) != 1)
+    found.globals.update(words=words, find=findings)
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import shutil
@@ -15,10 +16,12 @@ import matplotlib.image
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
-from study import collect, coverage, findings, page, points
+from harness.sweep import plan
+from study import collect, coverage, figures, findings, page, points
 from study.points import Effect, Point
-from tests.study_fixtures import H200, write_run
+from tests.study_fixtures import H100, H200, write_run
 
 ROOT = Path(__file__).resolve().parents[1]
 PLANS = ROOT / "configs" / "study"
@@ -161,6 +164,88 @@ def test_kept_data_is_small_and_has_no_samples_and_no_paths(study: Path) -> None
             assert word not in content
 
 
+def test_devices_are_drawn_on_one_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run(tmp_path / "a", length=512, spread_k=(1, 8, 32), fragmentation_pct=9.0)
+    write_run(tmp_path / "b", spread_k=(1, 16, 256))
+    write_run(tmp_path / "c", device=H200, spread_k=(1, 16, 256), noise=0.02)
+    list(collect.collect([tmp_path], tmp_path / "data"))
+    found, _ = points.read(tmp_path / "data")
+    drawn: dict[str, Figure] = {}
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: drawn.update({path.stem: figure}))
+    figures.write({name: [p for p in found if p.device == name] for name in (H100, H200)}, tmp_path)
+    one, two = (drawn[f"spread-{name}"] for name in ("nvidia-h100-80gb-hbm3", "nvidia-h200"))
+    assert one.axes[0].get_ylim() == two.axes[0].get_ylim()
+    assert one.axes[0].get_ylim()[1] > 9
+    keys = [figure.legends[0] for figure in (one, two)]
+    colours = [
+        {text.get_text(): line.get_color() for text, line in zip(key.texts, key.legend_handles, strict=True)}
+        for key in keys
+    ]
+    assert colours[0]["4096 tokens"] == colours[1]["4096 tokens"] != colours[0]["512 tokens"]
+    one, two = (drawn[f"account-{name}"] for name in ("nvidia-h100-80gb-hbm3", "nvidia-h200"))
+    assert [a.get_xlim() for a in one.axes] == [a.get_xlim() for a in two.axes]
+
+
+def test_of_kernels_alike_the_one_with_most_pairs_counts(study: Path) -> None:
+    all_points, _ = points.read(study / "data")
+    point = next(p for p in all_points if p.device == H200)
+    longer = copy.deepcopy(point)
+    for row in longer.summary["contrasts"]:
+        row["n"] += 1
+    for mine in ([point, longer], [longer, point]):
+        (found,) = findings.scrambled_kernels(mine)
+        assert found.point is longer
+
+
+@pytest.mark.parametrize(
+    ("effects", "sentence"),
+    [
+        ([], "Kernel: scrambling was not measured."),
+        ([Effect(reason="oom")], "has no interval at any of 1 point: 1 not measured."),
+        ([Effect(1.0, None, 0.2, 3)], "has no interval at any of 1 point: 1 too few rounds."),
+        (
+            [Effect(0.1, (-0.8, 0.9), 0.5, 9), Effect(reason="oom")],
+            "no cost of scrambling beyond the noise floor could be seen in any of 1 point; no interval "
+            "reaches higher than that of +0.10% [-0.80, +0.90]",
+        ),
+        (
+            [
+                Effect(2.0, (1.8, 2.2), 0.5, 9),
+                Effect(3.0, (2.8, 3.2), 0.5, 9),
+                Effect(0.0, (-0.1, 0.1), 0.5, 9),
+            ],
+            "in 2 of 3 points, the largest: +3.00% [+2.80, +3.20]",
+        ),
+        (
+            [Effect(-2.0, (-2.2, -1.8), 0.5, 9), Effect(2.0, (1.8, 2.2), 0.5, 9)],
+            "in 1 of 2 points: +2.00% [+1.80, +2.20] (gpt2 at 4096 tokens, block size 16, FA3, 8 runs). "
+            "The time is less with it in 1: -2.00% [-2.20, -1.80]",
+        ),
+    ],
+)
+def test_the_sentence_fits_what_was_found(study: Path, effects: list[Effect], sentence: str) -> None:
+    point = next(p for p in points.read(study / "data")[0] if (p.shape, p.block_size) == ("gpt2", 16))
+    found = [findings.Finding(point, 8, effect) for effect in effects]
+    told = page.environment().get_template("sentences.md.j2").module.verdict_on
+    assert sentence in " ".join(told(found, "Kernel", "scrambling", True).split())
+
+
+def test_the_plan_s_points_and_times_are_those_of_its_files() -> None:
+    table = re.findall(
+        r"\| `(\S+\.yaml)` \| .* \| (\d+) \| (\d+) min \|", (ROOT / "docs" / "study.md").read_text()
+    )
+    assert sorted(name for name, _, _ in table) == sorted(path.name for path in PLANS.glob("*.yaml"))
+    for name, count, minutes in table:
+        options = [dict(point.options) for point in plan.read(PLANS / name).points]
+        assert int(count) == len(options), name
+        head = (PLANS / name).read_text().partition("base:")[0].replace("\n# ", " ")
+        assert re.search(rf"\b{minutes} minutes", head), name
+        assert re.search(rf"\b{count} points", head) or name == "core.yaml", name
+        # Beside sampling, a point takes its engine's start, captures and profiles.
+        sampling = sum(each["max_seconds"] for each in options) / 60
+        assert sampling + 0.5 * len(options) <= int(minutes) <= sampling + 2.7 * len(options), name
+
+
 def test_a_later_run_of_a_point_takes_its_place(tmp_path: Path) -> None:
     data, kernel = tmp_path / "data", {"model": "gpt2-1-layer", "spread_k": (1, 4)}
     for name, day, paging in (("new", 5, 3.0), ("old", 4, 9.0)):
@@ -258,6 +343,17 @@ def test_when_a_gather_pays() -> None:
     assert gather(20, -5, (-6, -4)).pays == "never: it saves nothing"
     assert gather(20, 1, (-1, 2)).pays == "unclear: the saving may be zero"
     assert gather(None, 20, (18, 22)).pays == "not measured"
+
+
+def test_the_gather_s_own_interval_counts_where_it_is_known() -> None:
+    known = findings.Gather(Point({}, {}), 8, 19.5, 20, (19.6, 20.4), (18.5, 20.5))
+    assert gather(19.5, 20, (19.6, 20.4)).pays == "on the first use"
+    assert (known.uses_ci95, known.pays) == ((18.5 / 20.4, 20.5 / 19.6), "unclear on the first use")
+
+
+def test_a_new_run_keeps_the_gather_s_interval(study: Path) -> None:
+    for found in findings.gathers(points.read(study / "data")[0]):
+        assert found.gather_ci95_us is not None
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
