@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.image
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
+from harness import stats
 from harness.sweep import plan
 from study import collect, coverage, figures, findings, page, points
 from study.points import Effect, Point
@@ -330,6 +332,18 @@ def test_nothing_within_the_noise_floor_is_slower_or_faster(
     effect = Effect(pct, (pct - below, pct + above), floor)
     if abs(pct) <= floor:
         assert effect.judgement in ("same", "below noise")
+
+
+@pytest.mark.parametrize("pairs", [6, 10, 100])
+def test_equals_are_hardly_ever_called_slower_or_faster(pairs: int) -> None:
+    rng = np.random.default_rng(23)
+    wrong = 0
+    for _ in range(1000):
+        one, again, other = 100 + rng.standard_normal((3, pairs))
+        floor = stats.noise_floor_pct(stats.paired_difference(one, again).ci95_pct)
+        found = stats.paired_difference(one, other)
+        wrong += Effect(found.delta_pct, found.ci95_pct, floor, pairs).judgement in ("slower", "faster")
+    assert wrong <= 5  # of single intervals 21 to 35 leave zero out
 
 
 def gather(gather_us: float | None, saving_us: float, interval: tuple[float, float]) -> findings.Gather:
