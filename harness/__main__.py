@@ -9,6 +9,7 @@ from pathlib import Path
 
 from harness import cli
 from harness.config import ConfigError, RunConfig
+from harness.config.checks import folder_problem
 from harness.config.prefill import GROUPS
 from harness.experiments import EXPERIMENTS
 from harness.sweep import RECORD as SWEEP
@@ -126,8 +127,9 @@ def _report(run_dir: Path) -> int:
     from harness.runs.store import RunDirectory
 
     run = RunDirectory.open(run_dir)
+    record = run.record()
     try:
-        report.view_of(run.record())
+        report.view_of(record)
     except ValueError as error:
         raise ConfigError(f"{run_dir}: {error}") from error
     print(report.write(run).screen_summary())
@@ -139,8 +141,8 @@ def _compare(runs: Sequence[Path], output: Path | None, fail_on: str | None) -> 
         raise ConfigError(f"{runs[0]}: nothing to compare it with; name two runs or more")
     for run_dir in runs:
         _check_run(run_dir)
-    if output and output.exists() and not output.is_dir():
-        raise ConfigError(f"--output {output}: is a file; name a directory")
+    if output and (problem := folder_problem(output)):
+        raise ConfigError(f"--output {output}: {problem}")
 
     from harness import compare
 

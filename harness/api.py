@@ -13,7 +13,7 @@ import pandas as pd
 
 from harness import cli, config, report
 from harness.config import ConfigError, RunConfig
-from harness.runs.store import RunDirectory, experiment_of
+from harness.runs.store import Damaged, RunDirectory, experiment_of
 
 CELL = ("kernel", "provider", "arm", "spread_k", "block_size", "layer", "data", "request")
 
@@ -205,6 +205,8 @@ def open(path: str | os.PathLike[str]) -> Run:
         if directory.summary_path.is_file():
             return Run(directory, record, json.loads(directory.summary_path.read_text(encoding="utf-8")))
         return Run(directory, record, view.summarise(record, directory.results()))
+    except Damaged:  # names its file itself
+        raise
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 

@@ -23,7 +23,7 @@ from harness.config.loading import item_type
 from harness.config.prefill import GROUPS
 from harness.experiments import Experiment
 from harness.runs import resume
-from harness.runs.store import RunExists
+from harness.runs.store import Damaged, RunExists
 
 if TYPE_CHECKING:
     from harness.models import ModelSource
@@ -84,9 +84,9 @@ def guarded(prog: str, command: Callable[[], int]) -> int:
     """The command's exit status; one line on stderr for bad input (2), a failed run (1) or Ctrl-C (130)."""
     try:
         return command()
-    except (ConfigError, RunFailed) as error:
+    except (ConfigError, Damaged, RunFailed) as error:
         print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return BAD_INPUT if isinstance(error, ConfigError) else FAILED
+        return FAILED if isinstance(error, RunFailed) else BAD_INPUT
     except KeyboardInterrupt:
         print(f"{prog}: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -265,6 +265,11 @@ def _from_text(model: type[BaseModel], name: str, text: Any) -> Any:
     """An option's value from what was typed; booleans are values already."""
     if not isinstance(text, str):
         return text
+    if not text:  # as a path it would be the working directory
+        said = f"--{name.replace('_', '-')} ''"
+        raise ConfigError(
+            f"{said}: must be {configuration.expects(model, name)}; leave it out for the default"
+        )
     for kind in configuration.value_types(model, name):
         try:
             if get_origin(kind) is Literal:

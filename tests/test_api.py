@@ -101,7 +101,7 @@ def test_the_stored_run_of_the_examples_is_the_made_one() -> None:
 
 def test_what_is_no_run_is_one_error_that_names_it(tmp_path: Path) -> None:
     directory = RunDirectory.create(tmp_path)
-    directory.write_record({"experiment": "poetry"})
+    directory.write_record({"status": "running", "experiment": "poetry"})
     with pytest.raises(ValueError, match=f"^{tmp_path}: a run of poetry: this version knows prefill"):
         harness.open(tmp_path)
     directory.write_record(cache_run.record())
@@ -109,7 +109,7 @@ def test_what_is_no_run_is_one_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"samples\.jsonl, line 1: not a result"):
         harness.open(tmp_path)
     directory.record_path.write_text("{", encoding="utf-8")
-    with pytest.raises(ValueError, match=f"^{tmp_path}: "):
+    with pytest.raises(ValueError, match=f"^{directory.record_path}: damaged"):
         harness.open(tmp_path)
 
 

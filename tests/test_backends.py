@@ -177,6 +177,8 @@ def test_the_first_backend_that_runs_has_a_second_engine(tiny_gpt2, tmp_path):
         ),
         (["--attention-backends", "sdpa.flash"], "--attention-backends sdpa.flash: PyTorch's attention is"),
         (["--batch-sizes", "0"], "--batch-sizes"),
+        (["--batch-sizes", "1,2000"], "--batch-sizes 2000: must be at most 1024 prompts"),
+        (["--input-lens", "131073"], "--input-lens 131073: a prompt must have 1..131072 tokens"),
         (["--output-len", "1"], "--output-len 1"),
         (["--block-size", "20"], "--block-size 20: must be a multiple of 32 for CPU_ATTN; take 32"),
         (

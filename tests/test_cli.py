@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,9 +18,11 @@ from harness.config.prefill import GROUPS
 from harness.engine.options import EngineError
 from harness.layout import LayoutError
 from patches import PatchError
+from tests import fixtures as made_run
 from tests.calls import make_call
 
 ROOT = Path(__file__).parent.parent
+SWEEP = "configs/cpu-sweep.yaml"
 
 # Runs a command line and then says on stdout which heavy modules it imported.
 WITNESS = """
@@ -85,12 +88,15 @@ def run(*argv: str, module: str = "cli") -> subprocess.CompletedProcess[str]:
         ("--prompt-file missing.txt", "--prompt-file missing.txt: no such file; leave it out"),
         ("--resume --overwrite", "--resume and --overwrite: exclude each other; leave one out"),
         ("--from-captures missing", "--from-captures missing: no *.safetensors there"),
+        ("--output-dir ", "--output-dir '': must be a path; leave it out for the default"),
+        ("--output-dir README.md/out", "/README.md is not a directory; choose another"),
+        ("--seed 4294967296", "--seed 4294967296: must be at most 4294967295"),
         ("--config missing.yaml", "--config missing.yaml: No such file or directory"),
         ("--config pyproject.toml", "--config pyproject.toml: not YAML"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2_before_anything_heavy(argv, message):
-    done = run(*argv.split())
+    done = run(*argv.split(" "))
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("run_vllm_prefill.py: error: ")
     assert message in done.stderr
@@ -104,6 +110,40 @@ def test_a_directory_that_holds_a_run_is_refused(tmp_path):
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "already holds a run" in done.stderr
     assert "--overwrite" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("run.json", "{", "run.json: damaged (Expecting property name"),
+        ("run.json", "[]", "run.json: damaged (no status in it); restore it, or measure again"),
+        (
+            "samples.jsonl",
+            "{}\n",
+            "samples.jsonl, line 1: not a result ('cell'); remove it to go without",
+        ),
+    ],
+)
+@pytest.mark.parametrize("command", ["report {0}", "compare {0} {0}", "prefill --resume --output-dir {0}"])
+def test_a_damaged_run_is_one_line(tmp_path, command, file, text, message):
+    (tmp_path / "run.json").write_text(json.dumps(made_run.record() | {"status": "running"}))
+    (tmp_path / file).write_text(text)
+    done = run(*command.format(tmp_path).split(), module="__main__")
+    if (file, command[:7]) == ("samples.jsonl", "prefill"):
+        message = "was started with"  # on another device, which is said first
+    assert message in done.stderr
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "torch" not in done.stdout
+
+
+def test_a_damaged_sweep_is_one_line(tmp_path):
+    (tmp_path / "sweep.json").write_text("{")
+    for command in (["report", str(tmp_path)], ["sweep", SWEEP, "--resume", "--output-dir", str(tmp_path)]):
+        done = run(*command, module="__main__")
+        assert "sweep.json: damaged (Expecting property name" in done.stderr
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    done = run("sweep", SWEEP, "--resume", module="__main__")
+    assert "--resume: name the sweep to go on with by --output-dir" in done.stderr
 
 
 def test_what_the_model_does_not_have_is_refused_before_the_engine_is_imported(tmp_path):

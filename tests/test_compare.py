@@ -248,7 +248,7 @@ def test_bad_input_is_one_line_and_status_two(folders: tuple[Path, Path], tmp_pa
         ([folders[0], tmp_path], "holds no run.json"),
         ([*folders, "--fail-on", "slow"], "--fail-on slow: must be like slower:2%"),
         ([folders[0], empty.path, "--fail-on", "slower:2%"], "no cell was measured in both"),
-        ([*folders, "--output", folders[0] / "run.json"], "is a file"),
+        ([*folders, "--output", folders[0] / "run.json"], "not a directory; choose another"),
     ):
         done = command(*arguments)
         assert done.returncode == 2, arguments

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator
 
+from harness import batch
 from harness.config import backend_names, checks, fields
 from harness.config.checks import label
 from harness.config.fields import Common, Count, DeviceKind, Generation, NonEmpty
@@ -95,7 +96,7 @@ class BackendsConfig(Generation, Common):
 
     def cells(self) -> list[tuple[int, int]]:
         """(batch size, input length) of every cell; needs a resolved configuration."""
-        return [(batch, tokens) for batch in self.batch_sizes or [] for tokens in self.input_lens or []]
+        return [(size, tokens) for size in self.batch_sizes or [] for tokens in self.input_lens or []]
 
 
 def resolve(config: BackendsConfig, device_kind: DeviceKind) -> BackendsConfig:
@@ -103,7 +104,7 @@ def resolve(config: BackendsConfig, device_kind: DeviceKind) -> BackendsConfig:
     defaults = dict(DEFAULTS[device_kind])
     most = defaults.pop("most_batched_tokens")
     config = fields.with_defaults(config, defaults)
-    largest = max(batch * tokens for batch, tokens in config.cells())
+    largest = max(size * tokens for size, tokens in config.cells())
     # vLLM wants a step to hold a token of every prompt.
     tokens = config.max_num_batched_tokens or max(min(largest, most), max(config.batch_sizes or []), 256)
     config = config.model_copy(update={"max_num_batched_tokens": tokens})
@@ -111,6 +112,12 @@ def resolve(config: BackendsConfig, device_kind: DeviceKind) -> BackendsConfig:
     resolved = fields.resolve_common(config, device_kind, name)
     problems = [*checks.directory_problems(resolved), *_backend_problems(resolved, device_kind)]
     most_prompts = max(config.batch_sizes or [])
+    if most_prompts > batch.MOST_REQUESTS:
+        problems.append(
+            f"{label('batch_sizes', most_prompts)}: must be at most {batch.MOST_REQUESTS} prompts"
+        )
+    if (longest := max(config.input_lens or [])) > batch.LONGEST:
+        problems.append(f"{label('input_lens', longest)}: {batch.LENGTH_LIMIT}")
     limit = f"{most_prompts}, the largest of --batch-sizes, so that a step holds a token of every prompt"
     problems += checks.step_problems(resolved, most_prompts, limit)
     fields.refuse(list(dict.fromkeys(problems)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -49,13 +50,23 @@ def directory_problems(config: Common) -> Iterable[str]:
         yield "--resume and --overwrite: exclude each other; leave one out"
     if config.output_dir is None:
         return
-    if config.output_dir.exists() and not config.output_dir.is_dir():
-        yield f"{label('output_dir', config.output_dir)}: not a directory; choose another"
+    if problem := folder_problem(config.output_dir):
+        yield f"{label('output_dir', config.output_dir)}: {problem}"
     elif (config.output_dir / "run.json").exists() and not (config.overwrite or config.resume):
         yield (
             f"{label('output_dir', config.output_dir)}: already holds a run; "
             "choose another, --overwrite to replace it or --resume to go on with it"
         )
+
+
+def folder_problem(folder: Path) -> str | None:
+    """Why nothing can be written to a folder that is there or is to be made; None if it can."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
+    if not there.is_dir():
+        return f"{'' if there == folder.absolute() else f'{there} is '}not a directory; choose another"
+    if not os.access(there, os.W_OK | os.X_OK):
+        return f"{there} cannot be written to; choose another"
+    return None
 
 
 def capture_problems(config: RunConfig) -> Iterable[str]:

@@ -17,6 +17,7 @@ from harness.config.loading import ConfigError
 
 Index = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # NumPy's generators in vLLM take no larger one
 NonEmpty = Annotated[str, Field(min_length=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Percent = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -63,7 +64,7 @@ class Common(Options):
 
     experiment: ClassVar[str]  # its name: the subcommand, and "experiment" in run.json
 
-    seed: Index = Field(0, description="for made-up weights, token ids, layouts and the order of samples")
+    seed: Seed = Field(0, description="for made-up weights, token ids, layouts and the order of samples")
     repeats: Count | None = Field(None, description="samples per cell (default: as many as fit the time)")
     max_seconds: Seconds | None = Field(
         None,

@@ -17,11 +17,13 @@ FREE = {"quiet", "overwrite", "resume", "output_dir", "max_seconds"}
 
 def check(config: Common) -> None:
     """Raise ConfigError, with the reason, if the output directory's run cannot go on like this."""
-    if config.output_dir is None or not (config.output_dir / "run.json").is_file():
+    assert config.output_dir is not None
+    if not (config.output_dir / "run.json").is_file():
         raise ConfigError(
             f"--resume: --output-dir {config.output_dir} holds no run; name the run to go on with"
         )
-    record = RunDirectory.open(config.output_dir).record()
+    run = RunDirectory.open(config.output_dir)
+    record = run.record()
     if (found_there := experiment_of(record)) != config.experiment:
         raise ConfigError(
             f"--resume: the run in {config.output_dir} is one of {found_there}, not of {config.experiment}; "
@@ -34,6 +36,7 @@ def check(config: Common) -> None:
             f"--resume: the run in {config.output_dir} was started with {'; '.join(found)}; "
             "resume it as it was, or start another run"
         )
+    run.results()  # a damaged line is refused here, before anything is started
 
 
 def differences(record: dict[str, Any], config: Common) -> list[str]:

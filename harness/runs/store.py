@@ -28,6 +28,21 @@ class RunExists(ValueError):
     """The directory already holds a run."""
 
 
+class Damaged(ValueError):
+    """A file of a run or a sweep that is not what this project wrote there."""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What `write_json` wrote; raises Damaged if it is no object with a status."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise Damaged(f"{path}: damaged ({error}); restore it, or measure again") from error
+    if not isinstance(data, dict) or "status" not in data:
+        raise Damaged(f"{path}: damaged (no status in it); restore it, or measure again")
+    return data
+
+
 def write_atomic(path: Path, text: str) -> None:
     """Replace the file's content as a whole: a reader, or a crash, sees the old text or the new one."""
     temporary = path.with_name(path.name + ".tmp")
@@ -136,9 +151,8 @@ class RunDirectory:
         write_json(self.record_path, record)
 
     def record(self) -> dict[str, Any]:
-        """What `write_record` wrote last."""
-        data: dict[str, Any] = json.loads(self.record_path.read_text(encoding="utf-8"))
-        return data
+        """What `write_record` wrote last; raises Damaged if it is no record."""
+        return read_json(self.record_path)
 
     def append(self, results: Iterable[Result]) -> None:
         """Add results to samples.jsonl; on return they are on disk. Raises ValueError on NaN."""
@@ -151,7 +165,7 @@ class RunDirectory:
     def results(self) -> list[Result]:
         """All results in the order they were appended; a line cut short by a kill does not count.
 
-        Raises ValueError, with the line's number, if a whole line is not a Result.
+        Raises Damaged, with the line's number, if a whole line is not a Result.
         """
         if not self.samples_path.exists():
             return []
@@ -161,7 +175,8 @@ class RunDirectory:
             try:
                 results.append(Result.from_json(json.loads(line)))
             except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{self.samples_path}, line {number}: not a result ({error})") from error
+                line_of = f"{self.samples_path}, line {number}"
+                raise Damaged(f"{line_of}: not a result ({error}); remove it to go without") from error
         return results
 
     def _own_files(self) -> list[Path]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
+
+from harness.runs.store import read_json
 
 RECORD = "sweep.json"  # what makes a directory a sweep's: its points and what became of them
 
 
 def read(directory: Path) -> dict[str, Any]:
-    """A sweep's record; raises FileNotFoundError if the directory holds none."""
-    record: dict[str, Any] = json.loads((directory / RECORD).read_text(encoding="utf-8"))
-    return record
+    """A sweep's record; raises FileNotFoundError if the directory holds none, Damaged if it is no record."""
+    return read_json(directory / RECORD)

@@ -17,6 +17,7 @@ import yaml
 
 from harness import cli
 from harness.config import ConfigError, RunConfig, fields
+from harness.config.checks import folder_problem
 from harness.counting import counted
 from harness.runs import command
 from harness.runs.store import write_json
@@ -122,8 +123,8 @@ def _new(directory: Path, plan: Plan) -> dict[str, Any]:
         raise ConfigError(
             f"--output-dir {directory}: already holds a sweep; choose another or --resume to go on with it"
         )
-    if directory.exists() and not directory.is_dir():
-        raise ConfigError(f"--output-dir {directory}: not a directory; choose another")
+    if problem := folder_problem(directory):
+        raise ConfigError(f"--output-dir {directory}: {problem}")
     if directory.exists() and any(directory.iterdir()):
         raise ConfigError(f"--output-dir {directory}: is not empty, and holds no sweep; choose another")
     points = [
@@ -142,7 +143,9 @@ def _new(directory: Path, plan: Plan) -> dict[str, Any]:
 
 def _resumed(directory: Path, plan: Plan, output_dir: Path | None) -> dict[str, Any]:
     """The record of the sweep to go on with."""
-    if output_dir is None or not (directory / RECORD).is_file():
+    if output_dir is None:
+        raise ConfigError("--resume: name the sweep to go on with by --output-dir")
+    if not (directory / RECORD).is_file():
         raise ConfigError(f"--resume: --output-dir {output_dir} holds no sweep; name the one to go on with")
     record = read(directory)
     then = [(row["name"], row["options"]) for row in record["points"]]
