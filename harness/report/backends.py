@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness import stats
+from harness.counting import counted
 from harness.report import backends_plot
 from harness.report.backends_scaling import COMPUTE_BOUND, is_split
 from harness.report.backends_summary import AGAIN, AGAINST, ALONE, phase, sizes, summarise
@@ -49,10 +50,11 @@ def _crossover(record: Row, summary: Row, batch: int) -> Table:
     cells = [row for row in summary["cells"] if row["batch_size"] == batch]
     names = backends(summary["cells"])
     layers = record["model"].get("num_layers")
+    of_layers = f", {counted(layers, 'layer')}" if layers else ""
     data = " or ".join(
         DATA[name] for name in dict.fromkeys(row["data"] for row in cells if row["attention_alone"])
     )
-    alone = f"PyTorch's attention alone, {data} Q, K and V, {layers} layers: compare with each other only"
+    alone = f"PyTorch's attention alone, {data} Q, K and V{of_layers}: compare with each other only"
     columns = [f"{name} {notes.mark(alone)}" if name in ALONE.values() else name for name in names]
     lines = []
     for tokens in sorted({row["input_len"] for row in cells}):

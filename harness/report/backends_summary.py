@@ -28,8 +28,8 @@ def summarise(record: Row, results: Sequence[Result]) -> Row:
     cells.sort(key=lambda row: (row["batch_size"], row["input_len"]))
     twins = [_cell(record, result) for result in kept if result.control]
     again = [_again(cells, twin) for twin in twins if not twin["attention_alone"]]
-    floors = {(row["batch_size"], row["input_len"]): row["noise_floor_pct"] for row in again}
-    winners = [_winner(cells, size, floors.get(size)) for size in sizes(cells)]
+    noise = {(row["batch_size"], row["input_len"]): stats.noise_factor(row["ci95_ratio"]) for row in again}
+    winners = [_winner(cells, size, noise.get(size)) for size in sizes(cells)]
     exponents = backends_scaling.exponents(cells)
     return {
         "schema_version": 1,
@@ -97,19 +97,24 @@ def _again(cells: Sequence[Row], twin: Row) -> Row:
     ratio, bounds = None, None
     if first and first["status"] == twin["status"] == "ok" and first["n"] and twin["n"]:
         ratio, bounds = _quotient(twin, first)
-    factor = stats.noise_factor(bounds)
-    found = {"ratio": ratio, "ci95_ratio": bounds, "noise_floor_pct": factor and 100 * (factor - 1)}
+    floor_pct = _floor_pct(stats.noise_factor(bounds))
+    found = {"ratio": ratio, "ci95_ratio": bounds, "noise_floor_pct": floor_pct}
     return point | found | {name: twin[name] for name in ("n", "status", "reason")}
 
 
-def _winner(cells: Sequence[Row], size: tuple[int, int], floor_pct: float | None) -> Row | None:
+def _floor_pct(noise: float | None) -> float | None:
+    """A factor that two engines of one backend differ by, as summary.json has it."""
+    return noise and 100 * (noise - 1)
+
+
+def _winner(cells: Sequence[Row], size: tuple[int, int], noise: float | None) -> Row | None:
     """The fastest engine of a cell and its speed-up over the second; None without two.
 
     Engines differ, too, by what two of one configuration do: the verdict is that of the interval widened by
     as much.
 
     Args:
-        floor_pct: what two engines of one backend differ by there at most; None: not known.
+        noise: factor that two engines of one backend differ by there at most; None: not known.
     """
     here = [row for row in cells if (row["batch_size"], row["input_len"]) == size]
     timed = [row for row in here if not row["attention_alone"] and row["status"] == "ok" and row["n"]]
@@ -118,7 +123,7 @@ def _winner(cells: Sequence[Row], size: tuple[int, int], floor_pct: float | None
     first, second = sorted(timed, key=lambda row: row["median_us"])[:2]
     speed_up, bounds = _quotient(second, first)
     # Of the second, which is slower where the winner is faster.
-    verdict = stats.quotient_verdict(bounds, None if floor_pct is None else 1 + floor_pct / 100)
+    verdict = stats.quotient_verdict(bounds, noise)
     return {
         "batch_size": size[0],
         "input_len": size[1],
@@ -127,7 +132,7 @@ def _winner(cells: Sequence[Row], size: tuple[int, int], floor_pct: float | None
         "second": second["backend"],
         "speed_up": speed_up,
         "ci95_speed_up": bounds,
-        "noise_floor_pct": floor_pct,
+        "noise_floor_pct": _floor_pct(noise),
         "verdict": "faster" if verdict == "slower" else verdict,
     }
 

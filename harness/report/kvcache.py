@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.counting import counted
 from harness.report import kvcache_plot
 from harness.report.companion import Companion
 from harness.report.kvcache_summary import MODES, drawn_apart, summarise, token_bytes
@@ -139,10 +140,11 @@ def _cache_table(record: Row, summary: Row) -> Table | None:
         lines.append(Line(LABELS[row["arm"]], (mib(expected), mib(row["cache_bytes"]), mib(more), percent)))
     if not lines:
         return None
+    layers, heads = counted(model["num_layers"], "layer"), counted(model["num_kv_heads"], "KV head")
     pool, size = record["engine"].get("kv_cache_bytes"), record["engine"].get("block_size")
     below = [
-        f"formula: 2 x {model['num_layers']} layers x {model['num_kv_heads']} KV heads x "
-        f"{model['head_dim']} x {ELEMENT_BYTES[dtype]} bytes ({dtype}) = {each:,} bytes a token. "
+        f"formula: 2 x {layers} x {heads} x {model['head_dim']} x {ELEMENT_BYTES[dtype]} bytes "
+        f"({dtype}) = {each:,} bytes a token. "
         f"measured: in transformers the bytes of its K and V tensors, in vLLM whole blocks of {size} tokens "
         f"that the request holds, out of a pool of {mib(pool)} MiB that it has from the start.",
     ]

@@ -98,6 +98,13 @@ def test_without_two_engines_of_one_backend_no_verdict_is_given(summary):
     assert "A/A was not measured" in backends.document(record(), alone).screen_summary()
 
 
+def test_one_layer_is_singular():
+    one = record() | {"model": record()["model"] | {"num_layers": 1}}
+    assert "Q, K and V, 1 layer: compare" in " ".join(
+        backends.document(one, backends.summarise(one, results())).screen_summary().split()
+    )
+
+
 def test_where_q_k_and_v_are_from_is_said_of_every_cell(summary):
     rows = list(csv.DictReader(io.StringIO(backends.document(record(), summary).csv())))
     random = [row for row in rows if row["data"] == "synthetic"]

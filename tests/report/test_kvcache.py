@@ -78,6 +78,12 @@ def test_the_formula_is_held_against_what_was_measured(summary):
         assert row["formula_bytes"] == cached_bytes("kv_cache", step)
 
 
+def test_one_layer_is_singular():
+    one = record() | {"model": record()["model"] | {"num_layers": 1, "num_kv_heads": 1}}
+    shown = kvcache.document(one, kvcache.summarise(one, results())).screen_summary()
+    assert "2 x 1 layer x 1 KV head x " in " ".join(shown.split())
+
+
 def test_the_tokens_that_are_the_same_are_counted_up_to_the_first_that_is_not(summary):
     assert {row["arm"]: row["same_tokens"] for row in summary["modes"]} == {
         "no_cache": 8,
