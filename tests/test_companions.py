@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from harness import __main__, cli
 from harness.config import ConfigError, load
 from harness.experiments import EXPERIMENTS
 from harness.runs.record import Cell, Result, Status
+from harness.runs.recorder import recording
 from harness.runs.store import PLOTS, RunDirectory
+from tests import toy_experiment
 from tests.toy_experiment import EXPERIMENT, ToyConfig
 
 
@@ -68,6 +71,25 @@ def test_a_killed_run_goes_on_and_measures_nothing_twice(tmp_path):
     samples = run.samples_path.read_bytes()
     assert toy(tmp_path, "--resume") == 0
     assert run.samples_path.read_bytes() == samples
+    assert run.record()["status"] == "finished"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_ends_a_run_that_keeps_what_it_has_and_goes_on(tmp_path, monkeypatch, capsys, number):
+    def ended(config, recorder):
+        toy_experiment.job(config, recorder)
+        signal.raise_signal(number)
+
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patched:
+        patched.setattr(toy_experiment, "run", lambda config: recording(config, "a list", ended))
+        assert toy(tmp_path) == cli.INTERRUPTED
+    assert signal.getsignal(number) is before
+    run = RunDirectory.open(tmp_path)
+    assert run.record()["status"] == "interrupted"
+    assert {result.status for result in run.results()} == {Status.OK}
+    assert "How long a sum takes" in capsys.readouterr().out
+    assert toy(tmp_path, "--resume") == 0
     assert run.record()["status"] == "finished"
 
 

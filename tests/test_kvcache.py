@@ -202,7 +202,9 @@ def test_steps_add_up_to_their_generation(finished):
         assert [sum(times) for times in zip(*steps, strict=True)] == pytest.approx(whole["samples_us"])
 
 
-def test_a_run_that_is_interrupted_keeps_the_steps_and_the_memory_of_its_generations(tiny_gpt2, tmp_path):
+def test_a_run_that_a_batch_system_ends_keeps_the_steps_and_the_memory_of_its_generations(
+    tiny_gpt2, tmp_path
+):
     command = [
         sys.executable, "-m", "harness", "kvcache", "--model", str(tiny_gpt2), "--enforce-eager",
         "--input-len", "1", "--output-len", "3", "--block-size", "32", "--repeats", "1000000",
@@ -215,8 +217,10 @@ def test_a_run_that_is_interrupted_keeps_the_steps_and_the_memory_of_its_generat
             more = job.stderr.read1()
             assert more, said.decode()[-3000:]
             said += more
-        job.send_signal(signal.SIGINT)
-        screen = job.communicate(timeout=120)[0].decode()
+        job.send_signal(signal.SIGTERM)
+        screen = job.communicate(timeout=120)[
+            0
+        ].decode()  # until its children, who inherit the pipe, have ended too
     assert job.returncode == 130
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert {row["arm"]: row["status"] for row in summary["modes"]} == dict.fromkeys(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -140,12 +142,13 @@ class Recorder:
 def recording(config: Config, name: str, job: Callable[[Config, Recorder], None]) -> int:
     """Do an experiment's job with a run directory that is readable however the job ends; the exit status.
 
-    0: done. 130: Ctrl-C. What else ends the job is raised again, with the record saying so.
+    0: done. 130: Ctrl-C, SIGTERM or SIGHUP. What else ends the job is raised again, and is in the record.
     """
     recorder = Recorder(config, name)
     status, code = "failed", 1
     try:
-        job(config, recorder)
+        with _interrupted_by_signals():
+            job(config, recorder)
         status, code = "finished", 0
     except KeyboardInterrupt:
         status, code = "interrupted", 130
@@ -156,6 +159,26 @@ def recording(config: Config, name: str, job: Callable[[Config, Recorder], None]
     finally:
         recorder.finish(status)
     return code
+
+
+@contextmanager
+def _interrupted_by_signals() -> Iterator[None]:
+    """What batch systems and closed terminals send ends a job as Ctrl-C does, its processes included."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    numbers = []
+    if threading.current_thread() is threading.main_thread():  # no other may set handlers
+        both = (signal.SIGTERM, signal.SIGHUP)  # nohup ignores SIGHUP, and is right
+        numbers = [number for number in both if signal.getsignal(number) is signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _block_record(block: Block) -> dict[str, Any]:
