@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -143,14 +144,19 @@ def break_even_table(account: Row, full: bool) -> Table | None:
 
 def _uses(row: Row, unit: _Unit, full: bool, notes: Notes) -> Line:
     length, undecided = row["length_for_one_use"], row["reuses"] is None
-    uses = interval_of(row["reuses"], row["reuses_ci95"], 1, sign=False)
+    uses = interval_of(row["reuses"], row["reuses_ci95"], _digits_of_uses(row["reuses"]), sign=False)
     times = unit.show(row["gather_us"]), unit.show(row["saving_us"], row["saving_ci95_us"], sign=True)
-    tokens = NONE if length is None else str(length)
+    tokens = NONE if length is None else str(max(length, 1))  # a gather that costs next to nothing
     label = with_reason(f"block size {row['block_size']}", row, notes)
     if not full:
         return Line(label, (*times, row["pays"] if undecided else uses, tokens))
     kernels = unit.show(row["paged_us"]), unit.show(row["contiguous_us"])
     return Line(label, (*kernels, *times, uses, tokens, row["pays"]))
+
+
+def _digits_of_uses(uses: float | None) -> int:
+    """One decimal, but of less than a tenth two digits that are not zero."""
+    return 1 - math.floor(math.log10(uses)) if uses and uses < 0.1 else 1
 
 
 def _time(value: float | None, digits: int) -> str:

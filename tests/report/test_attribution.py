@@ -254,6 +254,13 @@ def test_tables_fit_the_screen_though_a_profiler_slows_a_step_fifty_times(accoun
     assert "[+123, +13951]" in told
 
 
+def test_a_gather_that_costs_next_to_nothing_pays_from_one_token_on(account: tuple[Row, Row]) -> None:
+    rows = account[1]["attribution"]["break_even"]
+    rows[0] |= {"reuses": 0.0123, "reuses_ci95": [0.0101, 0.0149], "length_for_one_use": 0}
+    (table,) = (table for table in tables(account[1]) if table.title.startswith("Break-even"))
+    assert table.screen().count("0.012 [0.010, 0.015]             1") == 1
+
+
 def test_one_run_of_blocks_is_singular() -> None:
     alone = [r for r in fixtures.gpu_results() if r.cell.spread_k != 256]
     text = "\n".join(
