@@ -71,14 +71,13 @@ class SweepTables:
         measured = [point for point in self.summary["points"] if point["versions"]]
         device = "; ".join(dict.fromkeys(point["device"] for point in measured)) or "no device yet"
         of_runs = {"device": {"name": device}, "versions": measured[0]["versions"] if measured else {}}
-        figure = points.figure(self.summary["points"])
         return render(
             "companion.html.j2",
             title=f"Sweep of {Path(self.record['file']).name}, on {device}",
             question="What does the layout of the KV cache cost a prefill, point by point?",
             answer=f"{self._counts()}.",
             status=self.record["status"],
-            figures=[figure] if figure else [],
+            figures=points.figures(self.summary["points"]),
             tables=self._tables(full=True),
             details=[],
             **facts.closing(self.record | of_runs | {"config": {}, "notices": [*shared, *others]}, []),

@@ -280,8 +280,18 @@ def test_a_sweep_s_page_has_each_point_s_account(browser: Any, tmp_path: Path) -
         said = tips(tab)
         labels = tab.locator("#figures text.label").all_text_contents()
         assert tab.locator(".alert").is_visible()
-    for point, label in zip(summary["points"], labels, strict=True):
+        note = tab.locator("#figures figure .note").all_text_contents()
+    assert [text.partition(":")[0] for text in note] == ["no account"]
+    number = len(summary["points"])
+    assert len(labels) == 2 * number  # the prefill, and below it the kernel
+    for point, label, of_kernel in zip(summary["points"], labels, labels[number:], strict=False):
         assert label.startswith(point["name"])
+        assert label.endswith(": no account") == (point["status"] == "finished" and not point["attribution"])
+        assert of_kernel == point["name"] + ("" if point["kernel"] else f": {point['status']}")
+        if point["kernel"] and (row := point["kernel"]["paging"]):
+            assert said[f"{point['name']}: paging tax"][1].startswith(
+                f"{row['kernel']}: {row['delta_pct']:+.2f}%"
+            )
         for row in point["attribution"]["measured"] if point["attribution"] else []:
             if row["component"] in sweep.COMPONENTS:
                 lines = said[f"{point['name']}: {row['component'].replace('_', ' ')}"]
