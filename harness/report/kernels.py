@@ -22,6 +22,7 @@ from harness.report.rows import (
     marked,
     time_line,
     total_us,
+    warnings,
 )
 from harness.report.tables import COLUMNS, LABELS
 from harness.report.text import NONE, Line, Notes, Section, Table, ms
@@ -110,16 +111,8 @@ def comparison(record: Row, summary: Row, spread_k: int) -> Table:
 
 
 def _warnings(summary: Row, spread_k: int) -> list[str]:
-    """A line for each warning, with the points that it is about."""
-    rows = [row for row in summary["cells"] if row["spread_k"] == spread_k and row["n"]]
-    points: dict[str, list[str]] = {}
-    for row in rows:
-        for warning in row["warnings"]:
-            points.setdefault(warning, []).append(f"{row['kernel']}, {LABELS[row['arm']]}")
-    return [
-        f"Warning: {'all points' if len(found) == len(rows) else '; '.join(found)}: {warning}"
-        for warning, found in points.items()
-    ]
+    here = (row for row in summary["cells"] if row["spread_k"] == spread_k)
+    return warnings(here, lambda row: f"{row['kernel']}, {LABELS[row['arm']]}")
 
 
 def _differences(summary: Row, kernel: str, spread_k: int, notes: Notes, digits: int) -> list[Line]:

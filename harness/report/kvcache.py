@@ -9,7 +9,7 @@ from harness.counting import counted
 from harness.report import kvcache_plot
 from harness.report.companion import Companion
 from harness.report.kvcache_summary import MODES, drawn_apart, summarise, token_bytes
-from harness.report.rows import Row, remark
+from harness.report.rows import Row, remark, warnings
 from harness.report.text import NONE, Line, Notes, Section, Table, ms, signed
 from harness.work import ELEMENT_BYTES
 
@@ -50,7 +50,7 @@ def _generations(record: Row, summary: Row) -> Table:
         "first: until the first token; token: mean over those after it. peak: memory of the mode's own "
         f"process ({_source(record)}), weights and what its libraries hold included; grew: by so much "
         "during the generation. same: tokens equal to those without a cache, up to the first that is not.",
-        *_warnings(summary["modes"]),
+        *warnings(summary["modes"], lambda row: LABELS[row["arm"]]),
     ]
     return Table(_title(summary), columns, [Section("", lines)], below=below)
 
@@ -91,10 +91,6 @@ def _growth(row: Row) -> float | None:
     if row["peak_bytes"] is None or row["start_bytes"] is None:
         return None
     return max(row["peak_bytes"] - row["start_bytes"], 0.0)  # type: ignore[no-any-return]
-
-
-def _warnings(modes: Sequence[Row]) -> list[str]:
-    return [f"Warning: {LABELS[row['arm']]}: {text}" for row in modes if row["n"] for text in row["warnings"]]
 
 
 def mib(value: float | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,6 +149,19 @@ def change(row: Row) -> str:
     """A contrast in percent with its interval, e.g. "+0.40% [+0.27, +0.46]"."""
     bounds = row["ci95_pct"]
     return f"{signed(row['delta_pct'])}%" + (f" [{signed(bounds[0])}, {signed(bounds[1])}]" if bounds else "")
+
+
+def warnings(rows: Iterable[Row], name: Callable[[Row], str]) -> list[str]:
+    """A line for each warning of timed rows, with the rows that it is about."""
+    timed = [row for row in rows if row["n"]]
+    found: dict[str, list[str]] = {}
+    for row in timed:
+        for warning in row["warnings"]:
+            found.setdefault(warning, []).append(name(row))
+    return [
+        f"Warning: {'all arms' if len(names) == len(timed) > 1 else '; '.join(names)}: {warning}"
+        for warning, names in found.items()
+    ]
 
 
 def marked(label: str, row: Row, notes: Notes) -> str:

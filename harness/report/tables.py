@@ -21,6 +21,7 @@ from harness.report.rows import (
     marked,
     time_line,
     total_us,
+    warnings,
 )
 from harness.report.text import NONE, Line, Notes, Section, Table, listed, ms, signed
 
@@ -256,12 +257,8 @@ class Tables:
 
     def _warnings(self, spread_k: int) -> list[str]:
         wanted = {"spread_k": spread_k, "layer": "mean", "data": "captured"}
-        rows = [row for row in self._mean.kernels if wanted.items() <= row.items()]
-        return [
-            f"Warning: {row['kernel']}, {LABELS[row['arm']]}: {warning}"
-            for row in rows
-            for warning in row["warnings"]
-        ]
+        rows = (row for row in self._mean.kernels if wanted.items() <= row.items())
+        return warnings(rows, lambda row: f"{row['kernel']}, {LABELS[row['arm']]}")
 
     def _digits(self, spread_k: int) -> int:
         """Decimals of a time in ms: tenths of a microsecond where kernels are short."""

@@ -41,6 +41,14 @@ def test_the_frozen_run_gives_exactly_the_expected_texts(run: RunDirectory) -> N
     assert run.csv_path.read_text(encoding="utf-8") == (DATA / "tables.csv").read_text(encoding="utf-8")
 
 
+def test_what_is_doubtful_of_all_arms_is_one_line(run: RunDirectory) -> None:
+    short = [replace(r, samples_us=r.samples_us[:3]) for r in run.results()]
+    screen = tables_of(run, short).screen_table(4)
+    assert [line for line in screen.splitlines() if line.startswith("Warning")] == [
+        "Warning: all arms: few samples: 3; a 95% interval needs 6"
+    ]
+
+
 def test_a_summary_read_from_its_file_gives_the_same_tables(run: RunDirectory) -> None:
     tables = report.write(run)
     again = Tables(run.record(), json.loads(run.summary_path.read_text(encoding="utf-8")))
