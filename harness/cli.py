@@ -19,6 +19,7 @@ from harness.batch import Request
 from harness.calls import headers
 from harness.config import ConfigError, RunConfig
 from harness.config.checks import label
+from harness.config.fields import Model
 from harness.config.loading import item_type
 from harness.config.prefill import GROUPS
 from harness.experiments import Experiment
@@ -134,6 +135,8 @@ def companion(experiment: Experiment, options: dict[str, Any]) -> int:
     if config.resume:
         resume.check(config)
     with _input_errors():
+        if isinstance(config, Model):  # ahead of torch; the job knows which lengths the model must take
+            _inspect(config, length=1)
         run = import_module(experiment.job).run
         with _known_failures():
             status: int = run(config)
@@ -209,15 +212,9 @@ def _run(config: RunConfig, source: ModelSource | None) -> int:
 
 def _model_source(config: RunConfig) -> ModelSource:
     """The model, once it is known to have the layers and, where that is cheap to see, to take the prompt."""
-    from harness import models, prompt
+    from harness import prompt
 
-    source = models.inspect(
-        config.model,
-        length=config.length,
-        trust_remote_code=config.trust_remote_code,
-        allow_long=config.allow_long_max_model_len,
-        load_format=config.load_format,
-    )
+    source = _inspect(config, config.length)
     if source.num_heads % config.tensor_parallel_size:
         divisors = [n for n in range(1, source.num_heads + 1) if source.num_heads % n == 0]
         raise ConfigError(
@@ -230,6 +227,18 @@ def _model_source(config: RunConfig) -> ModelSource:
         lengths = [request.length for request in config.requests]
         prompt.token_ids(source, lengths, config.prompt_file, config.seed)
     return source
+
+
+def _inspect(config: Model, length: int) -> ModelSource:
+    from harness import models
+
+    return models.inspect(
+        config.model,
+        length=length,
+        trust_remote_code=config.trust_remote_code,
+        allow_long=config.allow_long_max_model_len,
+        load_format=config.load_format,
+    )
 
 
 def _add_option(group: argparse._ArgumentGroup, model: type[BaseModel], name: str) -> None:

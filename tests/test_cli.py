@@ -276,6 +276,13 @@ def test_the_package_refuses_in_one_line_too(argv, message):
     assert message in done.stderr
 
 
+@pytest.mark.parametrize("command", ["cache", "memory", "backends", "kvcache"])
+def test_a_companion_refuses_an_unknown_model_before_anything_heavy(command):
+    done = run(command, "--model", "no such model", module="__main__")
+    assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, "heavy: []\n")
+    assert "--model 'no such model': not a directory, a Hugging Face name or one of gpt2" in done.stderr
+
+
 def test_the_package_alone_lists_its_commands():
     done = run(module="__main__")
     assert (done.returncode, done.stdout) == (2, "heavy: []\n")
