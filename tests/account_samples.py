@@ -1,0 +1,126 @@
+"""Made-up samples of a main job with known answers, and the account made of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from harness.attribution import account
+from harness.runs.record import Cell, Result, Status
+
+ENGINE = "flash_attn_varlen_func"
+K = 8
+LAYERS = 4
+ROUNDS = 40
+Row = dict[str, Any]
+
+CUDA = {
+    "status": "finished",
+    "model": {"name": "gpt2", "num_layers": LAYERS},
+    "config": {"length": 4096},
+    "device": {"name": "NVIDIA H100", "kind": "cuda"},
+}
+CPU = CUDA | {"device": {"name": "A CPU, 2 cores", "kind": "cpu"}}
+PLANTED = {"planted_ms": {"ms": 1.0, "ci95_ms": [0.99, 1.01]}}
+
+# Of a prefill of 10 ms paged in one run, in us: what each arm takes more or less than that.
+PREFILLS = {
+    ("paged", 1): 0.0,
+    ("paged", K): 100.0,
+    ("dense", 1): -200.0,
+    ("no_cache", 1): -230.0,
+    ("engine", 6): 0.0,
+    ("compact", K): -60.0,
+    ("spin_0", 1): 0.0,
+    ("spin", 1): 1000.0,
+    ("wrapped", 6): 0.0,
+}
+# Of a layer, in us: sums over 4 layers are what PREFILLS has in the step.
+KERNELS = {
+    "dense": 150.0,
+    "paged": 225.0,
+    "paged@1": 200.0,
+    "compact": 155.0,
+    "cache_write": 7.5,
+    "gather_kv": 30.0,
+}
+
+
+def noise(size: int, seed: int, scale: float = 1.0) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(seed).normal(0, scale, size)
+
+
+def prefills(
+    changes: dict[tuple[str, int], float] | None = None,
+    n: int = ROUNDS,
+    scale: float = 1.0,
+    without: Iterable[str] = (),
+) -> list[Result]:
+    """The end-to-end series, A/A included; a round's own disturbance is the same in all of its arms."""
+    levels = {arm: us for arm, us in (PREFILLS | (changes or {})).items() if arm[0] not in set(without)}
+    shared = 10_000 + noise(n, 99, 50)
+    found = []
+    for number, ((arm, k), us) in enumerate([*levels.items(), (("paged", 1), 0.0)]):
+        cell = Cell("end_to_end", "prefill", "vLLM", arm, k, 16, None, "captured")
+        samples = [float(x) for x in shared + us + noise(n, number, scale)]
+        control = number == len(levels)
+        found.append(Result(cell, "end_to_end", Status.OK, samples_us=samples, control=control))
+    return found
+
+
+def kernel(name: str, us: float, layer: int, n: int = ROUNDS, k: int = K, **more: Any) -> Result:
+    """One arm of the replay by its name in KERNELS, or "kernel arm" for another kernel's."""
+    stage, kernel_name, arm, one_run = "kernel", ENGINE, name, None
+    if name.endswith("@1"):
+        arm, one_run = name.removesuffix("@1"), k
+    if name.startswith("gather"):
+        stage, kernel_name, arm = "gather", name, "fragmented"
+    elif name.startswith("cache_write"):
+        stage, kernel_name, arm = "cache_write", "reshape_and_cache_flash", "paged"
+    elif " " in name:
+        kernel_name, arm = name.split(" ")
+    data, seed = more.pop("data", "captured"), more.pop("seed", len(name))
+    block_size, scale = more.pop("block_size", 16), more.pop("scale", 0.05)
+    cell = Cell(stage, kernel_name, "vLLM FA3", arm, 1 if one_run else k, block_size, layer, data)
+    samples = [float(us + x) for x in noise(n, 1000 * layer + seed, scale)]
+    given_samples = {"samples_us": samples} | more
+    status = given_samples.pop("status", Status.OK)
+    return Result(cell, f"spread={k} layer={layer}", status, one_run_for=one_run, **given_samples)
+
+
+def replay(
+    changes: dict[str, float] | None = None, layers: Iterable[int] = range(LAYERS), **more: Any
+) -> list[Result]:
+    levels = KERNELS | (changes or {})
+    return [kernel(name, us, layer, **more) for layer in layers for name, us in levels.items()]
+
+
+def made(results: list[Result], record: Row | None = None) -> Row:
+    """The account, which must survive JSON unchanged."""
+    found = account(CUDA | (record or {}), results)
+    assert found is not None
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    return found
+
+
+def component(found: Row, part: str, name: str) -> Row:
+    (row,) = (row for row in found[part] if row["component"] == name)
+    return row
+
+
+def changed(results: list[Result], arm: str, **more: Any) -> list[Result]:
+    return [replace(r, **more) if r.cell.arm == arm else r for r in results]
+
+
+def failed(results: list[Result], arm: str, reason: str = "2 GiB wanted") -> list[Result]:
+    return changed(results, arm, status=Status.OUT_OF_MEMORY, reason=reason, samples_us=[])
+
+
+def profile(arm: str, k: int = 1, busy_ms: float = 4.0, device: str = "cuda", attention: float = 3.0) -> Row:
+    categories = {"attention": attention, "matrix products": busy_ms - attention}
+    times = {"profiled_ms": 15.0, "busy_ms": busy_ms, "categories": categories, "top": []}
+    return {"arm": arm, "spread_k": k, "device": device, **times}
