@@ -74,7 +74,15 @@ def test_a_killed_run_goes_on_and_measures_nothing_twice(tmp_path):
     assert run.record()["status"] == "finished"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.fixture(params=[signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def number(request):
+    """A signal as a shell leaves it; nohup, for one, has SIGHUP ignored."""
+    usual = signal.default_int_handler if request.param == signal.SIGINT else signal.SIG_DFL
+    before = signal.signal(request.param, usual)
+    yield request.param
+    signal.signal(request.param, before)
+
+
 def test_a_signal_ends_a_run_that_keeps_what_it_has_and_goes_on(tmp_path, monkeypatch, capsys, number):
     def ended(config, recorder):
         toy_experiment.job(config, recorder)
