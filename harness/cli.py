@@ -136,7 +136,9 @@ def companion(experiment: Experiment, options: dict[str, Any]) -> int:
         resume.check(config)
     with _input_errors():
         if isinstance(config, Model):  # ahead of torch; the job knows which lengths the model must take
-            _inspect(config, length=1)
+            from harness import models
+
+            models.asked_for(config, length=1)
         run = import_module(experiment.job).run
         with _known_failures():
             status: int = run(config)
@@ -212,9 +214,9 @@ def _run(config: RunConfig, source: ModelSource | None) -> int:
 
 def _model_source(config: RunConfig) -> ModelSource:
     """The model, once it is known to have the layers and, where that is cheap to see, to take the prompt."""
-    from harness import prompt
+    from harness import models, prompt
 
-    source = _inspect(config, config.length)
+    source = models.asked_for(config, config.length)
     if source.num_heads % config.tensor_parallel_size:
         divisors = [n for n in range(1, source.num_heads + 1) if source.num_heads % n == 0]
         raise ConfigError(
@@ -227,18 +229,6 @@ def _model_source(config: RunConfig) -> ModelSource:
         lengths = [request.length for request in config.requests]
         prompt.token_ids(source, lengths, config.prompt_file, config.seed)
     return source
-
-
-def _inspect(config: Model, length: int) -> ModelSource:
-    from harness import models
-
-    return models.inspect(
-        config.model,
-        length=length,
-        trust_remote_code=config.trust_remote_code,
-        allow_long=config.allow_long_max_model_len,
-        load_format=config.load_format,
-    )
 
 
 def _add_option(group: argparse._ArgumentGroup, model: type[BaseModel], name: str) -> None:

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from harness import device, layout, models
+from harness import device, layout
 from harness.calls import joined_call
 from harness.calls.capture import AttentionCall, CaptureError, from_engine, save
 from harness.config import RunConfig
-from harness.config.fields import Model
 from harness.engine import starting
 from harness.engine.options import (
     check_vllm,
@@ -242,17 +241,6 @@ class GenerationEngine:
     def close(self) -> None:
         """Stop the engine."""
         self._engine.engine_core.shutdown()
-
-
-def inspect(config: Model, length: int) -> ModelSource:
-    """The model of an experiment that generates; raises ModelError if it does not take `length` tokens."""
-    return models.inspect(
-        config.model,
-        length=length,
-        trust_remote_code=config.trust_remote_code,
-        allow_long=config.allow_long_max_model_len,
-        load_format=config.load_format,
-    )
 
 
 def prefill_steps(tokens: int, max_num_batched_tokens: int) -> int:

@@ -15,7 +15,6 @@ import torch
 
 from harness import models, stats
 from harness.config.backends import SDPA, BackendsConfig
-from harness.engine import generation
 from harness.experiments.attention_alone import AttentionAlone, captured, sdpa_series
 from harness.experiments.backend_engine import BackendEngine, Size, again, longest
 from harness.experiments.sampling import Sampling
@@ -26,7 +25,7 @@ from harness.runs.recorder import Recorder, recording
 
 def run(config: BackendsConfig) -> int:
     """Run it and leave its run directory; the exit status, as of the main job."""
-    source = generation.inspect(config, longest(config, config.cells()))
+    source = models.asked_for(config, longest(config, config.cells()))
     models.require_cache(source)
     return recording(config, source.name, lambda config, recorder: measure(config, recorder, source))
 

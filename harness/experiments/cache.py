@@ -36,13 +36,7 @@ ARMS = (("reset", False), ("warm", False), ("reset", True))  # name, whether it 
 def run(config: CacheConfig) -> int:
     """Run it and leave its run directory; the exit status, as of the main job."""
     assert config.length is not None
-    source = models.inspect(
-        config.model,
-        length=config.length + config.output_len - 1,
-        trust_remote_code=config.trust_remote_code,
-        allow_long=config.allow_long_max_model_len,
-        load_format=config.load_format,
-    )
+    source = models.asked_for(config, config.length + config.output_len - 1)
     models.require_cache(source)
     # A refusal leaves no run behind.
     check_vllm(for_engine(config, config.prompts * config.length), source)

@@ -17,7 +17,7 @@ import torch
 from harness import models, prompt
 from harness.config.kvcache import KVCacheConfig
 from harness.config.prefill import for_engine
-from harness.engine import generation, inengine
+from harness.engine import inengine
 from harness.engine.child import Child, EngineFailed
 from harness.engine.generation import (
     Generated,
@@ -46,7 +46,7 @@ DTYPES = {"auto": "bfloat16", "half": "float16", "float": "float32"}
 
 def run(config: KVCacheConfig) -> int:
     """Run it and leave its run directory; the exit status, as of the main job."""
-    source = generation.inspect(config, longest(config))
+    source = models.asked_for(config, longest(config))
     models.require_cache(source, per_head=True)
     if source.extended_positions is not None:
         raise ModelError(

@@ -27,13 +27,7 @@ def run(config: MemoryConfig) -> int:
 def find(config: MemoryConfig) -> ModelSource:
     """The model, if both can run the longest input with it; raises ModelError if not."""
     longest = max(config.lengths)
-    source = models.inspect(
-        config.model,
-        length=longest + OUTPUT_LEN - 1,
-        trust_remote_code=config.trust_remote_code,
-        allow_long=config.allow_long_max_model_len,
-        load_format=config.load_format,
-    )
+    source = models.asked_for(config, longest + OUTPUT_LEN - 1)
     models.require_cache(source, per_head=True)
     if source.extended_positions is not None:
         raise ModelError(

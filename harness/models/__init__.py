@@ -8,14 +8,17 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib import util
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from harness.counting import counted
 from harness.device import ROOT
 from harness.models import checkpoints, hub
 from harness.models.shape import EXTENDABLE, ModelError, Shape, read_shape, with_positions
 
-__all__ = ["BUILT_IN", "ModelError", "ModelSource", "inspect", "materialise", "require_cache"]
+if TYPE_CHECKING:
+    from harness.config.fields import Model
+
+__all__ = ["BUILT_IN", "ModelError", "ModelSource", "asked_for", "inspect", "materialise", "require_cache"]
 
 # Shapes whose weights are drawn inside the engine, and what they are the shape of. One layer, with a small
 # vocabulary, is what a kernel is measured on where the rest of the model would only take time.
@@ -71,6 +74,17 @@ class _Found:
     tokenizer: Path | None = None
     has_tokenizer: bool = False
     notices: tuple[str, ...] = ()
+
+
+def asked_for(config: Model, length: int) -> ModelSource:
+    """The model of a configuration; as `inspect`, which this calls with its options."""
+    return inspect(
+        config.model,
+        length=length,
+        trust_remote_code=config.trust_remote_code,
+        allow_long=config.allow_long_max_model_len,
+        load_format=config.load_format,
+    )
 
 
 def inspect(
