@@ -169,10 +169,10 @@ def highest_bound(findings: Iterable[Finding]) -> Finding | None:
     return max(known, key=lambda f: (f.effect.ci95_pct or (0, 0))[1], default=None)
 
 
-def hull(findings: Iterable[Finding]) -> tuple[float, float] | None:
-    """From the lowest to the highest end of all their intervals, in percent."""
-    bounds = [f.effect.ci95_pct for f in findings if f.effect.ci95_pct is not None]
-    return (min(low for low, _ in bounds), max(high for _, high in bounds)) if bounds else None
+def extremes(findings: Iterable[Finding]) -> tuple[Finding, Finding] | None:
+    """The findings with the lowest and the highest difference, of those that have one with an interval."""
+    known = sorted((f for f in findings if f.effect.ci95_pct is not None), key=lambda f: f.effect.pct or 0.0)
+    return (known[0], known[-1]) if known else None
 
 
 def by(findings: Iterable[Finding], key: Callable[[Point], Key]) -> dict[Key, Findings]:

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from tabulate import tabulate
 
 from harness.attribution.host import judged
-from harness.report.text import NONE, interval_of, signed
+from harness.report.text import NONE, interval_of
 from harness.report.text import percent as percent_of
-from study.findings import Finding, Gather, hull, questions, tally
+from study.findings import Finding, Gather, extremes, questions, tally
 from study.points import Effect, Point
 
 EMPTY = "Nothing of this was measured."  # in the place of a table without rows
@@ -40,11 +40,6 @@ def floor(effect: Effect) -> str:
 def judgement(effect: Effect) -> str:
     """What the study says of it, with the reason where nothing was measured."""
     return effect.judgement + (f" ({effect.reason})" if effect.reason else "")
-
-
-def within(bounds: tuple[float, float]) -> str:
-    """The ends of several intervals together."""
-    return f"{signed(bounds[0], 1)}% to {signed(bounds[1], 1)}%"
 
 
 def counted(counts: Mapping[str, int]) -> str:
@@ -92,10 +87,11 @@ def in_short(points: Mapping[str, Sequence[Point]]) -> str:
 
 
 def _brief(findings: Sequence[Finding]) -> str:
-    range_ = hull(findings)
     if not findings:
         return "not measured"
-    return f"{within(range_) if range_ else 'no interval'} ({counted(tally(findings))})"
+    ends = extremes(findings)
+    range_ = " to ".join(dict.fromkeys(percent(f.effect) for f in ends)) if ends else "no interval"
+    return f"{range_}<br>{counted(tally(findings))}"
 
 
 def kernels_table(findings: Iterable[Finding], what: str, with_runs: bool) -> str:
