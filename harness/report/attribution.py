@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from harness import stats
 from harness.counting import counted
 from harness.report.breakdown import break_even_table, decimals, synthetic_table, where_table
 from harness.report.rows import Row, with_reason
@@ -101,7 +102,9 @@ def _engine_line(account: Row) -> str:
         whole += f"; blocks as vLLM allocated them: median {counted(runs['median'], 'run')}{spread}"
     floor = account["noise_floor_pct"]
     if floor is None:
-        return f"{whole}; noise floor not known: no A/A series"
+        most = max(row["n"] for row in account["measured"])
+        few = 0 < most < stats.INTERVAL_SAMPLES
+        return f"{whole}; noise floor not known: {'too few rounds' if few else 'no A/A series'}"
     return f"{whole}; noise floor (A/A) {floor:.2f}%"
 
 

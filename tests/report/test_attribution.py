@@ -128,6 +128,13 @@ def test_without_the_engine_s_own_arm_shares_are_of_one_run() -> None:
     assert "% of paged 1 [95%]" in text
 
 
+def test_too_few_rounds_for_a_noise_floor_are_not_called_a_series_without_one() -> None:
+    few = [replace(r, samples_us=r.samples_us[:3]) for r in fixtures.gpu_results()]
+    assert "noise floor not known: too few rounds" in flat(Tables(*of(few)).screen_summary())
+    alone = [r for r in fixtures.gpu_results() if not r.control]
+    assert "noise floor not known: no A/A series" in flat(Tables(*of(alone)).screen_summary())
+
+
 def test_a_replay_of_few_layers_is_said_once() -> None:
     some = [r for r in fixtures.gpu_results() if r.cell.layer in (None, 0, 5)]
     text = flat(Tables(*of(some)).screen_summary())
