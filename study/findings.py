@@ -70,6 +70,8 @@ def in_prefills(points: Iterable[Point], component: str) -> Findings:
     for p in points:
         if p.account:
             k = 1 if component in ONE_RUN else p.account["spread_k"]
+            if component == "hooks" and p.account["engine_spread_k"]:  # on vLLM's own blocks
+                k = p.account["engine_spread_k"]["median"]
             found.append(Finding(p, k, p.in_engine(component)))
     return found
 
