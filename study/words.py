@@ -126,6 +126,17 @@ def cache_writes_table(points: Iterable[Point]) -> str:
     return table(columns, rows)
 
 
+def doubts_table(points: Iterable[Point]) -> str:
+    """What the runs of whole prefills said is doubtful about the engine's own prefill."""
+    rows = []
+    for point in points:
+        arms = point.summary["end_to_end"] if point.account else ()
+        doubts = [text for row in arms if row["arm"] == "engine" for text in row["warnings"]]
+        if doubts:
+            rows.append([*_place(point), "; ".join(doubts)])
+    return table(["model", "tokens", "block", "kernel", "of the engine's own samples"], rows)
+
+
 def shapes_table(points: Iterable[Point]) -> str:
     """The models measured."""
     rows = {}

@@ -35,10 +35,10 @@ def summarise(record: dict[str, Any], results: Sequence[Result]) -> dict[str, An
     the shortest layer's last; those with layer "sum" are that times the number of layers in it, which is
     their `layers`. Where a cell occurs twice (a resumed run) the later result counts.
     """
-    counted = latest(results)
-    end_to_end = [r for r in counted if r.cell.stage == "end_to_end"]
-    alone = [r for r in counted if r.cell.request is not None]
-    replayed = [r for r in counted if r.cell.layer is not None and r.cell.request is None]
+    final = latest(results)
+    end_to_end = [r for r in final if r.cell.stage == "end_to_end"]
+    alone = [r for r in final if r.cell.request is not None]
+    replayed = [r for r in final if r.cell.layer is not None and r.cell.request is None]
     slowest = _slowest_rank(replayed)
     # A step waits for its slowest rank.
     decisive = [r for r in replayed if r.cell.rank == slowest]
@@ -68,7 +68,7 @@ def summarise(record: dict[str, Any], results: Sequence[Result]) -> dict[str, An
         "end_to_end": [_end_to_end_row(r) for r in end_to_end if not r.control],
         "requests": per_request.rows(record, [r for r in alone if r.cell.rank == slowest], decisive),
         "attribution": account(record, end_to_end + decisive),
-        "variants": variant_rows(record, counted),
+        "variants": variant_rows(record, final),
     }
 
 
