@@ -237,7 +237,8 @@ def _two_modes(values: npt.NDArray[np.float64], level: float) -> str | None:
     if min(count, n - count) < max(4, 0.1 * n) or apart <= 0.01 * level or apart <= 5 * widths:
         return None
     low, high = (float(mean[cut] + np.median(values)) for mean in (mean_left, mean_right))
-    return f"two modes: near {low:.4g} us ({count / n:.0%}) and near {high:.4g} us"
+    digits = ".0f" if high >= 1000 else ".4g"  # never 1.347e+04
+    return f"two modes: near {low:{digits}} us ({count / n:.0%}) and near {high:{digits}} us"
 
 
 def _checked(samples: Samples) -> npt.NDArray[np.float64]:

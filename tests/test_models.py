@@ -124,6 +124,11 @@ def test_unknown_model_without_network(name: str) -> None:
     assert "smollm2-135m" in str(caught.value)
 
 
+def test_a_mistyped_model_has_the_nearest_beside_it() -> None:
+    with pytest.raises(ModelError, match=r"the nearest built-in one is llama-3-8b$"):
+        inspect("llama3-8b", length=1)
+
+
 def test_impossible_name() -> None:
     with pytest.raises(ModelError, match="not a directory, a Hugging Face name or one of gpt2"):
         inspect("a b", length=1)

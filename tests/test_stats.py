@@ -210,6 +210,11 @@ def test_warnings_name_what_is_wrong() -> None:
     assert "outliers" in kinds(np.where(np.arange(60) % 8 == 0, calm + 2 + rng.random(60), calm))
 
 
+def test_two_modes_of_a_prefill_are_in_plain_figures() -> None:
+    samples = np.random.default_rng(5).permutation([7_631.0] * 50 + [13_472.0] * 10)
+    assert "two modes: near 7631 us (83%) and near 13472 us" in stats.warnings(samples)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_ordinary_shapes_are_not_two_modes(seed: int) -> None:
     rng = np.random.default_rng(seed)

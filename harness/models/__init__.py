@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from contextlib import suppress
@@ -220,9 +221,11 @@ def _find_by_hub_name(name: str, dummy: bool) -> _Found:
         )
     found = _find_cached(name, dummy) or _find_on_hub(name)
     if found is None:
+        near = difflib.get_close_matches(name, BUILT_IN, 1)
+        hint = f"; the nearest built-in one is {near[0]}" if near else ""
         raise ModelError(
             f"--model {name}: no such directory or built-in model ({', '.join(BUILT_IN)}), not in the local "
-            "cache, and the model hub cannot be reached; give one of those or go online"
+            f"cache, and the model hub cannot be reached; give one of those or go online{hint}"
         )
     return found
 
