@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from study.findings import Finding
-from study.points import Point
+from study.points import Effect, Point
 
 # Okabe and Ito's colours, told apart by colour-blind readers; markers tell them apart in greyscale.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -118,6 +119,15 @@ def errors(found: Iterable[Finding]) -> Errors:
         below.append(pct - low)
         above.append(high - pct)
     return below, above
+
+
+def cut(figure: Figure, effects: Sequence[Effect]) -> None:
+    """Show all medians, and nine of ten intervals whole: beside the widest the rest would be a flat line."""
+    medians = [abs(e.pct) for e in effects if e.pct is not None]
+    reach = [max(map(abs, e.ci95_pct)) for e in effects if e.ci95_pct is not None]
+    if medians and reach:
+        most = 1.1 * max(*medians, float(np.quantile(reach, 0.9)))
+        figure.axes[0].set_ylim(-most, most)  # which all share
 
 
 def powers_of_two(axes: Axes, values: Iterable[int]) -> None:

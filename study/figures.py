@@ -17,7 +17,12 @@ from study.words import kernel
 
 DPI = 110
 CURVE = 4  # values of spread_k from which on they are joined by a line
-COMPONENTS = {"fragmentation": "fragmentation", "paging": "paging", "cache_write": "cache write"}
+COMPONENTS = {
+    "fragmentation": "fragmentation",
+    "paging": "paging",
+    "cache_write": "cache write",
+    "total": "all three",
+}
 
 
 def write(devices: Mapping[str, Sequence[Point]], folder: Path) -> dict[str, dict[str, str]]:
@@ -75,11 +80,12 @@ def _spread(points: Sequence[Point], everywhere: Sequence[Point]) -> Figure | No
         shown,
         lambda p: (kernel(p), p.shape),
         lines,
-        "The same kernel on so many runs of blocks, against one run (95%; grey: called the same)",
+        "The same kernel on so many runs of blocks, against one run (95%, some cut off; grey: called the same)",
         legend=False,
     )
     if figure:
         effects = [p.fragmentation(k) for p in shown for k in p.spreads if k > 1]
+        drawing.cut(figure, effects)
         keys = drawing.legend(
             {f"{x} tokens": n for n, x in enumerate(lengths) if any(p.length == x for p in shown)},
             {f"block {x}": n for n, x in enumerate(sizes) if any(p.block_size == x for p in shown)},
@@ -150,8 +156,8 @@ def _account(points: Sequence[Point]) -> Figure | None:
     if not whole:
         return None
     height = 1.4 + 0.32 * len(whole)
-    figure = Figure(figsize=(9.5, height), layout="constrained")
-    panels = figure.subplots(1, len(COMPONENTS), sharey=True, squeeze=False)[0]
+    figure = Figure(figsize=(11, height), layout="constrained")
+    panels = figure.subplots(1, len(COMPONENTS), sharex=True, sharey=True, squeeze=False)[0]
     gaps = ["" if p.gap == "shuffled" else f", {p.gap}" for p in whole]
     names = [
         f"{p.shape} {p.length}, block {p.block_size}, {kernel(p)}{gap}"
@@ -178,7 +184,7 @@ def _account(points: Sequence[Point]) -> Figure | None:
         axes.set_xlabel("% of the engine's prefill")
     panels[0].set_yticks(range(len(whole)), names)
     panels[0].set_ylim(len(whole) - 0.4, -0.6)
-    figure.suptitle("What layout costs a whole prefill (95% intervals; grey: noise floor)", fontsize=10)
+    figure.suptitle("What the paged KV cache costs a whole prefill (95% intervals; grey: noise floor)", fontsize=10)
     return figure
 
 

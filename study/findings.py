@@ -177,6 +177,11 @@ def extremes(findings: Iterable[Finding]) -> tuple[Finding, Finding] | None:
     return (known[0], known[-1]) if known else None
 
 
+def scattered(findings: Iterable[Finding]) -> Findings:
+    """Those whose runs lie all over the KV cache pool."""
+    return [f for f in findings if f.point.gap == "scattered"]
+
+
 def by(findings: Iterable[Finding], key: Callable[[Point], Key]) -> dict[Key, Findings]:
     """Findings by something of their points, in its order."""
     groups: dict[Key, Findings] = {}
@@ -235,10 +240,11 @@ class VersionChoice:
 
 def version_choices(points: Iterable[Point]) -> list[VersionChoice]:
     """For whole prefills that differ in the kernel alone."""
-    found: dict[tuple[str, int, int], list[Point]] = {}
+    found: dict[tuple[str, int, int, str], list[Point]] = {}
     for point in points:
         if point.account and point.account["engine_ci95_ms"]:
-            found.setdefault((point.model, point.length, point.block_size), []).append(point)
+            place = (point.model, point.length, point.block_size, point.gap)
+            found.setdefault(place, []).append(point)
     choices = []
     for group in found.values():
         by_kernel = {point.attention: point for point in group}
