@@ -80,7 +80,7 @@ def _spread(points: Sequence[Point], everywhere: Sequence[Point]) -> Figure | No
         shown,
         lambda p: (kernel(p), p.shape),
         lines,
-        "The same kernel on so many runs of blocks, against one run (95%, some cut off; grey: called the same)",
+        "The kernel on so many runs of blocks, against one run (95%, some cut off; grey: called the same)",
         legend=False,
     )
     if figure:
@@ -184,7 +184,8 @@ def _account(points: Sequence[Point]) -> Figure | None:
         axes.set_xlabel("% of the engine's prefill")
     panels[0].set_yticks(range(len(whole)), names)
     panels[0].set_ylim(len(whole) - 0.4, -0.6)
-    figure.suptitle("What the paged KV cache costs a whole prefill (95% intervals; grey: noise floor)", fontsize=10)
+    title = "What the paged KV cache costs a whole prefill (95% intervals; grey: noise floor)"
+    figure.suptitle(title, fontsize=10)
     return figure
 
 
