@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -116,6 +117,11 @@ def of_record(record: Mapping[str, Any]) -> Batch:
 def num_tokens(batch: Sequence[Request]) -> int:
     """Tokens of all requests together."""
     return sum(request.length for request in batch)
+
+
+def prefill_steps(tokens: int, max_num_batched_tokens: int) -> int:
+    """At most so many steps for prompts of `tokens` tokens in all: decoding ones take a token of a step."""
+    return 2 * math.ceil(tokens / max_num_batched_tokens)
 
 
 def _lines(path: str) -> list[str]:

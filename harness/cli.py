@@ -19,7 +19,6 @@ from harness.batch import Request
 from harness.calls import headers
 from harness.config import ConfigError, RunConfig
 from harness.config.checks import label
-from harness.config.fields import Model
 from harness.config.loading import item_type
 from harness.config.prefill import GROUPS
 from harness.experiments import Experiment
@@ -135,10 +134,8 @@ def companion(experiment: Experiment, options: dict[str, Any]) -> int:
     if config.resume:
         resume.check(config)
     with _input_errors():
-        if isinstance(config, Model):  # ahead of torch; the job knows which lengths the model must take
-            from harness import models
-
-            models.asked_for(config, length=1)
+        if experiment.find_model:  # ahead of torch
+            experiment.find_model(config)
         run = import_module(experiment.job).run
         with _known_failures():
             status: int = run(config)

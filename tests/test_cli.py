@@ -67,6 +67,7 @@ def run(*argv: str, module: str = "cli") -> subprocess.CompletedProcess[str]:
             "--spread-k 1 and --spread-step 2: exclude each other; leave one out",
         ),
         ("--block-size 20", "--block-size 20: must be a multiple of "),
+        ("--load-format safetensor", "--load-format safetensor: vLLM has no such load format; take one of"),
         ("--block-sizes 64,20", "--block-sizes 20: must be a multiple of "),
         ("--block-sizes 64,big", "--block-sizes 64,big: must be a list of whole numbers"),
         ("--block-size 64 --block-sizes 64,64", "--block-sizes 64: is what the main job runs with itself"),
@@ -281,6 +282,21 @@ def test_a_companion_refuses_an_unknown_model_before_anything_heavy(command):
     done = run(command, "--model", "no such model", module="__main__")
     assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, "heavy: []\n")
     assert "--model 'no such model': not a directory, a Hugging Face name or one of gpt2" in done.stderr
+
+
+ABOUT_THE_MODEL = [
+    ("cache --model qwen2.5-7b --length 131072", "131079 tokens: qwen2.5-7b has 131072 positions; take"),
+    ("memory --lengths 7,1023", "--lengths 1023: gpt2 has 1024 learned positions, which transformers does"),
+    ("backends --model qwen2.5-7b --input-lens 131072", "131072 tokens: qwen2.5-7b has 131072 positions"),
+    ("kvcache --input-len 1000 --output-len 100", "--output-len 100: gpt2 has 1024 learned positions, wh"),
+]
+
+
+@pytest.mark.parametrize(("argv", "message"), ABOUT_THE_MODEL)
+def test_a_companion_refuses_what_its_model_has_no_positions_for_before_anything_heavy(argv, message):
+    done = run(*argv.split(), module="__main__")
+    assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, "heavy: []\n")
+    assert message in done.stderr
 
 
 def test_the_package_alone_lists_its_commands():

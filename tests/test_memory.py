@@ -14,9 +14,9 @@ import torch
 
 from harness import device, models
 from harness.config import ConfigError, load
-from harness.config.memory import MemoryConfig, resolve
+from harness.config.memory import MemoryConfig, find_model, resolve
 from harness.experiments import memory_stages
-from harness.experiments.memory import Job, find, precise
+from harness.experiments.memory import Job, precise
 from harness.experiments.memory_jobs import ENGINES, Stage, TransformersJob, plan
 from harness.experiments.memory_stages import Reading
 from harness.measure.process_memory import Meter
@@ -85,7 +85,7 @@ def test_vllm_holds_whole_blocks_and_gives_them_back(read):
 
 def test_what_a_window_has_passed_is_kept_as_the_formula_and_vllm_have_it(tiny_windowed):
     config = configured(tiny_windowed)
-    source = models.materialise(find(config), config.seed)
+    source = models.materialise(find_model(config), config.seed)
     job, used = TransformersJob(config, source, list(range(1, 101))), []
     with torch.inference_mode():
         job.load(lambda *_: None)
@@ -145,7 +145,7 @@ def test_ctrl_c_keeps_what_was_read_and_the_process_is_started_again(tiny_gpt2, 
     monkeypatch.setattr("harness.experiments.memory.readings", two_of_them)
     recorder = Recorder(config, "tiny")
     with pytest.raises(KeyboardInterrupt):
-        Job(config, recorder, find(config), []).process("vLLM", 0)
+        Job(config, recorder, find_model(config), []).process("vLLM", 0)
     kept = recorder.directory.results()
     assert [result.status for result in kept] == [Status.OK] * 2 + [Status.INTERRUPTED] * 3
     assert kept[0].readings == {"rss_bytes": [7]}
@@ -166,7 +166,7 @@ def test_resident_memory_counts_what_is_written():
 
 def test_a_process_that_is_killed_leaves_a_reason_for_all_that_it_did_not_reach(tiny_gpt2, monkeypatch):
     config = configured(tiny_gpt2)
-    source = models.materialise(find(config), seed=0)
+    source = models.materialise(find_model(config), seed=0)
     pids = []
     get_context = memory_stages.multiprocessing.get_context
 
@@ -196,7 +196,7 @@ def test_a_process_that_is_killed_leaves_a_reason_for_all_that_it_did_not_reach(
 def test_a_model_that_does_not_load_is_said_at_every_stage_that_follows(tiny_gpt2, tmp_path):
     config = configured(tiny_gpt2)
     (tmp_path / "config.json").write_text("{}")
-    source = models.replace(find(config), path=tmp_path)
+    source = models.replace(find_model(config), path=tmp_path)
     found = list(memory_stages.readings("transformers", config, source, [5] * 100))
     assert [reading.status for reading in found] == [Status.OK] + [Status.ERROR] * (len(found) - 1)
     assert [reading.stage for reading in found] == plan("transformers", LENGTHS)
@@ -233,14 +233,14 @@ def test_what_cannot_be_is_refused(tiny_gpt2, options, message):
 
 
 def test_inputs_beyond_the_model_s_positions_are_refused(tiny_gpt2):
-    with pytest.raises(ModelError, match=r"--lengths 127: .* has 128 learned positions.*use at most 126"):
-        find(configured(tiny_gpt2, lengths=[5, 127]))
-    assert find(configured(tiny_gpt2, lengths=[5, 126])).num_layers == 3
+    with pytest.raises(ModelError, match=r"--lengths 127: .* has 128 learned positions.*take 1 token fewer"):
+        find_model(configured(tiny_gpt2, lengths=[5, 127]))
+    assert find_model(configured(tiny_gpt2, lengths=[5, 126])).num_layers == 3
 
 
 def test_by_default_no_last_block_is_full_and_gpt2_takes_the_inputs():
     config = MemoryConfig()
-    assert find(resolve(config, "cpu")).num_layers == 12
+    assert find_model(resolve(config, "cpu")).num_layers == 12
     assert all(length % 16 for length in config.lengths)
 
 

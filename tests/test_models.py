@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness import models
-from harness.models import ModelError, ModelSource, checkpoints, hub, inspect, materialise, require_cache
+from harness.models import ModelError, ModelSource, checkpoints, hub, inspect, materialise
+from harness.models.required import require_cache
 from harness.models.shape import read_shape, with_positions
 
 LLAMA = {

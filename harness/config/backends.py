@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator
 
-from harness import batch
-from harness.config import backend_names, checks, fields
+from harness import batch, models
+from harness.config import checks, fields, vllm_names
 from harness.config.checks import label
 from harness.config.fields import Common, Count, DeviceKind, Generation, NonEmpty
 from harness.config.prefill import for_engine
+from harness.models import ModelSource
+from harness.models.required import require_cache
 
 SDPA = "sdpa.math"  # no backend of vLLM's: attention alone
 DEFAULTS: dict[DeviceKind, dict[str, Any]] = {
@@ -36,6 +38,7 @@ GROUPS: dict[str, list[str]] = {
     "engines (vLLM's own names)": [*fields.ONE_GPU_ENGINE_OPTIONS, "num_gpu_blocks_override", "seed"],
     **fields.COMMON_GROUPS,
 }
+Size = tuple[int, int]  # batch size, input length
 Counts = Annotated[list[Count], Field(min_length=1)]
 
 
@@ -94,9 +97,15 @@ class BackendsConfig(Generation, Common):
         """Those that run in an engine; needs a resolved configuration."""
         return [name for name in self.attention_backends or [] if name != SDPA]
 
-    def cells(self) -> list[tuple[int, int]]:
-        """(batch size, input length) of every cell; needs a resolved configuration."""
+    def cells(self) -> list[Size]:
+        """Every cell; needs a resolved configuration."""
         return [(size, tokens) for size in self.batch_sizes or [] for tokens in self.input_lens or []]
+
+    def longest(self, cells: Sequence[Size]) -> int:
+        """Tokens of the longest prompt of the cells with all that is generated from it; likewise."""
+        out, per_step = self.output_len or 0, self.max_num_batched_tokens or 1
+        waiting = max(batch.prefill_steps(size * tokens, per_step) for size, tokens in cells) if out else 0
+        return max(tokens for _, tokens in cells) + out + waiting
 
 
 def resolve(config: BackendsConfig, device_kind: DeviceKind) -> BackendsConfig:
@@ -110,7 +119,8 @@ def resolve(config: BackendsConfig, device_kind: DeviceKind) -> BackendsConfig:
     config = config.model_copy(update={"max_num_batched_tokens": tokens})
     name = f"backends-{fields.model_name(config)}-{config.phase}"
     resolved = fields.resolve_common(config, device_kind, name)
-    problems = [*checks.directory_problems(resolved), *_backend_problems(resolved, device_kind)]
+    problems = [*checks.directory_problems(resolved), *checks.load_format_problems(resolved)]
+    problems += _backend_problems(resolved, device_kind)
     most_prompts = max(config.batch_sizes or [])
     if most_prompts > batch.MOST_REQUESTS:
         problems.append(
@@ -124,11 +134,18 @@ def resolve(config: BackendsConfig, device_kind: DeviceKind) -> BackendsConfig:
     return resolved
 
 
+def find_model(config: BackendsConfig) -> ModelSource:
+    """The model, if it takes the prompts and keeps a cache; raises ModelError if not."""
+    source = models.asked_for(config, config.longest(config.cells()))
+    require_cache(source)
+    return source
+
+
 def _backend_problems(config: BackendsConfig, device_kind: DeviceKind) -> Iterable[str]:
     for name in config.engine_backends():
         if "." in name:
             yield f"{label('attention_backends', name)}: PyTorch's attention is here as {SDPA} alone; take it"
-        elif unknown := backend_names.problem(label("attention_backends", name), name):
+        elif unknown := vllm_names.unknown_backend(label("attention_backends", name), name):
             yield unknown
         elif device_kind == "cpu" and name != "CPU_ATTN":
             yield f"{label('attention_backends', name)}: vLLM has CPU_ATTN alone on a CPU; take it, or {SDPA}"

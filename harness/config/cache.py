@@ -6,8 +6,11 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator
 
+from harness import models
 from harness.config import checks, fields
 from harness.config.fields import Common, Count, DeviceKind, Engine
+from harness.models import ModelSource
+from harness.models.required import require_cache
 
 LENGTH = {"cuda": 4096, "cpu": 512}
 GROUPS: dict[str, list[str]] = {
@@ -37,6 +40,11 @@ class CacheConfig(Common, Engine):
         None, description="at least --prompts times --length: a batch is one step (default: what it takes)"
     )
 
+    @property
+    def longest(self) -> int:
+        """Tokens of a prompt and of what is generated from it, but for the last; needs a resolved one."""
+        return (self.length or 0) + self.output_len - 1
+
     @field_validator("shares")
     @classmethod
     def _ascending(cls, value: Any) -> Any:
@@ -55,3 +63,10 @@ def resolve(config: CacheConfig, device_kind: DeviceKind) -> CacheConfig:
     )
     fields.refuse([*problems, *checks.step_problems(config, of_batch, limit)])
     return resolved
+
+
+def find_model(config: CacheConfig) -> ModelSource:
+    """The model, if it takes the prompts and keeps a cache; raises ModelError if not."""
+    source = models.asked_for(config, config.longest)
+    require_cache(source)
+    return source

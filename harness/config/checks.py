@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness import batch, device
-from harness.config import backend_names
+from harness.config import vllm_names
 from harness.counting import counted
 
 if TYPE_CHECKING:
@@ -131,6 +131,7 @@ def variant_problems(config: RunConfig, device_kind: Literal["cuda", "cpu"]) -> 
 
 def engine_problems(config: Engine, device_kind: Literal["cuda", "cpu"]) -> Iterable[str]:
     """What vLLM would refuse."""
+    yield from load_format_problems(config)
     yield from _unknown_backends("attention_backend", filter(None, [config.attention_backend]))
     backend = config.attention_backend or {"cuda": "FLASH_ATTN", "cpu": "CPU_ATTN"}[device_kind]
     multiple = {"FLASH_ATTN": 16, "CPU_ATTN": 32}.get(backend.upper(), 1)
@@ -148,9 +149,16 @@ def engine_problems(config: Engine, device_kind: Literal["cuda", "cpu"]) -> Iter
     yield from _rank_problems(config, device_kind)
 
 
+def load_format_problems(config: Model) -> Iterable[str]:
+    """A load format that vLLM does not know."""
+    said = label("load_format", config.load_format)
+    if unknown := vllm_names.unknown_load_format(said, config.load_format):
+        yield unknown
+
+
 def _unknown_backends(option: str, names: Iterable[str]) -> Iterable[str]:
     for name in names:
-        if unknown := backend_names.problem(label(option, name), name.upper()):
+        if unknown := vllm_names.unknown_backend(label(option, name), name.upper()):
             yield unknown
 
 

@@ -133,6 +133,12 @@ class Model(Blocks):
         None, description="at least --length, so that the prompt stays in one step (default: what it takes)"
     )
 
+    @field_validator("load_format")
+    @classmethod
+    def _in_small_letters(cls, value: str) -> str:
+        """As vLLM reads it: DUMMY is dummy."""
+        return value.lower()
+
 
 class Engine(Model):
     """A model in vLLM, with what attends in it."""

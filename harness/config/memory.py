@@ -6,10 +6,14 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from harness import models
 from harness.config import checks, fields
 from harness.config.checks import label
 from harness.config.fields import Common, Count, DeviceKind, Engine, Seconds
+from harness.models import ModelSource
+from harness.models.required import require_cache, require_own_positions
 
+OUTPUT_LEN = 2  # tokens that vLLM generates: its requests are there until the second
 GROUPS: dict[str, list[str]] = {
     "inputs and model": ["lengths", *fields.MODEL_OPTIONS],
     **fields.ENGINE_GROUP,
@@ -58,3 +62,12 @@ def resolve(config: MemoryConfig, device_kind: DeviceKind) -> MemoryConfig:
         problems.append(f"{said}: must be 1, as the memory of one process is read; leave it out")
     fields.refuse(problems)
     return resolved
+
+
+def find_model(config: MemoryConfig) -> ModelSource:
+    """The model, if both can run the longest input with it; raises ModelError if not."""
+    longest = max(config.lengths)
+    source = models.asked_for(config, longest + OUTPUT_LEN - 1)
+    require_cache(source, per_head=True)
+    require_own_positions(source, label("lengths", longest))
+    return source

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness import device, layout
+from harness.batch import prefill_steps
 from harness.calls import joined_call
 from harness.calls.capture import AttentionCall, CaptureError, from_engine, save
 from harness.config import RunConfig
@@ -241,11 +241,6 @@ class GenerationEngine:
     def close(self) -> None:
         """Stop the engine."""
         self._engine.engine_core.shutdown()
-
-
-def prefill_steps(tokens: int, max_num_batched_tokens: int) -> int:
-    """At most so many steps for prompts of `tokens` tokens in all: decoding ones take a token of a step."""
-    return 2 * math.ceil(tokens / max_num_batched_tokens)
 
 
 def blocks_needed(prompt_len: int, output_len: int, block_size: int, steps: int) -> int:

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.config import Common, backends, cache, kernels, kvcache, memory
+
+if TYPE_CHECKING:
+    from harness.models import ModelSource
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class Experiment:
     job: str  # the module whose run(config) does it and returns the exit status
     view: str  # the module that makes summary, tables and plots of a run: see harness.report.View
     page: str  # the module with answer and figures of its report.html: see harness.report.page.companion
+    find_model: Callable[[Any], ModelSource] | None = None  # resolved config -> model; raises ModelError
 
 
 # By the name of the subcommand, which is also `config.experiment`.
@@ -47,6 +51,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         job="harness.experiments.cache",
         view="harness.report.cache",
         page="harness.report.page.cache",
+        find_model=cache.find_model,
     ),
     "memory": Experiment(
         about="memory through the stages of a job, in transformers and in vLLM",
@@ -57,6 +62,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         job="harness.experiments.memory",
         view="harness.report.memory",
         page="harness.report.page.memory",
+        find_model=memory.find_model,
     ),
     "backends": Experiment(
         about="attention backends over batch sizes and lengths, in prefill or in decoding",
@@ -67,6 +73,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         job="harness.experiments.backends",
         view="harness.report.backends",
         page="harness.report.page.backends",
+        find_model=backends.find_model,
     ),
     "kvcache": Experiment(
         about="generation without a KV cache, with one, and with vLLM's paged one, token by token",
@@ -77,5 +84,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         job="harness.experiments.kvcache",
         view="harness.report.kvcache",
         page="harness.report.page.kvcache",
+        find_model=kvcache.find_model,
     ),
 }

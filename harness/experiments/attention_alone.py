@@ -10,10 +10,10 @@ from typing import Any
 
 from harness.calls import capture, joined_call, random_call
 from harness.calls.capture import AttentionCall
-from harness.config.backends import SDPA, BackendsConfig
+from harness.config.backends import SDPA, BackendsConfig, Size
 from harness.config.kernels import KernelsConfig
 from harness.engine.child import EngineFailed
-from harness.experiments.backend_engine import Size, point, prompts, start_engine
+from harness.experiments.backend_engine import point, prompts, start_engine
 from harness.experiments.sampling import Sampling
 from harness.kernels import PagedKV, Run, dense_buffer
 from harness.kernels.support import refusal

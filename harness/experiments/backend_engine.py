@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness import device, prompt
-from harness.config.backends import BackendsConfig
+from harness.batch import prefill_steps
+from harness.config.backends import BackendsConfig, Size
 from harness.config.prefill import for_engine
 from harness.engine.child import Child, EngineFailed
-from harness.engine.generation import GenerationFacts, Limits, blocks_needed, generation_engine, prefill_steps
+from harness.engine.generation import GenerationFacts, Limits, blocks_needed, generation_engine
 from harness.experiments.sampling import Sampling
 from harness.measure.budget import Budget
 from harness.measure.sampler import Series
@@ -19,7 +20,6 @@ from harness.models import ModelSource
 from harness.runs.record import Cell, Point, Result, Status
 from harness.runs.recorder import Recorder
 
-Size = tuple[int, int]  # batch size, input length
 Prompts = list[list[int]]  # token ids of each
 Lost = dict[Size, tuple[Status, str]]  # what cannot be measured, and why
 
@@ -27,13 +27,6 @@ Lost = dict[Size, tuple[Status, str]]  # what cannot be measured, and why
 def again(name: str) -> str:
     """The series of a backend's second engine (A/A)."""
     return f"{name} again"
-
-
-def longest(config: BackendsConfig, cells: Sequence[Size]) -> int:
-    """Tokens of the longest prompt of the cells with all that is generated from it."""
-    out, per_step = config.output_len or 0, config.max_num_batched_tokens or 1
-    waiting = max(prefill_steps(batch * tokens, per_step) for batch, tokens in cells) if out else 0
-    return max(tokens for _, tokens in cells) + out + waiting
 
 
 def prompts(config: BackendsConfig, source: ModelSource, batch: int, tokens: int) -> Prompts:
@@ -45,12 +38,12 @@ def start_engine(config: BackendsConfig, source: ModelSource, name: str, sizes: 
     """An engine (GenerationEngine) of a backend with room for these cells. Raises EngineFailed."""
     limits = Limits(
         max_num_seqs=max(batch for batch, _ in sizes),
-        max_model_len=longest(config, sizes) + 1,
+        max_model_len=config.longest(sizes) + 1,
         max_num_batched_tokens=config.max_num_batched_tokens or 1,
         kv_cache_bytes=_cpu_cache_bytes(config, source, sizes) if device.kind() == "cpu" else None,
         num_blocks=config.num_gpu_blocks_override,
     )
-    engine = for_engine(config, longest(config, sizes)).model_copy(update={"attention_backend": name})
+    engine = for_engine(config, config.longest(sizes)).model_copy(update={"attention_backend": name})
     return Child(generation_engine, engine, source, limits)
 
 

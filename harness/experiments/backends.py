@@ -14,9 +14,9 @@ from tempfile import TemporaryDirectory
 import torch
 
 from harness import models, stats
-from harness.config.backends import SDPA, BackendsConfig
+from harness.config.backends import SDPA, BackendsConfig, Size, find_model
 from harness.experiments.attention_alone import AttentionAlone, captured, sdpa_series
-from harness.experiments.backend_engine import BackendEngine, Size, again, longest
+from harness.experiments.backend_engine import BackendEngine, again
 from harness.experiments.sampling import Sampling
 from harness.measure.budget import Budget
 from harness.models import ModelSource
@@ -25,8 +25,7 @@ from harness.runs.recorder import Recorder, recording
 
 def run(config: BackendsConfig) -> int:
     """Run it and leave its run directory; the exit status, as of the main job."""
-    source = models.asked_for(config, longest(config, config.cells()))
-    models.require_cache(source)
+    source = find_model(config)
     return recording(config, source.name, lambda config, recorder: measure(config, recorder, source))
 
 

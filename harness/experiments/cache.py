@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from harness import layout, models, prompt
-from harness.config.cache import CacheConfig
+from harness.config.cache import CacheConfig, find_model
 from harness.config.prefill import for_engine
 from harness.engine import compatibility, inengine
 from harness.engine.completions import Completed, complete, reset_prefix_cache, warm_up
@@ -36,8 +36,7 @@ ARMS = (("reset", False), ("warm", False), ("reset", True))  # name, whether it 
 def run(config: CacheConfig) -> int:
     """Run it and leave its run directory; the exit status, as of the main job."""
     assert config.length is not None
-    source = models.asked_for(config, config.length + config.output_len - 1)
-    models.require_cache(source)
+    source = find_model(config)
     # A refusal leaves no run behind.
     check_vllm(for_engine(config, config.prompts * config.length), source)
     return recording(config, source.name, lambda config, recorder: measure(config, recorder, source))
@@ -74,9 +73,8 @@ def start(config: CacheConfig, source: ModelSource) -> PrefillEngine:
         "max_num_seqs": max(MAX_NUM_SEQS, config.prompts),
         "max_num_batched_tokens": config.max_num_batched_tokens or max(tokens + 1, 2048),
     }
-    longest = config.length + config.output_len - 1
     with environment(room):
-        return PrefillEngine(for_engine(config, longest), source, vllm_args=arguments)
+        return PrefillEngine(for_engine(config, config.longest), source, vllm_args=arguments)
 
 
 def check_room(config: CacheConfig, engine: PrefillEngine) -> None:

@@ -14,8 +14,8 @@ from functools import partial
 
 import torch
 
-from harness import models, prompt
-from harness.config.kvcache import KVCacheConfig
+from harness import batch, models, prompt
+from harness.config.kvcache import KVCacheConfig, find_model
 from harness.config.prefill import for_engine
 from harness.engine import inengine
 from harness.engine.child import Child, EngineFailed
@@ -25,7 +25,6 @@ from harness.engine.generation import (
     Limits,
     blocks_needed,
     generation_engine,
-    prefill_steps,
 )
 from harness.engine.inengine import Outcome
 from harness.engine.transformers_model import transformers_model
@@ -33,7 +32,6 @@ from harness.experiments.sampling import Sampling
 from harness.measure.sampler import Series
 from harness.measure.timers import Step
 from harness.models import ModelSource
-from harness.models.shape import ModelError
 from harness.runs.record import Cell, Result, Status
 from harness.runs.recorder import Recorder, recording
 
@@ -46,25 +44,8 @@ DTYPES = {"auto": "bfloat16", "half": "float16", "float": "float32"}
 
 def run(config: KVCacheConfig) -> int:
     """Run it and leave its run directory; the exit status, as of the main job."""
-    source = models.asked_for(config, longest(config))
-    models.require_cache(source, per_head=True)
-    if source.extended_positions is not None:
-        raise ModelError(
-            f"--input-len {config.input_len} --output-len {config.output_len}: {source.name} has "
-            f"{source.max_positions} learned positions, which transformers does not extend; take "
-            f"{longest(config) + 1 - (source.max_positions or 0)} fewer"
-        )
+    source = find_model(config)
     return recording(config, source.name, lambda config, recorder: measure(config, recorder, source))
-
-
-def longest(config: KVCacheConfig) -> int:
-    """Tokens that vLLM's engine must have room for: generation is cut off after the last that counts."""
-    return config.length + prefill_steps(config.input_len or 1, per_step(config))
-
-
-def per_step(config: KVCacheConfig) -> int:
-    """Tokens of one step in vLLM."""
-    return config.max_num_batched_tokens or max((config.input_len or 1) + 1, 2048)
 
 
 def measure(config: KVCacheConfig, recorder: Recorder, source: ModelSource) -> None:
@@ -162,17 +143,17 @@ class Modes:
 
     def _start_vllm(self) -> Child:
         config, size = self.config, self.config.block_size or 1
-        steps = prefill_steps(len(self.ids), per_step(config))
+        steps = batch.prefill_steps(len(self.ids), config.per_step)
         needed = blocks_needed(len(self.ids), config.output_len or 1, size, steps)
         token_bytes = 2 * self.source.num_layers * self.source.num_kv_heads * self.source.head_dim * 4
         limits = Limits(
             max_num_seqs=1,
-            max_model_len=longest(config) + 1,
-            max_num_batched_tokens=per_step(config),
+            max_model_len=config.longest + 1,
+            max_num_batched_tokens=config.per_step,
             kv_cache_bytes=(needed + 2) * size * token_bytes,
             num_blocks=needed + 2,  # vLLM keeps one for itself, and wants room for max_model_len
         )
-        child = Child(generation_engine, for_engine(config, longest(config)), self.source, limits)
+        child = Child(generation_engine, for_engine(config, config.longest), self.source, limits)
         facts: GenerationFacts = child.facts
         self.block_size = facts.block_size
         about = {"block_size": facts.block_size, "start_s": round(facts.start_s, 1)}

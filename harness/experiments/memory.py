@@ -7,34 +7,19 @@ import time
 from dataclasses import dataclass, field
 
 from harness import models, prompt, stats, work
-from harness.config.memory import MemoryConfig
+from harness.config.memory import MemoryConfig, find_model
 from harness.engine import compatibility
 from harness.experiments.memory_jobs import ENGINES, EngineName, plan
 from harness.experiments.memory_stages import Reading, readings
-from harness.models import ModelError, ModelSource
+from harness.models import ModelSource
 from harness.runs.record import Cell, Result, Status
 from harness.runs.recorder import Recorder, recording
-
-OUTPUT_LEN = 2  # tokens that vLLM generates: its requests are there until the second
 
 
 def run(config: MemoryConfig) -> int:
     """Run it and leave its run directory; the exit status, as of the main job."""
-    source = find(config)
+    source = find_model(config)
     return recording(config, source.name, lambda config, recorder: measure(config, recorder, source))
-
-
-def find(config: MemoryConfig) -> ModelSource:
-    """The model, if both can run the longest input with it; raises ModelError if not."""
-    longest = max(config.lengths)
-    source = models.asked_for(config, longest + OUTPUT_LEN - 1)
-    models.require_cache(source, per_head=True)
-    if source.extended_positions is not None:
-        raise ModelError(
-            f"--lengths {longest}: {source.name} has {source.max_positions} learned positions, and "
-            f"transformers has no more; use at most {(source.max_positions or 0) - OUTPUT_LEN}"
-        )
-    return source
 
 
 def measure(config: MemoryConfig, recorder: Recorder, source: ModelSource) -> None:

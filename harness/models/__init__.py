@@ -19,7 +19,7 @@ from harness.models.shape import EXTENDABLE, ModelError, Shape, read_shape, with
 if TYPE_CHECKING:
     from harness.config.fields import Model
 
-__all__ = ["BUILT_IN", "ModelError", "ModelSource", "asked_for", "inspect", "materialise", "require_cache"]
+__all__ = ["BUILT_IN", "ModelError", "ModelSource", "asked_for", "inspect", "materialise"]
 
 # Shapes whose weights are drawn inside the engine, and what they are the shape of. One layer, with a small
 # vocabulary, is what a kernel is measured on where the rest of the model would only take time.
@@ -117,17 +117,6 @@ def inspect(
         trust_remote_code=trust_remote_code,
     )
     return _with_room_for(source, length, allow_long)
-
-
-def require_cache(source: ModelSource, *, per_head: bool = False) -> None:
-    """Raise ModelError if the model keeps no KV cache, or with `per_head` none of K and V per head."""
-    if not source.causal:
-        kind = "encoder-only layers (is_causal: false), which keep no KV cache"
-    elif per_head and source.latent:
-        kind = "latent attention (MLA), whose KV cache is not K and V per head, as the formula has it"
-    else:
-        return
-    raise ModelError(f"--model {source.name}: it has {kind}; give another model")
 
 
 def materialise(source: ModelSource, seed: int) -> ModelSource:
