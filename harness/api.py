@@ -225,7 +225,7 @@ def prefill(config_file: str | os.PathLike[str] | None = None, **options: Any) -
 
     Raises:
         ConfigError: an option, file or model is not as it must be; nothing was run.
-        RunFailed: it ended early; what was measured until then is in the directory.
+        RunFailed: it ended early, or measured nothing; what was measured is in the directory.
         KeyboardInterrupt: likewise.
 
     >>> import harness

@@ -33,7 +33,7 @@ OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
 class RunFailed(Exception):
-    """A run that ended early for a reason that its message says in full."""
+    """A run that ended early, or measured nothing, for a reason that its message says in full."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -160,11 +160,12 @@ def _known_failures() -> Iterator[None]:
     from harness.engine.options import EngineError
     from harness.engine.ranks import RankDied
     from harness.layout import LayoutError
+    from harness.runs.recorder import NothingMeasured
     from patches import PatchError
 
     try:
         yield
-    except (CaptureError, EngineError, LayoutError, PatchError, RankDied) as error:
+    except (CaptureError, EngineError, LayoutError, NothingMeasured, PatchError, RankDied) as error:
         raise RunFailed(str(error)) from error
 
 

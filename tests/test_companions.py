@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,37 @@ def test_a_signal_ends_a_run_that_keeps_what_it_has_and_goes_on(tmp_path, monkey
     assert "How long a sum takes" in capsys.readouterr().out
     assert toy(tmp_path, "--resume") == 0
     assert run.record()["status"] == "finished"
+
+
+def test_a_run_that_could_measure_nothing_is_one_line_and_status_1(tmp_path, monkeypatch, capsys):
+    def lost(config, recorder):
+        cells = (Cell("sum", "sum", "Python", arm, 0, 0, None, "synthetic", (("size", 9),)) for arm in "ab")
+        recorder.add(
+            [Result(c, "toy", Status.OUT_OF_MEMORY, "no 2 GiB left", readings={"x": []}) for c in cells]
+        )
+
+    monkeypatch.setattr(toy_experiment, "run", lambda config: recording(config, "a list", lost))
+    assert toy(tmp_path) == cli.FAILED
+    run = RunDirectory.open(tmp_path)
+    said = (
+        "nothing was measured: not one of 2 cells has a figure (out_of_memory: no 2 GiB left); "
+        f"{run.tables_path} has every reason: ask for less, or for what can run here"
+    )
+    assert capsys.readouterr().err == f"python -m harness: error: {said}\n"
+    assert (run.record()["status"], run.record()["error"]) == ("failed", f"NothingMeasured: {said}")
+    assert [result.status for result in run.results()] == [Status.OUT_OF_MEMORY] * 2
+    assert run.tables_path.is_file()
+
+
+@pytest.mark.parametrize("figures", [{"samples_us": [1.0]}, {"readings": {"list_bytes": [8.0]}}])
+def test_one_figure_is_enough(tmp_path, monkeypatch, figures):
+    def most_lost(config, recorder):
+        cell = Cell("sum", "sum", "Python", "list", 0, 0, None, "synthetic", (("size", 9),))
+        result = Result(cell, "toy", Status.OUT_OF_MEMORY, "no 2 GiB left")
+        recorder.add([replace(result, series="other"), replace(result, status=Status.OK, **figures)])
+
+    monkeypatch.setattr(toy_experiment, "run", lambda config: recording(config, "a list", most_lost))
+    assert toy(tmp_path) == cli.OK
 
 
 def test_a_run_of_another_experiment_does_not_go_on_as_this_one(tmp_path, capsys):

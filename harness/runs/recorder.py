@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -15,6 +16,7 @@ from tqdm import tqdm
 
 from harness import device, report
 from harness.config import Common
+from harness.counting import counted
 from harness.measure import memory
 from harness.measure.blocks import Block
 from harness.measure.sampler import Series
@@ -24,6 +26,10 @@ from harness.runs.store import RunDirectory
 from harness.summary.main_job import summarise
 
 Config = TypeVar("Config", bound=Common)
+
+
+class NothingMeasured(RuntimeError):
+    """Not one cell of a run has a figure; says why, and where the reason of each is."""
 
 
 class Recorder:
@@ -130,6 +136,17 @@ class Recorder:
         """Record the peak memory of a part of the run; of several ranks the largest."""
         self.note(peak_memory_bytes=self.record["peak_memory_bytes"] | {part: peak_bytes})
 
+    def require_figures(self) -> None:
+        """Raise NothingMeasured unless some cell has a sample or a reading."""
+        if any(result.samples_us or any(result.readings.values()) for result in self.kept):
+            return
+        reasons = Counter(f"{result.status.value}: {result.reason}" for result in self.kept)
+        first = "".join(f" ({reason})" for reason, _ in reasons.most_common(1))
+        raise NothingMeasured(
+            f"nothing was measured: not one of {counted(len(self.kept), 'cell')} has a figure{first}; "
+            f"{self.directory.tables_path} has every reason: ask for less, or for what can run here"
+        )
+
     def finish(self, status: str) -> None:
         """Close the record, write summary, tables and plots from what is on disk, print the last table."""
         self.note(status=status, finished=_now())
@@ -142,13 +159,15 @@ class Recorder:
 def recording(config: Config, name: str, job: Callable[[Config, Recorder], None]) -> int:
     """Do an experiment's job with a run directory that is readable however the job ends; the exit status.
 
-    0: done. 130: Ctrl-C, SIGTERM or SIGHUP. What else ends the job is raised again, and is in the record.
+    0: done. 130: Ctrl-C, SIGTERM or SIGHUP. What else ends the job is raised again, and is in the record; so
+    is NothingMeasured, where a job is done that could measure no cell.
     """
     recorder = Recorder(config, name)
     status, code = "failed", 1
     try:
         with _interrupted_by_signals():
             job(config, recorder)
+            recorder.require_figures()
         status, code = "finished", 0
     except KeyboardInterrupt:
         status, code = "interrupted", 130
