@@ -70,17 +70,8 @@ def prompts() -> list[list[int]]:
 @pytest.fixture(scope="module")  # one at a time: closing an engine ends what vLLM keeps for all of a process
 def engine(tiny_gpt2: Path) -> Iterator[object]:
     """A real engine with the small gpt2, its positions extended from 128 to LENGTH."""
-    from harness import config, device, models
     from harness.engine.prefill_engine import PrefillEngine
+    from tests.engines import inputs
 
-    options = {
-        "model": str(tiny_gpt2),
-        "length": LENGTH,
-        "block_size": BLOCK_SIZE,
-        "enforce_eager": True,
-        "gpu_memory_utilization": 0.2,
-    }
-    resolved = config.resolve(config.load(config.RunConfig, options), device.kind())
-    source = models.materialise(models.inspect(str(tiny_gpt2), length=LENGTH), seed=0)
-    with PrefillEngine(resolved, source) as engine:
+    with PrefillEngine(*inputs(tiny_gpt2, length=LENGTH, block_size=BLOCK_SIZE)) as engine:
         yield engine

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from harness import config, device, layout, models
+from harness import device, layout
 from harness.engine import inengine, prefills
 from harness.engine.inengine import Outcome
 from harness.engine.prefill_engine import PrefillEngine
@@ -21,6 +21,7 @@ from harness.kernels import PagedKV
 from harness.replay.placement import Placement, readable
 from harness.replay.series import Judge, Replay
 from harness.runs.record import Result, Status
+from tests.engines import inputs
 from tests.feature_models import MODELS, VOCABULARY, Model
 
 LENGTH, BLOCK_SIZE, RUNS = 70, 32, 3
@@ -29,14 +30,9 @@ PROMPTS = [[(7 * n + n * n) % VOCABULARY for n in range(LENGTH)]]
 
 def start(path: Path, dtype: str, backend: str | None = None) -> PrefillEngine:
     """An engine for the model in `path`."""
-    options = {
-        "model": str(path), "length": LENGTH, "block_size": BLOCK_SIZE, "dtype": dtype, "enforce_eager": True,
-        "attention_backend": backend, "gpu_memory_utilization": 0.2, "layers": "all",
-    }  # fmt: skip
-    asked = {name: value for name, value in options.items() if value is not None}
-    resolved = config.resolve(config.load(config.RunConfig, asked), device.kind())
-    source = models.materialise(models.inspect(str(path), length=LENGTH), seed=0)
-    return PrefillEngine(resolved, source, kv_cache_bytes=2**30)
+    options = {"dtype": dtype, "attention_backend": backend, "layers": "all"}
+    asked = inputs(path, length=LENGTH, block_size=BLOCK_SIZE, **options)
+    return PrefillEngine(*asked, kv_cache_bytes=2**30)
 
 
 def check(model: Model, path: Path, backend: str | None = None) -> Counter[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from harness import batch, config, device, kernels, layout, models
+from harness import batch, device, kernels, layout
 from harness.engine import inengine, prefills
 from harness.engine.inengine import Outcome
 from harness.engine.options import EngineError
@@ -17,6 +17,7 @@ from harness.replay.placement import Placement, readable
 from harness.replay.series import Judge, prepare
 from harness.runs.record import Status
 from tests.calls import plan
+from tests.engines import inputs
 
 pytestmark = pytest.mark.usefixtures("inference_mode")
 TEXT, BLOCK_SIZE = "1x1,17,50@2,128,1,2x97,1x31", 32
@@ -25,21 +26,19 @@ PROMPTS = [[(11 * n * n + 7 * n + 53 * r) % 512 for n in range(length)] for r, l
 
 
 @pytest.fixture(scope="module")
-def settings(tiny_gpt2):
-    options = {"model": str(tiny_gpt2), "batch": TEXT, "block_size": BLOCK_SIZE, "enforce_eager": True,
-               "gpu_memory_utilization": 0.2}  # fmt: skip
-    return config.resolve(config.load(config.RunConfig, options), device.kind())
+def asked(tiny_gpt2):
+    return inputs(tiny_gpt2, batch=TEXT, block_size=BLOCK_SIZE)
 
 
 @pytest.fixture(scope="module")
-def engine(tiny_gpt2, settings) -> Iterator[PrefillEngine]:
-    source = models.materialise(models.inspect(str(tiny_gpt2), length=settings.length), seed=0)
-    with PrefillEngine(settings, source) as engine:
+def engine(asked) -> Iterator[PrefillEngine]:
+    with PrefillEngine(*asked) as engine:
         yield engine
 
 
 @pytest.fixture(scope="module")
-def plans(engine, settings):
+def plans(engine, asked):
+    settings, _ = asked
     blocks = batch.blocks(settings.requests, BLOCK_SIZE)
     free = engine.free_block_ids()
     one_run = layout.plan_batch(blocks, settings.runs(1), free)

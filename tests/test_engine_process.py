@@ -9,25 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from harness import config, device, models
 from harness.engine.child import EngineFailed
 from harness.engine.process import EngineProcess
 from harness.runs.record import Status, status_of
 from tests.conftest import BLOCK_SIZE, LENGTH
+from tests.engines import inputs
 
 
 @pytest.fixture(scope="module")
 def child(tiny_gpt2):
-    options = {
-        "model": str(tiny_gpt2),
-        "length": LENGTH,
-        "block_size": 2 * BLOCK_SIZE,
-        "enforce_eager": True,
-        "gpu_memory_utilization": 0.1,
-    }
-    resolved = config.resolve(config.load(config.RunConfig, options), device.kind())
-    source = models.materialise(models.inspect(str(tiny_gpt2), length=LENGTH), seed=0)
-    with EngineProcess(resolved, source, kv_cache_bytes=2**28) as process:
+    asked = inputs(tiny_gpt2, length=LENGTH, block_size=2 * BLOCK_SIZE, gpu_memory_utilization=0.1)
+    with EngineProcess(*asked, kv_cache_bytes=2**28) as process:
         yield process
 
 

@@ -9,16 +9,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import models, prompt
+from harness import prompt
 from harness.calls import capture, joined_call, random_call
 from harness.calls.capture import AttentionCall
 from harness.config import load
 from harness.config.kernels import KernelsConfig, resolve
-from harness.config.prefill import RunConfig
-from harness.config.prefill import resolve as resolve_engine
 from harness.engine.child import Child
 from harness.engine.generation import Limits, generation_engine
 from harness.kernels import reference
+from tests.engines import inputs
 
 BATCH, TOKENS = 3, 23
 SHAPE = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 8, "block_size": 16, "dtype": "float32"}
@@ -77,9 +76,7 @@ def test_the_last_token_s_call_is_the_last_row_of_the_prefill_s():
 
 @pytest.mark.engine
 def test_a_batch_of_several_steps_is_captured_as_each_prompt_alone(tiny_gpt2, tmp_path):
-    options = {"model": str(tiny_gpt2), "length": 90, "block_size": 32, "enforce_eager": True}
-    config = resolve_engine(load(RunConfig, options | {"dtype": "float32", "output_dir": tmp_path}), "cpu")
-    source = models.materialise(models.inspect(str(tiny_gpt2), length=90), seed=0)
+    config, source = inputs(tiny_gpt2, length=90, block_size=32, dtype="float32")
     prompts = [prompt.random_ids(source.config, 90, n) for n in range(BATCH)]
     limits = Limits(BATCH, 92, max_num_batched_tokens=64, kv_cache_bytes=2**20)
     with Child(generation_engine, config, source, limits) as engine:

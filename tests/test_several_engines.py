@@ -9,23 +9,18 @@ import psutil
 import pytest
 import torch
 
-from harness import config, device, layout, models
+from harness import layout
 from harness.engine.options import EngineError
 from harness.engine.prefill_engine import PrefillEngine
 from patches.steering import Course
+from tests.engines import inputs
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("inference_mode")]
 SIZES = [(300, 32), (4000, 128), (60, 64)]  # tokens of the prompt and of a block
 
 
 def start(model, length, block_size, **vllm_args):
-    options = {
-        "model": str(model), "length": length, "block_size": block_size, "enforce_eager": True,
-        "gpu_memory_utilization": 0.2,
-    }  # fmt: skip
-    resolved = config.resolve(config.load(config.RunConfig, options), device.kind())
-    source = models.materialise(models.inspect(str(model), length=length), seed=0)
-    return PrefillEngine(resolved, source, vllm_args=vllm_args)
+    return PrefillEngine(*inputs(model, length=length, block_size=block_size), vllm_args=vllm_args)
 
 
 def patched():

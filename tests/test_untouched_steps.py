@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from harness import config, device, models
 from harness.engine.prefill_engine import PrefillEngine
 from patches.steering import Course
+from tests.engines import inputs
 
 pytestmark = pytest.mark.engine
 
@@ -19,17 +19,12 @@ BLIND = Course("dense", write_cache=False)
 @pytest.fixture(scope="module")
 def engine(tiny_gpt2):
     """With a prefix cache, chunked prompts and several requests in a step, none of which the main job has."""
-    options = {
-        "model": str(tiny_gpt2), "length": LENGTH, "block_size": BLOCK_SIZE, "enforce_eager": True,
-        "gpu_memory_utilization": 0.2,
-    }  # fmt: skip
-    resolved = config.resolve(config.load(config.RunConfig, options), device.kind())
-    source = models.materialise(models.inspect(str(tiny_gpt2), length=LENGTH), seed=0)
+    asked = inputs(tiny_gpt2, length=LENGTH, block_size=BLOCK_SIZE)
     arguments = {
         "enable_prefix_caching": True, "max_num_seqs": 4, "max_num_batched_tokens": CHUNK,
         "enable_chunked_prefill": True,
     }  # fmt: skip
-    with torch.inference_mode(), PrefillEngine(resolved, source, vllm_args=arguments) as engine:
+    with torch.inference_mode(), PrefillEngine(*asked, vllm_args=arguments) as engine:
         yield engine
 
 
