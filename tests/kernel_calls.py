@@ -13,7 +13,7 @@ from harness.kernels.listed import Listed
 from harness.kernels.support import Feature
 from tests.calls import make_call
 
-SHORT, LONG = 37, 150
+SHORT, LONG, HEAD_DIM = 37, 150, 64
 FORMS = (Feature.DENSE, Feature.PAGED)
 SOFTCAP, SCALE, WINDOW = 2.0, 0.3, 9
 
@@ -29,7 +29,7 @@ def lengths_for(features: Iterable[Feature]) -> tuple[int, ...]:
 def call_with(
     features: Iterable[Feature],
     *,
-    head_dim: int = 64,
+    head_dim: int = HEAD_DIM,
     dtype: torch.dtype = torch.bfloat16,
     device: str = "cpu",
     page_size: int = 32,

@@ -10,22 +10,23 @@ import torch
 from harness.calls.capture import AttentionCall
 from harness.kernels import vllm_cache
 from harness.kernels.protocol import DenseKV, Output, PagedKV, Run
-from harness.kernels.support import Feature, Package, Sizes, Support, attempted, load, require
+from harness.kernels.support import Apart, Feature, Package, Sizes, Support, attempted, load, require
 
 # Of flash_attn/cute/interface.py: 8 to 256 on Hopper; Blackwell takes fewer and says so when called. Paged
 # caches need compute capability 9 to 11, and heads of whole 16s. By paged_kv.py and Hopper's tiles, heads of
-# 80 and 96 without a mask or window have tiles of 144 keys, with pointers to the first 128 alone, and compile
-# all the same; above 128, some heads have tiles of no whole number of copies.
+# 80 and 96 without a mask have tiles of 144 keys, with pointers to the first 128 alone, and compile all the
+# same (not with a window, but no decoder has one without a mask); above 128, some heads have tiles of no
+# whole number of copies.
 PAGED_HEAD_SIZES = tuple(range(16, 129, 16))
 SUPPORT = Support(
     features=frozenset(set(Feature) - {Feature.ALIBI}),
     dtypes=("float16", "bfloat16"),
     head_sizes=Sizes(multiple_of=8, largest=256),
     paged_head_sizes=Sizes(only=(*PAGED_HEAD_SIZES, 192, 256)),
-    unmasked_paged_not=(80, 96),
     package=Package("flash_attn.cute", "pip install 'flash-attn-4[cu13]'", also=("cutlass", "quack")),
     capability=(9, 0),
     last_capability=(11, 9),
+    apart=(Apart(Feature.PAGED, Feature.FULL, head_sizes=(80, 96)),),
 )
 
 

@@ -72,6 +72,24 @@ class Package:
 
 
 @dataclass(frozen=True)
+class Apart:
+    """Two features that are taken one at a time, not together."""
+
+    one: Feature
+    other: Feature
+    head_sizes: tuple[int, ...] = ()  # only of heads of these sizes; none: of all
+
+    def forbids(self, asked: set[Feature], head_dim: int) -> bool:
+        """Whether a call that asks for these features asks for both."""
+        return {self.one, self.other} <= asked and head_dim in (self.head_sizes or (head_dim,))
+
+    @property
+    def where(self) -> str:
+        """What it is so for, to end a sentence with, e.g. " for heads of 80 and 96"; "" if for all."""
+        return f" for heads of {' and '.join(map(str, self.head_sizes))}" if self.head_sizes else ""
+
+
+@dataclass(frozen=True)
 class Support:
     """What a kernel takes. A call is refused for what is not here, before the kernel sees it."""
 
@@ -82,10 +100,9 @@ class Support:
     devices: tuple[Literal["cuda", "cpu"], ...] = ("cuda",)
     page_sizes: Sizes = ANY
     paged_head_sizes: Sizes | None = None  # with a block table, where those are fewer
-    unmasked_paged_not: tuple[int, ...] = ()  # of those, head sizes that need a causal mask or a window
     capability: tuple[int, int] = (8, 0)  # lowest compute capability of an NVIDIA GPU
     last_capability: tuple[int, int] | None = None  # the highest; None: no limit
-    apart: tuple[tuple[Feature, Feature], ...] = ()  # taken one at a time, not together
+    apart: tuple[Apart, ...] = ()
     because: dict[Feature, str] = field(default_factory=dict)  # why not, where the name alone does not tell
 
     def head_sizes_of(self, *, paged: bool) -> Sizes:
@@ -215,9 +232,6 @@ def _not_taken(kernel: Declared, call: AttentionCall, page_size: int | None) -> 
     if call.head_dim not in head_sizes:
         form = "" if head_sizes is support.head_sizes else " with a block table"
         yield f"head size {call.head_dim}: {kernel.name} takes {head_sizes}{form}"
-    elif page_size is not None and call.head_dim in support.unmasked_paged_not and _unmasked(call):
-        said = "takes it with a block table under a causal mask or a window alone"
-        yield f"head size {call.head_dim}: {kernel.name} {said}"
     lacking = [feature for feature in Feature if feature in asked - support.features]
     for feature in lacking:
         if feature in support.because:
@@ -226,16 +240,11 @@ def _not_taken(kernel: Declared, call: AttentionCall, page_size: int | None) -> 
     unexplained = [feature.value for feature in lacking if feature not in support.because]
     if unexplained:
         yield f"{kernel.name} takes no {' and no '.join(unexplained)}"
-    for one, other in support.apart:
-        if one in asked and other in asked:
-            yield f"{kernel.name} takes no {one.value} together with {other.value}"
+    for pair in support.apart:
+        if pair.forbids(asked, call.head_dim):
+            yield f"{kernel.name} takes no {pair.one.value} together with {pair.other.value}{pair.where}"
     if page_size is not None and Feature.PAGED in support.features and page_size not in support.page_sizes:
         yield f"block size {page_size}: {kernel.name} takes {support.page_sizes}"
-
-
-def _unmasked(call: AttentionCall) -> bool:
-    """Whether every query sees every key."""
-    return not call.causal and call.sliding_window == (-1, -1)
 
 
 def _is_there(module: str) -> bool:

@@ -55,12 +55,9 @@ def features(kernels: Sequence[Row]) -> list[str]:
     for first, second in zip(legend[:half], [*legend[half:], ""], strict=False):
         lines.append(f"{first:39}{second}".rstrip())
     for kernel in kernels:
-        for one, other in kernel.support.apart:
-            lines.append(f"{kernel.label}: not {COLUMNS[one][0]} and {COLUMNS[other][0]} together")
-        if sizes := kernel.support.unmasked_paged_not:
-            lines.append(
-                f"{kernel.label}: not pgd and ful together for heads of {' and '.join(map(str, sizes))}"
-            )
+        for pair in kernel.support.apart:
+            one, other = COLUMNS[pair.one][0], COLUMNS[pair.other][0]
+            lines.append(f"{kernel.label}: not {one} and {other} together{pair.where}")
     return lines
 
 

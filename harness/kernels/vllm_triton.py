@@ -10,7 +10,7 @@ import torch
 from harness.calls.capture import AttentionCall
 from harness.kernels import vllm_cache
 from harness.kernels.protocol import DenseKV, Output, PagedKV, Run, Unsupported
-from harness.kernels.support import Feature, Package, Sizes, Support, attempted, load, require
+from harness.kernels.support import Apart, Feature, Package, Sizes, Support, attempted, load, require
 from patches import Symbol, attention
 from patches.steering import LayerStep
 
@@ -47,7 +47,7 @@ class VllmTritonAttention:
         head_sizes=Sizes(smallest=32),
         package=Package("vllm", "make ENGINE=gpu, or pip install vllm==0.26.0", also=("triton",)),
         page_sizes=Sizes(multiple_of=16),
-        apart=((Feature.ALIBI, Feature.FULL),),  # ALiBi counts from the first token
+        apart=(Apart(Feature.ALIBI, Feature.FULL),),  # ALiBi counts from the first token
         because={
             Feature.SYMMETRIC: "window without a causal mask: unified_attention (vLLM 0.26 to 0.32) cuts it "
             "off on the right where that of the first query of its tile ends"

@@ -8,7 +8,7 @@ import torch
 from harness import kernels
 from harness.kernels import reference, upstream
 from harness.kernels.listed import all_kernels
-from harness.kernels.support import Feature, refusal, unavailable
+from harness.kernels.support import Feature, features_of, refusal, unavailable
 from harness.measure.timers import CudaEventTimer, Step
 from harness.replay import arms
 from harness.replay.placement import placed
@@ -70,8 +70,9 @@ def test_head_sizes_without_a_mask(kernel, head_dim):
         pytest.skip("not claimed")
     page_size = next(size for size in PAGES if size in kernel.support.page_sizes)
     call = call_with({Feature.FULL}, head_dim=head_dim, device="cuda", lengths=(290,))  # three tiles
-    if head_dim in kernel.support.unmasked_paged_not:
-        assert "under a causal mask or a window alone" in refusal(kernel, call, page_size)
+    asked = features_of(call, page_size)
+    if any(pair.forbids(asked, head_dim) for pair in kernel.support.apart):
+        assert "for heads of 80 and 96" in refusal(kernel, call, page_size)
     else:
         right(kernel, call, Feature.PAGED, page_size)
 
