@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -20,23 +19,9 @@ from harness.layout import LayoutError
 from patches import PatchError
 from tests import fixtures as made_run
 from tests.calls import make_call
+from tests.command_line import ROOT, run
 
-ROOT = Path(__file__).parent.parent
 SWEEP = "configs/cpu-sweep.yaml"
-
-# Runs a command line and then says on stdout which heavy modules it imported.
-WITNESS = """
-import sys
-from harness import {module}
-status = {module}.main(sys.argv[1:])
-print("heavy:", sorted({{"torch", "vllm", "transformers", "matplotlib", "pandas"}} & set(sys.modules)))
-sys.exit(status)
-"""
-
-
-def run(*argv: str, module: str = "cli") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", WITNESS.format(module=module), *argv]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize(
@@ -272,28 +257,6 @@ def test_the_script_and_the_package_take_the_same_options():
     ],
 )
 def test_the_package_refuses_in_one_line_too(argv, message):
-    done = run(*argv.split(), module="__main__")
-    assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, "heavy: []\n")
-    assert message in done.stderr
-
-
-@pytest.mark.parametrize("command", ["cache", "memory", "backends", "kvcache"])
-def test_a_companion_refuses_an_unknown_model_before_anything_heavy(command):
-    done = run(command, "--model", "no such model", module="__main__")
-    assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, "heavy: []\n")
-    assert "--model 'no such model': not a directory, a Hugging Face name or one of gpt2" in done.stderr
-
-
-ABOUT_THE_MODEL = [
-    ("cache --model qwen2.5-7b --length 131072", "131079 tokens: qwen2.5-7b has 131072 positions; take"),
-    ("memory --lengths 7,1023", "--lengths 1023: gpt2 has 1024 learned positions, which transformers does"),
-    ("backends --model qwen2.5-7b --input-lens 131072", "131072 tokens: qwen2.5-7b has 131072 positions"),
-    ("kvcache --input-len 1000 --output-len 100", "--output-len 100: gpt2 has 1024 learned positions, wh"),
-]
-
-
-@pytest.mark.parametrize(("argv", "message"), ABOUT_THE_MODEL)
-def test_a_companion_refuses_what_its_model_has_no_positions_for_before_anything_heavy(argv, message):
     done = run(*argv.split(), module="__main__")
     assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, "heavy: []\n")
     assert message in done.stderr

@@ -255,28 +255,6 @@ def test_its_report_is_the_same_again(done):
     assert {name: (folder / name).read_bytes() for name in before} == before
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ("--length 64 --seq-len-q 65", "--seq-len-q 65: must be at most --length 64"),
-        (
-            "--kernels sdpa-mat,fa4",
-            "--kernels sdpa-mat: no such kernel; take one of the nearest, sdpa-math, ",
-        ),
-    ],
-)
-def test_bad_input_is_one_line_before_anything_heavy(options, message):
-    code = (
-        "import sys; from harness.__main__ import main\n"
-        f"status = main(['kernels', *{options.split()}])\n"
-        "print(status, sorted({'torch', 'vllm', 'matplotlib', 'pandas'} & set(sys.modules)))"
-    )
-    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert ran.stdout == "2 []\n"
-    assert ran.stderr.startswith(f"python -m harness: error: {message}")
-    assert ran.stderr.count("\n") == 1
-
-
 def test_nothing_of_a_spread_k_is_left_once_its_series_is():
     def queries() -> int:
         return sum(type(each) is torch.Tensor and each.shape == (150, 4, 16) for each in gc.get_objects())

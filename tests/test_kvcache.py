@@ -236,24 +236,3 @@ def test_a_run_that_a_batch_system_ends_keeps_the_steps_and_the_memory_of_its_ge
         assert row["peak_bytes"] >= row["start_bytes"] > 0
     assert "KV cache of 3 tokens" in screen
     assert "Along the generation" in screen
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (["--output-len", "1"], "--output-len 1"),
-        (["--input-len", "0"], "--input-len 0"),
-        (["--block-size", "20"], "--block-size 20: must be a multiple of 32 for CPU_ATTN; take 32"),
-        (
-            ["--load-format", "dummy", "--input-len", "1000", "--output-len", "100"],
-            "--input-len 1000 --output-len 100: gpt2 has 1024 learned positions, which transformers does not "
-            "extend; take 79 tokens fewer",
-        ),
-    ],
-    ids=str,
-)
-def test_bad_input_is_one_line(options, said):
-    done = kvcache(*options)
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert done.stderr.count("\n") == 1

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from harness import device
+from tests.command_line import wait_for
 
 ROOT = Path(__file__).resolve().parents[1]
 FUNCTIONS = {"flash_attn_func", "flash_attn_qkvpacked_func", "flash_attn_with_kvcache"}
@@ -198,11 +199,7 @@ def test_ctrl_c_leaves_a_readable_partial_run(tiny_gpt2, tmp_path):
         "4000",
     ]
     job = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    give_up = time.monotonic() + 120
-    while "first_tokens" not in ((output / "run.json").read_text() if (output / "run.json").exists() else ""):
-        assert job.poll() is None, job.stderr.read() if job.stderr else ""
-        assert time.monotonic() < give_up
-        time.sleep(0.2)  # waits for another process to get there; asserts nothing about time
+    wait_for(job, output, "first_tokens", seconds=120)
     time.sleep(3)
     job.send_signal(signal.SIGINT)
     job.communicate(timeout=60)

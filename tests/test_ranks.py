@@ -7,7 +7,6 @@ import logging
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -20,6 +19,7 @@ from harness.engine import prefills
 from harness.engine.executors import LastWords, cpu_binding
 from harness.measure.budget import Budget
 from harness.replay.series import Judge
+from tests.command_line import wait_for
 from tests.conftest import BLOCK_SIZE, LENGTH
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -130,11 +130,7 @@ def test_a_rank_that_dies_is_said_in_one_line(tiny_gpt2, tmp_path):
     output = tmp_path / "run"
     command = command_for(tiny_gpt2, output, "--layers", "0", "--repeats", 100_000)
     job = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    give_up = time.monotonic() + 240
-    while "first_token" not in ((output / "run.json").read_text() if (output / "run.json").exists() else ""):
-        assert job.poll() is None, job.stderr.read() if job.stderr else ""
-        assert time.monotonic() < give_up
-        time.sleep(0.2)  # waits for another process to get there; asserts nothing about time
+    wait_for(job, output, "first_token", seconds=240)
     (second,) = (p for p in psutil.Process(job.pid).children() if "Worker_TP1" in " ".join(p.cmdline()))
     second.kill()
     _, stderr = job.communicate(timeout=120)

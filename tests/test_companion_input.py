@@ -1,0 +1,60 @@
+"""What the companions refuse: in one line, with status 2, before anything heavy is imported."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.command_line import run
+
+REFUSED = [
+    ("kernels --length 64 --seq-len-q 65", "--seq-len-q 65: must be at most --length 64"),
+    ("kernels --kernels sdpa-mat,fa4", "--kernels sdpa-mat: no such kernel; take one of the nearest, sdpa"),
+    ("cache --shares 0,150", "--shares 0,150: must be at most 100"),
+    ("cache --load-format safetensor", "--load-format safetensor: vLLM has no such load format; take "),
+    (
+        "cache --model qwen2.5-7b --length 131072",
+        "a prompt of 131079 tokens: qwen2.5-7b has 131072 positions; take at most 131071",
+    ),
+    ("memory --lengths 16,x", "--lengths 16,x: must be a list of whole numbers"),
+    ("memory --load-format safetensor", "--load-format safetensor: vLLM has no such load format; take "),
+    (
+        "memory --lengths 7,1023",
+        "--lengths 1023: gpt2 has 1024 learned positions, which transformers does not extend; take 1 token ",
+    ),
+    ("backends --attention-backends FLASH_ATTN", "--attention-backends FLASH_ATTN: vLLM has CPU_ATTN alone"),
+    (
+        "backends --attention-backends CPU_ATN",
+        "--attention-backends CPU_ATN: vLLM has no such backend; take one of the nearest, CPU_ATTN, ",
+    ),
+    ("backends --attention-backends sdpa.flash", "--attention-backends sdpa.flash: PyTorch's attention is"),
+    ("backends --batch-sizes 0", "--batch-sizes 0: must be at least 1"),
+    ("backends --batch-sizes 1,2000", "--batch-sizes 2000: must be at most 1024 prompts"),
+    ("backends --input-lens 131073", "--input-lens 131073: a prompt must have 1..131072 tokens"),
+    ("backends --output-len 1", "--output-len 1: must be at least 2"),
+    ("backends --block-size 20", "--block-size 20: must be a multiple of 32 for CPU_ATTN; take 32"),
+    ("backends --batch-sizes 8 --max-num-batched-tokens 4", "--max-num-batched-tokens 4: must be at least 8"),
+    (
+        "backends --model qwen2.5-7b --input-lens 131072",
+        "a prompt of 131072 tokens: qwen2.5-7b has 131072 positions; take at most 131071",
+    ),
+    ("kvcache --output-len 1", "--output-len 1: must be at least 2"),
+    ("kvcache --input-len 0", "--input-len 0: must be at least 1"),
+    ("kvcache --block-size 20", "--block-size 20: must be a multiple of 32 for CPU_ATTN; take 32"),
+    ("kvcache --load-format safetensor", "--load-format safetensor: vLLM has no such load format; take "),
+    (
+        "kvcache --input-len 1000 --output-len 100",
+        "--input-len 1000 --output-len 100: gpt2 has 1024 learned positions, which transformers does not "
+        "extend; take 79 tokens fewer",
+    ),
+    *(
+        (f"{command} --model no:such", "--model 'no:such': not a directory, a Hugging Face name or one of g")
+        for command in ("cache", "memory", "backends", "kvcache")
+    ),
+]
+
+
+@pytest.mark.parametrize(("argv", "message"), REFUSED)
+def test_bad_input_is_one_line_before_anything_heavy(argv, message):
+    done = run(*argv.split(), module="__main__")
+    assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, "heavy: []\n")
+    assert done.stderr.startswith(f"python -m harness: error: {message}")
