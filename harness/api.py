@@ -84,11 +84,11 @@ class Run:
 
     @property
     def sentence(self) -> str | None:
-        """What the layout explains of the prefill, to be quoted; None if that was not measured.
+        """What the paged KV cache costs the prefill, to be quoted; None if that was not measured.
 
         >>> import harness
         >>> print(harness.open("tests/data/run").sentence)
-        Layout explains 3.3% [3.1, 3.5] of the prefill of gpt2 ...
+        The paged KV cache costs 3.3% [3.1, 3.5] of the prefill of gpt2 ...
         """
         account = self.summary.get("attribution")
         return account["sentence"] if account else None
@@ -144,7 +144,7 @@ class Run:
 
     @property
     def attribution(self) -> pd.DataFrame:
-        """A row for each component of what layout costs: measured, predicted, and what is left between.
+        """A row for each component of what the paged KV cache costs: measured, predicted, and the rest.
 
         `ms` and `pct` (of the prefill) are measured in the engine; `predicted_ms` is from replayed kernels;
         `closure_ms` is the difference. Empty if nothing was attributed.

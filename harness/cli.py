@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
         prog=prog,
         usage="%(prog)s [--config YAML] [options]",
         description="Run a real prefill in vLLM, keep its attention calls, and run them again under other "
-        "layouts of the KV cache, to say how much of the latency the layout explains.",
+        "layouts of the KV cache, to say what the paged KV cache costs and how much of it is layout.",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )

@@ -127,7 +127,8 @@ class TestAccount:
             assert closure["reason"] == f"measured: {row['reason']}"
         assert component(found, "measured", "paging")["ms"] is not None
         assert found["closure_pct"] is not None
-        assert found["sentence"].startswith("What layout explains of the prefill of gpt2 at 4096 tokens")
+        assert found["sentence"].startswith("What the paged KV cache costs the prefill of gpt2 at ")
+        assert " on NVIDIA H100 was measured in part: fragmentation 1." in found["sentence"]
         assert "cache write not measured (no_cache: out_of_memory: 2 GiB wanted)." in found["sentence"]
 
     def test_samples_of_a_cell_that_is_not_ok_count_for_nothing(self) -> None:
@@ -144,8 +145,10 @@ class TestAccount:
         assert {row["ms"] for row in found["measured"] + found["predicted"]} == {None}
         assert all(row["reason"] for part in ("measured", "predicted", "closure") for row in found[part])
         assert (found["noise_floor_pct"], found["components"], found["break_even"]) == (None, [], [])
-        assert found["sentence"].startswith("What layout explains of the prefill of gpt2 at 4096 tokens on")
-        assert " was not measured: fragmentation not measured (paged@1: out_of_memory" in found["sentence"]
+        start = (
+            "What the paged KV cache costs the prefill of gpt2 at 4096 tokens on NVIDIA H100 was not measured"
+        )
+        assert found["sentence"].startswith(f"{start}: fragmentation not measured (paged@1: out_of_memory")
 
     def test_a_remark_on_an_arm_goes_with_its_figures(self) -> None:
         results = changed(prefills(), "dense", reason="dense K and V are packed")
@@ -172,7 +175,7 @@ class TestAccount:
         found = made(prefills(n=5) + replay(), PLANTED)
         row = component(found, "measured", "paging")
         assert (row["ci95_ms"], row["ci95_pct"], row["verdict"], row["n"]) == (None, None, "unclear", 5)
-        assert found["sentence"].startswith("There are too few rounds to say what layout explains of")
+        assert found["sentence"].startswith("There are too few rounds to say what the paged KV cache costs")
         assert "paging 2.0% (no interval: 5 rounds)" in found["sentence"]
 
     def test_the_same_samples_give_the_same_account(self) -> None:
@@ -262,7 +265,7 @@ class TestSentence:
             for r in prefills(changes, n=len(wave), scale=0.0, without=["spin"])
         ]
         assert made(results)["sentence"] == (
-            "Layout explains 2.4% [2.2, 2.6] of the prefill of gpt2 at 4096 tokens on NVIDIA H100: "
+            "The paged KV cache costs 2.4% [2.2, 2.6] of the prefill of gpt2 at 4096 tokens on NVIDIA H100: "
             "fragmentation 0.0% [-0.2, +0.2], paging 2.1% [1.9, 2.3], cache write 0.3% [0.1, 0.5]."
         )
 
@@ -275,18 +278,18 @@ class TestSentence:
         found = made(prefills(small, scale=200.0))
         floor = found["noise_floor_pct"]
         assert floor > 0.5
-        expected = f"No layout effect above the noise floor of {floor:.1f}% was found in the prefill of gpt2"
+        expected = f"No cost of the paged KV cache above the noise floor of {floor:.1f}% was found in the "
         assert found["sentence"].startswith(expected)
         assert "On a CPU" not in found["sentence"]
 
     def test_without_a_noise_floor_zero_is_the_limit(self) -> None:
         alone = [r for r in prefills() if not r.control]
         assert made(alone)["noise_floor_pct"] is None
-        assert made(alone)["sentence"].startswith("Layout explains 3.")
+        assert made(alone)["sentence"].startswith("The paged KV cache costs 3.")
         same = dict.fromkeys([("paged", K), ("dense", 1), ("no_cache", 1)], 0.0)
         alone = [r for r in prefills(same) if not r.control]
-        start = "No layout effect was found in the prefill of gpt2 at 4096 tokens on NVIDIA H100, whose noise"
-        assert made(alone)["sentence"].startswith(start)
+        start = "No cost of the paged KV cache was found in the prefill of gpt2 at 4096 tokens on NVIDIA H100"
+        assert made(alone)["sentence"].startswith(f"{start}, whose noise floor was not measured: ")
 
     def test_a_cpu_s_limits_are_said(self) -> None:
         found = made(prefills(), CPU)
@@ -294,7 +297,7 @@ class TestSentence:
         expected = f"On a CPU, effects below the noise floor of {floor} cannot be seen."
         assert found["sentence"].endswith(expected)
         none = made(prefills({("paged", K): 0.0, ("dense", 1): 0.0, ("no_cache", 1): 0.0}, scale=200.0), CPU)
-        assert none["sentence"].startswith("No layout effect above the noise floor of ")
+        assert none["sentence"].startswith("No cost of the paged KV cache above the noise floor of ")
         assert none["sentence"].endswith("On a CPU, effects below that floor cannot be seen.")
 
     def test_little_is_known_of_the_run(self) -> None:

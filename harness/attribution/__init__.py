@@ -1,4 +1,4 @@
-"""The account: how much of the prefill's latency the layout explains, measured, predicted and compared.
+"""The account: what the paged KV cache costs the prefill, measured, predicted and compared.
 
 Measured are differences between arms of the running engine, predicted the same differences as sums of
 replayed kernel times over the layers. What the GPU's work predicts and the prefill does not show is hidden
@@ -25,7 +25,7 @@ from harness.attribution.samples import Replayed, Row, why_not
 from harness.runs.record import Result
 from harness.summary.contrasts import prefill_arms
 
-UNDIVIDED = ("engine", "wrapped", "paged")  # arms that say nothing of what the layout costs
+UNDIVIDED = ("engine", "wrapped", "paged")  # arms that say nothing of what the paged KV cache costs
 
 
 def account(record: Mapping[str, Any], results: Sequence[Result]) -> Row | None:

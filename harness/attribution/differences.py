@@ -1,4 +1,4 @@
-"""What the layout costs: measured in the engine, predicted from the replay, and how far the two agree."""
+"""What the paged KV cache costs: measured in the engine, predicted from the replay, and the rest."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ PARTS = {"fragmentation": "fragmentation", "paging": "paging", "cache_write": "c
 
 
 def of(record: Mapping[str, Any], attribution: Row) -> str:
-    """What layout explains, of what; then what is hidden behind the host, and what a CPU cannot show."""
+    """What the paged KV cache costs, of what; then what the host hides, and what a CPU cannot show."""
     measured = {row["component"]: row for row in attribution["measured"]}
     parts = ", ".join(f"{name} {_figure(measured[component])}" for component, name in PARTS.items())
     verdict = _verdict(record, attribution, measured)
@@ -35,16 +35,16 @@ def _verdict(record: Mapping[str, Any], attribution: Row, measured: Mapping[str,
     shares = [measured[name] for name in (*PARTS, "total")]
     bounds = [row["ci95_pct"] for row in shares if row["ci95_pct"] is not None]
     if all(row["ms"] is None for row in shares):
-        return f"What layout explains of {prefill} was not measured"
+        return f"What the paged KV cache costs {prefill} was not measured"
     if not bounds:
-        return f"There are too few rounds to say what layout explains of {prefill}"
+        return f"There are too few rounds to say what the paged KV cache costs {prefill}"
     if not any(_clear(each, floor or 0.0) for each in bounds):
         if floor is None:
-            return f"No layout effect was found in {prefill}, whose noise floor was not measured"
-        return f"No layout effect above {_floor(floor)} was found in {prefill}"
+            return f"No cost of the paged KV cache was found in {prefill}, whose noise floor was not measured"
+        return f"No cost of the paged KV cache above {_floor(floor)} was found in {prefill}"
     if measured["total"]["pct"] is None:
-        return f"What layout explains of {prefill} was measured in part"
-    return f"Layout explains {_figure(measured['total'])} of {prefill}"
+        return f"What the paged KV cache costs {prefill} was measured in part"
+    return f"The paged KV cache costs {_figure(measured['total'])} of {prefill}"
 
 
 def _prefill(record: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The main job: what does the layout of the KV cache cost this model's prefill?"""
+"""The main job: what does the paged KV cache cost this model's prefill?"""
 
 from __future__ import annotations
 

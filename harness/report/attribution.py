@@ -1,4 +1,4 @@
-"""The account of the layout as a table: what it costs, what the replay predicts, what is left between."""
+"""The account as a table: what the paged KV cache costs, what the replay predicts, what is left between."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.report.breakdown import break_even_table, decimals, synthetic_table
 from harness.report.rows import Row, with_reason
 from harness.report.text import NONE, Line, Notes, Section, Table, interval_of, percent, signed
 
-LAYOUT = ("fragmentation", "paging", "cache_write", "total")
+COSTS = ("fragmentation", "paging", "cache_write", "total")
 BESIDE = ("allocation", "hooks", "compact")
 ACCOUNT = ("", "measured", "% of {whole} [95%]", "verdict", "predicted", "closure")
 ACCOUNT_FULL = (
@@ -56,12 +56,12 @@ def _account(account: Row, full: bool) -> Table:
     if shared := _shared_remark(account):  # said once, below the table
         account = account | {"predicted": [_without(row, shared) for row in account["predicted"]]}
     columns = tuple(column.format(whole=whole) for column in (ACCOUNT_FULL if full else ACCOUNT))
-    groups = [[row for row in account["measured"] if row["component"] in part] for part in (LAYOUT, BESIDE)]
+    groups = [[row for row in account["measured"] if row["component"] in part] for part in (COSTS, BESIDE)]
     lines = [[_component(account, row, full, notes) for row in group] for group in groups]
     sections = [Section("", group) for group in lines if group]
     below = [*notes.lines(), *_account_legend(account, shared), host_line(account["host_bound"])]
     above = [_engine_line(account)] if full else [account["sentence"], _engine_line(account)]
-    return Table("How much of the prefill is the layout?", columns, sections, above, below)
+    return Table("How much of the prefill is the paged KV cache?", columns, sections, above, below)
 
 
 def _component(account: Row, row: Row, full: bool, notes: Notes) -> Line:

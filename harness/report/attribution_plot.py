@@ -1,4 +1,4 @@
-"""The plot of the account: where each arm's time goes, and what the layout adds to it, step by step."""
+"""The plot of the account: where each arm's time goes, and what the paged KV cache adds, step by step."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def write_attribution_plot(record: Row, summary: Row, directory: Path) -> list[P
 
 
 def draw(record: Row, summary: Row) -> Figure | None:
-    """A stacked bar for each arm, if any was profiled, over the layout's steps, if any was measured.
+    """A stacked bar for each arm, if any was profiled, over the paged cache's steps, if any was measured.
 
     None if there is neither.
     """
@@ -141,7 +141,7 @@ def _segments(axes: Axes, category: str, starts: list[float], widths: list[float
 
 
 def _waterfall(axes: Axes, account: Row, one_run_ms: float | None) -> None:
-    """The layout's steps, each from where the one before ends; the total from zero.
+    """The paged cache's steps, each from where the one before ends; the total from zero.
 
     The noise floor is in percent of the prefill on one run.
     """
@@ -169,7 +169,7 @@ def _waterfall(axes: Axes, account: Row, one_run_ms: float | None) -> None:
     handles, names = axes.get_legend_handles_labels()
     once = dict(zip(names, handles, strict=True))
     axes.legend(once.values(), once, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncol=3, frameon=False)
-    axes.set_title("What the layout adds", fontsize=10, loc="left")
+    axes.set_title("What the paged KV cache adds", fontsize=10, loc="left")
 
 
 def _noise_floor(axes: Axes, y: int, start: float, floor_ms: float) -> None:

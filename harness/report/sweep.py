@@ -74,7 +74,7 @@ class SweepTables:
         return render(
             "companion.html.j2",
             title=f"Sweep of {Path(self.record['file']).name}, on {device}",
-            question="What does the layout of the KV cache cost a prefill, point by point?",
+            question="What does the paged KV cache cost a prefill, point by point?",
             answer=f"{self._counts()}.",
             status=self.record["status"],
             figures=points.figures(self.summary["points"]),

@@ -44,8 +44,8 @@ def component(account: Row | None, name: str) -> Row | None:
 
 
 def _whole(summary: Row, title: str, above: Sequence[str], full: bool) -> Table:
-    """What the layout costs at each point, and how fine a difference could be seen there."""
-    columns = ("engine ms" + (" [95%]" if full else ""), "layout [95%]", "verdict", "noise")
+    """What the paged KV cache costs at each point, and how fine a difference could be seen there."""
+    columns = ("engine ms" + (" [95%]" if full else ""), "cost [95%]", "verdict", "noise")
 
     def cells(point: Row, notes: Notes) -> tuple[str, ...] | None:
         account, prefill = point["attribution"], point["prefill"]
@@ -60,8 +60,8 @@ def _whole(summary: Row, title: str, above: Sequence[str], full: bool) -> Table:
         return None
 
     below = (
-        "engine: the prefill as vLLM runs it; layout: fragmentation, paging and cache write together, in "
-        "percent of it; noise: the noise floor (A/A)."
+        "engine: the prefill as vLLM runs it; cost: of the paged KV cache, which is fragmentation, paging "
+        "and cache write together, in percent of it; noise: the noise floor (A/A)."
     )
     return _table(summary, title, columns, cells, below, above, reasons=True)
 
@@ -85,7 +85,7 @@ def _parts(summary: Row, full: bool) -> Table:
         "percent of the engine's prefill. fragmentation: the largest spread_k against one run; paging: "
         "one run against dense; cache write: dense against no write."
     )
-    return _table(summary, "What the layout's share is made of", columns, cells, below)
+    return _table(summary, "What the cost is made of", columns, cells, below)
 
 
 def _paging(summary: Row, full: bool) -> Table:

@@ -74,7 +74,7 @@ class Tables:
         return table.screen() if table else ""
 
     def screen_summary(self) -> str:
-        """The run's notices, the account of its layout and the table over all spread_k, 80 columns wide."""
+        """The run's notices, the account and the table over all spread_k, 80 columns wide."""
         notes = Notes()
         sections = self._summary_sections(notes)
         notices = text.wrapped([f"Note: {notice}" for notice in self.record["notices"]])

@@ -86,7 +86,7 @@ def test_a_run_without_attribution_looks_as_before_and_has_no_plot(tmp_path: Pat
     assert summary["attribution"] is None
     found = Tables(record, summary)
     for text in (found.screen_summary(), found.markdown()):
-        assert "layout?" not in text
+        assert "paged KV cache?" not in text
         assert "other arms" not in text
         assert "None" not in found.screen_summary()
     assert tables(summary) == []
@@ -280,6 +280,7 @@ def test_one_run_of_blocks_is_singular() -> None:
 
 def test_a_step_begins_where_the_one_before_ends(frozen: tuple[Row, Row]) -> None:
     steps = draw(*frozen).axes[1]
+    assert steps.get_title(loc="left") == "What the paged KV cache adds"
     grey = matplotlib.colors.to_rgba(GREY)
     bars = [p for p in steps.patches if p.get_facecolor() != grey]
     ms = {row["component"]: row["ms"] for row in frozen[1]["attribution"]["measured"]}

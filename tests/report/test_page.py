@@ -100,7 +100,7 @@ def test_parts_come_in_the_order_in_which_they_are_read(whole: str) -> None:
     summary = summarise(fixtures.record(), fixtures.results())
     order = [
         summary["attribution"]["sentence"],
-        "What the layout costs a prefill",
+        "What the paged KV cache costs a prefill",
         "Fragmentation: k runs against one",
         "<h2>Layer by layer",
         "<h2>Block tables",

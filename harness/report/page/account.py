@@ -1,4 +1,4 @@
-"""The account as figures: what the layout costs, component by component, and where the time goes."""
+"""The account as figures: what the paged KV cache costs, component by component, and where the time goes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def components(summary: Row) -> Markup:
         forecast = predicted.get(row["component"])
         tip = _component_tip(row, forecast, decimals(account))
         drawn += _component(row, forecast, tip, scale, n * ROW_PX)
-    title = "What the layout costs a prefill"
+    title = "What the paged KV cache costs a prefill"
     picture = svg.drawing(title, height + svg.AXIS_PX, *drawn, class_="bars")
     return svg.figure(title, picture, svg.legend(keys))
 

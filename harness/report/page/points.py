@@ -1,4 +1,4 @@
-"""The figures of a sweep: what the layout costs each point's prefill, by its parts, and its kernel."""
+"""The figures of a sweep: what the paged KV cache costs each point's prefill, by parts, and its kernel."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def figures(points: Sequence[Row]) -> list[Markup]:
         f"{NO_ACCOUNT}: the engine ran no arm but its own; see the kernel, where replayed." if lacking else ""
     )
     found = (
-        bars.figure("What the layout costs a prefill", "% of the prefill", prefills, note=note),
-        bars.figure("What the layout costs the engine's kernel", "% of an attention call", calls),
+        bars.figure("What the paged KV cache costs a prefill", "% of the prefill", prefills, note=note),
+        bars.figure("What the paged KV cache costs the engine's kernel", "% of an attention call", calls),
     )
     return [figure for figure in found if figure]
 
