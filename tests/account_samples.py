@@ -120,7 +120,14 @@ def failed(results: list[Result], arm: str, reason: str = "2 GiB wanted") -> lis
     return changed(results, arm, status=Status.OUT_OF_MEMORY, reason=reason, samples_us=[])
 
 
-def profile(arm: str, k: int = 1, busy_ms: float = 4.0, device: str = "cuda", attention: float = 3.0) -> Row:
+def profile(
+    arm: str,
+    k: int = 1,
+    busy_ms: float = 4.0,
+    device: str = "cuda",
+    attention: float = 3.0,
+    profiled_ms: float = 15.0,
+) -> Row:
     categories = {"attention": attention, "matrix products": busy_ms - attention}
-    times = {"profiled_ms": 15.0, "busy_ms": busy_ms, "categories": categories, "top": []}
+    times = {"profiled_ms": profiled_ms, "busy_ms": busy_ms, "categories": categories, "top": []}
     return {"arm": arm, "spread_k": k, "device": device, **times}

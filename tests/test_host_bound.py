@@ -63,6 +63,19 @@ class TestHostBound:
         assert "clocks higher" in host["reason"]
         assert found["sentence"].endswith("The step is GPU-bound: the GPU works 99% of the time.")
 
+    @pytest.mark.parametrize(
+        ("profiled_ms", "busy_pct", "verdict"),
+        [(9.4, 93.6, "GPU-bound"), (10.0, 88.0, "unknown"), (15.0, 88.0, "unknown")],
+    )
+    def test_the_busy_share_is_of_the_shorter_of_profiled_prefill_and_median(
+        self, profiled_ms: float, busy_pct: float, verdict: str
+    ) -> None:
+        """At a median of 10 ms: a profiled prefill at higher clocks, one as long, one slowed on the host."""
+        profiles = [profile("engine", 6, busy_ms=8.8, profiled_ms=profiled_ms)]
+        found = made(prefills(scale=0.0, without=["spin"]), {"profile": profiles})
+        host = found["host_bound"]
+        assert (host["verdict"], host["gpu_busy_pct"]) == (verdict, pytest.approx(busy_pct, abs=0.3))
+
     def test_the_one_run_stands_in_for_the_engine(self) -> None:
         found = made(prefills(), PLANTED | {"profile": [profile("paged", K, 9), profile("paged", 1, 5)]})
         assert found["host_bound"]["gpu_busy_pct"] == pytest.approx(50, rel=0.01)
@@ -86,7 +99,7 @@ class TestHostBound:
 
 
 class TestProfiles:
-    def test_categories_add_up_to_the_median_prefill(self) -> None:
+    def test_categories_add_up_to_the_median_prefill_if_profiling_slows_it(self) -> None:
         found = made(prefills(), {"profile": [profile("engine", 6), profile("dense")]})
         rows = [row for row in found["components"] if row["arm"] == "engine"]
         assert [row["category"] for row in rows] == [
@@ -98,6 +111,17 @@ class TestProfiles:
         (_, dense) = found["profiled"]
         assert dense["unprofiled_ms"] == pytest.approx(9.8, abs=0.03)
         assert dense["overhead_pct"] == pytest.approx(100 * (15 / dense["unprofiled_ms"] - 1))
+
+    def test_what_a_profiled_prefill_is_faster_by_is_not_idle(self) -> None:
+        profiles = [
+            profile("engine", 6, busy_ms=9.0, profiled_ms=9.4),
+            profile("dense", busy_ms=4.0, profiled_ms=15.0),
+        ]
+        found = made(prefills(scale=0.0), {"profile": profiles})
+        parts = {(row["arm"], row["category"]): (row["ms"], row["pct"]) for row in found["components"]}
+        assert parts["engine", "GPU idle"] == pytest.approx((0.4, 100 * 0.4 / 9.4))
+        assert parts["engine", "attention"] == pytest.approx((3.0, 100 * 3 / 9.4))
+        assert parts["dense", "GPU idle"] == pytest.approx((5.8, 100 * 5.8 / 9.8), abs=0.1)
 
     def test_a_gpu_is_not_idle_for_less_than_nothing_and_a_cpu_not_at_all(self) -> None:
         busy = made(prefills(), {"profile": [profile("dense", busy_ms=11.0)]})["components"][-1]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from harness import stats
-from harness.attribution.profiles import of_arm
+from harness.attribution.profiles import busy_pct
 from harness.attribution.samples import Row, why_not
 from harness.runs.record import Result
 
@@ -37,7 +37,8 @@ def host_bound(record: Mapping[str, Any], arms: Mapping[str, Result]) -> Row:
     if kind == "cpu":
         reason = "the prefill runs on a CPU: there is no GPU to wait for"
         return found | {"verdict": "not applicable", "reason": reason}
-    found["gpu_busy_pct"] = busy = _gpu_busy_pct(record, arms)
+    engine, one_run = (busy_pct(record, arms, name) for name in ("engine", "paged@1"))
+    found["gpu_busy_pct"] = busy = one_run if engine is None else engine
     passed, why_missing = _pass_through(record, arms)
     found |= passed
     return found | {"verdict": judged(busy, found["ci95_pct"]), "reason": _reason(found, why_missing)}
@@ -73,12 +74,6 @@ def _reason(found: Row, why_missing: str) -> str | None:
     if busy is None:
         return f"{why_missing}; no prefill of engine or paged@1 was profiled"
     return f"by the GPU's busy share alone, {busy:.0f}% of the step: {why_missing}"
-
-
-def _gpu_busy_pct(record: Mapping[str, Any], arms: Mapping[str, Result]) -> float | None:
-    """The GPU's busy time in the profiled prefill, of the median of those that were not profiled."""
-    found = of_arm(record, arms, "engine") or of_arm(record, arms, "paged@1")
-    return None if found is None else 100 * float(found[0]["busy_ms"]) / found[1]
 
 
 def _pass_through(record: Mapping[str, Any], arms: Mapping[str, Result]) -> tuple[Row, str]:

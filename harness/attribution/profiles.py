@@ -17,19 +17,20 @@ CATEGORIES = (
 
 
 def components(record: Mapping[str, Any], arms: Mapping[str, Result]) -> list[Row]:
-    """Each profiled arm's categories, then what is left of its median prefill that was not profiled."""
+    """Each profiled arm's categories, then what is left of its step; `pct` is of that step."""
     rows = []
     for profile, median_ms in _profiles(record, arms):
         times = dict.fromkeys(CATEGORIES, 0.0) | profile["categories"]
         rest = "GPU idle" if profile["device"] == "cuda" else "outside operators"
-        times[rest] = None if median_ms is None else max(0.0, median_ms - profile["busy_ms"])
+        step_ms = None if median_ms is None else _step_ms(profile, median_ms)
+        times[rest] = None if step_ms is None else max(0.0, step_ms - profile["busy_ms"])
         rows += [
             {
                 "arm": profile["arm"],
                 "spread_k": profile["spread_k"],
                 "category": category,
                 "ms": ms,
-                "pct": None if ms is None or median_ms is None else 100 * ms / median_ms,
+                "pct": None if ms is None or step_ms is None else 100 * ms / step_ms,
             }
             for category, ms in times.items()
         ]
@@ -50,12 +51,22 @@ def profiled(record: Mapping[str, Any], arms: Mapping[str, Result]) -> list[Row]
     ]
 
 
-def of_arm(record: Mapping[str, Any], arms: Mapping[str, Result], name: str) -> tuple[Row, float] | None:
-    """The profile of "engine", "dense" or "paged@1" and its arm's median in ms; None if either is missing."""
+def busy_pct(record: Mapping[str, Any], arms: Mapping[str, Result], name: str) -> float | None:
+    """How much of its step the GPU works, of "engine", "dense" or "paged@1".
+
+    None if the arm was not profiled or not timed.
+    """
     for profile, median_ms in _profiles(record, arms):
         if median_ms is not None and _arm_name(profile) == name:
-            return profile, median_ms
+            return 100 * float(profile["busy_ms"]) / _step_ms(profile, median_ms)
     return None
+
+
+def _step_ms(profile: Row, median_ms: float) -> float:
+    """What the profile's busy time is a part of: the profiled prefill or the median of the others."""
+    # A GPU at its power limit can clock higher in the profiled prefill than in those timed, and set against
+    # their median it would look idle for the difference; as it would where the profiler slows the host.
+    return min(median_ms, float(profile["profiled_ms"]))
 
 
 def _profiles(record: Mapping[str, Any], arms: Mapping[str, Result]) -> Iterator[tuple[Row, float | None]]:

@@ -86,7 +86,10 @@ def _arms(account: Row, summary: Row) -> list[Row]:
 
 
 def _stacked(axes: Axes, account: Row, arms: list[Row]) -> None:
-    """A bar for each arm in its categories; the end of the bar is its median, with its interval."""
+    """A bar for each arm in its categories, and its median with its interval.
+
+    The bar ends there, or before it where the profiled prefill was the faster.
+    """
     categories = dict.fromkeys(part["category"] for part in account["components"])
     parts = {(p["arm"], p["spread_k"], p["category"]): p["ms"] or 0.0 for p in account["components"]}
     profiled = {(row["arm"], row["spread_k"]) for row in account["profiled"]}

@@ -42,7 +42,7 @@ def where_table(account: Row, full: bool) -> Table | None:
     ]
     legend = (
         "ms, of one profiled prefill an arm; prefill: the median without a profiler, as everywhere else; "
-        f"{_remainder(account)}: what the categories leave of it."
+        f"{_remainder(account)}: what the categories leave of the shorter of these two."
     )
     columns = ("", *(named_arm(*arm) for arm in arms))
     sections = [Section("", lines), Section("", ending)]

@@ -112,7 +112,7 @@ def where_the_time_goes(summary: Row, samples: Samples) -> Markup:
     shown = dict.fromkeys(part["category"] for part in account["components"] if part["ms"])
     keys = [Key(name, _fill(name), hatched=name not in COLOURS) for name in shown]
     picture = svg.drawing(title, height + svg.AXIS_PX, *drawn, class_="bars")
-    note = "The line at the end is the arm's median prefill without a profiler, with its 95% interval."
+    note = "The line is the arm's median prefill without a profiler, with its 95% interval."
     return svg.figure(title, picture, svg.legend(keys), note=note)
 
 
