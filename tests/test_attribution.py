@@ -210,6 +210,15 @@ class TestPredicted:
         assert (row["layers"], row["reason"]) == (2, "2 of 4 layers, times 4")
         assert (found["layers"], found["layers_replayed"]) == (4, 2)
 
+    def test_a_closure_of_some_layers_is_neither_open_nor_closed(self) -> None:
+        """Layer 0 pays twice what the others do: times 4 it misses the mark, and no interval says so."""
+        first = replay({"paged@1": 250.0}, layers=[0])
+        every = made(prefills() + first + replay(layers=[1, 2, 3]))
+        some = made(prefills() + first)
+        closures = [component(found, "closure", "paging") for found in (every, some)]
+        assert [closure["closed"] for closure in closures] == [False, None]
+        assert all(closure["ci95_ms"][1] < 0 for closure in closures)
+
     def test_layers_are_averaged_up_to_the_shortest_and_in_pairs(self) -> None:
         short = replay({"dense": 100.0, "paged@1": 300.0}, layers=[0], n=9)
         row = component(made(prefills() + short + replay(layers=[1, 2, 3])), "predicted", "paging")

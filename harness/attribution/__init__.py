@@ -57,7 +57,7 @@ def account(record: Mapping[str, Any], results: Sequence[Result]) -> Row | None:
     base_ms = found["engine_ms"] or _median_ms(arms.get("paged@1"))
     measured = measured_rounds(arms, spread_k)
     predicted = predicted_rounds(replayed, spread_k, num_layers)
-    closures = closure_rows(measured, predicted)
+    closures = closure_rows(measured, predicted, num_layers)
     found |= {
         "components": profiles.components(record, arms),
         "measured": measured_rows(measured, spread_k, base_ms),

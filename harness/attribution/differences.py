@@ -117,11 +117,14 @@ def predicted_rows(predicted: Mapping[str, Rounds], base_ms: float | None) -> li
     ]
 
 
-def closure_rows(measured: Mapping[str, Rounds], predicted: Mapping[str, Rounds]) -> list[Row]:
+def closure_rows(
+    measured: Mapping[str, Rounds], predicted: Mapping[str, Rounds], num_layers: int | None
+) -> list[Row]:
     """Measured minus predicted, of each component that has a prediction.
 
     The interval is the bootstrap's, of two independent series' medians; where the difference is hidden
-    behind the host it lies below zero.
+    behind the host it lies below zero. `closed` is None if fewer layers than all were replayed: how layers
+    differ is not in the interval, which then excludes zero too readily.
     """
     rng = generator()
     rows = []
@@ -138,7 +141,8 @@ def closure_rows(measured: Mapping[str, Rounds], predicted: Mapping[str, Rounds]
             if enough(differences.values, sums.values):
                 one, two = (resampled_medians(r.values, rng) for r in (differences, sums))
                 low, high = percentile_interval(one - two)
-                row |= {"ci95_ms": [low, high], "closed": low <= 0 <= high}
+                closed = low <= 0 <= high if sums.layers == num_layers else None
+                row |= {"ci95_ms": [low, high], "closed": closed}
         rows.append(row)
     return rows
 

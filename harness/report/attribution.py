@@ -133,8 +133,17 @@ def _account_legend(account: Row, shared: str | None) -> list[str]:
     return [
         f"ms per prefill. {'; '.join(rows)}.",
         f"predicted: the same from replayed kernels, summed over the layers{which}; closure: measured "
-        "minus predicted, * if its interval excludes zero.",
+        f"minus predicted, * if its interval excludes zero{_few_layers(account)}.",
     ]
+
+
+def _few_layers(account: Row) -> str:
+    """Why closures have no star where layers were left out; "" if none was."""
+    replayed = {row["layers"] for row in account["predicted"] if row["layers"] is not None}
+    if not (fewer := sorted(replayed - {account["layers"]})):
+        return ""
+    some = f"{' or '.join(map(str, fewer))} of {counted(account['layers'], 'layer')}"
+    return f"; no * where predicted from {some}: their differences are not in its interval"
 
 
 def _of(rows: Sequence[Row], component: str) -> Row | None:

@@ -140,6 +140,22 @@ def test_a_replay_of_few_layers_is_said_once() -> None:
     text = flat(Tables(*of(some)).screen_summary())
     assert "summed over the layers (2 of 12 layers, times 12)" in text
     assert text.count("2 of 12 layers, times 12") == 1
+    assert "no * where predicted from 2 of 12 layers: their differences are not in its interval." in text
+
+
+def test_no_closure_of_few_layers_is_marked() -> None:
+    """Not even where the replay misses a step by ten times what it costs."""
+    off = [
+        replace(r, samples_us=[10 * us for us in r.samples_us])
+        if r.cell.layer is not None and r.cell.arm == "dense"
+        else r
+        for r in fixtures.gpu_results()
+    ]
+    every = Tables(*of(off)).screen_summary()
+    assert line(every, "paging ").split()[-2] == "*"
+    assert "no * where" not in every
+    some = Tables(*of([r for r in off if r.cell.layer in (None, 0, 5)])).screen_summary()
+    assert "*" not in line(some, "paging ") + line(some, "total ")
 
 
 def test_a_closure_is_marked_if_its_interval_excludes_zero(account: tuple[Row, Row]) -> None:
