@@ -59,7 +59,8 @@ def _account(account: Row, full: bool) -> Table:
     groups = [[row for row in account["measured"] if row["component"] in part] for part in (COSTS, BESIDE)]
     lines = [[_component(account, row, full, notes) for row in group] for group in groups]
     sections = [Section("", group) for group in lines if group]
-    below = [*notes.lines(), *_account_legend(account, shared), host_line(account["host_bound"])]
+    below = [*notes.lines(), *_account_legend(account, shared), *_costly_hooks(account)]
+    below.append(host_line(account["host_bound"]))
     above = [_engine_line(account)] if full else [account["sentence"], _engine_line(account)]
     return Table("How much of the prefill is the paged KV cache?", columns, sections, above, below)
 
@@ -134,6 +135,19 @@ def _account_legend(account: Row, shared: str | None) -> list[str]:
         f"ms per prefill. {'; '.join(rows)}.",
         f"predicted: the same from replayed kernels, summed over the layers{which}; closure: measured "
         f"minus predicted, * if its interval excludes zero{_few_layers(account)}.",
+    ]
+
+
+def _costly_hooks(account: Row) -> list[str]:
+    """That the harness itself cost more than the noise floor, if it did."""
+    hooks = _of(account["measured"], "hooks")
+    floor = account["noise_floor_pct"]
+    if hooks is None or hooks["ci95_pct"] is None or floor is None or hooks["ci95_pct"][0] <= floor:
+        return []
+    cost = percent(hooks["pct"], hooks["ci95_pct"], sign=False)
+    return [
+        f"The harness's idle wrappers cost {cost} of the prefill here. The other rows have them on both sides; "
+        "read those of a host-bound step with care."
     ]
 
 

@@ -158,6 +158,16 @@ def test_no_closure_of_few_layers_is_marked() -> None:
     assert "*" not in line(some, "paging ") + line(some, "total ")
 
 
+def test_wrappers_that_cost_more_than_the_noise_floor_are_named(account: tuple[Row, Row]) -> None:
+    _, summary = account
+    (hooks,) = (row for row in summary["attribution"]["measured"] if row["component"] == "hooks")
+    summary["attribution"]["noise_floor_pct"] = 1.1
+    said = "The harness's idle wrappers cost 13.9% [13.0, 14.9] of the prefill here."
+    for bounds, expected in (([13.0, 14.9], True), ([1.0, 14.9], False)):
+        hooks |= {"pct": 13.9, "ci95_pct": bounds}
+        assert (said in flat("\n".join(tables(summary)[0].below))) is expected
+
+
 def test_a_closure_is_marked_if_its_interval_excludes_zero(account: tuple[Row, Row]) -> None:
     record, summary = account
     closures = {row["component"]: row for row in summary["attribution"]["closure"]}
