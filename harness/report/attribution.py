@@ -146,8 +146,8 @@ def _costly_hooks(account: Row) -> list[str]:
         return []
     cost = percent(hooks["pct"], hooks["ci95_pct"], sign=False)
     return [
-        f"The harness's idle wrappers cost {cost} of the prefill here. The other rows have them on both sides; "
-        "read those of a host-bound step with care."
+        f"The harness's idle wrappers cost {cost} of the prefill here. The other rows have them on both "
+        "sides; read those of a host-bound step with care."
     ]
 
 
