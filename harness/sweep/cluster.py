@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,10 +57,11 @@ class RayCluster:
         running = {self._submit(task): task for task in tasks}
         for task in tasks:
             progress.on_start(task, "handed to Ray")
-        stopped = False
+        cancel_at = 0.0
         while running:
-            if progress.stop.is_set() and not stopped:
-                stopped = True
+            if progress.stop.is_set() and time.monotonic() > cancel_at:
+                # Ray promises its best effort alone. By the next time whoever has heard of this one is gone.
+                cancel_at = time.monotonic() + process.TIME_TO_STOP_S + 10
                 for reference in running:
                     self._ray.cancel(reference)
             done, _ = self._ray.wait(list(running), timeout=POLL_S)
