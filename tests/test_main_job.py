@@ -198,7 +198,14 @@ def test_ctrl_c_leaves_a_readable_partial_run(tiny_gpt2, tmp_path):
         "--repeats",
         "4000",
     ]
-    job = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    job = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job's is ignored
+    )
     wait_for(job, output, "first_tokens", seconds=120)
     time.sleep(3)
     job.send_signal(signal.SIGINT)

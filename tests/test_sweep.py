@@ -43,6 +43,7 @@ if seed == 2 and not again:
     os.kill(os.getpid(), signal.SIGKILL)
 if seed == 3 and not again:  # Ctrl-C for the sweep while this point runs
     end("running")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.kill(os.getppid(), signal.SIGINT)
     try:
         signal.pause()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
 import time
 from collections.abc import Mapping, Sequence
@@ -18,11 +17,14 @@ from harness.sweep.machines import Progress, Task
 from harness.sweep.process import OPTIONS, Ended
 
 CARRIED = ("HF_", "OMP_", "VLLM_")  # what the names of environment variables that go along begin with
+STOP = "stop"  # a file in a point's directory: whoever runs the point is to end it
 POLL_S = 0.5
+MARGIN_S = 10.0
 SHARED = (
     "--output-dir and the directory that the sweep is started in must lie on a file system that all machines "
     "of the cluster share"
 )
+NOT_BEGUN = Ended("interrupted", "Ctrl-C before it had begun")
 
 
 class RayCluster:
@@ -57,16 +59,19 @@ class RayCluster:
         running = {self._submit(task): task for task in tasks}
         for task in tasks:
             progress.on_start(task, "handed to Ray")
-        cancel_at = 0.0
+        cancel_at: float | None = None
         while running:
-            if progress.stop.is_set() and time.monotonic() > cancel_at:
-                # Ray promises its best effort alone. By the next time whoever has heard of this one is gone.
-                cancel_at = time.monotonic() + process.TIME_TO_STOP_S + 10
+            if cancel_at is None and progress.stop.is_set():
+                cancel_at = time.monotonic() + process.TIME_TO_STOP_S + MARGIN_S
+                for task in running.values():
+                    (task.directory / STOP).touch()
+            if cancel_at is not None and time.monotonic() > cancel_at:  # who has not begun waits for others
                 for reference in running:
                     self._ray.cancel(reference)
             done, _ = self._ray.wait(list(running), timeout=POLL_S)
             for reference in done:
                 task = running.pop(reference)
+                (task.directory / STOP).unlink(missing_ok=True)
                 progress.on_end(task, self._result(task, reference))
 
     def close(self) -> None:
@@ -74,6 +79,7 @@ class RayCluster:
         self._ray.shutdown()
 
     def _submit(self, task: Task) -> Any:
+        (task.directory / STOP).unlink(missing_ok=True)  # left by a sweep that was killed
         gpus = task.gpus if self.kind == "cuda" else 0
         options = {"num_gpus": gpus, "num_cpus": 1 if gpus else self._cpus, "max_retries": 0}
         carried = {name: value for name, value in os.environ.items() if name.startswith(CARRIED)}
@@ -85,7 +91,7 @@ class RayCluster:
         try:
             ended: Ended = self._ray.get(reference)
         except (exceptions.TaskCancelledError, KeyboardInterrupt):
-            return Ended("interrupted", "Ctrl-C before it had begun")
+            return NOT_BEGUN
         except exceptions.RayError as error:  # the machine is gone, or it lacks the harness
             return Ended("failed", " ".join(str(error).split())[-300:])
         if ended.status == "finished" and not process.is_finished(task.directory):
@@ -114,6 +120,8 @@ def _run_there(directory: str, working_directory: str, carried: Mapping[str, str
     # Ray limits OpenMP to a task's share of the cores; a point has what it would have without Ray.
     own = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     os.chdir(working_directory)
-    # Ray's workers block SIGINT; the process that inherits this could not be interrupted, only killed.
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    return process.run(Path(directory), {**own, **carried}, stopped=lambda: False)
+    # A file reaches whom Ray's cancellation may not: a worker that ignores SIGINT, say.
+    stop = Path(directory) / STOP
+    if stop.exists():
+        return NOT_BEGUN
+    return process.run(Path(directory), {**own, **carried}, stopped=stop.exists)

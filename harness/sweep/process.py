@@ -40,8 +40,8 @@ def run(directory: Path, environment: Mapping[str, str], stopped: Callable[[], b
     Args:
         directory: the point's; the process writes its run there, and all it prints to log.txt.
         environment: of the process.
-        stopped: asked several times a second; once true, or at a KeyboardInterrupt, the process gets a
-            Ctrl-C, and the point ends as interrupted.
+        stopped: asked several times a second; once true, or at a KeyboardInterrupt, the process is asked to
+            end as Ctrl-C would have it, and the point ends as interrupted.
     """
     command = [sys.executable, str(SCRIPT), "--config", str(directory / OPTIONS)]
     command += ["--output-dir", str(directory), "--quiet"]
@@ -84,7 +84,7 @@ def _watch(process: subprocess.Popen[bytes], stopped: Callable[[], bool]) -> boo
 def _stop(process: subprocess.Popen[bytes]) -> None:
     """End the process if it still runs, and whatever it has left behind."""
     if process.poll() is None:
-        process.send_signal(signal.SIGINT)
+        process.terminate()  # what a shell starts in the background ignores Ctrl-C's SIGINT
         with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
             process.wait(timeout=TIME_TO_STOP_S)
     with suppress(ProcessLookupError):
