@@ -133,9 +133,11 @@ class TestInputs:
         assert after["us"] == pytest.approx(145, abs=0.1)
         assert "synthetic random: error" in after["reason"]
 
-    def test_nothing_random_and_nothing_profiled_is_said(self) -> None:
-        rows = self.rows(replay())
-        assert "random, contiguous, no schedule" not in rows
-        assert {row["us"] for row in rows.values()} == {None}
-        assert all(row["reason"] for row in rows.values())
-        assert made(prefills())["captured_vs_synthetic"] == []
+    def test_a_prefill_that_was_not_profiled_is_said(self) -> None:
+        engine = self.rows(replay() + self.synthetic())["engine (profiled)"]
+        assert engine["us"] is None
+        assert engine["reason"]
+
+    def test_nothing_random_is_no_comparison(self) -> None:
+        assert self.rows(replay(), {"profile": [profile("dense", attention=0.64)]}) == {}
+        assert self.rows([]) == {}

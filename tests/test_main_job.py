@@ -136,13 +136,24 @@ def test_saved_captures_are_replayed_without_an_engine(finished, tmp_path):
     assert summary["end_to_end"] == []
     assert {row["status"] for row in summary["kernels"]} == {"ok"}
     assert {row["spread_k"] for row in summary["kernels"]} == {1, 5}
+    assert {row["data"] for row in summary["kernels"]} == {"captured", "synthetic"}
+
+
+def test_without_synthetic_inputs_only_captured_ones_are_measured(finished, tmp_path):
+    output, _ = finished
+    options = ["--no-synthetic", "--spread-k", 5, "--layers", 0, "--repeats", 6, "--output-dir", tmp_path]
+    done = run("--from-captures", output / "captures", *options, "--overwrite")
+    rows = summary_of(tmp_path)["kernels"]
+    assert {(row["status"], row["data"], row["n"]) for row in rows} == {("ok", "captured", 6)}
+    assert "Summary over all spread_k" in done.stdout
 
 
 def test_a_batch_of_prompts_in_one_step(tiny_gpt2, tmp_path):
     output, lengths = tmp_path / "run", tmp_path / "lengths.txt"
     lengths.write_text("# of a morning's requests\n300\n2x97@2\n1\n")
     options = ["--batch", lengths, "--block-size", 32, "--enforce-eager", "--layers", 1, "--no-attribution"]
-    done = run("--model", tiny_gpt2, *options, "--spread-k", "1,5", "--repeats", 6, "--output-dir", output)
+    options += ["--no-synthetic", "--spread-k", "1,5", "--repeats", 6]
+    done = run("--model", tiny_gpt2, *options, "--output-dir", output)
     record, summary = json.loads((output / "run.json").read_text()), summary_of(output)
     assert (record["config"]["batch"], record["num_blocks"]) == ("1x1,2x97@2,1x300", 10 + 2 * 4 + 1)
     assert len(record["first_tokens"]) == 4
@@ -150,6 +161,7 @@ def test_a_batch_of_prompts_in_one_step(tiny_gpt2, tmp_path):
         {"1": 1, "5": 1}, {"1": 1, "5": 2}, {"1": 1, "5": 2}, {"1": 1, "5": 5}
     ]  # fmt: skip
     assert not any("bit for bit" in notice or "asked for" in notice for notice in record["notices"])
+    assert {row["data"] for row in summary["kernels"]} == {"captured"}
     engines = [row for row in summary["kernels"] if row["provider"].startswith("vLLM")]
     assert {(row["status"], row["n"]) for row in engines} == {("ok", 6)}
     stand_ins = [row for row in summary["kernels"] if row["kernel"] in FUNCTIONS]

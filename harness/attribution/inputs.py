@@ -21,15 +21,15 @@ FIGURES = ("us", "ci95_us", "delta_us", "delta_ci95_us", "delta_pct", "delta_ci9
 
 
 def compared(record: Mapping[str, Any], replayed: Replayed) -> list[Row]:
-    """One row a step from a benchmark's inputs to the engine's own, dense arm; [] if nothing was replayed.
+    """One row a step from a benchmark's inputs to the engine's own, dense arm; [] without random inputs.
 
     Times are the mean over the layers that have random inputs; the last step's over all layers, as it is
     the profiled prefill's time in attention, and its difference is from the replay of all layers. A step of
     which the kernel has no such arm is left out, all others are there.
     """
-    if not replayed.layers:
-        return []
     on_both = replayed.with_any(lambda name: name.startswith("synthetic "))
+    if not on_both.layers:
+        return []
     steps = {
         step: name
         for step, name in STEPS.items()

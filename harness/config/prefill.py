@@ -39,6 +39,7 @@ GROUPS: dict[str, list[str]] = {
         "layers",
         *fields.SAMPLING_OPTIONS,
         *fields.KERNEL_TIMING_OPTIONS,
+        "synthetic",
         "attribution",
         "from_captures",
     ],
@@ -82,6 +83,11 @@ class RunConfig(Common, Engine, Sweep, KernelTiming):
         None,
         description="layers to replay: all, sample, or indices (default: all where they fit the time, "
         "else a sample, and the output says so)",
+    )
+    synthetic: bool = Field(
+        True,
+        description="measure the kernels on random Q, K and V as well, beside the first captured call of "
+        "every shape",
     )
     attribution: bool = Field(
         True,

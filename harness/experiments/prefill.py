@@ -195,11 +195,12 @@ class Job:
                 if found := prefills.check(engine, prompts, plans[k], base):
                     problems[k] = "; ".join(found[:2])
                     self.recorder.notice(f"spread_k = {k}: {problems[k]}")
-                for call, with_synthetic in pending:
+                for call, first_of_shape in pending:
                     how = (budget, problems.get(k))
-                    for index in self.replaying.alone(k, call.layer, with_synthetic):
+                    for index in self.replaying.alone(k, call.layer, first_of_shape):
                         sampled = ranks.call("replay_request", call.layer, k, index, *how)
                         self.replaying.take(sampled, budget)
+                    with_synthetic = first_of_shape and self.config.synthetic
                     sampled = ranks.call("replay", call.layer, k, with_synthetic, *how)
                     self.replaying.take(sampled, budget)
                     bar.update()

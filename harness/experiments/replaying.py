@@ -72,7 +72,7 @@ class Replaying(Sampling):
         ]
 
     def todo(self, calls: Sequence[AttentionCall]) -> Todo:
-        """The calls to replay that are not finished; random inputs go with the first call of every shape."""
+        """The calls to replay that are not finished, and whether each is the first call of its shape."""
         first = {call.shape_key(): call.layer for call in reversed(calls)}
         return {
             k: [
@@ -94,9 +94,9 @@ class Replaying(Sampling):
 
     def budget_for(self, todo: Todo, share: float) -> Budget:
         """That share of the time, for the calls to do; those with random inputs have twice the arms."""
-        series = sum(1 + extra for calls in todo.values() for _, extra in calls)
+        series = sum(1 + (first and self.config.synthetic) for calls in todo.values() for _, first in calls)
         alone = sum(
-            len(self.alone(k, call.layer, extra)) for k, calls in todo.items() for call, extra in calls
+            len(self.alone(k, call.layer, first)) for k, calls in todo.items() for call, first in calls
         )
         return self.budget(series + alone, share)
 

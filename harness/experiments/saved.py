@@ -34,10 +34,11 @@ def replay(config: RunConfig, recorder: Recorder) -> None:
     with torch.inference_mode(), recorder.bar("replay", sum(map(len, todo.values()))) as bar:
         for k, pending in todo.items():
             with recorder.peak_memory(f"spread={k}"):
-                for call, with_synthetic in pending:
+                for call, first_of_shape in pending:
                     place = bench.replay.own_cache(call, k, config.runs(k))
-                    for index in replaying.alone(k, call.layer, with_synthetic):
+                    for index in replaying.alone(k, call.layer, first_of_shape):
                         replaying.take([bench.measure_request(place, index, budget, None)], budget)
+                    with_synthetic = first_of_shape and config.synthetic
                     replaying.take([bench.measure(place, with_synthetic, budget, None)], budget)
                     bar.update()
             recorder.show(k)
