@@ -24,6 +24,7 @@ from harness.config.prefill import GROUPS
 from harness.experiments import Experiment
 from harness.runs import resume
 from harness.runs.store import Damaged, RunExists
+from harness.stack import with_room
 
 if TYPE_CHECKING:
     from harness.models import ModelSource
@@ -92,6 +93,7 @@ def guarded(prog: str, command: Callable[[], int]) -> int:
         return INTERRUPTED
 
 
+@with_room
 def prefill(options: dict[str, Any]) -> int:
     """Check `options` (a parsed namespace) against device, files and model, then run; the exit status.
 
@@ -126,6 +128,7 @@ def _resolved(options: dict[str, Any], yaml_path: Path | None, kind: device.Kind
     return configuration.resolve(config, kind)
 
 
+@with_room
 def companion(experiment: Experiment, options: dict[str, Any]) -> int:
     """The same for a companion experiment."""
     yaml_path = options.pop("config", None)

@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from harness.runs.record import Status, status_of
+from harness.stack import with_room
 
 CLOSING_S = 5.0
 # Called in the child; what it yields answers with its methods, and with `facts()` once it is up.
@@ -106,6 +107,7 @@ def _how_it_ended(exit_code: int | None) -> str:
     return f"the engine's process ended with exit status {exit_code}"
 
 
+@with_room
 def _serve(pipe: Connection, make: Make, arguments: tuple[Any, ...]) -> None:
     """The child: make it, say so, and answer until it is killed or the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends its children
