@@ -38,7 +38,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_run(runs / "a", paging_pct=12.0, fragmentation_pct=0.0, noise=0.02)
     write_run(runs / "b", block_size=128, spread_k=(1, 8, 32), paging_pct=1.0)
     write_run(runs / "c", model="llama-3-8b-1-layer", version=2, paging_pct=8.0, fragmentation_pct=6.0)
-    write_run(runs / "d", model="llama-3-8b", length=65536, spread_k=(1, 64, 4096), status="failed")
+    write_run(runs / "d", model="gpt2", length=65536, spread_k=(1, 64, 4096), status="failed")
     write_run(runs / "e", device=H200, paging_pct=12.0, spread_k=(1, 16, 256))
     list(collect.collect([runs], folder / "data"))
     page.write(*points.read(folder / "data"), PLANS, folder)
@@ -122,8 +122,8 @@ def test_effects_under_the_noise_floor_are_called_that(text: str) -> None:
 def test_what_is_missing_is_said(study: Path, text: str, tmp_path: Path) -> None:
     assert "has been measured yet" not in text
     assert "OutOfMemoryError: CUDA out of memory." in text
-    assert "failed: llama-3-8b at 65536 tokens, block size 16, FA3" in text
-    assert "| `long.yaml` | 6 | 0 | 1 | 5 |" in text
+    assert "failed: gpt2 at 65536 tokens, block size 16, FA3" in text
+    assert "| `long.yaml` | 5 | 0 | 1 | 4 |" in text
     assert "qwen2.5-7b at 4096 tokens, block size 16, FA3" in text.partition("Missing of core.yaml")[2]
     one, _ = points.read(study / "data")
     page.write([p for p in one if p.device == H200], [], PLANS, tmp_path)
