@@ -23,6 +23,7 @@ from common import report
 
 from harness import config, device, layout, models, prompt, stats
 from harness.engine.prefill_engine import PrefillEngine
+from harness.stack import with_room
 from patches.steering import Course
 
 UNTOUCHED = "untouched"
@@ -108,4 +109,4 @@ def rows(times: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    main()
+    with_room(main)()

@@ -2,20 +2,21 @@
 
     python benchmarks/stack_depth.py [--model gpt2] [--length 512] [--rounds 10] [--output FILE]
 
-One engine; every round has a prefill of each kind from each depth in random order, all on the same blocks,
-with harness.stack.with_room and without it:
-untouched  vLLM as it is
-steered    by way of the wrappers of the in-engine arms, which change nothing
-Target: with room, the depth makes no difference.
+One engine; rounds in turns with harness.stack.with_room and without it. A round has, in random order and all
+on the same blocks,
+the control  vLLM untouched from one depth, as often as there are depths: what medians differ by anyway
+untouched    vLLM untouched from each depth
+steered      by way of the wrappers of the in-engine arms, which change nothing, from each depth
+Target: with room the depths differ by no more than the control does.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
-import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
+from statistics import median
 from typing import Any
 
 from common import report
@@ -26,6 +27,8 @@ from harness.stack import with_room
 from patches.steering import Course
 
 DEPTHS = range(0, 60, 3)  # frames more than this script has; a chunk holds some 40 of a model's
+CONTROL, UNTOUCHED, STEERED = "control", "untouched", "steered"
+Times = dict[tuple[str, int], list[float]]  # ms, by kind and depth
 
 
 def main() -> None:
@@ -41,19 +44,28 @@ def main() -> None:
     settings = config.resolve(config.load(config.RunConfig, asked), device.kind())
     source = models.materialise(models.inspect(options.model, length=options.length), seed=0)
     prompts, _ = prompt.token_ids(source, [options.length], None, 0)
+    found: dict[bool, Times] = {False: {}, True: {}}
     with PrefillEngine(settings, source) as engine:
         blocks = [layout.plan(settings.num_blocks(), 1, engine.free_block_ids())]
-        courses = {"untouched": None, "steered": Course()}
-        kinds = list(product((False, True), courses, DEPTHS))
-        times: dict[Any, list[float]] = {kind: [] for kind in kinds}
-        for n in range(1 + options.rounds):
-            for room, name, depth in random.sample(kinds, len(kinds)):
-                call = lambda course=courses[name]: engine.prefill(prompts, blocks, course).seconds  # noqa: E731
-                seconds = from_depth(depth, with_room(call) if room else call)
-                if n:  # the first round is the warm-up
-                    times[room, name, depth].append(1e3 * seconds)
-    medians = {kind: statistics.median(found) for kind, found in times.items()}
-    report(f"stack depth, {options.model}/{options.length}", rows(medians), options.output)
+
+        def prefill(course: Course | None) -> float:
+            return 1e3 * engine.prefill(prompts, blocks, course).seconds
+
+        one_round(prefill, {})
+        for _ in range(options.rounds):
+            one_round(prefill, found[False])
+            with_room(one_round)(prefill, found[True])
+    report(f"stack depth, {options.model}/{options.length}", rows(found), options.output)
+
+
+def one_round(prefill: Callable[[Course | None], float], times: Times) -> None:
+    """A prefill of each kind from each depth, after one that is not timed."""
+    prefill(None)
+    kinds = list(product((CONTROL, UNTOUCHED, STEERED), DEPTHS))
+    for name, depth in random.sample(kinds, len(kinds)):
+        course = Course() if name == STEERED else None
+        took = from_depth(0 if name == CONTROL else depth, lambda course=course: prefill(course))  # type: ignore[misc]
+        times.setdefault((name, depth), []).append(took)
 
 
 def from_depth(depth: int, call: Callable[[], float]) -> float:
@@ -61,22 +73,30 @@ def from_depth(depth: int, call: Callable[[], float]) -> float:
     return from_depth(depth - 1, call) if depth else call()
 
 
-def rows(medians: dict[Any, float]) -> list[dict[str, Any]]:
-    """The medians' range over the depths, without room and with it, and that of what the wrappers cost."""
+def rows(found: dict[bool, Times]) -> list[dict[str, Any]]:
+    """The medians' range over the depths, and that of the median difference that the wrappers make."""
     made = []
-    for room in (False, True):
-        row: dict[str, Any] = {"room": "yes" if room else "no"}
-        by_depth = {
-            "untouched": [medians[room, "untouched", depth] for depth in DEPTHS],
-            "steered": [medians[room, "steered", depth] for depth in DEPTHS],
-            "steered - untouched": [
-                medians[room, "steered", depth] - medians[room, "untouched", depth] for depth in DEPTHS
-            ],
-        }
-        for name, found in by_depth.items():
-            row |= {f"{name}, ms": f"{min(found):.2f} to {max(found):.2f}"}
-        made.append(row)
+    for room, times in found.items():
+        untouched, steered = ([times[name, depth] for depth in DEPTHS] for name in (UNTOUCHED, STEERED))
+        paired = [
+            [b - a for a, b in zip(*pair, strict=True)] for pair in zip(untouched, steered, strict=True)
+        ]
+        made.append(
+            {
+                "room": "yes" if room else "no",
+                "one depth, ms": spanned([times[CONTROL, depth] for depth in DEPTHS]),
+                f"{len(DEPTHS)} depths, ms": spanned(untouched),
+                "steered, ms": spanned(steered),
+                "steered - untouched, ms": spanned(paired),
+            }
+        )
     return made
+
+
+def spanned(samples: Sequence[Sequence[float]]) -> str:
+    """The least and the largest median."""
+    medians = sorted(map(median, samples))
+    return f"{medians[0]:.2f} to {medians[-1]:.2f}"
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ CPython 3.11 and later keep frames in chunks of 16 KiB. Where a call inside a lo
 into a new chunk, each such call maps memory and gives it back: in every layer of a model, say. Which call
 that is depends on the depth of the stack alone. So the same prefill took another time from a script than from
 a function in it, and an arm with one frame more another time than its baseline (benchmarks/stack_depth.py).
-CPython 3.13 and 3.14 have since mended it, 3.11 and 3.12 have not
+CPython has mended it in later releases of 3.13 and 3.14, not in 3.11 and 3.12
 (https://github.com/python/cpython/issues/142183).
 """
 
