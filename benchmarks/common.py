@@ -8,9 +8,13 @@ import sys
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
+
+if TYPE_CHECKING:
+    from harness.config import RunConfig
+    from harness.models import ModelSource
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that `python benchmarks/NAME.py` finds the harness
@@ -50,6 +54,17 @@ def report(
         content = {"benchmark": name, "date": date, "device": about, "versions": versions, "rows": rows}
         content |= more
         Path(output).write_text(json.dumps(content, indent=1) + "\n")
+
+
+def inputs(model: str, length: int) -> tuple[RunConfig, ModelSource, list[list[int]]]:
+    """An engine's configuration and model, and the prompt as the main job would have them."""
+    from harness import config, device, models, prompt
+
+    asked = {"model": model, "length": length}
+    settings = config.resolve(config.load(config.RunConfig, asked), device.kind())
+    source = models.materialise(models.inspect(model, length=length), seed=0)
+    token_ids, _ = prompt.token_ids(source, [length], None, 0)
+    return settings, source, token_ids
 
 
 def here() -> dict[str, Any]:

@@ -19,9 +19,9 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from common import report
+from common import inputs, report
 
-from harness import config, device, layout, models, prompt, stats
+from harness import layout, stats
 from harness.engine.prefill_engine import PrefillEngine
 from harness.stack import with_room
 from patches.steering import Course
@@ -38,10 +38,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=100)
     parser.add_argument("--output")
     options = parser.parse_args()
-    asked = {"model": options.model, "length": options.length}
-    settings = config.resolve(config.load(config.RunConfig, asked), device.kind())
-    source = models.materialise(models.inspect(options.model, length=options.length), seed=0)
-    prompts, _ = prompt.token_ids(source, [options.length], None, 0)
+    settings, source, prompts = inputs(options.model, options.length)
     with PrefillEngine(settings, source) as engine:
         blocks = [layout.plan(settings.num_blocks(), 1, engine.free_block_ids())]
         times = interleaved(ways(engine, prompts, blocks), options.pairs)

@@ -19,9 +19,9 @@ from itertools import product
 from statistics import median
 from typing import Any
 
-from common import report
+from common import inputs, report
 
-from harness import config, device, layout, models, prompt
+from harness import layout
 from harness.engine.prefill_engine import PrefillEngine
 from harness.stack import with_room
 from patches.steering import Course
@@ -40,10 +40,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--output")
     options = parser.parse_args()
-    asked = {"model": options.model, "length": options.length}
-    settings = config.resolve(config.load(config.RunConfig, asked), device.kind())
-    source = models.materialise(models.inspect(options.model, length=options.length), seed=0)
-    prompts, _ = prompt.token_ids(source, [options.length], None, 0)
+    settings, source, prompts = inputs(options.model, options.length)
     found: dict[bool, Times] = {False: {}, True: {}}
     with PrefillEngine(settings, source) as engine:
         blocks = [layout.plan(settings.num_blocks(), 1, engine.free_block_ids())]
