@@ -33,7 +33,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from common import ROOT, here, report
+from common import ROOT, here, parser_of, report
 from judging import OURS, Row, agreement, conclusions, smallest, spreads
 from tabulate import tabulate
 
@@ -41,9 +41,7 @@ TOOLS = ("events", "cupti", "do_bench", "nvbench")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=0.4, help="for each tool and kernel")
     parser.add_argument("--calls", type=lambda text: text.split(","), help="default: all")
@@ -51,7 +49,6 @@ def main() -> None:
     parser.add_argument("--no-trace", action="store_true")
     parser.add_argument("--seed", type=int, default=0, help="of the order of the tools and of the rounds")
     parser.add_argument("--observations", type=Path, metavar="FILE")
-    parser.add_argument("--output")
     options = parser.parse_args()
     if unknown := set(options.tools) - set(TOOLS):
         parser.error(f"--tools {','.join(sorted(unknown))}: there are {','.join(TOOLS)}")

@@ -20,16 +20,30 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that `python benchmarks/NAME.py` finds the harness
 
 
-def sampling_parser(description: str | None, seconds: float) -> argparse.ArgumentParser:
-    """The options of a benchmark that samples as the main job does; `seconds` is its default time."""
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """What every benchmark has: its description as written, and --output."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--output")
+    return parser
+
+
+def sampling_parser(description: str | None, seconds: float) -> argparse.ArgumentParser:
+    """The options of a benchmark that samples as the main job does; `seconds` is its default time."""
+    parser = parser_of(description)
     parser.add_argument("--seconds", type=float, default=seconds, help="for all sampling")
     parser.add_argument("--precision", type=float, default=0.5, help="percent; ends a series, as in a run")
     parser.add_argument("--timer", default="auto", choices=["auto", "events", "cupti"])
     parser.add_argument("--l2", default="warm", choices=["warm", "cold"])
-    parser.add_argument("--output")
+    return parser
+
+
+def prefill_parser(description: str | None, length: int) -> argparse.ArgumentParser:
+    """The options of a benchmark that prefills one prompt; `length` is its default number of tokens."""
+    parser = parser_of(description)
+    parser.add_argument("--model", default="gpt2")
+    parser.add_argument("--length", type=int, default=length)
     return parser
 
 

@@ -8,19 +8,14 @@ same bytes, interleaved; bandwidth counts bytes read plus bytes written. Target:
 
 from __future__ import annotations
 
-import argparse
-
 import numpy as np
-from common import report
+from common import parser_of, report
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--gib", type=float, default=1.0, help="of K and V together")
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--output")
     options = parser.parse_args()
     shapes = [(12, 64, 16), (12, 64, 256), (8, 128, 16), (8, 128, 256)]
     rows = [measure(*shape, options.gib, options.rounds) for shape in shapes]

@@ -14,12 +14,11 @@ Target: under 1%.
 
 from __future__ import annotations
 
-import argparse
 import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from common import inputs, report
+from common import inputs, prefill_parser, report
 
 from harness import layout, stats
 from harness.engine.prefill_engine import PrefillEngine
@@ -30,13 +29,8 @@ UNTOUCHED = "untouched"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", default="gpt2")
-    parser.add_argument("--length", type=int, default=4096)
+    parser = prefill_parser(__doc__, length=4096)
     parser.add_argument("--pairs", type=int, default=100)
-    parser.add_argument("--output")
     options = parser.parse_args()
     settings, source, prompts = inputs(options.model, options.length)
     with PrefillEngine(settings, source) as engine:

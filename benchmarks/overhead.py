@@ -11,14 +11,13 @@ Target for the default sweep: under 0.3.
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, report
+from common import ROOT, parser_of, report
 
 from harness.runs.store import RunDirectory
 
@@ -26,11 +25,8 @@ from harness.runs.store import RunDirectory
 def main() -> None:
     arguments = sys.argv[1:]
     split = arguments.index("--") if "--" in arguments else len(arguments)
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("run", nargs="?", type=Path)
-    parser.add_argument("--output")
     options = parser.parse_args(arguments[:split])
     with tempfile.TemporaryDirectory() as folder:
         if options.run:

@@ -12,14 +12,13 @@ Target: with room the depths differ by no more than the control does.
 
 from __future__ import annotations
 
-import argparse
 import random
 from collections.abc import Callable, Sequence
 from itertools import product
 from statistics import median
 from typing import Any
 
-from common import inputs, report
+from common import inputs, prefill_parser, report
 
 from harness import layout
 from harness.engine.prefill_engine import PrefillEngine
@@ -32,13 +31,8 @@ Times = dict[tuple[str, int], list[float]]  # ms, by kind and depth
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", default="gpt2")
-    parser.add_argument("--length", type=int, default=512)
+    parser = prefill_parser(__doc__, length=512)
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--output")
     options = parser.parse_args()
     settings, source, prompts = inputs(options.model, options.length)
     found: dict[bool, Times] = {False: {}, True: {}}

@@ -5,19 +5,15 @@ python benchmarks/startup.py [--output FILE]
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import time
 
-from common import ROOT, report
+from common import ROOT, parser_of, report
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--output")
+    parser = parser_of(__doc__)
     options = parser.parse_args()
     seconds = []
     for _ in range(11):

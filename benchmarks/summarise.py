@@ -10,12 +10,11 @@ called after the statistics because a `statistics.py` here would hide Python's o
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 
 import numpy as np
-from common import report
+from common import parser_of, report
 
 from harness import stats
 from harness.runs.record import Cell, Result, Status, series_name
@@ -29,11 +28,8 @@ RECORD = {"status": "finished", "layers": list(range(LAYERS))}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--output")
     options = parser.parse_args()
     rng = np.random.default_rng(0)
     results = [result for k in SPREADS for layer in range(LAYERS) for result in series(k, layer, rng)]
