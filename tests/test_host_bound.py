@@ -25,23 +25,33 @@ class TestHostBound:
         assert found["verdict"] == verdict
         assert found["pass_through_pct"] == pytest.approx(added_us / 10, abs=0.2)
 
-    def test_an_interval_across_a_limit_is_partly(self) -> None:
-        wide = {"planted_ms": {"ms": 1.0, "ci95_ms": [0.5, 1.5]}}
-        found = made(prefills({("spin", 1): 240.0}), wide)["host_bound"]
-        assert found["verdict"] == "partly host-bound"
-        low, high = found["ci95_pct"]
-        assert (low, high) == (pytest.approx(16, abs=1), pytest.approx(48, abs=1))  # 24% over 1.5 and 0.5
-
-    @pytest.mark.parametrize(("busy_ms", "verdict"), [(4, "host-bound"), (7, "unknown"), (None, "unknown")])
-    def test_a_delay_that_may_have_been_hidden_or_shown_tells_nothing(
-        self, busy_ms: float | None, verdict: str
+    @pytest.mark.parametrize(
+        ("added_us", "planted", "busy_ms", "verdict"),
+        [
+            (240.0, [0.5, 1.5], 4, "host-bound"),  # 16 to 48% of a delay: hidden, or in part
+            (240.0, [0.5, 1.5], 7, "unknown"),
+            (240.0, [0.5, 1.5], None, "unknown"),
+            (600.0, [0.7, 1.3], 4, "unknown"),  # 46 to 86%: not hidden
+            (400.0, [0.4, 2.0], 4, "host-bound"),  # 20 to 100%: anything
+            (400.0, [0.4, 2.0], 7, "unknown"),
+            (400.0, [0.4, 2.0], None, "unknown"),
+        ],
+    )
+    def test_an_interval_across_a_limit_tells_nothing(
+        self, added_us: float, planted: list[float], busy_ms: float | None, verdict: str
     ) -> None:
-        wide = {"planted_ms": {"ms": 1.0, "ci95_ms": [0.4, 2.0]}}
+        wide = {"planted_ms": {"ms": 1.0, "ci95_ms": planted}}
         wide["profile"] = [profile("engine", 6, busy_ms=busy_ms)] if busy_ms else []
-        found = made(prefills({("spin", 1): 400.0}), wide)
+        found = made(prefills({("spin", 1): added_us}), wide)
         host = found["host_bound"]
-        assert (host["verdict"], host["pass_through_pct"]) == (verdict, pytest.approx(40, abs=0.2))
-        assert "the delay's interval takes in both 25% and 75%" in host["reason"]
+        assert (host["verdict"], host["pass_through_pct"]) == (verdict, pytest.approx(added_us / 10, abs=0.2))
+        low, high = host["ci95_pct"]
+        assert (low, high) == (
+            pytest.approx(added_us / 10 / planted[1], abs=1),
+            pytest.approx(added_us / 10 / planted[0], abs=1),
+        )
+        crossed = " and ".join(f"{limit}%" for limit in (25, 75) if low < limit < high)
+        assert f"the delay's interval takes in {crossed}" in host["reason"]
         assert "of added GPU time" not in found["sentence"]
 
     @pytest.mark.parametrize(("busy_ms", "verdict"), [(9.6, "GPU-bound"), (7, "unknown"), (4, "host-bound")])

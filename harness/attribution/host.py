@@ -47,18 +47,24 @@ def host_bound(record: Mapping[str, Any], arms: Mapping[str, Result]) -> Row:
 def judged(busy_pct: float | None, passed_ci95_pct: Sequence[float] | None) -> str:
     """The verdict: of a busy GPU at once, else by the planted delay if its interval tells, else by idling.
 
-    An interval that takes in both limits tells nothing.
+    An interval that takes in a limit does not tell; one beyond the first limit rules host-bound out.
     """
     if busy_pct is not None and busy_pct >= BUSY_PCT:
         return "GPU-bound"
-    if passed_ci95_pct is not None and _tells(passed_ci95_pct):
-        return _by_pass_through(*passed_ci95_pct)
-    return "unknown" if busy_pct is None or busy_pct > IDLE_PCT else "host-bound"
+    if passed_ci95_pct is not None and (told := _by_pass_through(*passed_ci95_pct)):
+        return told
+    idles = busy_pct is not None and busy_pct <= IDLE_PCT
+    may_be_hidden = passed_ci95_pct is None or passed_ci95_pct[0] < HIDDEN_PCT
+    return "host-bound" if idles and may_be_hidden else "unknown"
 
 
-def _tells(passed_ci95_pct: Sequence[float]) -> bool:
-    low, high = passed_ci95_pct
-    return low >= HIDDEN_PCT or high <= SHOWN_PCT
+def _by_pass_through(low: float, high: float) -> str | None:
+    """The verdict by the interval of the share that reached the latency, if it lies between two limits."""
+    if high < HIDDEN_PCT:
+        return "host-bound"
+    if low > SHOWN_PCT:
+        return "GPU-bound"
+    return "partly host-bound" if low >= HIDDEN_PCT and high <= SHOWN_PCT else None
 
 
 def _reason(found: Row, why_missing: str) -> str | None:
@@ -67,10 +73,11 @@ def _reason(found: Row, why_missing: str) -> str | None:
     if passed is not None and busy is not None and busy >= BUSY_PCT:
         won_back = "part of a pause may be won back: a GPU at its power limit clocks higher after one"
         return won_back if passed[1] < 100 else None
-    if passed is not None and _tells(passed):
-        return None
     if passed is not None:
-        why_missing = f"the delay's interval takes in both {HIDDEN_PCT}% and {SHOWN_PCT}%"
+        if _by_pass_through(*passed):
+            return None
+        limits = [f"{limit}%" for limit in (HIDDEN_PCT, SHOWN_PCT) if passed[0] < limit < passed[1]]
+        why_missing = f"the delay's interval takes in {' and '.join(limits)}"
     if busy is None:
         return f"{why_missing}; no prefill of engine or paged@1 was profiled"
     return f"by the GPU's busy share alone, {busy:.0f}% of the step: {why_missing}"
@@ -96,9 +103,3 @@ def _pass_through(record: Mapping[str, Any], arms: Mapping[str, Result]) -> tupl
         return found, f"too few rounds of spin for an interval: {n}"
     found["ci95_pct"] = [100 * bound for bound in shares]
     return found, ""
-
-
-def _by_pass_through(low: float, high: float) -> str:
-    if high < HIDDEN_PCT:
-        return "host-bound"
-    return "GPU-bound" if low > SHOWN_PCT else "partly host-bound"
