@@ -200,7 +200,7 @@ def test_throttling_cannot_spend_more_than_the_series_share_by_much():
     results = gpu.sample(pair_of(lambda: 1000.0, lambda: 1000.0), Budget(seconds=0.1, series_left=1))
     assert results[0].status is Status.THROTTLED
     assert results[0].samples_us
-    assert gpu.seconds < 0.1 + 5 * MIN_ROUNDS * 0.006
+    assert gpu.seconds < 0.1 + 5 * stats.INTERVAL_SAMPLES * 0.006
 
 
 def test_a_series_that_something_held_up_takes_its_share_again_until_it_has_enough():
@@ -234,6 +234,20 @@ def test_slow_rounds_still_get_the_least(least):
     results = gpu.sample(pair_of(lambda: 5e5, lambda: 5e5), account)
     assert [(len(r.samples_us), len(r.warmup_us), r.stopped) for r in results] == [(least, 1, "time")] * 2
     assert account.seconds == 0
+
+
+@pytest.mark.parametrize(("round_us", "rounds"), [(160_000, 6), (170_000, 3)])
+def test_quick_rounds_are_enough_for_an_interval(round_us, rounds):
+    account = Budget(seconds=0.1, series_left=10)
+    results = SimulatedGpu().sample(pair_of(lambda: round_us / 2, lambda: round_us / 2), account)
+    assert [(len(r.samples_us), r.stopped) for r in results] == [(rounds, "time")] * 2
+
+
+def test_a_quick_series_that_something_holds_up_has_an_interval_all_the_same():
+    gpu, calls = SimulatedGpu(), iter(range(10**6))
+    held_up = pair_of(lambda: 1e6 if next(calls) == 1 else 1000.0, lambda: 1000.0)
+    results = gpu.sample(held_up, Budget(seconds=0.1, series_left=10))
+    assert [len(r.samples_us) for r in results] == [6, 6]
 
 
 def test_rounds_asked_for_are_taken_whatever_precision_and_time_say():

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from harness import stats
+
 MIN_ROUNDS = 3
+QUICK_S = 1.0  # rounds enough for an interval are taken in any case if they take no longer than this
 MAX_ROUNDS = 1000  # a contrast that is not precise by then has other troubles than too few samples
 
 
@@ -26,12 +29,19 @@ class Budget:
         """Seconds for the next series."""
         return self.seconds * weight / max(self.series_left, weight)
 
-    def rounds_left(self, done: int, seconds: float, seconds_per_round: float) -> int:
-        """How many more rounds a series may take that has `done` and `seconds` left; 0 or less: none."""
+    def rounds_left(self, done: int, seconds: float, seconds_per_round: float, quickest_s: float) -> int:
+        """How many more rounds a series may take that has `done` and `seconds` left; 0 or less: none.
+
+        Args:
+            seconds_per_round: the latest round's.
+            quickest_s: the quickest round's, which tells what a series takes that nothing holds up.
+        """
         if self.repeats is not None:
             return self.repeats - done
+        quick = stats.INTERVAL_SAMPLES * quickest_s <= QUICK_S
+        least = max(self.min_rounds, stats.INTERVAL_SAMPLES if quick else 0)
         fitting = int(seconds / max(seconds_per_round, 1e-9))
-        return min(self.most_rounds - done, max(fitting, self.min_rounds - done))
+        return min(self.most_rounds - done, max(fitting, least - done))
 
     def end_of(self, done: int) -> str:
         """Which limit a series has met that may take no more rounds."""

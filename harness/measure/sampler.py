@@ -80,7 +80,8 @@ def sample(
                      baseline's median wide (without a contrast: every arm's, of its own median). Looked
                      at from 20 rounds on, with growing gaps.
         "time"       the series' share of the budget is spent, or twice that where something held it up
-                     and it has fewer than 20 rounds by then; never before its `min_rounds`
+                     and it has fewer than 20 rounds by then; never before its `min_rounds`, nor
+                     before 6, which an interval takes, where these take under a second
         "rounds"     the budget's `most_rounds` are done
         "repeats"    the rounds asked for are done, in which case none of the others counts
 
@@ -131,7 +132,7 @@ def _take_blocks(
         left, done = deadline - runner.now(), blocks.rounds()
         if _held_up(runner, blocks, share_s):
             left += share_s
-        rounds = budget.rounds_left(done, left, runner.seconds_per_round)
+        rounds = budget.rounds_left(done, left, runner.seconds_per_round, runner.quickest_round_s)
         if rounds <= 0:
             return budget.end_of(done)
         block, before = blocks.start(), clock
