@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from harness.attribution.host import judged
+
 Row = dict[str, Any]
 
 GATHERED = ("flash_attn_func", "fragmented")  # kernel and arm of the row that has the gather of K and V
@@ -94,6 +96,12 @@ class Point:
         """Of the whole prefill; None of a kernel alone."""
         found: Row | None = self.summary["attribution"]
         return None if self.model.endswith(ONE_LAYER) else found
+
+    @property
+    def bound_by(self) -> str | None:
+        """Whether its step is "GPU-bound" or "host-bound", by the figures that the run found."""
+        found = (self.account or {}).get("host_bound")
+        return judged(found["gpu_busy_pct"], found["ci95_pct"]) if found else None
 
     @property
     def spreads(self) -> list[int]:

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from tabulate import tabulate
 
-from harness.attribution.host import judged
 from harness.report.text import NONE, interval_of
 from harness.report.text import percent as percent_of
 from study.findings import Finding, Gather, extremes, questions, tally
@@ -60,12 +59,6 @@ def engine(point: Point) -> str:
     return interval_of(account["engine_ms"], account["engine_ci95_ms"], 2, sign=False)
 
 
-def bound_by(point: Point) -> str:
-    """host-bound or GPU-bound, by the figures that the run found."""
-    found = (point.account or {}).get("host_bound")
-    return judged(found["gpu_busy_pct"], found["ci95_pct"]) if found else NONE
-
-
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """In markdown; the first column to the left, the others to the right."""
     listed = [list(map(str, row)) for row in rows]
@@ -110,7 +103,8 @@ def prefills_table(findings: Iterable[Finding], what: str) -> str:
     """Effects on whole prefills, a row each."""
     columns = ["model", "tokens", "block", "kernel", "runs", "engine ms [95%]", f"{what} [95%]"]
     rows = [
-        [*_place(f.point), _runs(f), engine(f.point), *_effect(f.effect), bound_by(f.point)] for f in findings
+        [*_place(f.point), _runs(f), engine(f.point), *_effect(f.effect), f.point.bound_by or NONE]
+        for f in findings
     ]
     return table([*columns, "noise floor", "finding", "pairs", "step"], rows)
 

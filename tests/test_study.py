@@ -346,6 +346,30 @@ def test_equals_are_hardly_ever_called_slower_or_faster(pairs: int) -> None:
     assert wrong <= 5  # of single intervals 21 to 35 leave zero out
 
 
+def prefill(version: int, engine_ms: float, busy_pct: float) -> Point:
+    """A whole prefill, of which no more is known than what it took and how busy the GPU was."""
+    account = {
+        "engine_ms": engine_ms,
+        "engine_ci95_ms": [0.99 * engine_ms, 1.01 * engine_ms],
+        "host_bound": {"gpu_busy_pct": busy_pct, "ci95_pct": None},
+    }
+    kernels = [{"arm": "dense", "provider": f"vLLM FA{version}"}]
+    config = {"model": "gpt2", "length": 4096, "block_size": 16}
+    record = {"config": config, "model": {"name": "gpt2"}}
+    return Point(record, {"kernels": kernels, "attribution": account})
+
+
+@pytest.mark.parametrize(
+    ("two", "three", "busy_pct", "certain"),
+    [(110.0, 100.0, 95, [True]), (104.0, 100.0, 95, [False]), (7.0, 14.0, 50, []), (7.0, 14.0, 75, [])],
+)
+def test_versions_are_compared_where_the_step_waits_for_the_gpu(
+    two: float, three: float, busy_pct: float, certain: list[bool]
+) -> None:
+    choices = findings.version_choices([prefill(2, two, busy_pct), prefill(3, three, busy_pct)])
+    assert [(c.faster.attention, c.certain) for c in choices] == [("vLLM FA3", one) for one in certain]
+
+
 def gather(gather_us: float | None, saving_us: float, interval: tuple[float, float]) -> findings.Gather:
     return findings.Gather(Point({}, {}), 8, gather_us, saving_us, interval)
 
