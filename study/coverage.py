@@ -37,18 +37,35 @@ def coverage(folder: Path, points: Sequence[Point], failures: Sequence[Point]) -
     return rows
 
 
+def unplanned(folder: Path, points: Sequence[Point]) -> list[str]:
+    """The points that no file asks for."""
+    planned = [dict(point.options) for file in folder.glob("*.yaml") for point in plan.read(file).points]
+    others = [p for p in points if not any(_is(p, options) for options in planned)]
+    return [
+        named(
+            p.record["config"]
+            | {"model": p.model, "flash_attn_version": _version(p), "spread_k": p.spreads, "gap": p.gap}
+        )
+        for p in others
+    ]
+
+
 def _is(point: Point, options: Row) -> bool:
     """Whether it is the point that these options plan."""
     config = point.record["config"] | {"model": point.model}
-    version = config.get("flash_attn_version")
-    if version is None and point.summary:  # vLLM chose
-        version = int(point.attention[-1]) if point.attention[-1:].isdigit() else None
-    if version != options["flash_attn_version"] or point.gap != options.get("gap", "shuffled"):
+    if _version(point) != options["flash_attn_version"] or point.gap != options.get("gap", "shuffled"):
         return False
     planned, tried = options.get("spread_k"), point.record.get("spread_k", config.get("spread_k"))
     # A planned list may be part of what was run; the default is the whole curve.
     same_runs = set(planned) <= set(tried or planned) if planned else config.get("spread_k") is None
     return same_runs and all(config[name] == options[name] for name in COMPARED)
+
+
+def _version(point: Point) -> int | None:
+    version: int | None = point.record["config"].get("flash_attn_version")
+    if version is None and point.summary:  # vLLM chose
+        version = int(point.attention[-1]) if point.attention[-1:].isdigit() else None
+    return version
 
 
 def named(options: Row) -> str:

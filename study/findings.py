@@ -12,8 +12,11 @@ from harness import stats
 from study.points import Effect, Point
 
 ORDER = ("slower", "faster", "same", "below noise", "unclear", "too few rounds", "not measured")
-# Two processes of one configuration have differed by as much (docs/method.md).
+# Two processes of one configuration have differed by as much (docs/method.md): a prefill that waits for the
+# GPU, and the paging tax of a kernel.
 BETWEEN_PROCESSES_PCT = 4.0
+BETWEEN_PROCESSES_POINTS = 1.3
+GPU_BOUND, OTHER = "GPU-bound", "host-bound or not known"
 
 ONE_RUN = ("paging", "cache_write")  # components that are measured on one run of blocks
 
@@ -76,6 +79,15 @@ def in_prefills(points: Iterable[Point], component: str) -> Findings:
     return found
 
 
+def by_step(prefills: Iterable[Finding]) -> dict[str, Findings]:
+    """Whole prefills that wait for the GPU, apart from others, in which an arm costs the host's work."""
+    groups: dict[str, Findings] = {GPU_BOUND: []}
+    for finding in prefills:
+        step = GPU_BOUND if finding.point.bound_by == GPU_BOUND else OTHER
+        groups.setdefault(step, []).append(finding)
+    return groups
+
+
 @dataclass(frozen=True)
 class Gather:
     """Whether it pays to copy a fragmented cache together before attention, at the most runs of a point."""
@@ -135,17 +147,21 @@ def gathers(points: Sequence[Point]) -> list[Gather]:
 
 def questions(points: Sequence[Point]) -> dict[str, Findings]:
     """All that the study asks for differences of, in the order of the page."""
-    found = {
-        "scrambling blocks, kernel": scrambled_kernels(points),
-        "scrambling blocks, whole prefill": in_prefills(points, "fragmentation"),
-    }
+    found = {"scrambling blocks, kernel": scrambled_kernels(points)}
+    found |= _of_prefills("scrambling blocks", in_prefills(points, "fragmentation"))
     for (name, size), group in by(paged_kernels(points), kernel_and_block).items():
         found[f"paging, {name} at block size {size}"] = group
-    return found | {
-        "paging, whole prefill": in_prefills(points, "paging"),
-        "cache write, whole prefill": in_prefills(points, "cache_write"),
-        "gathering first, whole prefill": in_prefills(points, "compact"),
-    }
+    for what, component in (
+        ("paging", "paging"),
+        ("cache write", "cache_write"),
+        ("gathering first", "compact"),
+    ):
+        found |= _of_prefills(what, in_prefills(points, component))
+    return found
+
+
+def _of_prefills(what: str, prefills: Findings) -> dict[str, Findings]:
+    return {f"{what}, whole prefill, {step}": group for step, group in by_step(prefills).items()}
 
 
 def tally(findings: Iterable[Finding]) -> dict[str, int]:
@@ -204,14 +220,14 @@ class BlockSizeChoice:
 
     @property
     def certain(self) -> bool:
-        """Whether it costs less than the smallest: their intervals are apart."""
-        return not _meet(self.smallest.effect, self.best.effect)
+        """Whether it costs less than the smallest: by more than two processes of one kernel differ."""
+        return not alike(self.smallest.effect, self.best.effect)
 
 
 def block_size_choices(findings: Iterable[Finding]) -> dict[str, list[BlockSizeChoice]]:
     """By kernel: for every shape and length that has two block sizes or more, which to take.
 
-    That is the smallest of those whose interval meets that of the least costly.
+    That is the smallest of those that are `alike` with the least costly.
     """
     choices: dict[str, list[BlockSizeChoice]] = {}
     known = [f for f in findings if f.effect.ci95_pct is not None]
@@ -219,14 +235,15 @@ def block_size_choices(findings: Iterable[Finding]) -> dict[str, list[BlockSizeC
         ordered = sorted(group, key=lambda f: f.point.block_size)
         if len(ordered) > 1:
             least = min(ordered, key=lambda f: f.effect.pct or 0.0)
-            best = next(f for f in ordered if _meet(f.effect, least.effect))
+            best = next(f for f in ordered if alike(f.effect, least.effect))
             choices.setdefault(best.point.attention, []).append(BlockSizeChoice(ordered[0], best))
     return choices
 
 
-def _meet(one: Effect, other: Effect) -> bool:
+def alike(one: Effect, other: Effect) -> bool:
+    """Whether the intervals of two runs are no further apart than those of one kernel in two processes."""
     (low, high), (lowest, highest) = one.ci95_pct or (0, 0), other.ci95_pct or (0, 0)
-    return low <= highest and lowest <= high
+    return max(low - highest, lowest - high) <= BETWEEN_PROCESSES_POINTS
 
 
 @dataclass(frozen=True)
@@ -245,7 +262,7 @@ def version_choices(points: Iterable[Point]) -> list[VersionChoice]:
     """
     found: dict[tuple[str, int, int, str], list[Point]] = {}
     for point in points:
-        if point.account and point.account["engine_ci95_ms"] and point.bound_by == "GPU-bound":
+        if point.account and point.account["engine_ci95_ms"] and point.bound_by == GPU_BOUND:
             place = (point.model, point.length, point.block_size, point.gap)
             found.setdefault(place, []).append(point)
     choices = []
@@ -274,6 +291,6 @@ def shared(one: Iterable[Point], other: Iterable[Point]) -> list[tuple[Point, Po
 
 
 def agreeing(pairs: Iterable[tuple[Point, Point]]) -> list[tuple[Point, Point]]:
-    """The pairs whose paging taxes have intervals that meet."""
+    """The pairs whose paging taxes are alike."""
     known = [pair for pair in pairs if all(p.paging().ci95_pct is not None for p in pair)]
-    return [(one, other) for one, other in known if _meet(one.paging(), other.paging())]
+    return [(one, other) for one, other in known if alike(one.paging(), other.paging())]

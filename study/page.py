@@ -26,6 +26,7 @@ class Device:
     failures: list[Point]
     figures: dict[str, str]
     coverage: list[coverage.Coverage]
+    unplanned: list[str]
 
     @property
     def short(self) -> str:
@@ -74,7 +75,8 @@ def write(points: Sequence[Point], failures: Sequence[Point], plans: Path, outpu
     devices = []
     for name, mine in measured.items():
         lost = [p for p in failures if p.device == name]
-        devices.append(Device(name, mine, lost, drawn[name], coverage.coverage(plans, mine, lost)))
+        plan = coverage.coverage(plans, mine, lost), coverage.unplanned(plans, mine)
+        devices.append(Device(name, mine, lost, drawn[name], *plan))
     path = output / "README.md"
     write_atomic(path, render([device for device in devices if device.points]))
     return path

@@ -8,7 +8,7 @@ from tabulate import tabulate
 
 from harness.report.text import NONE, interval_of
 from harness.report.text import percent as percent_of
-from study.findings import Finding, Gather, extremes, questions, tally
+from study.findings import GPU_BOUND, Finding, Gather, extremes, questions, tally
 from study.points import Effect, Point
 
 EMPTY = "Nothing of this was measured."  # in the place of a table without rows
@@ -169,14 +169,16 @@ def block_sizes_table(findings: Sequence[Finding]) -> str:
 
 
 def devices_table(pairs: Iterable[tuple[Point, Point]], names: Sequence[str]) -> str:
-    """Two devices side by side: the kernel's paging tax and fragmentation, the engine's prefill."""
+    """Two devices side by side: the kernel's paging tax and fragmentation, a GPU-bound prefill's ms."""
     columns = ["model", "tokens", "block", "kernel"]
     for what in ("paging tax", "fragmentation", "engine ms"):
         columns += [f"{what}, {name}" for name in names]
     rows = []
     for pair in pairs:
         cells = [percent(p.paging()) for p in pair]
-        cells += [percent(p.fragmentation(p.spreads[-1])) for p in pair] + [engine(p) for p in pair]
+        cells += [percent(p.fragmentation(p.spreads[-1])) for p in pair] + [
+            engine(p) if p.bound_by == GPU_BOUND else NONE for p in pair
+        ]
         rows.append([pair[0].model, *_place(pair[0])[1:], *cells])
     return table(columns, rows)
 

@@ -132,6 +132,17 @@ def test_what_is_missing_is_said(study: Path, text: str, tmp_path: Path) -> None
     assert "## Two devices" not in alone
 
 
+def test_points_beside_the_plan_are_named(tmp_path: Path) -> None:
+    planned = write_run(tmp_path / "a", model="llama-3-8b-1-layer", version=2)
+    other = write_run(tmp_path / "b", model="llama-3-8b-1-layer", version=2, length=1234, spread_k=(1, 8))
+    list(collect.collect([planned, other], tmp_path / "data"))
+    page.write(*points.read(tmp_path / "data"), PLANS, tmp_path)
+    (line,) = (
+        line for line in (tmp_path / "README.md").read_text().splitlines() if "beside the plan" in line
+    )
+    assert line.endswith(": llama-3-8b-1-layer at 1234 tokens, block size 16, FA2, 1, 8 runs.")
+
+
 def test_a_kernel_alone_says_nothing_of_whole_prefills(study: Path) -> None:
     alone = [p for p in points.read(study / "data")[0] if p.model == "llama-3-8b-1-layer"]
     assert [len(findings.in_prefills(alone, "paging")), len(findings.paged_kernels(alone))] == [0, 1]
@@ -368,6 +379,22 @@ def test_versions_are_compared_where_the_step_waits_for_the_gpu(
 ) -> None:
     choices = findings.version_choices([prefill(2, two, busy_pct), prefill(3, three, busy_pct)])
     assert [(c.faster.attention, c.certain) for c in choices] == [("vLLM FA3", one) for one in certain]
+
+
+def test_prefills_that_wait_for_the_gpu_are_told_apart() -> None:
+    prefills = [findings.Finding(prefill(3, 10.0, busy), 1, Effect()) for busy in (95, 50, 75)]
+    assert findings.by_step(prefills) == {"GPU-bound": prefills[:1], "host-bound or not known": prefills[1:]}
+    assert findings.by_step([]) == {"GPU-bound": []}
+
+
+@pytest.mark.parametrize(
+    ("low", "alike"), [(9.0, True), (11.2, True), (11.4, False), (6.8, True), (6.6, False)]
+)
+def test_kernels_of_two_processes_are_alike_within_what_one_kernel_differs_by(
+    low: float, alike: bool
+) -> None:
+    one, other = Effect(ci95_pct=(9.0, 10.0)), Effect(ci95_pct=(low, low + 1))
+    assert findings.alike(one, other) == findings.alike(other, one) == alike
 
 
 def gather(gather_us: float | None, saving_us: float, interval: tuple[float, float]) -> findings.Gather:
