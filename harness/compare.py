@@ -22,7 +22,7 @@ from harness.runs.record import Result, Status
 from harness.runs.store import RunDirectory, experiment_of
 from harness.summary.contrasts import Group, rounds
 
-# One kernel's median has differed by 1.6% between two processes on one GPU (docs/method.md).
+# One kernel's median has differed by 1.3% between two processes on one GPU (docs/method.md).
 TOLERANCE_PCT = 2.0
 NATURAL = ("engine", "wrapped")  # arms whose blocks vLLM chose: their spread_k is a finding, not a setting
 PROBES = ("spin", "spin_0")

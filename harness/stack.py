@@ -1,10 +1,10 @@
 """Room on Python's own stack, without which the host's share of a prefill depends on who called it.
 
-CPython 3.11 and later keep frames in chunks of 16 KiB. Where a call inside a loop is the one that crosses
-into a new chunk, each such call maps memory and gives it back: in every layer of a model, say. Which call
-that is depends on the depth of the stack alone. So the same prefill took another time from a script than from
-a function in it, and an arm with one frame more another time than its baseline (benchmarks/stack_depth.py).
-CPython has mended it in later releases of 3.13 and 3.14, not in 3.11 and 3.12
+CPython 3.11, 3.12 and the first releases of 3.13 and 3.14 keep frames in chunks of 16 KiB. Where a call
+inside a loop is the one that crosses into a new chunk, each such call maps memory and gives it back: in every
+layer of a model, say. Which call that is depends on the depth of the stack alone. So the same prefill took
+another time from a script than from a function in it, and an arm with one frame more another time than its
+baseline (benchmarks/stack_depth.py). Later releases of 3.13 and 3.14 have it mended, 3.11 and 3.12 have not
 (https://github.com/python/cpython/issues/142183).
 """
 
