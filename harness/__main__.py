@@ -86,7 +86,8 @@ def _add_compare(commands: argparse._SubParsersAction[cli.Parser]) -> None:
     parser.add_argument(
         "--fail-on",
         metavar="slower:2%",
-        help="exit with 1 if the whole interval of a cell lies beyond this (slower or faster)",
+        help="exit with 1 if the whole interval of a cell lies beyond this (slower or faster), or another "
+        "run failed to measure a cell of the first",
     )
 
 
@@ -113,6 +114,10 @@ def _dispatch(arguments: argparse.Namespace) -> int:
 def _check_run(run_dir: Path) -> None:
     if not (run_dir / "run.json").is_file():
         raise ConfigError(f"{run_dir}: holds no run.json; name a run's directory")
+    if (run_dir / "summary.json").is_file() and not (run_dir / "samples.jsonl").is_file():
+        raise ConfigError(
+            f"{run_dir}: holds no samples.jsonl, which all figures are made from; copy the whole run"
+        )
 
 
 def _report(run_dir: Path) -> int:
@@ -162,7 +167,7 @@ def _compare(runs: Sequence[Path], output: Path | None, fail_on: str | None) -> 
     print(report.screen(comparison, limit))
     if output:
         report.write(comparison, output, limit)
-    return cli.FAILED if limit and limit.broken_by(comparison) else cli.OK
+    return cli.FAILED if limit and limit.fails(comparison) else cli.OK
 
 
 if __name__ == "__main__":

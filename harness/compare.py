@@ -92,6 +92,7 @@ class Lone:
     other: str  # the label of the run that lacks it
     cell: Mapping[str, Any]
     reason: str  # why the other lacks it
+    failed: bool = False  # the other has tried
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,7 @@ def _lone(
     holder, lacking = (0, 1) if has[0] else (1, 0)
     missing = sides[lacking]
     reason = f"{missing.status.value}: {missing.reason}" if missing else "not tried"
-    return [Lone(runs[holder].label, runs[lacking].label, cell, reason)]
+    return [Lone(runs[holder].label, runs[lacking].label, cell, reason, failed=missing is not None)]
 
 
 def differences(records: Sequence[Mapping[str, Any]]) -> list[Difference]:
@@ -259,9 +260,18 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def lost(comparison: Comparison) -> list[Lone]:
+    """The cells of the first run that another has tried and not measured."""
+    return [row for row in comparison.lone if row.failed and row.run == comparison.runs[0].label]
+
+
 @dataclass(frozen=True)
 class Limit:
-    """What makes a comparison fail: a cell that is certainly slower (or faster) by more than this."""
+    """What makes a comparison fail: a cell that is certainly slower (or faster) by more than this.
+
+    So does a cell that the first run has and another has tried and not measured, for what runs out of memory
+    is no faster.
+    """
 
     direction: str  # "slower" or "faster"
     pct: float
@@ -277,6 +287,10 @@ class Limit:
     def broken_by(self, comparison: Comparison) -> list[Ratio]:
         """The cells whose whole interval lies beyond the limit; one without an interval breaks none."""
         return [row for row in comparison.ratios if row.ci95 and self._beyond(row.ci95)]
+
+    def fails(self, comparison: Comparison) -> bool:
+        """Whether any cell is beyond the limit or lost."""
+        return bool(self.broken_by(comparison) or lost(comparison))
 
     def _beyond(self, interval: stats.Interval) -> bool:
         if self.direction == "slower":

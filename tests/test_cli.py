@@ -23,6 +23,8 @@ from tests.command_line import ROOT, run
 
 SWEEP = "configs/cpu-sweep.yaml"
 
+STUDIED = "docs/study/data/nvidia-h200/llama-3-8b-4096-block16-fa3-2k"
+
 
 @pytest.mark.parametrize(
     ("argv", "message"),
@@ -253,11 +255,19 @@ def test_the_script_and_the_package_take_the_same_options():
     ("argv", "message"),
     [
         ("report tests", "tests: holds no run.json; name a run's directory"),
+        # A part of a run: its summary.json could not be made again.
+        (
+            f"report {STUDIED}",
+            f"{STUDIED}: holds no samples.jsonl, which all figures are made from; copy the",
+        ),
+        (f"compare {STUDIED} {STUDIED}", f"{STUDIED}: holds no samples.jsonl"),
         ("reprot x", "invalid choice: 'reprot'"),
     ],
 )
 def test_the_package_refuses_in_one_line_too(argv, message):
+    kept = (ROOT / STUDIED / "summary.json").read_bytes()
     done = run(*argv.split(), module="__main__")
+    assert (ROOT / STUDIED / "summary.json").read_bytes() == kept
     assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, "heavy: []\n")
     assert message in done.stderr
 

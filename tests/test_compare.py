@@ -44,6 +44,25 @@ def test_the_made_runs_give_exactly_the_expected_text() -> None:
     assert max(map(len, text.splitlines())) <= 80
 
 
+def test_a_cell_that_fails_in_the_other_run_is_beyond_the_limit_and_an_unjudged_one_is_counted() -> None:
+    limit, old = Limit("slower", 2), run("A", [cell("paged"), cell("dense")])
+    lost = run(
+        "B", [cell("paged"), cell("dense", samples_us=[], status=Status.OUT_OF_MEMORY, reason="too large")]
+    )
+    less = run("B", [cell("paged")])
+    few = run("B", [cell("paged"), cell("dense", samples_us=[1000.0] * 4)])
+    found = {name: compare([old, other]) for name, other in (("lost", lost), ("less", less), ("few", few))}
+    assert {name: limit.fails(each) for name, each in found.items()} == {
+        "lost": True,
+        "less": False,
+        "few": False,
+    }
+    assert not limit.fails(compare([lost, old])), "what the first run lacks is no loss"
+    texts = {name: report.screen(each, limit) for name, each in found.items()}
+    assert "measured in A and failed in another, which counts as beyond: 1 cell" in texts["lost"]
+    assert "none of 1 cell\nnot judged, too few samples for an interval: 1 cell" in texts["few"]
+
+
 @settings(max_examples=40)
 @given(st.floats(0.2, 5.0), st.integers(6, 60), st.integers(6, 60), st.integers(0, 99))
 def test_a_known_ratio_is_found(factor: float, n: int, m: int, seed: int) -> None:
@@ -236,7 +255,10 @@ def test_the_exit_status_is_one_beyond_the_limit_only(folders: tuple[Path, Path]
     comparison = fixtures.comparison()
     assert len(rows) == len(comparison.ratios) + len(comparison.lone)
     assert [row["arm"] for row in rows if row["measured_in"] == str(folders[1])] == ["paged"]
-    assert command(*folders, "--fail-on", "slower:6%").returncode == 0
+    assert command(*folders, "--fail-on", "slower:6%").returncode == 1, (
+        "cells of the old run failed in the new"
+    )
+    assert command(folders[1], folders[1], "--fail-on", "slower:0%").returncode == 0
     assert command(*folders, "--fail-on", "faster:9%").returncode == 1
 
 

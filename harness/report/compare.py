@@ -12,7 +12,8 @@ import pandas as pd
 from markupsafe import Markup
 
 from harness import batch
-from harness.compare import TOLERANCE_PCT, Comparison, Difference, Limit, Lone, Ratio
+from harness.compare import TOLERANCE_PCT, Comparison, Difference, Limit, Lone, Ratio, lost
+from harness.counting import counted
 from harness.report.page import facts, ratios
 from harness.report.page.rendering import render
 from harness.report.text import NONE, Line, Notes, Section, Table, wrapped
@@ -198,13 +199,17 @@ def _spread_k(k: int | None) -> str:
 
 
 def _broken(comparison: Comparison, limit: Limit) -> Table:
-    """The cells that break the limit; that there is none is said too."""
+    """The cells that break the limit; that there is none is said too, and what was not judged."""
     rows = limit.broken_by(comparison)
     title = f"Certainly {limit.direction} by more than {limit.pct:g}%"
-    if not rows:
-        return Table(title, (), [], [f"none of {len(comparison.ratios)} cells"])
+    judged = sum(row.ci95 is not None for row in comparison.ratios)
+    below = [] if rows else [f"none of {counted(judged, 'cell')}"]
+    if unjudged := len(comparison.ratios) - judged:
+        below.append(f"not judged, too few samples for an interval: {counted(unjudged, 'cell')}")
+    if gone := len(lost(comparison)):
+        below.append(f"measured in A and failed in another, which counts as beyond: {counted(gone, 'cell')}")
     lines = [Line(f"{row.other}: {row.cell['kernel']}, {arm(row.cell)}", (interval(row),)) for row in rows]
-    return Table(title, ("", "ratio to A [95%]"), [Section("", lines)])
+    return Table(title, ("", "ratio to A [95%]"), [Section("", lines)] if rows else [], below=below)
 
 
 def _csv_ratio(row: Ratio, paths: dict[str, str]) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def facts(record: Mapping[str, Any]) -> list[str]:
 
 def command(record: Mapping[str, Any]) -> str:
     """How the run was started; as it was typed, unless that was in Python."""
-    words = record["command"]
+    words = record.get("command")
     return "command: none, started from Python" if words is None else f"command: `{shlex.join(words)}`"
 
 
@@ -103,6 +103,12 @@ def ms(value_us: float | None, digits: int = 3) -> str:
 def signed(value: float, digits: int = 2) -> str:
     """A number with its sign; what rounds to zero has none."""
     return f"{value:+.{digits}f}" if round(value, digits) else f"{0:.{digits}f}"
+
+
+def span_pct(values: Sequence[float]) -> str:
+    """The least and the largest of percentages, once where they print alike."""
+    ends = (f"{value:.2f}%" for value in (min(values), max(values)))
+    return " to ".join(dict.fromkeys(ends))
 
 
 def difference(delta_us: float, delta_pct: float, digits: int) -> str:
