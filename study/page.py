@@ -35,7 +35,7 @@ class Device:
 
     def facts(self, part: str, name: str) -> str:
         """What its runs' records say, each value once."""
-        found = dict.fromkeys(str(p.record[part].get(name, "-")) for p in self.points)
+        found = dict.fromkeys(str(p.record[part].get(name) or "-") for p in self.points)
         return ", ".join(found)
 
     @property

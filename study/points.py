@@ -99,9 +99,11 @@ class Point:
 
     @property
     def bound_by(self) -> str | None:
-        """Whether its step is "GPU-bound" or "host-bound", by the figures that the run found."""
+        """What its step waits for, by the figures that the run found; in words of `harness.attribution`."""
         found = (self.account or {}).get("host_bound")
-        return judged(found["gpu_busy_pct"], found["ci95_pct"]) if found else None
+        if not found or found["verdict"] == "not applicable":
+            return found and str(found["verdict"])
+        return judged(found["gpu_busy_pct"], found["ci95_pct"])
 
     @property
     def spreads(self) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from harness.attribution.host import judged
 from tests.account_samples import (
     CPU,
     PLANTED,
@@ -52,6 +53,7 @@ class TestHostBound:
         )
         crossed = " and ".join(f"{limit}%" for limit in (25, 75) if low < limit < high)
         assert f"the delay's interval takes in {crossed}" in host["reason"]
+        assert ("by the GPU's busy share alone" in host["reason"]) == (verdict == "host-bound")
         assert "of added GPU time" not in found["sentence"]
 
     @pytest.mark.parametrize(("busy_ms", "verdict"), [(9.6, "GPU-bound"), (7, "unknown"), (4, "host-bound")])
@@ -61,9 +63,13 @@ class TestHostBound:
         host = found["host_bound"]
         assert (host["verdict"], host["pass_through_pct"], host["ci95_pct"]) == (verdict, None, None)
         assert host["gpu_busy_pct"] == pytest.approx(10 * busy_ms, rel=0.01)
-        assert "by the GPU's busy share alone" in host["reason"]
+        assert ("by the GPU's busy share alone" in host["reason"]) == (verdict != "unknown")
         assert "spin was not measured" in host["reason"]
         assert ("by the GPU's busy share alone" in found["sentence"]) == (verdict != "unknown")
+
+    @pytest.mark.parametrize("interval", [(10, 25), (25, 60), (30, 75), (75, 90)])
+    def test_an_interval_that_touches_a_limit_does_not_tell(self, interval: tuple[float, float]) -> None:
+        assert judged(70, interval) == "unknown"
 
     def test_a_gpu_that_always_works_is_what_the_step_waits_for_whatever_a_delay_does(self) -> None:
         busy = PLANTED | {"profile": [profile("engine", 6, busy_ms=9.9)]}

@@ -362,7 +362,7 @@ def prefill(version: int, engine_ms: float, busy_pct: float) -> Point:
     account = {
         "engine_ms": engine_ms,
         "engine_ci95_ms": [0.99 * engine_ms, 1.01 * engine_ms],
-        "host_bound": {"gpu_busy_pct": busy_pct, "ci95_pct": None},
+        "host_bound": {"verdict": "", "gpu_busy_pct": busy_pct, "ci95_pct": None},
     }
     kernels = [{"arm": "dense", "provider": f"vLLM FA{version}"}]
     config = {"model": "gpt2", "length": 4096, "block_size": 16}

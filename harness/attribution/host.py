@@ -47,7 +47,7 @@ def host_bound(record: Mapping[str, Any], arms: Mapping[str, Result]) -> Row:
 def judged(busy_pct: float | None, passed_ci95_pct: Sequence[float] | None) -> str:
     """The verdict: of a busy GPU at once, else by the planted delay if its interval tells, else by idling.
 
-    An interval that takes in a limit does not tell; one beyond the first limit rules host-bound out.
+    An interval that takes in a limit does not tell; one above the first limit rules host-bound out.
     """
     if busy_pct is not None and busy_pct >= BUSY_PCT:
         return "GPU-bound"
@@ -59,12 +59,12 @@ def judged(busy_pct: float | None, passed_ci95_pct: Sequence[float] | None) -> s
 
 
 def _by_pass_through(low: float, high: float) -> str | None:
-    """The verdict by the interval of the share that reached the latency, if it lies between two limits."""
+    """The verdict by the interval of the share that reached the latency, if it takes in no limit."""
     if high < HIDDEN_PCT:
         return "host-bound"
     if low > SHOWN_PCT:
         return "GPU-bound"
-    return "partly host-bound" if low >= HIDDEN_PCT and high <= SHOWN_PCT else None
+    return "partly host-bound" if low > HIDDEN_PCT and high < SHOWN_PCT else None
 
 
 def _reason(found: Row, why_missing: str) -> str | None:
@@ -76,10 +76,12 @@ def _reason(found: Row, why_missing: str) -> str | None:
     if passed is not None:
         if _by_pass_through(*passed):
             return None
-        limits = [f"{limit}%" for limit in (HIDDEN_PCT, SHOWN_PCT) if passed[0] < limit < passed[1]]
+        limits = [f"{limit}%" for limit in (HIDDEN_PCT, SHOWN_PCT) if passed[0] <= limit <= passed[1]]
         why_missing = f"the delay's interval takes in {' and '.join(limits)}"
     if busy is None:
         return f"{why_missing}; no prefill of engine or paged@1 was profiled"
+    if judged(busy, passed) == "unknown":
+        return f"{why_missing}, and the GPU's busy share does not decide"
     return f"by the GPU's busy share alone, {busy:.0f}% of the step: {why_missing}"
 
 
