@@ -8,12 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from harness import stats
+from harness import config, stats
+from harness.experiments.sampling import Sampling
 from harness.measure.budget import MIN_ROUNDS, Budget
 from harness.measure.clocks import ClockReading
 from harness.measure.sampler import ENOUGH_ROUNDS, MAX_WARMUP_ROUNDS, Series, sample
 from harness.measure.timers import Step
 from harness.runs.record import Cell, Result, Status
+from harness.runs.recorder import Recorder
 
 
 class SimulatedTimer:
@@ -236,7 +238,7 @@ def test_slow_rounds_still_get_the_least(least):
     assert account.seconds == 0
 
 
-@pytest.mark.parametrize(("round_us", "rounds"), [(160_000, 6), (170_000, 3)])
+@pytest.mark.parametrize(("round_us", "rounds"), [(49_000, 6), (51_000, 3)])
 def test_quick_rounds_are_enough_for_an_interval(round_us, rounds):
     account = Budget(seconds=0.1, series_left=10)
     results = SimulatedGpu().sample(pair_of(lambda: round_us / 2, lambda: round_us / 2), account)
@@ -305,3 +307,19 @@ def test_a_series_without_arms_costs_nothing():
     account = Budget(seconds=10.0, series_left=2)
     assert SimulatedGpu().sample(series, account)[0].samples_us == []
     assert (account.share(), account.least_rounds) == (10.0, None)
+
+
+def test_limits_are_those_of_all_series_that_were_sampled(tmp_path):
+    asked = {"model": "gpt2", "length": 16, "max_seconds": 10, "output_dir": tmp_path / "run", "quiet": True}
+    sampling = Sampling(
+        settings := config.resolve(config.load(config.RunConfig, asked), "cpu"), Recorder(settings, "gpt2")
+    )
+    for rounds in (33, 4):
+        sampling.budget(1, 0.5).spend(6.0, 1, rounds, "time")
+    sampling.note_limits(0)
+    record = sampling.recorder.record
+    assert record["fewest_samples"] == 4
+    assert (
+        "fewest samples a cell has are 4, too few for a 95% interval, which takes 6" in record["notices"][-1]
+    )
+    assert record["notices"][-1].endswith("; sampling took 12 s, as a series has a least number of rounds")

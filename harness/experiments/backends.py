@@ -59,7 +59,7 @@ def measure(config: BackendsConfig, recorder: Recorder, source: ModelSource) -> 
         if alone:
             _measure_alone(alone, attention, budget)
     finally:  # also of a run that ends here
-        sampling.note_limits(budget, getattr(attention.timer, "launch_bound", 0))
+        sampling.note_limits(getattr(attention.timer, "launch_bound", 0))
 
 
 def _measure_alone(sizes: Sequence[Size], attention: AttentionAlone, budget: Budget) -> None:

@@ -213,7 +213,7 @@ class Job:
                 bar.set_postfix_str(f"{share}% shared, batch of {size}")
                 self._measure(share, size, self._objection(share), budget)
                 bar.update()
-        self.sampling.note_limits(budget, 0)
+        self.sampling.note_limits(0)
 
     def _measure(self, share: int, size: int, objection: str | None, budget: Budget) -> None:
         name = series_name(share, size)

@@ -50,7 +50,7 @@ def measure(config: KernelsConfig, recorder: Recorder) -> None:
                 _measure(sampling, config, k, timer, budget)
             recorder.print(view.comparison_of(recorder.record, recorder.kept, k))
             bar.update()
-    sampling.note_limits(budget, getattr(timer, "launch_bound", 0))
+    sampling.note_limits(getattr(timer, "launch_bound", 0))
 
 
 def _series(spread_k: int) -> str:

@@ -73,7 +73,7 @@ def measure(config: KVCacheConfig, recorder: Recorder, source: ModelSource) -> N
                 sampling.sample(series, timer, budget, config.seed, bar.update)
         finally:  # also of a run that ends here
             recorder.add(step_results(config, series, timer.seen))
-    sampling.note_limits(budget, 0)
+    sampling.note_limits(0)
 
 
 @dataclass

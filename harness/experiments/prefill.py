@@ -110,6 +110,7 @@ class Job:
             self._save(engine.ranks)
         problems = self._replay_all(engine, prompts, plans, base, list(captured.calls.values()))
         self._end_to_end(engine, prompts, plans, problems)
+        self.replaying.note_limits(sum(engine.ranks.call("launch_bound")))
 
     def _leave_out(self, reasons: Mapping[int, str]) -> None:
         """Note why layers, by their index, are not measured."""
@@ -206,7 +207,6 @@ class Job:
                     bar.update()
                 self.recorder.note_peak(f"spread={k}", max(ranks.call("end_peak")))
                 self.recorder.show(k)
-        self.replaying.note_limits(budget, sum(ranks.call("launch_bound")))
         return problems
 
     def _end_to_end(

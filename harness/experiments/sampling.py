@@ -11,6 +11,8 @@ from harness.measure.budget import MIN_ROUNDS, Budget
 from harness.measure.sampler import Series, sample
 from harness.runs.recorder import Recorder
 
+OVERRUN = 1.1  # times --max-seconds: from here on it is said what sampling took
+
 
 class Sampling:
     """Samples series within the configured time and keeps what they give."""
@@ -56,22 +58,26 @@ class Sampling:
         finally:
             self.recorder.keep(series)
 
-    def note_limits(self, budget: Budget, launch_bound: int) -> None:
+    def note_limits(self, launch_bound: int) -> None:
         """Say what cut the sampling short, if anything did, and what the host may have held up."""
-        self.recorder.note(fewest_samples=budget.least_rounds)
+        rounds = [budget.least_rounds for budget in self.budgets if budget.least_rounds is not None]
+        fewest = min(rounds, default=None)
+        self.recorder.note(fewest_samples=fewest)
         if launch_bound:
             self.recorder.notice(
                 f"{launch_bound} samples may hold time in which the GPU waited for the host to launch"
             )
-        if self.config.repeats is not None or not budget.shortened:
+        if fewest is None or self.config.repeats is not None:
             return
-        fewest = budget.least_rounds or 0
+        if not any(budget.shortened for budget in self.budgets):
+            return
         text = (
             f"--max-seconds {self.seconds:g} ended some series before every interval was narrower than "
             f"{self.config.precision:g}% of its baseline; the fewest samples a cell has are {fewest}"
         )
         if fewest < stats.INTERVAL_SAMPLES:
             text += f", too few for a 95% interval, which takes {stats.INTERVAL_SAMPLES}: raise --max-seconds"
-        elif fewest == budget.min_rounds:
-            text += f", the least that are taken; all sampling took {budget.spent_s:.0f} s"
+        spent_s = sum(budget.spent_s for budget in self.budgets)
+        if spent_s > OVERRUN * self.seconds:
+            text += f"; sampling took {spent_s:.0f} s, as a series has a least number of rounds"
         self.recorder.notice(text)

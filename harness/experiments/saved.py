@@ -42,7 +42,7 @@ def replay(config: RunConfig, recorder: Recorder) -> None:
                     replaying.take([bench.measure(place, with_synthetic, budget, None)], budget)
                     bar.update()
             recorder.show(k)
-    replaying.note_limits(budget, bench.launch_bound)
+    replaying.note_limits(bench.launch_bound)
 
 
 def _load(folder: Path, layers: object, device: str) -> list[capture.AttentionCall]:

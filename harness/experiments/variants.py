@@ -22,7 +22,6 @@ from harness.engine.process import ArmFacts, EngineProcess, Prompts
 from harness.experiments.end_to_end import PrefillTimer
 from harness.experiments.replaying import Replaying
 from harness.measure import timers
-from harness.measure.budget import Budget
 from harness.measure.sampler import Series
 from harness.models import ModelSource
 from harness.runs.record import Cell, Result, Status
@@ -62,7 +61,7 @@ def measure(source: ModelSource, prompts: Prompts, replaying: Replaying, recorde
             for member in [Member(None), Member(None, control=True), *map(Member, found)]:
                 engines.add(member, shared, source, cache)
                 bar.update()
-        budget = Budget(replaying.seconds, 1, config.repeats)
+        budget = replaying.budget(1, 1.0)
         with recorder.bar("engines", None) as bar:
             # Every arm has run before.
             series, seed = engines.series, config.seed

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from harness import stats
 
 MIN_ROUNDS = 3
-QUICK_S = 1.0  # rounds enough for an interval are taken in any case if they take no longer than this
+QUICK_S = (
+    0.3  # what rounds enough for an interval may take, each as quick as the quickest, to be taken anyway
+)
 MAX_ROUNDS = 1000  # a contrast that is not precise by then has other troubles than too few samples
 
 
@@ -29,18 +31,18 @@ class Budget:
         """Seconds for the next series."""
         return self.seconds * weight / max(self.series_left, weight)
 
-    def rounds_left(self, done: int, seconds: float, seconds_per_round: float, quickest_s: float) -> int:
+    def rounds_left(self, done: int, seconds: float, round_s: float, quickest_round_s: float) -> int:
         """How many more rounds a series may take that has `done` and `seconds` left; 0 or less: none.
 
         Args:
-            seconds_per_round: the latest round's.
-            quickest_s: the quickest round's, which tells what a series takes that nothing holds up.
+            round_s: what the latest round took.
+            quickest_round_s: what the quickest took, as every round would if nothing held it up.
         """
         if self.repeats is not None:
             return self.repeats - done
-        quick = stats.INTERVAL_SAMPLES * quickest_s <= QUICK_S
+        quick = stats.INTERVAL_SAMPLES * quickest_round_s <= QUICK_S
         least = max(self.min_rounds, stats.INTERVAL_SAMPLES if quick else 0)
-        fitting = int(seconds / max(seconds_per_round, 1e-9))
+        fitting = int(seconds / max(round_s, 1e-9))
         return min(self.most_rounds - done, max(fitting, least - done))
 
     def end_of(self, done: int) -> str:

@@ -81,7 +81,7 @@ def sample(
                      at from 20 rounds on, with growing gaps.
         "time"       the series' share of the budget is spent, or twice that where something held it up
                      and it has fewer than 20 rounds by then; never before its `min_rounds`, nor
-                     before 6, which an interval takes, where these take under a second
+                     before 6, which an interval takes, where these take under 0.3 s
         "rounds"     the budget's `most_rounds` are done
         "repeats"    the rounds asked for are done, in which case none of the others counts
 
