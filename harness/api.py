@@ -18,7 +18,7 @@ from harness.runs.store import Damaged, RunDirectory, experiment_of
 CELL = ("kernel", "provider", "arm", "spread_k", "block_size", "layer", "data", "request")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """A run's record and figures; made by `prefill` and `open`. Each frame is a new one every time.
 
@@ -31,6 +31,15 @@ class Run:
     directory: RunDirectory
     record: dict[str, Any]  # run.json
     summary: dict[str, Any]  # summary.json
+
+    def __repr__(self) -> str:
+        """The run's directory, experiment and status.
+
+        >>> import harness
+        >>> harness.open("tests/data/run")
+        Run('tests/data/run', prefill, finished)
+        """
+        return f"Run({str(self.path)!r}, {self.experiment}, {self.status})"
 
     @property
     def path(self) -> Path:
@@ -211,7 +220,7 @@ def open(path: str | os.PathLike[str]) -> Run:
         raise ValueError(f"{path}: {error}") from error
 
 
-def prefill(config_file: str | os.PathLike[str] | None = None, **options: Any) -> Run:
+def prefill(*, config_file: str | os.PathLike[str] | None = None, **options: Any) -> Run:
     """Run the main job and return its run, as `python run_vllm_prefill.py` does and prints.
 
     vLLM starts in this process, which it needs to choose blocks and to see attention; its memory is given
@@ -234,7 +243,7 @@ def prefill(config_file: str | os.PathLike[str] | None = None, **options: Any) -
     """
     for name in options:
         if name not in RunConfig.model_fields:
-            near = difflib.get_close_matches(name, RunConfig.model_fields, 1, cutoff=0)
+            near = difflib.get_close_matches(name, [*RunConfig.model_fields, "config_file"], 1, cutoff=0)
             raise ConfigError(f"{name}: unknown option; the nearest is {near[0]}")
     yaml_path = Path(config_file) if config_file is not None else None
     folder = config.output_dir(config.load(RunConfig, options, yaml_path))

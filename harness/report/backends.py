@@ -12,7 +12,7 @@ from harness.report.backends_scaling import COMPUTE_BOUND, is_split
 from harness.report.backends_summary import AGAIN, AGAINST, ALONE, phase, sizes, summarise
 from harness.report.companion import Companion
 from harness.report.rows import Row, remark
-from harness.report.text import NONE, Line, Notes, Section, Table, ms, percent
+from harness.report.text import NONE, Line, Notes, Section, Table, ms, percent, span_pct
 
 __all__ = ["document", "plots", "summarise"]
 
@@ -212,7 +212,7 @@ def _floor(summary: Row) -> list[str]:
     floors = [floor for bounds in again if (floor := stats.noise_floor_pct(bounds)) is not None]
     if not floors:
         return []
-    return [f"A/A (gathered against itself), noise floor: {min(floors):.2f}% to {max(floors):.2f}%."]
+    return [f"A/A (gathered against itself), noise floor: {span_pct(floors)}."]
 
 
 def times(row: Row) -> str:

@@ -15,7 +15,7 @@ from harness.counting import counted
 from harness.report import plots as style
 from harness.report.companion import Companion
 from harness.report.rows import Row, marked
-from harness.report.text import NONE, Line, Notes, Section, Table, ms, percent
+from harness.report.text import NONE, Line, Notes, Section, Table, ms, percent, span_pct
 from harness.runs.record import Result, latest
 from harness.summary import figures
 
@@ -128,7 +128,7 @@ def _below(record: Row, summary: Row, notes: Notes) -> list[str]:
         if row["contrast"] == "A/A" and (floor := stats.noise_floor_pct(row["ci95_pct"])) is not None
     ]
     if floors:
-        lines.append(f"A/A (reset against itself), noise floor: {min(floors):.2f}% to {max(floors):.2f}%.")
+        lines.append(f"A/A (reset against itself), noise floor: {span_pct(floors)}.")
     else:
         lines.append("A/A (reset against itself): no interval; it takes 6 samples.")
     return [

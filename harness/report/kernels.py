@@ -25,7 +25,7 @@ from harness.report.rows import (
     warnings,
 )
 from harness.report.tables import COLUMNS, LABELS
-from harness.report.text import NONE, Line, Notes, Section, Table, ms
+from harness.report.text import NONE, Line, Notes, Section, Table, ms, span_pct
 from harness.runs.record import Result, latest
 from harness.summary import figures
 from harness.summary.contrasts import name_in_series, series_pairs
@@ -193,7 +193,7 @@ def _floor(summary: Row) -> str:
     ]
     if not floors:
         return "A/A (one run against itself): no interval; it takes 6 samples."
-    return f"A/A (one run against itself), noise floor: {min(floors):.2f}% to {max(floors):.2f}%."
+    return f"A/A (one run against itself), noise floor: {span_pct(floors)}."
 
 
 def inputs(config: Row) -> str:
