@@ -41,13 +41,13 @@ def unplanned(folder: Path, points: Sequence[Point]) -> list[str]:
     """The points that no file asks for."""
     planned = [dict(point.options) for file in folder.glob("*.yaml") for point in plan.read(file).points]
     others = [p for p in points if not any(_is(p, options) for options in planned)]
-    return [
-        named(
-            p.record["config"]
-            | {"model": p.model, "flash_attn_version": _version(p), "spread_k": p.spreads, "gap": p.gap}
-        )
-        for p in others
-    ]
+    return [named(p.record["config"] | _options(p)) for p in others]
+
+
+def _options(point: Point) -> Row:
+    """What a file would ask for to have the point, as far as its record's configuration may leave it open."""
+    version = _version(point)
+    return {"model": point.model, "flash_attn_version": version, "spread_k": point.spreads, "gap": point.gap}
 
 
 def _is(point: Point, options: Row) -> bool:

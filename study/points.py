@@ -101,8 +101,10 @@ class Point:
     def bound_by(self) -> str | None:
         """What its step waits for, by the figures that the run found; in words of `harness.attribution`."""
         found = (self.account or {}).get("host_bound")
-        if not found or found["verdict"] == "not applicable":
-            return found and str(found["verdict"])
+        if found is None:
+            return None
+        if found["verdict"] == "not applicable":  # on a CPU
+            return "not applicable"
         return judged(found["gpu_busy_pct"], found["ci95_pct"])
 
     @property

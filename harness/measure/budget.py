@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from harness import stats
 
 MIN_ROUNDS = 3
-QUICK_S = (
-    0.3  # what rounds enough for an interval may take, each as quick as the quickest, to be taken anyway
-)
+# Rounds enough for an interval are taken in any case if, each as quick as the quickest, they take no longer.
+QUICK_S = 0.3
 MAX_ROUNDS = 1000  # a contrast that is not precise by then has other troubles than too few samples
 
 
