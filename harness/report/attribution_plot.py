@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from harness.report.breakdown import decimals
 from harness.report.plots import STYLE, save
 from harness.report.rows import Mean, Row, named_arm
-from harness.report.text import interval_of, percent
+from harness.report.text import interval_of, percent, with_interval
 
 # Okabe and Ito's colours, lightest beside darkest; what is in no category is hatched.
 COLOURS = {
@@ -106,7 +106,8 @@ def _stacked(axes: Axes, account: Row, arms: list[Row]) -> None:
             axes.text(row["median_ms"] / 2, y, "not profiled", ha="center", va="center", color="0.3")
         low, high = row["ci95_ms"] or (row["median_ms"], row["median_ms"])
         error = [[row["median_ms"] - low], [high - row["median_ms"]]]
-        label = "prefill without profiler:\nmedian, 95% interval" if y == 0 else None
+        shown = with_interval("prefill without profiler:\nmedian", *(arm["ci95_ms"] for arm in arms))
+        label = shown if y == 0 else None
         axes.errorbar(
             row["median_ms"], y, xerr=error, fmt="|", color="black", capsize=4, markersize=16, label=label
         )
@@ -192,7 +193,7 @@ def _step(axes: Axes, y: int, start: float, row: Row, colour: str) -> None:
     axes.barh(
         height, row["ms"], left=start, height=0.42, color=colour, edgecolor="black", linewidth=0.6, zorder=3
     )
-    _mark(axes, height, start, row, fmt="|", ms=12, zorder=4, label="measured, 95% interval")
+    _mark(axes, height, start, row, fmt="|", ms=12, zorder=4, label=with_interval("measured", row["ci95_ms"]))
 
 
 def _mark(axes: Axes, y: float, start: float, row: Row, **look: Any) -> None:

@@ -105,6 +105,11 @@ def signed(value: float, digits: int = 2) -> str:
     return f"{value:+.{digits}f}" if round(value, digits) else f"{0:.{digits}f}"
 
 
+def with_interval(what: str, *intervals: object) -> str:
+    """A legend's words for figures that are drawn with their intervals, or, if none has one, without."""
+    return f"{what}, 95% interval" if any(intervals) else f"{what}, too few rounds for an interval"
+
+
 def span_pct(values: Sequence[float]) -> str:
     """The least and the largest of percentages, once where they print alike."""
     ends = (f"{value:.2f}%" for value in (min(values), max(values)))

@@ -13,7 +13,7 @@ from harness.report.page import svg
 from harness.report.page.samples import Samples
 from harness.report.page.svg import Key, Scale, Tip
 from harness.report.rows import Row, named_arm
-from harness.report.text import interval_of, percent
+from harness.report.text import interval_of, percent, with_interval
 
 ROW_PX = 50.0
 NARROWEST = 0.09  # of the width: a segment that has room for its figure
@@ -34,7 +34,7 @@ def components(summary: Row) -> Markup:
     scale, height = Scale.around(reach, 0.04), len(rows) * ROW_PX
     drawn, keys = (
         [svg.axis(scale, height, "% of the prefill")],
-        [Key("measured, 95% interval", "var(--soft)")],
+        [Key(with_interval("measured", *(row["ci95_pct"] for row in rows)), "var(--soft)")],
     )
     if predicted:
         keys.append(Key("predicted from replayed kernels", "var(--ink)", "diamond", hollow=True))
@@ -112,7 +112,8 @@ def where_the_time_goes(summary: Row, samples: Samples) -> Markup:
     shown = dict.fromkeys(part["category"] for part in account["components"] if part["ms"])
     keys = [Key(name, _fill(name), hatched=name not in COLOURS) for name in shown]
     picture = svg.drawing(title, height + svg.AXIS_PX, *drawn, class_="bars")
-    note = "The line is the arm's median prefill without a profiler, with its 95% interval."
+    median = with_interval("the arm's median prefill without a profiler", *(row["ci95_ms"] for row in arms))
+    note = f"The line is {median}."
     return svg.figure(title, picture, svg.legend(keys), note=note)
 
 
