@@ -140,7 +140,8 @@ class EndToEnd:
     def _sample(self, series: Series, share: float) -> None:
         budgets = self.replaying.budgets
         left_over_s = sum(budget.seconds for budget in budgets)  # what the replay did not need
-        budget = self.replaying.budget(1, share)
+        # What a run is quoted by has an interval, whatever it takes.
+        budget = self.replaying.budget(1, share, min_rounds=stats.INTERVAL_SAMPLES)
         budget.seconds += left_over_s
         with self.recorder.bar("end to end", None) as bar:
             # Every arm has run before; on a CPU a round takes half a minute.
