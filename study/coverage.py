@@ -29,7 +29,7 @@ def coverage(folder: Path, points: Sequence[Point], failures: Sequence[Point]) -
     """A row a file, in the order of their names; the points are one device's."""
     rows = []
     for file in sorted(folder.glob("*.yaml")):
-        planned = [dict(point.options) for point in plan.read(file).points]
+        planned = _planned(file)
         left = [options for options in planned if not any(_is(p, options) for p in points)]
         missing = [options for options in left if not any(_is(p, options) for p in failures)]
         counts = len(planned), len(planned) - len(left), len(left) - len(missing)
@@ -39,9 +39,13 @@ def coverage(folder: Path, points: Sequence[Point], failures: Sequence[Point]) -
 
 def unplanned(folder: Path, points: Sequence[Point]) -> list[str]:
     """The points that no file asks for."""
-    planned = [dict(point.options) for file in folder.glob("*.yaml") for point in plan.read(file).points]
+    planned = [options for file in folder.glob("*.yaml") for options in _planned(file)]
     others = [p for p in points if not any(_is(p, options) for options in planned)]
     return [named(p.record["config"] | _options(p)) for p in others]
+
+
+def _planned(file: Path) -> list[Row]:
+    return [dict(point.options) for point in plan.read(file).points]
 
 
 def _options(point: Point) -> Row:
