@@ -62,7 +62,6 @@ def csv(comparison: Comparison) -> str:
 
 def write(comparison: Comparison, folder: Path, limit: Limit | None = None) -> None:
     """Write compare.csv and compare.html into the folder, making it."""
-    folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "compare.csv", csv(comparison))
     write_atomic(folder / "compare.html", page(comparison, limit))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from harness import batch
 from harness.config.kernel_names import FUNCTIONS, KNOWN
 from harness.report.rows import Mean, Row, most_runs, needs_gather, total_us
+from harness.runs.store import write_atomic
 
 # Okabe and Ito's colours, told apart by colour-blind readers; the markers tell them apart in greyscale.
 # Behind them Paul Tol's, for the other kernels of the experiment `kernels`.
@@ -39,10 +41,12 @@ def write_plots(record: Row, summary: Row, directory: Path) -> list[Path]:
 
 def save(figure: Figure, directory: Path, name: str) -> list[Path]:
     """Write a figure as NAME.png and NAME.svg into the directory, making it; returns their paths."""
-    directory.mkdir(parents=True, exist_ok=True)
     paths = [directory / f"{name}.png", directory / f"{name}.svg"]
-    figure.savefig(paths[0], dpi=200)
-    figure.savefig(paths[1], metadata={"Date": None})
+    png, svg = BytesIO(), BytesIO()
+    figure.savefig(png, format="png", dpi=200)
+    figure.savefig(svg, format="svg", metadata={"Date": None})
+    write_atomic(paths[0], png.getvalue())
+    write_atomic(paths[1], svg.getvalue())
     return paths
 
 

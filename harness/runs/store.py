@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from harness.runs.record import Result
+
+RECORD = "run.json"  # what makes a directory a run's
 
 # The plots of all experiments, each as .png and .svg.
 PLOTS = (
@@ -35,22 +39,69 @@ class Damaged(ValueError):
 def read_json(path: Path) -> dict[str, Any]:
     """What `write_json` wrote; raises Damaged if it is no object with a status."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        data = json.loads(read_bytes(path))
+    except (ValueError, RecursionError) as error:
         raise Damaged(f"{path}: damaged ({error}); restore it, or measure again") from error
     if not isinstance(data, dict) or "status" not in data:
         raise Damaged(f"{path}: damaged (no status in it); restore it, or measure again")
     return data
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Replace the file's content as a whole: a reader, or a crash, sees the old text or the new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+def read_bytes(path: Path) -> bytes:
+    """The content of a regular file; raises Damaged on a pipe or a device, which might never end."""
+    with _open_regular(path, os.O_RDONLY, "rb") as file:
+        return file.read()
+
+
+def open_to_append(path: Path) -> IO[bytes]:
+    """A file to read and to append to, made if missing; raises OSError on a link, Damaged on a pipe."""
+    return _open_regular(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, "ab+")
+
+
+def _open_regular(path: Path, flags: int, mode: str) -> IO[bytes]:
+    descriptor = os.open(path, flags | os.O_NONBLOCK, 0o666)  # a pipe is to be refused, not waited for
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise Damaged(f"{path}: not a regular file; restore it, or measure again")
+    return os.fdopen(descriptor, mode)
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Replace a file's content as a whole: a reader, or a crash, sees the old content or the new one.
+
+    Nothing is written through a symbolic link, as a run may come from anyone: a link in place of the file is
+    replaced, and a link in place of a folder of the run, made here if missing, is refused.
+
+    Raises:
+        Damaged: the file's folder is a link inside a run.
+        OSError: the system's; the old content is left, and no temporary file.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    folder = _open_folder(path.parent)
+    try:
+        temporary = f".{path.name}.{secrets.token_hex(8)}.tmp"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        descriptor = os.open(temporary, flags, 0o666, dir_fd=folder)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+        except BaseException:
+            os.unlink(temporary, dir_fd=folder)
+            raise
+    finally:
+        os.close(folder)
+
+
+def _open_folder(folder: Path) -> int:
+    """A descriptor of a folder to write in. The user may name a run through a link; a run holds no links."""
+    in_a_run = (folder.parent / RECORD).exists()
+    if in_a_run and folder.is_symlink():
+        raise Damaged(f"{folder} is a link, and nothing is written through it; remove it")
+    folder.mkdir(parents=True, exist_ok=True)
+    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | (os.O_NOFOLLOW if in_a_run else 0))
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
@@ -84,7 +135,8 @@ class RunDirectory:
         if own and not overwrite:
             raise RunExists(f"{path} already holds a run; take another --output-dir or pass --overwrite")
         if own:
-            for file in [*own, *run.captures_path.rglob("*.safetensors")]:
+            captures = [] if run.captures_path.is_symlink() else run.captures_path.rglob("*.safetensors")
+            for file in [*own, *captures]:
                 file.unlink()
         return run
 
@@ -99,7 +151,7 @@ class RunDirectory:
     @property
     def record_path(self) -> Path:
         """run.json: configuration, versions, device, status."""
-        return self.path / "run.json"
+        return self.path / RECORD
 
     @property
     def samples_path(self) -> Path:
@@ -170,11 +222,11 @@ class RunDirectory:
         if not self.samples_path.exists():
             return []
         results = []
-        lines = self.samples_path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is cut short
+        lines = read_bytes(self.samples_path).split(b"\n")[:-1]  # what follows the last newline is cut short
         for number, line in enumerate(lines, start=1):
             try:
                 results.append(Result.from_json(json.loads(line)))
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 line_of = f"{self.samples_path}, line {number}"
                 raise Damaged(f"{line_of}: not a result ({error}); remove it to go without") from error
         return results
@@ -184,13 +236,15 @@ class RunDirectory:
         raw = [self.record_path, self.samples_path, self.clocks_path, self.trace_path]
         views = [self.summary_path, self.tables_path, self.csv_path, self.page_path]
         plots = [self.plots_path / f"{name}.{end}" for name in PLOTS for end in ("png", "svg")]
-        return [file for file in raw + views + plots if file.is_file()]
+        if self.plots_path.is_symlink():
+            plots = []
+        return [file for file in raw + views + plots if file.is_symlink() or file.is_file()]
 
 
 def _append_lines(path: Path, data: Iterable[dict[str, Any]]) -> None:
     """Add a JSON line for each object; what a killed process left of a line is removed first."""
     lines = "".join(json.dumps(item, allow_nan=False) + "\n" for item in data)
-    with path.open("ab+") as file:
+    with open_to_append(path) as file:
         _cut_unfinished_line(file)
         file.write(lines.encode())
         file.flush()

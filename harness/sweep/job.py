@@ -20,7 +20,7 @@ from harness.config import ConfigError, RunConfig, fields
 from harness.config.checks import folder_problem
 from harness.counting import counted
 from harness.runs import command
-from harness.runs.store import write_json
+from harness.runs.store import write_atomic, write_json
 from harness.sweep import RECORD, read
 from harness.sweep import plan as planning
 from harness.sweep.local import ThisMachine
@@ -71,9 +71,8 @@ class Sweep:
         self.plan, self.directory, self.record = plan, directory, record
         for point, row in zip(plan.points, record["points"], strict=True):
             folder = directory / point.name
-            folder.mkdir(parents=True, exist_ok=True)
             options = yaml.safe_dump(point.options, sort_keys=False)
-            (folder / OPTIONS).write_text(options, encoding="utf-8")
+            write_atomic(folder / OPTIONS, options)
             if is_finished(folder):
                 row |= {"status": "finished", "reason": None}
         self._write(status="running")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.device import ROOT
-from harness.runs.store import RunDirectory
+from harness.runs.store import RunDirectory, open_to_append
 
 SCRIPT = ROOT / "run_vllm_prefill.py"
 OPTIONS, LOG = "options.yaml", "log.txt"  # files in a point's directory, beside the run's own
@@ -48,7 +48,7 @@ def run(directory: Path, environment: Mapping[str, str], stopped: Callable[[], b
     if (directory / "run.json").exists():
         command.append("--resume")
     before, start = _record(directory), time.monotonic()
-    with (directory / LOG).open("ab") as log:
+    with open_to_append(directory / LOG) as log:
         # In a session of its own, so that a Ctrl-C in a terminal reaches it once: from here.
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
