@@ -12,14 +12,16 @@ from harness.config import ConfigError, RunConfig
 from harness.config.checks import folder_problem
 from harness.config.prefill import GROUPS
 from harness.experiments import EXPERIMENTS
+from harness.runs.command import CONSOLE_SCRIPT
 from harness.sweep import RECORD as SWEEP
 
-PROG = "python -m harness"
+PROG = CONSOLE_SCRIPT if Path(sys.argv[0]).name == CONSOLE_SCRIPT else "python -m harness"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Dispatch to a subcommand; the exit status."""
     parser = cli.Parser(prog=PROG, allow_abbrev=False)
+    cli.add_version(parser)
     commands = parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
     prefill = _with_options(commands, "prefill", "run the main job, as run_vllm_prefill.py does")
     cli.add_options(prefill, RunConfig, GROUPS)

@@ -67,6 +67,12 @@ def add_options(
             _add_option(group, model, name)
 
 
+def add_version(parser: argparse.ArgumentParser) -> None:
+    """--version, of the harness."""
+    version = f"prefill-layout-harness {device.harness_version()}"
+    parser.add_argument("--version", action="version", version=version, help="print the harness's version")
+
+
 def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
     """Run the main job; the exit status. A failure nobody foresaw raises, which Python makes status 1."""
     parser = Parser(
@@ -77,6 +83,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
+    add_version(parser)
     add_options(parser, RunConfig, GROUPS)
     return guarded(prog, lambda: prefill(vars(parser.parse_args(argv))))
 

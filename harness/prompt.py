@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from harness.counting import counted
 from harness.models import ModelSource
 from harness.models.shape import text_config
+from harness.shipped import configs
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-PASSAGE = Path(__file__).resolve().parent.parent / "configs" / "prompts" / "passage.txt"
+PASSAGE = configs("prompts", "passage.txt")
 STRIDE = 997  # tokens of the passage from where one prompt begins to where the next does; a prime
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id")
 

@@ -51,7 +51,7 @@ if seed == 3 and not again:  # Ctrl-C for the sweep while this point runs
         end("interrupted")
         sys.exit(130)
 if seed == 4 or (seed == 6 and again):
-    print(f"{Path(sys.argv[0]).name}: error: not today\\n")
+    print("python -m harness: error: not today\\n")
     sys.exit(2)
 end("finished")
 summary = {"attribution": None, "slowest_rank": None, "kernels": [], "contrasts": [], "end_to_end": []}
@@ -64,7 +64,7 @@ def stand_in(tmp_path, monkeypatch):
     """A function that runs a sweep over seeds, and gives its exit status and its points by seed."""
     script = tmp_path / "stand_in.py"
     script.write_text(STAND_IN)
-    monkeypatch.setattr(process, "SCRIPT", script)
+    monkeypatch.setattr(process, "COMMAND", [sys.executable, str(script)])
     monkeypatch.setattr(device, "kind", lambda: "cpu")
     file, directory = tmp_path / "sweep.yaml", tmp_path / "out"
 
@@ -195,7 +195,7 @@ def test_real_points_one_of_which_crashes_and_is_run_again(tiny_gpt2, tmp_path):
     assert command == ["python", "-m", "harness", "sweep", str(file), "--output-dir", str(directory)]
     crashed, finished = summary["points"]
     of_point = json.loads((directory / finished["name"] / "run.json").read_text())["command"]
-    assert of_point[:3] == ["python", "run_vllm_prefill.py", "--config"]
+    assert of_point[:5] == ["python", "-m", "harness", "prefill", "--config"]
     assert (crashed["status"], finished["status"]) == ("failed", "finished")
     assert crashed["reason"]
     assert crashed["reason"] in " ".join((directory / crashed["name"] / "log.txt").read_text().split())

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from harness import batch
 from harness.config.checks import label
+from harness.shipped import configs
 
 Model = TypeVar("Model", bound=BaseModel)
 Options = Mapping[str, Any]
@@ -105,13 +106,13 @@ def read_mapping(path: Path, named: str) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"{named}: {error.strerror}; configs/ holds examples") from None
+        raise ConfigError(f"{named}: {error.strerror}; {configs()} holds examples") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{named}: not YAML: {error}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise ConfigError(f"{named}: must hold lines like 'length: 4096'; configs/ holds examples")
+        raise ConfigError(f"{named}: must hold lines like 'length: 4096'; {configs()} holds examples")
     return values
 
 

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Sequence
 
-from harness.device import ROOT
+from harness.shipped import python_path
 
 # Loggers that have pages to say in this process when a rank dies. What the ranks themselves log stays.
 TALKATIVE = ("vllm.logging_utils.dump_input", "vllm.v1.executor.multiproc_executor",
@@ -64,13 +64,12 @@ def start_ray(variables: Sequence[str]) -> None:
     import ray
 
     environment = {name: os.environ[name] for name in variables if name in os.environ}
-    paths = filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))  # workers import patches.worker
     ray.init(
         address=os.environ.get("RAY_ADDRESS", "local"),
         log_to_driver=False,
         logging_level=logging.ERROR,
         include_dashboard=False,
-        runtime_env={"env_vars": environment | {"PYTHONPATH": os.pathsep.join(paths)}},
+        runtime_env={"env_vars": environment | {"PYTHONPATH": python_path(os.environ)}},  # for patches.worker
     )
 
 

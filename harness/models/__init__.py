@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.counting import counted
-from harness.device import ROOT
 from harness.models import checkpoints, hub
 from harness.models.shape import EXTENDABLE, ModelError, Shape, read_shape, with_positions
+from harness.shipped import configs
 
 if TYPE_CHECKING:
     from harness.config.fields import Model
@@ -31,7 +31,7 @@ SHAPES = {
     "qwen2.5-7b-1-layer": "one layer of Qwen2.5 7B",
 }
 BUILT_IN = ("gpt2", "smollm2-135m", *SHAPES)
-CONFIGS = ROOT / "configs" / "models"
+CONFIGS = configs("models")
 _GPT2_REPOS = ("openai-community/gpt2", "gpt2")
 
 Weights = Literal["pretrained", "seeded random", "dummy"]

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.device import ROOT
 from harness.runs.store import RunDirectory, open_to_append
+from harness.shipped import python_path
 
-SCRIPT = ROOT / "run_vllm_prefill.py"
+COMMAND = [sys.executable, "-m", "harness", "prefill"]
 OPTIONS, LOG = "options.yaml", "log.txt"  # files in a point's directory, beside the run's own
 TIME_TO_STOP_S = 60.0  # for what is measured to be kept; then the process is killed
 
@@ -43,15 +43,19 @@ def run(directory: Path, environment: Mapping[str, str], stopped: Callable[[], b
         stopped: asked several times a second; once true, or at a KeyboardInterrupt, the process is asked to
             end as Ctrl-C would have it, and the point ends as interrupted.
     """
-    command = [sys.executable, str(SCRIPT), "--config", str(directory / OPTIONS)]
-    command += ["--output-dir", str(directory), "--quiet"]
+    command = [*COMMAND, "--config", str(directory / OPTIONS), "--output-dir", str(directory), "--quiet"]
     if (directory / "run.json").exists():
         command.append("--resume")
     before, start = _record(directory), time.monotonic()
     with open_to_append(directory / LOG) as log:
         # In a session of its own, so that a Ctrl-C in a terminal reaches it once: from here.
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={**environment, "PYTHONPATH": python_path(environment)},
+            start_new_session=True,
         )
         try:
             was_stopped = _watch(process, stopped)
@@ -102,7 +106,7 @@ def _reason(directory: Path, returncode: int, before: Mapping[str, Any]) -> str:
         return " ".join(str(record["error"]).split())
     log = (directory / LOG).read_text(encoding="utf-8", errors="replace")
     last = next((line.strip() for line in reversed(log.splitlines()) if line.strip()), "")
-    last = last.removeprefix(f"{SCRIPT.name}: error: ")
+    last = last.removeprefix("python -m harness: error: ")
     if returncode < 0:
         return "; ".join(filter(None, [f"killed by {signal.Signals(-returncode).name}", last]))
     return last or f"exit status {returncode}, and nothing was printed"
