@@ -155,15 +155,16 @@ def _patches() -> list[Part]:
     import patches
     from harness.engine import compatibility
 
-    lines = textwrap.wrap(f"tested with {compatibility.TESTED}", WIDTH - 2, subsequent_indent="  ")
+    lines = textwrap.wrap(f"tested with {patches.TESTED}", WIDTH - 2, subsequent_indent="  ")
     problems = []
     for file, needs in compatibility.needs(device.kind()).items():
         wrong = patches.problems(needs)
         lines.append(f"{file:34} {len(needs) - len(wrong)} of {len(needs)} symbols as expected")
         remedy = "install a version that this was tested with, or adapt the file"
         problems += [Problem(f"{file}: {text}", remedy) for text in dict.fromkeys(wrong)]
-    if not problems and (remark := compatibility.untested()):
-        problems.append(Problem(remark, "run the tests first: make test", fatal=False))
+    if not problems and (remark := patches.untested()):
+        remedy = "run the tests first: make test"
+        problems.append(Problem(f"no symbol is missing, but {remark}", remedy, fatal=False))
     return [Part("What is needed inside vLLM", lines, problems)]
 
 

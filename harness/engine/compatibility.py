@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import pkgutil
-from importlib import import_module, metadata
+from importlib import import_module
 
 import patches
 from harness.device import Kind
 from harness.kernels import vllm_cpu, vllm_flash_attn, vllm_triton
-from patches import TESTED_VERSIONS, PatchError, Symbol
-
-TESTED = "; ".join(f"{name} {', '.join(versions)}" for name, versions in TESTED_VERSIONS.items())
+from patches import TESTED, PatchError, Symbol
 
 
 def needs(kind: Kind) -> dict[str, tuple[Symbol, ...]]:
@@ -46,22 +44,5 @@ def require(kind: Kind, *, longer_positions: bool) -> None:
     ]
     if lacking:
         listed = "; ".join(dict.fromkeys(lacking))
-        raise PatchError(f"{installed()} is not supported: {listed}. Tested are {TESTED}")
-
-
-def installed() -> str:
-    """Distribution and version of the installed vLLM, e.g. "vllm-cpu 0.32.0"."""
-    for name in TESTED_VERSIONS:
-        try:
-            return f"{name} {metadata.version(name)}"
-        except metadata.PackageNotFoundError:
-            continue
-    return "this vllm"
-
-
-def untested() -> str | None:
-    """A remark on a version that nobody ran this with, or None."""
-    name, _, version = installed().partition(" ")
-    if version.partition("+")[0] in TESTED_VERSIONS.get(name, ()):
-        return None
-    return f"{installed()} has every symbol that is needed, but is untested; tested are {TESTED}"
+        version = patches.installed() or "this vllm"
+        raise PatchError(f"{version} is not supported: {listed}. Tested are {TESTED}")

@@ -8,6 +8,7 @@ PyTorch's attention alone, on calls that were captured in one.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -26,13 +27,11 @@ from harness.runs.recorder import Recorder, recording
 def run(config: BackendsConfig) -> int:
     """Run it and leave its run directory; the exit status, as of the main job."""
     source = find_model(config)
-    return recording(config, source.name, lambda config, recorder: measure(config, recorder, source))
+    return recording(config, source.name, partial(measure, source=source), source.notices)
 
 
 def measure(config: BackendsConfig, recorder: Recorder, source: ModelSource) -> None:
     """One series of all cells for each engine, and one a cell for sdpa.math."""
-    for text in source.notices:
-        recorder.notice(text)
     source = models.materialise(source, config.seed)
     facts = {"weights": source.weights, "num_layers": source.num_layers, "num_heads": source.num_heads}
     facts |= {"num_kv_heads": source.num_kv_heads, "head_dim": source.head_dim}

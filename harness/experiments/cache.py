@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ import torch
 from harness import layout, models, prompt
 from harness.config.cache import CacheConfig, find_model
 from harness.config.prefill import for_engine
-from harness.engine import compatibility, inengine
+from harness.engine import inengine
 from harness.engine.completions import Completed, complete, reset_prefix_cache, warm_up
 from harness.engine.inengine import Outcome
 from harness.engine.options import EngineError, check_vllm, cpu_cache_gib, environment, unless_set
@@ -39,14 +40,12 @@ def run(config: CacheConfig) -> int:
     source = find_model(config)
     # A refusal leaves no run behind.
     check_vllm(for_engine(config, config.prompts * config.length), source)
-    return recording(config, source.name, lambda config, recorder: measure(config, recorder, source))
+    return recording(config, source.name, partial(measure, source=source), source.notices)
 
 
 def measure(config: CacheConfig, recorder: Recorder, source: ModelSource) -> None:
     """For every share: outputs side by side, then a series of single prompts and one of batches."""
     assert config.length is not None
-    for text in filter(None, (*source.notices, compatibility.untested())):
-        recorder.notice(text)
     source = models.materialise(source, config.seed)
     (ids,), origin = prompt.token_ids(source, [max(8 * config.length, 4096)], None, config.seed)
     recorder.note(prompt=origin)

@@ -45,15 +45,13 @@ DTYPES = {"auto": "bfloat16", "half": "float16", "float": "float32"}
 def run(config: KVCacheConfig) -> int:
     """Run it and leave its run directory; the exit status, as of the main job."""
     source = find_model(config)
-    return recording(config, source.name, lambda config, recorder: measure(config, recorder, source))
+    return recording(config, source.name, partial(measure, source=source), source.notices)
 
 
 def measure(config: KVCacheConfig, recorder: Recorder, source: ModelSource) -> None:
     """One series of whole generations, and from the same ones a series of their steps."""
     if {GENERATION, STEPS} <= recorder.finished:
         return
-    for text in source.notices:
-        recorder.notice(text)
     source = models.materialise(source, config.seed)
     facts = {"weights": source.weights, "num_layers": source.num_layers, "head_dim": source.head_dim}
     facts |= {"num_kv_heads": source.num_kv_heads, "drawn_apart": source.load_format == "dummy"}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import dataclass, field
+from functools import partial
 
 from harness import models, prompt, stats, work
 from harness.config.memory import MemoryConfig, find_model
-from harness.engine import compatibility
 from harness.experiments.memory_jobs import ENGINES, EngineName, plan
 from harness.experiments.memory_stages import Reading, readings
 from harness.models import ModelSource
@@ -19,13 +19,11 @@ from harness.runs.recorder import Recorder, recording
 def run(config: MemoryConfig) -> int:
     """Run it and leave its run directory; the exit status, as of the main job."""
     source = find_model(config)
-    return recording(config, source.name, lambda config, recorder: measure(config, recorder, source))
+    return recording(config, source.name, partial(measure, source=source), source.notices)
 
 
 def measure(config: MemoryConfig, recorder: Recorder, source: ModelSource) -> None:
     """Rounds of one process of each engine, in random order, until the time or the precision is enough."""
-    for text in filter(None, (*source.notices, compatibility.untested())):
-        recorder.notice(text)
     source = models.materialise(source, config.seed)
     (token_ids,), origin = prompt.token_ids(source, [max(config.lengths)], None, config.seed)
     heads = source.num_layers * source.num_kv_heads * source.head_dim

@@ -12,7 +12,7 @@ import torch
 from harness import batch, device, layout, models, prompt
 from harness.calls import capture
 from harness.config import RunConfig
-from harness.engine import compatibility, prefills
+from harness.engine import prefills
 from harness.engine.options import EngineError
 from harness.engine.prefill_engine import Prefill, PrefillEngine, check_backend, check_room
 from harness.engine.prefills import Ids
@@ -40,7 +40,7 @@ def run(config: RunConfig, source: models.ModelSource) -> int:
         with torch.inference_mode():
             Job(config, source, recorder).run()
 
-    return recording(config, source.name, job)
+    return recording(config, source.name, job, source.notices)
 
 
 Plans = dict[int, list[list[int]]]  # each prompt's block ids by spread_k
@@ -56,9 +56,8 @@ class Job:
 
     def run(self) -> None:
         """All phases."""
-        eager = EAGER if device.kind() == "cuda" and self.config.one_token_each else None
-        for text in filter(None, (*self.source.notices, compatibility.untested(), eager)):
-            self.recorder.notice(text)
+        if device.kind() == "cuda" and self.config.one_token_each:
+            self.recorder.notice(EAGER)
         source = models.materialise(self.source, self.config.seed)
         lengths = [request.length for request in self.config.requests]
         prompts, origin = prompt.token_ids(source, lengths, self.config.prompt_file, self.config.seed)

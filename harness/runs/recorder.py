@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+import patches
 from harness import device, report
 from harness.config import Common
 from harness.counting import counted
@@ -156,16 +157,26 @@ class Recorder:
         print(f"results: {self.directory.path}", flush=True)
 
 
-def recording(config: Config, name: str, job: Callable[[Config, Recorder], None]) -> int:
+def recording(
+    config: Config, name: str, job: Callable[[Config, Recorder], None], notices: Iterable[str] = ()
+) -> int:
     """Do an experiment's job with a run directory that is readable however the job ends; the exit status.
 
     0: done. 130: Ctrl-C, SIGTERM or SIGHUP. What else ends the job is raised again, and is in the record; so
     is NothingMeasured, where a job is done that could measure no cell.
+
+    Args:
+        config: resolved.
+        name: of the model, or of what else is measured.
+        job: measures and records.
+        notices: of the model. What every run must say, this adds to them.
     """
     recorder = Recorder(config, name)
     status, code = "failed", 1
     try:
         with _interrupted_by_signals():
+            for text in filter(None, (*notices, patches.untested())):
+                recorder.notice(text)
             job(config, recorder)
             recorder.require_figures()
         status, code = "finished", 0
