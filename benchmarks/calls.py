@@ -13,7 +13,7 @@ from harness.measure.timers import Step
 from harness.replay import arms
 from harness.replay.series import Judge, prepare
 from harness.runs.record import Result, Status
-from tests.calls import make_call, place, plan
+from tests.attention_calls import make_call, place, plan
 
 SPREAD_K = 16
 # Names are what they take on an H100, roughly.

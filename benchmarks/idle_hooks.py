@@ -20,7 +20,8 @@ from typing import Any
 
 from common import inputs, prefill_parser, report
 
-from harness import layout, stats
+from harness import layout
+from harness.analysis import stats
 from harness.engine.prefill_engine import PrefillEngine
 from harness.stack import with_room
 from patches.steering import Course

@@ -35,7 +35,7 @@ def measure(name: str, index: int, options: argparse.Namespace) -> list[tuple[fl
     """Difference, interval (percent) and number of pairs of each contrast of one call."""
     from calls import CALLS, Placed, contrast
 
-    from harness import stats
+    from harness.analysis import stats
     from harness.measure import clocks, timers
     from harness.measure.budget import Budget
     from harness.measure.sampler import sample

@@ -36,7 +36,8 @@ def main() -> None:
 def measure(name: str, tiles: int, heads: int, options: argparse.Namespace) -> dict[str, object]:
     from calls import Placed
 
-    from harness import stats, work
+    from harness.analysis import roofline as work
+    from harness.analysis import stats
     from harness.measure import clocks, timers
     from harness.measure.budget import Budget
     from harness.measure.sampler import Series, sample

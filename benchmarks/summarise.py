@@ -16,9 +16,9 @@ from collections.abc import Callable
 import numpy as np
 from common import parser_of, report
 
-from harness import stats
+from harness.analysis import stats
+from harness.experiments.prefill.summary import summarise
 from harness.runs.record import Cell, Result, Status, series_name
-from harness.summary.main_job import summarise
 
 SPREADS = [2**n for n in range(10)]
 LAYERS = 25

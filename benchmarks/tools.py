@@ -18,7 +18,7 @@ from calls import SPREAD_K, Placed, contrast
 from judging import Row
 from tracing import clock_watched, median, traced
 
-from harness import stats
+from harness.analysis import stats
 from harness.measure import clocks, timers
 from harness.measure.budget import Budget
 from harness.measure.sampler import Series, sample

@@ -10,8 +10,8 @@ from pathlib import Path
 from harness import cli
 from harness.config import ConfigError, RunConfig
 from harness.config.checks import folder_problem
-from harness.config.prefill import GROUPS
 from harness.experiments import EXPERIMENTS
+from harness.experiments.prefill.options import GROUPS
 from harness.runs.command import CONSOLE_SCRIPT
 from harness.sweep import RECORD as SWEEP
 
@@ -124,7 +124,7 @@ def _check_run(run_dir: Path) -> None:
 
 def _report(run_dir: Path) -> int:
     if (run_dir / SWEEP).is_file():
-        from harness.report import sweep
+        from harness.sweep import view as sweep
 
         print(sweep.write(run_dir).screen_summary())
         return cli.OK
@@ -151,14 +151,14 @@ def _compare(runs: Sequence[Path], output: Path | None, fail_on: str | None) -> 
     if output and (problem := folder_problem(output)):
         raise ConfigError(f"--output {output}: {problem}")
 
-    from harness import compare
+    from harness.compare import ratios as compare
 
     try:
         limit = compare.Limit.parse(fail_on) if fail_on else None
     except ValueError as error:
         raise ConfigError(f"--fail-on {fail_on}: {error}") from None
 
-    from harness.report import compare as report
+    from harness.compare import view as report
 
     try:
         comparison = compare.compare(compare.read(runs))

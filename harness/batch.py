@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from harness.counting import counted
+from harness.units import counted
 
 LONGEST, MOST_REQUESTS = 131072, 1024
 LENGTH_LIMIT = f"a prompt must have 1..{LONGEST} tokens"

@@ -20,8 +20,8 @@ from harness.calls import headers
 from harness.config import ConfigError, RunConfig
 from harness.config.checks import label
 from harness.config.loading import item_type
-from harness.config.prefill import GROUPS
 from harness.experiments import Experiment
+from harness.experiments.prefill.options import GROUPS
 from harness.runs import resume
 from harness.runs.store import Damaged, RunExists
 from harness.stack import with_room
@@ -170,7 +170,7 @@ def _known_failures() -> Iterator[None]:
     from harness.engine.options import EngineError
     from harness.engine.ranks import RankDied
     from harness.layout import LayoutError
-    from harness.runs.recorder import NothingMeasured
+    from harness.running.recorder import NothingMeasured
     from patches import PatchError
 
     try:
@@ -210,8 +210,8 @@ def _run(config: RunConfig, source: ModelSource | None) -> int:
     """Run the main job, or without a model the replay of saved captures; the exit status."""
     # torch and vLLM
     from harness.engine.options import check_vllm
-    from harness.experiments import prefill as main_job
-    from harness.experiments import saved
+    from harness.experiments.prefill import measure as main_job
+    from harness.experiments.prefill import saved
 
     with _known_failures():
         if source is None:

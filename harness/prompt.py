@@ -7,10 +7,10 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.counting import counted
 from harness.models import ModelSource
 from harness.models.shape import text_config
 from harness.shipped import configs
+from harness.units import counted
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

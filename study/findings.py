@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from harness import stats
+from harness.analysis import stats
 from study.points import Effect, Point
 
 ORDER = ("slower", "faster", "same", "below noise", "unclear", "too few rounds", "not measured")

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from harness.attribution.host import judged
+from harness.analysis.breakdown.host import judged
 
 Row = dict[str, Any]
 
@@ -99,7 +99,7 @@ class Point:
 
     @property
     def bound_by(self) -> str | None:
-        """What its step waits for, by the figures that the run found; in words of `harness.attribution`."""
+        """What its step waits for, by the figures that the run found; in the words of its breakdown."""
         found = (self.account or {}).get("host_bound")
         if found is None:
             return None

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from tabulate import tabulate
 
-from harness.report.text import NONE, interval_of
-from harness.report.text import percent as percent_of
+from harness.report.tables import NONE, interval_of
+from harness.report.tables import percent as percent_of
 from study.findings import GPU_BOUND, Finding, Gather, extremes, questions, tally
 from study.points import Effect, Point
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.attribution import account
+from harness.analysis.breakdown import account
 from harness.runs.record import Cell, Result, Status
 
 ENGINE = "flash_attn_varlen_func"

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.report import backends
+from harness.experiments.backends import view as backends
 from harness.runs.record import Cell, Result, Status
 
 DATA = Path(__file__).resolve().parent / "data"

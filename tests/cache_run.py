@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.report import cache
+from harness.experiments.cache import view as cache
 from harness.runs.record import Cell, Result, Status
 from harness.runs.store import RunDirectory
 

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from harness import layout
-from harness.compare import Comparison, Limit, Run, compare
-from harness.report import compare as compare_report
-from harness.report.tables import Tables
+from harness.compare import view as compare_report
+from harness.compare.ratios import Comparison, Limit, Run, compare
+from harness.experiments.prefill.kernel_tables import Tables
+from harness.experiments.prefill.summary import summarise
 from harness.runs.record import Cell, Result, Status
 from harness.runs.store import RunDirectory
-from harness.summary.main_job import summarise
 
 DATA = Path(__file__).resolve().parent / "data"
 SPREAD_K = [1, 2, 4, 8]

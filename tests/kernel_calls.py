@@ -11,7 +11,7 @@ from harness.calls.capture import AttentionCall
 from harness.kernels import DenseKV, PagedKV, Run, reference
 from harness.kernels.listed import Listed
 from harness.kernels.support import Feature
-from tests.calls import make_call
+from tests.attention_calls import make_call
 
 SHORT, LONG, HEAD_DIM = 37, 150, 64
 FORMS = (Feature.DENSE, Feature.PAGED)

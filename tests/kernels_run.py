@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.report import kernels
+from harness.experiments.kernels import view as kernels
 from harness.runs.record import Cell, Result, Status
 
 DATA = Path(__file__).resolve().parent / "data"

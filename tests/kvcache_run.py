@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.report import kvcache
+from harness.experiments.kvcache import view as kvcache
 from harness.runs.record import Cell, Result, Status
 
 DATA = Path(__file__).resolve().parent / "data"

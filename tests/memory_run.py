@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from harness.experiments.memory_jobs import ENGINES, EngineName, plan
-from harness.report import memory
+from harness.experiments.memory import view as memory
+from harness.experiments.memory.jobs import ENGINES, EngineName, plan
 from harness.runs.record import Cell, Result, Status
 
 DATA = Path(__file__).resolve().parent / "data"

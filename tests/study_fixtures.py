@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from harness.experiments.prefill.summary import summarise
 from harness.runs.record import Cell, Result, Status
-from harness.summary.main_job import summarise
 from harness.sweep import plan
 
 ROOT = Path(__file__).resolve().parents[1]

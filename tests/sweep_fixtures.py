@@ -11,10 +11,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from harness.report import sweep
+from harness.experiments.prefill.summary import summarise
 from harness.runs.store import RunDirectory, write_json
-from harness.summary.main_job import summarise
 from harness.sweep import RECORD
+from harness.sweep import view as sweep
 from tests import fixtures
 from tests.fixtures import gpu_account
 

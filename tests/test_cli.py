@@ -13,12 +13,12 @@ import pytest
 from harness import cli, experiments
 from harness.calls import capture
 from harness.config import RunConfig
-from harness.config.prefill import GROUPS
 from harness.engine.options import EngineError
+from harness.experiments.prefill.options import GROUPS
 from harness.layout import LayoutError
 from patches import PatchError
 from tests import fixtures as made_run
-from tests.calls import make_call
+from tests.attention_calls import make_call
 from tests.command_line import ROOT, run
 
 SWEEP = "configs/cpu-sweep.yaml"
@@ -186,7 +186,7 @@ def test_a_corrupt_capture_is_named_before_anything_heavy(saved):
 
 def replace_saved(monkeypatch, run):
     experiment = SimpleNamespace(run=run)
-    monkeypatch.setitem(sys.modules, "harness.experiments.saved", experiment)
+    monkeypatch.setitem(sys.modules, "harness.experiments.prefill.saved", experiment)
     monkeypatch.setattr(experiments, "saved", experiment, raising=False)
 
 

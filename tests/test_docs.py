@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from harness.summary.main_job import summarise
+from harness.experiments.prefill.summary import summarise
 from tests import fixtures
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -10,12 +10,13 @@ import pytest
 import patches
 from harness import __main__
 from harness.config import RunConfig
-from harness.experiments import EXPERIMENTS, saved
+from harness.experiments import EXPERIMENTS
+from harness.experiments.prefill import saved
 from harness.runs.store import RunDirectory
 
 # Where each stops, the record open and nothing measured yet.
 FIRST_STEP = {
-    "prefill": "harness.experiments.prefill:Job.run",
+    "prefill": "harness.experiments.prefill.measure:Job.run",
     **{name: f"{experiment.job}:measure" for name, experiment in EXPERIMENTS.items()},
 }
 

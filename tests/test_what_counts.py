@@ -12,14 +12,16 @@ from typing import Any
 
 import pytest
 
-from harness import compare
-from harness.attribution import variants
-from harness.attribution.samples import why_not
-from harness.report import backends_summary, kvcache_summary, memory
+from harness.analysis import figures, per_request
+from harness.analysis.breakdown import other_engines as variants
+from harness.analysis.breakdown.samples import why_not
+from harness.analysis.contrasts import Group, arms_of, end_to_end_contrasts, kernel_contrasts, rounds
+from harness.compare import ratios as compare
+from harness.experiments.backends import summary as backends_summary
+from harness.experiments.kvcache import summary as kvcache_summary
+from harness.experiments.memory import view as memory
 from harness.runs import resume
 from harness.runs.record import Cell, Result, Status
-from harness.summary import figures, per_request
-from harness.summary.contrasts import Group, arms_of, end_to_end_contrasts, kernel_contrasts, rounds
 from tests import backends_run, kvcache_run, memory_run
 
 REASON = "a reason"

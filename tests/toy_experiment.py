@@ -8,14 +8,14 @@ from typing import Annotated, Any, ClassVar
 from markupsafe import Markup
 from pydantic import Field
 
+from harness.analysis.figures import cell_row
 from harness.config import Common, fields
 from harness.config.fields import Count
 from harness.experiments import Experiment
-from harness.report.companion import Companion
+from harness.report.document import Companion
 from harness.report.page.cells import Cells
-from harness.report.text import Line, Section, Table, ms
+from harness.report.tables import Line, Section, Table, ms
 from harness.runs.record import Cell, Result, latest
-from harness.summary.figures import cell_row
 
 GROUPS = {"input": ["sizes", "seed"], **fields.COMMON_GROUPS}
 
@@ -37,16 +37,16 @@ def resolve(config: ToyConfig, device_kind: fields.DeviceKind) -> ToyConfig:
 
 def run(config: ToyConfig) -> int:
     """Do it; the exit status."""
-    from harness.runs.recorder import recording
+    from harness.running.recorder import recording
 
     return recording(config, "a list", job)
 
 
 def job(config: ToyConfig, recorder: Any) -> None:
     """One series: one cell a size."""
-    from harness.experiments.sampling import Sampling
     from harness.measure import timers
     from harness.measure.sampler import Series
+    from harness.running.sampling import Sampling
     from harness.runs.record import Status
 
     sampling = Sampling(config, recorder)

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from harness.report.tables import Tables
+from harness.experiments.prefill.kernel_tables import Tables
+from harness.experiments.prefill.summary import summarise
 from harness.runs.record import Cell, Result, Status
-from harness.summary.main_job import summarise
 from tests.fixtures import DATA, gpu_record
 
 ROUNDS = 40

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from harness.config.fields import Common, Engine, KernelTiming, Sweep
 from harness.config.loading import ConfigError, expects, load, value_types
-from harness.config.prefill import RunConfig, check_layers, output_dir, resolve
+from harness.experiments.prefill.options import RunConfig, check_layers, output_dir, resolve
 
 __all__ = [
     "Common",

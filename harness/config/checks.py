@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from harness import batch, device
 from harness.config import vllm_names
-from harness.counting import counted
+from harness.units import counted
 
 if TYPE_CHECKING:
     from harness.config import Common, Engine, KernelTiming, RunConfig, Sweep

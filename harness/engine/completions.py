@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.counting import counted
 from harness.engine.options import EngineError
 from harness.engine.prefill_engine import PrefillEngine
+from harness.units import counted
 
 
 @dataclass(frozen=True)

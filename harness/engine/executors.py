@@ -69,7 +69,9 @@ def start_ray(variables: Sequence[str]) -> None:
         log_to_driver=False,
         logging_level=logging.ERROR,
         include_dashboard=False,
-        runtime_env={"env_vars": environment | {"PYTHONPATH": python_path(os.environ)}},  # for patches.worker
+        runtime_env={
+            "env_vars": environment | {"PYTHONPATH": python_path(os.environ)}
+        },  # for harness.engine.worker
     )
 
 

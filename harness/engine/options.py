@@ -35,7 +35,7 @@ def check_vllm(config: RunConfig, source: ModelSource) -> None:
 
 def engine_args(config: RunConfig, source: ModelSource) -> dict[str, Any]:
     """vLLM's arguments for a prefill-only engine: whole prompts in one step, no prefix cache."""
-    from patches import worker
+    from harness.engine import worker
 
     tokens = batch.num_tokens(config.requests)
     arguments: dict[str, Any] = {

@@ -10,7 +10,6 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from harness.config import RunConfig
-from harness.counting import counted
 from harness.engine import executors, starting
 from harness.engine.options import (
     EXPORTED,
@@ -23,6 +22,7 @@ from harness.engine.options import (
 )
 from harness.engine.ranks import Ranks
 from harness.models import ModelSource
+from harness.units import counted
 
 if TYPE_CHECKING:
     from patches.steering import Course
@@ -67,7 +67,8 @@ class PrefillEngine:
         from vllm import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        from patches import engine, worker
+        from harness.engine import worker
+        from patches import engine
 
         started = time.perf_counter()
         last_words = executors.LastWords().listen()

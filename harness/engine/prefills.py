@@ -15,7 +15,7 @@ import torch
 
 from harness import layout
 from harness.calls.capture import AttentionCall, CaptureError, from_engine, trimmed_table
-from harness.counting import counted
+from harness.units import counted
 from patches.attention import AttentionTap
 
 if TYPE_CHECKING:

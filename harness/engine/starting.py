@@ -16,7 +16,8 @@ from harness.models import ModelSource
 def patched(config: RunConfig, source: ModelSource) -> Iterator[None]:
     """Engines that start inside the block have the environment and longer positions asked for, and one block
     size."""
-    from patches import kv_cache_groups, worker
+    from harness.engine import worker
+    from patches import kv_cache_groups
 
     assert config.block_size is not None, "a resolved configuration has one"
     longer: AbstractContextManager[None] = nullcontext()

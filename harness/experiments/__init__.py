@@ -9,7 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.config import Common, backends, cache, kernels, kvcache, memory
+from harness.config import Common
+from harness.experiments.backends import options as backends
+from harness.experiments.cache import options as cache
+from harness.experiments.kernels import options as kernels
+from harness.experiments.kvcache import options as kvcache
+from harness.experiments.memory import options as memory
 
 if TYPE_CHECKING:
     from harness.models import ModelSource
@@ -38,9 +43,9 @@ EXPERIMENTS: dict[str, Experiment] = {
         config=kernels.KernelsConfig,
         groups=kernels.GROUPS,
         resolve=kernels.resolve,
-        job="harness.experiments.kernels",
-        view="harness.report.kernels",
-        page="harness.report.page.kernels",
+        job="harness.experiments.kernels.measure",
+        view="harness.experiments.kernels.view",
+        page="harness.experiments.kernels.charts",
     ),
     "cache": Experiment(
         about="prefills with a warm prefix cache and without one, a share of the prompt being in it",
@@ -48,9 +53,9 @@ EXPERIMENTS: dict[str, Experiment] = {
         config=cache.CacheConfig,
         groups=cache.GROUPS,
         resolve=cache.resolve,
-        job="harness.experiments.cache",
-        view="harness.report.cache",
-        page="harness.report.page.cache",
+        job="harness.experiments.cache.measure",
+        view="harness.experiments.cache.view",
+        page="harness.experiments.cache.charts",
         find_model=cache.find_model,
     ),
     "memory": Experiment(
@@ -59,9 +64,9 @@ EXPERIMENTS: dict[str, Experiment] = {
         config=memory.MemoryConfig,
         groups=memory.GROUPS,
         resolve=memory.resolve,
-        job="harness.experiments.memory",
-        view="harness.report.memory",
-        page="harness.report.page.memory",
+        job="harness.experiments.memory.measure",
+        view="harness.experiments.memory.view",
+        page="harness.experiments.memory.charts",
         find_model=memory.find_model,
     ),
     "backends": Experiment(
@@ -70,9 +75,9 @@ EXPERIMENTS: dict[str, Experiment] = {
         config=backends.BackendsConfig,
         groups=backends.GROUPS,
         resolve=backends.resolve,
-        job="harness.experiments.backends",
-        view="harness.report.backends",
-        page="harness.report.page.backends",
+        job="harness.experiments.backends.measure",
+        view="harness.experiments.backends.view",
+        page="harness.experiments.backends.charts",
         find_model=backends.find_model,
     ),
     "kvcache": Experiment(
@@ -81,9 +86,9 @@ EXPERIMENTS: dict[str, Experiment] = {
         config=kvcache.KVCacheConfig,
         groups=kvcache.GROUPS,
         resolve=kvcache.resolve,
-        job="harness.experiments.kvcache",
-        view="harness.report.kvcache",
-        page="harness.report.page.kvcache",
+        job="harness.experiments.kvcache.measure",
+        view="harness.experiments.kvcache.view",
+        page="harness.experiments.kvcache.charts",
         find_model=kvcache.find_model,
     ),
 }

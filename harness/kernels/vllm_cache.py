@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 
 from harness.calls.capture import AttentionCall
+from harness.kernels.blockcopy import copy_blocks
 from harness.kernels.protocol import DenseKV, PagedKV, Run
-from harness.replay.blockcopy import copy_blocks
 
 FLASH_WRITER = "reshape_and_cache_flash"
 # Of a backend's own writer, in this order.

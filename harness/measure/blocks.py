@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from harness import stats
+from harness.analysis import stats
 from harness.measure.clocks import ClockReading
 
 BACK_OFF_S = 0.05

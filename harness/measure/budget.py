@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness import stats
+from harness.analysis import stats
 
 MIN_ROUNDS = 3
 # Rounds enough for an interval are taken in any case if, each as quick as the quickest, they take no longer.

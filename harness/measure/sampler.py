@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from harness.analysis.contrasts import series_pairs
 from harness.measure.blocks import Block, Blocks, PrecisionCheck
 from harness.measure.budget import Budget
 from harness.measure.clocks import ClockMonitor, NoClocks
 from harness.measure.timers import Step, Timer, time_rounds
 from harness.runs.record import Result, Status, status_of
-from harness.summary.contrasts import series_pairs
 
 PRECISION_PCT = 0.5
 ENOUGH_ROUNDS = 20  # below it a series that was held up may take its share of the time once more
@@ -38,7 +38,7 @@ class Series:
     results: list[Result]
     steps: list[Step | None]
     pairs: list[tuple[int, int]] | None = None  # indices of the contrasts' baselines and treatments; None:
-    # those of the main job (harness.summary.contrasts)
+    # those of the main job (harness.analysis.contrasts)
     failed: set[int] = field(default_factory=set)
     blocks: list[Block] = field(default_factory=list)  # what was sampled, discarded blocks too
 

@@ -11,10 +11,10 @@ from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.counting import counted
 from harness.models import checkpoints, hub
 from harness.models.shape import EXTENDABLE, ModelError, Shape, read_shape, with_positions
 from harness.shipped import configs
+from harness.units import counted
 
 if TYPE_CHECKING:
     from harness.config.fields import Model

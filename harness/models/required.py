@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.counting import counted
 from harness.models.shape import ModelError
+from harness.units import counted
 
 if TYPE_CHECKING:
     from harness.models import ModelSource

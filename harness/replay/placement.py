@@ -12,7 +12,7 @@ import torch
 from harness import layout
 from harness.calls.capture import AttentionCall, one_request
 from harness.kernels import DenseKV, EngineKernel, PagedKV
-from harness.replay.blockcopy import copy_blocks
+from harness.kernels.blockcopy import copy_blocks
 
 BlockIds = Sequence[Sequence[int]]  # physical ids of each request's blocks
 

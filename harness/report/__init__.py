@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from harness.experiments import EXPERIMENTS
-from harness.report.companion import Companion
+from harness.experiments.prefill.kernel_tables import Tables
+from harness.report.document import Companion
 from harness.report.page import companion, page
-from harness.report.tables import Tables
 from harness.runs.record import Result
 from harness.runs.store import RunDirectory, experiment_of, write_atomic, write_json
 
@@ -55,7 +55,7 @@ def view_of(record: Row) -> View:
     """The view of the experiment that a record is of; raises ValueError if this version has none."""
     name = experiment_of(record)
     if name == "prefill":
-        return cast(View, import_module("harness.report.prefill"))
+        return cast(View, import_module("harness.experiments.prefill.view"))
     if name not in EXPERIMENTS:
         raise ValueError(f"a run of {name}: this version knows {', '.join(['prefill', *EXPERIMENTS])}")
     return cast(View, import_module(EXPERIMENTS[name].view))

@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from harness.report.breakdown import decimals
+from harness.experiments.prefill.breakdown import decimals
 from harness.report.plots import STYLE, save
 from harness.report.rows import Mean, Row, named_arm
-from harness.report.text import interval_of, percent, with_interval
+from harness.report.tables import interval_of, percent, with_interval
 
 # Okabe and Ito's colours, lightest beside darkest; what is in no category is hatched.
 COLOURS = {

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.config.kernel_names import WITHOUT_TABLE
-from harness.report.text import Line, Notes, difference, interval, ms, signed
+from harness.report.tables import Line, Notes, difference, interval, ms, signed
 
 Row = dict[str, Any]
 REPAGED_RUNS = re.compile(

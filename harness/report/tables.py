@@ -1,267 +1,210 @@
-"""The tables: one per spread_k, one over all of them; for the screen, as markdown and as CSV."""
+"""How figures are written, and how lines become a table on a screen or in markdown."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+import shlex
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-import pandas as pd
+from tabulate import tabulate
 
-from harness import batch
-from harness.config.kernel_names import FUNCTIONS, WITHOUT_TABLE
-from harness.counting import counted
-from harness.report import attribution, prefills, ranks, requests, text, variants
-from harness.report.rows import (
-    Mean,
-    baseline_line,
-    change,
-    difference_line,
-    folded,
-    heading,
-    marked,
-    time_line,
-    total_us,
-    warnings,
-)
-from harness.report.text import NONE, Line, Notes, Section, Table, listed, ms, signed
-
-Row = dict[str, Any]
-COLUMNS = ("", "warm-up ms", "average ms", "median ms", "gather ms", "total ms")
-SUMMARY_COLUMNS = ("spread_k", "captured ms", "vs spread=1", "verdict", "synth. ms", "vs synth.")
-PREFILL_COLUMNS = ("spread_k", "median ms", "vs spread=1", "verdict")  # where no kernel was measured
-CSV_COLUMNS = (
-    *("stage", "kernel", "provider", "arm", "spread_k", "block_size", "layer", "layers", "data", "rank"),
-    *("median_us", "ci95_low_us", "ci95_high_us", "mean_us", "warmup_us", "gather_us", "gather_gbps"),
-    *("tflops", "gbps", "share_of_ceiling_pct", "clock_mhz", "n", "stopped", "status", "reason", "warnings"),
-)
-CSV_COUNTS = ("spread_k", "block_size", "layers", "rank", "n")
-LABELS = {
-    "paged": "Paged",
-    "contiguous": "Contiguous",
-    "fragmented": "Non-contiguous",
-    "dense": "Dense",
-    "compact": "Compact",
-}
+WIDTH = 80
+NONE = "-"
 
 
 @dataclass(frozen=True)
-class Tables:
-    """The tables of a run, finished or not, from its record (run.json) and its summary (summary.json)."""
+class Line:
+    """A line of a table: either one cell per column, or a text (a difference, a reason) across them."""
 
-    record: Row
-    summary: Row
+    label: str
+    cells: tuple[str, ...] = ()
+    text: str = ""
+    interval: str = ""
+    verdict: str = ""
 
-    def comparison(self, spread_k: int) -> Table | None:
-        """`Comparison Results (spread=K)`; None without any kernel's row."""
-        notes = Notes()
-        sections = self._sections(spread_k, notes)
-        if not sections:
-            return None
-        above, below = [self._unit() + ", captured data"], [*notes.lines(), *self._warnings(spread_k)]
-        return Table(f"Comparison Results (spread={spread_k})", COLUMNS, sections, above, below)
 
-    def overview(self) -> Table | None:
-        """The table over all spread_k; None if nothing was measured."""
-        notes = Notes()
-        sections = self._summary_sections(notes)
-        below = [*notes.lines(), *self._reading()]
-        columns, above = self._summary_columns(), self._summary_unit()
-        return Table("Summary over all spread_k", columns, sections, above, below) if sections else None
+@dataclass(frozen=True)
+class Section:
+    """Lines under one heading; none is printed if it is empty."""
 
-    def screen_table(self, spread_k: int) -> str:
-        """`Comparison Results (spread=K)` as plain text, 80 columns wide; "" without any kernel's row."""
-        table = self.comparison(spread_k)
-        return table.screen() if table else ""
+    heading: str
+    lines: list[Line]
 
-    def screen_summary(self) -> str:
-        """The run's notices, the account and the table over all spread_k, 80 columns wide."""
-        notes = Notes()
-        sections = self._summary_sections(notes)
-        notices = text.wrapped([f"Note: {notice}" for notice in self.record["notices"]])
-        above = text.wrapped(["Summary over all spread_k", *self._summary_unit()])
-        table = text.screen(self._summary_columns(), sections) if sections else "nothing was measured"
-        below = text.wrapped([*notes.lines(), *prefills.warning_lines(self._mean), *self._reading()])
-        account = [table.screen() for table in attribution.tables(self.summary)]
-        further = [table.screen() for table in self.further()]
-        return "\n\n".join(part for part in (notices, *account, above, table, below, *further) if part)
+
+@dataclass(frozen=True)
+class Table:
+    """A table with its title, and prose above and below it."""
+
+    title: str
+    columns: tuple[str, ...]
+    sections: list[Section]
+    above: list[str] = field(default_factory=list)
+    below: list[str] = field(default_factory=list)
+    text_column: int = 1  # in markdown, the column that a line's text goes to
+
+    def screen(self) -> str:
+        """As plain text."""
+        table = screen(self.columns, self.sections) if self.sections else ""
+        parts = [wrapped([self.title, *self.above]), table, wrapped(self.below)]
+        return "\n\n".join(part for part in parts if part)
 
     def markdown(self) -> str:
-        """The whole of tables.md."""
-        parts = [f"# {self.title()}", *(f"> {notice}" for notice in self.record["notices"])]
-        parts += [attribution.sentence(self.summary), listed(text.facts(self.record))]
-        parts += [listed([*self._summary_unit(), *self._reading()])]
-        parts += [table.markdown() for table in attribution.tables(self.summary, full=True)]
-        for spread_k in self._mean.spread_ks():
-            notes = Notes()
-            if sections := self._sections(spread_k, notes):
-                table = text.markdown(COLUMNS, sections, text_column=3)
-                below = listed([*notes.lines(), *self._warnings(spread_k)])
-                parts += [f"## Comparison Results (spread={spread_k})", table, below]
-        notes = Notes()
-        sections = self._summary_sections(notes)
-        table = text.markdown(self._summary_columns(), sections, text_column=1) if sections else ""
-        below = listed([*notes.lines(), *prefills.warning_lines(self._mean)])
-        parts += ["## Summary over all spread_k", table or "nothing was measured", below]
-        parts += [table.markdown() for table in self.further()]
-        return "\n\n".join(part for part in parts if part) + "\n"
+        """As a section of a markdown file."""
+        table = markdown(self.columns, self.sections, text_column=self.text_column)
+        parts = [f"## {self.title}", listed(self.above), table, listed(self.below)]
+        return "\n\n".join(part for part in parts if part)
 
-    def csv(self) -> str:
-        """All rows of `kernels`, "mean" and "sum" too, and of `end_to_end`, in one tidy table; in us."""
-        rows = [{**row} for row in self.summary["kernels"]]
-        for row in self.summary["end_to_end"]:
-            times = {"median_us": row["median_ms"], "ci95_us": row["ci95_ms"]}
-            if row["median_ms"] is not None:
-                times["median_us"] = row["median_ms"] * 1000
-                times["ci95_us"] = row["ci95_ms"] and [bound * 1000 for bound in row["ci95_ms"]]
-            kept = {key: value for key, value in row.items() if not key.endswith("_ms")}
-            rows.append({"stage": "end_to_end", "kernel": "prefill", "data": "captured"} | kept | times)
-        for row in rows:
-            row["ci95_low_us"], row["ci95_high_us"] = row.pop("ci95_us") or (None, None)
-            row["warnings"] = "; ".join(row["warnings"])
-        frame = pd.DataFrame(rows, columns=list(CSV_COLUMNS)).round(4)
-        csv: str = frame.astype(dict.fromkeys(CSV_COUNTS, "Int64")).to_csv(index=False)
-        return csv
 
-    def further(self) -> list[Table]:
-        """The prefill's other arms, ranks, single requests, other engines."""
-        found = (prefills.arms_table(self._mean), ranks.table(self.summary), *requests.tables(self.summary))
-        return [*(table for table in found if table), *variants.tables(self.summary)]
+@dataclass
+class Notes:
+    """Numbered footnotes; the same text gets the same number."""
 
-    @property
-    def _mean(self) -> Mean:
-        return Mean(self.summary)
+    texts: list[str] = field(default_factory=list)
 
-    def spread_ks(self) -> list[int]:
-        """All spread_k that anything was tried at."""
-        return self._mean.spread_ks()
+    def mark(self, text: str) -> str:
+        """The mark that stands for the note, e.g. "[1]"."""
+        if text not in self.texts:
+            self.texts.append(text)
+        return f"[{self.texts.index(text) + 1}]"
 
-    def title(self) -> str:
-        """Which model, which prompts, on what."""
-        prompts = batch.of_record(self.record)
-        of_prompts = f", {batch.described(prompts)}" if prompts else ""
-        return f"{self.record['model']['name']}{of_prompts}, on {self.record['device']['name']}"
+    def lines(self) -> list[str]:
+        """The notes, to be printed below the table."""
+        return [f"[{number}] {text}" for number, text in enumerate(self.texts, start=1)]
 
-    def _unit(self) -> str:
-        rank = self.summary["slowest_rank"]
-        return self._layers() + ("" if rank is None else f", the slowest rank: {rank}")
 
-    def _layers(self) -> str:
-        layers = self.record.get("layers")
-        prompts = batch.of_record(self.record)
-        call = "ms per attention call" + (f" of {batch.described(prompts)}" if len(prompts) > 1 else "")
-        if not layers:
-            return call
-        if len(layers) == 1:
-            return f"{call}, layer {layers[0]}"
-        shown = ", ".join(map(str, layers)) if len(layers) <= 6 else f"{layers[0]} to {layers[-1]}"
-        return f"{call}, mean over {len(layers)} layers ({shown})"
+def facts(record: Mapping[str, Any]) -> list[str]:
+    """What a reader of a run's tables must know of it: status, model, device, versions, command."""
+    of_model = [
+        f"{name}: {record['model'][name]}" for name in ("weights", "dtype") if name in record["model"]
+    ]
+    return [
+        f"status: {record['status']}",
+        *([", ".join(of_model)] if of_model else []),
+        f"device: {record['device']['name']}",
+        "versions: " + ", ".join(f"{name} {v}" for name, v in record["versions"].items()),
+        command(record),
+    ]
 
-    def _summary_unit(self) -> list[str]:
-        return [self._unit()] if self.summary["kernels"] else []
 
-    def _summary_columns(self) -> tuple[str, ...]:
-        return SUMMARY_COLUMNS if self.summary["kernels"] else PREFILL_COLUMNS
+def command(record: Mapping[str, Any]) -> str:
+    """How the run was started; as it was typed, unless that was in Python."""
+    words = record.get("command")
+    return "command: none, started from Python" if words is None else f"command: `{shlex.join(words)}`"
 
-    def _reading(self) -> list[str]:
-        tolerance = self.summary["tolerance_pct"]
-        paired = (
-            f"Differences are medians of paired differences with a 95% interval; same: the interval lies "
-            f"within +-{tolerance:g}%. A/A is the paged one-run arm against itself: the noise floor."
-        )
-        if not self.summary["kernels"]:
-            return [paired]
-        return [
-            paired,
-            "with gather: the kernel's median plus its gather's; the sum has no pairs with spread=1.",
-            "vs synth.: captured minus synthetic inputs, the kernel alone, on the layers measured with both.",
-        ]
 
-    def _sections(self, spread_k: int, notes: Notes) -> list[Section]:
-        found = [self._function(kernel, spread_k, notes) for kernel in FUNCTIONS]
-        found += [self._engine_kernel(kernel, spread_k, notes) for kernel in self._mean.engine_kernels()]
-        return [section for section in found if section]
+def ms(value_us: float | None, digits: int = 3) -> str:
+    """Microseconds as milliseconds."""
+    return NONE if value_us is None else f"{value_us / 1000:.{digits}f}"
 
-    def _function(self, kernel: str, spread_k: int, notes: Notes) -> Section | None:
-        """Contiguous, Non-contiguous and Core Diff of one of the three functions."""
-        rows = [self._mean.kernel(kernel, arm, spread_k) for arm in ("contiguous", "fragmented")]
-        present = [row for row in rows if row]
-        if not present:
-            return None
-        digits = self._digits(spread_k)
-        lines = [time_line(LABELS[row["arm"]], row, notes, digits) for row in present]
-        title = heading(kernel, present[0], notes)
-        core = self._mean.contrast(kernel, "contiguous", "fragmented", spread_k)
-        split = self._mean.contrast(kernel, "fragmented@1", "fragmented", spread_k)
-        label = "Core Diff"
-        if core and kernel not in WITHOUT_TABLE:
-            instead = "; Fragmentation is" if split else ""
-            label += f" {notes.mark(f'a block table selects other code: this is not the layout{instead}')}"
-        lines += difference_line(label, core, digits) + difference_line("Fragmentation", split, digits)
-        return Section(title, lines)
 
-    def _engine_kernel(self, kernel: str, spread_k: int, notes: Notes) -> Section | None:
-        """The engine's kernel: dense, paged in one run and in spread_k runs, and its contrasts."""
-        mean, digits = self._mean, self._digits(spread_k)
-        dense, paged = (mean.kernel(kernel, arm, spread_k) for arm in ("dense", "paged"))
-        lines = [time_line("Dense", dense, notes, digits)] if dense else []
-        one_run_us = mean.baseline_us(kernel, "paged@1", spread_k)
-        if spread_k > 1 and one_run_us is not None:
-            lines.append(baseline_line("Paged, 1 run", one_run_us, digits))
-        if paged:
-            runs = counted(spread_k, "run")
-            lines.append(time_line(f"Paged, {runs}", paged, notes, digits))
-        if compact := mean.kernel(kernel, "compact", spread_k):
-            lines.append(time_line("Compact", compact, notes, digits))
-        if write := mean.cache_write(spread_k):
-            lines.append(time_line("Cache write", write, notes, digits))
-        if spread_k == 1:
-            lines += difference_line("Paging tax", mean.contrast(kernel, "dense", "paged@1", 1), digits)
-        else:
-            split = mean.contrast(kernel, "paged@1", "paged", spread_k)
-            lines += difference_line("Fragmentation", split, digits)
-        lines += difference_line("A/A", mean.contrast(kernel, "paged@1", "paged@1 again", spread_k), digits)
-        first = dense or paged
-        return Section(heading(kernel, first, notes) + ": the engine's kernel", lines) if first else None
+def signed(value: float, digits: int = 2) -> str:
+    """A number with its sign; what rounds to zero has none."""
+    return f"{value:+.{digits}f}" if round(value, digits) else f"{0:.{digits}f}"
 
-    def _summary_sections(self, notes: Notes) -> list[Section]:
-        arms = [(kernel, "fragmented") for kernel in FUNCTIONS]
-        arms += [(kernel, "paged") for kernel in self._mean.engine_kernels()]
-        sections = []
-        for kernel, arm in arms:
-            rows = [row for k in self._mean.spread_ks() if (row := self._mean.kernel(kernel, arm, k))]
-            if rows:
-                name = LABELS[arm].lower() + (", with gather" if kernel in WITHOUT_TABLE else "")
-                title = f"{heading(kernel, rows[0], notes)}: {name}"
-                sections.append(Section(title, folded([self._summary_line(row, notes) for row in rows])))
-        sweep = prefills.sweep_section(self._mean, len(self._summary_columns()), notes)
-        return [*sections, sweep] if sweep else sections
 
-    def _summary_line(self, row: Row, notes: Notes) -> Line:
-        """Captured, its difference to spread_k = 1, synthetic, and captured against synthetic."""
-        kernel, arm, k = row["kernel"], row["arm"], row["spread_k"]
-        label = marked(str(row["spread_k"]), row, notes)
-        synthetic = self._mean.kernel(kernel, arm, k, "synthetic")
-        if row["median_us"] is None:
-            return Line(str(k), text=row["status"] + label.removeprefix(str(k)))
-        paired = self._mean.contrast(kernel, f"{arm}@1", arm, k)
-        against = self._mean.contrast(kernel, f"synthetic {arm}", f"captured {arm}", k, None)
-        digits = self._digits(k)
-        cells = (
-            ms(total_us(row), digits),
-            change(paired) if paired else NONE,
-            paired["verdict"] if paired else NONE,
-            ms(total_us(synthetic), digits) if synthetic else NONE,
-            f"{signed(against['delta_pct'])}%" if against else NONE,
-        )
-        return Line(label, cells)
+def with_interval(what: str, *intervals: object) -> str:
+    """A legend's words for figures that are drawn with their intervals, or, if none has one, without."""
+    return f"{what}, 95% interval" if any(intervals) else f"{what}, too few rounds for an interval"
 
-    def _warnings(self, spread_k: int) -> list[str]:
-        wanted = {"spread_k": spread_k, "layer": "mean", "data": "captured"}
-        rows = (row for row in self._mean.kernels if wanted.items() <= row.items())
-        return warnings(rows, lambda row: f"{row['kernel']}, {LABELS[row['arm']]}")
 
-    def _digits(self, spread_k: int) -> int:
-        """Decimals of a time in ms: tenths of a microsecond where kernels are short."""
-        wanted = {"spread_k": spread_k, "layer": "mean"}
-        rows = [row for row in self._mean.kernels if wanted.items() <= row.items()]
-        return 4 if all((row["median_us"] or 0) < 10_000 for row in rows) else 3
+def span_pct(values: Sequence[float]) -> str:
+    """The least and the largest of percentages, once where they print alike."""
+    ends = (f"{value:.2f}%" for value in (min(values), max(values)))
+    return " to ".join(dict.fromkeys(ends))
+
+
+def difference(delta_us: float, delta_pct: float, digits: int) -> str:
+    """A difference in ms and in percent, e.g. "+0.011 (+9.06%)"."""
+    return f"{signed(delta_us / 1000, digits)} ({signed(delta_pct)}%)"
+
+
+def interval(ci_pct: Sequence[float] | None) -> str:
+    """An interval in percent, e.g. "[+8.91%, +9.20%]"."""
+    return "no interval" if ci_pct is None else f"[{signed(ci_pct[0])}%, {signed(ci_pct[1])}%]"
+
+
+def screen(columns: Sequence[str], sections: Sequence[Section]) -> str:
+    """Sections as one table in plain text: their cells share columns, texts run across these.
+
+    Columns of a table that is wider than the screen move closer together.
+    """
+    lines = [line for section in sections for line in section.lines]
+    blank = [""] * (len(columns) - 1)
+    rule, head, *body = tabulate(  # the columns' names as a row: tabulate pads headers, 80 columns are few
+        [columns, *([line.label, *(line.cells or blank)] for line in lines)],
+        tablefmt="simple",
+        disable_numparse=True,
+        colalign=("left", *["right"] * len(blank)),
+    ).splitlines()
+    if len(rule) > WIDTH:
+        rule, head, *body = _closer(rule, [rule, head, *body])
+    printed = [head, rule]
+    width = len(rule.split()[0])
+    for section in sections:
+        heading = [wrapped([section.heading])] if section.heading else []
+        printed += ["", *heading] if len(printed) > 2 else heading
+        for line in section.lines:
+            row = body.pop(0)
+            printed.append(row if line.cells else _across(line, width))
+    return "\n".join(text.rstrip() for text in printed)
+
+
+def _closer(rule: str, rows: Sequence[str]) -> list[str]:
+    """Rows with one space between columns in place of two; `rule` tells the columns' widths."""
+    ends = list(itertools.accumulate(len(dashes) + 2 for dashes in rule.split()))
+    return [
+        " ".join(row[start : end - 2] for start, end in zip([0, *ends], ends, strict=False)) for row in rows
+    ]
+
+
+def _across(line: Line, width: int) -> str:
+    bounds = f"95% {line.interval}" if line.interval.startswith("[") else line.interval
+    return f"{line.label:<{width}}  {line.text:<19}  {bounds:<24}  {line.verdict}"
+
+
+def markdown(columns: Sequence[str], sections: Sequence[Section], text_column: int) -> str:
+    """The same in markdown; texts stand in the given column, intervals and verdicts in their own."""
+    extra = any(line.verdict for section in sections for line in section.lines)
+    rows: list[list[str]] = []
+    for section in sections:
+        if section.heading:
+            rows.append([f"**{section.heading}**"])
+        for line in section.lines:
+            cells = list(line.cells) or [""] * (len(columns) - 1)
+            if line.text:
+                cells[text_column - 1] = line.text
+            rows.append([line.label, *cells, line.interval, line.verdict])
+    headers = [*columns, "95% interval", "verdict"] if extra else [*columns]
+    width = len(headers)
+    padded = [(row + [""] * width)[:width] for row in rows]
+    alignment = ("left", *["right"] * (width - 1))
+    return tabulate(padded, headers=headers, tablefmt="pipe", disable_numparse=True, colalign=alignment)
+
+
+def wrapped(lines: Sequence[str]) -> str:
+    """Prose lines, each folded to the screen's width."""
+    return "\n".join(textwrap.fill(line, WIDTH - 1, subsequent_indent="    ") for line in lines)
+
+
+def listed(lines: Sequence[str]) -> str:
+    """Prose lines as a list in markdown."""
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def interval_of(
+    value: float | None, bounds: Sequence[float] | None, digits: int, sign: bool = True, unit: str = ""
+) -> str:
+    """A figure with its interval, "-" for None."""
+    if value is None:
+        return NONE
+    shown = [signed(x, digits) if sign else f"{x:.{digits}f}" for x in (value, *(bounds or ()))]
+    return f"{shown[0]}{unit}" + (f" [{shown[1]}, {shown[2]}]" if bounds else "")
+
+
+def percent(value: float, bounds: Sequence[float] | None, digits: int = 2, sign: bool = True) -> str:
+    """A share with its interval, e.g. "+2.41% [+2.10, +2.80]"; fewer decimals where it is large."""
+    digits = min(digits, 1 if max(map(abs, (value, *(bounds or ())))) >= 10 else 2)
+    return interval_of(value, bounds, digits, sign, "%")

@@ -18,7 +18,6 @@ import yaml
 from harness import cli
 from harness.config import ConfigError, RunConfig, fields
 from harness.config.checks import folder_problem
-from harness.counting import counted
 from harness.runs import command
 from harness.runs.store import write_atomic, write_json
 from harness.sweep import RECORD, read
@@ -27,6 +26,7 @@ from harness.sweep.local import ThisMachine
 from harness.sweep.machines import Machines, Progress, Task
 from harness.sweep.plan import Options, Plan
 from harness.sweep.process import OPTIONS, Ended, is_finished
+from harness.units import counted
 
 
 def run(file: Path, output_dir: Path | None, resume: bool, ray_address: str | None) -> int:
@@ -90,7 +90,7 @@ class Sweep:
 
     def close(self, interrupted: bool) -> None:
         """Write the tables and print them."""
-        from harness.report import sweep as report  # pandas
+        from harness.sweep import view as report  # pandas
 
         status = "interrupted" if interrupted else "finished"
         self._write(status=status, finished=_now())

@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.config import ConfigError, RunConfig
 from harness.config.loading import read_mapping
-from harness.counting import counted
+from harness.units import counted
 
 Options = dict[str, Any]
 

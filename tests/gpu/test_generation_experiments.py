@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from harness.config import load
-from harness.config.backends import BackendsConfig, resolve
-from harness.experiments.backends import run
+from harness.experiments.backends.measure import run
+from harness.experiments.backends.options import BackendsConfig, resolve
 
 ROOT = Path(__file__).resolve().parents[2]
 

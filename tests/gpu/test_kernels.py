@@ -14,7 +14,7 @@ from harness.replay import arms
 from harness.replay.placement import placed
 from harness.replay.series import Judge, prepare
 from harness.runs.record import Status
-from tests.calls import make_call, place, plan
+from tests.attention_calls import make_call, place, plan
 from tests.kernel_calls import FORMS, call_with, error_of, run_of
 
 FLASH_ATTN = ("flash_attn_func", "flash_attn_qkvpacked_func", "flash_attn_with_kvcache")

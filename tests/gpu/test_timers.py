@@ -13,7 +13,7 @@ from harness import kernels
 from harness.kernels import DenseKV
 from harness.measure import ceilings
 from harness.measure.timers import CudaEventTimer, CuptiTimer, Step, time_rounds
-from tests.calls import make_call
+from tests.attention_calls import make_call
 
 
 def medians(timer, steps, rounds=30):

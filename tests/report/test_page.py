@@ -19,12 +19,13 @@ from hypothesis import strategies as st
 
 from harness import layout
 from harness.config import RunConfig
-from harness.report.page import blocks, facts, page
+from harness.experiments.prefill import block_map as blocks
+from harness.experiments.prefill.summary import summarise
+from harness.report.page import facts, page
 from harness.report.page.svg import Scale, tick_label
 from harness.runs.record import Result, Status
-from harness.summary.main_job import summarise
 from tests import fixtures
-from tests.report.test_ranks import two_ranks
+from tests.experiments.prefill.test_rank_tables import two_ranks
 
 ROOT = Path(__file__).resolve().parents[2]
 Row = dict[str, Any]

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from harness.report import attribution
-from harness.report.page import account, blocks, facts, sweep
+from harness.experiments.prefill import block_map as blocks
+from harness.experiments.prefill import breakdown_charts as account
+from harness.experiments.prefill import breakdown_tables as attribution
+from harness.experiments.prefill import spread_charts as sweep
+from harness.experiments.prefill.kernel_tables import Tables
+from harness.report.page import facts
 from harness.report.page.rendering import render
 from harness.report.page.samples import Samples
-from harness.report.tables import Tables
 from harness.runs.record import Result
 
 

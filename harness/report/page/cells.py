@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.counting import counted
 from harness.report.page.lines import Point
 from harness.report.page.svg import Tip
 from harness.report.rows import Row, change
-from harness.report.text import interval_of
+from harness.report.tables import interval_of
 from harness.runs.record import Result
+from harness.units import counted
 
 FIELDS = ("spread_k", "block_size", "data")
 Key = tuple[str, str, str]  # stage, kernel, arm

@@ -9,7 +9,7 @@ from typing import Protocol, cast
 from markupsafe import Markup
 
 from harness.experiments import EXPERIMENTS
-from harness.report.companion import Companion
+from harness.report.document import Companion
 from harness.report.page import facts
 from harness.report.page.cells import Cells
 from harness.report.page.rendering import render

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.counting import counted
+from harness.analysis.contrasts import name_in_series, rounds
 from harness.report.page.svg import Tip
 from harness.report.rows import Row, change
-from harness.report.text import interval_of, ms
+from harness.report.tables import interval_of, ms
 from harness.runs.record import Result
-from harness.summary.contrasts import name_in_series, rounds
+from harness.units import counted
 
 Key = tuple[str, str, int]  # kernel, name of the arm within its series, spread_k that the series is about
 

@@ -1,0 +1,1 @@
+"""Statistics and what follows from samples: contrasts, figures, rooflines, breakdown. No torch, no I/O."""

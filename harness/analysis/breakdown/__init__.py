@@ -1,0 +1,105 @@
+"""The account: what the paged KV cache costs the prefill, measured, predicted and compared.
+
+Measured are differences between arms of the running engine, predicted the same differences as sums of
+replayed kernel times over the layers. What the GPU's work predicts and the prefill does not show is hidden
+behind the host; what it shows and nothing predicts is not understood. Times are ms unless a key says us.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from harness.analysis import stats
+from harness.analysis.breakdown import break_even, host, inputs, profiles, sentence
+from harness.analysis.breakdown.differences import (
+    closure_rows,
+    measured_rounds,
+    measured_rows,
+    predicted_rounds,
+    predicted_rows,
+)
+from harness.analysis.breakdown.samples import Replayed, Row, why_not
+from harness.analysis.contrasts import prefill_arms
+from harness.runs.record import Result
+
+UNDIVIDED = ("engine", "wrapped", "paged")  # arms that say nothing of what the paged KV cache costs
+
+
+def account(record: Mapping[str, Any], results: Sequence[Result]) -> Row | None:
+    """summary.json's "attribution"; None if no arm but the engine's own and chosen blocks was tried.
+
+    Where a row cannot be formed its figures are None and `reason` says why. Percentages are of the median
+    of arm `engine`; of paged@1 where the engine was not measured, which the sentence then says.
+
+    Args:
+        record: the run's, see runs/store.py; read are "model", "config", "device", "engine_spread_k",
+            "profile", "planted_ms" and "layer_windows", as far as they are there.
+        results: all of the run; of a cell that was measured twice only the later.
+    """
+    end_to_end = [r for r in results if r.cell.stage == "end_to_end"]
+    if all(r.cell.arm in UNDIVIDED for r in end_to_end):
+        return None
+    arms = prefill_arms(end_to_end)
+    spread_k = max((r.cell.spread_k for r in end_to_end if r.cell.arm == "paged"), default=1)
+    replayed = Replayed.of(results, spread_k)
+    num_layers = record.get("model", {}).get("num_layers")
+    found: Row = {
+        "spread_k": spread_k,
+        **_engine(arms),
+        "engine_spread_k": record.get("engine_spread_k"),
+        "noise_floor_pct": _noise_floor_pct(arms),
+        "layers": num_layers,
+        "layers_replayed": len(replayed.layers),
+    }
+    base_ms = found["engine_ms"] or _median_ms(arms.get("paged@1"))
+    measured = measured_rounds(arms, spread_k)
+    predicted = predicted_rounds(replayed, spread_k, num_layers)
+    closures = closure_rows(measured, predicted, num_layers)
+    found |= {
+        "components": profiles.components(record, arms),
+        "measured": measured_rows(measured, spread_k, base_ms),
+        "predicted": predicted_rows(predicted, base_ms),
+        "closure": closures,
+        "closure_pct": next(_magnitude(row) for row in closures if row["component"] == "paging"),
+        "host_bound": host.host_bound(record, arms),
+        "profiled": profiles.profiled(record, arms),
+        "captured_vs_synthetic": inputs.compared(record, replayed),
+        "break_even": break_even.rows(record, replayed),
+    }
+    return found | {"sentence": sentence.of(record, found)}
+
+
+def _engine(arms: Mapping[str, Result]) -> Row:
+    engine = arms.get("engine")
+    if engine is None or why_not(engine, "engine"):
+        return {"engine_ms": None, "engine_ci95_ms": None}
+    median = stats.median_interval(np.asarray(engine.samples_us) / 1000)
+    return {"engine_ms": median.median_us, "engine_ci95_ms": median.ci95_us and list(median.ci95_us)}
+
+
+def _median_ms(result: Result | None) -> float | None:
+    return None if result is None or why_not(result, "") else float(np.median(result.samples_us)) / 1000
+
+
+def _noise_floor_pct(arms: Mapping[str, Result]) -> float | None:
+    """The prefill's A/A contrast's, paged@1 against itself, in percent of engine like the account.
+
+    In percent of paged@1 where engine was not measured.
+    """
+    pair = [arms.get(name) for name in ("paged@1", "paged@1 again")]
+    sound = [r.samples_us for r in pair if r is not None and not why_not(r, "")]
+    if len(sound) < 2:
+        return None
+    n = min(map(len, sound))
+    floor = stats.noise_floor_pct(stats.paired_difference(sound[0][:n], sound[1][:n]).ci95_pct)
+    engine_ms, paged_ms = _median_ms(arms.get("engine")), _median_ms(arms["paged@1"])
+    if floor is None or engine_ms is None or paged_ms is None:
+        return floor
+    return floor * paged_ms / engine_ms
+
+
+def _magnitude(row: Row) -> float | None:
+    return None if row["pct_of_measured"] is None else abs(row["pct_of_measured"])

@@ -1,0 +1,125 @@
+"""From which number of uses, and from which length, it pays to gather a fragmented cache first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from harness import batch
+from harness.analysis import stats
+from harness.analysis.breakdown.samples import Array, Replayed, Row
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Attention on the blocks, or a gather and then attention on its contiguous copy; arms by name."""
+
+    gather: str
+    paged: str
+    contiguous: str
+
+
+CHOICES = (
+    Choice("gather_kv", "paged", "compact"),
+    Choice("gather_kv", "flash_attn_with_kvcache fragmented", "flash_attn_func contiguous"),
+    Choice("gather_qkv", "flash_attn_with_kvcache fragmented", "flash_attn_qkvpacked_func contiguous"),
+)
+UNDECIDED = {"reuses": None, "reuses_ci95": None, "length_for_one_use": None}
+
+
+def rows(record: Mapping[str, Any], replayed: Replayed) -> list[Row]:
+    """One row for each pair of kernels that was tried, mean over the layers that have all three arms.
+
+    saving = paged - contiguous, a call; reuses = gather / saving: the number of attention calls that read
+    one gathered copy from which gathering first is no slower. length_for_one_use, in tokens, is where one
+    call is enough, if the gather is linear in the length and the kernels' difference quadratic, as causal
+    attention without a window is: this length times reuses. Both are assumptions, neither is measured.
+    `block_size` is the paged kernel's. The interval of reuses holds the quotients of both medians' intervals.
+    """
+    return [_row(record, replayed, choice) for choice in CHOICES if replayed.has(choice.contiguous)]
+
+
+def _row(record: Mapping[str, Any], replayed: Replayed, choice: Choice) -> Row:
+    found = replayed.together([choice.contiguous, choice.paged, choice.gather])
+    contiguous, paged, gather = found.values()
+    saving = paged.values - contiguous.values
+    kernel, blocks = replayed.first(choice.contiguous), replayed.first(choice.paged)
+    assert kernel is not None
+    row: Row = {
+        "kernel": kernel.cell.kernel,
+        "provider": kernel.cell.provider,
+        "block_size": (blocks or kernel).cell.block_size,
+        "gather_us": gather.median,
+        "paged_us": paged.median,
+        "contiguous_us": contiguous.median,
+        "saving_us": None,
+        "saving_ci95_us": None,
+        **UNDECIDED,
+        "pays": "unclear",
+        "reason": contiguous.reason,
+    }
+    if not len(saving):
+        return row
+    median = stats.median_interval(saving)
+    row |= {"saving_us": median.median_us, "saving_ci95_us": median.ci95_us and list(median.ci95_us)}
+    decided = _decided(gather.values, saving, float(np.median(paged.values)))
+    reasons = [decided.pop("reason"), contiguous.reason, _other_blocks(replayed, choice)]
+    if decided["reuses"] is not None:
+        decided["length_for_one_use"], assumed = _length(record, decided["reuses"])
+        reasons.append(assumed)
+    return row | decided | {"reason": "; ".join(filter(None, reasons)) or None}
+
+
+def _decided(gather: Array, saving: Array, paged_us: float) -> Row:
+    """reuses, its interval, pays and why nothing can be said."""
+    interval = stats.median_interval(saving).ci95_us
+    if interval is None:
+        return UNDECIDED | {"pays": "unclear", "reason": f"too few rounds for an interval: {len(saving)}"}
+    low, high = interval
+    if low <= 0:
+        share_pct = (100 * low / paged_us, 100 * high / paged_us)
+        if high <= 0 or stats.verdict(share_pct) == "same":
+            return UNDECIDED | {"pays": "never", "reason": "the contiguous kernel saves nothing"}
+        reason = "whether the contiguous kernel saves anything is unclear: the interval includes 0"
+        return UNDECIDED | {"pays": "unclear", "reason": reason}
+    reuses = float(np.median(gather) / np.median(saving))
+    bounds = stats.quotient_interval(stats.median_interval(gather).ci95_us, interval)
+    assert bounds is not None  # the saving is above zero, and the gather has as many rounds
+    return UNDECIDED | {
+        "reuses": reuses,
+        "reuses_ci95": list(bounds),
+        "pays": _pays(bounds),
+        "reason": None,
+    }
+
+
+def _pays(bounds: stats.Interval) -> str:
+    """From which use on it pays for certain."""
+    low, high = bounds
+    if high <= 1:
+        return "on the first use"
+    return "unclear" if low <= 1 else f"from {math.ceil(high)} uses"
+
+
+def _other_blocks(replayed: Replayed, choice: Choice) -> str | None:
+    """Said where the gather reads other blocks than the paged kernel."""
+    gather, paged = replayed.first(choice.gather), replayed.first(choice.paged)
+    if gather is None or paged is None or gather.cell.block_size == paged.cell.block_size:
+        return None
+    return f"the gather is from {gather.cell.block_size}-token blocks"
+
+
+def _length(record: Mapping[str, Any], reuses: float) -> tuple[int | None, str | None]:
+    """length_for_one_use, and why it is not known."""
+    lengths = {request.length for request in batch.of_record(record)}
+    if record.get("layer_windows"):
+        return None, "no length: under a sliding window the saving is not quadratic in it"
+    if not lengths:
+        return None, "no length: the prompt's is not known"
+    if len(lengths) > 1:
+        return None, "no length: the prompts are of several"
+    return round(lengths.pop() * reuses), None

@@ -1,0 +1,168 @@
+"""What the paged KV cache costs: measured in the engine, predicted from the replay, and the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from harness.analysis import stats
+from harness.analysis.breakdown.samples import (
+    Replayed,
+    Rounds,
+    Row,
+    enough,
+    generator,
+    nothing,
+    percentile_interval,
+    resampled_medians,
+    why_not,
+)
+from harness.runs.record import Result
+from harness.units import counted
+
+# Baseline and treatment of what is measured; "paged" stands for paged at the largest spread_k.
+MEASURED = {
+    "fragmentation": ("paged@1", "paged"),
+    "paging": ("dense", "paged@1"),
+    "cache_write": ("no_cache", "dense"),
+    "total": ("no_cache", "paged"),
+    "allocation": ("paged@1", "wrapped"),
+    "hooks": ("engine", "wrapped"),
+    "compact": ("paged", "compact"),
+}
+# The same as sums of replayed arms; what the host does differently has none.
+PREDICTED = {
+    "fragmentation": {"paged": 1, "paged@1": -1},
+    "paging": {"paged@1": 1, "dense": -1},
+    "cache_write": {"cache_write": 1},
+    "total": {"paged": 1, "dense": -1, "cache_write": 1},
+    "compact": {"gather_kv": 1, "compact": 1, "paged": -1},
+}
+# Where the write into one run was replayed too: dense and no_cache differ by that one, and what the write
+# takes longer into k runs is a part of what fragmentation costs.
+ONE_RUN_WRITE = {
+    "fragmentation": {"paged": 1, "paged@1": -1, "cache_write": 1, "cache_write@1": -1},
+    "cache_write": {"cache_write@1": 1},
+}
+ONE_SPREAD = "only spread_k = 1 was measured"
+
+
+def measured_rounds(arms: Mapping[str, Result], spread_k: int) -> dict[str, Rounds]:
+    """Paired differences of each component, in ms."""
+    found = {}
+    for component, pair in MEASURED.items():
+        names = [_at(name, spread_k) for name in pair]
+        reasons = [why_not(arms.get(name), name) for name in names]
+        if names[0] == names[1]:
+            found[component] = nothing(ONE_SPREAD)
+        elif any(reasons):
+            found[component] = nothing("; ".join(reason for reason in reasons if reason))
+        else:
+            one, two = (np.asarray(arms[name].samples_us) for name in names)
+            n = min(len(one), len(two))
+            found[component] = Rounds((two[:n] - one[:n]) / 1000, _remarks(arms, names))
+    return found
+
+
+def _remarks(arms: Mapping[str, Result], names: Sequence[str]) -> str | None:
+    """What a reader of these ok arms must know, once: the same words in every row are one footnote."""
+    said = dict.fromkeys(arms[name].reason for name in names)
+    return "; ".join(reason for reason in said if reason) or None
+
+
+def predicted_rounds(replayed: Replayed, spread_k: int, num_layers: int | None) -> dict[str, Rounds]:
+    """Each component as the mean over the replayed layers, times the model's layers, in ms.
+
+    That the layers that were not replayed are like the others is assumed, not measured: the intervals know
+    only what varies from round to round.
+    """
+    components = PREDICTED | (ONE_RUN_WRITE if replayed.has("cache_write@1") else {})
+    return {
+        component: nothing(ONE_SPREAD)
+        if spread_k == 1 and component == "fragmentation"
+        else _over_layers(replayed.combined(terms), num_layers)
+        for component, terms in components.items()
+    }
+
+
+def _over_layers(mean_us: Rounds, num_layers: int | None) -> Rounds:
+    if mean_us.layers is None:
+        return mean_us
+    if num_layers is None:
+        return nothing("the model's number of layers is not known")
+    sampled = f"{mean_us.layers} of {counted(num_layers, 'layer')}, times {num_layers}"
+    reasons = [sampled if mean_us.layers != num_layers else None, mean_us.reason]
+    told = "; ".join(filter(None, reasons)) or None
+    return Rounds(mean_us.values * num_layers / 1000, told, mean_us.layers)
+
+
+def measured_rows(measured: Mapping[str, Rounds], spread_k: int, base_ms: float | None) -> list[Row]:
+    """The rows of `measured`; their interval is that of a median of paired differences."""
+    rows = []
+    for component, differences in measured.items():
+        baseline, treatment = (_at(name, spread_k) for name in MEASURED[component])
+        figures = _figures(differences, base_ms)
+        verdict = stats.verdict(figures["ci95_pct"]) if figures["n"] else None
+        names = {"component": component, "baseline": baseline, "treatment": treatment}
+        rows.append({**names, **figures, "verdict": verdict})
+    return rows
+
+
+def predicted_rows(predicted: Mapping[str, Rounds], base_ms: float | None) -> list[Row]:
+    """The rows of `predicted`; `layers` is how many the figure was formed from."""
+    return [
+        {"component": component, **_figures(sums, base_ms), "layers": sums.layers}
+        for component, sums in predicted.items()
+    ]
+
+
+def closure_rows(
+    measured: Mapping[str, Rounds], predicted: Mapping[str, Rounds], num_layers: int | None
+) -> list[Row]:
+    """Measured minus predicted, of each component that has a prediction.
+
+    The interval is the bootstrap's, of two independent series' medians; where the difference is hidden
+    behind the host it lies below zero. `closed` is None if fewer layers than all were replayed: how layers
+    differ is not in the interval, which then excludes zero too readily.
+    """
+    rng = generator()
+    rows = []
+    for component, sums in predicted.items():
+        differences = measured[component]
+        empty = dict.fromkeys(("ms", "ci95_ms", "pct_of_measured", "closed"))
+        sides = {"measured": differences.reason, "predicted": sums.reason}
+        reason = "; ".join(f"{side}: {text}" for side, text in sides.items() if text) or None
+        row: Row = {"component": component, **empty, "reason": reason}
+        if differences.median is not None and sums.median is not None:
+            row["ms"] = differences.median - sums.median
+            if differences.median:
+                row["pct_of_measured"] = 100 * row["ms"] / abs(differences.median)
+            if enough(differences.values, sums.values):
+                one, two = (resampled_medians(r.values, rng) for r in (differences, sums))
+                low, high = percentile_interval(one - two)
+                closed = low <= 0 <= high if sums.layers == num_layers else None
+                row |= {"ci95_ms": [low, high], "closed": closed}
+        rows.append(row)
+    return rows
+
+
+def _figures(rounds_ms: Rounds, base_ms: float | None) -> Row:
+    """ms, pct, their intervals, n and reason of one row."""
+    if not len(rounds_ms.values):
+        empty = dict.fromkeys(("ms", "ci95_ms", "pct", "ci95_pct"))
+        return {**empty, "n": 0, "reason": rounds_ms.reason}
+    found = stats.median_interval(rounds_ms.values)  # of ms here
+    interval = found.ci95_us and list(found.ci95_us)
+    return {
+        "ms": found.median_us,
+        "ci95_ms": interval,
+        "pct": base_ms and 100 * found.median_us / base_ms,
+        "ci95_pct": base_ms and interval and [100 * bound / base_ms for bound in interval],
+        "n": found.n,
+        "reason": rounds_ms.reason,
+    }
+
+
+def _at(name: str, spread_k: int) -> str:
+    return f"paged@{spread_k}" if name == "paged" else name

@@ -1,0 +1,251 @@
+"""Which arms are set against which, and the paired difference of each such contrast."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.analysis import figures, stats
+from harness.analysis import other_engines as variants
+from harness.runs.record import Cell, Result, Status
+
+T = TypeVar("T")
+Row = dict[str, Any]
+Layer = int | str | None  # an index, "mean" or "sum" over the measured layers, or None end to end
+
+# Baseline and treatment of the in-engine arms; the sweep over spread_k and `compact` are apart, as these are
+# not at spread_k = 1.
+PREFILL_CONTRASTS = (
+    ("dense", "paged@1"),
+    ("no_cache", "dense"),
+    ("engine", "wrapped"),
+    ("paged@1", "wrapped"),
+    ("spin_0", "spin"),
+)
+
+
+@dataclass(frozen=True)
+class Group:
+    """One arm of one spread_k on all measured layers: what a row with layer "mean" is made of."""
+
+    results: tuple[Result, ...]  # one per layer, at least one
+
+    @property
+    def cell(self) -> Cell:
+        """The first layer's cell: the others differ from it in their layer only."""
+        return self.results[0].cell
+
+    @property
+    def measured(self) -> tuple[Result, ...]:
+        """The ok layers; if there is none, those with samples all the same (throttled, interrupted)."""
+        ok = tuple(r for r in self.results if r.status is Status.OK and r.samples_us)
+        return ok or tuple(r for r in self.results if r.samples_us)
+
+    @property
+    def status(self) -> Status:
+        """ok if any layer is, else the first layer's."""
+        ok = any(r.status is Status.OK for r in self.results)
+        return Status.OK if ok else self.results[0].status
+
+    @property
+    def reason(self) -> str | None:
+        """The layers' reasons, each once; ahead of them which layers are in the figures, if not all."""
+        reasons = list(dict.fromkeys(r.reason for r in self.results if r.reason))
+        lost = [f"{r.cell.layer} {r.status.value}" for r in self.results if r not in self.measured]
+        if self.measured and lost:
+            kept = ", ".join(str(r.cell.layer) for r in self.measured)
+            reasons.insert(0, f"layer {kept} only (layer {', layer '.join(lost)})")
+        return "; ".join(reasons) or None
+
+    def on_layers(self, layers: Iterable[Layer]) -> Group | None:
+        """The same arm on these layers only; None if it was tried on none of them."""
+        chosen = set(layers)
+        results = tuple(r for r in self.results if r.cell.layer in chosen)
+        return Group(results) if results else None
+
+
+# One spread_k's arms by kernel, name within the series and data. Names are the arms' own, and "paged@1" for
+# the one-run baseline inside the series of a larger spread_k, "paged@1 again" for its A/A repetition.
+Arms = dict[tuple[str, str, str], Group]
+
+
+def arms_of(results: Iterable[Result]) -> Arms:
+    """The results of one spread_k, layers side by side."""
+    layers: dict[tuple[str, str, str], list[Result]] = {}
+    for result in results:
+        layers.setdefault((result.cell.kernel, name_in_series(result), result.cell.data), []).append(result)
+    return {key: Group(tuple(members)) for key, members in layers.items()}
+
+
+def spread_of(series: Iterable[Result]) -> int:
+    """The spread_k that a series is about: the largest in it, as its baselines are at 1."""
+    return max(result.one_run_for or result.cell.spread_k for result in series)
+
+
+def series_pairs(results: Sequence[Result]) -> list[tuple[int, int]]:
+    """Indices of baseline and treatment of each contrast within one series' results, captured against
+    synthetic left out: those differ in their data, not in an arm."""
+    if not results:
+        return []
+    places = {id(result): n for n, result in enumerate(results)}
+    if any(result.cell.stage == "variant" for result in results):
+        return [(places[id(one)], places[id(two)]) for one, two in variants.pairs(results)]
+    if any(result.cell.stage == "end_to_end" for result in results):
+        return [(places[id(one)], places[id(two)]) for _, one, _, two in _prefill_pairs(results)]
+    spread_k = spread_of(results)
+    arms: dict[tuple[str, str], dict[str, int]] = {}
+    for n, result in enumerate(results):
+        if result.cell.stage == "kernel":
+            arms.setdefault((result.cell.kernel, result.cell.data), {})[name_in_series(result)] = n
+    complete = [_with_one_run(spread_k, named) for named in arms.values()]
+    return [(named[one], named[two]) for named in complete for one, two in _pairs(spread_k, named)]
+
+
+def rounds(results: Sequence[Result]) -> npt.NDArray[np.float64]:
+    """The mean over layers, round by round, in us, up to the shortest layer's last; empty without layers."""
+    if not results:
+        return np.empty(0)
+    shortest = min(len(r.samples_us) for r in results)
+    mean: npt.NDArray[np.float64] = np.mean([r.samples_us[:shortest] for r in results], axis=0)
+    return mean
+
+
+def kernel_contrasts(spread_k: int, arms: Arms) -> list[Row]:
+    """The contrasts of one spread_k on each layer, then on the mean and the sum over layers.
+
+    A contrast of which an arm has no samples has no row: the arm's own row says why.
+    """
+    layers = dict.fromkeys(r.cell.layer for group in arms.values() for r in group.results)
+    rows: list[Row] = []
+    for layer in layers:
+        single = {key: group.on_layers([layer]) for key, group in arms.items()}
+        rows += _of_layer(spread_k, layer, {key: group for key, group in single.items() if group})
+    means = _of_layer(spread_k, "mean", arms)
+    return rows + [row for mean in means for row in (mean, _sum(mean))]
+
+
+def prefill_arms(end_to_end: Iterable[Result]) -> dict[str, Result]:
+    """The arms of the end-to-end series by name: "paged@1", "paged@8", "paged@1 again" (A/A), "dense", ..."""
+    found = {}
+    for result in end_to_end:
+        arm = result.cell.arm
+        name = f"{arm}@{result.cell.spread_k}" if arm == "paged" else arm
+        found[name + (" again" if result.control else "")] = result
+    return found
+
+
+def end_to_end_contrasts(results: Sequence[Result]) -> list[Row]:
+    """Each spread_k's prefill against that at spread_k = 1, the latter against itself (A/A), and the
+    in-engine arms against each other; `spread_k` is the treatment's."""
+    rows: list[Row] = []
+    for baseline, one, treatment, two in _prefill_pairs(results):
+        pair = Group((one,)), Group((two,))
+        rows += _contrast(pair, baseline, treatment, two.cell.spread_k, None, one.cell.data)
+    floor = next(
+        (stats.noise_floor_pct(r["ci95_pct"]) for r in rows if r["treatment"].endswith("again")), None
+    )
+    return [row | {"noise_floor_pct": floor} for row in rows]
+
+
+def _prefill_pairs(results: Sequence[Result]) -> list[tuple[str, Result, str, Result]]:
+    """Baseline and treatment of each end-to-end contrast, either one's name before it."""
+    named = prefill_arms(results)
+    pairs: list[tuple[str, Result | None, str, Result | None]] = []
+    one_run = named.get("paged@1")
+    for name, result in named.items():
+        if result.cell.arm == "paged" and result is not one_run:
+            pairs.append(("paged@1", one_run, name if result.control else "paged", result))
+    for baseline, treatment in PREFILL_CONTRASTS:
+        pairs.append((baseline, named.get(baseline), treatment, named.get(treatment)))
+    if compact := named.get("compact"):
+        paged = f"paged@{compact.cell.spread_k}"
+        baseline = paged if compact.cell.spread_k == 1 else "paged"
+        pairs.append((baseline, named.get(paged), "compact", compact))
+    return [(a, one, b, two) for a, one, b, two in pairs if one and two and one.series == two.series]
+
+
+def _of_layer(spread_k: int, layer: Layer, arms: Arms) -> list[Row]:
+    """All contrasts of one layer, with the noise floor of their kernel: its A/A contrast on the same data.
+
+    A kernel without an A/A contrast of its own has no noise floor.
+    """
+    rows: list[Row] = []
+    for kernel in dict.fromkeys(kernel for kernel, _, _ in arms):
+        for data in ("captured", "synthetic"):
+            own = {name: group for (k, name, d), group in arms.items() if (k, d) == (kernel, data)}
+            named = _with_one_run(spread_k, own)
+            for baseline, treatment in _pairs(spread_k, named):
+                pair = named[baseline], named[treatment]
+                rows += _contrast(pair, baseline, treatment, spread_k, layer, data)
+        for arm in ("contiguous", "fragmented", "dense", "paged"):
+            synthetic, captured = (arms.get((kernel, arm, data)) for data in ("synthetic", "captured"))
+            if synthetic and captured:
+                names = f"synthetic {arm}", f"captured {arm}"
+                rows += _contrast((synthetic, captured), *names, spread_k, layer, None)
+    floors = {
+        (row["kernel"], row["data"]): stats.noise_floor_pct(row["ci95_pct"])
+        for row in rows
+        if row["treatment"].endswith("again")
+    }
+    return [row | {"noise_floor_pct": floors.get((row["kernel"], row["data"]))} for row in rows]
+
+
+def _sum(mean: Row) -> Row:
+    """The sum over the layers of the mean: its times, times their number; what is in percent stays."""
+    times = {name: mean["layers"] * mean[name] for name in ("baseline_us", "delta_us")}
+    interval = mean["ci95_us"] and [mean["layers"] * bound for bound in mean["ci95_us"]]
+    return mean | times | {"layer": "sum", "ci95_us": interval}
+
+
+def name_in_series(result: Result) -> str:
+    """The arm's name within its series, see Arms."""
+    return result.cell.arm + ("@1 again" if result.control else "@1" if result.one_run_for else "")
+
+
+def _with_one_run(spread_k: int, named: Mapping[str, T]) -> dict[str, T]:
+    """One kernel's arms by name; at spread_k = 1 also as their own one-run baseline."""
+    itself = {f"{arm}@1": named[arm] for arm in ("paged", "fragmented") if spread_k == 1 and arm in named}
+    return {**named, **itself}
+
+
+def _pairs(spread_k: int, names: Collection[str]) -> list[tuple[str, str]]:
+    """Baseline and treatment of each contrast between these arms of one kernel."""
+    pairs = [("contiguous", "fragmented"), ("paged@1", "paged@1 again"), ("dense", "compact")]
+    pairs.append(("fragmented@1", "fragmented@1 again"))  # of the experiment `kernels`
+    if spread_k == 1:
+        pairs.append(("dense", "paged@1"))
+    else:
+        pairs += [("dense", "paged"), ("fragmented@1", "fragmented"), ("paged@1", "paged")]
+    return [pair for pair in pairs if pair[0] in names and pair[1] in names]
+
+
+def _contrast(
+    pair: tuple[Group, Group], baseline: str, treatment: str, spread_k: int, layer: Layer, data: str | None
+) -> list[Row]:
+    """The contrast's row on the layers that both arms have; none if there is no pair of samples.
+
+    If an arm's samples are not from an ok cell the figures stand, but the verdict is "unclear".
+    """
+    common = {r.cell.layer for r in pair[0].measured} & {r.cell.layer for r in pair[1].measured}
+    sides = [group.on_layers(common) for group in pair]
+    if sides[0] is None or sides[1] is None:
+        return []
+    samples = [rounds(side.measured) for side in sides if side]
+    sound = all(group.status is Status.OK for group in pair)
+    return [
+        {
+            "kernel": pair[1].cell.kernel,
+            "baseline": baseline,
+            "treatment": treatment,
+            "spread_k": spread_k,
+            "layer": layer,
+            "layers": len(common) if layer == "mean" else None,
+            "data": data,
+            "rank": pair[1].cell.rank,
+            **figures.of_pairs(samples[0], samples[1], sound),
+        }
+    ]

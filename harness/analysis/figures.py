@@ -1,0 +1,99 @@
+"""Figures as rows of a summary: of samples, of pairs of them, of a result, of two results."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from harness.analysis import stats
+from harness.runs.record import Cell, Result, Status
+
+Row = dict[str, Any]
+
+
+def of_samples(samples_us: stats.Samples) -> Row:
+    """median_us, ci95_us, mean_us, n and warnings of samples in us; None where there are none."""
+    if len(samples_us) == 0:
+        return {"median_us": None, "ci95_us": None, "mean_us": None, "n": 0, "warnings": []}
+    median = stats.median_interval(samples_us)
+    return {
+        "median_us": median.median_us,
+        "ci95_us": median.ci95_us and list(median.ci95_us),
+        "mean_us": float(np.mean(samples_us)),
+        "n": median.n,
+        "warnings": stats.warnings(samples_us),
+    }
+
+
+def of_pairs(baseline_us: stats.Samples, treatment_us: stats.Samples, sound: bool) -> Row:
+    """baseline_us, delta_us, delta_pct, ci95_us, ci95_pct, verdict, detectable_pct and n of samples in us.
+
+    Args:
+        baseline_us, treatment_us: at least one each; what one has more of is left out.
+        sound: whether all are of ok cells; if not, the figures stand, but the verdict is "unclear".
+    """
+    n = min(len(baseline_us), len(treatment_us))
+    found = stats.paired_difference(baseline_us[:n], treatment_us[:n])
+    return {
+        "baseline_us": found.baseline_us,
+        "delta_us": found.delta_us,
+        "delta_pct": found.delta_pct,
+        "ci95_us": found.ci95_us and list(found.ci95_us),
+        "ci95_pct": found.ci95_pct and list(found.ci95_pct),
+        "verdict": stats.verdict(found.ci95_pct) if sound else "unclear",
+        "detectable_pct": stats.detectable_pct(found.ci95_pct),
+        "n": found.n,
+    }
+
+
+def clock_warnings(result: Result) -> list[str]:
+    """What is said of the clocks while the result was measured."""
+    text = stats.clock_fell(result.clock_mhz)
+    return [text] if text else []
+
+
+def cell_fields(cell: Cell) -> Row:
+    """The fields that cells of every experiment have."""
+    return {
+        "stage": cell.stage,
+        "kernel": cell.kernel,
+        "provider": cell.provider,
+        "arm": cell.arm,
+        "spread_k": cell.spread_k,
+        "block_size": cell.block_size,
+        "data": cell.data,
+    }
+
+
+def cell_row(result: Result) -> Row:
+    """A companion experiment's cell: its fields and axes, figures, median readings, status and reason."""
+    row: Row = {
+        **cell_fields(result.cell),
+        **dict(result.cell.point),
+        **of_samples(result.samples_us),
+        "warmup_us": float(np.mean(result.warmup_us)) if result.warmup_us else None,
+        **{name: float(np.median(values)) for name, values in result.readings.items() if values},
+        "stopped": result.stopped,
+        "status": result.status.value,
+        "reason": result.reason,
+    }
+    row["warnings"] += clock_warnings(result)
+    return row
+
+
+def contrast_row(contrast: str, baseline: Result, treatment: Result) -> Row | None:
+    """Treatment minus baseline of one series, pair by pair; `spread_k` and axes are the treatment's.
+
+    None without a pair of samples.
+    """
+    if baseline.series != treatment.series or not (baseline.samples_us and treatment.samples_us):
+        return None
+    sound = baseline.status is treatment.status is Status.OK
+    return {
+        "contrast": contrast,
+        "kernel": treatment.cell.kernel,
+        "spread_k": treatment.cell.spread_k,
+        **dict(treatment.cell.point),
+        **of_pairs(baseline.samples_us, treatment.samples_us, sound),
+    }

@@ -1,0 +1,106 @@
+"""Figures of single requests of a batch: the engine's kernel on each alone, their sum, and the whole step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from harness.analysis import stats
+from harness.analysis.contrasts import Row, name_in_series, spread_of
+from harness.runs.record import Result, Status, series_name
+
+FIGURES = {"dense_us": "dense", "one_run_us": "paged@1", "paged_us": "paged"}
+
+
+def rows(record: Mapping[str, Any], alone: Iterable[Result], steps: Sequence[Result]) -> list[Row]:
+    """For every layer that has them, a row a request, one of their "sum" and one of the "step"; times in us.
+
+    Requests of equal length and spread_k count as one, `count` of them; `request` is the first one's index.
+    The sum is over all requests of the step, each as often as it is there; without it if one has no figure.
+
+    Args:
+        record: of the run; "requests" is read.
+        alone: results of single requests, of one rank; of a cell that was measured twice only the later.
+        steps: the rank's results of whole steps, likewise.
+    """
+    by_step: dict[tuple[int, int], dict[int, list[Result]]] = {}
+    for result in alone:
+        k, cell = int(result.series.partition(" ")[0].removeprefix("spread=")), result.cell
+        assert cell.layer is not None
+        assert cell.request is not None
+        by_step.setdefault((k, cell.layer), {}).setdefault(cell.request, []).append(result)
+    found = []
+    for (k, layer), of_requests in sorted(by_step.items()):
+        own = [_request_row(record, k, index, members) for index, members in of_requests.items()]
+        found += own + _sum(record, own) + _step(steps, own, k, layer)
+    return found
+
+
+def _request_row(record: Mapping[str, Any], k: int, index: int, results: Sequence[Result]) -> Row:
+    requests = record["requests"]
+    about = _about(requests[index], k)
+    count = sum(_about(request, k) == about for request in requests)
+    return _row(results, request=index, count=count, layer=results[0].cell.layer, **about)
+
+
+def _about(request: Mapping[str, Any], k: int) -> Row:
+    return {"length": request["length"], "blocks": request["blocks"], "spread_k": request["runs"][str(k)]}
+
+
+def _step(steps: Iterable[Result], own: Sequence[Row], k: int, layer: int) -> list[Row]:
+    """The whole step's row, from the layer's own series at this spread_k."""
+    kernel = own[0]["kernel"]
+    of_step = [
+        r
+        for r in steps
+        if r.series == series_name(k, layer, r.cell.rank)
+        and (r.cell.stage, r.cell.kernel, r.cell.data) == ("kernel", kernel, "captured")
+    ]
+    if not of_step:
+        return []
+    about = {"length": None, "blocks": None, "spread_k": k, "count": None, "layer": layer}
+    return [_row(of_step, request="step", **about)]
+
+
+def _sum(record: Mapping[str, Any], own: Sequence[Row]) -> list[Row]:
+    """The requests' times, as if one ran after the other."""
+    if sum(row["count"] for row in own) != len(record["requests"]):
+        return []
+    times = {
+        name: sum(row["count"] * row[name] for row in own) if all(row[name] for row in own) else None
+        for name in FIGURES
+    }
+    nothing = dict.fromkeys(("length", "spread_k", "ci95_pct", "verdict", "n"))
+    delta_us = delta_pct = None
+    if times["paged_us"] and times["one_run_us"]:
+        delta_us = times["paged_us"] - times["one_run_us"]
+        delta_pct = 100 * delta_us / times["one_run_us"]
+    status = next((row["status"] for row in own if row["status"] != "ok"), "ok")
+    about = {"request": "sum", "count": len(record["requests"]), "status": status, "reason": None}
+    about["blocks"] = sum(row["count"] * row["blocks"] for row in own)
+    return [own[0] | nothing | times | about | {"delta_us": delta_us, "delta_pct": delta_pct}]
+
+
+def _row(results: Sequence[Result], **about: Any) -> Row:
+    """One row out of one series: medians, and the paired difference of k runs and one."""
+    named = {name_in_series(result): result for result in results}
+    if spread_of(results) == 1:
+        named["paged@1"] = named["paged"]
+    row: Row = about | {"kernel": results[0].cell.kernel, "provider": results[0].cell.provider}
+    for figure, name in FIGURES.items():
+        samples = named[name].samples_us if name in named else []
+        row[figure] = float(np.median(samples)) if samples else None
+    wrong = next((r for r in named.values() if r.status is not Status.OK), None)
+    row |= dict.fromkeys(("delta_us", "delta_pct", "ci95_pct", "verdict"))
+    row |= {"n": min(len(r.samples_us) for r in named.values())}
+    row |= {"status": wrong.status.value if wrong else "ok", "reason": wrong.reason if wrong else None}
+    one, split = named.get("paged@1"), named.get("paged")
+    if one and split and one is not split and one.samples_us and split.samples_us:
+        n = min(len(one.samples_us), len(split.samples_us))
+        difference = stats.paired_difference(one.samples_us[:n], split.samples_us[:n])
+        row |= {"delta_us": difference.delta_us, "delta_pct": difference.delta_pct}
+        row |= {"ci95_pct": difference.ci95_pct and list(difference.ci95_pct)}
+        row |= {"verdict": "unclear" if wrong else stats.verdict(difference.ci95_pct)}
+    return row

@@ -1,0 +1,1 @@
+"""Runs side by side, cell by cell."""

@@ -1,0 +1,298 @@
+"""Two runs or more side by side: which cells both have measured, how much longer one took, what else differs.
+
+Samples of two runs have no pairs: an interval here is the bootstrap's, of the ratio of two independent
+medians. It knows what varies within either run, not what varies from process to process; hence a wider
+tolerance than that of paired contrasts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Any
+
+import numpy as np
+
+from harness.analysis import stats
+from harness.analysis.breakdown.samples import enough, generator, percentile_interval, resampled_medians
+from harness.analysis.contrasts import Group, rounds
+from harness.runs.record import Result, Status
+from harness.runs.store import RunDirectory, experiment_of
+
+# One kernel's median has differed by 1.3% between two processes on one GPU (docs/method.md).
+TOLERANCE_PCT = 2.0
+NATURAL = ("engine", "wrapped")  # arms whose blocks vLLM chose: their spread_k is a finding, not a setting
+PROBES = ("spin", "spin_0")
+WITHOUT_TIMES = ("memory",)  # experiments
+# What says how a cell was measured, or by which software, and not what was measured.
+NOT_IDENTITY = ("provider", "block_size", "layer", "data", "point")
+# The steps of a generation, which is compared as a whole.
+PARTS_OF_A_CELL = ("step",)
+PARTS = ("model", "config", "device", "versions", "engine", "engines", "layers", "timer", "prompt")
+NO_DIFFERENCE = (
+    "config.output_dir",
+    "config.overwrite",
+    "config.resume",
+    "config.quiet",
+    "config.save_captures",
+)
+
+Key = tuple[tuple[str, Any], ...]
+Cells = dict[Key, Group]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One of the runs compared."""
+
+    label: str  # A, B, ...
+    path: str
+    record: dict[str, Any]
+    cells: Cells
+
+    @classmethod
+    def of(cls, label: str, path: str, record: dict[str, Any], results: Iterable[Result]) -> Run:
+        """A run with what it measured; of the main job on captured inputs."""
+        main_job = experiment_of(record) == "prefill"
+        results = [r for r in results if not main_job or r.cell.data == "captured"]
+        return cls(label, path, record, cells_of(results))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A fact of the record that is not the same in all runs."""
+
+    name: str  # e.g. "versions.vllm"
+    values: tuple[Any, ...]  # one a run; None where its record has none
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """One cell in two runs: how many times as long the other took as the first."""
+
+    other: str  # the other run's label
+    cell: Mapping[str, Any]  # stage, kernel, arm, spread_k, ...; providers as "A, B" where they differ
+    first_ms: float
+    other_ms: float
+    ratio: float
+    ci95: stats.Interval | None  # of the ratio; None below 6 samples
+    verdict: str  # slower, faster, same or unclear
+    n: tuple[int, int]  # samples of either
+    layers: int | None  # that both have, over which the samples are means; None end to end
+
+
+@dataclass(frozen=True)
+class Lone:
+    """A cell that only one of two runs has measured."""
+
+    run: str  # the label of the run that has it
+    other: str  # the label of the run that lacks it
+    cell: Mapping[str, Any]
+    reason: str  # why the other lacks it
+    failed: bool = False  # the other has tried
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All runs against the first."""
+
+    runs: tuple[Run, ...]
+    differences: list[Difference]
+    ratios: list[Ratio]
+    lone: list[Lone]
+
+
+def read(paths: Sequence[Path]) -> list[Run]:
+    """The runs in these directories, labelled A, B, ...; raises FileNotFoundError if one holds none."""
+    runs = []
+    for n, path in enumerate(paths):
+        directory = RunDirectory.open(path)
+        label = ascii_uppercase[n] if n < len(ascii_uppercase) else f"R{n + 1}"
+        runs.append(Run.of(label, str(path), directory.record(), directory.results()))
+    return runs
+
+
+def compare(runs: Sequence[Run]) -> Comparison:
+    """Each later run against the first, cell by cell.
+
+    Raises ValueError with fewer than two runs, with runs of two experiments, or if theirs times nothing.
+    """
+    if len(runs) < 2:
+        raise ValueError("a comparison needs two runs or more")
+    first, *others = runs
+    name = experiment_of(first.record)
+    for other in others:
+        if experiment_of(other.record) != name:
+            raise ValueError(f"{other.path}: a run of {experiment_of(other.record)}, not of {name}")
+    if name in WITHOUT_TIMES:
+        raise ValueError(f"{first.path}: a run of {name} has no times to compare; read their tables.csv")
+    ratios: list[Ratio] = []
+    lone: list[Lone] = []
+    for other in others:
+        for key in _in_order([*first.cells, *other.cells]):
+            one, two = first.cells.get(key), other.cells.get(key)
+            found = _ratio(dict(key), one, two, other.label) if one and two else None
+            if found:
+                ratios.append(found)
+            else:
+                lone += _lone(dict(key), (first, other), (one, two))
+    return Comparison(tuple(runs), differences([run.record for run in runs]), ratios, lone)
+
+
+def cells_of(results: Iterable[Result]) -> Cells:
+    """A run's cells, their layers side by side; of one measured twice the later."""
+    found: dict[Key, dict[int | None, Result]] = {}
+    for result in results:
+        cell = result.cell
+        baseline = result.one_run_for is not None or result.control
+        if not baseline and cell.arm not in PROBES and cell.stage not in PARTS_OF_A_CELL:
+            found.setdefault(_key(result), {})[cell.layer] = result
+    return {key: Group(tuple(layers.values())) for key, layers in found.items()}
+
+
+def _key(result: Result) -> Key:
+    what = {name: value for name, value in asdict(result.cell).items() if name not in NOT_IDENTITY}
+    if result.cell.arm in NATURAL:
+        what["spread_k"] = None
+    return (*what.items(), *result.cell.point)
+
+
+def _in_order(keys: Iterable[Key]) -> list[Key]:
+    """Each once: whole prefills first, then kernel by kernel."""
+    cells = {key: dict(key) for key in keys}
+    kernels = list(dict.fromkeys(cell["kernel"] for cell in cells.values()))
+    return sorted(
+        cells, key=lambda key: (cells[key]["stage"] != "end_to_end", kernels.index(cells[key]["kernel"]))
+    )
+
+
+def _ratio(cell: dict[str, Any], one: Group, two: Group, other: str) -> Ratio | None:
+    """None unless both have samples of ok cells on a layer in common."""
+    common = {r.cell.layer for r in _sound(one)} & {r.cell.layer for r in _sound(two)}
+    if not common:
+        return None
+    samples = [rounds([r for r in _sound(side) if r.cell.layer in common]) for side in (one, two)]
+    medians = [float(np.median(each)) / 1000 for each in samples]
+    interval = ratio_interval(*samples)
+    providers = dict.fromkeys(group.cell.provider for group in (one, two))
+    return Ratio(
+        other=other,
+        cell=cell | {"provider": ", ".join(providers)},
+        first_ms=medians[0],
+        other_ms=medians[1],
+        ratio=medians[1] / medians[0],
+        ci95=interval,
+        verdict=verdict(interval),
+        n=(len(samples[0]), len(samples[1])),
+        layers=None if None in common else len(common),
+    )
+
+
+def ratio_interval(first: stats.Samples, other: stats.Samples) -> stats.Interval | None:
+    """The 95% interval of median(other) / median(first): percentile bootstrap of two independent lists.
+
+    None below 6 samples of either. The same samples give the same interval.
+    """
+    one, two = np.asarray(first, dtype=np.float64), np.asarray(other, dtype=np.float64)
+    if not enough(one, two):
+        return None
+    rng = generator()
+    below, above = resampled_medians(one, rng), resampled_medians(two, rng)
+    return percentile_interval(above / below)
+
+
+def verdict(interval: stats.Interval | None) -> str:
+    """same: the ratio's interval lies within the tolerance of 1; slower, faster: beyond it; else unclear.
+
+    Unlike in a paired contrast, an interval that excludes 1 but reaches into the tolerance is unclear.
+    """
+    if interval is None:
+        return "unclear"
+    low, high = (100 * (bound - 1) for bound in interval)
+    if low > TOLERANCE_PCT:
+        return "slower"
+    if high < -TOLERANCE_PCT:
+        return "faster"
+    return "same" if low >= -TOLERANCE_PCT and high <= TOLERANCE_PCT else "unclear"
+
+
+def _sound(group: Group) -> list[Result]:
+    return [r for r in group.results if r.status is Status.OK and r.samples_us]
+
+
+def _lone(
+    cell: dict[str, Any], runs: tuple[Run, Run], sides: tuple[Group | None, Group | None]
+) -> list[Lone]:
+    """What is said of a cell without a ratio; nothing if neither run has measured it."""
+    has = [bool(side and _sound(side)) for side in sides]
+    if not any(has):
+        return []
+    if all(has):
+        return [Lone(runs[0].label, runs[1].label, cell, "measured on other layers")]
+    holder, lacking = (0, 1) if has[0] else (1, 0)
+    missing = sides[lacking]
+    reason = f"{missing.status.value}: {missing.reason}" if missing else "not tried"
+    return [Lone(runs[holder].label, runs[lacking].label, cell, reason, failed=missing is not None)]
+
+
+def differences(records: Sequence[Mapping[str, Any]]) -> list[Difference]:
+    """What the records say differently of model, configuration, device and software, the model first."""
+    flat = [_flat({part: record.get(part) for part in PARTS}) for record in records]
+    names = sorted(dict.fromkeys(name for facts in flat for name in facts), key=_place)
+    found = [Difference(name, tuple(facts.get(name) for facts in flat)) for name in names]
+    return [each for each in found if each.name not in NO_DIFFERENCE and len(set(map(repr, each.values))) > 1]
+
+
+def _place(name: str) -> int:
+    return PARTS.index(name.partition(".")[0])
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value
+    return found
+
+
+def lost(comparison: Comparison) -> list[Lone]:
+    """The cells of the first run that another has tried and not measured."""
+    return [row for row in comparison.lone if row.failed and row.run == comparison.runs[0].label]
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What makes a comparison fail: a cell that is certainly slower (or faster) by more than this.
+
+    So does a cell that the first run has and another has tried and not measured, for what runs out of memory
+    is no faster.
+    """
+
+    direction: str  # "slower" or "faster"
+    pct: float
+
+    @classmethod
+    def parse(cls, text: str) -> Limit:
+        """From "slower:2%"; raises ValueError on anything else."""
+        found = re.fullmatch(r"(slower|faster):(\d+(?:\.\d+)?)%", text)
+        if not found:
+            raise ValueError("must be like slower:2% or faster:5%")
+        return cls(found[1], float(found[2]))
+
+    def broken_by(self, comparison: Comparison) -> list[Ratio]:
+        """The cells whose whole interval lies beyond the limit; one without an interval breaks none."""
+        return [row for row in comparison.ratios if row.ci95 and self._beyond(row.ci95)]
+
+    def fails(self, comparison: Comparison) -> bool:
+        """Whether any cell is beyond the limit or lost."""
+        return bool(self.broken_by(comparison) or lost(comparison))
+
+    def _beyond(self, interval: stats.Interval) -> bool:
+        if self.direction == "slower":
+            return 100 * (interval[0] - 1) > self.pct
+        return 100 * (1 - interval[1]) > self.pct

@@ -1,0 +1,243 @@
+"""A comparison of runs: on the screen, as compare.csv and as compare.html."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from harness import batch
+from harness.compare import charts as ratios
+from harness.compare.ratios import TOLERANCE_PCT, Comparison, Difference, Limit, Lone, Ratio, lost
+from harness.report.page import facts
+from harness.report.page.rendering import render
+from harness.report.tables import NONE, Line, Notes, Section, Table, wrapped
+from harness.runs.record import Cell
+from harness.runs.store import write_atomic
+from harness.units import counted
+
+HOW = (
+    "ms: medians; of a kernel, of means over the layers that both have. Samples of two runs have no pairs: "
+    "the interval is the bootstrap's, of the ratio of two independent medians. It does not know what differs "
+    f"between two processes, so slower and faster mean beyond {TOLERANCE_PCT:g}%, same within; and whole "
+    "prefills can differ by more with nothing changed. Contrasts within a run are paired, and finer."
+)
+FIELDS = {field.name for field in fields(Cell)}
+NOTHING = "Nothing in model, configuration, device or software."
+
+
+def tables(comparison: Comparison, limit: Limit | None = None) -> list[Table]:
+    """Each later run's ratios, then what only one run has measured; `limit` adds what breaks it."""
+    found = [_ratios(comparison, run.label) for run in comparison.runs[1:]]
+    if comparison.lone:
+        found.append(_lone(comparison))
+    if limit:
+        found.append(_broken(comparison, limit))
+    return found
+
+
+def screen(comparison: Comparison, limit: Limit | None = None) -> str:
+    """What differs between the runs, then all tables, as plain text, 80 columns wide."""
+    runs = [f"{run.label}: {run.path} ({_title(run.record)})" for run in comparison.runs]
+    facts = [f"{fact.name}: {_told(comparison, fact)}" for fact in comparison.differences] or [NOTHING]
+    parts = [wrapped(runs), wrapped(["What differs", *facts])]
+    return "\n\n".join([*parts, *(table.screen() for table in tables(comparison, limit))])
+
+
+def csv(comparison: Comparison) -> str:
+    """A line for each cell and later run; times in ms, `ratio` is other / first."""
+    paths = {run.label: run.path for run in comparison.runs}
+    rows = [_csv_ratio(row, paths) for row in comparison.ratios]
+    rows += [_csv_lone(row, paths) for row in comparison.lone]
+    columns = list(dict.fromkeys(name for row in rows for name in row)) or ["first", "other"]
+    frame = pd.DataFrame(rows, columns=columns)
+    whole = [name for name in ("spread_k", "layers", "n_first", "n_other") if name in columns]
+    text: str = frame.astype(dict.fromkeys(whole, "Int64")).to_csv(index=False)
+    return text
+
+
+def write(comparison: Comparison, folder: Path, limit: Limit | None = None) -> None:
+    """Write compare.csv and compare.html into the folder, making it."""
+    write_atomic(folder / "compare.csv", csv(comparison))
+    write_atomic(folder / "compare.html", page(comparison, limit))
+
+
+def page(comparison: Comparison, limit: Limit | None = None) -> str:
+    """The comparison on one page that needs no network; all that the records say is escaped."""
+    labels = ", ".join(run.label for run in comparison.runs)
+    return render(
+        "compare.html.j2",
+        title=f"Runs {labels}",
+        runs=[(run.label, _title(run.record), run.path) for run in comparison.runs],
+        how=HOW,
+        differences=[(fact.name, [_shown(v) for v in fact.values]) for fact in comparison.differences],
+        nothing=NOTHING,
+        figures=[_figure(comparison, run.label) for run in comparison.runs[1:]],
+        tables=tables(comparison, limit),
+        records=[
+            (run.label, facts.environment(run.record), run.record["notices"], facts.in_full(run.record))
+            for run in comparison.runs
+        ],
+        command=_command(comparison, limit),
+    )
+
+
+def _command(comparison: Comparison, limit: Limit | None) -> str:
+    """What makes the page again."""
+    words = ["python", "-m", "harness", "compare", *(run.path for run in comparison.runs)]
+    words += ["--fail-on", f"{limit.direction}:{limit.pct:g}%"] if limit else []
+    return shlex.join([*words, "--output", "DIR"])
+
+
+def _figure(comparison: Comparison, other: str) -> Markup:
+    rows = [row for row in comparison.ratios if row.other == other]
+    named = [(f"{row.cell['kernel']}, {arm(row.cell)}", interval(row), row) for row in rows]
+    return ratios.figure(f"{other} against A: ratio of medians", named)
+
+
+def _title(record: Any) -> str:
+    prompts = batch.of_record(record)
+    of_prompts = f", {batch.described(prompts)}" if prompts else ""
+    started = record.get("started", "not dated")
+    return f"{record['model']['name']}{of_prompts}, on {record['device']['name']}, {started}"
+
+
+def _told(comparison: Comparison, fact: Difference) -> str:
+    """The fact's value in every run, in a line."""
+    values = zip(comparison.runs, fact.values, strict=True)
+    return "; ".join(f"{run.label} {_shown(value)}" for run, value in values)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return NONE
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value)) or NONE
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _ratios(comparison: Comparison, other: str) -> Table:
+    rows = [row for row in comparison.ratios if row.other == other]
+    by_kernel: dict[str, list[Line]] = {}
+    for row in rows:
+        by_kernel.setdefault(heading(row.cell, f" ({row.cell['provider']})"), []).append(_line(row))
+    below = [HOW] if rows else [f"No cell was measured in both A and {other}."]
+    columns = ("", "A ms", f"{other} ms", f"{other} / A [95%]", "verdict", "samples")
+    sections = [Section(name, lines) for name, lines in by_kernel.items()]
+    return Table(f"{other} against A", columns, sections, below=below)
+
+
+def heading(cell: Mapping[str, Any], whose: str = "") -> str:
+    """Which kernel, and whose; with the arm, where the cells of an arm lie on axes of their own."""
+    whole = cell["stage"] == "end_to_end"
+    name = f"{cell['kernel'].capitalize()}, end to end" if whole else f"{cell['kernel']}{whose}"
+    return f"{name}: {_name(cell)}" if _axes(cell) else name
+
+
+def label(cell: Mapping[str, Any]) -> str:
+    """The cell under its heading."""
+    return ", ".join(_axes(cell)) or arm(cell)
+
+
+def arm(cell: Mapping[str, Any]) -> str:
+    """The cell within its kernel, e.g. "paged 16"; of whole prefills only the sweep's have a spread_k."""
+    k = cell["spread_k"]
+    swept = k and (cell["stage"] != "end_to_end" or cell["arm"] == "paged")
+    more = [f"{name} {cell[name]}" for name in ("variant", "rank", "request") if cell[name] is not None]
+    return ", ".join([_name(cell) + (f" {k}" if swept else ""), *more, *_axes(cell)])
+
+
+def _name(cell: Mapping[str, Any]) -> str:
+    """The arm's name: in words, but for an attention backend's, which is written in capitals."""
+    name: str = cell["arm"]
+    return name if name.isupper() else name.replace("_", " ")
+
+
+def _axes(cell: Mapping[str, Any]) -> list[str]:
+    """Where a companion experiment's cell lies, e.g. "batch 4" of an axis "batch_size"."""
+    return [f"{name.partition('_')[0]} {value}" for name, value in cell.items() if name not in FIELDS]
+
+
+def interval(row: Ratio) -> str:
+    """The ratio with its interval."""
+    bounds = f" [{row.ci95[0]:.3f}, {row.ci95[1]:.3f}]" if row.ci95 else ""
+    return f"{row.ratio:.3f}{bounds}"
+
+
+def _line(row: Ratio) -> Line:
+    digits = 4 if max(row.first_ms, row.other_ms) < 10 else 2
+    times = f"{row.first_ms:.{digits}f}", f"{row.other_ms:.{digits}f}"
+    return Line(label(row.cell), (*times, interval(row), row.verdict, f"{row.n[0]}, {row.n[1]}"))
+
+
+def _lone(comparison: Comparison) -> Table:
+    """Cells that differ in their spread_k alone share a line."""
+    notes = Notes()
+    together: dict[tuple[str, str, str, str], list[str]] = {}
+    for row in comparison.lone:
+        name = label({**row.cell, "spread_k": None})
+        key = heading(row.cell), name, row.run, notes.mark(f"{row.other}: {row.reason}")
+        together.setdefault(key, []).append(_spread_k(row.cell["spread_k"]))
+    sections: dict[str, list[Line]] = {}
+    for (title, name, run, why), spreads in together.items():
+        sections.setdefault(title, []).append(Line(name, (run, ", ".join(spreads), why)))
+    found = [Section(title, lines) for title, lines in sections.items()]
+    columns = ("", "only in", "spread_k", "why not in the other")
+    return Table("Measured in one only", columns, found, below=notes.lines())
+
+
+def _spread_k(k: int | None) -> str:
+    """0 is that of a cell in which none is chosen."""
+    if k is None:
+        return "vLLM's own"
+    return str(k) if k else NONE
+
+
+def _broken(comparison: Comparison, limit: Limit) -> Table:
+    """The cells that break the limit; that there is none is said too, and what was not judged."""
+    rows = limit.broken_by(comparison)
+    title = f"Certainly {limit.direction} by more than {limit.pct:g}%"
+    judged = sum(row.ci95 is not None for row in comparison.ratios)
+    below = [] if rows else [f"none of {counted(judged, 'cell')}"]
+    if unjudged := len(comparison.ratios) - judged:
+        below.append(f"not judged, too few samples for an interval: {counted(unjudged, 'cell')}")
+    if gone := len(lost(comparison)):
+        below.append(f"measured in A and failed in another, which counts as beyond: {counted(gone, 'cell')}")
+    lines = [Line(f"{row.other}: {row.cell['kernel']}, {arm(row.cell)}", (interval(row),)) for row in rows]
+    return Table(title, ("", "ratio to A [95%]"), [Section("", lines)] if rows else [], below=below)
+
+
+def _csv_ratio(row: Ratio, paths: dict[str, str]) -> dict[str, Any]:
+    low, high = row.ci95 or (None, None)
+    return {
+        "first": paths["A"],
+        "other": paths[row.other],
+        **row.cell,
+        "first_ms": round(row.first_ms, 7),
+        "other_ms": round(row.other_ms, 7),
+        "ratio": round(row.ratio, 6),
+        "ci95_low": low and round(low, 6),
+        "ci95_high": high and round(high, 6),
+        "verdict": row.verdict,
+        "n_first": row.n[0],
+        "n_other": row.n[1],
+        "layers": row.layers,
+        "measured_in": "both",
+        "reason": None,
+    }
+
+
+def _csv_lone(row: Lone, paths: dict[str, str]) -> dict[str, Any]:
+    other = row.other if row.run == "A" else row.run
+    return {
+        "first": paths["A"],
+        "other": paths[other],
+        **row.cell,
+        "measured_in": paths[row.run],
+        "reason": row.reason,
+    }

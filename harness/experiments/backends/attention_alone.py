@@ -1,0 +1,205 @@
+"""sdpa.math: one layer's attention alone, with a dense buffer and block by block, on captured calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from harness.calls import capture, joined_call
+from harness.calls.capture import AttentionCall
+from harness.engine.child import EngineFailed
+from harness.experiments.backends.engine import point, prompts, start_engine
+from harness.experiments.backends.options import SDPA, BackendsConfig, Size
+from harness.experiments.kernels.options import KernelsConfig
+from harness.kernels import PagedKV, Run, dense_buffer
+from harness.kernels.support import refusal
+from harness.kernels.torch_sdpa import TorchSdpa
+from harness.measure import memory, timers
+from harness.measure.budget import Budget
+from harness.measure.sampler import Series
+from harness.measure.timers import Step
+from harness.models import ModelSource
+from harness.replay import random_call
+from harness.replay.arms import Bound
+from harness.replay.series import Judge
+from harness.running.recorder import Recorder
+from harness.running.sampling import Sampling
+from harness.runs.record import Cell, Result, Status, status_of
+from patches.attention import BACKENDS
+
+# What an arm runs, and the bytes that it copies for it.
+COPIES = {
+    "gathered": (dense_buffer.gathered, dense_buffer.buffer_bytes),
+    "per_block": (dense_buffer.per_block, dense_buffer.block_bytes),
+}
+ARMS = (("gathered", False), ("per_block", False), ("gathered", True))  # whether it is the control (A/A)
+CAPTURED_FROM = {"cuda": "FLASH_ATTN", "cpu": "CPU_ATTN"}  # where none that was asked for can be
+Captured = dict[Size, Path | str]  # the file with a cell's call, or why there is none
+
+
+def sdpa_series(size: Size) -> str:
+    """The series of a cell."""
+    return f"{SDPA} batch={size[0]} input={size[1]}"
+
+
+def kv_length(config: BackendsConfig, size: Size) -> int:
+    """Tokens in K and V of each prompt: of the prefill, or of the decoding step in the middle."""
+    return size[1] + (config.output_len or 0) // 2
+
+
+def captured(
+    config: BackendsConfig, recorder: Recorder, source: ModelSource, sizes: Sequence[Size], folder: Path
+) -> Captured:
+    """Prefill every cell's prompts in an engine and keep the first layer's attention call, in a file each.
+
+    The engine is gone when this returns, as its KV cache leaves no memory for what follows. It is an eager
+    one: CUDA graphs, when replayed, pass by what looks on.
+
+    Args:
+        sizes: at least one.
+    """
+    kind = recorder.record["device"]["kind"]
+    name = next((name for name in config.engine_backends() if name in BACKENDS), CAPTURED_FROM[kind])
+    recorder.say(f"starting vLLM with {name} to capture attention calls ...")
+    found: Captured = {}
+    reason = ""
+    eager = config.model_copy(update={"enforce_eager": True, "num_gpu_blocks_override": None})
+    try:
+        with (
+            start_engine(eager, source, name, sizes) as engine,
+            recorder.bar("capturing", len(sizes)) as bar,
+        ):
+            recorder.note(captured_from=engine.facts.settings)
+            for size in sorted(sizes, key=lambda size: size[0] * size[1]):
+                path = folder / f"{size[0]}x{size[1]}.safetensors"
+                engine.ask("capture", prompts(config, source, size[0], kv_length(config, size)), path)
+                found[size] = path
+                bar.update()
+    except EngineFailed as error:
+        reason = f"the engine could not capture it: {error}"
+        lost = f"{len(sizes) - len(found)} of {len(sizes)}"
+        recorder.notice(f"{SDPA}: random Q, K and V in cells that could not be captured ({lost}): {error}")
+    return {size: found.get(size, reason) for size in sizes}
+
+
+@dataclass
+class AttentionAlone:
+    """The cells of sdpa.math."""
+
+    config: BackendsConfig
+    recorder: Recorder
+    source: ModelSource
+    sampling: Sampling
+
+    @cached_property
+    def timer(self) -> timers.Timer:
+        """Of single calls."""
+        return timers.for_device(self.sampling.device)
+
+    def measure(self, size: Size, call: Path | str, budget: Budget) -> None:
+        """One series: both arms of a cell.
+
+        Args:
+            call: see Captured.
+        """
+        self.sampling.sample(self._series(size, call), self.timer, budget, self.config.seed)
+
+    def _series(self, size: Size, found: Path | str) -> Series:
+        """The arms on the cell's call, judged, or with the reason why one cannot be run."""
+        series = Series([], [], pairs=[(0, 1), (0, 2)])
+        remark = None if isinstance(found, Path) else f"random Q, K and V: {found}"
+        for arm, control in ARMS:
+            cell = self._cell(size, arm, "synthetic" if remark else "captured")
+            result = Result(cell, sdpa_series(size), Status.OK, remark, control=control, readings={})
+            series.results.append(result)
+            series.steps.append(None)
+        try:
+            call, kv = self._inputs(size, found)
+            judge = Judge(call)
+        except Exception as error:
+            for n in range(len(ARMS)):
+                series.fail(n, *status_of(error))
+            return series
+        for n, result in enumerate(series.results):
+            try:
+                series.steps[n] = self._step(call, kv, judge, result)
+            except Exception as error:
+                series.fail(n, *status_of(error))
+        return series
+
+    def _inputs(self, size: Size, found: Path | str) -> tuple[AttentionCall, PagedKV]:
+        """The call on the device, and its K and V in blocks. Raises ArmFailed if sdpa.math cannot take it."""
+        device, shape = self.sampling.device, self._shape(size)
+        if isinstance(found, str):
+            call = random_call.make(shape, device)
+        else:
+            call = capture.load(found, device)
+            if self.config.output_len:
+                call = joined_call.last_token(call)
+        if reason := refusal(TorchSdpa("math", device), call):
+            raise ArmFailed(Status.UNSUPPORTED, reason)
+        return call, random_call.in_blocks(call, shape, 1, shape.block_size).one_run
+
+    def _step(self, call: AttentionCall, kv: PagedKV, judge: Judge, result: Result) -> Step:
+        """The arm's call, once it ran and was right; what it copies goes to the result's readings."""
+        bind, copied = COPIES[result.cell.arm]
+        result.readings["buffer_bytes"] = [float(copied(kv))]
+        step, extra = judged(bind(call, kv), judge, self.sampling.device)
+        if self.sampling.device == "cuda":
+            result.readings["extra_bytes"] = [float(extra)]
+        return step
+
+    def _shape(self, size: Size) -> KernelsConfig:
+        """Of one layer's attention call."""
+        length, source = kv_length(self.config, size), self.source
+        return KernelsConfig.model_validate(
+            {
+                "length": length,
+                "seq_len_q": 1 if self.config.output_len else length,
+                "batch_size": size[0],
+                "num_heads": source.num_heads,
+                "num_kv_heads": source.num_kv_heads,
+                "head_dim": source.head_dim,
+                "dtype": self._dtype(),
+                "block_size": self.config.block_size,
+                "seed": self.config.seed,
+            }
+        )
+
+    def _dtype(self) -> Any:
+        """Of random Q, K and V: the engines', else what was asked for."""
+        engines = self.recorder.record.get("engines", {})
+        found = [engine["dtype"] for engine in engines.values()]
+        named = {"auto": "bfloat16", "half": "float16", "float": "float32"}
+        return found[0] if found else named.get(self.config.dtype, self.config.dtype)
+
+    def _cell(self, size: Size, arm: str, data: str) -> Cell:
+        provider = f"PyTorch {self.recorder.record['versions']['torch']} math"
+        of_cell = arm, 1, self.config.block_size or 0, None, data, point(size)
+        return Cell("kernel", "scaled_dot_product_attention", provider, *of_cell)
+
+
+class ArmFailed(RuntimeError):
+    """An arm cannot run on a call, or computes something else than it should."""
+
+    def __init__(self, status: Status, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+def judged(run: Run, judge: Judge, device: str) -> tuple[Step, int]:
+    """A step that was run once, and the bytes that this took on top of its inputs.
+
+    Raises:
+        ArmFailed: it is not what float32 gives.
+    """
+    before = memory.now_bytes(device)
+    memory.start_peak(device)
+    output = run()
+    peak = memory.peak_bytes(device) - before
+    if problem := judge.objection(Bound(run), output):
+        raise ArmFailed(Status.WRONG_OUTPUT, problem)
+    return Step(run), peak

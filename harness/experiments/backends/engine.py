@@ -1,0 +1,192 @@
+"""All cells of one of vLLM's backends, in an engine of its own; within it all run in every round, in a new
+random order each time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness import device, prompt
+from harness.batch import prefill_steps
+from harness.engine.child import Child, EngineFailed
+from harness.engine.generation import GenerationFacts, Limits, blocks_needed, generation_engine
+from harness.experiments.backends.options import BackendsConfig, Size
+from harness.experiments.prefill.options import for_engine
+from harness.measure.budget import Budget
+from harness.measure.sampler import Series
+from harness.measure.timers import Step
+from harness.models import ModelSource
+from harness.running.recorder import Recorder
+from harness.running.sampling import Sampling
+from harness.runs.record import Cell, Point, Result, Status
+
+Prompts = list[list[int]]  # token ids of each
+Lost = dict[Size, tuple[Status, str]]  # what cannot be measured, and why
+
+
+def again(name: str) -> str:
+    """The series of a backend's second engine (A/A)."""
+    return f"{name} again"
+
+
+def prompts(config: BackendsConfig, source: ModelSource, batch: int, tokens: int) -> Prompts:
+    """Random token ids: prompts of one batch differ, those of two cells begin alike."""
+    return [prompt.random_ids(source.config, tokens, config.seed + n) for n in range(batch)]
+
+
+def start_engine(config: BackendsConfig, source: ModelSource, name: str, sizes: Sequence[Size]) -> Child:
+    """An engine (GenerationEngine) of a backend with room for these cells. Raises EngineFailed."""
+    limits = Limits(
+        max_num_seqs=max(batch for batch, _ in sizes),
+        max_model_len=config.longest(sizes) + 1,
+        max_num_batched_tokens=config.max_num_batched_tokens or 1,
+        kv_cache_bytes=_cpu_cache_bytes(config, source, sizes) if device.kind() == "cpu" else None,
+        num_blocks=config.num_gpu_blocks_override,
+    )
+    engine = for_engine(config, config.longest(sizes)).model_copy(update={"attention_backend": name})
+    return Child(generation_engine, engine, source, limits)
+
+
+def point(size: Size) -> Point:
+    """A cell's place on its axes."""
+    return ("batch_size", size[0]), ("input_len", size[1])
+
+
+def _blocks(config: BackendsConfig, size: Size, block_size: int) -> int:
+    """Blocks of each prompt of a cell."""
+    batch, tokens = size
+    steps = prefill_steps(batch * tokens, config.max_num_batched_tokens or 1)
+    return blocks_needed(tokens, config.output_len or 1, block_size, steps)
+
+
+def _cpu_cache_bytes(config: BackendsConfig, source: ModelSource, sizes: Sequence[Size]) -> int:
+    """KV cache for the largest cell, in four-byte numbers: a CPU's engine takes what it is told to."""
+    block_size = config.block_size or 1
+    blocks = max(size[0] * _blocks(config, size, block_size) for size in sizes) + 1
+    return 2 * blocks * block_size * source.num_layers * source.num_kv_heads * source.head_dim * 4
+
+
+class StepTimer:
+    """The engine's own step times, which leave out handing the prompts to it."""
+
+    name = "engine steps"
+
+    def time_round(self, steps: Sequence[Step]) -> list[float]:
+        """Microseconds of each step, which its `run` returns."""
+        return [float(step.run()) for step in steps]  # type: ignore[arg-type]
+
+
+@dataclass
+class BackendEngine:
+    """The cells of one engine."""
+
+    name: str
+    config: BackendsConfig
+    recorder: Recorder
+    source: ModelSource
+    sampling: Sampling
+    control: bool  # the backend's second engine (A/A)
+
+    @property
+    def series(self) -> str:
+        """What its results and its engine are called."""
+        return again(self.name) if self.control else self.name
+
+    def measure(self, budget: Budget) -> None:
+        """Start an engine for the cells, without those that turn out not to fit, and sample the rest."""
+        sizes, lost = self.config.cells(), Lost()
+        while left := [size for size in sizes if size not in lost]:
+            try:
+                with self._started(left) as engine:
+                    usable = self._first_pass(engine, left, lost)
+                    if usable:
+                        self._sample(engine, lost, budget)
+                        return
+            except EngineFailed as error:
+                self.recorder.notice(f"{self.series}: {error}")
+                most = max(tokens for _, tokens in left)
+                short = [s for s in left if error.status is Status.OUT_OF_MEMORY and s[1] < most]
+                lost |= {s: (error.status, str(error)) for s in left if s not in short}
+            except KeyboardInterrupt:
+                self._keep_unsampled(lost)
+                raise
+        self._sample(None, lost, budget)
+
+    def _keep_unsampled(self, lost: Lost) -> None:
+        """Where no sampling has begun, store which cells do not fit, and the others as interrupted."""
+        if all(result.series != self.series for result in self.recorder.kept):
+            interrupted = Status.INTERRUPTED, "interrupted by the user"
+            self.recorder.keep(self._all_cells(None, dict.fromkeys(self.config.cells(), interrupted) | lost))
+
+    def _started(self, sizes: Sequence[Size]) -> Child:
+        """An engine with room for these cells. Raises EngineFailed."""
+        self.recorder.say(f"starting vLLM with {self.series} ...")
+        child = start_engine(self.config, self.source, self.name, sizes)
+        facts: GenerationFacts = child.facts
+        noted = self.recorder.record.get("engines", {})
+        about = facts.settings | {"block_size": facts.block_size, "start_s": round(facts.start_s, 1)}
+        self.recorder.note(engines=noted | {self.series: about})
+        if facts.settings["attention_backend"] != [self.name]:
+            child.close()
+            got = ", ".join(facts.settings["attention_backend"])
+            raise EngineFailed(Status.UNSUPPORTED, f"vLLM took {got} in place of {self.name}")
+        return child
+
+    def _first_pass(self, engine: Child, sizes: Sequence[Size], lost: Lost) -> bool:
+        """Run one token, then every cell, the smaller ones first; what fails goes to `lost`, with the reason.
+
+        Once a cell has run out of memory in the engine, those at least as large are not tried, and the
+        engine is not to be used again: False.
+        """
+        facts: GenerationFacts = engine.facts
+        engine.ask("prefill_us", [[1]])
+        for size in sorted(sizes, key=lambda size: (size[0] * size[1], size)):
+            needed = size[0] * _blocks(self.config, size, facts.block_size)
+            if needed > facts.num_blocks:
+                reason = f"its KV cache takes {needed} blocks, there are {facts.num_blocks}"
+                lost[size] = Status.OUT_OF_MEMORY, reason
+                continue
+            try:
+                self._run(engine, prompts(self.config, self.source, *size))
+            except EngineFailed as error:
+                lost[size] = error.status, str(error)
+                if error.status is Status.OUT_OF_MEMORY:
+                    beyond = [s for s in sizes if s[0] >= size[0] and s[1] >= size[1] and s not in lost]
+                    why = f"not tried, as batch {size[0]} x {size[1]} tokens failed: {error}"
+                    lost |= dict.fromkeys(beyond, (Status.OUT_OF_MEMORY, why))
+                    return False
+        return True
+
+    def _run(self, engine: Child, ids: Prompts) -> float:
+        """Microseconds of a cell: of its prefill, or of its decoding steps."""
+        if self.config.output_len:
+            return float(engine.ask("decode_us", ids, self.config.output_len))
+        return float(engine.ask("prefill_us", ids))
+
+    def _all_cells(self, engine: Child | None, lost: Lost) -> Series:
+        """All cells; the lost ones are there with their reasons."""
+        series = Series([], [], pairs=[])
+        for size in self.config.cells():
+            status, reason = lost.get(size, (Status.OK, None))
+            series.results.append(Result(self._cell(size), self.series, status, reason, control=self.control))
+            step = None if engine is None or size in lost else self._step(engine, size)
+            series.steps.append(step)
+        return series
+
+    def _sample(self, engine: Child | None, lost: Lost, budget: Budget) -> None:
+        """One series of all cells."""
+        series = self._all_cells(engine, lost)
+        with self.recorder.bar(self.series, None) as bar:
+            # Every cell has run before.
+            weight, seed = len(series.results), self.config.seed
+            self.sampling.sample(series, StepTimer(), budget, seed, bar.update, weight)
+
+    def _step(self, engine: Child, size: Size) -> Step:
+        ids = prompts(self.config, self.source, *size)  # once: every round has the same
+        return Step(lambda: self._run(engine, ids))
+
+    def _cell(self, size: Size) -> Cell:
+        block_size = self.recorder.record.get("engines", {}).get(self.series, {}).get("block_size")
+        provider = f"vLLM {self.recorder.record['versions']['vllm']}"
+        of_cell = self.name, 0, block_size or self.config.block_size or 0, None, "captured", point(size)
+        return Cell("end_to_end", self.config.phase, provider, *of_cell)

@@ -1,0 +1,74 @@
+"""Which attention backend is the fastest, for which batch sizes and lengths? In prefill, or in decoding.
+
+vLLM's backends run in an engine each, in a process of its own and one after the other: an engine's KV cache
+takes what memory there is. The first backend is there twice, first and last. sdpa.math has no engine: it is
+PyTorch's attention alone, on calls that were captured in one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from harness import models
+from harness.analysis import stats
+from harness.experiments.backends.attention_alone import AttentionAlone, captured, sdpa_series
+from harness.experiments.backends.engine import BackendEngine, again
+from harness.experiments.backends.options import SDPA, BackendsConfig, Size, find_model
+from harness.measure.budget import Budget
+from harness.models import ModelSource
+from harness.running.recorder import Recorder, recording
+from harness.running.sampling import Sampling
+
+
+def run(config: BackendsConfig) -> int:
+    """Run it and leave its run directory; the exit status, as of the main job."""
+    source = find_model(config)
+    return recording(config, source.name, partial(measure, source=source), source.notices)
+
+
+def measure(config: BackendsConfig, recorder: Recorder, source: ModelSource) -> None:
+    """One series of all cells for each engine, and one a cell for sdpa.math."""
+    source = models.materialise(source, config.seed)
+    facts = {"weights": source.weights, "num_layers": source.num_layers, "num_heads": source.num_heads}
+    facts |= {"num_kv_heads": source.num_kv_heads, "head_dim": source.head_dim}
+    recorder.note(model=recorder.record["model"] | facts)
+    sampling = Sampling(config, recorder)
+    cells, names, finished = config.cells(), config.engine_backends(), recorder.finished
+    engines = [name for name in names if name not in finished]
+    # With one backend there is no speed-up to hold against what two engines of it differ by.
+    with_control = len(names) > 1 and not any(again(name) in finished for name in names)
+    with_sdpa = SDPA in (config.attention_backends or [])
+    alone = [size for size in cells if with_sdpa and sdpa_series(size) not in finished]
+    parts = (len(engines) + with_control) * len(cells) + len(alone)
+    budget = sampling.budget(parts, 1.0, min_rounds=stats.INTERVAL_SAMPLES)
+    with recorder.bar("engines", len(engines) + with_control) as bar:
+        for name in engines:
+            BackendEngine(name, config, recorder, source, sampling, control=False).measure(budget)
+            bar.update()
+        measured = {result.series for result in recorder.kept if result.samples_us}
+        if with_control and (first := next((name for name in names if name in measured), None)):
+            BackendEngine(first, config, recorder, source, sampling, control=True).measure(budget)
+            bar.update()
+    attention = AttentionAlone(config, recorder, source, sampling)
+    try:
+        if alone:
+            _measure_alone(alone, attention, budget)
+    finally:  # also of a run that ends here
+        sampling.note_limits(getattr(attention.timer, "launch_bound", 0))
+
+
+def _measure_alone(sizes: Sequence[Size], attention: AttentionAlone, budget: Budget) -> None:
+    """A series for each cell of sdpa.math; the memory of one is freed before the next."""
+    recorder = attention.recorder
+    with TemporaryDirectory(prefix="attention-calls-") as folder:
+        calls = captured(attention.config, recorder, attention.source, sizes, Path(folder))
+        with torch.inference_mode(), recorder.bar(SDPA, len(sizes)) as bar:
+            for size in sizes:
+                with recorder.peak_memory(sdpa_series(size)):
+                    attention.measure(size, calls[size], budget)
+                bar.update()

@@ -1,0 +1,155 @@
+"""Options of the experiment `backends`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, field_validator
+
+from harness import batch, models
+from harness.config import checks, fields, vllm_names
+from harness.config.checks import label
+from harness.config.fields import Common, Count, DeviceKind, Generation, NonEmpty
+from harness.experiments.prefill.options import for_engine
+from harness.models import ModelSource
+from harness.models.required import require_cache
+
+SDPA = "sdpa.math"  # no backend of vLLM's: attention alone
+DEFAULTS: dict[DeviceKind, dict[str, Any]] = {
+    "cuda": {
+        "attention_backends": ["FLASH_ATTN", "TRITON_ATTN", "FLEX_ATTENTION", SDPA],
+        "batch_sizes": [1, 2, 4, 8, 16, 32, 64],
+        "input_lens": [512, 1024, 2048],
+        "max_seconds": 60.0,
+        "most_batched_tokens": 32768,
+    },
+    "cpu": {
+        "attention_backends": ["CPU_ATTN", SDPA],
+        "batch_sizes": [1, 2, 4],
+        "input_lens": [64, 128, 256],
+        "max_seconds": 60.0,
+        "most_batched_tokens": 4096,
+    },
+}
+GROUPS: dict[str, list[str]] = {
+    "what is compared": ["attention_backends", "batch_sizes", "input_lens", "output_len"],
+    "model": fields.MODEL_OPTIONS,
+    "engines (vLLM's own names)": [*fields.ONE_GPU_ENGINE_OPTIONS, "num_gpu_blocks_override", "seed"],
+    **fields.COMMON_GROUPS,
+}
+Size = tuple[int, int]  # batch size, input length
+Counts = Annotated[list[Count], Field(min_length=1)]
+
+
+class BackendsConfig(Generation, Common):
+    """Batches of prompts under several attention backends. What is None is chosen by `resolve`."""
+
+    experiment: ClassVar[str] = "backends"
+
+    attention_backends: Annotated[list[NonEmpty], Field(min_length=1)] | None = Field(
+        None,
+        description="vLLM's names, an engine each, and sdpa.math: PyTorch's attention alone, on calls that "
+        "are captured in an engine (default: FLASH_ATTN,TRITON_ATTN,FLEX_ATTENTION,sdpa.math on CUDA, "
+        "CPU_ATTN,sdpa.math on a CPU)",
+    )
+    batch_sizes: Counts | None = Field(
+        None, description="prompts at once (default: 1,2,4,8,16,32,64 on CUDA, 1,2,4 on a CPU)"
+    )
+    input_lens: Counts | None = Field(
+        None,
+        description="tokens in each prompt (default: 512,1024,2048 on CUDA, 64,128,256 on a CPU)",
+    )
+    output_len: Annotated[int, Field(ge=2)] | None = Field(
+        None, description="measure decoding: so many tokens from each prompt (default: prefill alone)"
+    )
+    gpu_memory_utilization: float = Field(
+        0.9, gt=0, le=1, description="share of the GPU's memory for an engine, of which one is up at a time"
+    )
+    num_gpu_blocks_override: Count | None = Field(
+        None, description="blocks of KV cache (default: as many as memory allows; on a CPU as it takes)"
+    )
+    max_num_batched_tokens: Count | None = Field(
+        None,
+        description="of one step; a larger batch is prefilled in several "
+        "(default: the largest batch's, at most 32768 on CUDA, 4096 on a CPU)",
+    )
+
+    @field_validator("batch_sizes", "input_lens")
+    @classmethod
+    def _ascending(cls, value: Any) -> Any:
+        return sorted(set(value)) if isinstance(value, list) else value
+
+    @field_validator("attention_backends")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        """vLLM's names in capitals, each once."""
+        if not isinstance(value, list):
+            return value
+        return list(dict.fromkeys(name.lower() if "." in name else name.upper() for name in value))
+
+    @property
+    def phase(self) -> str:
+        """ "prefill" or "decode"."""
+        return "decode" if self.output_len else "prefill"
+
+    def engine_backends(self) -> list[str]:
+        """Those that run in an engine; needs a resolved configuration."""
+        return [name for name in self.attention_backends or [] if name != SDPA]
+
+    def cells(self) -> list[Size]:
+        """Every cell; needs a resolved configuration."""
+        return [(size, tokens) for size in self.batch_sizes or [] for tokens in self.input_lens or []]
+
+    def longest(self, cells: Sequence[Size]) -> int:
+        """Tokens of the longest prompt of the cells with all that is generated from it; likewise."""
+        out, per_step = self.output_len or 0, self.max_num_batched_tokens or 1
+        waiting = max(batch.prefill_steps(size * tokens, per_step) for size, tokens in cells) if out else 0
+        return max(tokens for _, tokens in cells) + out + waiting
+
+
+def resolve(config: BackendsConfig, device_kind: DeviceKind) -> BackendsConfig:
+    """The configuration with what depends on the device filled in, checked against it. Raises ConfigError."""
+    defaults = dict(DEFAULTS[device_kind])
+    most = defaults.pop("most_batched_tokens")
+    config = fields.with_defaults(config, defaults)
+    largest = max(size * tokens for size, tokens in config.cells())
+    # vLLM wants a step to hold a token of every prompt.
+    tokens = config.max_num_batched_tokens or max(min(largest, most), max(config.batch_sizes or []), 256)
+    config = config.model_copy(update={"max_num_batched_tokens": tokens})
+    name = f"backends-{fields.model_name(config)}-{config.phase}"
+    resolved = fields.resolve_common(config, device_kind, name)
+    problems = [*checks.directory_problems(resolved), *checks.load_format_problems(resolved)]
+    problems += _backend_problems(resolved, device_kind)
+    most_prompts = max(config.batch_sizes or [])
+    if most_prompts > batch.MOST_REQUESTS:
+        problems.append(
+            f"{label('batch_sizes', most_prompts)}: must be at most {batch.MOST_REQUESTS} prompts"
+        )
+    if (longest := max(config.input_lens or [])) > batch.LONGEST:
+        problems.append(f"{label('input_lens', longest)}: {batch.LENGTH_LIMIT}")
+    limit = f"{most_prompts}, the largest of --batch-sizes, so that a step holds a token of every prompt"
+    problems += checks.step_problems(resolved, most_prompts, limit)
+    fields.refuse(list(dict.fromkeys(problems)))
+    return resolved
+
+
+def find_model(config: BackendsConfig) -> ModelSource:
+    """The model, if it takes the prompts and keeps a cache; raises ModelError if not."""
+    source = models.asked_for(config, config.longest(config.cells()))
+    require_cache(source)
+    return source
+
+
+def _backend_problems(config: BackendsConfig, device_kind: DeviceKind) -> Iterable[str]:
+    for name in config.engine_backends():
+        if "." in name:
+            yield f"{label('attention_backends', name)}: PyTorch's attention is here as {SDPA} alone; take it"
+        elif unknown := vllm_names.unknown_backend(label("attention_backends", name), name):
+            yield unknown
+        elif device_kind == "cpu" and name != "CPU_ATTN":
+            yield f"{label('attention_backends', name)}: vLLM has CPU_ATTN alone on a CPU; take it, or {SDPA}"
+        else:
+            engine = for_engine(config, max(config.input_lens or []))
+            backend = engine.model_copy(update={"attention_backend": name})
+            yield from checks.engine_problems(backend, device_kind)

@@ -1,0 +1,235 @@
+"""What is made of a run of `backends`: crossover tables, who wins, what a dense buffer costs, and a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.analysis import stats
+from harness.experiments.backends.scaling import COMPUTE_BOUND, is_split
+from harness.experiments.backends.summary import AGAIN, AGAINST, ALONE, phase, sizes, summarise
+from harness.report import backends_plot
+from harness.report.document import Companion
+from harness.report.rows import Row, remark
+from harness.report.tables import NONE, Line, Notes, Section, Table, ms, percent, span_pct
+from harness.units import counted
+
+__all__ = ["document", "plots", "summarise"]
+
+SHORT = {"out_of_memory": "OOM"}
+# Where Q, K and V are from, by record.Cell.data.
+DATA = {"captured": "captured", "synthetic": "random"}
+MIB = 2**20
+
+
+def document(record: Row, summary: Row) -> Companion:
+    """The tables."""
+    batches = sorted({row["batch_size"] for row in summary["cells"]})
+    tables = [_crossover(record, summary, batch) for batch in batches]
+    tables += [
+        table for table in (_winners(summary), _turning_points(record, summary), _buffers(summary)) if table
+    ]
+    return Companion(record, f"Attention backends in {inputs(record)}", tables, summary["cells"])
+
+
+def inputs(record: Row) -> str:
+    """What was measured, in words."""
+    out = record["config"]["output_len"]
+    return f"prefill, {record['model']['name']}" if not out else f"decoding, {record['model']['name']}"
+
+
+def backends(cells: Sequence[Row]) -> list[str]:
+    """Names of the columns: vLLM's backends as they were asked for, then attention alone."""
+    ordered = sorted(cells, key=lambda row: (row["attention_alone"], row["arm"] == "per_block"))
+    return list(dict.fromkeys(row["backend"] for row in ordered))
+
+
+def _crossover(record: Row, summary: Row, batch: int) -> Table:
+    """tokens/s of one batch size: a line a length, a column a backend."""
+    notes = Notes()
+    cells = [row for row in summary["cells"] if row["batch_size"] == batch]
+    names = backends(summary["cells"])
+    layers = record["model"].get("num_layers")
+    of_layers = f", {counted(layers, 'layer')}" if layers else ""
+    data = " or ".join(
+        DATA[name] for name in dict.fromkeys(row["data"] for row in cells if row["attention_alone"])
+    )
+    alone = f"PyTorch's attention alone, {data} Q, K and V{of_layers}: compare with each other only"
+    columns = [f"{name} {notes.mark(alone)}" if name in ALONE.values() else name for name in names]
+    lines = []
+    for tokens in sorted({row["input_len"] for row in cells}):
+        here = {row["backend"]: row for row in cells if row["input_len"] == tokens}
+        fastest = _fastest(list(here.values()))
+        steps = max((row["prefill_steps"] for row in here.values() if is_split(row) and row["n"]), default=1)
+        label = str(tokens)
+        if steps > 1:
+            label += " " + notes.mark(f"an engine prefills these prompts in {steps} steps")
+        lines.append(Line(label, tuple(_shown(here.get(name), notes, fastest) for name in names)))
+    below = [*notes.lines(), _precision(cells)]
+    if any(cell.startswith("*") for line in lines for cell in line.cells):
+        below.insert(0, "*: the fastest engine")
+    title = f"{'Decoding' if phase(record) == 'decode' else 'Prefill'}, batch size {batch}: tokens/s"
+    return Table(title, ("tokens", *columns), [Section("", lines)], below=below)
+
+
+def _fastest(rows: Sequence[Row]) -> str | None:
+    """The fastest of several engines."""
+    timed = [row for row in rows if not row["attention_alone"] and row["tokens_per_s"]]
+    return max(timed, key=lambda row: row["tokens_per_s"])["backend"] if len(timed) > 1 else None
+
+
+def _shown(row: Row | None, notes: Notes, fastest: str | None) -> str:
+    if row is None:
+        return NONE
+    said = remark(row)
+    mark = f" {notes.mark(said)}" if said else ""
+    if row["tokens_per_s"] is None:
+        return _status(row) + mark
+    return ("* " if row["backend"] == fastest else "") + number(row["tokens_per_s"]) + mark
+
+
+def _status(row: Row) -> str:
+    status: str = row["status"]
+    return SHORT.get(status, status)
+
+
+def number(value: float) -> str:
+    """A rate: whole, with commas; one decimal where it is small."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def _precision(cells: Sequence[Row]) -> str:
+    counts = [row["n"] for row in cells if row["n"]]
+    widths = [
+        50 * (row["ci95_us"][1] - row["ci95_us"][0]) / row["median_us"] for row in cells if row["ci95_us"]
+    ]
+    if not counts:
+        return "nothing of this batch size could be measured"
+    samples = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else f"{counts[0]}"
+    widest = f"; the widest 95% interval is +-{max(widths):.1f}%" if widths else "; no interval: it takes 6"
+    return f"medians of {samples} samples{widest}"
+
+
+def _winners(summary: Row) -> Table | None:
+    """The fastest of vLLM's backends in every cell."""
+    again = {(row["batch_size"], row["input_len"]): row for row in summary["engines_again"]}
+    notes, sections = Notes(), dict[int, list[Line]]()
+    for row in summary["winners"]:
+        speed_up = f"{row['speed_up']:.2f}x"
+        if row["ci95_speed_up"]:
+            low, high = row["ci95_speed_up"]
+            speed_up += f" [{low:.2f}, {high:.2f}]"
+        floor = _engines_floor(again.get((row["batch_size"], row["input_len"])), notes)
+        cells = row["winner"], row["second"], speed_up, floor, row["verdict"]
+        sections.setdefault(row["batch_size"], []).append(Line(str(row["input_len"]), cells))
+    if not sections:
+        return None
+    columns = ("tokens", "winner", "second", "speed-up [95%]", "A/A", "verdict")
+    listed = [Section(f"Batch size {batch}", lines) for batch, lines in sections.items()]
+    twice = (
+        " and ".join(dict.fromkeys(row["backend"] for row in summary["engines_again"])) or "the first backend"
+    )
+    below = [
+        *notes.lines(),
+        "speed-up: of the winner over the second, with all quotients of their 95% intervals. Engines run one "
+        "after the other, so what two engines of one configuration differ by is in it. A/A: at most so much, "
+        f"by the intervals of {twice} in two engines, the first and the last of all; a verdict is that of "
+        "the interval widened by it.",
+    ]
+    return Table("The fastest of vLLM's backends", columns, listed, below=below)
+
+
+def _engines_floor(again: Row | None, notes: Notes) -> str:
+    """What two engines of one backend differ by at most, or why that is not known."""
+    if again is None:
+        return f"{NONE} {notes.mark('A/A was not measured')}"
+    if again["noise_floor_pct"] is None:
+        return f"{NONE} {notes.mark('A/A: ' + (remark(again) or 'it takes 6 samples for an interval'))}"
+    return percent(again["noise_floor_pct"], None, sign=False)
+
+
+def _turning_points(record: Row, summary: Row) -> Table | None:
+    """Where time begins to grow in proportion to the batch size."""
+    names, rows = backends(summary["cells"]), summary["compute_bound"]
+    if len({row["batch_size"] for row in summary["cells"]}) < 2:
+        return None
+    notes, lines = Notes(), []
+    for tokens in sorted({row["input_len"] for row in rows}):
+        split = [row for row in summary["cells"] if row["input_len"] == tokens and is_split(row) and row["n"]]
+        label = f"{tokens} {notes.mark(_left_out(record, split))}" if split else str(tokens)
+        here = {row["backend"]: row for row in rows if row["input_len"] == tokens}
+        lines.append(Line(label, tuple(_turn(here.get(name), notes) for name in names)))
+    limited = "" if summary["phase"] == "prefill" else ", or as bound by reading every prompt's K and V"
+    below = [
+        *notes.lines(),
+        f"from this batch size on time grows at least as the batch size to the power of {COMPUTE_BOUND}, "
+        f"from each to the next and by the power's whole 95% interval: as bound by computing{limited}",
+    ]
+    return Table("Compute-bound from batch size", ("tokens", *names), [Section("", lines)], below=below)
+
+
+def _turn(row: Row | None, notes: Notes) -> str:
+    if row is None:
+        return NONE
+    return str(row["batch_size"] or f"{NONE} {notes.mark(row['reason'])}")
+
+
+def _left_out(record: Row, split: Sequence[Row]) -> str:
+    """Which batch sizes do not decide where an engine is compute-bound."""
+    steps = dict.fromkeys(f"{row['batch_size']} ({row['prefill_steps']} steps)" for row in split)
+    most = record["config"]["max_num_batched_tokens"]
+    return f"engines: without batch size {', '.join(steps)}, as a step has at most {most} tokens"
+
+
+def _buffers(summary: Row) -> Table | None:
+    """The dense buffer that PyTorch's attention needs, and what doing without it takes."""
+    rows = [row for row in summary["cells"] if row["attention_alone"]]
+    if not rows:
+        return None
+    notes, sections = Notes(), dict[int, list[Line]]()
+    for batch, tokens in sizes(rows):
+        here = {r["arm"]: r for r in rows if (r["batch_size"], r["input_len"]) == (batch, tokens)}
+        texts = [text for arm in ALONE for text in _buffer_cells(here.get(arm), notes)]
+        point = {"contrast": AGAINST, "batch_size": batch, "input_len": tokens}
+        paired = [row for row in summary["contrasts"] if point.items() <= row.items()]
+        texts.append(times(paired[0]) if paired else NONE)
+        sections.setdefault(batch, []).append(Line(str(tokens), tuple(texts)))
+    columns = ("tokens", "buffer MiB", "gathered ms", "block MiB", "per block ms", "takes [95%]")
+    below = [
+        *notes.lines(),
+        "PyTorch's attention (math) of one layer. buffer: K and V of the batch, gathered from their blocks, "
+        "which is timed with it; block: one block of every prompt at a time, all that is copied without it. "
+        "takes: per block, in times of gathered; from the median of paired differences and its 95% interval.",
+        *_floor(summary),
+    ]
+    listed = [Section(f"Batch size {batch}", lines) for batch, lines in sections.items()]
+    return Table("What a dense buffer costs", columns, listed, below=below)
+
+
+def _floor(summary: Row) -> list[str]:
+    """The noise floor in words; nothing where it is not known."""
+    again = [row["ci95_pct"] for row in summary["contrasts"] if row["contrast"] == AGAIN]
+    floors = [floor for bounds in again if (floor := stats.noise_floor_pct(bounds)) is not None]
+    if not floors:
+        return []
+    return [f"A/A (gathered against itself), noise floor: {span_pct(floors)}."]
+
+
+def times(row: Row) -> str:
+    """A contrast in times of its baseline, with its interval; paired differences can exceed the baseline."""
+    ratio, *bounds = (max(1 + pct / 100, 0.0) for pct in (row["delta_pct"], *(row["ci95_pct"] or ())))
+    return f"{ratio:.2f}x" + (f" [{bounds[0]:.2f}, {bounds[1]:.2f}]" if bounds else "")
+
+
+def _buffer_cells(row: Row | None, notes: Notes) -> tuple[str, str]:
+    if row is None:
+        return NONE, NONE
+    size = f"{row['buffer_bytes'] / MIB:,.2f}" if "buffer_bytes" in row else NONE
+    time = _status(row) if row["median_us"] is None else ms(row["median_us"])
+    said = remark(row)
+    return size, f"{time} {notes.mark(said)}" if said else time
+
+
+def plots(record: Row, summary: Row, folder: Path) -> None:
+    """Throughput over the batch size."""
+    backends_plot.write(record, summary, backends(summary["cells"]), folder)

@@ -1,0 +1,1 @@
+"""What does a warm prefix cache save a prefill?"""

@@ -1,0 +1,281 @@
+"""What does a warm prefix cache save a prefill, of which a share is in it?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from harness import layout, models, prompt
+from harness.engine import inengine
+from harness.engine.completions import Completed, complete, reset_prefix_cache, warm_up
+from harness.engine.inengine import Outcome
+from harness.engine.options import EngineError, check_vllm, cpu_cache_gib, environment, unless_set
+from harness.engine.prefill_engine import PrefillEngine, check_backend
+from harness.experiments.cache.options import CacheConfig, find_model
+from harness.experiments.prefill.end_to_end import PrefillTimer
+from harness.experiments.prefill.options import for_engine
+from harness.measure.budget import Budget
+from harness.measure.sampler import Series
+from harness.measure.timers import Step
+from harness.models import ModelSource
+from harness.prompt import PromptError
+from harness.running.recorder import Recorder, recording
+from harness.running.sampling import Sampling
+from harness.runs.record import Cell, Result, Status
+
+# As a server has it: the short rest of a prompt that is mostly cached may then run in a captured CUDA graph.
+MAX_NUM_SEQS = 256
+TRIES = 20  # for each prompt of a batch, to begin as no other
+ARMS = (("reset", False), ("warm", False), ("reset", True))  # name, whether it is the control (A/A)
+
+
+def run(config: CacheConfig) -> int:
+    """Run it and leave its run directory; the exit status, as of the main job."""
+    assert config.length is not None
+    source = find_model(config)
+    # A refusal leaves no run behind.
+    check_vllm(for_engine(config, config.prompts * config.length), source)
+    return recording(config, source.name, partial(measure, source=source), source.notices)
+
+
+def measure(config: CacheConfig, recorder: Recorder, source: ModelSource) -> None:
+    """For every share: outputs side by side, then a series of single prompts and one of batches."""
+    assert config.length is not None
+    source = models.materialise(source, config.seed)
+    (ids,), origin = prompt.token_ids(source, [max(8 * config.length, 4096)], None, config.seed)
+    recorder.note(prompt=origin)
+    recorder.say(f"starting vLLM for {source.name} ...")
+    with torch.inference_mode(), start(config, source) as engine:
+        recorder.note(engine=engine.settings, engine_start_s=round(engine.start_s, 1))
+        recorder.note(model=recorder.record["model"] | {"weights": source.weights})
+        recorder.say(f"engine up after {engine.start_s:.0f} s")
+        check_backend(config.attention_backend, engine.about.backends)
+        check_room(config, engine)
+        lengths = sorted({1, -(-config.length // 4), config.length})
+        warm_up(engine, lengths, config.prompts)
+        texts = Texts(np.array(ids), config.length, engine.settings["block_size"], config.seed)
+        Job(config, recorder, source, engine, texts).run()
+
+
+def start(config: CacheConfig, source: ModelSource) -> PrefillEngine:
+    """An engine with prefix caching that takes all prompts of a batch in one step."""
+    assert config.length is not None
+    tokens = config.prompts * config.length
+    room = unless_set({"VLLM_CPU_KVCACHE_SPACE": str(cpu_cache_gib(tokens, source))})
+    arguments = {
+        "enable_prefix_caching": True,
+        "max_num_seqs": max(MAX_NUM_SEQS, config.prompts),
+        "max_num_batched_tokens": config.max_num_batched_tokens or max(tokens + 1, 2048),
+    }
+    with environment(room):
+        return PrefillEngine(for_engine(config, config.longest), source, vllm_args=arguments)
+
+
+def check_room(config: CacheConfig, engine: PrefillEngine) -> None:
+    """Raise EngineError unless the pool holds a batch and, untouched by it, what warmed the cache for it."""
+    block_size = engine.settings["block_size"]
+    each = layout.num_blocks((config.length or 0) + config.output_len, block_size)
+    needed, free = 2 * config.prompts * each, len(engine.free_block_ids())
+    if free < needed:
+        raise EngineError(
+            f"the KV cache has {free} free blocks, {needed} are needed (twice {config.prompts} prompts of "
+            f"{each}); raise --gpu-memory-utilization, or on a CPU the environment's VLLM_CPU_KVCACHE_SPACE "
+            "(GiB), or lower --prompts"
+        )
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Pairs of prompts of which one begins as the other does; all of it follows from the seed."""
+
+    ids: npt.NDArray[np.int64]  # what they are cut from, as if it began again at its end
+    length: int
+    block_size: int
+    seed: int
+
+    def pair(self, share: int, index: int) -> tuple[list[int], list[int]]:
+        """A prompt, and another of the same length with the same first `share` percent.
+
+        The next token differs. Another index gives other prompts.
+        """
+        rng = np.random.default_rng((self.seed, share, index))
+        shared = self.length * share // 100
+        asked = self._piece(int(rng.integers(len(self.ids))), self.length)
+        if shared == self.length:
+            return asked, asked
+        begins_otherwise = np.flatnonzero(self.ids != asked[shared])
+        rest = self._piece(int(rng.choice(begins_otherwise)), self.length - shared)
+        return asked, asked[:shared] + rest
+
+    def batch(self, share: int, number: int, count: int) -> list[tuple[list[int], list[int]]]:
+        """So many pairs, none of which begins as another does: it would find that one's blocks.
+
+        Another number gives other prompts. Raises PromptError if the text has too few beginnings.
+        """
+        pairs: list[tuple[list[int], list[int]]] = []
+        taken: set[tuple[int, ...]] = set()
+        for index in range(number * TRIES * count, (number + 1) * TRIES * count):
+            pair = self.pair(share, index)
+            begins = {tuple(each[: self.block_size]) for each in pair}
+            if not begins & taken:
+                pairs.append(pair)
+                taken |= begins
+            if len(pairs) == count:
+                return pairs
+        raise PromptError(f"--prompts {count}: the text has too few different beginnings; lower it")
+
+    def expected(self, share: int) -> int:
+        """Tokens of a prompt that vLLM should find: whole blocks, and never the last token."""
+        shared = self.length * share // 100
+        return min(shared, self.length - 1) // self.block_size * self.block_size
+
+    def _piece(self, first: int, count: int) -> list[int]:
+        found: list[int] = self.ids.take(range(first, first + count), mode="wrap").tolist()
+        return found
+
+
+@dataclass
+class Arm:
+    """Prefills under one state of the cache: the n-th call of each arm has the same prompts."""
+
+    name: str  # "reset" or "warm"
+    engine: PrefillEngine
+    texts: Texts
+    share: int
+    batch_size: int
+    calls: int = 0
+    last: Completed | None = None
+    reset_s: float = 0.0
+    readings: dict[str, list[float]] = field(default_factory=dict)
+
+    def run(self) -> Completed:
+        """Bring the cache into the arm's state, which is not in the time, and prefill the prompts."""
+        prompts, others = zip(*self.texts.batch(self.share, self.calls, self.batch_size), strict=True)
+        self.calls += 1
+        self.reset_s = reset_prefix_cache(self.engine)
+        if self.name == "warm":
+            complete(self.engine, others)
+        self.last = complete(self.engine, prompts)
+        return self.last
+
+    def read(self, baseline: Arm) -> None:
+        """Keep what the last call counted."""
+        assert self.last is not None
+        assert baseline.last is not None
+        tokens = self.texts.length * self.batch_size
+        changed = sum(
+            ours != theirs for ours, theirs in zip(self.last.tokens, baseline.last.tokens, strict=True)
+        )
+        expected = self.batch_size * self.texts.expected(self.share) if self.name == "warm" else 0
+        for name, value in (
+            ("cached_tokens", sum(self.last.cached_tokens)),
+            ("hit_rate_pct", 100 * sum(self.last.cached_tokens) / tokens),
+            ("expected_rate_pct", 100 * expected / tokens),
+            ("changed_first_tokens", changed),
+            ("reset_us", 1e6 * self.reset_s),
+        ):
+            self.readings.setdefault(name, []).append(float(value))
+
+
+class Job:
+    """All shares in one engine."""
+
+    def __init__(
+        self,
+        config: CacheConfig,
+        recorder: Recorder,
+        source: ModelSource,
+        engine: PrefillEngine,
+        texts: Texts,
+    ) -> None:
+        self.config, self.recorder, self.source = config, recorder, source
+        self.engine, self.texts = engine, texts
+        self.sampling = Sampling(config, recorder)
+
+    def run(self) -> None:
+        """What an earlier run has left to do."""
+        sizes = sorted({1, self.config.prompts})
+        todo = [
+            (share, size)
+            for share in self.config.shares
+            for size in sizes
+            if series_name(share, size) not in self.recorder.finished
+        ]
+        budget = self.sampling.budget(sum(size for _, size in todo), 1.0)
+        with self.recorder.bar("series", len(todo)) as bar:
+            for share, size in todo:
+                bar.set_postfix_str(f"{share}% shared, batch of {size}")
+                self._measure(share, size, self._objection(share), budget)
+                bar.update()
+        self.sampling.note_limits(0)
+
+    def _measure(self, share: int, size: int, objection: str | None, budget: Budget) -> None:
+        name = series_name(share, size)
+        arms = [Arm(arm, self.engine, self.texts, share, size) for arm, _ in ARMS]
+        series = Series([], [], pairs=[(0, 1), (0, 2)])
+        for arm, (_, control) in zip(arms, ARMS, strict=True):
+            cell = self._cell(arm.name, share, size)
+            series.results.append(Result(cell, name, Status.OK, control=control, readings=arm.readings))
+            series.steps.append(Step(arm.run))
+        if objection:
+            series.fail(1, Status.WRONG_OUTPUT, objection)
+
+        def on_round() -> None:
+            for n in series.ready():
+                arms[n].read(arms[0])
+
+        # Every shape of the work was run while warming up; on a CPU a round takes seconds.
+        seed = self.config.seed + 1000 * share + size
+        self.sampling.sample(series, PrefillTimer(), budget, seed, on_round, weight=size)
+
+    def _cell(self, arm: str, share: int, size: int) -> Cell:
+        provider = f"vLLM {self.recorder.record['versions']['vllm']}"
+        point = (("share_pct", share), ("batch_size", size))
+        return Cell("end_to_end", "prefill", provider, arm, 0, self.texts.block_size, None, "captured", point)
+
+    def _objection(self, share: int) -> str | None:
+        """What is wrong with the outputs from a warm cache, if anything is; they are noted once a share."""
+        outputs = self.recorder.record.get("outputs", {})
+        if str(share) not in outputs:
+            compared = [self._compare(share, n) for n in range(self.config.prompts)]
+            self.recorder.note(outputs=outputs | {str(share): compared})
+        problems = [row["objection"] for row in self.recorder.record["outputs"][str(share)]]
+        found: str | None = next(filter(None, problems), None)
+        if found:
+            self.recorder.notice(f"{share}% shared: {found}")
+        return found
+
+    def _compare(self, share: int, index: int) -> dict[str, object]:
+        """One prompt's tokens after a reset and from a warm cache, and how far its logits differ."""
+        asked, other = self.texts.pair(share, index)
+        outcomes, tokens = [], []
+        for earlier in ([], [other]):
+            reset_prefix_cache(self.engine)
+            for each in earlier:
+                complete(self.engine, [each])
+            with self.engine.ranks.during("observing_logits") as seen:
+                done = complete(self.engine, [asked], self.config.output_len)
+            tokens.append(done.tokens[0])
+            outcomes.append(Outcome(seen[0][0], (done.tokens[0][0],)))
+        reset, warm = outcomes
+        return {
+            "reset": tokens[0],
+            "warm": tokens[1],
+            "reset_text": self._text(tokens[0]),
+            "warm_text": self._text(tokens[1]),
+            "logits_error": inengine.difference(warm, reset),
+            "objection": inengine.objection(warm, reset, warm),
+        }
+
+    def _text(self, ids: Iterable[int]) -> str | None:
+        return prompt.decode(self.source, ids) if self.source.has_tokenizer else None
+
+
+def series_name(share: int, batch_size: int) -> str:
+    """The series of one share's arms."""
+    return f"share={share} batch={batch_size}"

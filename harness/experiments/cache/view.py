@@ -1,0 +1,284 @@
+"""What is made of a run of `cache`: warm against reset, outputs side by side, and a plot."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from harness.analysis import figures, stats
+from harness.report import plots as style
+from harness.report.document import Companion
+from harness.report.rows import Row, marked
+from harness.report.tables import NONE, Line, Notes, Section, Table, ms, percent, span_pct
+from harness.runs.record import Result, latest
+from harness.units import counted
+
+COLUMNS = ("shared", "hit rate", "expected", "reset ms", "warm ms", "difference [95%]", "verdict")
+COLOURS = ("#0072B2", "#D55E00")  # of Okabe and Ito: single prompts, batches
+MARKERS = ("o", "s")
+OUTPUT_WIDTH = 27  # characters shown of an output; run.json has all of it
+
+
+def summarise(record: Row, results: Sequence[Result]) -> Row:
+    """`cells`, a row for each arm, share and batch size, and `contrasts` ("warm" and "A/A", against reset).
+
+    A cell's `cached_tokens`, `hit_rate_pct` and `expected_rate_pct` are medians over its rounds, its
+    `changed_first_tokens` the sum; a reset arm has what the reset itself took.
+    """
+    series: dict[str, list[Result]] = {}
+    for result in latest(results):
+        series.setdefault(result.series, []).append(result)
+    found: Row = {"schema_version": 1, "status": record["status"], "cells": [], "contrasts": []}
+    found["tolerance_pct"] = stats.SAME_TOLERANCE_PCT
+    found["reset"] = figures.of_samples(
+        [us for r in latest(results) if r.cell.arm == "reset" for us in r.readings.get("reset_us", [])]
+    )
+    for members in series.values():
+        arms = {(r.cell.arm, r.control): r for r in members}
+        reset = arms.get(("reset", False))
+        found["cells"] += [_cell(result) for result in members if not result.control]
+        for name, treatment in (("warm", arms.get(("warm", False))), ("A/A", arms.get(("reset", True)))):
+            if reset and treatment and (row := figures.contrast_row(name, reset, treatment)):
+                found["contrasts"].append(row)
+    for rows in (found["cells"], found["contrasts"]):
+        rows.sort(key=lambda row: (row["batch_size"], row["share_pct"]))
+    return found
+
+
+def _cell(result: Result) -> Row:
+    changed = sum(result.readings.get("changed_first_tokens", []))
+    return figures.cell_row(result) | {"changed_first_tokens": int(changed)}
+
+
+def document(record: Row, summary: Row) -> Companion:
+    """Warm against reset; outputs side by side, of every prompt in tables.md, of the first on the screen."""
+    config = record["config"]
+    title = (
+        f"A warm prefix cache against none: {record['model']['name']}, {counted(config['length'], 'token')}"
+    )
+    outputs = record.get("outputs", {})
+    tables = [_over_shares(record, summary)] if summary["cells"] else []
+    tables += [_side_by_side(outputs, 1)] if outputs else []
+    every = [_side_by_side(outputs, config["prompts"])] if outputs and config["prompts"] > 1 else []
+    return Companion(record, title, tables, summary["cells"], details=every)
+
+
+def _over_shares(record: Row, summary: Row) -> Table:
+    notes, sections = Notes(), []
+    for size in _sizes(summary):
+        lines = [_line(summary, size, share, notes) for share in _shares(summary, size)]
+        sections.append(Section("one prompt" if size == 1 else f"{size} prompts in one step", lines))
+    config, model = record["config"], record["model"]
+    above = [f"ms per engine step, {model['name']}, {counted(config['length'], 'token')} per prompt"]
+    return Table("Prefix cache: warm against reset", COLUMNS, sections, above, _below(record, summary, notes))
+
+
+def _line(summary: Row, size: int, share: int, notes: Notes) -> Line:
+    reset, warm = (_find(summary["cells"], size, share, arm=arm) for arm in ("reset", "warm"))
+    paired = _find(summary["contrasts"], size, share, contrast="warm")
+    label = f"{share}%"
+    for row in (reset, warm):
+        label = marked(label, row, notes) if row else label
+    if warm and warm["changed_first_tokens"]:
+        label += f" {notes.mark(_changed(warm))}"
+    return Line(
+        label,
+        (
+            _rate(warm, "hit_rate_pct"),
+            _rate(warm, "expected_rate_pct"),
+            ms(reset["median_us"] if reset else None, 2),
+            ms(warm["median_us"] if warm else None, 2),
+            percent(paired["delta_pct"], paired["ci95_pct"]) if paired else NONE,
+            paired["verdict"] if paired else NONE,
+        ),
+    )
+
+
+def _changed(warm: Row) -> str:
+    return (
+        f"{warm['changed_first_tokens']} of {warm['n'] * warm['batch_size']} first tokens differ from those "
+        "after a reset; how far the logits do is said below"
+    )
+
+
+def _rate(row: Row | None, name: str) -> str:
+    return NONE if row is None or row.get(name) is None else f"{row[name]:.1f}%"
+
+
+def _below(record: Row, summary: Row, notes: Notes) -> list[str]:
+    reset = summary["reset"]
+    lines = notes.lines()
+    if reset["median_us"] is not None:
+        bounds = " [{:.1f}, {:.1f}]".format(*reset["ci95_us"]) if reset["ci95_us"] else ""
+        pool = record.get("engine", {}).get("num_blocks_in_pool")
+        of_pool = f" for a pool of {counted(pool, 'block')}" if pool else ""
+        lines.append(
+            f"the reset itself: {reset['median_us']:.1f} us{bounds}{of_pool} ({reset['n']} resets); it is in "
+            "no other figure."
+        )
+    floors = [
+        floor
+        for row in summary["contrasts"]
+        if row["contrast"] == "A/A" and (floor := stats.noise_floor_pct(row["ci95_pct"])) is not None
+    ]
+    if floors:
+        lines.append(f"A/A (reset against itself), noise floor: {span_pct(floors)}.")
+    else:
+        lines.append("A/A (reset against itself): no interval; it takes 6 samples.")
+    return [
+        *lines,
+        *_warnings(summary),
+        "hit rate: vLLM's own count of cached tokens; expected: the whole blocks of what is shared, less the "
+        "last token's. difference: median of paired differences, warm minus reset.",
+    ]
+
+
+def _warnings(summary: Row) -> list[str]:
+    """A line for each warning of a timed cell, with the cells that it is about."""
+    cells: dict[str, list[str]] = {}
+    for row in summary["cells"]:
+        for warning in row["warnings"] if row["n"] else []:
+            kind = warning.partition(":")[0]
+            cells.setdefault(kind, []).append(f"{row['share_pct']}% x{row['batch_size']} {row['arm']}")
+    count = len([row for row in summary["cells"] if row["n"]])
+    return [
+        f"Warning: {kind}: {'all cells' if len(found) == count else ', '.join(found)}"
+        for kind, found in cells.items()
+    ]
+
+
+def _side_by_side(outputs: Row, prompts: int) -> Table:
+    """What was generated for the first `prompts` prompts of each share."""
+    sections = []
+    for share in sorted(outputs, key=int):
+        lines = [
+            Line(f"prompt {n}", (_shown(row, "reset"), _shown(row, "warm"), _verdict(row)))
+            for n, row in enumerate(outputs[share][:prompts], start=1)
+        ]
+        sections.append(Section(f"{share}% shared", lines))
+    rows = [row for share in outputs for row in outputs[share]]
+    same = sum(row["reset"][0] == row["warm"][0] for row in rows)
+    worst = max(row["logits_error"] for row in rows)
+    below = [
+        f"first token the same: {same} of {counted(len(rows), 'prompt')}; the first logits differ by at most "
+        f"{worst:.2g} of their spread (root mean square). same: tokens up to the first that differs.",
+    ]
+    whole = "all prompts" if prompts > 1 else "the first prompt"
+    title = f"Outputs side by side: {whole} of each share"
+    return Table(title, ("", "after a reset", "from a warm cache", "same"), sections, [], below)
+
+
+def _shown(row: Row, arm: str) -> str:
+    text = row[f"{arm}_text"]
+    shown = " ".join(map(str, row[arm])) if text is None else repr(text)
+    return shown if len(shown) <= OUTPUT_WIDTH else shown[: OUTPUT_WIDTH - 3] + "..."
+
+
+def _verdict(row: Row) -> str:
+    pairs = list(zip(row["reset"], row["warm"], strict=True))
+    if row["objection"]:
+        return "wrong"
+    return next((f"{n} of {len(pairs)}" for n, (one, two) in enumerate(pairs) if one != two), "all")
+
+
+def plots(record: Row, summary: Row, folder: Path) -> None:
+    """Time over the share, warm and reset; and what share of the time the hits save."""
+    with matplotlib.rc_context(style.STYLE):
+        style.save(draw(record, summary), folder, "cache")
+
+
+def draw(record: Row, summary: Row) -> Figure:
+    """The figure; what was not measured is missing from its line and named in the legend."""
+    figure = Figure(figsize=(10.5, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for size, colour, marker in zip(_sizes(summary), COLOURS, MARKERS, strict=False):
+        for arm in ("reset", "warm"):
+            rows = [row for row in summary["cells"] if (row["batch_size"], row["arm"]) == (size, arm)]
+            _times(left, rows, colour, marker)
+        _savings(right, summary, size, colour, marker)
+    left.set_ylim(bottom=0)
+    left.set_xlabel("share of the prompt that begins as a cached one, %")
+    left.set_ylabel("ms per prompt (median, 95% interval)")
+    right.plot([0, 100], [0, 100], color="0.6", linestyle=":", label="time saved = tokens saved")
+    right.set_xlabel("hit rate, % of the prompt's tokens (vLLM's count)")
+    right.set_ylabel("time saved, % (median, 95% interval)")
+    for axes in (left, right):
+        axes.grid(color="0.9", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False)
+    name, length = record["model"]["name"], record["config"]["length"]
+    figure.suptitle(f"Prefix cache: {name}, {counted(length, 'token')}, {record['device']['name']}")
+    return figure
+
+
+def _times(axes: Axes, rows: list[Row], colour: str, marker: str) -> None:
+    """One arm's ms per prompt over the share."""
+    if not rows:
+        return
+    size, arm = rows[0]["batch_size"], rows[0]["arm"]
+    lost = sorted({row["status"] for row in rows if not row["n"]})
+    label = ", ".join([_name(size), arm, *lost])
+    xs = [row["share_pct"] for row in rows]
+    per_prompt = 1000 * size
+    medians = [math.nan if row["median_us"] is None else row["median_us"] / per_prompt for row in rows]
+    bounds = [row["ci95_us"] or (math.nan, math.nan) for row in rows]
+    dashed = arm == "warm"
+    axes.plot(
+        xs,
+        medians,
+        color=colour,
+        marker=marker,
+        linestyle="--" if dashed else "-",
+        markerfacecolor="white" if dashed else colour,
+        label=label,
+    )
+    low, high = ([bound[side] / per_prompt for bound in bounds] for side in (0, 1))
+    axes.fill_between(xs, low, high, color=colour, alpha=0.2, linewidth=0)
+
+
+def _savings(axes: Axes, summary: Row, size: int, colour: str, marker: str) -> None:
+    points = []
+    for row in summary["contrasts"]:
+        warm = _find(summary["cells"], size, row["share_pct"], arm="warm")
+        if row["contrast"] == "warm" and row["batch_size"] == size and warm and "hit_rate_pct" in warm:
+            low, high = row["ci95_pct"] or (row["delta_pct"], row["delta_pct"])
+            points.append(
+                (warm["hit_rate_pct"], -row["delta_pct"], row["delta_pct"] - low, high - row["delta_pct"])
+            )
+    if points:
+        xs, ys, above, below = zip(*sorted(points), strict=True)
+        axes.errorbar(
+            xs,
+            ys,
+            yerr=[below, above],
+            color=colour,
+            marker=marker,
+            markerfacecolor="white",
+            linestyle="--",
+            capsize=3,
+            label=_name(size),
+        )
+
+
+def _name(size: int) -> str:
+    return "one prompt" if size == 1 else f"batch of {size}"
+
+
+def _find(rows: list[Row], size: int, share: int, **wanted: str) -> Row | None:
+    of_cell = {"batch_size": size, "share_pct": share} | wanted
+    return next((row for row in rows if of_cell.items() <= row.items()), None)
+
+
+def _sizes(summary: Row) -> list[int]:
+    return sorted({row["batch_size"] for row in summary["cells"]})
+
+
+def _shares(summary: Row, size: int) -> list[int]:
+    return sorted({row["share_pct"] for row in summary["cells"] if row["batch_size"] == size})

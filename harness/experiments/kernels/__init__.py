@@ -1,0 +1,1 @@
+"""What do attention kernels take on contiguous and on fragmented K and V?"""

@@ -1,0 +1,257 @@
+"""What is made of a run of `kernels`: a table a spread_k, one over all of them, and a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from harness.analysis import figures, stats
+from harness.analysis import roofline as work
+from harness.analysis.contrasts import name_in_series, series_pairs
+from harness.config.kernel_names import FUNCTIONS, WITHOUT_TABLE, gather_for
+from harness.experiments.prefill.kernel_tables import COLUMNS, LABELS
+from harness.report import plots as style
+from harness.report.document import Companion
+from harness.report.rows import (
+    Row,
+    change,
+    difference_line,
+    folded,
+    heading,
+    marked,
+    time_line,
+    total_us,
+    warnings,
+)
+from harness.report.tables import NONE, Line, Notes, Section, Table, ms, span_pct
+from harness.runs.record import Result, latest
+from harness.units import counted
+
+ARMS = ("contiguous", "fragmented")
+SUMMARY_COLUMNS = ("spread_k", "contiguous", "non-contig.", "with gather", "difference", "verdict")
+# Kernels that read nothing without a block table: contiguous K and V are a table of one block.
+ONE_BLOCK = ("vllm-triton", "vllm-cpu")
+CONTRASTS = {
+    ("contiguous", "fragmented"): "core",
+    ("fragmented@1", "fragmented"): "fragmentation",
+    ("fragmented@1", "fragmented@1 again"): "A/A",
+    ("fragmented", "fragmented@1 again"): "A/A",  # at spread_k = 1
+}
+
+
+def summarise(record: Row, results: Sequence[Result]) -> Row:
+    """`cells`, a row for each arm and spread_k in us, and `contrasts` ("core", "fragmentation", "A/A").
+
+    A cell has the gather that its kernel needs first, TFLOP/s, and the bandwidth of the least memory traffic.
+    """
+    series: dict[str, list[Result]] = {}
+    for result in latest(results):
+        series.setdefault(result.series, []).append(result)
+    found: Row = {"schema_version": 1, "status": record["status"], "cells": [], "contrasts": []}
+    found["tolerance_pct"] = stats.SAME_TOLERANCE_PCT
+    for members in series.values():
+        gathers = {r.cell.kernel: figures.cell_row(r) for r in members if r.cell.stage == "gather"}
+        arms = [r for r in members if r.cell.stage == "kernel" and not r.one_run_for]
+        found["cells"] += [_cell(record, result, gathers) for result in arms]
+        for one, two in series_pairs(members):
+            name = CONTRASTS[name_in_series(members[one]), name_in_series(members[two])]
+            row = figures.contrast_row(name, members[one], members[two])
+            spread_k = members[two].one_run_for or members[two].cell.spread_k
+            found["contrasts"] += [row | {"spread_k": spread_k}] if row else []
+    found["cells"].sort(key=lambda row: row["spread_k"])
+    found["contrasts"].sort(key=lambda row: row["spread_k"])
+    return found
+
+
+def _cell(record: Row, result: Result, gathers: dict[str, Row]) -> Row:
+    row = figures.cell_row(result)
+    gather = gathers.get(gather_for(result.cell.kernel)) if result.cell.arm == "fragmented" else None
+    row["gather_us"] = gather["median_us"] if gather else None
+    if gather and gather["status"] != "ok" and row["status"] == "ok":
+        row["warnings"].append(f"gather: {gather['status']}: {gather['reason']}")
+    return row | _rates(record["config"], row["median_us"])
+
+
+def _rates(config: Row, microseconds: float | None) -> Row:
+    """tflops and gbps of a call that took so long; None if it was not measured."""
+    if not microseconds:
+        return {"tflops": None, "gbps": None}
+    batch, heads, dim = config["batch_size"], config["num_heads"], config["head_dim"]
+    lengths = [config["seq_len_q"]] * batch, [config["length"]] * batch
+    size = work.ELEMENT_BYTES[config["dtype"]]
+    return {
+        "tflops": work.attention_flops(*lengths, heads, dim, config["causal"]) / microseconds / 1e6,
+        "gbps": work.attention_bytes(*lengths, heads, config["num_kv_heads"], dim, size) / microseconds / 1e3,
+    }
+
+
+def comparison_of(record: Row, results: Sequence[Result], spread_k: int) -> str:
+    """The table of one spread_k, 80 columns wide, while a run goes on."""
+    return comparison(record, summarise(record, results), spread_k).screen()
+
+
+def comparison(record: Row, summary: Row, spread_k: int) -> Table:
+    """`Comparison Results (spread=K)`: each kernel's points, and their differences."""
+    notes, sections = Notes(), []
+    for kernel in kernels_of(summary):
+        rows = [row for arm in ARMS if (row := _find(summary["cells"], kernel, spread_k, arm=arm))]
+        if rows:
+            digits = _digits(summary)
+            lines = [time_line(LABELS[row["arm"]], row, notes, digits) for row in rows]
+            lines += _differences(summary, kernel, spread_k, notes, digits)
+            sections.append(Section(heading(kernel, rows[0], notes), lines))
+    title = f"Comparison Results (spread={spread_k})"
+    unit = [f"ms per call, {inputs(record['config'])}"]
+    return Table(
+        title, COLUMNS, sections, unit, [*notes.lines(), *_warnings(summary, spread_k)], text_column=3
+    )
+
+
+def _warnings(summary: Row, spread_k: int) -> list[str]:
+    here = (row for row in summary["cells"] if row["spread_k"] == spread_k)
+    return warnings(here, lambda row: f"{row['kernel']}, {LABELS[row['arm']]}")
+
+
+def _differences(summary: Row, kernel: str, spread_k: int, notes: Notes, digits: int) -> list[Line]:
+    core, split, again = (
+        _find(summary["contrasts"], kernel, spread_k, contrast=name)
+        for name in ("core", "fragmentation", "A/A")
+    )
+    label = "Core Diff"
+    if core and kernel not in WITHOUT_TABLE:
+        instead = "; Fragmentation is" if split else ""
+        other = (
+            "contiguous is one block of all tokens"
+            if kernel in ONE_BLOCK
+            else "a block table selects other code"
+        )
+        label += f" {notes.mark(f'{other}: this is not the layout{instead}')}"
+    return [
+        *difference_line(label, core, digits),
+        *difference_line("Fragmentation", split, digits),
+        *difference_line("A/A", again, digits),
+    ]
+
+
+def document(record: Row, summary: Row) -> Companion:
+    """A table a spread_k for tables.md; on the screen, where those went by already, the one over all."""
+    spreads = _spreads(summary)
+    tables = [comparison(record, summary, k) for k in spreads]
+    over_all = [_over_all(record, summary)] if spreads else []
+    title = f"{_whose(summary)} on {inputs(record['config'])}"
+    return Companion(record, title, over_all, summary["cells"], details=tables)
+
+
+def _over_all(record: Row, summary: Row) -> Table:
+    notes, sections = Notes(), []
+    for kernel in kernels_of(summary):
+        rows = [row for k in _spreads(summary) if (row := _find(summary["cells"], kernel, k, arm=ARMS[1]))]
+        if rows:
+            compared = (
+                "non-contiguous against contiguous" if kernel in WITHOUT_TABLE else "k runs against one run"
+            )
+            lines = folded([_summary_line(summary, row, notes) for row in rows])
+            sections.append(Section(f"{heading(kernel, rows[0], notes)}: {compared}", lines))
+    unit = [f"ms per call, {inputs(record['config'])}"]
+    below = [
+        *notes.lines(),
+        _floor(summary),
+        "difference: median of paired differences with its 95% interval; same: the interval lies within "
+        f"+-{summary['tolerance_pct']:g}%. with gather: the kernel's median plus its gather's.",
+    ]
+    return Table("Summary over all spread_k", SUMMARY_COLUMNS, sections, unit, below)
+
+
+def _summary_line(summary: Row, row: Row, notes: Notes) -> Line:
+    kernel, k = row["kernel"], row["spread_k"]
+    label = marked(str(k), row, notes)
+    if row["median_us"] is None:
+        return Line(str(k), text=f"{row['status']} {label.removeprefix(str(k))}".rstrip())
+    name = "core" if kernel in WITHOUT_TABLE else "fragmentation"
+    paired = _find(summary["contrasts"], kernel, k, contrast=name)
+    whole = _find(summary["cells"], kernel, k, arm=ARMS[0])
+    digits = _digits(summary)
+    cells = (
+        ms(whole["median_us"] if whole else None, digits),
+        ms(row["median_us"], digits),
+        ms(total_us(row), digits) if kernel in WITHOUT_TABLE else NONE,
+        change(paired) if paired else NONE,
+        paired["verdict"] if paired else NONE,
+    )
+    return Line(label, cells)
+
+
+def _floor(summary: Row) -> str:
+    """The noise floor in words."""
+    floors = [
+        floor
+        for row in summary["contrasts"]
+        if row["contrast"] == "A/A" and (floor := stats.noise_floor_pct(row["ci95_pct"])) is not None
+    ]
+    if not floors:
+        return "A/A (one run against itself): no interval; it takes 6 samples."
+    return f"A/A (one run against itself), noise floor: {span_pct(floors)}."
+
+
+def inputs(config: Row) -> str:
+    """What the kernels were given, in words."""
+    queries, keys = config["seq_len_q"], config["length"]
+    tokens = counted(keys, "token") if queries == keys else f"{queries} queries on {keys} keys"
+    heads = str(config["num_heads"])
+    if config["num_kv_heads"] != config["num_heads"]:
+        heads += f"/{config['num_kv_heads']}"
+    batch = f"{config['batch_size']} x " if config["batch_size"] > 1 else ""
+    causal = "causal" if config["causal"] else "not causal"
+    return f"{batch}{tokens}, {heads} heads x {config['head_dim']}, {config['dtype']}, {causal}, random data"
+
+
+def plots(record: Row, summary: Row, folder: Path) -> None:
+    """Time over spread_k: a colour a kernel, contiguous solid, non-contiguous dashed."""
+    with matplotlib.rc_context(style.STYLE):
+        style.save(draw(record, summary), folder, "kernels")
+
+
+def draw(record: Row, summary: Row) -> Figure:
+    """The figure; what was not measured is named, not drawn."""
+    figure = Figure(figsize=(10.5, 5.0), layout="constrained")
+    axes = figure.subplots()
+    spreads = _spreads(summary)
+    for kernel in kernels_of(summary):
+        for arm in ARMS:
+            rows = [row for k in spreads if (row := _find(summary["cells"], kernel, k, arm=arm))]
+            if rows:
+                style.arm_line(axes, rows)
+                style.gather_line(axes, rows)
+    named = "\n".join(map(str, axes.get_legend_handles_labels()[1]))
+    figure.set_figheight(max(5.0, 1.5 + 0.22 * len(named.splitlines())))  # the legend of many kernels
+    axes.set_ylabel("ms per call (median, 95% interval)")
+    style.over_spread_k(axes, spreads)
+    axes.set_title(inputs(record["config"]), fontsize=10, loc="left")
+    figure.suptitle(f"{_whose(summary)} on contiguous and fragmented K and V, {record['device']['name']}")
+    return figure
+
+
+def kernels_of(summary: Row) -> list[str]:
+    """The kernels, in the order in which they were asked for."""
+    return list(dict.fromkeys(row["kernel"] for row in summary["cells"]))
+
+
+def _whose(summary: Row) -> str:
+    return "flash-attn's functions" if {*kernels_of(summary)} <= {*FUNCTIONS} else "Attention kernels"
+
+
+def _find(rows: list[Row], kernel: str, spread_k: int, **wanted: str) -> Row | None:
+    of_cell = {"kernel": kernel, "spread_k": spread_k} | wanted
+    return next((row for row in rows if of_cell.items() <= row.items()), None)
+
+
+def _spreads(summary: Row) -> list[int]:
+    return sorted({row["spread_k"] for row in summary["cells"]})
+
+
+def _digits(summary: Row) -> int:
+    """Decimals of a time in ms: tenths of a microsecond where calls are short."""
+    return 4 if all((row["median_us"] or 0) < 10_000 for row in summary["cells"]) else 3

@@ -1,0 +1,1 @@
+"""What does a KV cache save a generation, token by token?"""

@@ -1,0 +1,258 @@
+"""What does a KV cache save a generation, token by token, and what does it take?
+
+Three modes generate from the same prompt: transformers without a KV cache, with one, and vLLM with its paged
+one. Each is up in a process of its own, one generates at any time, and every round runs all of them in a new
+random order. transformers with a cache runs twice (A/A).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import torch
+
+from harness import batch, models, prompt
+from harness.engine import inengine
+from harness.engine.child import Child, EngineFailed
+from harness.engine.generation import (
+    Generated,
+    GenerationFacts,
+    Limits,
+    blocks_needed,
+    generation_engine,
+)
+from harness.engine.inengine import Outcome
+from harness.engine.transformers_model import transformers_model
+from harness.experiments.kvcache.options import KVCacheConfig, find_model
+from harness.experiments.prefill.options import for_engine
+from harness.measure.sampler import Series
+from harness.measure.timers import Step
+from harness.models import ModelSource
+from harness.running.recorder import Recorder, recording
+from harness.running.sampling import Sampling
+from harness.runs.record import Cell, Result, Status
+
+GENERATION, STEPS = "generation", "steps"  # the series
+# Modes in the order of the series; the pairs are contrasts' baselines and treatments.
+MODES = (("no_cache", False), ("kv_cache", False), ("paged", False), ("kv_cache", True))
+PAIRS = [(0, 1), (0, 2), (1, 2), (1, 3)]
+DTYPES = {"auto": "bfloat16", "half": "float16", "float": "float32"}
+
+
+def run(config: KVCacheConfig) -> int:
+    """Run it and leave its run directory; the exit status, as of the main job."""
+    source = find_model(config)
+    return recording(config, source.name, partial(measure, source=source), source.notices)
+
+
+def measure(config: KVCacheConfig, recorder: Recorder, source: ModelSource) -> None:
+    """One series of whole generations, and from the same ones a series of their steps."""
+    if {GENERATION, STEPS} <= recorder.finished:
+        return
+    source = models.materialise(source, config.seed)
+    facts = {"weights": source.weights, "num_layers": source.num_layers, "head_dim": source.head_dim}
+    facts |= {"num_kv_heads": source.num_kv_heads, "drawn_apart": source.load_format == "dummy"}
+    recorder.note(model=recorder.record["model"] | facts)
+    (ids,), origin = prompt.token_ids(source, [config.input_len or 1], None, config.seed)
+    recorder.note(prompt=origin)
+    sampling = Sampling(config, recorder)
+    timer = GenerationTimer()
+    with ExitStack() as closing:
+        modes = Modes(config, recorder, source, ids, closing)
+        modes.start(sampling.device)
+        series = modes.series()
+        budget = sampling.budget(1, 1.0)
+        try:
+            with recorder.bar("generations", None) as bar:
+                # Every mode has generated before.
+                sampling.sample(series, timer, budget, config.seed, bar.update)
+        finally:  # also of a run that ends here
+            recorder.add(step_results(config, series, timer.seen))
+    sampling.note_limits(0)
+
+
+@dataclass
+class GenerationTimer:
+    """The sum of a generation's own step times; it keeps what was generated, by that figure."""
+
+    name: str = "steps of the generation"
+    seen: dict[float, Generated] = field(default_factory=dict)  # by microseconds, as they become samples
+
+    def time_round(self, steps: Sequence[Step]) -> list[float]:
+        """Microseconds of each step, whose `run` returns a Generated."""
+        times = []
+        for step in steps:
+            generated: Generated = step.run()  # type: ignore[assignment]
+            times.append(1e6 * generated.seconds)
+            self.seen[times[-1]] = generated
+        return times
+
+
+class Modes:
+    """The processes that generate, and what came of starting them."""
+
+    def __init__(
+        self,
+        config: KVCacheConfig,
+        recorder: Recorder,
+        source: ModelSource,
+        ids: Sequence[int],
+        closing: ExitStack,
+    ) -> None:
+        self.config, self.recorder, self.source = config, recorder, source
+        self.ids, self.closing = list(ids), closing
+        self.children: dict[str, Child] = {}
+        self.failed: dict[str, EngineFailed] = {}
+        self.block_size = 0  # of the paged mode
+
+    def start(self, device: str) -> None:
+        """Start all of them, vLLM first: it looks at how much of a GPU is free. Each generates once."""
+        with self.recorder.bar("starting", 3) as bar:
+            self._try("paged", self._start_vllm)
+            bar.update()
+            dtype = self.recorder.record.get("engine", {}).get("dtype")
+            dtype = dtype or DTYPES.get(self.config.dtype, self.config.dtype)
+            for mode in ("no_cache", "kv_cache"):
+                arguments = self.source, dtype, device, self.config.seed
+                self._try(mode, partial(Child, transformers_model, *arguments))
+                bar.update()
+        tokens: dict[str, list[int]] = {}
+        for mode in [*self.children]:
+            if found := self._first(mode):
+                tokens[mode] = found
+                self.recorder.note(tokens=tokens)
+        self._hold_against_no_cache(tokens)
+
+    def _try(self, mode: str, start: Callable[[], Child]) -> None:
+        self.recorder.say(f"starting {mode} ...")
+        try:
+            self.children[mode] = start()
+            self.closing.callback(self.children[mode].close)
+        except EngineFailed as error:
+            self._fail(mode, error)
+
+    def _fail(self, mode: str, error: EngineFailed) -> None:
+        self.failed[mode] = error
+        self.children.pop(mode, None)
+        self.recorder.notice(f"{mode}: {error}")
+
+    def _start_vllm(self) -> Child:
+        config, size = self.config, self.config.block_size or 1
+        steps = batch.prefill_steps(len(self.ids), config.per_step)
+        needed = blocks_needed(len(self.ids), config.output_len or 1, size, steps)
+        token_bytes = 2 * self.source.num_layers * self.source.num_kv_heads * self.source.head_dim * 4
+        limits = Limits(
+            max_num_seqs=1,
+            max_model_len=config.longest + 1,
+            max_num_batched_tokens=config.per_step,
+            kv_cache_bytes=(needed + 2) * size * token_bytes,
+            num_blocks=needed + 2,  # vLLM keeps one for itself, and wants room for max_model_len
+        )
+        child = Child(generation_engine, for_engine(config, config.longest), self.source, limits)
+        facts: GenerationFacts = child.facts
+        self.block_size = facts.block_size
+        about = {"block_size": facts.block_size, "start_s": round(facts.start_s, 1)}
+        self.recorder.note(engine=facts.settings | about)
+        return child
+
+    def _first(self, mode: str) -> list[int] | None:
+        """One token from one, which is a short prompt, then the whole generation; its tokens."""
+        try:
+            self._generate(mode, self.ids[:1], 2)
+            return list(self._generate(mode, self.ids, self.config.output_len or 1).tokens[0])
+        except EngineFailed as error:
+            self._fail(mode, error)
+            return None
+
+    def _hold_against_no_cache(self, tokens: Mapping[str, Sequence[int]]) -> None:
+        """Note how far each mode's first logits are off, and say so if that is more than rounding."""
+        outcomes = {}
+        for mode in tokens:
+            if mode == "paged" and self.source.load_format == "dummy":
+                continue  # vLLM's weights are other ones
+            asked = (self.ids,) if mode == "paged" else (self.ids, mode == "kv_cache")
+            try:
+                logits = torch.from_numpy(self.children[mode].ask("first_logits", *asked))
+                outcomes[mode] = Outcome(logits[None], (tokens[mode][0],))
+            except EngineFailed as error:
+                self.recorder.notice(f"{mode}: its first logits are not known: {error}")
+        if "no_cache" not in outcomes:
+            return
+        expected, found = outcomes.pop("no_cache"), {}
+        for mode, got in outcomes.items():
+            objection = inengine.objection(got, expected, got)
+            found[mode] = {"error": inengine.difference(got, expected), "objection": objection}
+            if objection:
+                self.recorder.notice(f"{mode}: not what comes without a cache: {objection}")
+        self.recorder.note(first_logits=found)
+
+    def _generate(self, mode: str, ids: Sequence[int], output_len: int) -> Generated:
+        asked: tuple[object, ...] = ([ids], output_len)
+        if mode != "paged":
+            asked = ids, output_len, mode == "kv_cache"
+        generated: Generated = self.children[mode].ask("generate", *asked)
+        return generated
+
+    def series(self) -> Series:
+        """Whole generations; a mode that failed has its reason."""
+        series = Series([], [], pairs=PAIRS)
+        for mode, control in MODES:
+            cell, failed = self._cell(mode), self.failed.get(mode)
+            status, reason = (failed.status, str(failed)) if failed else (Status.OK, None)
+            series.results.append(Result(cell, GENERATION, status, reason, control=control))
+            series.steps.append(None if failed else self._step(mode))
+        return series
+
+    def _step(self, mode: str) -> Step:
+        return Step(lambda: self._generate(mode, self.ids, self.config.output_len or 1))
+
+    def _cell(self, mode: str) -> Cell:
+        versions = self.recorder.record["versions"]
+        paged = mode == "paged"
+        provider = f"vLLM {versions['vllm']}" if paged else f"transformers {versions['transformers']}"
+        point = (("input_len", len(self.ids)), ("output_len", self.config.output_len or 1))
+        of_cell = mode, 0, self.block_size if paged else 0, None, "captured", point
+        return Cell("end_to_end", "generation", provider, *of_cell)
+
+
+def step_results(config: KVCacheConfig, series: Series, seen: dict[float, Generated]) -> list[Result]:
+    """A cell for every step of every mode, sampled in the generations that count, and one for its memory.
+
+    Args:
+        series: of the whole generations.
+        seen: the generations by the samples of the series.
+    """
+    found = []
+    for result in series.results:
+        if result.control:
+            continue
+        kept = [seen[microseconds] for microseconds in result.samples_us]
+        for n in range(config.output_len or 1 if kept else 0):
+            cell = replace(result.cell, stage="step", point=(*result.cell.point, ("step", n + 1)))
+            times, readings = step_figures(kept, n)
+            found.append(Result(cell, STEPS, result.status, result.reason, times, readings=readings))
+        readings = {
+            "start_bytes": [float(each.start_bytes) for each in kept],
+            "peak_bytes": [float(each.peak_bytes) for each in kept],
+        }
+        cell = replace(result.cell, stage="memory")
+        found.append(Result(cell, STEPS, result.status, result.reason, readings=readings))
+    return found
+
+
+def step_figures(kept: Sequence[Generated], n: int) -> tuple[list[float], dict[str, list[float]]]:
+    """Microseconds and memory of each generation's n-th token, counted from 0.
+
+    The first takes all steps ahead of decoding: vLLM may prefill a prompt in several.
+    """
+    times, cached, held = [], [], []
+    for generated in kept:
+        first = next(i for i, step in enumerate(generated.steps) if step.decoding)
+        taken = generated.steps[:first] if n == 0 else generated.steps[first + n - 1 : first + n]
+        times.append(1e6 * sum(step.seconds for step in taken))
+        cached.append(float(taken[-1].cache_bytes))
+        held.append(float(taken[-1].memory_bytes))
+    return times, {"cache_bytes": cached, "memory_bytes": held}

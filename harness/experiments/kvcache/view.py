@@ -1,0 +1,175 @@
+"""What is made of a run of `kvcache`: generations side by side, speed-ups, the cache's size, two plots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.analysis.roofline import ELEMENT_BYTES
+from harness.experiments.kvcache.summary import MODES, drawn_apart, summarise, token_bytes
+from harness.report import kvcache_plot
+from harness.report.document import Companion
+from harness.report.rows import Row, remark, warnings
+from harness.report.tables import NONE, Line, Notes, Section, Table, ms, signed
+from harness.units import counted
+
+__all__ = ["document", "plots", "summarise"]
+
+LABELS = {
+    "no_cache": "transformers, no cache",
+    "kv_cache": "transformers, KV cache",
+    "paged": "vLLM, paged KV cache",
+}
+OWN_WEIGHTS = "vLLM and transformers draw their own weights, so their tokens do not compare"
+MIB = 2**20
+
+
+def document(record: Row, summary: Row) -> Companion:
+    """The tables; in tables.csv the modes and every step."""
+    makers = (_generations, _speed_up_table, _cache_table, _along_the_way) if summary["modes"] else ()
+    tables = [table for make in makers if (table := make(record, summary))]
+    title = f"Generation with and without a KV cache, {record['model']['name']}"
+    return Companion(record, title, tables, [*summary["modes"], *summary["steps"]])
+
+
+def _generations(record: Row, summary: Row) -> Table:
+    notes, lines = Notes(), []
+    for row in summary["modes"]:
+        said = remark(row)
+        label = LABELS[row["arm"]] + (f" {notes.mark(said)}" if said else "")
+        if row["median_us"] is None:
+            lines.append(Line(LABELS[row["arm"]], text=f"{row['status']} {notes.mark(said or '')}"))
+            continue
+        same = _same(record, row, notes)
+        times = ms(row["median_us"], 1), ms(row["first_token_us"], 2), ms(row["token_us"], 2)
+        lines.append(Line(label, (*times, mib(row["peak_bytes"]), mib(_growth(row)), same)))
+    columns = ("", "total ms", "first ms", "token ms", "peak MiB", "grew MiB", "same")
+    below = [
+        *notes.lines(),
+        _counts(summary["modes"]),
+        "first: until the first token; token: mean over those after it. peak: memory of the mode's own "
+        f"process ({_source(record)}), weights and what its libraries hold included; grew: by so much "
+        "during the generation. same: tokens equal to those without a cache, up to the first that is not.",
+        *warnings(summary["modes"], lambda row: LABELS[row["arm"]]),
+    ]
+    return Table(_title(summary), columns, [Section("", lines)], below=below)
+
+
+def _same(record: Row, row: Row, notes: Notes) -> str:
+    """How many tokens are the same, with a mark where nothing can be said or the first one is not."""
+    if drawn_apart(record, row["arm"]):
+        return f"{NONE} {notes.mark(OWN_WEIGHTS)}"
+    if row["same_tokens"] is None:
+        return NONE
+    shown = f"{row['same_tokens']}/{row['compared_tokens']}"
+    if row["objection"]:
+        return f"{shown} {notes.mark('more than rounding: ' + row['objection'])}"
+    if row["same_tokens"] == 0 and row["logits_error"] is not None:
+        error = f"{row['logits_error']:.2g}"
+        return f"{shown} {notes.mark(f'a tie: the first logits differ by {error} of their spread')}"
+    return shown
+
+
+def _title(summary: Row) -> str:
+    row = summary["modes"][0]
+    return f"{row['output_len']} tokens generated from {row['input_len']}"
+
+
+def _counts(modes: Sequence[Row]) -> str:
+    counts = sorted({row["n"] for row in modes if row["n"]})
+    if not counts:
+        return "nothing could be measured"
+    return f"medians of {counts[0]} generations" + (f" to {counts[-1]}" if len(counts) > 1 else "")
+
+
+def _source(record: Row) -> str:
+    on_gpu = record["device"]["kind"] == "cuda"
+    return "PyTorch's allocated GPU memory" if on_gpu else "resident memory, RSS"
+
+
+def _growth(row: Row) -> float | None:
+    if row["peak_bytes"] is None or row["start_bytes"] is None:
+        return None
+    return max(row["peak_bytes"] - row["start_bytes"], 0.0)  # type: ignore[no-any-return]
+
+
+def mib(value: float | None) -> str:
+    """Bytes in MiB."""
+    return NONE if value is None else f"{value / MIB:,.{1 if value >= 100 * MIB else 3}f}"
+
+
+def _speed_up_table(record: Row, summary: Row) -> Table | None:
+    lines = []
+    for row in summary["speed_ups"]:
+        bounds = row["ci95_speed_up"]
+        interval = f"[{bounds[0]:.2f}, {bounds[1]:.2f}]" if bounds else "no interval"
+        lines.append(Line(row["contrast"], (f"{row['speed_up']:.2f}x", interval, row["verdict"])))
+    if not lines:
+        return None
+    below = [
+        "whole generations: the median of the quotients of pairs, one of either mode in each round, and its "
+        f"95% interval. A/A: transformers with its cache against itself, the noise floor{_noise(summary)}.",
+    ]
+    columns = ("", "speed-up", "95%", "verdict")
+    return Table("Speed-ups", columns, [Section("", lines)], below=below)
+
+
+def _noise(summary: Row) -> str:
+    floor = summary["speed_ups"][0]["noise_floor_pct"]
+    if floor is None:
+        return ", which is not known, so every verdict is unclear"
+    return f": a factor of up to {1 + floor / 100:.2f}, by which the other verdicts' intervals are widened"
+
+
+def _cache_table(record: Row, summary: Row) -> Table | None:
+    each = token_bytes(record)
+    if each is None:
+        return None
+    model, dtype = record["model"], record["engine"]["dtype"]
+    lines = []
+    for row in summary["modes"]:
+        if row["cache_bytes"] is None:
+            continue
+        expected = 0.0 if row["arm"] == "no_cache" else row["formula_bytes"]
+        more = row["cache_bytes"] - expected
+        percent = f"{signed(100 * more / expected, 1)}%" if expected else NONE
+        lines.append(Line(LABELS[row["arm"]], (mib(expected), mib(row["cache_bytes"]), mib(more), percent)))
+    if not lines:
+        return None
+    layers, heads = counted(model["num_layers"], "layer"), counted(model["num_kv_heads"], "KV head")
+    pool, size = record["engine"].get("kv_cache_bytes"), record["engine"].get("block_size")
+    below = [
+        f"formula: 2 x {layers} x {heads} x {model['head_dim']} x {ELEMENT_BYTES[dtype]} bytes "
+        f"({dtype}) = {each:,} bytes a token. "
+        f"measured: in transformers the bytes of its K and V tensors, in vLLM whole blocks of {size} tokens "
+        f"that the request holds, out of a pool of {mib(pool)} MiB that it has from the start.",
+    ]
+    tokens = summary["modes"][0]["input_len"] + summary["modes"][0]["output_len"] - 1
+    columns = ("", "formula MiB", "measured MiB", "more MiB", "more")
+    return Table(f"KV cache of {tokens} tokens", columns, [Section("", lines)], below=below)
+
+
+def _along_the_way(record: Row, summary: Row) -> Table | None:
+    by_step: dict[int, dict[str, Row]] = {}
+    for row in summary["steps"]:
+        by_step.setdefault(row["step"], {})[row["arm"]] = row
+    if not by_step:
+        return None
+    last = max(by_step)
+    chosen = sorted(
+        {1, 2, max(last // 4, 1), max(last // 2, 1), max(3 * last // 4, 1), last} & by_step.keys()
+    )
+    lines = []
+    for step in chosen:
+        here = by_step[step]
+        times = [ms(here[mode]["median_us"]) if mode in here else NONE for mode in MODES]
+        caches = [mib(here[mode].get("cache_bytes")) if mode in here else NONE for mode in MODES[1:]]
+        lines.append(Line(str(step), (str(next(iter(here.values()))["tokens"]), *times, *caches)))
+    columns = ("step", "tokens", "no cache ms", "KV cache ms", "paged ms", "KV MiB", "paged MiB")
+    below = ["tokens: that the step's attention sees; KV and paged MiB: K and V that are kept after it."]
+    return Table("Along the generation", columns, [Section("", lines)], below=below)
+
+
+def plots(record: Row, summary: Row, folder: Path) -> None:
+    """Latency and memory along the steps, and the modes side by side."""
+    kvcache_plot.write(record, summary, folder)

@@ -1,0 +1,1 @@
+"""What is in memory at which moment of a job?"""

@@ -1,0 +1,85 @@
+"""The answer and the figures of `memory`: every counter at every stage, and KV cache without a token."""
+
+from __future__ import annotations
+
+from markupsafe import Markup
+
+from harness.experiments.memory.view import COLOURS, COUNTERS, ENGINES, MIB, WAYS
+from harness.report.page import bars
+from harness.report.page.bars import Dot, Entry, Part
+from harness.report.page.cells import Cells
+from harness.report.page.svg import Key, Tip
+from harness.report.rows import Row
+
+MARKERS = dict(zip(COUNTERS, ("circle", "square", "triangle", "diamond", "triangle", "cross"), strict=True))
+HOLLOW = ("reserved", "KV used")  # which lie beside a like marker, or under another
+SMALLEST_MIB = 1e-3  # on a logarithmic axis; there is no zero
+WITH, WITHOUT = Key("with a token", "#009E73"), Key("without", "var(--soft)", hatched=True)
+
+
+def answer(summary: Row) -> str:
+    """What share of the KV cache holds no token, each way."""
+    told = [
+        f"{row['unused_pct']:.1f}% holds no token in {WAYS[row['way']]}"
+        if row["way"] == "blocks"
+        else f"{row['unused_pct']:.1f}% {WAYS[row['way']]}"
+        for row in summary["waste"]
+        if row["unused_pct"] is not None and row["way"] != "needed"
+    ]
+    if not told:
+        return "How much of the KV cache holds no token was not measured."
+    return f"Of the KV cache of all inputs at once, {', '.join(told)}."
+
+
+def figures(summary: Row, cells: Cells) -> list[Markup]:
+    """A line a stage with a point a counter, for each engine; and a bar for each way to keep K and V."""
+    stages = [_stages(summary, engine) for engine in ENGINES]
+    return [*stages, bars.figure("KV cache of all inputs at once", "MiB", _waste(summary))]
+
+
+def _stages(summary: Row, engine: str) -> Markup:
+    rows = [row for row in summary["cells"] if row["arm"] == engine]
+    title = f"Memory through the stages: {engine}"
+    note = "What is zero or not counted here has no point; the table has it."
+    return bars.figure(title, "MiB (logarithmic)", [_stage(row) for row in rows], log=True, note=note)
+
+
+def _stage(row: Row) -> Entry:
+    label = row["moment"] + (f", {row['tokens']} tokens" if row["tokens"] else "")
+    dots = []
+    for name, key in COUNTERS.items():
+        size = (row.get(key) or 0) / MIB
+        if size >= SMALLEST_MIB:
+            colour = "var(--ink)" if COLOURS[name] == "#000000" else COLOURS[name]
+            look = Key(name, colour, MARKERS[name], hollow=name in HOLLOW)
+            dots.append(
+                Dot(size, look, Tip([f"{row['arm']}, {label}: {name}", _told(row, key), _processes(row)]))
+            )
+    return Entry(label if row["status"] == "ok" else f"{label}: {row['status']}", dots=dots)
+
+
+def _told(row: Row, key: str) -> str:
+    bounds = row[f"ci95_{key}"]
+    interval = f" [{bounds[0] / MIB:,.1f}, {bounds[1] / MIB:,.1f}]" if bounds else ""
+    return f"{row[key] / MIB:,.1f} MiB{interval}"
+
+
+def _processes(row: Row) -> str:
+    return f"n = {row['n']} process{'es' * (row['n'] > 1)}" + (f"; {row['reason']}" if row["reason"] else "")
+
+
+def _waste(summary: Row) -> list[Entry]:
+    entries = []
+    for row in summary["waste"]:
+        name = WAYS[row["way"]]
+        if row["used_bytes"] is None:
+            entries.append(Entry(f"{name}: {row['status']}"))
+            continue
+        unused = row["unused_bytes"] / MIB
+        needed = row["used_bytes"] / MIB - unused
+        parts = [Part(needed, WITH, Tip([name, f"{needed:,.1f} MiB hold a token"]))]
+        if unused > 0:
+            without = f"{unused:,.1f} MiB without a token, {row['unused_pct']:.1f}%"
+            parts.append(Part(unused, WITHOUT, Tip([name, without])))
+        entries.append(Entry(f"{name}: {row['used_bytes'] / MIB:,.1f} MiB", parts))
+    return entries

@@ -1,0 +1,123 @@
+"""How much memory do inputs of mixed length take, one at a time in transformers and batched in vLLM?"""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass, field
+from functools import partial
+
+from harness import models, prompt
+from harness.analysis import roofline as work
+from harness.analysis import stats
+from harness.experiments.memory.jobs import ENGINES, EngineName, plan
+from harness.experiments.memory.options import MemoryConfig, find_model
+from harness.experiments.memory.stages import Reading, readings
+from harness.models import ModelSource
+from harness.running.recorder import Recorder, recording
+from harness.runs.record import Cell, Result, Status
+
+
+def run(config: MemoryConfig) -> int:
+    """Run it and leave its run directory; the exit status, as of the main job."""
+    source = find_model(config)
+    return recording(config, source.name, partial(measure, source=source), source.notices)
+
+
+def measure(config: MemoryConfig, recorder: Recorder, source: ModelSource) -> None:
+    """Rounds of one process of each engine, in random order, until the time or the precision is enough."""
+    source = models.materialise(source, config.seed)
+    (token_ids,), origin = prompt.token_ids(source, [max(config.lengths)], None, config.seed)
+    heads = source.num_layers * source.num_kv_heads * source.head_dim
+    recorder.note(
+        prompt=origin,
+        model=recorder.record["model"] | {"weights": source.weights, "dtype": config.dtype},
+        kv_bytes_per_token=2 * heads * work.ELEMENT_BYTES[config.dtype],
+    )
+    assert config.max_seconds is not None
+    job, order = Job(config, recorder, source, token_ids), random.Random(config.seed)
+    rounds, longest_s, left_s = 0, 0.0, config.max_seconds
+    while rounds == 0 or not _enough(config, recorder, rounds, left_s - longest_s):
+        began = time.perf_counter()
+        for engine in order.sample(ENGINES, len(ENGINES)):
+            job.process(engine, rounds)
+        took_s = time.perf_counter() - began
+        rounds, longest_s, left_s = rounds + 1, max(longest_s, took_s), left_s - took_s
+
+
+def _enough(config: MemoryConfig, recorder: Recorder, rounds: int, left_s: float) -> bool:
+    """Whether no further round is due; `left_s`: what one as long as the longest would leave."""
+    if config.repeats is not None:
+        return rounds >= config.repeats
+    return left_s < 0 or precise(recorder.kept, config.precision)
+
+
+def precise(results: list[Result], precision_pct: float) -> bool:
+    """Whether every figure's 95% interval over the processes is narrow enough, in percent of its median."""
+    figures: dict[tuple[Cell, str], list[float]] = {}
+    for result in results:
+        for name, values in result.readings.items():
+            figures.setdefault((result.cell, name), []).extend(values)
+    for values in figures.values():
+        found = stats.median_interval(values)
+        if found.ci95_us is None:
+            return False
+        low, high = found.ci95_us
+        if high - low > precision_pct / 100 * abs(found.median_us):
+            return False
+    return True
+
+
+@dataclass
+class Job:
+    """Keeps what the processes say."""
+
+    config: MemoryConfig
+    recorder: Recorder
+    source: ModelSource
+    token_ids: list[int]
+    sources: dict[str, dict[str, str]] = field(default_factory=dict)
+    first_tokens: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+
+    def process(self, engine: EngineName, number: int) -> None:
+        """The n-th process of an engine, from its start to its end; nothing if an earlier run has it."""
+        series = f"{engine} process={number}"
+        if series in self.recorder.finished:
+            return
+        found: list[Result] = []
+        try:
+            with self.recorder.bar(series, None) as bar:
+                for reading in readings(engine, self.config, self.source, self.token_ids):
+                    found.append(self._result(engine, series, len(found), reading))
+                    bar.set_postfix_str(reading.stage.name)
+                    bar.update()
+        except KeyboardInterrupt:
+            for stage in plan(engine, self.config.lengths)[len(found) :]:
+                reading = Reading(stage, Status.INTERRUPTED, "interrupted by the user")
+                found.append(self._result(engine, series, len(found), reading))
+            raise
+        finally:
+            self.recorder.add(found)
+
+    def _result(self, engine: EngineName, series: str, order: int, reading: Reading) -> Result:
+        if reading.sources:
+            self.sources[engine] = reading.sources
+            self.recorder.note(sources=self.sources)
+        if reading.first_tokens:
+            self.first_tokens.setdefault(engine, {})[reading.stage.name] = list(reading.first_tokens)
+            self.recorder.note(first_tokens=self.first_tokens)
+        versions = self.recorder.record["versions"]
+        lengths = reading.stage.lengths
+        cell = Cell(
+            stage="memory",
+            kernel="prefill",
+            provider=f"{engine} {versions[engine.lower()]}",
+            arm=engine,
+            spread_k=0,
+            block_size=reading.block_size,
+            layer=None,
+            data="captured",
+            point=(("order", order), ("moment", reading.stage.name), ("tokens", sum(lengths))),
+        )
+        figures = {name: [float(value)] for name, value in reading.figures.items()}
+        return Result(cell, series, reading.status, reading.reason, readings=figures)

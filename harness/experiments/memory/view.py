@@ -1,0 +1,289 @@
+"""What is made of a run of `memory`: memory at every stage, what the KV cache wastes, and a plot."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from harness.analysis import figures, stats
+from harness.report import plots as style
+from harness.report.document import Companion
+from harness.report.rows import Row, with_reason
+from harness.report.tables import NONE, Line, Notes, Section, Table
+from harness.runs.record import Result, Status, latest
+
+MIB, GIB = 2**20, 2**30
+ENGINES = ("transformers", "vLLM")
+# As the columns say it: reading, and the key of its source in the record.
+COUNTERS = {
+    "allocated": "allocated_bytes",
+    "reserved": "reserved_bytes",
+    "NVML": "nvml_bytes",
+    "RSS": "rss_bytes",
+    "KV used": "cache_used_bytes",
+    "KV held": "cache_held_bytes",
+}
+COLOURS = dict(zip(COUNTERS, ("#0072B2", "#56B4E9", "#CC79A7", "#000000", "#D55E00", "#E69F00"), strict=True))
+MARKERS = dict(zip(COUNTERS, ("o", "s", "^", "D", "v", "x"), strict=True))
+WAYS = {
+    "needed": "the tokens alone",
+    "blocks": "vLLM's blocks",
+    "padded": "padded to the longest",
+}
+
+
+def summarise(record: Row, results: Sequence[Result]) -> Row:
+    """`cells`, a row for each engine and stage with its bytes, and `waste`, a row for each way to keep KV.
+
+    Bytes are medians over the processes, `n` of them, with intervals from 6 on.
+    """
+    cells: dict[tuple[str, int | float | str | None], list[Result]] = {}
+    for result in latest(results):
+        cells.setdefault((result.cell.arm, result.cell.at("order")), []).append(result)
+    found: Row = {"schema_version": 1, "status": record["status"]}
+    found["cells"] = sorted(map(_cell, cells.values()), key=lambda r: (ENGINES.index(r["arm"]), r["order"]))
+    found["waste"] = _waste(record, found["cells"])
+    return found
+
+
+def _cell(members: list[Result]) -> Row:
+    """One stage over all processes; what went wrong in any of them is its status."""
+    lost = [r for r in members if r.status is not Status.OK]
+    row = figures.cell_row([*lost, *members][0])
+    if lost and len(members) > 1:
+        row["reason"] = f"in {len(lost)} of {len(members)} processes: {row['reason']}"
+    for name in ("median_us", "ci95_us", "mean_us", "warmup_us", "warnings", "stopped"):
+        del row[name]
+    values: dict[str, list[float]] = {}
+    for result in members:
+        for name, read in result.readings.items():
+            values.setdefault(name, []).extend(read)
+    for name, read in values.items():
+        of_all = stats.median_interval(read)
+        row[name] = int(of_all.median_us)
+        row[f"ci95_{name}"] = of_all.ci95_us and list(of_all.ci95_us)
+    return row | {"n": len(next(iter(values.values()), []))}
+
+
+def _waste(record: Row, cells: list[Row]) -> list[Row]:
+    """For each way: bytes of KV cache with all inputs in it, those without a token, requests that fit."""
+    lengths = record["config"]["lengths"]
+    needed = sum(lengths) * record["kv_bytes_per_token"] if "kv_bytes_per_token" in record else None
+    batch, padded = _find(cells, "vLLM", "all inputs"), _find(cells, "transformers", "all, padded")
+    if needed is None or batch is None:
+        return []
+    pool = batch.get("cache_held_bytes")
+    used = {"needed": needed, "blocks": batch.get("cache_used_bytes")}
+    used["padded"] = padded.get("cache_used_bytes") if padded else None
+    rows = []
+    for way, held in used.items():
+        of_cell = {"needed": None, "blocks": batch, "padded": padded}[way]
+        rows.append(
+            {
+                "way": way,
+                "used_bytes": held,
+                "unused_bytes": held and held - needed,
+                "unused_pct": held and 100 * (held - needed) / held,
+                "requests_that_fit": held and pool and int(pool * len(lengths) // held),
+                "pool_bytes": pool,
+                "status": of_cell["status"] if of_cell else "ok",
+                "reason": of_cell["reason"] if of_cell else None,
+            }
+        )
+    return rows
+
+
+def document(record: Row, summary: Row) -> Companion:
+    """Memory at every stage, and the waste of each way to keep the KV cache."""
+    count, name = len(record["config"]["lengths"]), record["model"]["name"]
+    tables = [_stages(record, summary)] if summary["cells"] else []
+    tables += [_waste_table(record, summary)] if summary["waste"] else []
+    return Companion(record, f"Memory of {count} inputs: {name}", tables, summary["cells"])
+
+
+def _stages(record: Row, summary: Row) -> Table:
+    notes, sections = Notes(), []
+    for engine in ENGINES:
+        rows = [row for row in summary["cells"] if row["arm"] == engine]
+        if rows:
+            how = {"transformers": "one request at a time", "vLLM": "all requests in one batch"}[engine]
+            sections.append(Section(f"{rows[0]['provider']}: {how}", [_line(row, notes) for row in rows]))
+    model = record["model"]
+    about = [f"MiB held by the engine's own process, {model['name']}, {model.get('dtype', '')}".rstrip(", ")]
+    below = [*notes.lines(), *_sources(record), _processes(summary)]
+    return Table("Memory through the stages of a job", ("", *COUNTERS), sections, about, below)
+
+
+def _line(row: Row, notes: Notes) -> Line:
+    label = row["moment"]
+    if row["tokens"]:
+        label += f": {row['tokens']} tokens" if label.startswith("input") else f": {row['tokens']}"
+    if row["status"] != "ok":
+        label = with_reason(label, row | {"reason": f"{row['status']}: {row['reason']}"}, notes)
+    return Line(label, tuple(_mib(row.get(name)) for name in COUNTERS.values()))
+
+
+def _mib(value: float | None) -> str:
+    if value is None:
+        return NONE
+    return f"{value / MIB:.1f}"
+
+
+def _sources(record: Row) -> list[str]:
+    """What says each figure, once where both engines' processes have it from the same counter."""
+    of_engines: dict[str, dict[str, list[str]]] = {}
+    for engine, sources in record.get("sources", {}).items():
+        for column, source in sources.items():
+            of_engines.setdefault(column, {}).setdefault(source, []).append(engine)
+    lines = []
+    for column, by_source in of_engines.items():
+        texts = [
+            source if len(by_source) == 1 else f"{source} ({', '.join(engines)})"
+            for source, engines in by_source.items()
+        ]
+        lines.append(f"{column}: {'; '.join(texts)}.")
+    return [
+        *lines,
+        "KV used: keys and values in the cache (transformers), blocks that requests hold (vLLM); KV held: "
+        "what is set aside for them, for vLLM its whole pool.",
+    ]
+
+
+def _processes(summary: Row) -> str:
+    most = max(row["n"] for row in summary["cells"])
+    if most == 1:
+        return "One process of each; --repeats 6 gives intervals (in tables.csv)."
+    widths = [
+        100 * (high - low) / row[name]
+        for row in summary["cells"]
+        for name in COUNTERS.values()
+        if row.get(name) and row.get(f"ci95_{name}")
+        for low, high in [row[f"ci95_{name}"]]
+    ]
+    spread = f"; 95% intervals are up to {max(widths):.2f}% wide (in tables.csv)" if widths else ""
+    return f"Medians of {most} processes of each{spread}."
+
+
+def _waste_table(record: Row, summary: Row) -> Table:
+    notes = Notes()
+    lines = [
+        Line(
+            with_reason(WAYS[row["way"]], row | {"reason": row["reason"] and _why(row)}, notes),
+            (
+                _mib(row["used_bytes"]),
+                _mib(row["unused_bytes"]),
+                NONE if row["unused_pct"] is None else f"{row['unused_pct']:.1f}%",
+                NONE if row["requests_that_fit"] is None else str(row["requests_that_fit"]),
+            ),
+        )
+        for row in summary["waste"]
+    ]
+    lengths, pool = record["config"]["lengths"], summary["waste"][0]["pool_bytes"]
+    batch = _find(summary["cells"], "vLLM", "all inputs")
+    assert batch is not None, "there is no waste without it"
+    size = batch["block_size"]
+    columns = ("", "MiB", "without a token", "share", "requests that fit")
+    below = [
+        *notes.lines(),
+        "the tokens alone: 2 x layers x KV heads x head size x tokens x bytes, the formula; the others are "
+        "measured." + (f" vLLM's blocks have {size} tokens." if size else ""),
+    ]
+    if pool:
+        below.append(f"requests that fit: of this mix, in vLLM's pool of {pool / GIB:.2f} GiB.")
+    title = f"KV cache of all {len(lengths)} inputs at once ({min(lengths)} to {max(lengths)} tokens)"
+    return Table(title, columns, [Section("", lines)], [], below)
+
+
+def _why(row: Row) -> str:
+    return f"{row['status']}: {row['reason']}"
+
+
+def plots(record: Row, summary: Row, folder: Path) -> None:
+    """Memory over the stages, an engine a panel, and what each way to keep the KV cache wastes."""
+    with matplotlib.rc_context(style.STYLE):
+        style.save(draw(record, summary), folder, "memory")
+
+
+def draw(record: Row, summary: Row) -> Figure:
+    """The figure; counters that are not here have no line."""
+    figure = Figure(figsize=(12.0, 5.6), layout="constrained")
+    panels = figure.subplots(1, 3, width_ratios=(2.2, 1.3, 1.2))
+    panels[1].sharey(panels[0])
+    for engine, axes in zip(ENGINES, panels, strict=False):
+        _over_stages(axes, [row for row in summary["cells"] if row["arm"] == engine])
+        axes.set_title(engine, fontsize=10, loc="left")
+    panels[0].set_ylabel("MiB (log scale)")
+    _bars(panels[2], summary["waste"])
+    handles = {
+        label: handle
+        for axes in panels[:2]
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    if handles:
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=6, frameon=False)
+    figure.suptitle(f"Memory: {record['model']['name']}, {record['device']['name']}")
+    return figure
+
+
+def _over_stages(axes: Axes, rows: list[Row]) -> None:
+    """A line a counter, but for zeros, which a log scale does not have, and a copy of another line."""
+    drawn: list[list[int | None]] = []
+    for name, key in COUNTERS.items():
+        read = [row.get(key) for row in rows]
+        values = [value or math.nan for value in read]
+        if read not in drawn and not all(map(math.isnan, values)):
+            drawn.append(read)
+            axes.plot(
+                range(len(rows)),
+                [value / MIB for value in values],
+                color=COLOURS[name],
+                marker=MARKERS[name],
+                markersize=4.5,
+                label=name,
+            )
+    axes.set_xticks(range(len(rows)), [_tick(row) for row in rows], rotation=60, ha="right")
+    if rows:
+        axes.set_yscale("log")
+    _plain(axes)
+
+
+def _tick(row: Row) -> str:
+    tokens = f", {row['tokens']}" if row["tokens"] else ""
+    status = "" if row["status"] == "ok" else f"\n({row['status']})"
+    return f"{row['moment']}{tokens}{status}"
+
+
+def _bars(axes: Axes, waste: list[Row]) -> None:
+    """MiB with a token in them, and on top those without."""
+    for n, row in enumerate(waste):
+        if row["used_bytes"] is not None:
+            tokens, unused = ((row["used_bytes"] - row["unused_bytes"]) / MIB, row["unused_bytes"] / MIB)
+            axes.bar(n, tokens, color="#009E73", label="with a token" if not n else None)
+            axes.bar(n, unused, bottom=tokens, color="0.8", hatch="//", label="" if n else "without")
+    axes.set_xticks(range(len(waste)), [_way(row) for row in waste])
+    axes.set_ylabel("MiB of KV cache")
+    axes.set_title("all inputs at once", fontsize=10, loc="left")
+    if waste:
+        axes.margins(y=0.2)  # for the legend, above the tallest bar
+        axes.legend(frameon=False, loc="upper left")
+    _plain(axes)
+
+
+def _way(row: Row) -> str:
+    words = WAYS[row["way"]].replace(" ", "\n", 1)
+    return words if row["used_bytes"] is not None else f"{words}\n({row['status']})"
+
+
+def _plain(axes: Axes) -> None:
+    axes.grid(axis="y", color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _find(cells: list[Row], engine: str, moment: str) -> Row | None:
+    return next((row for row in cells if (row["arm"], row["moment"]) == (engine, moment)), None)

@@ -1,0 +1,1 @@
+"""What does vLLM's paged KV cache cost a prefill?"""

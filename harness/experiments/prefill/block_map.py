@@ -1,0 +1,93 @@
+"""The block tables as pictures: which physical block holds which part of the prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from harness import layout
+from harness.layout import Run
+from harness.report.page import svg
+from harness.units import counted
+
+MOST_REQUESTS = 16  # drawn of a layout
+MOST_LISTED = 64  # runs spelled out below a picture
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The pictures of one layout."""
+
+    title: str
+    pictures: list[Markup]
+    rest: str  # how many requests have no picture, in words; "" if all have one
+
+
+def layouts(record: dict[str, Any]) -> list[Layout]:
+    """Every layout's block tables, all on one scale; none if the run did not choose blocks."""
+    tables = {
+        name: {n: layout.runs(layout.from_ranges(requests[n])) for n in _spread_over(len(requests))}
+        for name, requests in record.get("block_ids", {}).items()
+    }
+    drawn = [run for requests in tables.values() for runs in requests.values() for run in runs]
+    if not drawn:
+        return []
+    ids = min(run.first_id for run in drawn), max(run.first_id + run.length for run in drawn)
+    return [_layout(name, tables[name], len(record["block_ids"][name]), ids) for name in tables]
+
+
+def _spread_over(count: int) -> Sequence[int]:
+    """Indices of the requests that are drawn: all, or the first, the last and some between."""
+    if count <= MOST_REQUESTS:
+        return range(count)
+    return [round(n * (count - 1) / (MOST_REQUESTS - 1)) for n in range(MOST_REQUESTS)]
+
+
+def _layout(name: str, requests: dict[int, list[Run]], count: int, ids: tuple[int, int]) -> Layout:
+    title = "vLLM's own blocks" if name == "engine" else f"spread_k = {name}"
+    pictures = [
+        _picture(title, f"request {n}" if count > 1 else title, runs, *ids) for n, runs in requests.items()
+    ]
+    more = count - len(requests)
+    rest = f"{len(requests)} of {count} requests, spread over the batch; run.json has the other {more}."
+    return Layout(title, pictures, rest if more else "")
+
+
+def _picture(title: str, caption: str, runs: list[Run], lowest: int, end: int) -> Markup:
+    """Physical ids upwards over logical blocks to the right, a unit a block: a run is a rising line."""
+    blocks = sum(run.length for run in runs)
+    path = "".join(f"M{run.first_block},{end - run.first_id}l{run.length},{-run.length}" for run in runs)
+    lengths = [run.length for run in runs]
+    size = f"{min(lengths)}" if min(lengths) == max(lengths) else f"{min(lengths)} to {max(lengths)}"
+    ids = f"{min(run.first_id for run in runs)} to {max(run.first_id + run.length for run in runs) - 1}"
+    tip = svg.Tip(
+        [
+            title if caption == title else f"{title}, {caption}",
+            f"{counted(blocks, 'block')} in {counted(len(runs), 'run')} of {size}",
+            f"physical ids {ids}",
+        ]
+    )
+    drawn = svg.element("path", d=path, class_="runs")
+    frame = svg.element("rect", width="100%", height="100%", class_="frame")
+    picture = svg.element(
+        "svg",
+        svg.mark(tip, frame, drawn),
+        viewBox=f"0 0 {blocks} {end - lowest}",
+        preserveAspectRatio="none",
+        class_="blocks",
+        role="group",
+        aria_label=tip.lines[0],
+    )
+    return svg.element("div", svg.figure(caption, picture), _listing(runs), class_="block-table")
+
+
+def _listing(runs: list[Run]) -> Markup:
+    """The runs in logical order, as text."""
+    ids = [block for run in runs[:MOST_LISTED] for block in range(run.first_id, run.first_id + run.length)]
+    listed = layout.to_ranges(ids).replace(",", ", ")
+    rest = f" and {len(runs) - MOST_LISTED} more runs, in run.json" if len(runs) > MOST_LISTED else ""
+    summary = svg.element("summary", Markup.escape(f"{len(runs)} run{'s' * (len(runs) > 1)}"))
+    return svg.element("details", summary, svg.element("p", Markup.escape(listed + rest), class_="ids"))

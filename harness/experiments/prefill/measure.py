@@ -1,0 +1,221 @@
+"""The main job: what does the paged KV cache cost this model's prefill?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+
+from harness import batch, device, layout, models, prompt
+from harness.calls import capture
+from harness.config import RunConfig
+from harness.engine import prefills
+from harness.engine.options import EngineError
+from harness.engine.prefill_engine import Prefill, PrefillEngine, check_backend, check_room
+from harness.engine.prefills import Ids
+from harness.engine.ranks import RankDied, Ranks
+from harness.experiments.prefill import end_to_end
+from harness.experiments.prefill import other_engines as variants
+from harness.experiments.prefill.replaying import SAMPLED_LAYERS, Replaying, spaced
+from harness.measure.sampler import ENOUGH_ROUNDS
+from harness.running.recorder import Recorder, recording
+
+SWEEP_SHARE, ATTRIBUTION_SHARE = 0.3, 0.5  # of the time for sampling: whole prefills, without and with arms
+EAGER = (
+    "the engine runs without CUDA graphs (--enforce-eager): a step of one-token prompts would be a single one"
+)
+NO_LAYER = "no layer of this model has a paged KV cache, so there is no layout"
+
+
+def run(config: RunConfig, source: models.ModelSource) -> int:
+    """Run the main job and leave its run directory; the exit status.
+
+    0: done. 1: it failed, the directory holds what was measured until then. 130: Ctrl-C, likewise.
+    """
+
+    def job(config: RunConfig, recorder: Recorder) -> None:
+        # vLLM's tensors may only be written to in inference mode.
+        with torch.inference_mode():
+            Job(config, source, recorder).run()
+
+    return recording(config, source.name, job, source.notices)
+
+
+Plans = dict[int, list[list[int]]]  # each prompt's block ids by spread_k
+
+
+class Job:
+    """One run of the main job: its phases in their order."""
+
+    def __init__(self, config: RunConfig, source: models.ModelSource, recorder: Recorder) -> None:
+        self.config, self.source, self.recorder = config, source, recorder
+        self.replaying = Replaying(config, recorder)
+        self.end_to_end_share = ATTRIBUTION_SHARE if config.attribution else SWEEP_SHARE
+
+    def run(self) -> None:
+        """All phases."""
+        if device.kind() == "cuda" and self.config.one_token_each:
+            self.recorder.notice(EAGER)
+        source = models.materialise(self.source, self.config.seed)
+        lengths = [request.length for request in self.config.requests]
+        prompts, origin = prompt.token_ids(source, lengths, self.config.prompt_file, self.config.seed)
+        self.recorder.note(prompt=origin)
+        self.recorder.say(f"starting vLLM for {source.name} ...")
+        with PrefillEngine(self.config, source) as engine:
+            self.recorder.note(engine=engine.settings, engine_start_s=round(engine.start_s, 1))
+            self.recorder.say(f"engine up after {engine.start_s:.0f} s")
+            check_backend(self.config.attention_backend, engine.about.backends)
+            up = time.perf_counter()
+            self._sweep(engine, prompts)
+            sampling_s = sum(budget.spent_s for budget in self.replaying.budgets)
+            self.recorder.note(
+                measuring_s=round(time.perf_counter() - up, 1), sampling_s=round(sampling_s, 1)
+            )
+        variants.measure(source, prompts, self.replaying, self.recorder)
+
+    def _sweep(self, engine: PrefillEngine, prompts: Ids) -> None:
+        if len(engine.about.out_of_scope) == len(engine.about.layers):
+            self._leave_out(dict(enumerate(engine.about.out_of_scope)))
+            raise capture.CaptureError(NO_LAYER)  # not all of these can be prefilled on chosen blocks
+        free = engine.free_block_ids()
+        blocks = batch.blocks(self.config.requests, engine.settings["block_size"])
+        check_room(sum(blocks), free)
+        plans = self._plans(blocks, free)
+        self.recorder.note(
+            block_ids={str(k): [layout.to_ranges(ids) for ids in of_k] for k, of_k in plans.items()}
+        )
+        try:
+            engine.prefill(prompts, plans[1])  # the first step compiles and allocates
+        except RankDied:
+            raise
+        except RuntimeError as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise EngineError(f"vLLM cannot prefill {self.source.name}: {reason}") from error
+        self._equip(engine.ranks)
+        layers = self._chosen_layers(len(engine.about.layers))
+        base, captured = prefills.capture(engine, prompts, plans[1], layers)
+        self._leave_out(captured.skipped)
+        if not captured.calls and not captured.skipped:
+            raise capture.CaptureError(
+                "no attention call was seen, as in steps that run as one CUDA graph; add --enforce-eager"
+            )
+        if not captured.calls:
+            raise capture.CaptureError(NO_LAYER)
+        self._fit_layers(engine, captured.calls)
+        self.recorder.note(first_tokens=list(base.first_tokens))
+        if self.config.save_captures:
+            self._save(engine.ranks)
+        problems = self._replay_all(engine, prompts, plans, base, list(captured.calls.values()))
+        self._end_to_end(engine, prompts, plans, problems)
+        self.replaying.note_limits(sum(engine.ranks.call("launch_bound")))
+
+    def _leave_out(self, reasons: Mapping[int, str]) -> None:
+        """Note why layers, by their index, are not measured."""
+        for layer, reason in reasons.items():
+            self.recorder.notice(f"layer {layer} left out: {reason}")
+
+    def _equip(self, ranks: Ranks) -> None:
+        """Make every rank ready to replay; the run notes what the first measures with."""
+        equipment = ranks.call("equip", self.config, self.replaying.lacks_ceilings)
+        self.replaying.equipped(equipment[0])
+
+    def _plans(self, blocks: Sequence[int], free: Sequence[int]) -> Plans:
+        """Block ids by spread_k. The one-run baseline shares no block with the others, so both stay."""
+        config = self.config
+        one_run = layout.plan_batch(blocks, config.runs(1), free, seed=config.seed)
+        taken = set(chain(*one_run))
+        rest = [block for block in free if block not in taken]
+        how: dict[str, Any] = {"gap": config.gap, "sizes": config.run_sizes}
+        split = {
+            k: layout.plan_batch(blocks, config.runs(k), rest, seed=config.seed + k, **how)
+            for k in config.spreads()
+            if k > 1
+        }
+        return {1: one_run} | split
+
+    def _chosen_layers(self, count: int) -> list[int] | None:
+        """The layers that the configuration asks for, or that a resumed run has; None: all."""
+        if self.recorder.finished:
+            return list(self.recorder.record["layers"])
+        if self.config.layers == "sample":
+            return spaced(count, SAMPLED_LAYERS)
+        return self.config.layers if isinstance(self.config.layers, list) else None
+
+    def _fit_layers(self, engine: PrefillEngine, calls: dict[int, capture.AttentionCall]) -> None:
+        """Leave out layers if not even a few samples of all of them fit the time; note what is replayed."""
+        fitting, of = len(calls), len(engine.about.layers)
+        if self.config.layers is None and self.config.repeats is None and not self.recorder.finished:
+            fitting = max(1, min(fitting, self._layers_that_fit(engine.ranks, next(iter(calls)))))
+        numbers = [list(calls)[n] for n in spaced(len(calls), fitting)]
+        if fitting < len(calls):
+            self.recorder.notice(
+                f"all {len(calls)} layers do not fit --max-seconds {self.replaying.seconds:g}; replayed are "
+                f"{', '.join(map(str, numbers))}; --layers all replays them all"
+            )
+        elif self.config.layers == "sample":
+            self.recorder.notice(f"{len(calls)} of {of} layers are replayed (--layers sample)")
+        for number in set(calls) - set(numbers):
+            del calls[number]
+        engine.ranks.call("keep", numbers)
+        self.replaying.describe(
+            list(calls.values()), name=self.source.name, weights=self.source.weights, num_layers=of
+        )
+
+    def _layers_that_fit(self, ranks: Ranks, layer: int) -> int:
+        """How many layers could have rounds enough at every spread_k, by one round of this one."""
+        round_s = max(ranks.call("round_s", layer, max(self.config.spreads())))
+        # The rounds, some of warm-up, and making ready, which runs every arm once or twice.
+        cost_s = round_s * (ENOUGH_ROUNDS + 4)
+        time_s = (1 - self.end_to_end_share) * self.replaying.seconds
+        return int(time_s / (cost_s * len(self.config.spreads()))) - 1  # one for the random inputs
+
+    def _save(self, ranks: Ranks) -> None:
+        folder = self.recorder.directory.captures_path
+        saved = sum(ranks.call("save", folder))
+        self.recorder.say(f"{saved} attention calls saved in {folder}")
+
+    def _replay_all(
+        self,
+        engine: PrefillEngine,
+        prompts: Ids,
+        plans: Plans,
+        base: Prefill,
+        calls: Sequence[capture.AttentionCall],
+    ) -> dict[int, str]:
+        """For every spread_k a real prefill and a replay of its calls; what was wrong, by spread_k."""
+        ranks, todo = engine.ranks, self.replaying.todo(calls)
+        budget = self.replaying.budget_for(todo, 1 - self.end_to_end_share)
+        problems: dict[int, str] = {}
+        with self.recorder.bar("replay", sum(map(len, todo.values()))) as bar:
+            for k, pending in todo.items():
+                bar.set_postfix_str(f"spread_k={k}")
+                ranks.call("start_peak")
+                if found := prefills.check(engine, prompts, plans[k], base):
+                    problems[k] = "; ".join(found[:2])
+                    self.recorder.notice(f"spread_k = {k}: {problems[k]}")
+                for call, first_of_shape in pending:
+                    how = (budget, problems.get(k))
+                    for index in self.replaying.alone(k, call.layer, first_of_shape):
+                        sampled = ranks.call("replay_request", call.layer, k, index, *how)
+                        self.replaying.take(sampled, budget)
+                    with_synthetic = first_of_shape and self.config.synthetic
+                    sampled = ranks.call("replay", call.layer, k, with_synthetic, *how)
+                    self.replaying.take(sampled, budget)
+                    bar.update()
+                self.recorder.note_peak(f"spread={k}", max(ranks.call("end_peak")))
+                self.recorder.show(k)
+        return problems
+
+    def _end_to_end(
+        self,
+        engine: PrefillEngine,
+        prompts: Ids,
+        plans: Plans,
+        problems: dict[int, str],
+    ) -> None:
+        if end_to_end.SERIES not in self.recorder.finished:
+            prefills = end_to_end.EndToEnd(engine, prompts, plans, self.replaying, self.recorder)
+            prefills.measure(problems, self.end_to_end_share)

@@ -1,0 +1,189 @@
+"""The same prefill in engines that differ in one option: block size, FlashAttention version, backend.
+
+What an option of the engine does cannot be switched within one, so every variant is an engine in a process of
+its own. All are up at the same time, one of them prefills at any time, and every round runs all of them in a
+new random order: what drifts, drifts for all. The baseline is there twice.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from harness.analysis import other_engines as variants
+from harness.analysis.other_engines import AGAIN, BASELINE, Variant
+from harness.config import RunConfig
+from harness.engine import inengine
+from harness.engine.child import EngineFailed
+from harness.engine.inengine import Outcome
+from harness.engine.process import ArmFacts, EngineProcess, Prompts
+from harness.experiments.prefill.end_to_end import PrefillTimer
+from harness.experiments.prefill.replaying import Replaying
+from harness.measure import timers
+from harness.measure.sampler import Series
+from harness.models import ModelSource
+from harness.running.recorder import Recorder
+from harness.runs.record import Cell, Result, Status
+
+SERIES = "variants"
+ARMS = ("engine", "paged", "dense", "no_cache")
+
+
+def measure(source: ModelSource, prompts: Prompts, replaying: Replaying, recorder: Recorder) -> None:
+    """Time the variants that the configuration asks for, once the main job's own engine is closed.
+
+    Args:
+        source: materialised; all engines load the same files.
+    """
+    config, settings = replaying.config, recorder.record["engine"]
+    if SERIES in recorder.finished or all(getattr(config, name) is None for name in variants.LISTED_BY):
+        return
+    found = variants.asked_for(config, settings)
+    if not found:
+        recorder.notice(
+            "no other engines: all that were asked for are what vLLM chose for the main job's own"
+        )
+        return
+    count = len(found) + 2
+    recorder.notice(
+        f"{count} more engines side by side: the main job's own configuration twice and "
+        f"{', '.join(variant.name for variant in found)}; sampled for up to another {replaying.seconds:g} s"
+    )
+    shared = config.model_copy(update={"gpu_memory_utilization": config.gpu_memory_utilization / count})
+    largest = max([settings["block_size"], *(config.block_sizes or [])])
+    cache = variants.kv_cache_bytes(config, source, settings["dtype"], largest)
+    with ExitStack() as closing:
+        engines = _Engines(prompts, recorder, closing)
+        with recorder.bar("starting engines", count) as bar:
+            for member in [Member(None), Member(None, control=True), *map(Member, found)]:
+                engines.add(member, shared, source, cache)
+                bar.update()
+        budget = replaying.budget(1, 1.0)
+        with recorder.bar("engines", None) as bar:
+            # Every arm has run before.
+            series, seed = engines.series, config.seed
+            replaying.sample(series, PrefillTimer(), budget, seed, bar.update)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One of the engines side by side."""
+
+    variant: Variant | None  # None: the baseline
+    control: bool = False  # the baseline a second time (A/A)
+
+    @property
+    def name(self) -> str:
+        """As in summary.json."""
+        return self.variant.name if self.variant else AGAIN if self.control else BASELINE
+
+    def cell(self, arm: ArmFacts, vllm: str, block_size: int) -> Cell:
+        """Of one arm of the engine."""
+        variant = self.variant.name if self.variant else BASELINE
+        of_arm = arm.name, arm.spread_k, block_size, None, "captured"
+        return Cell("variant", "prefill", f"vLLM {vllm}", *of_arm, variant=variant)
+
+
+class _Engines:
+    """Starts engines one by one, checks each against the first, and makes one series of their arms."""
+
+    def __init__(self, prompts: Prompts, recorder: Recorder, closing: ExitStack) -> None:
+        self.prompts, self.recorder, self.closing = prompts, recorder, closing
+        self.series = Series([], [])
+        self.settings: dict[str, Any] = {}  # of the first engine
+        self.expected: Outcome | None = None  # of the first engine, untouched
+        self.no_baseline: EngineFailed | None = None  # why the first engine is not there to compare with
+
+    def add(self, member: Member, config: RunConfig, source: ModelSource, cache: int) -> None:
+        """Start an engine and add its arms to the series, ready to run or with the reason why not.
+
+        Args:
+            config: the baseline's.
+            cache: bytes of the engine's KV cache.
+        """
+        own = member.variant.config(config) if member.variant else config
+        try:
+            if self.no_baseline is not None:
+                reason = f"nothing to compare with: the baseline's engine failed: {self.no_baseline}"
+                raise EngineFailed(self.no_baseline.status, reason)
+            engine = EngineProcess(own, source, cache)
+            self.closing.callback(engine.close)
+            self._admit(member, engine)
+        except EngineFailed as error:
+            if member == Member(None):
+                self.no_baseline = error
+            self.recorder.notice(f"{member.name}: {error}")
+            for name in ARMS:
+                self._append(member, _unknown(name), own.block_size or 0, error)
+
+    def _admit(self, member: Member, engine: EngineProcess) -> None:
+        """Add a started engine's arms; if none of them can run it is closed and EngineFailed raised."""
+        facts, variant = engine.facts, member.variant
+        self._note(member, settings=facts.settings, start_s=round(facts.start_s, 1))
+        try:
+            if variant and (problem := variant.objection(facts.settings)):
+                raise EngineFailed(Status.UNSUPPORTED, problem)
+            untouched = self._outcome(engine, "engine")
+            self.settings, self.expected = self.settings or facts.settings, self.expected or untouched
+            self._note(member, logits_error=inengine.difference(untouched, self.expected))
+            if problem := inengine.objection(untouched, self.expected, untouched):
+                raise EngineFailed(Status.WRONG_OUTPUT, problem)
+        except EngineFailed:
+            engine.close()  # its memory is for the others
+            raise
+        differs = variant.also_differs(facts.settings, self.settings) if variant else None
+        outcomes = {"engine": untouched}
+        for name in ARMS:
+            arm, size = facts.arms.get(name, _unknown(name)), facts.settings["block_size"]
+            try:
+                self._check(engine, arm, outcomes)
+            except EngineFailed as error:
+                self.recorder.notice(f"{member.name}, {name}: {error}")
+                self._append(member, arm, size, error)
+            else:
+                step = timers.Step(lambda name=name: engine.prefill(self.prompts, name))  # type: ignore[misc]
+                self._append(member, arm, size, step, "; ".join(filter(None, [arm.remark, differs])))
+
+    def _check(self, engine: EngineProcess, arm: ArmFacts, outcomes: dict[str, Outcome]) -> None:
+        """Run an arm once; EngineFailed if it cannot run, or is not like the engine untouched."""
+        if arm.name not in engine.facts.arms:
+            raise EngineFailed(Status.UNSUPPORTED, engine.facts.not_steered or "the engine has no such arm")
+        if arm.name not in outcomes:
+            outcomes[arm.name] = self._outcome(engine, arm.name)
+        got = outcomes[arm.name]
+        twin = "engine" if arm.same_kernel_as == "paged" else arm.same_kernel_as
+        if problem := inengine.objection(got, outcomes["engine"], outcomes.get(twin, got)):
+            raise EngineFailed(Status.WRONG_OUTPUT, problem)
+
+    def _outcome(self, engine: EngineProcess, arm: str) -> Outcome:
+        logits, tokens = engine.outcome(self.prompts, arm)
+        return Outcome(torch.from_numpy(logits), tokens)
+
+    def _append(
+        self,
+        member: Member,
+        arm: ArmFacts,
+        block_size: int,
+        how: timers.Step | EngineFailed,
+        remark: str = "",
+    ) -> None:
+        """Add an arm to the series: its step, or why it has none."""
+        cell = member.cell(arm, self.recorder.record["versions"]["vllm"], block_size)
+        if isinstance(how, EngineFailed):
+            result, step = Result(cell, SERIES, how.status, str(how), control=member.control), None
+        else:
+            result, step = Result(cell, SERIES, Status.OK, remark or None, control=member.control), how
+        self.series.results.append(result)
+        self.series.steps.append(step)
+
+    def _note(self, member: Member, **facts: Any) -> None:
+        noted = self.recorder.record.get("variants", {})
+        self.recorder.note(variants=noted | {member.name: noted.get(member.name, {}) | facts})
+
+
+def _unknown(arm: str) -> ArmFacts:
+    """An arm that the engine does not have, or of an engine that is not there."""
+    return ArmFacts(arm, spread_k=1, same_kernel_as=arm, remark=None)

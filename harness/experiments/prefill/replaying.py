@@ -1,0 +1,143 @@
+"""What the experiments that replay attention calls share: time, what is left to do, what is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from harness import batch
+from harness.calls.capture import AttentionCall
+from harness.config import RunConfig
+from harness.measure.budget import Budget
+from harness.replay.bench import Equipment, Sampled
+from harness.running.sampling import Sampling
+from harness.runs.record import request_series_name, series_name
+
+# By spread_k: calls to replay, and whether random Q, K and V go with each.
+Todo = dict[int, list[tuple[AttentionCall, bool]]]
+
+SAMPLED_LAYERS = 3
+MOST_ALONE = 8  # requests of a batch, each of another length or number of runs
+
+
+class Replaying(Sampling):
+    """Shares out the configured time among series of attention calls and keeps what they give."""
+
+    config: RunConfig
+
+    def equipped(self, equipment: Equipment) -> None:
+        """Note what is measured with."""
+        self.recorder.note(timer=equipment.timer)
+        if isinstance(equipment.ceilings, str):
+            self.recorder.notice(f"the device's ceilings could not be measured: {equipment.ceilings}")
+        if equipment.ceilings is not None:
+            figures = None if isinstance(equipment.ceilings, str) else equipment.ceilings
+            self.recorder.note(ceilings=figures)
+
+    @property
+    def lacks_ceilings(self) -> bool:
+        """Whether no run has measured them before."""
+        return "ceilings" not in self.recorder.record
+
+    def describe(self, calls: Sequence[AttentionCall], **model: Any) -> None:
+        """Note the calls' shapes and what else is known of the model."""
+        call = calls[0]
+        self.recorder.note(
+            spread_k=self.config.spreads(),
+            num_blocks=self.config.num_blocks(),
+            requests=self._requests(),
+            layers=[call.layer for call in calls],
+            layer_windows={
+                str(c.layer): list(c.sliding_window) for c in calls if c.sliding_window != (-1, -1)
+            },
+            causal=call.causal,
+            model=model
+            | {
+                "num_heads": call.num_heads,
+                "num_kv_heads": call.num_kv_heads,
+                "head_dim": call.head_dim,
+                "dtype": str(call.query.dtype).removeprefix("torch."),
+            },
+        )
+
+    def _requests(self) -> list[dict[str, Any]]:
+        """Every request's length, blocks and, by spread_k, the runs that its blocks are split into."""
+        assert self.config.block_size is not None
+        blocks = batch.blocks(self.config.requests, self.config.block_size)
+        runs = {k: self.config.runs(k) for k in self.config.spreads()}
+        return [
+            {"length": request.length, "blocks": n, "runs": {str(k): of_k[i] for k, of_k in runs.items()}}
+            for i, (request, n) in enumerate(zip(self.config.requests, blocks, strict=True))
+        ]
+
+    def todo(self, calls: Sequence[AttentionCall]) -> Todo:
+        """The calls to replay that are not finished, and whether each is the first call of its shape."""
+        first = {call.shape_key(): call.layer for call in reversed(calls)}
+        return {
+            k: [
+                (call, first[call.shape_key()] == call.layer)
+                for call in calls
+                if not self._finished(k, call.layer)
+            ]
+            for k in self.config.spreads()
+        }
+
+    def _finished(self, spread_k: int, layer: int) -> bool:
+        return self._of_all_ranks(partial(series_name, spread_k, layer))
+
+    def _of_all_ranks(self, name: Callable[[int | None], str]) -> bool:
+        """Whether every rank's series of that name is finished."""
+        count = self.config.tensor_parallel_size
+        ranks = range(count) if count > 1 else [None]
+        return all(name(rank) in self.recorder.finished for rank in ranks)
+
+    def budget_for(self, todo: Todo, share: float) -> Budget:
+        """That share of the time, for the calls to do; those with random inputs have twice the arms."""
+        series = sum(1 + (first and self.config.synthetic) for calls in todo.values() for _, first in calls)
+        alone = sum(
+            len(self.alone(k, call.layer, first)) for k, calls in todo.items() for call, first in calls
+        )
+        return self.budget(series + alone, share)
+
+    def take(self, sampled: Sequence[Sampled], budget: Budget) -> None:
+        """Keep a series that every rank sampled, and take it off the budget.
+
+        Raises:
+            KeyboardInterrupt: the user interrupted it.
+        """
+        for each in sampled:
+            self.recorder.keep(each.series)
+        budget.settle([each.budget for each in sampled])
+        if any(each.interrupted for each in sampled):
+            raise KeyboardInterrupt
+
+    def alone(self, spread_k: int, layer: int, first_of_shape: bool) -> list[int]:
+        """The requests of a batch to measure alone as well that are not finished.
+
+        They are of the first layer of every shape, at the largest spread_k, one for each length and number
+        of runs.
+        """
+        return [
+            index
+            for index in self._kinds(spread_k, first_of_shape)
+            if not self._of_all_ranks(partial(request_series_name, spread_k, layer, index))
+        ]
+
+    def _kinds(self, spread_k: int, first_of_shape: bool) -> list[int]:
+        """The first request of each length and number of runs, a sample of them if they are many."""
+        if not first_of_shape or len(self.config.requests) == 1 or spread_k != max(self.config.spreads()):
+            return []
+        lengths = [request.length for request in self.config.requests]
+        of_requests = list(zip(lengths, self.config.runs(spread_k), strict=True))
+        kinds = sorted(set(of_requests))
+        return [of_requests.index(kinds[n]) for n in spaced(len(kinds), MOST_ALONE)]
+
+
+def spaced(count: int, wanted: int) -> list[int]:
+    """`wanted` indices out of range(count), evenly spaced, ends included."""
+    if wanted >= count:
+        return list(range(count))
+    if wanted == 1:
+        return [0]
+    return [round(n * (count - 1) / (wanted - 1)) for n in range(wanted)]

@@ -1,0 +1,186 @@
+"""From raw results to summary.json: a row per cell, per contrast and per end-to-end arm; the account."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from harness.analysis import figures, per_request, stats
+from harness.analysis import roofline as work
+from harness.analysis.breakdown import account
+from harness.analysis.breakdown.other_engines import variant_rows
+from harness.analysis.contrasts import (
+    Group,
+    Layer,
+    Row,
+    arms_of,
+    end_to_end_contrasts,
+    kernel_contrasts,
+    rounds,
+    spread_of,
+)
+from harness.config.kernel_names import gather_for
+from harness.runs.record import Result, Status, latest
+from harness.units import counted
+
+SCHEMA_VERSION = 1
+
+
+def summarise(record: dict[str, Any], results: Sequence[Result]) -> dict[str, Any]:
+    """The content of summary.json; times in us, end to end in ms, null where nothing was measured.
+
+    Rows with layer "mean" are formed round by round: the n-th samples of all layers are averaged, up to
+    the shortest layer's last; those with layer "sum" are that times the number of layers in it, which is
+    their `layers`. Where a cell occurs twice (a resumed run) the later result counts.
+    """
+    final = latest(results)
+    end_to_end = [r for r in final if r.cell.stage == "end_to_end"]
+    alone = [r for r in final if r.cell.request is not None]
+    replayed = [r for r in final if r.cell.layer is not None and r.cell.request is None]
+    slowest = _slowest_rank(replayed)
+    # A step waits for its slowest rank.
+    decisive = [r for r in replayed if r.cell.rank == slowest]
+    kernels: list[Row] = []
+    contrasts: list[Row] = []
+    for (_, spread_k), in_spread in _by_rank_and_spread(replayed).items():
+        arms = arms_of(r for r in in_spread if r.cell.stage == "kernel")
+        gathers = arms_of(r for r in in_spread if r.cell.stage == "gather")
+        writes = arms_of(r for r in in_spread if r.cell.stage == "cache_write")
+        for (kernel, name, data), group in (arms | writes).items():
+            if "@" not in name:
+                gather = gathers.get((gather_for(kernel), name, data))
+                kernels += [
+                    _kernel_row(record, Group((result,)), result.cell.layer, gather)
+                    for result in group.results
+                ]
+                mean = _kernel_row(record, group, "mean", gather)
+                kernels += [mean, _sum_row(mean)]
+        contrasts += kernel_contrasts(spread_k, arms)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "status": record["status"],
+        "tolerance_pct": stats.SAME_TOLERANCE_PCT,
+        "slowest_rank": slowest,
+        "kernels": kernels,
+        "contrasts": contrasts + end_to_end_contrasts(end_to_end),
+        "end_to_end": [_end_to_end_row(r) for r in end_to_end if not r.control],
+        "requests": per_request.rows(record, [r for r in alone if r.cell.rank == slowest], decisive),
+        "attribution": account(record, end_to_end + decisive),
+        "variants": variant_rows(record, final),
+    }
+
+
+def _slowest_rank(replayed: Iterable[Result]) -> int | None:
+    """The rank whose paged arm takes longest, by the mean of its medians; None: there is one rank only."""
+    medians: dict[int, list[float]] = {}
+    for result in replayed:
+        cell = result.cell
+        paged = (cell.stage, cell.arm, cell.data) == ("kernel", "paged", "captured")
+        if cell.rank is not None:
+            found = medians.setdefault(cell.rank, [])
+            if paged and result.samples_us and not result.one_run_for:
+                found.append(float(np.median(result.samples_us)))
+    return max(medians, key=lambda rank: float(np.mean(medians[rank] or [0.0])), default=None)
+
+
+def _by_rank_and_spread(results: Iterable[Result]) -> dict[tuple[int, int], list[Result]]:
+    """Results by their rank and the spread_k of their series, ascending."""
+    series: dict[str, list[Result]] = {}
+    for result in results:
+        series.setdefault(result.series, []).append(result)
+    found: dict[tuple[int, int], list[Result]] = {}
+    for members in series.values():
+        found.setdefault((members[0].cell.rank or 0, spread_of(members)), []).extend(members)
+    return dict(sorted(found.items()))
+
+
+def _kernel_row(record: dict[str, Any], group: Group, layer: Layer, gather: Group | None) -> Row:
+    """One row of `kernels`; `gather` is the copy that the arm needs first, on all layers."""
+    cell = group.cell
+    warmups = [float(np.mean(r.warmup_us)) for r in group.measured if r.warmup_us]
+    found = figures.of_samples(rounds(group.measured))
+    copying, doubts = _gather(group, gather)
+    clocks = [mhz for r in group.measured for mhz in r.clock_mhz]
+    attended = [r.cell.layer for r in group.measured if cell.stage == "kernel"]
+    return {
+        **figures.cell_fields(cell),
+        "layer": layer,
+        "layers": len(group.measured) if layer == "mean" else None,
+        "rank": cell.rank,
+        "median_us": found["median_us"],
+        "ci95_us": found["ci95_us"],
+        "mean_us": found["mean_us"],
+        "warmup_us": float(np.mean(warmups)) if warmups else None,
+        "gather_us": copying["median_us"],
+        "gather_ci95_us": copying["ci95_us"],
+        "gather_gbps": work.gather_gbps(record, cell.kernel, copying["median_us"]),
+        **work.rates(record, attended, found["median_us"]),
+        "clock_mhz": float(np.median(clocks)) if clocks else None,
+        "n": found["n"],
+        "stopped": _stopped(group.results),
+        "status": group.status.value,
+        "reason": _reason(record, group) if layer == "mean" else group.reason,
+        "warnings": found["warnings"] + _clock_warnings(group.measured) + doubts,
+    }
+
+
+def _sum_row(mean: Row) -> Row:
+    """The sum over the layers of the mean: its times, times their number; rates are the mean's."""
+    names = ("median_us", "mean_us", "warmup_us", "gather_us")
+    times = {name: mean[name] and mean["layers"] * mean[name] for name in names}
+    intervals = {
+        name: mean[name] and [mean["layers"] * bound for bound in mean[name]]
+        for name in ("ci95_us", "gather_ci95_us")
+    }
+    return mean | times | intervals | {"layer": "sum"}
+
+
+def _reason(record: dict[str, Any], group: Group) -> str | None:
+    """The group's reason, and how many of the run's layers it lacks; synthetic inputs are on few anyway."""
+    layers = record.get("layers", [])
+    lacking = len(set(layers) - {r.cell.layer for r in group.results})
+    if not lacking or group.cell.data != "captured":
+        return group.reason
+    return "; ".join(
+        filter(None, [f"{lacking} of {counted(len(layers), 'layer')} not measured", group.reason])
+    )
+
+
+def _stopped(results: Iterable[Result]) -> str | None:
+    """What ended the results' series, each once, e.g. "precision, time"."""
+    return ", ".join(sorted({r.stopped for r in results if r.stopped})) or None
+
+
+def _clock_warnings(results: Iterable[Result]) -> list[str]:
+    """What is said of the clocks during the results, each of its own series: the first that fell."""
+    return [text for r in results for text in figures.clock_warnings(r)][:1]
+
+
+def _gather(group: Group, gather: Group | None) -> tuple[Row, list[str]]:
+    """The figures of the arm's gather on the arm's layers, and why they may be missing."""
+    on_same = gather.on_layers(r.cell.layer for r in group.measured or group.results) if gather else None
+    if on_same is None:
+        return figures.of_samples([]), []
+    doubts = []
+    if group.measured and on_same.status is not Status.OK:
+        doubts.append(f"gather: {on_same.status.value}: {on_same.reason}")
+    return figures.of_samples(rounds(on_same.measured)), doubts
+
+
+def _end_to_end_row(result: Result) -> Row:
+    """One row of `end_to_end`, in ms."""
+    found = figures.of_samples(result.samples_us)
+    ci95_us = found["ci95_us"]
+    return {
+        "arm": result.cell.arm,
+        "spread_k": result.cell.spread_k,
+        "median_ms": None if found["median_us"] is None else found["median_us"] / 1000,
+        "ci95_ms": ci95_us and [bound / 1000 for bound in ci95_us],
+        "n": found["n"],
+        "stopped": result.stopped,
+        "status": result.status.value,
+        "reason": result.reason,
+        "warnings": found["warnings"] + figures.clock_warnings(result),
+    }

@@ -1,0 +1,222 @@
+"""What a run leaves behind while it goes on: its record, its samples, notices, progress and tables."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from datetime import datetime, timezone
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+import patches
+from harness import device, report
+from harness.config import Common
+from harness.experiments.prefill.summary import summarise
+from harness.measure import memory
+from harness.measure.blocks import Block
+from harness.measure.sampler import Series
+from harness.runs import command, resume
+from harness.runs.record import Result, in_spread
+from harness.runs.store import RunDirectory
+from harness.units import counted
+
+Config = TypeVar("Config", bound=Common)
+
+
+class NothingMeasured(RuntimeError):
+    """Not one cell of a run has a figure; says why, and where the reason of each is."""
+
+
+class Recorder:
+    """Writes one run's directory. Every change of the record and every result is on disk at once."""
+
+    def __init__(self, config: Common, name: str) -> None:
+        """Make the output directory, or open the one to go on with.
+
+        Args:
+            config: resolved.
+            name: of the model, or of what else is measured.
+
+        Raises:
+            RunExists: it holds a run already, and neither --overwrite nor --resume was asked for.
+        """
+        self.quiet = config.quiet
+        self.record: dict[str, Any] = {}
+        self.kept: list[Result] = []
+        self.finished: set[str] = set()  # series measured before the run was resumed
+        assert config.output_dir is not None
+        if config.resume:
+            self.directory = RunDirectory.open(config.output_dir)
+            self.record = self.directory.record()
+            self.kept = self.directory.results()
+            self.finished = resume.finished_series(self.kept)
+            self.note(status="running", resumed=[*self.record.get("resumed", []), _now()])
+            return
+        self.directory = RunDirectory.create(config.output_dir, config.overwrite)
+        self.record = {
+            "schema_version": 1,
+            "experiment": config.experiment,
+            "status": "running",
+            "started": _now(),
+            "command": command.typed(sys.argv),
+            "config": config.model_dump(mode="json"),
+            "device": device.describe(),
+            "versions": device.versions(),
+            "model": {"name": name},
+            "notices": [],
+            "peak_memory_bytes": {},
+        }
+        self.directory.write_record(self.record)
+
+    def note(self, **facts: Any) -> None:
+        """Add to the record."""
+        self.record |= facts
+        self.directory.write_record(self.record)
+
+    def notice(self, text: str) -> None:
+        """Something every reader of the results must know: on screen, in the tables and in the record."""
+        if text not in self.record["notices"]:
+            self.note(notices=[*self.record["notices"], text])
+        self.say(f"note: {text}")
+
+    def say(self, text: str) -> None:
+        """A line on the screen, above any progress bar."""
+        if not self.quiet:
+            tqdm.write(text, file=sys.stderr)
+
+    def bar(self, name: str, total: int | None) -> tqdm[Any]:
+        """A progress bar on stderr, with the time left."""
+        return tqdm(total=total, desc=name, disable=self.quiet, dynamic_ncols=True, leave=False)
+
+    def keep(self, series: Series) -> None:
+        """Store a series' results, and the clocks and discarded samples of its blocks."""
+        results = self.add(series.results)
+        blocks = [_block_record(block) for block in series.blocks if block.reading]
+        if any(block["sm_mhz"] is not None for block in blocks):
+            self.directory.append_clocks({"series": results[0].series, "blocks": blocks})
+
+    def add(self, results: Sequence[Result]) -> list[Result]:
+        """Store results that together are one series, as they are stored."""
+        stored = [replace(result, series_size=len(results)) for result in results]
+        self.directory.append(stored)
+        self.kept += stored
+        return stored
+
+    def show(self, spread_k: int) -> None:
+        """Print the main job's table of a spread_k that is measured."""
+        results = [result for result in self.kept if in_spread(result.series, spread_k)]
+        tables = report.Tables(self.record, summarise(self.record, results))
+        self.print(tables.screen_table(spread_k))
+
+    def print(self, table: str) -> None:
+        """A table on stdout while the run goes on; nothing if it is empty."""
+        if table:
+            with tqdm.external_write_mode(file=sys.stdout):
+                print(table, end="\n\n", flush=True)
+
+    @contextmanager
+    def peak_memory(self, part: str) -> Iterator[None]:
+        """Record this process's peak memory of a part of the run, e.g. "spread=4".
+
+        What the part allocated is freed at its end.
+        """
+        kind = self.record["device"]["kind"]
+        memory.start_peak(kind)
+        try:
+            yield
+        finally:
+            self.note_peak(part, memory.end_peak(kind))
+
+    def note_peak(self, part: str, peak_bytes: int) -> None:
+        """Record the peak memory of a part of the run; of several ranks the largest."""
+        self.note(peak_memory_bytes=self.record["peak_memory_bytes"] | {part: peak_bytes})
+
+    def require_figures(self) -> None:
+        """Raise NothingMeasured unless some cell has a sample or a reading."""
+        if any(result.samples_us or any(result.readings.values()) for result in self.kept):
+            return
+        reasons = Counter(f"{result.status.value}: {result.reason}" for result in self.kept)
+        first = "".join(f" ({reason})" for reason, _ in reasons.most_common(1))
+        raise NothingMeasured(
+            f"nothing was measured: not one of {counted(len(self.kept), 'cell')} has a figure{first}; "
+            f"{self.directory.tables_path} has every reason: ask for less, or for what can run here"
+        )
+
+    def finish(self, status: str) -> None:
+        """Close the record, write summary, tables and plots from what is on disk, print the last table."""
+        self.note(status=status, finished=_now())
+        document = report.write(self.directory)
+        if status != "failed":
+            print(document.screen_summary())
+        print(f"results: {self.directory.path}", flush=True)
+
+
+def recording(
+    config: Config, name: str, job: Callable[[Config, Recorder], None], notices: Iterable[str] = ()
+) -> int:
+    """Do an experiment's job with a run directory that is readable however the job ends; the exit status.
+
+    0: done. 130: Ctrl-C, SIGTERM or SIGHUP. What else ends the job is raised again, and is in the record; so
+    is NothingMeasured, where a job is done that could measure no cell.
+
+    Args:
+        config: resolved.
+        name: of the model, or of what else is measured.
+        job: measures and records.
+        notices: of the model. What every run must say, this adds to them.
+    """
+    recorder = Recorder(config, name)
+    status, code = "failed", 1
+    try:
+        with _interrupted_by_signals():
+            for text in filter(None, (*notices, patches.untested())):
+                recorder.notice(text)
+            job(config, recorder)
+            recorder.require_figures()
+        status, code = "finished", 0
+    except KeyboardInterrupt:
+        status, code = "interrupted", 130
+        recorder.say("interrupted; what was measured until now is kept")
+    except Exception as error:
+        recorder.note(error=f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        recorder.finish(status)
+    return code
+
+
+@contextmanager
+def _interrupted_by_signals() -> Iterator[None]:
+    """What batch systems and closed terminals send ends a job as Ctrl-C does, its processes included."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    numbers = []
+    if threading.current_thread() is threading.main_thread():  # no other may set handlers
+        both = (signal.SIGTERM, signal.SIGHUP)  # nohup ignores SIGHUP, and is right
+        numbers = [number for number in both if signal.getsignal(number) is signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _block_record(block: Block) -> dict[str, Any]:
+    """A block as clocks.jsonl has it; the samples are in samples.jsonl unless it was discarded."""
+    assert block.reading is not None
+    about = asdict(block.reading) | {"rounds": block.rounds, "throttled_by": list(block.throttled_by)}
+    return about | ({"discarded_us": block.samples} if block.throttled_by else {})
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -1,1 +1,0 @@
-"""From results to the figures of summary.json."""

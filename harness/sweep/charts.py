@@ -1,0 +1,92 @@
+"""The figures of a sweep: what the paged KV cache costs each point's prefill, by parts, and its kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from harness.report.page import bars
+from harness.report.page.bars import Dot, Entry
+from harness.report.page.svg import Key, Tip
+from harness.report.rows import Row, change
+from harness.report.tables import percent
+from harness.units import counted
+
+TOTAL = Key("all three together, 95% interval", "var(--ink)", "diamond", hollow=True)
+PARTS = {
+    "fragmentation": Key("fragmentation", "#CC79A7", "circle"),
+    "paging": Key("paging", "#D55E00", "square"),
+    "cache_write": Key("cache write", "#0072B2", "triangle"),  # the bars' yellow is too faint for a point
+}
+KERNEL = {
+    "paging": Key("paging tax: one run against dense, 95% interval", "#D55E00", "square"),
+    "fragmentation": Key("fragmentation: most runs against one, 95% interval", "#CC79A7", "circle"),
+}
+NO_ACCOUNT = "no account"
+
+
+def figures(points: Sequence[Row]) -> list[Markup]:
+    """A line a point, in percent of its own engine's prefill, and one in percent of its kernel's call.
+
+    Either is left out if no point has such figures.
+
+    Args:
+        points: of a sweep's summary: name, options, status, and attribution and kernel or None.
+    """
+    prefills = [_prefill(point) for point in points]
+    calls = [_kernel(point) for point in points]
+    lacking = any(entry.label.endswith(NO_ACCOUNT) for entry in prefills)
+    note = (
+        f"{NO_ACCOUNT}: the engine ran no arm but its own; see the kernel, where replayed." if lacking else ""
+    )
+    found = (
+        bars.figure("What the paged KV cache costs a prefill", "% of the prefill", prefills, note=note),
+        bars.figure("What the paged KV cache costs the engine's kernel", "% of an attention call", calls),
+    )
+    return [figure for figure in found if figure]
+
+
+def _prefill(point: Row) -> Entry:
+    if not point["attribution"]:
+        return _without(point, NO_ACCOUNT)
+    rows = {row["component"]: row for row in point["attribution"]["measured"] if row["pct"] is not None}
+    looks = {name: look for name, look in {**PARTS, "total": TOTAL}.items() if name in rows}
+    dots = [_dot(point["name"], rows[name], look) for name, look in looks.items()]
+    return Entry(point["name"], dots=dots)
+
+
+def _kernel(point: Row) -> Entry:
+    rows = {name: point["kernel"][name] for name in KERNEL if point["kernel"] and point["kernel"][name]}
+    if not rows:
+        return _without(point, "not replayed")
+    dots = []
+    for name, row in rows.items():
+        split = f", spread_k = {row['spread_k']}" if name == "fragmentation" else ""
+        tip = Tip(
+            [
+                f"{point['name']}: {KERNEL[name].label.partition(':')[0]}{split}",
+                f"{row['kernel']}: {change(row)}, {row['verdict']}",
+                f"n = {counted(row['n'], 'pair')}",
+            ]
+        )
+        dots.append(Dot(row["delta_pct"], KERNEL[name], tip, row["ci95_pct"]))
+    return Entry(point["name"], dots=dots)
+
+
+def _without(point: Row, missing: str) -> Entry:
+    """A point without figures, with its status, or what a finished one has not."""
+    return Entry(f"{point['name']}: {missing if point['status'] == 'finished' else point['status']}")
+
+
+def _dot(name: str, row: Row, look: Key) -> Dot:
+    shown = percent(row["pct"], row["ci95_pct"])
+    component = row["component"].replace("_", " ")
+    tip = Tip(
+        [
+            f"{name}: {component}",
+            f"{shown} of the prefill, {row['verdict']}",
+            f"n = {counted(row['n'], 'pair')}",
+        ]
+    )
+    return Dot(row["pct"], look, tip, row["ci95_pct"] if look is TOTAL else None)

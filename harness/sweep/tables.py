@@ -1,0 +1,241 @@
+"""A sweep's tables: a line a point under its model, with its figures or the reason why there are none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from harness.report.rows import Row, change
+from harness.report.tables import NONE, Line, Notes, Section, Table, interval_of, ms, percent
+
+# The cells of a point whose run has figures for them, else None; Notes for the marks in them.
+Cells = Callable[[Row, Notes], tuple[str, ...] | None]
+
+PARTS = ("fragmentation", "paging", "cache_write")
+SHORT = {
+    "flash_attn_version": "FA",
+    "batch": "prompts",
+    "block_size": "block",
+    "tensor_parallel_size": "TP",
+    "attention_backend": "backend",
+}
+NO_PREFILL = "no prefill in its summary: see its own tables"
+NO_ARMS = "the prefill with its blocks in one run: no other arm ran in the engine (attribution: false)"
+
+
+def tables(summary: Row, title: str, above: Sequence[str], full: bool = False) -> list[Table]:
+    """All of them, of a sweep's summary; `full` ones have every interval, the others fit a screen.
+
+    Args:
+        title: the first one's.
+        above: prose above the first one.
+    """
+    found = [_whole(summary, title, above, full), _parts(summary, full)]
+    if any(point["kernel"] for point in summary["points"]):
+        found += [_paging(summary, full), _fragmentation(summary, full)]
+    return found
+
+
+def component(account: Row | None, name: str) -> Row | None:
+    """A component's row among those that an account has measured."""
+    return next((row for row in (account or {}).get("measured", []) if row["component"] == name), None)
+
+
+def _whole(summary: Row, title: str, above: Sequence[str], full: bool) -> Table:
+    """What the paged KV cache costs at each point, and how fine a difference could be seen there."""
+    columns = ("engine ms" + (" [95%]" if full else ""), "cost [95%]", "verdict", "noise")
+
+    def cells(point: Row, notes: Notes) -> tuple[str, ...] | None:
+        account, prefill = point["attribution"], point["prefill"]
+        if account:
+            total = component(account, "total")
+            verdict = (total and total["verdict"]) or NONE
+            engine = _prefill_ms(account["engine_ms"], account["engine_ci95_ms"], full)
+            return (engine, _share(total), verdict, _noise(account))
+        if prefill:
+            median = _prefill_ms(prefill["median_ms"], prefill["ci95_ms"], full)
+            return (f"{median} {notes.mark(NO_ARMS)}", NONE, NONE, _noise(prefill))
+        return None
+
+    below = (
+        "engine: the prefill as vLLM runs it; cost: of the paged KV cache, which is fragmentation, paging "
+        "and cache write together, in percent of it; noise: the noise floor (A/A)."
+    )
+    return _table(summary, title, columns, cells, below, above, reasons=True)
+
+
+def _parts(summary: Row, full: bool) -> Table:
+    """What it is made of."""
+    columns = tuple(part.replace("_", " ") + (" [95%]" if full else "") for part in PARTS)
+
+    def cells(point: Row, notes: Notes) -> tuple[str, ...] | None:
+        account, prefill = point["attribution"], point["prefill"]
+        if account:
+            return tuple(_part(component(account, part), full) for part in PARTS)
+        if prefill and prefill["fragmentation"]:
+            row = prefill["fragmentation"]
+            mark = notes.mark("of the prefill in one run: the engine's own was not measured")
+            share = percent(row["delta_pct"], row["ci95_pct"] if full else None)
+            return (f"{share} {row['verdict']} {mark}", NONE, NONE)
+        return None
+
+    below = (
+        "percent of the engine's prefill. fragmentation: the largest spread_k against one run; paging: "
+        "one run against dense; cache write: dense against no write."
+    )
+    return _table(summary, "What the cost is made of", columns, cells, below)
+
+
+def _paging(summary: Row, full: bool) -> Table:
+    """What the engine's kernel pays for the block table."""
+
+    def cells(point: Row, notes: Notes) -> tuple[str, ...] | None:
+        kernel = point["kernel"]
+        return kernel and _contrast(kernel, "paging", full, notes)
+
+    columns = ("dense ms", *_difference("paging tax", full), "verdict", "noise")
+    below = f"{_kernels(summary)}, replayed: ms per attention call, dense; paging tax: one run against dense."
+    return _table(summary, "The engine's kernel: paging tax", columns, cells, below)
+
+
+def _fragmentation(summary: Row, full: bool) -> Table:
+    """What it pays for blocks in many runs."""
+
+    def cells(point: Row, notes: Notes) -> tuple[str, ...] | None:
+        kernel = point["kernel"]
+        if not kernel:
+            return None
+        row = kernel["fragmentation"]
+        return (str(row["spread_k"]) if row else NONE, *_contrast(kernel, "fragmentation", full, notes))
+
+    columns = ("spread_k", "1 run ms", *_difference("fragmentation", full), "verdict", "noise")
+    below = (
+        f"{_kernels(summary)}, replayed: ms per attention call in one run; fragmentation: the largest "
+        "spread_k against one run."
+    )
+    return _table(summary, "The engine's kernel: fragmentation", columns, cells, below)
+
+
+def _difference(name: str, full: bool) -> tuple[str, ...]:
+    return (f"{name} ms [95%]", f"{name} % [95%]") if full else (f"{name} [95%]",)
+
+
+def _contrast(kernel: Row, name: str, full: bool, notes: Notes) -> tuple[str, ...]:
+    """The baseline's time, the difference, its verdict and the noise floor; or why there is none."""
+    row = kernel[name]
+    if row is None:
+        return (f"{NONE} {notes.mark(kernel['reasons'][name])}", *[NONE] * (4 if full else 3))
+    digits = 4 if row["baseline_us"] < 10_000 else 3
+    bounds = row["ci95_us"] and [bound / 1000 for bound in row["ci95_us"]]
+    of_time = (interval_of(row["delta_us"] / 1000, bounds, digits),) if full else ()
+    return (ms(row["baseline_us"], digits), *of_time, change(row), row["verdict"], _noise(row))
+
+
+def _kernels(summary: Row) -> str:
+    """Which kernels the points' engines have."""
+    return ", ".join(
+        dict.fromkeys(point["kernel"]["kernel"] for point in summary["points"] if point["kernel"])
+    )
+
+
+def _table(
+    summary: Row,
+    title: str,
+    columns: Sequence[str],
+    cells: Cells,
+    below: str,
+    above: Sequence[str] = (),
+    reasons: bool = False,
+) -> Table:
+    """A line a point, with its cells after the values of what else than the model varies.
+
+    With `reasons` it is told below why points have no figures.
+    """
+    notes = Notes()
+    groups, shared, names = _grouped(summary)
+    sections = []
+    for group in groups:
+        lines = [_line(point, names, len(columns), cells, notes, reasons) for point in group]
+        sections.append(Section(_heading(group[0], shared), lines))
+    heads = [_short(name) for name in names]
+    return Table(title, (*heads, *columns), sections, list(above), [*notes.lines(), below])
+
+
+def _line(point: Row, names: Sequence[str], width: int, cells: Cells, notes: Notes, reasons: bool) -> Line:
+    first, *others = (_shown(point, name) for name in names)
+    if found := cells(point, notes):
+        return Line(first, (*others, *found))
+    finished = point["status"] == "finished"
+    reason = NO_PREFILL if finished else point["reason"]
+    mark = notes.mark(reason) if reasons and reason else ""
+    told = " ".join(filter(None, ["" if finished else point["status"], mark])) or NONE
+    return Line(first, (*others, told, *[NONE] * (width - 1)))
+
+
+def _grouped(summary: Row) -> tuple[list[list[Row]], list[str], list[str]]:
+    """The points by model, what of that which varies is the same in each group, and what is not.
+
+    There is but one group if nothing varies inside of several. Of a length and a batch every point has one:
+    that is one thing which varies, "batch".
+    """
+    points, varies = summary["points"], summary["varies"]
+    if "batch" in varies:
+        varies = list(dict.fromkeys("batch" if name == "length" else name for name in varies))
+    groups = [list(group) for _, group in groupby(points, key=lambda point: point["options"].get("model"))]
+    inside = [
+        name
+        for name in varies
+        if any(len({repr(_value(point, name)) for point in group}) > 1 for group in groups)
+    ]
+    if not inside:
+        return [points], [], varies or ["model"]
+    return groups, [name for name in varies if name not in inside], inside
+
+
+def _heading(point: Row, shared: Sequence[str]) -> str:
+    """What the points of a group have in common, e.g. "gpt2, max seconds 30"."""
+    values = [(name, _shown(point, name)) for name in shared]
+    return ", ".join(value if name == "model" else f"{_short(name)} {value}" for name, value in values)
+
+
+def _short(name: str) -> str:
+    return SHORT.get(name, name.replace("_", " "))
+
+
+def _shown(point: Row, name: str) -> str:
+    """A point's value of an option; a directory by its name."""
+    value = _value(point, name)
+    if value is None:
+        return "default"
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return Path(value).name if isinstance(value, str) else str(value)
+
+
+def _value(point: Row, name: str) -> Any:
+    options = point["options"]
+    return options.get("batch") or options.get("length") if name == "batch" else options.get(name)
+
+
+def _prefill_ms(value: float | None, bounds: Sequence[float] | None, full: bool) -> str:
+    if value is None:
+        return NONE
+    return interval_of(value, bounds if full else None, 3 if value < 100 else 2, sign=False)
+
+
+def _noise(row: Row) -> str:
+    floor = row["noise_floor_pct"]
+    return NONE if floor is None else f"{floor:.2f}%"
+
+
+def _share(row: Row | None) -> str:
+    return NONE if row is None or row["pct"] is None else percent(row["pct"], row["ci95_pct"])
+
+
+def _part(row: Row | None, full: bool) -> str:
+    if row is None or row["pct"] is None:
+        return NONE
+    share = percent(row["pct"], row["ci95_pct"] if full else None)
+    return f"{share} {row['verdict']}" if row["verdict"] else share

@@ -1,0 +1,160 @@
+"""A sweep's report: its tables on a screen, in markdown, as CSV, and a page."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.report.document import csv_of
+from harness.report.page import facts
+from harness.report.page.rendering import render
+from harness.report.rows import Row
+from harness.report.tables import Table, command, listed, wrapped
+from harness.runs.store import RunDirectory, write_atomic, write_json
+from harness.sweep import charts as points
+from harness.sweep import read
+from harness.sweep import tables as sweep_tables
+from harness.sweep.summary import summarise
+from harness.sweep.tables import component
+from harness.units import counted
+
+COMPONENTS = ("total", "fragmentation", "paging", "cache_write")
+CSV = ("noise_floor_pct", "component", "spread_k", "ms", "ci95_ms", "pct", "ci95_pct", "verdict")
+
+
+def write(directory: Path) -> SweepTables:
+    """Write summary.json, tables.md, tables.csv and report.html of a sweep from what its points left so far.
+
+    Raises FileNotFoundError if the directory holds no sweep.
+    """
+    record = read(directory)
+    summary = summarise(record, directory)
+    document = SweepTables(record, summary)
+    files = RunDirectory(directory)
+    write_json(files.summary_path, summary)
+    write_atomic(files.tables_path, document.markdown())
+    write_atomic(files.csv_path, document.csv())
+    write_atomic(files.page_path, document.page())
+    return document
+
+
+@dataclass(frozen=True)
+class SweepTables:
+    """The tables of a sweep, for a screen and for files."""
+
+    record: Row
+    summary: Row
+
+    def screen_summary(self) -> str:
+        """What a sweep prints at its end; 80 columns if up to three options vary beside the model."""
+        shared, others = self._notices()
+        notices = [f"Note: {notice}" for notice in shared]
+        notices += [f"Notes on single points ({len(others)}): see tables.md"] if others else []
+        tables = [table.screen() for table in self._tables()]
+        return "\n\n".join([*([wrapped(notices)] if notices else []), *tables])
+
+    def markdown(self) -> str:
+        """The whole of tables.md."""
+        facts = [self._counts(), *self._facts("device"), *self._versions()]
+        facts.append(command(self.record))
+        parts = [f"# Sweep of {Path(self.record['file']).name}", listed(facts)]
+        shared, others = self._notices()
+        parts += [f"> {notice}" for notice in shared]
+        parts += [table.markdown() for table in self._tables(full=True)]
+        parts += ["## Notes on single points", listed(others)] if others else []
+        return "\n\n".join(parts) + "\n"
+
+    def page(self) -> str:
+        """The whole of report.html: a page of its own, beside those of its points' runs."""
+        shared, others = self._notices()
+        measured = [point for point in self.summary["points"] if point["versions"]]
+        device = "; ".join(dict.fromkeys(point["device"] for point in measured)) or "no device yet"
+        of_runs = {"device": {"name": device}, "versions": measured[0]["versions"] if measured else {}}
+        return render(
+            "companion.html.j2",
+            title=f"Sweep of {Path(self.record['file']).name}, on {device}",
+            question="What does the paged KV cache cost a prefill, point by point?",
+            answer=f"{self._counts()}.",
+            status=self.record["status"],
+            figures=points.figures(self.summary["points"]),
+            tables=self._tables(full=True),
+            details=[],
+            **facts.closing(self.record | of_runs | {"config": {}, "notices": [*shared, *others]}, []),
+        )
+
+    def csv(self) -> str:
+        """tables.csv: a line a point and figure; of a point without any a line that says why."""
+        return csv_of([line for point in self.summary["points"] for line in self._csv_rows(point)])
+
+    def _csv_rows(self, point: Row) -> Iterable[Row]:
+        about = {"point": point["name"]}
+        about |= {name: point["options"].get(name) for name in self.summary["varies"]}
+        about |= {"status": point["status"], "reason": point["reason"]}
+        account = point["attribution"]
+        rows = [*(_of_account(account) if account else _of_prefill(point)), *_of_kernel(point)]
+        for row in rows or [{}]:
+            yield about | {"engine_ms": account and account["engine_ms"]} | {key: row.get(key) for key in CSV}
+
+    def _tables(self, full: bool = False) -> list[Table]:
+        title = f"Sweep of {Path(self.record['file']).name}: {self._counts()}"
+        return sweep_tables.tables(self.summary, title, self._facts("device"), full)
+
+    def _counts(self) -> str:
+        """How many points there are, by status."""
+        counts = Counter(point["status"] for point in self.summary["points"])
+        count = counts.total()
+        told = ", ".join(f"{number} {status}" for status, number in counts.items())
+        return f"{counted(count, 'point')}, {told}"
+
+    def _notices(self) -> tuple[list[str], list[str]]:
+        """The runs' notices, each once: those that all runs have, and the others with their points."""
+        runs = [point for point in self.summary["points"] if point["versions"]]
+        about: dict[str, list[str]] = {}
+        for point in runs:
+            for text in point["notices"]:
+                about.setdefault(text, []).append(point["name"])
+        shared = [text for text, names in about.items() if len(names) == len(runs)]
+        others = [f"{', '.join(names)}: {text}" for text, names in about.items() if text not in shared]
+        return shared, others
+
+    def _facts(self, name: str) -> list[str]:
+        found = dict.fromkeys(point[name] for point in self.summary["points"] if point[name])
+        return [f"{name}: {'; '.join(found)}"] if found else []
+
+    def _versions(self) -> list[str]:
+        told = [
+            ", ".join(f"{name} {version}" for name, version in point["versions"].items())
+            for point in self.summary["points"]
+            if point["versions"]
+        ]
+        return [f"versions: {versions}" for versions in dict.fromkeys(told)]
+
+
+def _of_account(account: Row) -> Iterable[Row]:
+    for name in COMPONENTS:
+        row = component(account, name) or {}
+        k = {"total": account["spread_k"], "fragmentation": account["spread_k"], "paging": 1}.get(name)
+        yield row | {"component": name, "spread_k": k, "noise_floor_pct": account["noise_floor_pct"]}
+
+
+def _of_prefill(point: Row) -> Iterable[Row]:
+    """What there is without an account: the prefill in one run, and its fragmentation."""
+    if not (prefill := point["prefill"]):
+        return
+    yield {"component": "prefill", "spread_k": 1, "ms": prefill["median_ms"], **prefill}
+    if row := prefill["fragmentation"]:
+        yield _in_ms(row) | {"component": "fragmentation"}
+
+
+def _of_kernel(point: Row) -> Iterable[Row]:
+    for name in ("paging", "fragmentation") if point["kernel"] else ():
+        if row := point["kernel"][name]:
+            yield _in_ms(row) | {"component": f"kernel_{name}"}
+
+
+def _in_ms(row: Row) -> Row:
+    """A contrast's row of a run's summary under an account's names."""
+    bounds = row["ci95_us"] and [bound / 1000 for bound in row["ci95_us"]]
+    return row | {"ms": row["delta_us"] / 1000, "ci95_ms": bounds, "pct": row["delta_pct"]}

@@ -1,0 +1,315 @@
+"""The account's arithmetic on made-up samples with known answers, and what it says where some are missing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.analysis.breakdown import account
+from harness.runs.record import Status
+from tests.account_samples import (
+    CPU,
+    CUDA,
+    LAYERS,
+    PLANTED,
+    ROUNDS,
+    K,
+    changed,
+    component,
+    failed,
+    made,
+    prefills,
+    replay,
+)
+
+
+class TestAccount:
+    def test_what_is_measured_predicted_and_left(self) -> None:
+        found = made(prefills() + replay(), PLANTED)
+        expected = {"fragmentation": 0.1, "paging": 0.2, "cache_write": 0.03, "total": 0.33}
+        for name, ms in expected.items():
+            row = component(found, "measured", name)
+            assert row["ms"] == pytest.approx(ms, abs=0.002)
+            assert row["ci95_ms"][0] < ms < row["ci95_ms"][1]
+            assert row["pct"] == pytest.approx(100 * row["ms"] / found["engine_ms"])
+            assert row["ci95_pct"] == [100 * bound / found["engine_ms"] for bound in row["ci95_ms"]]
+            assert (row["n"], row["reason"]) == (ROUNDS, None)
+            assert component(found, "predicted", name)["ms"] == pytest.approx(ms, abs=0.001)
+            closure = component(found, "closure", name)
+            assert closure["closed"] is True
+            assert closure["ci95_ms"][0] <= 0 <= closure["ci95_ms"][1]
+        assert (found["spread_k"], found["layers"], found["layers_replayed"]) == (K, LAYERS, LAYERS)
+        assert found["engine_ms"] == pytest.approx(10, abs=0.03)
+        assert found["engine_ci95_ms"][0] < found["engine_ms"] < found["engine_ci95_ms"][1]
+        assert 0 < found["noise_floor_pct"] < 0.02
+        assert found["closure_pct"] < 1
+
+    def test_each_component_names_what_is_taken_from_what(self) -> None:
+        pairs = {
+            row["component"]: (row["treatment"], row["baseline"], row["verdict"])
+            for row in made(prefills() + replay())["measured"]
+        }
+        assert pairs == {
+            "fragmentation": ("paged@8", "paged@1", "slower"),
+            "paging": ("paged@1", "dense", "slower"),
+            "cache_write": ("dense", "no_cache", "same"),  # 0.3%, within the tolerance
+            "total": ("paged@8", "no_cache", "slower"),
+            "allocation": ("wrapped", "paged@1", "same"),
+            "hooks": ("wrapped", "engine", "same"),
+            "compact": ("compact", "paged@8", "faster"),
+        }
+
+    def test_what_compaction_saves_is_negative_and_predicted_with_its_gather(self) -> None:
+        found = made(prefills() + replay())
+        assert component(found, "measured", "compact")["ms"] == pytest.approx(-0.16, abs=0.002)
+        assert component(found, "predicted", "compact")["ms"] == pytest.approx(4 * -0.040, abs=0.001)
+        closure = component(found, "closure", "compact")
+        assert closure["closed"] is True
+        assert abs(closure["pct_of_measured"]) < 2
+
+    def test_a_step_that_hides_a_kernel_s_difference_is_not_closed(self) -> None:
+        hidden = {
+            ("paged", 1): -180.0,
+            ("paged", K): -170.0,
+            ("wrapped", 6): -180.0,
+            ("engine", 6): -180.0,
+            ("spin", 1): 120.0,
+        }
+        found = made(prefills(hidden) + replay(), PLANTED)
+        closure = component(found, "closure", "paging")
+        assert closure["ms"] == pytest.approx(-0.18, abs=0.003)
+        assert closure["pct_of_measured"] == pytest.approx(-900, rel=0.1)
+        assert (closure["closed"], found["closure_pct"]) == (False, abs(closure["pct_of_measured"]))
+        host = found["host_bound"]
+        assert (host["verdict"], host["planted_ms"], host["reason"]) == ("host-bound", 1.0, None)
+        assert host["planted_ci95_ms"] == [0.99, 1.01]
+        assert host["pass_through_pct"] == pytest.approx(12, abs=0.3)
+        assert (
+            "The step is host-bound: 12% [12, 12] of added GPU time reaches the latency." in found["sentence"]
+        )
+
+    def test_a_layout_that_is_faster_is_negative_throughout(self) -> None:
+        faster = {("paged", 1): -300.0, ("engine", 6): -300.0}
+        found = made(prefills(faster) + replay({"paged@1": 125.0}))
+        row = component(found, "measured", "paging")
+        assert (row["ms"], row["verdict"]) == (pytest.approx(-0.1, abs=0.002), "faster")
+        assert component(found, "predicted", "paging")["ms"] == pytest.approx(-0.1, abs=0.001)
+        assert component(found, "closure", "paging")["closed"] is True
+        assert "paging -1.03% [-1." in found["sentence"]
+
+    def test_no_arm_but_the_sweep_and_the_engine_is_no_account(self) -> None:
+        others = ("wrapped", "dense", "no_cache", "compact", "spin", "spin_0")
+        assert account(CUDA, prefills(without=others) + replay()) is None
+        assert account({}, []) is None
+        assert account(CUDA, replay()) is None
+
+    def test_without_the_engine_s_own_blocks_percent_are_of_one_run(self) -> None:
+        found = made(prefills(without=["engine"]) + replay())
+        assert (found["engine_ms"], found["engine_ci95_ms"]) == (None, None)
+        assert component(found, "measured", "paging")["pct"] == pytest.approx(2, abs=0.03)
+        hooks = component(found, "measured", "hooks")
+        assert (hooks["ms"], hooks["reason"]) == (None, "engine was not measured")
+        assert "Percentages are of paged@1" in found["sentence"]
+
+    def test_a_cell_that_failed_is_a_reason_not_a_zero(self) -> None:
+        found = made(failed(prefills(), "no_cache") + replay())
+        for name in ("cache_write", "total"):
+            row = component(found, "measured", name)
+            nulls = [row[key] for key in ("ms", "ci95_ms", "pct", "ci95_pct", "verdict")]
+            assert (nulls, row["n"]) == ([None] * 5, 0)
+            assert row["reason"] == "no_cache: out_of_memory: 2 GiB wanted"
+            closure = component(found, "closure", name)
+            assert (closure["ms"], closure["closed"], closure["pct_of_measured"]) == (None, None, None)
+            assert closure["reason"] == f"measured: {row['reason']}"
+        assert component(found, "measured", "paging")["ms"] is not None
+        assert found["closure_pct"] is not None
+        assert found["sentence"].startswith("What the paged KV cache costs the prefill of gpt2 at ")
+        assert " on NVIDIA H100 was measured in part: fragmentation 1." in found["sentence"]
+        assert "cache write not measured (no_cache: out_of_memory: 2 GiB wanted)." in found["sentence"]
+
+    def test_samples_of_a_cell_that_is_not_ok_count_for_nothing(self) -> None:
+        hot = changed(prefills(), "dense", status=Status.THROTTLED, reason="the clock fell")
+        found = made(hot + replay())
+        assert component(found, "measured", "paging")["reason"] == "dense: throttled: the clock fell"
+        assert found["closure_pct"] is None
+
+    def test_every_arm_lost_is_an_account_of_reasons(self) -> None:
+        results = prefills()
+        for arm in {r.cell.arm for r in results}:
+            results = failed(results, arm)
+        found = made(results)
+        assert {row["ms"] for row in found["measured"] + found["predicted"]} == {None}
+        assert all(row["reason"] for part in ("measured", "predicted", "closure") for row in found[part])
+        assert (found["noise_floor_pct"], found["components"], found["break_even"]) == (None, [], [])
+        start = (
+            "What the paged KV cache costs the prefill of gpt2 at 4096 tokens on NVIDIA H100 was not measured"
+        )
+        assert found["sentence"].startswith(f"{start}: fragmentation not measured (paged@1: out_of_memory")
+
+    def test_a_remark_on_an_arm_goes_with_its_figures(self) -> None:
+        results = changed(prefills(), "dense", reason="dense K and V are packed")
+        results = changed(results, "no_cache", reason="dense K and V are packed")
+        found = made(results + replay())
+        for name in ("paging", "cache_write", "total"):
+            assert component(found, "measured", name)["reason"] == "dense K and V are packed"
+
+    def test_one_spread_has_no_fragmentation(self) -> None:
+        one = [r for r in prefills(without=["compact"]) if r.cell.spread_k == 1]
+        found = made(one + replay({"paged": 200.0}, k=1))
+        for part in ("measured", "predicted"):
+            row = component(found, part, "fragmentation")
+            assert (row["ms"], row["reason"]) == (None, "only spread_k = 1 was measured")
+        assert component(found, "measured", "total")["treatment"] == "paged@1"
+        assert component(found, "predicted", "total")["ms"] == pytest.approx(0.23, abs=0.001)
+        assert component(found, "closure", "total")["closed"] is True
+
+    def test_fewer_than_six_rounds_on_either_side_have_no_interval(self) -> None:
+        for results in (prefills(n=5) + replay(), prefills() + replay(n=5)):
+            closure = component(made(results, PLANTED), "closure", "paging")
+            assert closure["ms"] == pytest.approx(0, abs=0.01)
+            assert (closure["ci95_ms"], closure["closed"]) == (None, None)
+        found = made(prefills(n=5) + replay(), PLANTED)
+        row = component(found, "measured", "paging")
+        assert (row["ci95_ms"], row["ci95_pct"], row["verdict"], row["n"]) == (None, None, "unclear", 5)
+        assert found["sentence"].startswith("There are too few rounds to say what the paged KV cache costs")
+        assert "paging 2.0% (no interval: 5 rounds)" in found["sentence"]
+
+    def test_the_same_samples_give_the_same_account(self) -> None:
+        results = prefills() + replay()
+        assert made(results, PLANTED) == made(results, PLANTED)
+
+    @given(
+        fragmentation=st.integers(-3000, 3000),
+        paging=st.integers(-3000, 3000),
+        writing=st.integers(-3000, 3000),
+    )
+    @settings(max_examples=20)
+    def test_constant_offsets_add_up(self, fragmentation: int, paging: int, writing: int) -> None:
+        changes = {
+            ("paged", K): float(fragmentation),
+            ("dense", 1): float(-paging),
+            ("no_cache", 1): float(-paging - writing),
+        }
+        found = made(prefills(changes, n=7, scale=0.0))
+        parts = [
+            component(found, "measured", name)["ms"] for name in ("fragmentation", "paging", "cache_write")
+        ]
+        assert component(found, "measured", "total")["ms"] == pytest.approx(sum(parts), abs=1e-9)
+        assert parts == pytest.approx([fragmentation / 1000, paging / 1000, writing / 1000], abs=1e-9)
+
+
+class TestPredicted:
+    def test_sampled_layers_stand_for_all(self) -> None:
+        found = made(prefills() + replay(layers=[0, 2]))
+        row = component(found, "predicted", "paging")
+        assert row["ms"] == pytest.approx(0.2, abs=0.001)
+        assert (row["layers"], row["reason"]) == (2, "2 of 4 layers, times 4")
+        assert (found["layers"], found["layers_replayed"]) == (4, 2)
+
+    def test_a_closure_of_some_layers_is_neither_open_nor_closed(self) -> None:
+        """Layer 0 pays twice what the others do: times 4 it misses the mark, and no interval says so."""
+        first = replay({"paged@1": 250.0}, layers=[0])
+        every = made(prefills() + first + replay(layers=[1, 2, 3]))
+        some = made(prefills() + first)
+        closures = [component(found, "closure", "paging") for found in (every, some)]
+        assert [closure["closed"] for closure in closures] == [False, None]
+        assert all(closure["ci95_ms"][1] < 0 for closure in closures)
+
+    def test_layers_are_averaged_up_to_the_shortest_and_in_pairs(self) -> None:
+        short = replay({"dense": 100.0, "paged@1": 300.0}, layers=[0], n=9)
+        row = component(made(prefills() + short + replay(layers=[1, 2, 3])), "predicted", "paging")
+        assert (row["ms"], row["n"]) == (pytest.approx(0.2 + 3 * 0.05, abs=0.001), 9)
+
+    def test_a_layer_that_failed_is_left_out_and_named(self) -> None:
+        lost = [
+            replace(r, status=Status.ERROR, reason="a CUDA error", samples_us=[])
+            if (r.cell.arm, r.cell.layer) == ("dense", 1)
+            else r
+            for r in replay()
+        ]
+        found = made(prefills() + lost)
+        row = component(found, "predicted", "paging")
+        assert row["reason"] == "3 of 4 layers, times 4; without layer 1: dense: error: a CUDA error"
+        assert row["ms"] == pytest.approx(0.2, abs=0.001)
+        assert component(found, "predicted", "fragmentation")["layers"] == 4
+
+    def test_what_was_not_replayed_is_said(self) -> None:
+        found = made(prefills() + [r for r in replay() if r.cell.stage != "cache_write"])
+        row = component(found, "predicted", "cache_write")
+        assert (row["ms"], row["n"], row["reason"]) == (None, 0, "cache_write was not replayed")
+        assert component(found, "predicted", "total")["reason"] == "cache_write was not replayed"
+        assert component(made(prefills()), "predicted", "paging")["reason"] == "paged@1 was not replayed"
+
+    def test_only_the_largest_spread_s_replay_counts(self) -> None:
+        found = made(prefills() + replay() + replay({"dense": 10.0}, k=4))
+        assert component(found, "predicted", "paging")["ms"] == pytest.approx(0.2, abs=0.001)
+
+    def test_writing_into_many_runs_is_a_part_of_fragmentation(self) -> None:
+        found = made(prefills() + replay({"cache_write": 9.5, "cache_write@1": 7.5}))
+        sums = {row["component"]: row["ms"] for row in found["predicted"]}
+        assert sums["cache_write"] == pytest.approx(0.030, abs=0.001)
+        assert sums["fragmentation"] == pytest.approx(0.108, abs=0.001)
+        parts = sums["fragmentation"] + sums["paging"] + sums["cache_write"]
+        assert sums["total"] == pytest.approx(parts, abs=0.001)
+
+    def test_without_the_number_of_layers_there_is_no_sum(self) -> None:
+        found = made(prefills() + replay(), {"model": {}})
+        row = component(found, "predicted", "paging")
+        assert (row["ms"], row["reason"]) == (None, "the model's number of layers is not known")
+        assert found["layers"] is None
+
+
+class TestSentence:
+    def test_what_can_be_quoted(self) -> None:
+        changes = {("paged", K): 0.0, ("dense", 1): -210.0, ("no_cache", 1): -240.0}
+        wave = 4 * np.array([5, -3, 1, -5, 3, 0, -1, 4, -4, 2, -2])  # its interval is [-16, 16]
+        results = [
+            replace(r, samples_us=[float(x) for x in r.samples_us + wave])
+            if r.cell.arm == "dense" or r.cell.spread_k == K
+            else r
+            for r in prefills(changes, n=len(wave), scale=0.0, without=["spin"])
+        ]
+        assert made(results)["sentence"] == (
+            "The paged KV cache costs 2.4% [2.2, 2.6] of the prefill of gpt2 at 4096 tokens on NVIDIA H100: "
+            "fragmentation 0.0% [-0.2, +0.2], paging 2.1% [1.9, 2.3], cache write 0.3% [0.1, 0.5]."
+        )
+
+    def test_narrow_intervals_have_two_decimals(self) -> None:
+        text = made(prefills(scale=0.1))["sentence"]
+        assert "fragmentation 1.00% [1.00, 1.00], paging 2.00% [2.00, 2.00], cache write 0.30% [" in text
+
+    def test_effects_below_the_noise_floor_are_none(self) -> None:
+        small = {("paged", K): 10.0, ("dense", 1): -10.0, ("no_cache", 1): -20.0}
+        found = made(prefills(small, scale=200.0))
+        floor = found["noise_floor_pct"]
+        assert floor > 0.5
+        expected = f"No cost of the paged KV cache above the noise floor of {floor:.1f}% was found in the "
+        assert found["sentence"].startswith(expected)
+        assert "On a CPU" not in found["sentence"]
+
+    def test_without_a_noise_floor_zero_is_the_limit(self) -> None:
+        alone = [r for r in prefills() if not r.control]
+        assert made(alone)["noise_floor_pct"] is None
+        assert made(alone)["sentence"].startswith("The paged KV cache costs 3.")
+        same = dict.fromkeys([("paged", K), ("dense", 1), ("no_cache", 1)], 0.0)
+        alone = [r for r in prefills(same) if not r.control]
+        start = "No cost of the paged KV cache was found in the prefill of gpt2 at 4096 tokens on NVIDIA H100"
+        assert made(alone)["sentence"].startswith(f"{start}, whose noise floor was not measured: ")
+
+    def test_a_cpu_s_limits_are_said(self) -> None:
+        found = made(prefills(), CPU)
+        floor = f"{found['noise_floor_pct']:.2f}%"
+        expected = f"On a CPU, effects below the noise floor of {floor} cannot be seen."
+        assert found["sentence"].endswith(expected)
+        none = made(prefills({("paged", K): 0.0, ("dense", 1): 0.0, ("no_cache", 1): 0.0}, scale=200.0), CPU)
+        assert none["sentence"].startswith("No cost of the paged KV cache above the noise floor of ")
+        assert none["sentence"].endswith("On a CPU, effects below that floor cannot be seen.")
+
+    def test_little_is_known_of_the_run(self) -> None:
+        found = account({}, prefills())
+        assert found is not None
+        assert " of the prefill of the model: fragmentation" in found["sentence"]

@@ -1,0 +1,150 @@
+"""What is made of a run of `kvcache`: texts as they were, speed-ups, the formula's cache, both plots."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from harness.experiments.kvcache import summary as kvcache_summary
+from harness.experiments.kvcache import view as kvcache
+from harness.report.tables import WIDTH
+from tests.kvcache_run import (
+    DATA,
+    OUTPUT,
+    TOKEN_BYTES,
+    cached_bytes,
+    markdown,
+    record,
+    results,
+    screen,
+    step_us,
+)
+
+
+@pytest.fixture(scope="module")
+def summary():
+    return kvcache.summarise(record(), results())
+
+
+def test_the_tables_read_as_they_did():
+    assert screen() == (DATA / "kvcache.txt").read_text(encoding="utf-8")
+    assert markdown() == (DATA / "kvcache.md").read_text(encoding="utf-8")
+
+
+def test_the_screen_s_tables_fit_it():
+    assert max(map(len, screen().splitlines())) <= WIDTH
+
+
+def test_speed_ups_are_quotients_of_the_samples(summary):
+    found = {row["contrast"]: row for row in summary["speed_ups"]}
+    totals = {
+        mode: sum(step_us(mode, n + 1) for n in range(OUTPUT)) for mode in ("no_cache", "kv_cache", "paged")
+    }
+    for name, one, two in (
+        ("KV cache against no cache", "no_cache", "kv_cache"),
+        ("paged against no cache", "no_cache", "paged"),
+        ("paged against KV cache", "kv_cache", "paged"),
+    ):
+        low, high = found[name]["ci95_speed_up"]
+        assert low < found[name]["speed_up"] < high
+        assert found[name]["speed_up"] == pytest.approx(totals[one] / totals[two], rel=0.01)
+        assert found[name]["verdict"] == "faster"
+    assert found["A/A"]["verdict"] in ("same", "unclear")
+
+
+def test_a_verdict_takes_in_what_a_mode_and_itself_differ_by():
+    """With transformers' second generations off by up to a factor of 3, 1.7 and 2.3 are no finding."""
+    noise = (0.4, 2.9) * 5
+    noisy = [
+        replace(r, samples_us=[us * x for us, x in zip(r.samples_us, noise, strict=True)]) if r.control else r
+        for r in results()
+    ]
+    found = {row["contrast"]: row for row in kvcache.summarise(record(), noisy)["speed_ups"]}
+    assert found["KV cache against no cache"]["verdict"] == "unclear"
+    assert found["paged against KV cache"]["verdict"] == "unclear"
+    assert found["paged against no cache"]["verdict"] == "faster"
+    assert found["A/A"]["noise_floor_pct"] == pytest.approx(190, abs=6)
+    without = kvcache.summarise(record(), [result for result in results() if not result.control])
+    assert {row["verdict"] for row in without["speed_ups"]} == {"unclear"}
+    assert "noise floor, which is not known" in kvcache.document(record(), without).screen_summary()
+
+
+def test_the_formula_is_held_against_what_was_measured(summary):
+    assert kvcache_summary.token_bytes(record()) == TOKEN_BYTES
+    rows = {(row["arm"], row["step"]): row for row in summary["steps"]}
+    assert len(rows) == 3 * OUTPUT
+    for (mode, step), row in rows.items():
+        assert row["cache_bytes"] == cached_bytes(mode, step)
+        assert row["formula_bytes"] == cached_bytes("kv_cache", step)
+
+
+def test_one_layer_is_singular():
+    one = record() | {"model": record()["model"] | {"num_layers": 1, "num_kv_heads": 1}}
+    shown = kvcache.document(one, kvcache.summarise(one, results())).screen_summary()
+    assert "2 x 1 layer x 1 KV head x " in " ".join(shown.split())
+
+
+def test_the_tokens_that_are_the_same_are_counted_up_to_the_first_that_is_not(summary):
+    assert {row["arm"]: row["same_tokens"] for row in summary["modes"]} == {
+        "no_cache": 8,
+        "kv_cache": 8,
+        "paged": 5,
+    }
+
+
+def shown_as_the_same(**changes):
+    """What stands under `same` for vLLM, and the notes below."""
+    changed = record() | changes
+    text = kvcache.document(changed, kvcache.summarise(changed, results())).screen_summary()
+    table = text.split("Speed-ups")[0]
+    line = next(line for line in table.splitlines() if line.startswith("vLLM, paged KV cache"))
+    return line.split("3.032")[1].strip(), " ".join(table.split())
+
+
+def test_tokens_of_other_weights_are_not_compared():
+    shown, notes = shown_as_the_same(model=record()["model"] | {"drawn_apart": True})
+    assert shown == "- [1]"
+    assert "[1] vLLM and transformers draw their own weights, so their tokens do not compare" in notes
+    rows = kvcache.summarise(record() | {"model": record()["model"] | {"drawn_apart": True}}, results())[
+        "modes"
+    ]
+    assert {row["arm"]: row["same_tokens"] for row in rows} == {"no_cache": 8, "kv_cache": 8, "paged": None}
+
+
+def test_a_first_token_that_differs_is_marked_as_a_tie_or_as_wrong():
+    tokens = record()["tokens"] | {"paged": [7, 2, 3, 4, 5, 6, 7, 8]}
+    shown, notes = shown_as_the_same(tokens=tokens)
+    assert shown == "0/8 [1]"
+    assert "[1] a tie: the first logits differ by 0.0041 of their spread" in notes
+    wrong = {"paged": {"error": 0.2, "objection": "first token 7, not 1, which leads by 0.8"}}
+    shown, notes = shown_as_the_same(tokens=tokens, first_logits=wrong)
+    assert shown == "0/8 [1]"
+    assert "[1] more than rounding: first token 7, not 1, which leads by 0.8" in notes
+
+
+def test_a_mode_that_failed_keeps_its_row_and_has_no_speed_up():
+    found = kvcache.summarise(record(), results("no_cache"))
+    assert [row["status"] for row in found["modes"]] == ["out_of_memory", "ok", "ok"]
+    assert [row["contrast"] for row in found["speed_ups"]] == ["paged against KV cache", "A/A"]
+
+
+def test_plots_name_modes_and_computed_speed_ups(summary, tmp_path):
+    kvcache.plots(record(), summary, tmp_path)
+    names = {f"kvcache_{name}.{end}" for name in ("steps", "modes") for end in ("png", "svg")}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    steps = (tmp_path / "kvcache_steps.svg").read_text(encoding="utf-8")
+    assert "K and V by the formula" in steps
+    modes = (tmp_path / "kvcache_modes.svg").read_text(encoding="utf-8")
+    speed_up = next(r["speed_up"] for r in summary["speed_ups"] if r["contrast"] == "paged against no cache")
+    assert f"{speed_up:.2f}x" in modes
+
+
+@pytest.mark.parametrize("kept", [[], results()[:1], results()[-1:], results("paged")])
+def test_a_run_that_hardly_began_has_a_report(kept, tmp_path):
+    summary = kvcache.summarise(record(), kept)
+    document = kvcache.document(record(), summary)
+    assert document.screen_summary()
+    assert document.markdown()
+    assert document.csv()
+    kvcache.plots(record(), summary, tmp_path)

@@ -1,0 +1,96 @@
+"""What is made of a run of `memory`: texts as they were, figures, and the plot."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+
+from harness.experiments.memory import view as memory
+from harness.report.tables import WIDTH
+from harness.runs.record import Status
+from tests.memory_run import BLOCK_SIZE, DATA, LENGTHS, PER_TOKEN, markdown, record, results, screen
+
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def summary():
+    return memory.summarise(record(), results())
+
+
+def test_the_tables_read_as_they_did():
+    assert screen() == (DATA / "memory.txt").read_text(encoding="utf-8")
+    assert markdown() == (DATA / "memory.md").read_text(encoding="utf-8")
+
+
+def test_the_screen_s_tables_fit_it():
+    assert max(map(len, screen().splitlines())) <= WIDTH
+
+
+def test_a_stage_s_figures_are_medians_over_the_processes(summary):
+    loaded = {row["arm"]: row for row in summary["cells"] if row["moment"] == "model loaded"}
+    assert loaded["vLLM"]["rss_bytes"] == 910.5 * MIB
+    assert loaded["transformers"]["n"] == 2
+    assert loaded["transformers"]["ci95_rss_bytes"] is None
+
+
+def test_intervals_from_six_processes_on():
+    summary = memory.summarise(record(), results(6))
+    row = next(row for row in summary["cells"] if row["moment"] == "done")
+    assert row["ci95_rss_bytes"] == [970 * MIB, 975 * MIB]
+    assert "Medians of 6 processes of each; 95% intervals are up to 0.55% wide" in " ".join(
+        memory.document(record(), summary).screen_summary().split()
+    )
+
+
+def test_what_failed_in_one_process_has_the_others_figures_and_a_status(summary):
+    (row,) = (row for row in summary["cells"] if row["status"] != "ok")
+    assert (row["moment"], row["n"], row["status"]) == ("all, padded", 1, "out_of_memory")
+    assert row["reason"].startswith("in 1 of 2 processes: ")
+    assert row["cache_used_bytes"] == 3 * 1008 * PER_TOKEN
+
+
+def test_waste_is_what_has_no_token(summary):
+    needed, blocks, padded = summary["waste"]
+    tokens = sum(LENGTHS)
+    assert needed["used_bytes"] == tokens * PER_TOKEN
+    assert blocks["unused_bytes"] == (16 + 1008 + 112 - tokens) * PER_TOKEN
+    assert padded["unused_bytes"] == (3 * 1008 - tokens) * PER_TOKEN
+    assert padded["unused_pct"] == pytest.approx(100 * (1 - tokens / 3024))
+    assert blocks["requests_that_fit"] == 3000 * BLOCK_SIZE * 3 // (16 + 1008 + 112)
+    assert padded["requests_that_fit"] == 3000 * BLOCK_SIZE * 3 // (3 * 1008)
+
+
+def test_csv_has_a_row_a_stage(summary):
+    rows = list(csv.DictReader(io.StringIO(memory.document(record(), summary).csv())))
+    assert [row["moment"] for row in rows if row["arm"] == "vLLM"] == [
+        "start", "model loaded", "warmed up", "all inputs", "done",
+    ]  # fmt: skip
+    assert {"rss_bytes", "ci95_low_rss_bytes", "status", "reason"} <= set(rows[0])
+
+
+def test_a_cpu_has_no_cuda_counters(tmp_path):
+    on_cpu = results()
+    for result in on_cpu:
+        for name in [name for name in result.readings if not name.startswith(("rss", "peak_rss", "cache"))]:
+            del result.readings[name]
+    summary = memory.summarise(record(), on_cpu)
+    lines = memory.document(record(), summary).screen_summary().splitlines()
+    assert next(line for line in lines if line.startswith("model loaded")).split()[2:5] == ["-", "-", "-"]
+    labels = memory.draw(record(), summary).axes[1].get_legend_handles_labels()[1]
+    assert labels == ["RSS", "KV used", "KV held"]
+    memory.plots(record(), summary, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"memory.png", "memory.svg"}
+
+
+@pytest.mark.parametrize("kept", [[], results()[:2]])
+def test_a_run_that_hardly_began_has_a_report(kept, tmp_path):
+    begun = {key: value for key, value in record().items() if key not in ("sources", "kv_bytes_per_token")}
+    assert all(result.status is Status.OK for result in kept)
+    summary = memory.summarise(begun, kept)
+    document = memory.document(begun, summary)
+    assert document.screen_summary()
+    assert document.markdown()
+    memory.plots(begun, summary, tmp_path)

@@ -1,0 +1,358 @@
+"""The account as people see it. Expected texts anew: `python -m tests.fixtures`, then read the diff."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib.colors
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from harness.experiments.prefill.breakdown_tables import host_line, tables
+from harness.experiments.prefill.kernel_tables import Tables
+from harness.experiments.prefill.summary import summarise
+from harness.report.attribution_plot import GREY, draw, write_attribution_plot
+from harness.report.plots import draw as draw_sweep
+from harness.report.tables import WIDTH
+from harness.runs.record import Result, Status
+from tests import fixtures
+
+Row = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def frozen() -> tuple[Row, Row]:
+    return fixtures.gpu_account()
+
+
+@pytest.fixture
+def account(frozen: tuple[Row, Row]) -> tuple[Row, Row]:
+    """Record and summary, to be changed."""
+    return copy.deepcopy(frozen)
+
+
+def of(results: list[Result], **record: Any) -> tuple[Row, Row]:
+    changed = fixtures.gpu_record() | record
+    return changed, summarise(changed, results)
+
+
+def without(*arms: str) -> list[Result]:
+    return [r for r in fixtures.gpu_results() if r.cell.stage != "end_to_end" or r.cell.arm not in arms]
+
+
+def scaled(factor: float) -> list[Result]:
+    return [replace(r, samples_us=[s * factor for s in r.samples_us]) for r in fixtures.gpu_results()]
+
+
+def failed(arm: str) -> list[Result]:
+    lost = {"status": Status.ERROR, "reason": "no such operator", "samples_us": []}
+    return [
+        replace(r, **lost) if (r.cell.stage, r.cell.arm) == ("end_to_end", arm) else r
+        for r in fixtures.gpu_results()
+    ]
+
+
+def line(text: str, start: str) -> str:
+    return next(each for each in text.splitlines() if each.startswith(start))
+
+
+def flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_the_account_gives_exactly_the_expected_texts(frozen: tuple[Row, Row]) -> None:
+    found = Tables(*frozen)
+    assert found.screen_summary() + "\n" == (fixtures.DATA / "gpu.txt").read_text(encoding="utf-8")
+    assert found.markdown() == (fixtures.DATA / "gpu.md").read_text(encoding="utf-8")
+
+
+def test_the_sentence_comes_first_after_the_notices(frozen: tuple[Row, Row]) -> None:
+    found, sentence = Tables(*frozen), frozen[1]["attribution"]["sentence"]
+    screen = flat(found.screen_summary())
+    assert screen.index("Note: gpt2's weights") < screen.index(sentence) < screen.index("Where the time goes")
+    assert screen.index("Break-even") < screen.index("Summary over all spread_k")
+    markdown = found.markdown()
+    assert markdown.count(sentence) == 1
+    assert markdown.index(sentence) < markdown.index("## ")
+
+
+def test_a_run_without_attribution_looks_as_before_and_has_no_plot(tmp_path: Path) -> None:
+    record = fixtures.record()
+    sweep = [r for r in fixtures.results() if r.cell.stage != "end_to_end" or r.cell.arm == "paged"]
+    summary = summarise(record, sweep)
+    assert summary["attribution"] is None
+    found = Tables(record, summary)
+    for text in (found.screen_summary(), found.markdown()):
+        assert "paged KV cache?" not in text
+        assert "other arms" not in text
+        assert "None" not in found.screen_summary()
+    assert tables(summary) == []
+    assert write_attribution_plot(record, summary, tmp_path / "plots") == []
+    assert not (tmp_path / "plots").exists()
+
+
+@pytest.mark.parametrize("factor", [0.01, 1, 20, 300, 4000, 50_000])
+def test_the_screen_is_80_columns_wide_at_every_scale(factor: float) -> None:
+    record, summary = of(scaled(factor))
+    for profile in record["profile"]:
+        profile["profiled_ms"] *= factor
+        profile["categories"] = {name: ms * factor for name, ms in profile["categories"].items()}
+        profile["busy_ms"] *= factor
+    _, summary = of(scaled(factor), profile=record["profile"])
+    text = Tables(record, summary).screen_summary()
+    assert max(map(len, text.splitlines())) <= 80, max(text.splitlines(), key=len)
+
+
+def test_footnotes_do_not_widen_the_screen() -> None:
+    for arm in ("engine", "paged", "dense", "no_cache", "compact"):
+        text = Tables(*of(failed(arm))).screen_summary()
+        assert max(map(len, text.splitlines())) <= 80
+        assert "no such operator" in text
+
+
+def test_a_component_that_was_not_measured_says_why_and_keeps_its_prediction() -> None:
+    text = Tables(*of(failed("no_cache"))).screen_summary()
+    cells = line(text, "cache write ").split()
+    assert cells[2:] == ["-", "[1]", "-", "-", "+0.083", "-"]
+    assert "[1] no_cache: error: no such operator" in flat(text)
+    assert line(text, "no cache").split()[2:] == ["error", "[1]"]
+    assert "+0." in line(text, "paging ")
+
+
+def test_without_the_engine_s_own_arm_shares_are_of_one_run() -> None:
+    text = Tables(*of(without("engine"))).screen_summary()
+    assert "engine: not measured; shares are of paged in one run" in text
+    assert "% of paged 1 [95%]" in text
+
+
+def test_too_few_rounds_for_a_noise_floor_are_not_called_a_series_without_one() -> None:
+    few = [replace(r, samples_us=r.samples_us[:3]) for r in fixtures.gpu_results()]
+    assert "noise floor not known: too few rounds" in flat(Tables(*of(few)).screen_summary())
+    alone = [r for r in fixtures.gpu_results() if not r.control]
+    assert "noise floor not known: no A/A series" in flat(Tables(*of(alone)).screen_summary())
+
+
+def test_a_replay_of_few_layers_is_said_once() -> None:
+    some = [r for r in fixtures.gpu_results() if r.cell.layer in (None, 0, 5)]
+    text = flat(Tables(*of(some)).screen_summary())
+    assert "summed over the layers (2 of 12 layers, times 12)" in text
+    assert text.count("2 of 12 layers, times 12") == 1
+    assert "no * where predicted from 2 of 12 layers: their differences are not in its interval." in text
+
+
+def test_no_closure_of_few_layers_is_marked() -> None:
+    """Not even where the replay misses a step by ten times what it costs."""
+    off = [
+        replace(r, samples_us=[10 * us for us in r.samples_us])
+        if r.cell.layer is not None and r.cell.arm == "dense"
+        else r
+        for r in fixtures.gpu_results()
+    ]
+    every = Tables(*of(off)).screen_summary()
+    assert line(every, "paging ").split()[-2] == "*"
+    assert "no * where" not in every
+    some = Tables(*of([r for r in off if r.cell.layer in (None, 0, 5)])).screen_summary()
+    assert "*" not in line(some, "paging ") + line(some, "total ")
+
+
+def test_wrappers_that_cost_more_than_the_noise_floor_are_named(account: tuple[Row, Row]) -> None:
+    _, summary = account
+    (hooks,) = (row for row in summary["attribution"]["measured"] if row["component"] == "hooks")
+    summary["attribution"]["noise_floor_pct"] = 1.1
+    said = "The harness's idle wrappers cost 13.9% [13.0, 14.9] of the prefill here."
+    for bounds, expected in (([13.0, 14.9], True), ([1.0, 14.9], False)):
+        hooks |= {"pct": 13.9, "ci95_pct": bounds}
+        assert (said in flat("\n".join(tables(summary)[0].below))) is expected
+
+
+def test_a_closure_is_marked_if_its_interval_excludes_zero(account: tuple[Row, Row]) -> None:
+    record, summary = account
+    closures = {row["component"]: row for row in summary["attribution"]["closure"]}
+    closures["paging"]["closed"], closures["total"]["closed"], closures["compact"]["closed"] = (
+        False,
+        True,
+        None,
+    )
+    text = Tables(record, summary).screen_summary()
+    assert line(text, "paging").split()[-2] == "*"
+    assert "*" not in line(text, "total") + line(text, "compact ")
+
+
+def test_a_cpu_has_time_outside_operators_and_nothing_to_wait_for() -> None:
+    text = (fixtures.DATA / "screen.txt").read_text(encoding="utf-8")
+    assert "outside operators" in text
+    assert "GPU idle" not in text
+    assert "Host or GPU: not applicable; the prefill runs on a CPU" in flat(text)
+
+
+def test_categories_longer_than_the_prefill_are_said_to_be(account: tuple[Row, Row]) -> None:
+    record, summary = account
+    row = next(c for c in summary["attribution"]["components"] if c["arm"] == "dense")
+    row["ms"] += 3
+    text = flat(Tables(record, summary).screen_summary())
+    assert "[1] the categories add up to more than the prefill" in text
+
+
+@pytest.mark.parametrize(
+    ("host", "text"),
+    [
+        (
+            ("unknown", None, None, None, None, "no prefill was profiled"),
+            "Host or GPU: unknown; no prefill was profiled",
+        ),
+        (
+            ("host-bound", 41.2, 1.2, 3.4, [-2.0, 8.0], None),
+            "Host or GPU: host-bound; the GPU is busy for 41% of the step; of 1.200 ms planted ahead of the "
+            "layers' attention 3% [-2, 8] reached the latency",
+        ),
+    ],
+)
+def test_whether_the_step_is_host_bound_says_what_it_rests_on(host: tuple[Any, ...], text: str) -> None:
+    keys = ("verdict", "gpu_busy_pct", "planted_ms", "pass_through_pct", "ci95_pct", "reason")
+    assert host_line(dict(zip(keys, host, strict=True))) == text
+
+
+def test_the_probe_s_arms_are_in_no_table_of_prefills(frozen: tuple[Row, Row]) -> None:
+    assert any(row["arm"] == "spin" for row in frozen[1]["end_to_end"])
+    for text in (Tables(*frozen).screen_summary(), Tables(*frozen).markdown()):
+        assert "spin " not in text
+        assert "spin_0" not in text
+
+
+def test_other_arms_are_no_layouts_of_the_sweep(frozen: tuple[Row, Row]) -> None:
+    found = Tables(*frozen)
+    assert "spread=250" not in found.markdown()
+    assert [text.get_text() for text in draw_sweep(*frozen).axes[-1].get_xticklabels()] == ["1", "256"]
+
+
+def test_the_cache_write_is_a_line_of_the_engine_s_kernel(frozen: tuple[Row, Row]) -> None:
+    text = Tables(*frozen).screen_table(256)
+    assert "reshape_and_cache" not in text + Tables(*frozen).screen_summary()
+    assert line(text, "Cache write").split()[-1] == "0.0069"
+    assert line(text, "Compact").split()[-1] == "0.0736"
+
+
+def test_warnings_of_other_arms_are_by_their_name() -> None:
+    drifting = [6900.0 + 20 * n for n in range(60)]
+    results = [
+        replace(r, samples_us=drifting) if r.cell.arm in ("dense", "spin") and r.cell.layer is None else r
+        for r in fixtures.gpu_results()
+    ]
+    text = flat(Tables(*of(results)).screen_summary())
+    assert "Warning: prefill, dense: drift" in text
+    assert "spin" not in text.partition("Warning")[2]
+
+
+def labels(axes: Any) -> list[str]:
+    return [text.get_text() for text in axes.get_yticklabels()]
+
+
+def test_a_bar_is_an_arm_s_categories_up_to_its_median(frozen: tuple[Row, Row]) -> None:
+    bars, steps = draw(*frozen).axes
+    assert [name.split("  ")[0] for name in labels(bars)] == [
+        *("engine", "paged 256", "paged 1", "dense", "no cache", "compact")
+    ]
+    ends: dict[int, float] = {}
+    for patch in bars.patches:
+        row = round(patch.get_y() + patch.get_height() / 2)
+        ends[row] = max(ends.get(row, 0), patch.get_x() + patch.get_width())
+    medians = {r["arm"]: r["median_ms"] for r in frozen[1]["end_to_end"] if r["spread_k"] != 1}
+    assert (ends[0], ends[1], ends[5]) == pytest.approx(
+        (medians["engine"], medians["paged"], medians["compact"])
+    )
+    assert [name.split("\n")[0] for name in labels(steps)] == [
+        "cache write",
+        "paging",
+        "fragmentation",
+        "total",
+    ]
+
+
+def test_tables_fit_the_screen_though_a_profiler_slows_a_step_fifty_times(account: tuple[Row, Row]) -> None:
+    """And though one disturbed round makes an interval's end five digits long."""
+    of_layout = account[1]["attribution"]
+    for row in of_layout["profiled"]:
+        row |= {"profiled_ms": 60 * row["unprofiled_ms"], "overhead_pct": 5900.0}
+    for row in of_layout["components"]:
+        row["ms"] *= 60
+    for row in of_layout["break_even"]:
+        row["saving_ci95_us"] = [123.45, 13951.0]
+    for table in tables(account[1]):
+        assert max(map(len, table.screen().splitlines())) <= WIDTH
+    told = "\n".join(table.screen() for table in tables(account[1]))
+    assert "x60 [1]" in told
+    assert "[+123, +13951]" in told
+
+
+def test_a_gather_that_costs_next_to_nothing_pays_from_one_token_on(account: tuple[Row, Row]) -> None:
+    rows = account[1]["attribution"]["break_even"]
+    rows[0] |= {"reuses": 0.0123, "reuses_ci95": [0.0101, 0.0149], "length_for_one_use": 0}
+    (table,) = (table for table in tables(account[1]) if table.title.startswith("Break-even"))
+    assert table.screen().count("0.012 [0.010, 0.015]             1") == 1
+
+
+def test_one_run_of_blocks_is_singular() -> None:
+    alone = [r for r in fixtures.gpu_results() if r.cell.spread_k != 256]
+    text = "\n".join(
+        table.screen() for table in tables(of(alone, engine_spread_k={"min": 1, "median": 1, "max": 1})[1])
+    )
+    assert "median 1 run;" in text
+    assert "fragmentation: many runs against 1" in text
+    assert "1 runs" not in text
+
+
+def test_a_step_begins_where_the_one_before_ends(frozen: tuple[Row, Row]) -> None:
+    steps = draw(*frozen).axes[1]
+    assert steps.get_title(loc="left") == "What the paged KV cache adds"
+    grey = matplotlib.colors.to_rgba(GREY)
+    bars = [p for p in steps.patches if p.get_facecolor() != grey]
+    ms = {row["component"]: row["ms"] for row in frozen[1]["attribution"]["measured"]}
+    names = ("cache_write", "paging", "fragmentation", "total")
+    assert [bar.get_width() for bar in bars] == pytest.approx([ms[name] for name in names])
+    starts = [0, ms["cache_write"], ms["cache_write"] + ms["paging"], 0]
+    assert [bar.get_x() for bar in bars] == pytest.approx(starts)
+
+
+CASES = {
+    "whole": lambda: of(fixtures.gpu_results()),
+    "no profile": lambda: of(fixtures.gpu_results(), profile=[]),
+    "no prediction": lambda: of([r for r in fixtures.gpu_results() if r.cell.layer is None]),
+    "no no_cache": lambda: of(failed("no_cache")),
+    "no dense": lambda: of(without("dense")),
+    "bars alone": lambda: of([r for r in fixtures.gpu_results() if r.cell.arm in ("engine", "spin")]),
+    "three rounds": lambda: of([replace(r, samples_us=r.samples_us[:3]) for r in fixtures.gpu_results()]),
+    "long": lambda: of(scaled(300)),
+    "cpu": lambda: (fixtures.record(), summarise(fixtures.record(), fixtures.results())),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_plot_is_written_and_no_text_lies_on_another_or_outside(case: str, tmp_path: Path) -> None:
+    record, summary = CASES[case]()
+    png, svg = write_attribution_plot(record, summary, tmp_path)
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert "per prefill" in svg.read_text(encoding="utf-8")
+    figure = draw(record, summary)
+    assert len(figure.axes) == (1 if case in ("no profile", "bars alone") else 2)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    boxes = [
+        (text.get_text(), text.get_window_extent())
+        for text in figure.findobj(matplotlib.text.Text)
+        if text.get_text() and text.get_visible()
+    ]
+    width, height = canvas.get_width_height()
+    for n, (name, box) in enumerate(boxes):
+        assert 0 <= box.x0 <= box.x1 <= width, name
+        assert 0 <= box.y0 <= box.y1 <= height, name
+        for other, its_box in boxes[n + 1 :]:
+            assert not box.overlaps(its_box), (name, other)
+
+
+def test_nothing_to_draw_is_no_file(tmp_path: Path) -> None:
+    record, summary = of([r for r in fixtures.gpu_results() if r.cell.arm in ("engine", "spin")], profile=[])
+    assert summary["attribution"] is not None
+    assert write_attribution_plot(record, summary, tmp_path) == []

@@ -1,0 +1,310 @@
+"""The main job by subprocess with a real engine, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from harness import device
+from tests.command_line import wait_for
+
+ROOT = Path(__file__).resolve().parents[3]
+FUNCTIONS = {"flash_attn_func", "flash_attn_qkvpacked_func", "flash_attn_with_kvcache"}
+KERNEL_KEYS = {
+    "kernel", "provider", "arm", "spread_k", "block_size", "layer", "data", "median_us", "mean_us",
+    "warmup_us", "n", "status", "reason",
+}  # fmt: skip
+CONTRAST_KEYS = {"kernel", "baseline", "treatment", "spread_k", "layer", "delta_us", "delta_pct"}
+END_TO_END_KEYS = {"arm", "spread_k", "median_ms", "n", "status"}
+
+
+def run(*options: object, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "run_vllm_prefill.py", *map(str, options)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False,
+                          env=os.environ | environment)  # fmt: skip
+    assert not check or done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def options_for(model: Path | str, output: Path) -> list[object]:
+    return ["--model", model, "--length", 300, "--block-size", 32, "--enforce-eager", "--output-dir", output]
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_gpt2, tmp_path_factory):
+    output = tmp_path_factory.mktemp("runs") / "run"
+    done = run(
+        *options_for(tiny_gpt2, output), "--spread-k", "1,3,10", "--repeats", 8, "--save-captures",
+        "--gap", "scattered", "--run-sizes", "random",
+    )  # fmt: skip
+    return output, done
+
+
+def summary_of(output: Path) -> dict:
+    return json.loads((output / "summary.json").read_text())
+
+
+def test_tables_on_screen(finished):
+    _, done = finished
+    for spread_k in (1, 3, 10):
+        assert f"Comparison Results (spread={spread_k})" in done.stdout
+    assert "Summary over all spread_k" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80 or "results: " in done.stdout.splitlines()[-1]
+    assert "learned positions are repeated" in done.stderr
+
+
+def test_files_of_a_run(finished):
+    output, _ = finished
+    names = {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
+    assert names >= {
+        "run.json", "samples.jsonl", "summary.json", "tables.md", "tables.csv", "report.html",
+        "plots/spread_k.png", "plots/spread_k.svg",
+        "captures/layer-000.safetensors", "captures/layer-002.safetensors",
+    }  # fmt: skip
+    record = json.loads((output / "run.json").read_text())
+    assert record["status"] == "finished"
+    assert record["command"][:3] == ["python", "run_vllm_prefill.py", "--model"]
+    assert record["config"]["length"] == 300
+    assert any("positions" in notice for notice in record["notices"])
+    assert set(record["peak_memory_bytes"]) == {"spread=1", "spread=3", "spread=10"}
+
+
+@pytest.mark.engine
+def test_the_summary_keeps_its_contract(finished):
+    summary = summary_of(finished[0])
+    assert summary["schema_version"] == 1
+    assert all(row.keys() >= KERNEL_KEYS for row in summary["kernels"])
+    assert all(row.keys() >= CONTRAST_KEYS for row in summary["contrasts"])
+    assert all(row.keys() >= END_TO_END_KEYS for row in summary["end_to_end"])
+    assert {row["spread_k"] for row in summary["end_to_end"]} == {1, 3, 10}
+    arms = {row["arm"] for row in summary["end_to_end"]}
+    assert arms == {"engine", "wrapped", "paged", "dense", "no_cache", "compact"}
+    assert all(row["median_ms"] > 0 and row["status"] == "ok" for row in summary["end_to_end"])
+    assert {row["status"] for row in summary["kernels"]} == {"ok"}
+    for row in summary["kernels"]:
+        arms = {"dense", "compact", "random", "paged"}
+        if row["kernel"] in FUNCTIONS:
+            arms = {"contiguous", "fragmented"}
+        elif row["stage"] == "cache_write":
+            arms = {"paged"}
+        assert row["arm"] in arms
+        assert row["n"] == 8
+        assert math.isfinite(row["median_us"])
+
+
+@pytest.mark.engine
+def test_every_cell_of_the_sweep_is_there_once(finished):
+    keys = [
+        (row["kernel"], row["arm"], row["spread_k"], row["layer"], row["data"])
+        for row in summary_of(finished[0])["kernels"]
+    ]
+    assert len(set(keys)) == len(keys)
+    kernels = {key[0] for key in keys}
+    assert kernels > FUNCTIONS
+    assert len(kernels) == 5  # the engine's, and its cache write
+    captured = [key for key in keys if key[4] == "captured"]
+    arms = 3 * 2 + 3 + 1  # the functions', the engine's kernel's, its cache write
+    assert len(captured) == arms * 3 * (3 + 2)  # arms, spreads, layers with their mean and sum
+    synthetic = {key[3] for key in keys if key[4] == "synthetic"}
+    assert synthetic == {0, "mean", "sum"}, "layers of one shape share their synthetic numbers"
+
+
+def test_stand_ins_say_so(finished):
+    if device.kind() == "cuda":
+        pytest.skip("a GPU runs flash-attn itself")
+    output, done = finished
+    providers = {row["provider"] for row in summary_of(output)["kernels"] if row["kernel"] in FUNCTIONS}
+    assert providers == {"SDPA stand-in"}
+    assert "nothing about flash-attn" in done.stdout
+
+
+def test_saved_captures_are_replayed_without_an_engine(finished, tmp_path):
+    output, _ = finished
+    options = ["--spread-k", "1,5", "--repeats", 6, "--output-dir", tmp_path / "again"]
+    done = run("--from-captures", output / "captures", *options)
+    assert "starting vLLM" not in done.stderr
+    summary = summary_of(tmp_path / "again")
+    assert summary["end_to_end"] == []
+    assert {row["status"] for row in summary["kernels"]} == {"ok"}
+    assert {row["spread_k"] for row in summary["kernels"]} == {1, 5}
+    assert {row["data"] for row in summary["kernels"]} == {"captured", "synthetic"}
+
+
+def test_without_synthetic_inputs_only_captured_ones_are_measured(finished, tmp_path):
+    output, _ = finished
+    options = ["--no-synthetic", "--spread-k", 5, "--layers", 0, "--repeats", 6, "--output-dir", tmp_path]
+    done = run("--from-captures", output / "captures", *options, "--overwrite")
+    rows = summary_of(tmp_path)["kernels"]
+    assert {(row["status"], row["data"], row["n"]) for row in rows} == {("ok", "captured", 6)}
+    assert "Summary over all spread_k" in done.stdout
+
+
+def test_a_batch_of_prompts_in_one_step(tiny_gpt2, tmp_path):
+    output, lengths = tmp_path / "run", tmp_path / "lengths.txt"
+    lengths.write_text("# of a morning's requests\n300\n2x97@2\n1\n")
+    options = ["--batch", lengths, "--block-size", 32, "--enforce-eager", "--layers", 1, "--no-attribution"]
+    options += ["--no-synthetic", "--spread-k", "1,5", "--repeats", 6]
+    done = run("--model", tiny_gpt2, *options, "--output-dir", output)
+    record, summary = json.loads((output / "run.json").read_text()), summary_of(output)
+    assert (record["config"]["batch"], record["num_blocks"]) == ("1x1,2x97@2,1x300", 10 + 2 * 4 + 1)
+    assert len(record["first_tokens"]) == 4
+    assert [request["runs"] for request in record["requests"]] == [
+        {"1": 1, "5": 1}, {"1": 1, "5": 2}, {"1": 1, "5": 2}, {"1": 1, "5": 5}
+    ]  # fmt: skip
+    assert not any("bit for bit" in notice or "asked for" in notice for notice in record["notices"])
+    assert {row["data"] for row in summary["kernels"]} == {"captured"}
+    engines = [row for row in summary["kernels"] if row["provider"].startswith("vLLM")]
+    assert {(row["status"], row["n"]) for row in engines} == {("ok", 6)}
+    stand_ins = [row for row in summary["kernels"] if row["kernel"] in FUNCTIONS]
+    assert {row["status"] for row in stand_ins} == {"unsupported"}, "they take prompts of one length"
+    assert all("requests of different lengths" in row["reason"] for row in stand_ins)
+    alone = {row["request"]: row for row in summary["requests"]}
+    assert [(row["count"], row["length"], row["spread_k"]) for row in alone.values()] == [
+        (1, 1, 1), (2, 97, 2), (1, 300, 5), (4, None, None), (None, None, 5)
+    ]  # fmt: skip
+    assert {(row["status"], row["layer"]) for row in alone.values()} == {("ok", 1)}
+    assert alone["sum"]["paged_us"] == pytest.approx(
+        sum(alone[n]["paged_us"] * (1 + (n == 1)) for n in (0, 1, 3))
+    )
+    assert {row["spread_k"]: row["status"] for row in summary["end_to_end"]} == {1: "ok", 5: "ok"}
+    assert "4 prompts (1x1, 2x97, 1x300)" in done.stdout
+
+
+def test_a_run_is_not_overwritten_unless_asked(finished, tiny_gpt2):
+    output, _ = finished
+    done = run(*options_for(tiny_gpt2, output), check=False)
+    assert done.returncode == 2
+    assert "--overwrite" in done.stderr
+    assert summary_of(output)["status"] == "finished"
+
+
+def test_report_rebuilds_the_views_without_torch(finished, tmp_path):
+    output, _ = finished
+    before = (output / "summary.json").read_text()
+    (output / "summary.json").unlink()
+    code = (
+        "import sys; from harness.__main__ import main; "
+        f"status = main(['report', {str(output)!r}]); assert 'torch' not in sys.modules; sys.exit(status)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Summary over all spread_k" in done.stdout
+    assert (output / "summary.json").read_text() == before
+
+
+def test_ctrl_c_leaves_a_readable_partial_run(tiny_gpt2, tmp_path):
+    output = tmp_path / "run"
+    command = [
+        sys.executable,
+        "run_vllm_prefill.py",
+        *map(str, options_for(tiny_gpt2, output)),
+        "--repeats",
+        "4000",
+    ]
+    job = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job's is ignored
+    )
+    wait_for(job, output, "first_tokens", seconds=120)
+    time.sleep(3)
+    job.send_signal(signal.SIGINT)
+    job.communicate(timeout=60)
+    assert job.returncode == 130
+    record = json.loads((output / "run.json").read_text())
+    assert record["status"] == "interrupted"
+    rows = summary_of(output)["kernels"]
+    assert rows
+    assert {row["status"] for row in rows} <= {"ok", "interrupted"}
+
+
+def cells(output: Path) -> dict[tuple, list[dict]]:
+    """Lines of samples.jsonl by series, arm and so on."""
+    found: dict[tuple, list[dict]] = {}
+    for line in (output / "samples.jsonl").read_text().splitlines():
+        result = json.loads(line)
+        cell = json.dumps(result["cell"], sort_keys=True)
+        key = (result["series"], cell, result["one_run_for"], result["control"])
+        found.setdefault(key, []).append(result)
+    return found
+
+
+def test_a_killed_run_goes_on_without_repeating_finished_cells(finished, tiny_gpt2, tmp_path):
+    """SIGKILL while series are being written, more than once; the end is that of a run left alone."""
+    output = tmp_path / "run"
+    options = [*options_for(tiny_gpt2, output), "--spread-k", "1,3,10", "--repeats", 8, "--gap", "scattered",
+               "--run-sizes", "random", "--save-captures"]  # fmt: skip
+    first = random.randint(3, 70)  # lines of samples.jsonl, of about 160 in all
+    for kill_at in (first, random.randint(first + 15, 130)):
+        resume = ["--resume"] if output.exists() else []
+        command = [sys.executable, "run_vllm_prefill.py", *map(str, options), *resume]
+        job = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        samples = output / "samples.jsonl"
+        while not samples.exists() or samples.read_bytes().count(b"\n") < kill_at:
+            assert job.poll() is None, "the run ended before it was to be killed"
+        job.kill()
+        job.wait()
+    with samples.open("ab") as file:
+        file.write(b'{"cell": {"stage": "ker')  # what a kill in the middle of a line leaves
+    other = run(*options, "--resume", "--seed", 5, check=False)
+    assert other.returncode == 2
+    assert "--seed 0, not 5" in other.stderr
+
+    run(*options, "--resume")
+    whole = cells(finished[0])
+    resumed = cells(output)
+    assert resumed.keys() == whole.keys()
+    sizes = {key[0]: sum(other[0] == key[0] for other in whole) for key in whole}
+    for key, lines in resumed.items():
+        complete = [line for line in lines if line["status"] == "ok" and len(line["samples_us"]) == 8]
+        assert complete
+        assert lines[-1]["series_size"] == sizes[key[0]]
+    repeated = {key[0] for key, lines in resumed.items() if len(lines) > 1}
+    for series in repeated:  # only a series that was cut short may be there twice
+        assert any(len(lines) == 1 for key, lines in resumed.items() if key[0] == series)
+    assert json.loads((output / "run.json").read_text())["status"] == "finished"
+    again = run(*options, "--resume", check=False)
+    assert again.returncode == 2
+    assert "finished" in again.stderr
+
+
+@pytest.mark.engine
+def test_smollm2_predicts_what_transformers_predicts(tmp_path):
+    """Real weights and a real tokenizer, through the command line."""
+    from harness import models, prompt
+
+    text = tmp_path / "prompt.txt"
+    text.write_text("The capital of France is")
+    options = ["--model", "smollm2-135m", "--length", 5, "--prompt-file", text, "--block-size", 32]
+    options += ["--enforce-eager", "--no-attribution", "--layers", 0, "--repeats", 3]
+    run(*options, "--output-dir", tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    rows = summary_of(tmp_path / "run")["kernels"]
+    assert all("grouped-query" in row["reason"] for row in rows if row["status"] != "ok")
+    assert sum(row["status"] == "ok" for row in rows) > len(rows) / 2
+
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    source = models.materialise(models.inspect("smollm2-135m", length=5), seed=0)
+    ids, origin = prompt.token_ids(source, [5], text, 0)
+    assert record["prompt"] == origin
+    model = AutoModelForCausalLM.from_pretrained(source.path, dtype=torch.float32)
+    with torch.no_grad():
+        logits = model(torch.tensor(ids)).logits[0, -1]
+    assert logits.topk(2).values.diff().abs() > 0.5, (
+        "the prediction must be clear for the comparison to mean much"
+    )
+    assert record["first_tokens"] == [int(logits.argmax())]

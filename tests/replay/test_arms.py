@@ -1,0 +1,152 @@
+"""Arms: every layout and kernel gives the same attention; what cannot run says why."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness import kernels, layout
+from harness.analysis.contrasts import name_in_series
+from harness.kernels import DenseKV, PagedKV
+from harness.replay import arms
+from harness.replay.placement import gather
+from harness.replay.series import Judge, prepare
+from harness.runs.record import Status
+from tests.attention_calls import make_call, place, plan
+
+
+def prepared(placement):
+    functions = kernels.flash_attn_functions("cpu")
+    found = arms.of_series(placement, kernels.for_engine(placement.call), functions, "captured", plan)
+    judge = Judge(placement.call)
+    return prepare(found, judge, "series")
+
+
+@settings(max_examples=15)
+@given(st.integers(1, 330), st.sampled_from([(1, 1), (4, 4), (4, 2), (6, 1)]), st.data())
+def test_every_layout_gives_the_same_attention(length, heads, data):
+    blocks = layout.num_blocks(length, 32)
+    spread_k = data.draw(st.integers(1, blocks))
+    call = make_call(length, heads=heads[0], kv_heads=heads[1])
+    for result in prepared(place(call, spread_k)).results:
+        packed_gqa = heads[0] != heads[1] and result.cell.kernel in (
+            "flash_attn_qkvpacked_func",
+            "gather_qkv",
+        )
+        assert result.status is (Status.UNSUPPORTED if packed_gqa else Status.OK), result
+
+
+@settings(max_examples=6)
+@given(st.lists(st.integers(1, 150), min_size=2, max_size=4), st.integers(1, 5), st.booleans())
+def test_every_layout_of_a_batch_gives_the_same_attention(lengths, spread_k, equal):
+    lengths = [lengths[0]] * len(lengths) if equal else lengths
+    ragged = len(set(lengths)) > 1
+    spread_k = min(spread_k, layout.num_blocks(max(lengths), 32))
+    for result in prepared(place(make_call(lengths=lengths, kv_heads=4), spread_k)).results:
+        refused = ragged and (result.cell.kernel.startswith("flash_") or result.cell.kernel == "gather_qkv")
+        assert result.status is (Status.UNSUPPORTED if refused else Status.OK), result
+        assert not refused or "requests of different lengths" in (result.reason or "")
+
+
+@settings(max_examples=10)
+@given(st.lists(st.integers(1, 150), min_size=2, max_size=5), st.integers(1, 5), st.data())
+def test_one_request_of_a_batch_alone_is_what_it_is_in_the_batch(lengths, spread_k, data):
+    index = data.draw(st.integers(0, len(lengths) - 1))
+    placement = place(make_call(lengths=lengths), spread_k)
+    kernel = kernels.for_engine(placement.call)
+    alone = arms.with_output(placement.alone(index), kernel)
+    found = arms.of_request(alone, kernel, index)
+    start = sum(lengths[:index])
+    rows = slice(start, start + lengths[index])
+    torch.testing.assert_close(alone.call.output, placement.call.output[rows], rtol=2e-2, atol=2e-2)
+    assert alone.spread_k == placement.runs[index] == min(spread_k, layout.num_blocks(lengths[index], 32))
+    results = prepare(found, Judge(alone.call), "series").results
+    assert {(r.status, r.cell.request) for r in results} == {(Status.OK, index)}, results
+    names = {"dense", "paged", "paged@1 again"} | ({"paged@1"} if alone.spread_k > 1 else set())
+    assert {name_in_series(r) for r in results} == names
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=5), st.integers(1, 5), st.data())
+def test_gathering_a_batch_restores_token_order(lengths, block_size, data):
+    counts = [layout.num_blocks(length, block_size) for length in lengths]
+    ids = data.draw(st.permutations(range(sum(counts))))
+    table = torch.full((len(lengths), max(counts)), 10**6, dtype=torch.int32)  # past its own, never read
+    cache = torch.randn(sum(counts), block_size, 2, 8).transpose(1, 2)
+    expected = []
+    for row, (count, length) in enumerate(zip(counts, lengths, strict=True)):
+        own = [ids.pop() for _ in range(count)]
+        table[row, :count] = torch.tensor(own)
+        expected += [cache[own[n // block_size], :, n % block_size] for n in range(length)]
+    got = gather(PagedKV(cache, table), lengths)
+    assert torch.equal(torch.cat([got.key, got.value], dim=-1), torch.stack(expected))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 256])
+def test_head_sizes_and_dtypes(dtype, head_dim):
+    series = prepared(place(make_call(head_dim=head_dim, kv_heads=4, dtype=dtype), 3))
+    assert {result.status for result in series.results} == {Status.OK}, [r.reason for r in series.results]
+
+
+def test_a_grouped_query_model_cannot_be_packed_and_the_row_says_so():
+    series = prepared(place(make_call(heads=4, kv_heads=2), 2))
+    (reason,) = {r.reason for r in series.results if r.cell.kernel == "flash_attn_qkvpacked_func"}
+    assert reason == (
+        "packing needs as many KV heads as query heads; this model has 2 and 4 (grouped-query attention)"
+    )
+
+
+@pytest.mark.parametrize(("option", "words"), [({"sliding_window": (31, 0)}, "sliding window"),
+                                               ({"softcap": 20.0}, "soft-cap")])  # fmt: skip
+def test_the_engines_kernel_takes_what_the_stand_in_does_not(option, words):
+    series = prepared(place(make_call(**option), 3))
+    for result in series.results:
+        if result.cell.provider == "vLLM CPU" or result.cell.kernel == "gather_kv":
+            assert result.status is Status.OK, result.reason
+        else:
+            assert result.status is Status.UNSUPPORTED
+            assert words in (result.reason or "") or "packing" in (result.reason or "")
+
+
+@given(st.integers(1, 40), st.integers(1, 5), st.booleans(), st.data())
+def test_gathering_restores_token_order(tokens, block_size, packed, data):
+    blocks = layout.num_blocks(tokens, block_size)
+    ids = data.draw(st.permutations(range(blocks + 3)))[:blocks]
+    cache = torch.randn(blocks + 3, block_size, 2, 8).transpose(1, 2)
+    kv = PagedKV(cache, torch.tensor([ids], dtype=torch.int32))
+    into = None
+    if packed:
+        qkv = torch.full((tokens, 3, 2, 4), torch.nan)
+        into = DenseKV(qkv[:, 1], qkv[:, 2])
+    got = gather(kv, [tokens], into)
+    for token in range(tokens):
+        row = cache[ids[token // block_size], :, token % block_size]
+        assert torch.equal(got.key[token], row[:, :4])
+        assert torch.equal(got.value[token], row[:, 4:])
+
+
+def test_an_arm_that_runs_out_of_memory_leaves_the_others_ready():
+    placement = place(make_call(), 2)
+    functions = kernels.flash_attn_functions("cpu")
+    found = arms.of_series(placement, kernels.for_engine(placement.call), functions, "captured", plan)
+
+    def greedy() -> arms.Bound:
+        torch.empty(1 << 60)
+        raise AssertionError
+
+    found[3] = arms.Arm(found[3].cell, greedy)
+    judge = Judge(placement.call)
+    results = prepare(found, judge, "series").results
+    assert results[3].status is Status.OUT_OF_MEMORY
+    assert sum(r.status is Status.OUT_OF_MEMORY for r in results) == 1
+
+
+def test_the_reference_agrees_with_pytorch():
+    call = make_call(150, heads=4, kv_heads=2, dtype=torch.float32)
+    judge = Judge(call)
+    heads_first = [x.transpose(0, 1).unsqueeze(0) for x in (call.query, call.key, call.value)]
+    out = torch.nn.functional.scaled_dot_product_attention(*heads_first, is_causal=True, enable_gqa=True)
+    assert judge.error_of(out[0].transpose(0, 1)) < 1e-5
+    assert not judge.error_of(torch.full_like(out[0].transpose(0, 1), torch.nan)) <= judge.tolerance

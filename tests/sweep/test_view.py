@@ -1,0 +1,108 @@
+"""A sweep's tables: texts as they were, and a row for every point whatever became of it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+
+from harness.__main__ import main
+from harness.experiments.prefill.summary import summarise
+from harness.report.tables import WIDTH
+from harness.sweep import read
+from harness.sweep import view as sweep
+from tests import fixtures
+from tests.sweep_fixtures import DATA, DIED, record, texts, write
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("sweep")
+    return directory, texts(directory)
+
+
+@pytest.mark.parametrize("name", ["sweep.txt", "sweep.md", "sweep.csv"])
+def test_the_texts_are_as_they_were(made, name):
+    assert made[1][name] == (DATA / name).read_text(encoding="utf-8")
+
+
+def test_the_screen_s_tables_fit_it(made):
+    assert max(map(len, made[1]["sweep.txt"].splitlines())) <= WIDTH
+
+
+def test_every_point_has_its_line_and_a_failed_one_its_reason(made):
+    rows = list(csv.DictReader(io.StringIO(made[1]["sweep.csv"])))
+    assert {row["point"] for row in rows} == {point["name"] for point in record()["points"]}
+    assert [row["reason"] for row in rows if row["status"] == "failed"] == [DIED]
+    assert made[1]["sweep.txt"].count("failed [2]") == 1
+
+
+def test_the_summary_has_each_run_s_account(made):
+    points = json.loads((made[0] / "summary.json").read_text())["points"]
+    assert [bool(point["attribution"]) for point in points] == [True, True, False, False, False, False]
+    assert points[0]["attribution"]["measured"][0]["component"] == "fragmentation"
+
+
+def test_a_point_without_an_account_has_its_prefill_and_its_kernel(made):
+    """Its figures are those of its run's own summary, at the largest spread_k."""
+    point = json.loads((made[0] / "summary.json").read_text())["points"][2]
+    run = summarise(fixtures.record(), fixtures.results())
+    own = [row for row in run["contrasts"] if row["layer"] == "mean" and row["data"] == "captured"]
+    names = ("kernel", "baseline", "treatment", "spread_k")
+    of = {tuple(row[name] for name in names): row for row in own}
+    kernel = "cpu_attention_with_kv_cache"
+    assert point["kernel"]["paging"] == of[kernel, "dense", "paged@1", 1]
+    assert point["kernel"]["fragmentation"] == of[kernel, "paged@1", "paged", max(fixtures.SPREAD_K)]
+    one_run = next(row for row in run["end_to_end"] if (row["arm"], row["spread_k"]) == ("paged", 1))
+    assert point["prefill"]["median_ms"] == one_run["median_ms"]
+    rows = list(csv.DictReader(io.StringIO(made[1]["sweep.csv"])))
+    told = [row["component"] for row in rows if row["point"] == point["name"]]
+    assert told == ["prefill", "fragmentation", "kernel_paging", "kernel_fragmentation"]
+
+
+def test_without_any_replay_there_is_no_table_of_kernels(made):
+    summary = json.loads((made[0] / "summary.json").read_text())
+    points = [point | {"kernel": None} for point in summary["points"]]
+    text = sweep.SweepTables(record(), summary | {"points": points}).screen_summary()
+    assert "engine's kernel" not in text
+
+
+def test_the_report_command_makes_them_again_without_torch(made, capsys):
+    (made[0] / "tables.md").unlink()
+    assert main(["report", str(made[0])]) == 0
+    assert (made[0] / "tables.md").read_text(encoding="utf-8") == made[1]["sweep.md"]
+    assert capsys.readouterr().out == made[1]["sweep.txt"]
+
+
+def test_figures_of_a_run_that_did_not_end_do_not_count(tmp_path):
+    write(tmp_path)
+    name = record()["points"][0]["name"]
+    run = tmp_path / name / "run.json"
+    run.write_text(run.read_text().replace('"finished"', '"running"', 1))
+    assert sweep.summarise(read(tmp_path), tmp_path)["points"][0]["attribution"] is None
+
+
+def test_what_varies_is_in_columns_or_over_them_whatever_it_is(made):
+    summary = json.loads((made[0] / "summary.json").read_text())
+    points = summary["points"]
+
+    def screen(varies, *kept):
+        of = summary | {"varies": varies, "points": [points[n] for n in kept]}
+        return sweep.SweepTables(record(), of).screen_summary()
+
+    assert "\nmodel       max seconds" in screen(["model", "max_seconds"], 0, 3)
+    assert "\nlength  block" in screen(["length", "block_size"], 0, 1, 2)
+    assert "\nblock" in screen(["block_size"], 0, 1)
+    assert "\nmodel  engine ms" in screen([], 0)
+
+
+def test_lengths_and_batches_share_a_column(made):
+    points = json.loads((made[0] / "summary.json").read_text())["points"][:2]
+    batch = "1x4096,8x512"
+    points[1]["options"] = {"model": "gpt2", "batch": batch}
+    of = {"points": points, "varies": ["length", "batch"]}
+    lines = sweep.SweepTables(record(), of).screen_summary().splitlines()
+    columns = lines.index(next(line for line in lines if line.startswith("prompts")))
+    assert [line.split()[0] for line in lines[columns + 2 : columns + 4]] == ["1024", batch]
