@@ -136,7 +136,7 @@ def _report(run_dir: Path) -> int:
     run = RunDirectory.open(run_dir)
     record = run.record()
     try:
-        report.view_of(record)
+        report.view_of(record.to_json())
     except ValueError as error:
         raise ConfigError(f"{run_dir}: {error}") from error
     print(report.write(run).screen_summary())

@@ -13,7 +13,8 @@ import pandas as pd
 
 from harness import cli, config, report
 from harness.config import ConfigError, RunConfig
-from harness.runs.store import Damaged, RunDirectory, experiment_of
+from harness.runs.schema import RunRecord
+from harness.runs.store import Damaged, RunDirectory
 
 CELL = ("kernel", "provider", "arm", "spread_k", "block_size", "layer", "data", "request")
 
@@ -24,12 +25,12 @@ class Run:
 
     >>> import harness
     >>> run = harness.open("tests/data/run")
-    >>> run.record["model"]["name"], run.status
+    >>> run.record.model.name, run.status
     ('gpt2', 'finished')
     """
 
     directory: RunDirectory
-    record: dict[str, Any]  # run.json
+    record: RunRecord  # run.json
     summary: dict[str, Any]  # summary.json
 
     def __repr__(self) -> str:
@@ -54,7 +55,7 @@ class Run:
         >>> harness.open("tests/data/run").status
         'finished'
         """
-        return str(self.record["status"])
+        return self.record.status
 
     @property
     def experiment(self) -> str:
@@ -64,7 +65,7 @@ class Run:
         >>> harness.open("tests/data/run").experiment
         'prefill'
         """
-        return experiment_of(self.record)
+        return self.record.experiment
 
     @property
     def lists(self) -> tuple[str, ...]:
@@ -210,10 +211,10 @@ def open(path: str | os.PathLike[str]) -> Run:
     directory = RunDirectory.open(Path(path))
     try:
         record = directory.record()
-        view = report.view_of(record)
+        view = report.view_of(record.to_json())
         if directory.summary_path.is_file():
             return Run(directory, record, json.loads(directory.summary_path.read_text(encoding="utf-8")))
-        return Run(directory, record, view.summarise(record, directory.results()))
+        return Run(directory, record, view.summarise(record.to_json(), directory.results()))
     except Damaged:  # names its file itself
         raise
     except ValueError as error:

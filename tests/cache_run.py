@@ -13,6 +13,7 @@ import numpy as np
 from harness.experiments.cache import view as cache
 from harness.runs.record import Cell, Result, Status
 from harness.runs.store import RunDirectory
+from tests import records
 
 DATA = Path(__file__).resolve().parent / "data"
 SHARES = (0, 50, 100)
@@ -105,7 +106,7 @@ def markdown() -> str:
 def main() -> None:
     """Write the run and the expected texts."""
     run = RunDirectory.create(DATA / "cache", overwrite=True)
-    run.write_record(record())
+    run.write_record(records.made(record()))
     run.append(results())
     (DATA / "cache.txt").write_text(screen(), encoding="utf-8")
     (DATA / "cache.md").write_text(markdown(), encoding="utf-8")

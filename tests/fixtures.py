@@ -18,6 +18,7 @@ from harness.experiments.prefill.kernel_tables import Tables
 from harness.experiments.prefill.summary import summarise
 from harness.runs.record import Cell, Result, Status
 from harness.runs.store import RunDirectory
+from tests import records
 
 DATA = Path(__file__).resolve().parent / "data"
 SPREAD_K = [1, 2, 4, 8]
@@ -33,7 +34,8 @@ NO_GQA = "9 query heads but 3 KV heads: a packed QKV needs as many of either"
 def record() -> dict[str, Any]:
     """What run.json holds after a finished run."""
     return {
-        "schema_version": 1,
+        "schema_version": 2,
+        "experiment": "prefill",
         "status": "finished",
         "started": "2026-01-02T03:04:05Z",
         "finished": "2026-01-02T03:06:00Z",
@@ -41,7 +43,6 @@ def record() -> dict[str, Any]:
         "config": {"length": 512, "seed": 0},
         "model": {
             "name": "gpt2",
-            "path": "gpt2",
             "weights": "seeded random",
             "num_layers": 12,
             "num_heads": 12,
@@ -59,7 +60,6 @@ def record() -> dict[str, Any]:
         "spread_k": SPREAD_K,
         "block_ids": {str(k): [layout.to_ranges(layout.plan(32, k, range(1, 99), seed=k))] for k in SPREAD_K}
         | {"engine": [layout.to_ranges(range(32, 0, -1))]},
-        "reference_error": {},
         "first_tokens": [42],
         "engine_spread_k": {"min": 27, "median": 30, "max": 31},
         "profile": [
@@ -291,9 +291,9 @@ def comparison() -> Comparison:
 def main() -> None:
     """Write the frozen run and the expected texts."""
     run = RunDirectory.create(DATA / "run", overwrite=True)
-    run.write_record(record())
+    run.write_record(records.made(record()))
     run.append(results())
-    tables = Tables(run.record(), summarise(run.record(), run.results()))
+    tables = Tables(record(), summarise(record(), run.results()))
     screen = "\n\n".join([tables.screen_table(k) for k in SPREAD_K] + [tables.screen_summary()])
     (DATA / "screen.txt").write_text(screen + "\n", encoding="utf-8")
     (DATA / "tables.md").write_text(tables.markdown(), encoding="utf-8")

@@ -15,7 +15,7 @@ from harness.experiments.prefill.summary import summarise
 from harness.runs.store import RunDirectory, write_json
 from harness.sweep import RECORD
 from harness.sweep import view as sweep
-from tests import fixtures
+from tests import fixtures, records
 from tests.fixtures import gpu_account
 
 DATA = Path(__file__).resolve().parent / "data"
@@ -76,13 +76,8 @@ def write(directory: Path) -> Path:
     for number, point in enumerate(sweep_record["points"][:5]):
         run = RunDirectory(directory / point["name"])
         run.path.mkdir(exist_ok=True)
-        run.write_record(
-            of_gpu
-            | {
-                "status": point["status"],
-                "notices": ["seeded random weights", "no room for all layers"][: 1 + (number < 2)],
-            }
-        )
+        notices = ["seeded random weights", "no room for all layers"][: 1 + (number < 2)]
+        run.write_record(records.made(of_gpu, status=point["status"], notices=notices))
         if point["status"] == "finished":
             own = cpu_kernels if number == 2 else summary
             write_json(run.summary_path, own | {"attribution": _account(summary, number)})

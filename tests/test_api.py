@@ -18,7 +18,7 @@ import harness
 from harness import api, report
 from harness.config import ConfigError
 from harness.runs.store import RunDirectory
-from tests import backends_run, cache_run, fixtures, kernels_run, kvcache_run, memory_run
+from tests import backends_run, cache_run, fixtures, kernels_run, kvcache_run, memory_run, records
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -52,7 +52,7 @@ def test_samples_are_those_on_disk(run: harness.Run) -> None:
 
 def test_a_run_without_figures_has_empty_frames(tmp_path: Path) -> None:
     directory = RunDirectory.create(tmp_path / "run")
-    directory.write_record(fixtures.record() | {"status": "running"})
+    directory.write_record(records.made(fixtures.record(), status="running"))
     run = harness.open(directory.path)
     frames = (run.kernels, run.contrasts, run.end_to_end, run.attribution, run.samples)
     assert all(frame.empty for frame in frames)
@@ -76,7 +76,7 @@ def test_a_run_without_figures_has_empty_frames(tmp_path: Path) -> None:
 )
 def test_a_companion_s_frames_are_its_summary_s_lists(made: Any, lists: list[str], tmp_path: Path) -> None:
     directory = RunDirectory.create(tmp_path)
-    directory.write_record(made.record())
+    directory.write_record(records.made(made.record()))
     directory.append(made.results())
     unread = harness.open(tmp_path)  # without a summary.json yet
     report.write(directory)
@@ -96,15 +96,15 @@ def test_a_companion_s_frames_are_its_summary_s_lists(made: Any, lists: list[str
 
 def test_the_stored_run_of_the_examples_is_the_made_one() -> None:
     run = RunDirectory.open(fixtures.DATA / "cache")
-    assert (run.record(), run.results()) == (cache_run.record(), cache_run.results())
+    assert (run.record(), run.results()) == (records.made(cache_run.record()), cache_run.results())
 
 
 def test_what_is_no_run_is_one_error_that_names_it(tmp_path: Path) -> None:
     directory = RunDirectory.create(tmp_path)
-    directory.write_record({"status": "running", "experiment": "poetry"})
+    directory.write_record(records.made(experiment="poetry"))
     with pytest.raises(ValueError, match=f"^{tmp_path}: a run of poetry: this version knows prefill"):
         harness.open(tmp_path)
-    directory.write_record(cache_run.record())
+    directory.write_record(records.made(cache_run.record()))
     directory.samples_path.write_text("{}\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"samples\.jsonl, line 1: not a result"):
         harness.open(tmp_path)

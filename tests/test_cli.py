@@ -108,7 +108,7 @@ def test_a_directory_that_holds_a_run_is_refused(tmp_path):
         (
             "samples.jsonl",
             "{}\n",
-            "samples.jsonl, line 1: not a result ('cell'); remove it to go without",
+            "samples.jsonl, line 1: not a result (cell: is missing); remove it to go without",
         ),
     ],
 )

@@ -53,7 +53,7 @@ def test_an_untested_vllm_where_captures_are_replayed(untested, tmp_path, monkey
 
 
 def check(run: RunDirectory, said: list[str], screen: str) -> None:
-    notices = run.record()["notices"]
+    notices = run.record().notices
     for text in said:
         assert any(notice.startswith(text) for notice in notices)
         assert text in run.tables_path.read_text()

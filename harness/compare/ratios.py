@@ -20,7 +20,7 @@ from harness.analysis import stats
 from harness.analysis.breakdown.samples import enough, generator, percentile_interval, resampled_medians
 from harness.analysis.contrasts import Group, rounds
 from harness.runs.record import Result, Status
-from harness.runs.store import RunDirectory, experiment_of
+from harness.runs.store import RunDirectory
 
 # One kernel's median has differed by 1.3% between two processes on one GPU (docs/method.md).
 TOLERANCE_PCT = 2.0
@@ -56,7 +56,7 @@ class Run:
     @classmethod
     def of(cls, label: str, path: str, record: dict[str, Any], results: Iterable[Result]) -> Run:
         """A run with what it measured; of the main job on captured inputs."""
-        main_job = experiment_of(record) == "prefill"
+        main_job = record["experiment"] == "prefill"
         results = [r for r in results if not main_job or r.cell.data == "captured"]
         return cls(label, path, record, cells_of(results))
 
@@ -111,7 +111,7 @@ def read(paths: Sequence[Path]) -> list[Run]:
     for n, path in enumerate(paths):
         directory = RunDirectory.open(path)
         label = ascii_uppercase[n] if n < len(ascii_uppercase) else f"R{n + 1}"
-        runs.append(Run.of(label, str(path), directory.record(), directory.results()))
+        runs.append(Run.of(label, str(path), directory.record().to_json(), directory.results()))
     return runs
 
 
@@ -123,10 +123,10 @@ def compare(runs: Sequence[Run]) -> Comparison:
     if len(runs) < 2:
         raise ValueError("a comparison needs two runs or more")
     first, *others = runs
-    name = experiment_of(first.record)
+    name = first.record["experiment"]
     for other in others:
-        if experiment_of(other.record) != name:
-            raise ValueError(f"{other.path}: a run of {experiment_of(other.record)}, not of {name}")
+        if other.record["experiment"] != name:
+            raise ValueError(f"{other.path}: a run of {other.record['experiment']}, not of {name}")
     if name in WITHOUT_TIMES:
         raise ValueError(f"{first.path}: a run of {name} has no times to compare; read their tables.csv")
     ratios: list[Ratio] = []

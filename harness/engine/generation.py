@@ -28,6 +28,7 @@ from harness.engine.options import (
 )
 from harness.measure import memory
 from harness.models import ModelSource
+from harness.runs.schema import EngineSettings
 
 if TYPE_CHECKING:
     from harness.engine.rank import Rank
@@ -80,11 +81,10 @@ class Generated:
 class GenerationFacts:
     """What a started engine says of itself."""
 
-    settings: dict[str, Any]
+    settings: EngineSettings
     block_size: int
     num_blocks: int  # that requests can have
     block_bytes: int  # of K and V of a block, all layers together
-    start_s: float
 
 
 class GenerationEngine:
@@ -122,17 +122,19 @@ class GenerationEngine:
         """For the run's record, and to know what fits."""
         vllm = self._engine.vllm_config
         layers = self._layers().values()
-        settings = {
-            "dtype": str(vllm.model_config.dtype).removeprefix("torch."),
-            "attention_backend": sorted({layer.attn_backend.get_name() for layer in layers}),
-            "max_num_batched_tokens": vllm.scheduler_config.max_num_batched_tokens,
-            "max_num_seqs": vllm.scheduler_config.max_num_seqs,
-            "enforce_eager": vllm.model_config.enforce_eager,
-            "cudagraph_mode": str(vllm.compilation_config.cudagraph_mode),
-            "kv_cache_bytes": self._free * self._block_bytes,
-        }
-        size = vllm.cache_config.block_size
-        return GenerationFacts(settings, size, self._free, self._block_bytes, self._start_s)
+        size = int(vllm.cache_config.block_size)
+        settings = EngineSettings(
+            dtype=str(vllm.model_config.dtype).removeprefix("torch."),
+            attention_backend=sorted({layer.attn_backend.get_name() for layer in layers}),
+            max_num_batched_tokens=vllm.scheduler_config.max_num_batched_tokens,
+            max_num_seqs=vllm.scheduler_config.max_num_seqs,
+            enforce_eager=vllm.model_config.enforce_eager,
+            cudagraph_mode=str(vllm.compilation_config.cudagraph_mode),
+            kv_cache_bytes=self._free * self._block_bytes,
+            block_size=size,
+            start_s=round(self._start_s, 1),
+        )
+        return GenerationFacts(settings, size, self._free, self._block_bytes)
 
     def generate(self, prompts: Sequence[Sequence[int]], output_len: int) -> Generated:
         """Prefill the prompts, then take `output_len` - 1 steps in each of which every prompt gets a token.

@@ -45,7 +45,7 @@ def arms(
     """
     one_run, most = plans[1], max(plans)
     as_is = Course()
-    remark = detours.dense_remark(engine.settings["attention_backend"])
+    remark = detours.dense_remark(engine.about.backends)
     found = [
         InEngineArm("engine", natural_k, None, None),
         InEngineArm("wrapped", natural_k, as_is, None),  # as "engine", by way of the wrappers of the others

@@ -22,6 +22,7 @@ from harness.engine.options import (
 )
 from harness.engine.ranks import Ranks
 from harness.models import ModelSource
+from harness.runs.schema import EngineSettings
 from harness.units import counted
 
 if TYPE_CHECKING:
@@ -93,22 +94,27 @@ class PrefillEngine:
         self._requests = 0
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> EngineSettings:
         """What vLLM made of the configuration, for the run's record."""
         vllm = self._engine.vllm_config
-        return {
-            "dtype": str(vllm.model_config.dtype).removeprefix("torch."),
-            "block_size": vllm.cache_config.block_size,
-            "max_model_len": vllm.model_config.max_model_len,
-            "max_num_batched_tokens": vllm.scheduler_config.max_num_batched_tokens,
-            "compilation_mode": str(vllm.compilation_config.mode),
-            "cudagraph_mode": str(vllm.compilation_config.cudagraph_mode),
-            "enforce_eager": vllm.model_config.enforce_eager,
-            "prefix_caching": vllm.cache_config.enable_prefix_caching,
-            "flash_attn_version": self.about.flash_attn_version,
-            "attention_backend": list(self.about.backends),
-            "num_blocks_in_pool": len(self._pool.blocks),
-        }
+        return EngineSettings(
+            dtype=str(vllm.model_config.dtype).removeprefix("torch."),
+            block_size=self.block_size,
+            max_model_len=vllm.model_config.max_model_len,
+            max_num_batched_tokens=vllm.scheduler_config.max_num_batched_tokens,
+            compilation_mode=str(vllm.compilation_config.mode),
+            cudagraph_mode=str(vllm.compilation_config.cudagraph_mode),
+            enforce_eager=vllm.model_config.enforce_eager,
+            prefix_caching=vllm.cache_config.enable_prefix_caching,
+            flash_attn_version=self.about.flash_attn_version,
+            attention_backend=list(self.about.backends),
+            num_blocks_in_pool=len(self._pool.blocks),
+        )
+
+    @property
+    def block_size(self) -> int:
+        """Tokens a block, as vLLM has it."""
+        return int(self._engine.vllm_config.cache_config.block_size)
 
     @property
     def llm(self) -> Any:

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from harness import batch
 from harness.config import RunConfig
 from harness.engine.child import Child
 from harness.engine.prefill_engine import Prefill, PrefillEngine
 from harness.models import ModelSource
+from harness.runs.schema import EngineSettings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,7 +41,8 @@ class ArmFacts:
 class EngineFacts:
     """What a started engine says of itself."""
 
-    settings: dict[str, Any]
+    settings: EngineSettings
+    block_size: int
     arms: dict[str, ArmFacts]  # by name
     not_steered: str | None  # why there are only the arms "engine" and "paged"
     start_s: float
@@ -95,7 +97,7 @@ class _Served:
         from harness.engine import inengine
 
         self.engine = engine
-        blocks = batch.blocks(config.requests, engine.settings["block_size"])
+        blocks = batch.blocks(config.requests, engine.block_size)
         in_one = [1] * len(blocks)
         one_run = layout.plan_batch(blocks, in_one, engine.free_block_ids(), seed=config.seed)
         natural_k = max(map(layout.spread_k, engine.next_block_ids(blocks)))
@@ -109,6 +111,7 @@ class _Served:
     def facts(self) -> EngineFacts:
         return EngineFacts(
             self.engine.settings,
+            self.engine.block_size,
             {name: _facts(arm) for name, arm in self.arms.items()},
             self.engine.about.not_steered,
             self.engine.start_s,

@@ -12,7 +12,7 @@ from harness.experiments.prefill.kernel_tables import Tables
 from harness.report.document import Companion
 from harness.report.page import companion, page
 from harness.runs.record import Result
-from harness.runs.store import RunDirectory, experiment_of, write_atomic, write_json
+from harness.runs.store import RunDirectory, write_atomic, write_json
 
 __all__ = ["Document", "Tables", "View", "view_of", "write"]
 
@@ -53,7 +53,7 @@ class View(Protocol):
 
 def view_of(record: Row) -> View:
     """The view of the experiment that a record is of; raises ValueError if this version has none."""
-    name = experiment_of(record)
+    name = record["experiment"]
     if name == "prefill":
         return cast(View, import_module("harness.experiments.prefill.view"))
     if name not in EXPERIMENTS:
@@ -68,7 +68,7 @@ def write(run: RunDirectory) -> Document:
     Raises FileNotFoundError without a run.json, ValueError if a line of samples.jsonl is no result or the
     run is of an experiment that is not known.
     """
-    record = run.record()
+    record = run.record().to_json()
     view = view_of(record)
     results = run.results()
     summary = view.summarise(record, results)

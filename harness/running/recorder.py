@@ -23,6 +23,7 @@ from harness.measure.blocks import Block
 from harness.measure.sampler import Series
 from harness.runs import command, resume
 from harness.runs.record import Result, in_spread
+from harness.runs.schema import Device, Model, RunRecord, RunStatus
 from harness.runs.store import RunDirectory
 from harness.units import counted
 
@@ -47,7 +48,6 @@ class Recorder:
             RunExists: it holds a run already, and neither --overwrite nor --resume was asked for.
         """
         self.quiet = config.quiet
-        self.record: dict[str, Any] = {}
         self.kept: list[Result] = []
         self.finished: set[str] = set()  # series measured before the run was resumed
         assert config.output_dir is not None
@@ -56,33 +56,37 @@ class Recorder:
             self.record = self.directory.record()
             self.kept = self.directory.results()
             self.finished = resume.finished_series(self.kept)
-            self.note(status="running", resumed=[*self.record.get("resumed", []), _now()])
+            with self.noting() as record:
+                record.status = "running"
+                record.resumed = [*(record.resumed or []), _now()]
             return
         self.directory = RunDirectory.create(config.output_dir, config.overwrite)
-        self.record = {
-            "schema_version": 1,
-            "experiment": config.experiment,
-            "status": "running",
-            "started": _now(),
-            "command": command.typed(sys.argv),
-            "config": config.model_dump(mode="json"),
-            "device": device.describe(),
-            "versions": device.versions(),
-            "model": {"name": name},
-            "notices": [],
-            "peak_memory_bytes": {},
-        }
+        self.record = RunRecord(
+            schema_version=2,
+            experiment=config.experiment,
+            status="running",
+            started=_now(),
+            command=command.typed(sys.argv),
+            config=config.model_dump(mode="json"),
+            device=Device.model_validate(device.describe()),
+            versions=device.versions(),
+            model=Model(name=name),
+            notices=[],
+            peak_memory_bytes={},
+        )
         self.directory.write_record(self.record)
 
-    def note(self, **facts: Any) -> None:
-        """Add to the record."""
-        self.record |= facts
+    @contextmanager
+    def noting(self) -> Iterator[RunRecord]:
+        """Inside the block set fields of the record: each is checked as it is set, then all are written."""
+        yield self.record
         self.directory.write_record(self.record)
 
     def notice(self, text: str) -> None:
         """Something every reader of the results must know: on screen, in the tables and in the record."""
-        if text not in self.record["notices"]:
-            self.note(notices=[*self.record["notices"], text])
+        if text not in self.record.notices:
+            with self.noting() as record:
+                record.notices = [*record.notices, text]
         self.say(f"note: {text}")
 
     def say(self, text: str) -> None:
@@ -111,7 +115,8 @@ class Recorder:
     def show(self, spread_k: int) -> None:
         """Print the main job's table of a spread_k that is measured."""
         results = [result for result in self.kept if in_spread(result.series, spread_k)]
-        tables = report.Tables(self.record, summarise(self.record, results))
+        record = self.record.to_json()
+        tables = report.Tables(record, summarise(record, results))
         self.print(tables.screen_table(spread_k))
 
     def print(self, table: str) -> None:
@@ -126,7 +131,7 @@ class Recorder:
 
         What the part allocated is freed at its end.
         """
-        kind = self.record["device"]["kind"]
+        kind = self.record.device.kind
         memory.start_peak(kind)
         try:
             yield
@@ -135,7 +140,8 @@ class Recorder:
 
     def note_peak(self, part: str, peak_bytes: int) -> None:
         """Record the peak memory of a part of the run; of several ranks the largest."""
-        self.note(peak_memory_bytes=self.record["peak_memory_bytes"] | {part: peak_bytes})
+        with self.noting() as record:
+            record.peak_memory_bytes = (record.peak_memory_bytes or {}) | {part: peak_bytes}
 
     def require_figures(self) -> None:
         """Raise NothingMeasured unless some cell has a sample or a reading."""
@@ -148,9 +154,10 @@ class Recorder:
             f"{self.directory.tables_path} has every reason: ask for less, or for what can run here"
         )
 
-    def finish(self, status: str) -> None:
+    def finish(self, status: RunStatus) -> None:
         """Close the record, write summary, tables and plots from what is on disk, print the last table."""
-        self.note(status=status, finished=_now())
+        with self.noting() as record:
+            record.status, record.finished = status, _now()
         document = report.write(self.directory)
         if status != "failed":
             print(document.screen_summary())
@@ -172,7 +179,8 @@ def recording(
         notices: of the model. What every run must say, this adds to them.
     """
     recorder = Recorder(config, name)
-    status, code = "failed", 1
+    status: RunStatus = "failed"
+    code = 1
     try:
         with _interrupted_by_signals():
             for text in filter(None, (*notices, patches.untested())):
@@ -184,7 +192,8 @@ def recording(
         status, code = "interrupted", 130
         recorder.say("interrupted; what was measured until now is kept")
     except Exception as error:
-        recorder.note(error=f"{type(error).__name__}: {error}")
+        with recorder.noting() as record:
+            record.error = f"{type(error).__name__}: {error}"
         raise
     finally:
         recorder.finish(status)

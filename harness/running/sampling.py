@@ -63,7 +63,8 @@ class Sampling:
         """Say what cut the sampling short, if anything did, and what the host may have held up."""
         rounds = [budget.least_rounds for budget in self.budgets if budget.least_rounds is not None]
         fewest = min(rounds, default=None)
-        self.recorder.note(fewest_samples=fewest)
+        with self.recorder.noting() as record:
+            record.fewest_samples = fewest
         if launch_bound:
             self.recorder.notice(
                 f"{launch_bound} samples may hold time in which the GPU waited for the host to launch"

@@ -6,10 +6,24 @@ import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from enum import Enum
-from typing import Any
+from functools import cache
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+from harness.runs.schema import first_problem
+
+
+def _items(value: object) -> object:
+    return tuple(value.items()) if isinstance(value, dict) else value
+
 
 # Values on axes that only some experiments have, e.g. (("batch_size", 4), ("input_len", 512)).
-Point = tuple[tuple[str, int | float | str], ...]
+Point = Annotated[tuple[tuple[str, int | float | str], ...], BeforeValidator(_items)]
+Index = Annotated[int, Field(ge=0, le=2**31)]
+Microseconds = Annotated[float, Field(ge=0, le=1e13)]  # up to 115 days, so that no sum of them overflows
+Reading = Annotated[float, Field(ge=-1e18, le=1e18)]
+STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 MEMORY_WORDS = (  # PyTorch's words, then vLLM's when it starts
     "not enough memory|can.?not allocate memory|can't allocate memory|"
     "free memory on device|available (kv cache )?memory"
@@ -35,18 +49,20 @@ class Cell:
     A companion experiment has its own stages, kernels and arms; axes that no field is for are in `point`.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
     stage: str  # "kernel", "gather", "cache_write", "end_to_end", or "variant": end to end in another engine
     kernel: str  # e.g. "flash_attn_func"; "gather_kv" and "gather_qkv" for stage gather; "prefill" end to end
     provider: str  # who the kernel comes from, e.g. "flash-attn 2.8.3", "vLLM FA3", "SDPA stand-in"
     arm: str  # contiguous | fragmented | dense | paged
-    spread_k: int  # runs the request's KV is split into in this cell; 0: as the engine lays it out
-    block_size: int  # tokens per block, as the kernel sees it; 0: nothing is paged
-    layer: int | None  # index of the attention layer; None end to end
+    spread_k: Index  # runs the request's KV is split into in this cell; 0: as the engine lays it out
+    block_size: Index  # tokens per block, as the kernel sees it; 0: nothing is paged
+    layer: Index | None  # index of the attention layer; None end to end
     data: str  # "captured" or "synthetic"
     point: Point = ()
     variant: str | None = None  # which of several engines, e.g. "block_size=64"; None: the main job's own
-    rank: int | None = None  # of tensor parallelism, whose heads these are; None: there is one only
-    request: int | None = None  # index of the one request of the step that this is about; None: all of them
+    rank: Index | None = None  # of tensor parallelism, whose heads these are; None: there is one only
+    request: Index | None = None  # index of the one request of the step that this is about; None: all of them
 
     def at(self, axis: str) -> int | float | str | None:
         """The value on an axis of `point`; None without one."""
@@ -64,19 +80,21 @@ class Result:
     unit: "allocated_bytes", "hit_rate_pct". Where there are samples too, the n-th reading goes with the n-th.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
     cell: Cell
     series: str  # which interleaved series, e.g. "spread=4 layer=0"
     status: Status
     reason: str | None = None  # why the status is not ok, in words; also remarks on an ok cell's arm
-    samples_us: list[float] = field(default_factory=list)
-    warmup_us: list[float] = field(default_factory=list)  # in no statistic but their own
-    one_run_for: int | None = None  # this is the one-run baseline inside the series of that spread_k
+    samples_us: list[Microseconds] = field(default_factory=list)
+    warmup_us: list[Microseconds] = field(default_factory=list)  # in no statistic but their own
+    one_run_for: Index | None = None  # this is the one-run baseline inside the series of that spread_k
     control: bool = False  # this is the series' baseline, measured a second time (A/A)
-    series_size: int = 0  # results in the series; fewer on disk: the process was killed while writing them
-    clock_mhz: list[int] = field(default_factory=list)  # SM clock after each kept block; empty on a CPU
+    series_size: Index = 0  # results in the series; fewer on disk: the process was killed while writing them
+    clock_mhz: list[Index] = field(default_factory=list)  # SM clock after each kept block; empty on a CPU
     stopped: str | None = None  # what ended the series: "precision", "time" or "repeats"; None: none of these
     seed: int | None = None  # of the series' random order; None: it was not sampled
-    readings: dict[str, list[float]] = field(default_factory=dict)
+    readings: dict[str, list[Reading]] = field(default_factory=dict)
 
     @property
     def key(self) -> tuple[str, Cell, int | None, bool]:
@@ -89,14 +107,20 @@ class Result:
         return asdict(self) | {"cell": cell, "status": self.status.value}
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Result:
-        """The inverse of `to_json`, also of an older one without a field that has a default.
+    def parse(cls, line: bytes | str) -> Result:
+        """The inverse of `to_json`, of a line of JSON; an older one may lack fields that have a default.
 
-        Raises KeyError or TypeError on anything else.
+        Raises ValueError, in one line, on anything else.
         """
-        fields = {**data["cell"]}
-        point = tuple({**fields.pop("point", {})}.items())
-        return cls(**data | {"cell": Cell(**fields, point=point), "status": Status(data["status"])})
+        try:
+            return _reader().validate_json(line)
+        except ValidationError as error:
+            raise ValueError(first_problem(error)) from None
+
+
+@cache
+def _reader() -> TypeAdapter[Result]:
+    return TypeAdapter(Result)
 
 
 def latest(results: Iterable[Result]) -> list[Result]:

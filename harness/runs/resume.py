@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
 
 from harness import device
 from harness.config import Common, ConfigError
 from harness.runs.record import Result, Status, latest
-from harness.runs.store import RunDirectory, experiment_of
+from harness.runs.schema import RunRecord
+from harness.runs.store import RunDirectory
 
 # How a run is looked at and how long it may take; everything else decides what its figures mean.
 FREE = {"quiet", "overwrite", "resume", "output_dir", "max_seconds"}
@@ -24,12 +24,12 @@ def check(config: Common) -> None:
         )
     run = RunDirectory.open(config.output_dir)
     record = run.record()
-    if (found_there := experiment_of(record)) != config.experiment:
+    if record.experiment != config.experiment:
         raise ConfigError(
-            f"--resume: the run in {config.output_dir} is one of {found_there}, not of {config.experiment}; "
-            "name another"
+            f"--resume: the run in {config.output_dir} is one of {record.experiment}, not of "
+            f"{config.experiment}; name another"
         )
-    if record["status"] == "finished":
+    if record.status == "finished":
         raise ConfigError(f"--resume: the run in {config.output_dir} is finished; nothing is left to measure")
     if found := differences(record, config):
         raise ConfigError(
@@ -39,11 +39,11 @@ def check(config: Common) -> None:
     run.results()  # a damaged line is refused here, before anything is started
 
 
-def differences(record: dict[str, Any], config: Common) -> list[str]:
+def differences(record: RunRecord, config: Common) -> list[str]:
     """What differs between a run's record and how it would be resumed, in words."""
     now = config.model_dump(mode="json")
-    before = {"device": record["device"]["name"], **record["versions"]} | {
-        f"--{name.replace('_', '-')}": record["config"].get(name) for name in now.keys() - FREE
+    before = {"device": record.device.name, **record.versions} | {
+        f"--{name.replace('_', '-')}": record.config.get(name) for name in now.keys() - FREE
     }
     after = {"device": device.describe()["name"], **device.versions()} | {
         f"--{name.replace('_', '-')}": now[name] for name in now.keys() - FREE

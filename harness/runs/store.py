@@ -6,12 +6,14 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from harness.runs.record import Result
+from harness.runs.schema import RunRecord, TooNew
 
 RECORD = "run.json"  # what makes a directory a run's
 
@@ -38,13 +40,23 @@ class Damaged(ValueError):
 
 def read_json(path: Path) -> dict[str, Any]:
     """What `write_json` wrote; raises Damaged if it is no object with a status."""
+    content = read_bytes(path)
+    with _damaged(path):
+        data = json.loads(content)
+        if not isinstance(data, dict) or "status" not in data:
+            raise ValueError("no status in it")
+        return data
+
+
+@contextmanager
+def _damaged(path: Path) -> Iterator[None]:
+    """Raise Damaged, naming the file, where what it holds is not what it should be."""
     try:
-        data = json.loads(read_bytes(path))
+        yield
+    except TooNew as error:
+        raise Damaged(f"{path}: {error}") from None
     except (ValueError, RecursionError) as error:
         raise Damaged(f"{path}: damaged ({error}); restore it, or measure again") from error
-    if not isinstance(data, dict) or "status" not in data:
-        raise Damaged(f"{path}: damaged (no status in it); restore it, or measure again")
-    return data
 
 
 def read_bytes(path: Path) -> bytes:
@@ -107,11 +119,6 @@ def _open_folder(folder: Path) -> int:
 def write_json(path: Path, data: dict[str, Any]) -> None:
     """Write JSON atomically; raises ValueError on NaN and infinities, which JSON does not have."""
     write_atomic(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
-
-
-def experiment_of(record: dict[str, Any]) -> str:
-    """The experiment whose run a record is of; one that does not say so is the main job's."""
-    return str(record.get("experiment", "prefill"))
 
 
 @dataclass(frozen=True)
@@ -198,13 +205,15 @@ class RunDirectory:
         """plots/: a directory, made when there is something to put in it."""
         return self.path / "plots"
 
-    def write_record(self, record: dict[str, Any]) -> None:
-        """Replace run.json, atomically; raises ValueError on NaN."""
-        write_json(self.record_path, record)
+    def write_record(self, record: RunRecord) -> None:
+        """Replace run.json, atomically."""
+        write_json(self.record_path, record.to_json())
 
-    def record(self) -> dict[str, Any]:
-        """What `write_record` wrote last; raises Damaged if it is no record."""
-        return read_json(self.record_path)
+    def record(self) -> RunRecord:
+        """What `write_record` wrote last, or an earlier version; raises Damaged if it is no record."""
+        data = read_json(self.record_path)
+        with _damaged(self.record_path):
+            return RunRecord.parse(data)
 
     def append(self, results: Iterable[Result]) -> None:
         """Add results to samples.jsonl; on return they are on disk. Raises ValueError on NaN."""
@@ -225,8 +234,8 @@ class RunDirectory:
         lines = read_bytes(self.samples_path).split(b"\n")[:-1]  # what follows the last newline is cut short
         for number, line in enumerate(lines, start=1):
             try:
-                results.append(Result.from_json(json.loads(line)))
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                results.append(Result.parse(line))
+            except ValueError as error:
                 line_of = f"{self.samples_path}, line {number}"
                 raise Damaged(f"{line_of}: not a result ({error}); remove it to go without") from error
         return results

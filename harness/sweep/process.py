@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from harness.runs.schema import RunRecord
 from harness.runs.store import RunDirectory, open_to_append
 from harness.shipped import python_path
 
@@ -72,7 +73,9 @@ def run(directory: Path, environment: Mapping[str, str], stopped: Callable[[], b
 
 def is_finished(directory: Path) -> bool:
     """Whether the directory holds a run that is finished, with its summary."""
-    return _record(directory).get("status") == "finished" and RunDirectory(directory).summary_path.is_file()
+    record = _record(directory)
+    finished = record is not None and record.status == "finished"
+    return finished and RunDirectory(directory).summary_path.is_file()
 
 
 def _watch(process: subprocess.Popen[bytes], stopped: Callable[[], bool]) -> bool:
@@ -96,14 +99,14 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _reason(directory: Path, returncode: int, before: Mapping[str, Any]) -> str:
+def _reason(directory: Path, returncode: int, before: RunRecord | None) -> str:
     """Why a process failed, in one line: the error that its run recorded, or the log's last line.
 
     `before` is the run's record when the process started.
     """
     record = _record(directory)
-    if record != before and record.get("status") == "failed" and "error" in record:
-        return " ".join(str(record["error"]).split())
+    if record and record != before and record.status == "failed" and record.error:
+        return " ".join(record.error.split())
     log = (directory / LOG).read_text(encoding="utf-8", errors="replace")
     last = next((line.strip() for line in reversed(log.splitlines()) if line.strip()), "")
     last = last.removeprefix("python -m harness: error: ")
@@ -112,8 +115,8 @@ def _reason(directory: Path, returncode: int, before: Mapping[str, Any]) -> str:
     return last or f"exit status {returncode}, and nothing was printed"
 
 
-def _record(directory: Path) -> dict[str, Any]:
+def _record(directory: Path) -> RunRecord | None:
     try:
         return RunDirectory.open(directory).record()
     except (FileNotFoundError, ValueError):
-        return {}
+        return None

@@ -32,11 +32,11 @@ def _of_run(directory: Path) -> Row:
         return facts | figures
     record = run.record()
     facts |= {
-        "device": record["device"]["name"],
-        "versions": record["versions"],
-        "notices": record["notices"],
+        "device": record.device.name,
+        "versions": record.versions,
+        "notices": record.notices,
     }
-    if record["status"] == "finished" and run.summary_path.is_file():
+    if record.status == "finished" and run.summary_path.is_file():
         summary = json.loads(run.summary_path.read_text(encoding="utf-8"))
         mean = Mean(summary)
         figures = {"attribution": summary["attribution"], "prefill": _prefill(mean), "kernel": _kernel(mean)}

@@ -20,7 +20,7 @@ from harness.compare import view as report
 from harness.compare.ratios import Limit, Run, compare, differences, ratio_interval, verdict
 from harness.runs.record import Cell, Result, Status
 from harness.runs.store import RunDirectory
-from tests import backends_run, cache_run, fixtures, kernels_run, kvcache_run, memory_run
+from tests import backends_run, cache_run, fixtures, kernels_run, kvcache_run, memory_run, records
 from tests.browser import opened, started
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -239,7 +239,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     shutil.copytree(fixtures.DATA / "run", folder / "old")
     record, results = fixtures.other_run()
     new = RunDirectory.create(folder / "new")
-    new.write_record(record)
+    new.write_record(records.made(record))
     new.append(results)
     return folder / "old", folder / "new"
 
@@ -264,7 +264,7 @@ def test_the_exit_status_is_one_beyond_the_limit_only(folders: tuple[Path, Path]
 
 def test_bad_input_is_one_line_and_status_two(folders: tuple[Path, Path], tmp_path: Path) -> None:
     empty = RunDirectory.create(tmp_path / "empty")
-    empty.write_record(fixtures.record())
+    empty.write_record(records.made(fixtures.record()))
     for arguments, message in (
         ([folders[0]], "name two runs or more"),
         ([folders[0], tmp_path], "holds no run.json"),

@@ -25,7 +25,7 @@ def child(tiny_gpt2):
 
 def test_a_child_says_what_it_is(child):
     facts = child.facts
-    assert facts.settings["block_size"] == 2 * BLOCK_SIZE
+    assert facts.block_size == 2 * BLOCK_SIZE
     assert {"engine", "paged", "dense", "no_cache"} <= facts.arms.keys()
     assert facts.arms["paged"].spread_k == 1
     assert facts.not_steered is None

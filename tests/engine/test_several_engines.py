@@ -53,8 +53,8 @@ def test_an_engine_finds_nothing_of_the_one_before(tiny_gpt2):
     found = {}
     for length, block_size in [*SIZES, SIZES[0]]:
         with start(tiny_gpt2, length, block_size) as engine:
-            assert engine.settings["max_num_batched_tokens"] == length + 1
-            assert engine.settings["block_size"] == block_size
+            assert engine.settings.max_num_batched_tokens == length + 1
+            assert engine.block_size == block_size
             of_each = prefilled(engine, length, block_size)
             assert len(set(of_each)) == 1
             assert found.setdefault((length, block_size), of_each) == of_each  # as in the first engine

@@ -16,7 +16,7 @@ from harness.experiments import EXPERIMENTS
 from harness.running.recorder import recording
 from harness.runs.record import Cell, Result, Status
 from harness.runs.store import PLOTS, RunDirectory
-from tests import toy_experiment
+from tests import records, toy_experiment
 from tests.toy_experiment import EXPERIMENT, ToyConfig
 
 
@@ -33,8 +33,8 @@ def test_a_run_leaves_the_same_files_as_the_main_job_s(tmp_path, capsys):
     assert toy(tmp_path, "--sizes", "5,7") == 0
     run = RunDirectory.open(tmp_path)
     record = run.record()
-    assert (record["experiment"], record["status"]) == ("toy", "finished")
-    assert record["config"]["sizes"] == [5, 7]
+    assert (record.experiment, record.status) == ("toy", "finished")
+    assert record.config["sizes"] == [5, 7]
     results = run.results()
     assert [result.cell.at("size") for result in results] == [5, 7]
     assert {len(result.samples_us) for result in results} == {8}
@@ -68,11 +68,11 @@ def test_its_report_is_made_again_from_the_run_directory(tmp_path, capsys):
 def test_a_killed_run_goes_on_and_measures_nothing_twice(tmp_path):
     toy(tmp_path)
     run = RunDirectory.open(tmp_path)
-    run.write_record(run.record() | {"status": "running"})
+    records.change(run, status="running")
     samples = run.samples_path.read_bytes()
     assert toy(tmp_path, "--resume") == 0
     assert run.samples_path.read_bytes() == samples
-    assert run.record()["status"] == "finished"
+    assert run.record().status == "finished"
 
 
 @pytest.fixture(params=[signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
@@ -95,11 +95,11 @@ def test_a_signal_ends_a_run_that_keeps_what_it_has_and_goes_on(tmp_path, monkey
         assert toy(tmp_path) == cli.INTERRUPTED
     assert signal.getsignal(number) is before
     run = RunDirectory.open(tmp_path)
-    assert run.record()["status"] == "interrupted"
+    assert run.record().status == "interrupted"
     assert {result.status for result in run.results()} == {Status.OK}
     assert "How long a sum takes" in capsys.readouterr().out
     assert toy(tmp_path, "--resume") == 0
-    assert run.record()["status"] == "finished"
+    assert run.record().status == "finished"
 
 
 def test_a_run_that_could_measure_nothing_is_one_line_and_status_1(tmp_path, monkeypatch, capsys):
@@ -117,7 +117,7 @@ def test_a_run_that_could_measure_nothing_is_one_line_and_status_1(tmp_path, mon
         f"{run.tables_path} has every reason: ask for less, or for what can run here"
     )
     assert capsys.readouterr().err == f"python -m harness: error: {said}\n"
-    assert (run.record()["status"], run.record()["error"]) == ("failed", f"NothingMeasured: {said}")
+    assert (run.record().status, run.record().error) == ("failed", f"NothingMeasured: {said}")
     assert [result.status for result in run.results()] == [Status.OUT_OF_MEMORY] * 2
     assert run.tables_path.is_file()
 
@@ -134,13 +134,13 @@ def test_one_figure_is_enough(tmp_path, monkeypatch, figures):
 
 
 def test_a_run_of_another_experiment_does_not_go_on_as_this_one(tmp_path, capsys):
-    RunDirectory.create(tmp_path).write_record({"status": "running"})
+    RunDirectory.create(tmp_path).write_record(records.made())
     assert toy(tmp_path, "--resume") == cli.BAD_INPUT
     assert f"the run in {tmp_path} is one of prefill, not of toy" in capsys.readouterr().err
 
 
 def test_a_run_that_this_version_does_not_know_is_one_line(tmp_path, capsys):
-    RunDirectory.create(tmp_path).write_record({"status": "running", "experiment": "poetry"})
+    RunDirectory.create(tmp_path).write_record(records.made(experiment="poetry"))
     assert __main__.main(["report", str(tmp_path)]) == cli.BAD_INPUT
     said = capsys.readouterr().err
     assert f"{tmp_path}: a run of poetry: this version knows prefill" in said
@@ -151,7 +151,7 @@ def test_options_come_from_a_file_and_the_command_line_wins(tmp_path):
     file = tmp_path / "toy.yaml"
     file.write_text("sizes: [3]\nseed: 5\n")
     assert toy(tmp_path / "run", "--config", str(file), "--seed", "6") == 0
-    config = RunDirectory.open(tmp_path / "run").record()["config"]
+    config = RunDirectory.open(tmp_path / "run").record().config
     assert (config["sizes"], config["seed"]) == ([3], 6)
 
 
@@ -193,15 +193,15 @@ def test_axes_and_readings_come_back_as_they_were_written():
     result = Result(cell, "s", Status.OK, readings={"allocated_bytes": [1.0, 2.0]})
     line = json.loads(json.dumps(result.to_json()))
     assert line["cell"]["point"] == {"share": 25, "mode": "a"}
-    assert Result.from_json(line) == result
-    assert hash(Result.from_json(line).cell) == hash(cell)
+    assert Result.parse(json.dumps(line)) == result
+    assert hash(Result.parse(json.dumps(line)).cell) == hash(cell)
 
 
 def test_a_line_from_before_there_were_axes_is_read():
     result = Result(Cell("kernel", "f", "p", "dense", 1, 16, 0, "captured"), "s", Status.OK)
     line = result.to_json()
     del line["cell"]["point"], line["readings"]
-    assert Result.from_json(line) == result
+    assert Result.parse(json.dumps(line)) == result
 
 
 @pytest.mark.parametrize(("name", "experiment"), [*EXPERIMENTS.items(), ("toy", EXPERIMENT)])

@@ -319,8 +319,6 @@ def test_limits_are_those_of_all_series_that_were_sampled(tmp_path):
         sampling.budget(1, 0.5).spend(6.0, 1, rounds, "time")
     sampling.note_limits(0)
     record = sampling.recorder.record
-    assert record["fewest_samples"] == 4
-    assert (
-        "fewest samples a cell has are 4, too few for a 95% interval, which takes 6" in record["notices"][-1]
-    )
-    assert record["notices"][-1].endswith("; sampling took 12 s, as a series has a least number of rounds")
+    assert record.fewest_samples == 4
+    assert "fewest samples a cell has are 4, too few for a 95% interval, which takes 6" in record.notices[-1]
+    assert record.notices[-1].endswith("; sampling took 12 s, as a series has a least number of rounds")

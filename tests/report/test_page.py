@@ -244,7 +244,7 @@ OPTIONS = st.fixed_dictionaries(
 @given(OPTIONS)
 def test_the_command_in_full_asks_for_the_same_run(options: Row) -> None:
     asked = RunConfig.model_validate(options)
-    words = shlex.split(facts.in_full({"config": asked.model_dump(mode="json")}))
+    words = shlex.split(facts.in_full({"experiment": "prefill", "config": asked.model_dump(mode="json")}))
     assert words[:2] == ["python", "run_vllm_prefill.py"]
     found: Row = {}
     for word, value in pairwise([*words[2:], "--"]):

@@ -13,6 +13,7 @@ from harness.config import ConfigError, RunConfig, resolve
 from harness.runs import resume
 from harness.runs.record import Cell, Result, Status
 from harness.runs.store import RunDirectory
+from tests import records
 
 
 def started(config: RunConfig, **facts: Any) -> dict[str, Any]:
@@ -34,14 +35,14 @@ def result(series: str, arm: str, size: int = 2, **fields: Any) -> Result:
 def test_how_long_and_how_it_is_looked_at_may_change(tmp_path):
     before = RunConfig(output_dir=tmp_path, max_seconds=5)
     after = RunConfig(output_dir=tmp_path / ".", max_seconds=9, quiet=True, resume=True)
-    assert resume.differences(started(before), after) == []
+    assert resume.differences(records.made(started(before)), after) == []
 
 
 def test_every_other_change_is_named():
     record = started(RunConfig(seed=3, spread_k=[1, 4]))
-    record["device"] = {"name": "abacus"}
+    record["device"] = {"name": "abacus", "kind": "cpu"}
     record["versions"] = record["versions"] | {"torch": "0.1"}
-    found = resume.differences(record, RunConfig(seed=5, spread_k=[1, 2]))
+    found = resume.differences(records.made(record), RunConfig(seed=5, spread_k=[1, 2]))
     assert "--seed 3, not 5" in found
     assert "--spread-k [1, 4], not [1, 2]" in found
     assert any(text.startswith("device abacus, not ") for text in found)
@@ -52,8 +53,8 @@ def test_every_other_change_is_named():
 def test_an_option_the_record_does_not_know_differs_only_if_it_is_used():
     record = started(RunConfig())
     del record["config"]["l2"]
-    assert resume.differences(record, RunConfig()) == []
-    assert resume.differences(record, RunConfig(l2="cold")) == ["--l2 None, not cold"]
+    assert resume.differences(records.made(record), RunConfig()) == []
+    assert resume.differences(records.made(record), RunConfig(l2="cold")) == ["--l2 None, not cold"]
 
 
 def test_a_replay_of_captures_goes_on(tmp_path, monkeypatch):
@@ -67,7 +68,7 @@ def test_a_replay_of_captures_goes_on(tmp_path, monkeypatch):
 
     record = started(configured())
     assert (record["config"]["length"], record["config"]["block_size"]) == (640, 64)
-    RunDirectory.create(tmp_path / "run").write_record(record)
+    RunDirectory.create(tmp_path / "run").write_record(records.made(record))
     resume.check(configured(resume=True))
 
 
@@ -97,9 +98,9 @@ def test_no_run_and_a_finished_one_cannot_go_on(tmp_path):
     with pytest.raises(ConfigError, match="holds no run"):
         resume.check(config)
     run = RunDirectory.create(tmp_path)
-    run.write_record(started(config, status="finished"))
+    run.write_record(records.made(started(config, status="finished")))
     with pytest.raises(ConfigError, match="is finished"):
         resume.check(config)
-    run.write_record(started(config))
+    run.write_record(records.made(started(config)))
     with pytest.raises(ConfigError, match="was started with --seed 0, not 1; resume it as it was"):
         resume.check(config.model_copy(update={"seed": 1}))

@@ -31,7 +31,8 @@ attempts.write_text((attempts.read_text() if attempts.exists() else "") + " ".jo
 (run / "visible").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
 
 def end(status, **facts):
-    record = {"status": status, "device": {"name": "a stand-in"}, "versions": {"x": "1"}, "notices": []}
+    record = {"status": status, "device": {"name": "a stand-in", "kind": "cpu"}, "versions": {"x": "1"}}
+    record |= {"config": options, "model": {"name": "gpt2"}, "notices": []}
     (run / "run.json").write_text(json.dumps(record | facts))
 
 again = "--resume" in sys.argv

@@ -61,7 +61,7 @@ def captured(
     Args:
         sizes: at least one.
     """
-    kind = recorder.record["device"]["kind"]
+    kind = recorder.record.device.kind
     name = next((name for name in config.engine_backends() if name in BACKENDS), CAPTURED_FROM[kind])
     recorder.say(f"starting vLLM with {name} to capture attention calls ...")
     found: Captured = {}
@@ -72,7 +72,8 @@ def captured(
             start_engine(eager, source, name, sizes) as engine,
             recorder.bar("capturing", len(sizes)) as bar,
         ):
-            recorder.note(captured_from=engine.facts.settings)
+            with recorder.noting() as record:
+                record.captured_from = engine.facts.settings
             for size in sorted(sizes, key=lambda size: size[0] * size[1]):
                 path = folder / f"{size[0]}x{size[1]}.safetensors"
                 engine.ask("capture", prompts(config, source, size[0], kv_length(config, size)), path)
@@ -171,13 +172,12 @@ class AttentionAlone:
 
     def _dtype(self) -> Any:
         """Of random Q, K and V: the engines', else what was asked for."""
-        engines = self.recorder.record.get("engines", {})
-        found = [engine["dtype"] for engine in engines.values()]
+        found = [engine.dtype for engine in (self.recorder.record.engines or {}).values()]
         named = {"auto": "bfloat16", "half": "float16", "float": "float32"}
         return found[0] if found else named.get(self.config.dtype, self.config.dtype)
 
     def _cell(self, size: Size, arm: str, data: str) -> Cell:
-        provider = f"PyTorch {self.recorder.record['versions']['torch']} math"
+        provider = f"PyTorch {self.recorder.record.versions['torch']} math"
         of_cell = arm, 1, self.config.block_size or 0, None, data, point(size)
         return Cell("kernel", "scaled_dot_product_attention", provider, *of_cell)
 

@@ -123,12 +123,11 @@ class BackendEngine:
         self.recorder.say(f"starting vLLM with {self.series} ...")
         child = start_engine(self.config, self.source, self.name, sizes)
         facts: GenerationFacts = child.facts
-        noted = self.recorder.record.get("engines", {})
-        about = facts.settings | {"block_size": facts.block_size, "start_s": round(facts.start_s, 1)}
-        self.recorder.note(engines=noted | {self.series: about})
-        if facts.settings["attention_backend"] != [self.name]:
+        with self.recorder.noting() as record:
+            record.engines = (record.engines or {}) | {self.series: facts.settings}
+        if facts.settings.attention_backend != [self.name]:
             child.close()
-            got = ", ".join(facts.settings["attention_backend"])
+            got = ", ".join(facts.settings.attention_backend or [])
             raise EngineFailed(Status.UNSUPPORTED, f"vLLM took {got} in place of {self.name}")
         return child
 
@@ -186,7 +185,8 @@ class BackendEngine:
         return Step(lambda: self._run(engine, ids))
 
     def _cell(self, size: Size) -> Cell:
-        block_size = self.recorder.record.get("engines", {}).get(self.series, {}).get("block_size")
-        provider = f"vLLM {self.recorder.record['versions']['vllm']}"
+        engine = (self.recorder.record.engines or {}).get(self.series)
+        block_size = engine and engine.block_size
+        provider = f"vLLM {self.recorder.record.versions['vllm']}"
         of_cell = self.name, 0, block_size or self.config.block_size or 0, None, "captured", point(size)
         return Cell("end_to_end", self.config.phase, provider, *of_cell)

@@ -23,6 +23,7 @@ from harness.measure.budget import Budget
 from harness.models import ModelSource
 from harness.running.recorder import Recorder, recording
 from harness.running.sampling import Sampling
+from harness.runs.schema import Model
 
 
 def run(config: BackendsConfig) -> int:
@@ -34,9 +35,15 @@ def run(config: BackendsConfig) -> int:
 def measure(config: BackendsConfig, recorder: Recorder, source: ModelSource) -> None:
     """One series of all cells for each engine, and one a cell for sdpa.math."""
     source = models.materialise(source, config.seed)
-    facts = {"weights": source.weights, "num_layers": source.num_layers, "num_heads": source.num_heads}
-    facts |= {"num_kv_heads": source.num_kv_heads, "head_dim": source.head_dim}
-    recorder.note(model=recorder.record["model"] | facts)
+    with recorder.noting() as record:
+        record.model = Model(
+            name=record.model.name,
+            weights=source.weights,
+            num_layers=source.num_layers,
+            num_heads=source.num_heads,
+            num_kv_heads=source.num_kv_heads,
+            head_dim=source.head_dim,
+        )
     sampling = Sampling(config, recorder)
     cells, names, finished = config.cells(), config.engine_backends(), recorder.finished
     engines = [name for name in names if name not in finished]

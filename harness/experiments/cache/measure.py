@@ -27,6 +27,7 @@ from harness.prompt import PromptError
 from harness.running.recorder import Recorder, recording
 from harness.running.sampling import Sampling
 from harness.runs.record import Cell, Result, Status
+from harness.runs.schema import ComparedOutput, Model
 
 # As a server has it: the short rest of a prompt that is mostly cached may then run in a captured CUDA graph.
 MAX_NUM_SEQS = 256
@@ -48,17 +49,19 @@ def measure(config: CacheConfig, recorder: Recorder, source: ModelSource) -> Non
     assert config.length is not None
     source = models.materialise(source, config.seed)
     (ids,), origin = prompt.token_ids(source, [max(8 * config.length, 4096)], None, config.seed)
-    recorder.note(prompt=origin)
+    with recorder.noting() as record:
+        record.prompt = origin
     recorder.say(f"starting vLLM for {source.name} ...")
     with torch.inference_mode(), start(config, source) as engine:
-        recorder.note(engine=engine.settings, engine_start_s=round(engine.start_s, 1))
-        recorder.note(model=recorder.record["model"] | {"weights": source.weights})
+        with recorder.noting() as record:
+            record.engine, record.engine_start_s = engine.settings, round(engine.start_s, 1)
+            record.model = Model(name=record.model.name, weights=source.weights)
         recorder.say(f"engine up after {engine.start_s:.0f} s")
         check_backend(config.attention_backend, engine.about.backends)
         check_room(config, engine)
         lengths = sorted({1, -(-config.length // 4), config.length})
         warm_up(engine, lengths, config.prompts)
-        texts = Texts(np.array(ids), config.length, engine.settings["block_size"], config.seed)
+        texts = Texts(np.array(ids), config.length, engine.block_size, config.seed)
         Job(config, recorder, source, engine, texts).run()
 
 
@@ -78,7 +81,7 @@ def start(config: CacheConfig, source: ModelSource) -> PrefillEngine:
 
 def check_room(config: CacheConfig, engine: PrefillEngine) -> None:
     """Raise EngineError unless the pool holds a batch and, untouched by it, what warmed the cache for it."""
-    block_size = engine.settings["block_size"]
+    block_size = engine.block_size
     each = layout.num_blocks((config.length or 0) + config.output_len, block_size)
     needed, free = 2 * config.prompts * each, len(engine.free_block_ids())
     if free < needed:
@@ -234,23 +237,23 @@ class Job:
         self.sampling.sample(series, PrefillTimer(), budget, seed, on_round, weight=size)
 
     def _cell(self, arm: str, share: int, size: int) -> Cell:
-        provider = f"vLLM {self.recorder.record['versions']['vllm']}"
+        provider = f"vLLM {self.recorder.record.versions['vllm']}"
         point = (("share_pct", share), ("batch_size", size))
         return Cell("end_to_end", "prefill", provider, arm, 0, self.texts.block_size, None, "captured", point)
 
     def _objection(self, share: int) -> str | None:
         """What is wrong with the outputs from a warm cache, if anything is; they are noted once a share."""
-        outputs = self.recorder.record.get("outputs", {})
+        outputs = self.recorder.record.outputs or {}
         if str(share) not in outputs:
-            compared = [self._compare(share, n) for n in range(self.config.prompts)]
-            self.recorder.note(outputs=outputs | {str(share): compared})
-        problems = [row["objection"] for row in self.recorder.record["outputs"][str(share)]]
-        found: str | None = next(filter(None, problems), None)
+            outputs |= {str(share): [self._compare(share, n) for n in range(self.config.prompts)]}
+            with self.recorder.noting() as record:
+                record.outputs = outputs
+        found = next((each.objection for each in outputs[str(share)] if each.objection), None)
         if found:
             self.recorder.notice(f"{share}% shared: {found}")
         return found
 
-    def _compare(self, share: int, index: int) -> dict[str, object]:
+    def _compare(self, share: int, index: int) -> ComparedOutput:
         """One prompt's tokens after a reset and from a warm cache, and how far its logits differ."""
         asked, other = self.texts.pair(share, index)
         outcomes, tokens = [], []
@@ -263,14 +266,14 @@ class Job:
             tokens.append(done.tokens[0])
             outcomes.append(Outcome(seen[0][0], (done.tokens[0][0],)))
         reset, warm = outcomes
-        return {
-            "reset": tokens[0],
-            "warm": tokens[1],
-            "reset_text": self._text(tokens[0]),
-            "warm_text": self._text(tokens[1]),
-            "logits_error": inengine.difference(warm, reset),
-            "objection": inengine.objection(warm, reset, warm),
-        }
+        return ComparedOutput(
+            reset=list(tokens[0]),
+            warm=list(tokens[1]),
+            reset_text=self._text(tokens[0]),
+            warm_text=self._text(tokens[1]),
+            logits_error=inengine.difference(warm, reset),
+            objection=inengine.objection(warm, reset, warm),
+        )
 
     def _text(self, ids: Iterable[int]) -> str | None:
         return prompt.decode(self.source, ids) if self.source.has_tokenizer else None

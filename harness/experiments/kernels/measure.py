@@ -41,14 +41,15 @@ def measure(config: KernelsConfig, recorder: Recorder) -> None:
     """One series a spread_k: the kernels' points, their gathers, one run, and that again (A/A)."""
     sampling = Sampling(config, recorder)
     timer = timers.for_device(sampling.device, config.timer, config.l2)
-    recorder.note(timer=timer.name, spread_k=config.spreads(), num_blocks=config.num_blocks())
+    with recorder.noting() as record:
+        record.timer, record.spread_k, record.num_blocks = timer.name, config.spreads(), config.num_blocks()
     todo = [k for k in config.spreads() if _series(k) not in recorder.finished]
     budget = sampling.budget(len(todo), 1.0)
     with torch.inference_mode(), recorder.bar("spread_k", len(todo)) as bar:
         for k in todo:
             with recorder.peak_memory(_series(k)):
                 _measure(sampling, config, k, timer, budget)
-            recorder.print(view.comparison_of(recorder.record, recorder.kept, k))
+            recorder.print(view.comparison_of(recorder.record.to_json(), recorder.kept, k))
             bar.update()
     sampling.note_limits(getattr(timer, "launch_bound", 0))
 

@@ -34,6 +34,7 @@ from harness.models import ModelSource
 from harness.running.recorder import Recorder, recording
 from harness.running.sampling import Sampling
 from harness.runs.record import Cell, Result, Status
+from harness.runs.schema import FirstLogits, Model
 
 GENERATION, STEPS = "generation", "steps"  # the series
 # Modes in the order of the series; the pairs are contrasts' baselines and treatments.
@@ -53,11 +54,17 @@ def measure(config: KVCacheConfig, recorder: Recorder, source: ModelSource) -> N
     if {GENERATION, STEPS} <= recorder.finished:
         return
     source = models.materialise(source, config.seed)
-    facts = {"weights": source.weights, "num_layers": source.num_layers, "head_dim": source.head_dim}
-    facts |= {"num_kv_heads": source.num_kv_heads, "drawn_apart": source.load_format == "dummy"}
-    recorder.note(model=recorder.record["model"] | facts)
     (ids,), origin = prompt.token_ids(source, [config.input_len or 1], None, config.seed)
-    recorder.note(prompt=origin)
+    with recorder.noting() as record:
+        record.model = Model(
+            name=record.model.name,
+            weights=source.weights,
+            num_layers=source.num_layers,
+            head_dim=source.head_dim,
+            num_kv_heads=source.num_kv_heads,
+            drawn_apart=source.load_format == "dummy",
+        )
+        record.prompt = origin
     sampling = Sampling(config, recorder)
     timer = GenerationTimer()
     with ExitStack() as closing:
@@ -113,8 +120,8 @@ class Modes:
         with self.recorder.bar("starting", 3) as bar:
             self._try("paged", self._start_vllm)
             bar.update()
-            dtype = self.recorder.record.get("engine", {}).get("dtype")
-            dtype = dtype or DTYPES.get(self.config.dtype, self.config.dtype)
+            engine = self.recorder.record.engine
+            dtype = (engine and engine.dtype) or DTYPES.get(self.config.dtype, self.config.dtype)
             for mode in ("no_cache", "kv_cache"):
                 arguments = self.source, dtype, device, self.config.seed
                 self._try(mode, partial(Child, transformers_model, *arguments))
@@ -123,7 +130,8 @@ class Modes:
         for mode in [*self.children]:
             if found := self._first(mode):
                 tokens[mode] = found
-                self.recorder.note(tokens=tokens)
+                with self.recorder.noting() as record:
+                    record.tokens = tokens
         self._hold_against_no_cache(tokens)
 
     def _try(self, mode: str, start: Callable[[], Child]) -> None:
@@ -154,8 +162,8 @@ class Modes:
         child = Child(generation_engine, for_engine(config, config.longest), self.source, limits)
         facts: GenerationFacts = child.facts
         self.block_size = facts.block_size
-        about = {"block_size": facts.block_size, "start_s": round(facts.start_s, 1)}
-        self.recorder.note(engine=facts.settings | about)
+        with self.recorder.noting() as record:
+            record.engine = facts.settings
         return child
 
     def _first(self, mode: str) -> list[int] | None:
@@ -181,13 +189,15 @@ class Modes:
                 self.recorder.notice(f"{mode}: its first logits are not known: {error}")
         if "no_cache" not in outcomes:
             return
-        expected, found = outcomes.pop("no_cache"), {}
+        expected = outcomes.pop("no_cache")
+        found: dict[str, FirstLogits] = {}
         for mode, got in outcomes.items():
             objection = inengine.objection(got, expected, got)
-            found[mode] = {"error": inengine.difference(got, expected), "objection": objection}
+            found[mode] = FirstLogits(error=inengine.difference(got, expected), objection=objection)
             if objection:
                 self.recorder.notice(f"{mode}: not what comes without a cache: {objection}")
-        self.recorder.note(first_logits=found)
+        with self.recorder.noting() as record:
+            record.first_logits = found
 
     def _generate(self, mode: str, ids: Sequence[int], output_len: int) -> Generated:
         asked: tuple[object, ...] = ([ids], output_len)
@@ -210,7 +220,7 @@ class Modes:
         return Step(lambda: self._generate(mode, self.ids, self.config.output_len or 1))
 
     def _cell(self, mode: str) -> Cell:
-        versions = self.recorder.record["versions"]
+        versions = self.recorder.record.versions
         paged = mode == "paged"
         provider = f"vLLM {versions['vllm']}" if paged else f"transformers {versions['transformers']}"
         point = (("input_len", len(self.ids)), ("output_len", self.config.output_len or 1))

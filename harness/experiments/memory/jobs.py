@@ -144,7 +144,7 @@ class VllmJob:
             self.engine = PrefillEngine(
                 for_engine(self.config, max(lengths) + 1), self.source, vllm_args=arguments
             )
-        self.block_size = self.engine.settings["block_size"]
+        self.block_size = self.engine.block_size
         self._reached(reached)
 
     def warm_up(self, reached: Reached) -> None:

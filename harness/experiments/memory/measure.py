@@ -16,6 +16,7 @@ from harness.experiments.memory.stages import Reading, readings
 from harness.models import ModelSource
 from harness.running.recorder import Recorder, recording
 from harness.runs.record import Cell, Result, Status
+from harness.runs.schema import Model
 
 
 def run(config: MemoryConfig) -> int:
@@ -29,11 +30,10 @@ def measure(config: MemoryConfig, recorder: Recorder, source: ModelSource) -> No
     source = models.materialise(source, config.seed)
     (token_ids,), origin = prompt.token_ids(source, [max(config.lengths)], None, config.seed)
     heads = source.num_layers * source.num_kv_heads * source.head_dim
-    recorder.note(
-        prompt=origin,
-        model=recorder.record["model"] | {"weights": source.weights, "dtype": config.dtype},
-        kv_bytes_per_token=2 * heads * work.ELEMENT_BYTES[config.dtype],
-    )
+    with recorder.noting() as record:
+        record.prompt = origin
+        record.model = Model(name=record.model.name, weights=source.weights, dtype=config.dtype)
+        record.kv_bytes_per_token = 2 * heads * work.ELEMENT_BYTES[config.dtype]
     assert config.max_seconds is not None
     job, order = Job(config, recorder, source, token_ids), random.Random(config.seed)
     rounds, longest_s, left_s = 0, 0.0, config.max_seconds
@@ -102,11 +102,13 @@ class Job:
     def _result(self, engine: EngineName, series: str, order: int, reading: Reading) -> Result:
         if reading.sources:
             self.sources[engine] = reading.sources
-            self.recorder.note(sources=self.sources)
+            with self.recorder.noting() as record:
+                record.sources = self.sources
         if reading.first_tokens:
             self.first_tokens.setdefault(engine, {})[reading.stage.name] = list(reading.first_tokens)
-            self.recorder.note(first_tokens=self.first_tokens)
-        versions = self.recorder.record["versions"]
+            with self.recorder.noting() as record:
+                record.tokens_by_stage = self.first_tokens
+        versions = self.recorder.record.versions
         lengths = reading.stage.lengths
         cell = Cell(
             stage="memory",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from harness.measure import profile, timers
 from harness.measure.sampler import Series
 from harness.running.recorder import Recorder
 from harness.runs.record import Cell, Result, Status
+from harness.runs.schema import PlantedDelay, ProfileRecord, SpreadRange
 
 SERIES = "end_to_end"
 SPIN_SHARE = 0.25  # of a layer's attention time: planted ahead of it by the arm "spin"
@@ -77,9 +77,10 @@ class EndToEnd:
         if self.natural:
             least, most = min(self.natural), max(self.natural)
             median = int(np.median(self.natural))
-            self.recorder.note(engine_spread_k={"min": least, "median": median, "max": most})
             untouched = [layout.to_ranges(ids) for ids in self._next_block_ids()]
-            self.recorder.note(block_ids=self.recorder.record.get("block_ids", {}) | {"engine": untouched})
+            with self.recorder.noting() as record:
+                record.engine_spread_k = SpreadRange(min=least, median=median, max=most)
+                record.block_ids = (record.block_ids or {}) | {"engine": untouched}
 
     def prefill(self, arm: InEngineArm) -> Prefill:
         """One prefill of the prompts as the arm has it."""
@@ -113,7 +114,7 @@ class EndToEnd:
         return SPIN_SHARE * float(np.mean(dense_us)) if dense_us else SPIN_US
 
     def _cell(self, arm: InEngineArm) -> Cell:
-        provider = f"vLLM {self.recorder.record['versions']['vllm']}"
+        provider = f"vLLM {self.recorder.record.versions['vllm']}"
         block_size = self.replaying.config.block_size or 0
         return Cell(SERIES, "prefill", provider, arm.name, arm.spread_k, block_size, None, "captured")
 
@@ -135,7 +136,8 @@ class EndToEnd:
             if problem := inengine.objection(outcome, first["engine"], first[arm.same_kernel_as]):
                 found[n] = problem
             errors[arm.name] = max(errors.get(arm.name, 0.0), inengine.difference(outcome, first["engine"]))
-        self.recorder.note(logits_error=errors)
+        with self.recorder.noting() as record:
+            record.logits_error = errors
         return found
 
     def _sample(self, series: Series, share: float) -> None:
@@ -152,7 +154,7 @@ class EndToEnd:
 
     def _profile(self, arms: Sequence[InEngineArm]) -> None:
         """One profiled prefill of each arm, outside all timings; the engine's own as trace.json."""
-        profiles: list[dict[str, Any]] = []
+        profiles: list[ProfileRecord] = []
         spins_us: dict[str, tuple[float, ...]] = {}
         most = max(self.plans)
         self._profiled(arms[0], None)  # the profiler's first use takes longest
@@ -165,10 +167,11 @@ class EndToEnd:
             if arm.name in ("spin", "spin_0"):
                 spins_us[arm.name] = found.spins_us
             else:
-                profiles.append({"arm": arm.name, "spread_k": arm.spread_k} | found.to_json())
-        self.recorder.note(profile=profiles)
-        if spins_us:
-            self.recorder.note(planted_ms=planted_ms(spins_us["spin_0"], spins_us["spin"]))
+                profiles.append(ProfileRecord(arm=arm.name, spread_k=arm.spread_k, **found.to_json()))
+        with self.recorder.noting() as record:
+            record.profile = profiles
+            if spins_us:
+                record.planted_ms = planted_ms(spins_us["spin_0"], spins_us["spin"])
 
     def _profiled(self, arm: InEngineArm, trace: Path | None) -> profile.Profile:
         """A profiled prefill, in the first rank; its time is that of the whole engine's step."""
@@ -179,8 +182,8 @@ class EndToEnd:
         return replace(first, profiled_ms=1e3 * done.seconds)
 
 
-def planted_ms(without_us: Sequence[float], planted_us: Sequence[float]) -> dict[str, Any]:
-    """`ms` that a delay planted in each layer adds to a prefill, and `ci95_ms`, None below 6 layers.
+def planted_ms(without_us: Sequence[float], planted_us: Sequence[float]) -> PlantedDelay:
+    """What a delay planted in each layer adds to a prefill, with an interval from 6 layers on.
 
     Args:
         without_us, planted_us: how long the spin kernel ahead of each layer's attention ran in the arms
@@ -188,9 +191,9 @@ def planted_ms(without_us: Sequence[float], planted_us: Sequence[float]) -> dict
     """
     differences = [planted - without for without, planted in zip(without_us, planted_us, strict=False)]
     if not differences:
-        return {"ms": None, "ci95_ms": None}
+        return PlantedDelay(ms=None, ci95_ms=None)
     n, found = len(differences), stats.median_interval(differences)
-    return {
-        "ms": n * found.median_us / 1000,
-        "ci95_ms": found.ci95_us and [n * bound / 1000 for bound in found.ci95_us],
-    }
+    return PlantedDelay(
+        ms=n * found.median_us / 1000,
+        ci95_ms=[n * bound / 1000 for bound in found.ci95_us] if found.ci95_us else None,
+    )

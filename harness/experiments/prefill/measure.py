@@ -22,6 +22,7 @@ from harness.experiments.prefill import other_engines as variants
 from harness.experiments.prefill.replaying import SAMPLED_LAYERS, Replaying, spaced
 from harness.measure.sampler import ENOUGH_ROUNDS
 from harness.running.recorder import Recorder, recording
+from harness.runs.schema import Model
 
 SWEEP_SHARE, ATTRIBUTION_SHARE = 0.3, 0.5  # of the time for sampling: whole prefills, without and with arms
 EAGER = (
@@ -62,18 +63,20 @@ class Job:
         source = models.materialise(self.source, self.config.seed)
         lengths = [request.length for request in self.config.requests]
         prompts, origin = prompt.token_ids(source, lengths, self.config.prompt_file, self.config.seed)
-        self.recorder.note(prompt=origin)
+        with self.recorder.noting() as record:
+            record.prompt = origin
         self.recorder.say(f"starting vLLM for {source.name} ...")
         with PrefillEngine(self.config, source) as engine:
-            self.recorder.note(engine=engine.settings, engine_start_s=round(engine.start_s, 1))
+            with self.recorder.noting() as record:
+                record.engine, record.engine_start_s = engine.settings, round(engine.start_s, 1)
             self.recorder.say(f"engine up after {engine.start_s:.0f} s")
             check_backend(self.config.attention_backend, engine.about.backends)
             up = time.perf_counter()
             self._sweep(engine, prompts)
             sampling_s = sum(budget.spent_s for budget in self.replaying.budgets)
-            self.recorder.note(
-                measuring_s=round(time.perf_counter() - up, 1), sampling_s=round(sampling_s, 1)
-            )
+            with self.recorder.noting() as record:
+                record.measuring_s = round(time.perf_counter() - up, 1)
+                record.sampling_s = round(sampling_s, 1)
         variants.measure(source, prompts, self.replaying, self.recorder)
 
     def _sweep(self, engine: PrefillEngine, prompts: Ids) -> None:
@@ -81,12 +84,11 @@ class Job:
             self._leave_out(dict(enumerate(engine.about.out_of_scope)))
             raise capture.CaptureError(NO_LAYER)  # not all of these can be prefilled on chosen blocks
         free = engine.free_block_ids()
-        blocks = batch.blocks(self.config.requests, engine.settings["block_size"])
+        blocks = batch.blocks(self.config.requests, engine.block_size)
         check_room(sum(blocks), free)
         plans = self._plans(blocks, free)
-        self.recorder.note(
-            block_ids={str(k): [layout.to_ranges(ids) for ids in of_k] for k, of_k in plans.items()}
-        )
+        with self.recorder.noting() as record:
+            record.block_ids = {str(k): [layout.to_ranges(ids) for ids in of_k] for k, of_k in plans.items()}
         try:
             engine.prefill(prompts, plans[1])  # the first step compiles and allocates
         except RankDied:
@@ -105,7 +107,8 @@ class Job:
         if not captured.calls:
             raise capture.CaptureError(NO_LAYER)
         self._fit_layers(engine, captured.calls)
-        self.recorder.note(first_tokens=list(base.first_tokens))
+        with self.recorder.noting() as record:
+            record.first_tokens = list(base.first_tokens)
         if self.config.save_captures:
             self._save(engine.ranks)
         problems = self._replay_all(engine, prompts, plans, base, list(captured.calls.values()))
@@ -139,7 +142,7 @@ class Job:
     def _chosen_layers(self, count: int) -> list[int] | None:
         """The layers that the configuration asks for, or that a resumed run has; None: all."""
         if self.recorder.finished:
-            return list(self.recorder.record["layers"])
+            return list(self.recorder.record.layers or [])
         if self.config.layers == "sample":
             return spaced(count, SAMPLED_LAYERS)
         return self.config.layers if isinstance(self.config.layers, list) else None
@@ -161,7 +164,7 @@ class Job:
             del calls[number]
         engine.ranks.call("keep", numbers)
         self.replaying.describe(
-            list(calls.values()), name=self.source.name, weights=self.source.weights, num_layers=of
+            list(calls.values()), Model(name=self.source.name, weights=self.source.weights, num_layers=of)
         )
 
     def _layers_that_fit(self, ranks: Ranks, layer: int) -> int:

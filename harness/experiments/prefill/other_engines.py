@@ -7,9 +7,9 @@ new random order: what drifts, drifts for all. The baseline is there twice.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -27,6 +27,7 @@ from harness.measure.sampler import Series
 from harness.models import ModelSource
 from harness.running.recorder import Recorder
 from harness.runs.record import Cell, Result, Status
+from harness.runs.schema import EngineSettings, VariantRecord
 
 SERIES = "variants"
 ARMS = ("engine", "paged", "dense", "no_cache")
@@ -38,10 +39,11 @@ def measure(source: ModelSource, prompts: Prompts, replaying: Replaying, recorde
     Args:
         source: materialised; all engines load the same files.
     """
-    config, settings = replaying.config, recorder.record["engine"]
+    config, engine = replaying.config, recorder.record.engine
     if SERIES in recorder.finished or all(getattr(config, name) is None for name in variants.LISTED_BY):
         return
-    found = variants.asked_for(config, settings)
+    assert engine is not None
+    found = variants.asked_for(config, engine.to_json())
     if not found:
         recorder.notice(
             "no other engines: all that were asked for are what vLLM chose for the main job's own"
@@ -53,8 +55,8 @@ def measure(source: ModelSource, prompts: Prompts, replaying: Replaying, recorde
         f"{', '.join(variant.name for variant in found)}; sampled for up to another {replaying.seconds:g} s"
     )
     shared = config.model_copy(update={"gpu_memory_utilization": config.gpu_memory_utilization / count})
-    largest = max([settings["block_size"], *(config.block_sizes or [])])
-    cache = variants.kv_cache_bytes(config, source, settings["dtype"], largest)
+    largest = max([engine.block_size or 0, *(config.block_sizes or [])])
+    cache = variants.kv_cache_bytes(config, source, engine.dtype or "", largest)
     with ExitStack() as closing:
         engines = _Engines(prompts, recorder, closing)
         with recorder.bar("starting engines", count) as bar:
@@ -93,7 +95,7 @@ class _Engines:
     def __init__(self, prompts: Prompts, recorder: Recorder, closing: ExitStack) -> None:
         self.prompts, self.recorder, self.closing = prompts, recorder, closing
         self.series = Series([], [])
-        self.settings: dict[str, Any] = {}  # of the first engine
+        self.settings: EngineSettings | None = None  # of the first engine
         self.expected: Outcome | None = None  # of the first engine, untouched
         self.no_baseline: EngineFailed | None = None  # why the first engine is not there to compare with
 
@@ -122,22 +124,25 @@ class _Engines:
     def _admit(self, member: Member, engine: EngineProcess) -> None:
         """Add a started engine's arms; if none of them can run it is closed and EngineFailed raised."""
         facts, variant = engine.facts, member.variant
-        self._note(member, settings=facts.settings, start_s=round(facts.start_s, 1))
+        with self._noting(member) as noted:
+            noted.settings, noted.start_s = facts.settings, round(facts.start_s, 1)
         try:
-            if variant and (problem := variant.objection(facts.settings)):
+            if variant and (problem := variant.objection(facts.settings.to_json())):
                 raise EngineFailed(Status.UNSUPPORTED, problem)
             untouched = self._outcome(engine, "engine")
             self.settings, self.expected = self.settings or facts.settings, self.expected or untouched
-            self._note(member, logits_error=inengine.difference(untouched, self.expected))
+            with self._noting(member) as noted:
+                noted.logits_error = inengine.difference(untouched, self.expected)
             if problem := inengine.objection(untouched, self.expected, untouched):
                 raise EngineFailed(Status.WRONG_OUTPUT, problem)
         except EngineFailed:
             engine.close()  # its memory is for the others
             raise
-        differs = variant.also_differs(facts.settings, self.settings) if variant else None
+        own, first = facts.settings.to_json(), self.settings.to_json()
+        differs = variant.also_differs(own, first) if variant else None
         outcomes = {"engine": untouched}
         for name in ARMS:
-            arm, size = facts.arms.get(name, _unknown(name)), facts.settings["block_size"]
+            arm, size = facts.arms.get(name, _unknown(name)), facts.block_size
             try:
                 self._check(engine, arm, outcomes)
             except EngineFailed as error:
@@ -171,7 +176,7 @@ class _Engines:
         remark: str = "",
     ) -> None:
         """Add an arm to the series: its step, or why it has none."""
-        cell = member.cell(arm, self.recorder.record["versions"]["vllm"], block_size)
+        cell = member.cell(arm, self.recorder.record.versions["vllm"] or "", block_size)
         if isinstance(how, EngineFailed):
             result, step = Result(cell, SERIES, how.status, str(how), control=member.control), None
         else:
@@ -179,9 +184,14 @@ class _Engines:
         self.series.results.append(result)
         self.series.steps.append(step)
 
-    def _note(self, member: Member, **facts: Any) -> None:
-        noted = self.recorder.record.get("variants", {})
-        self.recorder.note(variants=noted | {member.name: noted.get(member.name, {}) | facts})
+    @contextmanager
+    def _noting(self, member: Member) -> Iterator[VariantRecord]:
+        """Inside the block set fields of what the record has of this engine."""
+        noted = self.recorder.record.variants or {}
+        of_member = noted.get(member.name, VariantRecord())
+        yield of_member
+        with self.recorder.noting() as record:
+            record.variants = noted | {member.name: of_member}
 
 
 def _unknown(arm: str) -> ArmFacts:

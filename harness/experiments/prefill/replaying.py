@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 from harness import batch
 from harness.calls.capture import AttentionCall
@@ -13,6 +12,7 @@ from harness.measure.budget import Budget
 from harness.replay.bench import Equipment, Sampled
 from harness.running.sampling import Sampling
 from harness.runs.record import request_series_name, series_name
+from harness.runs.schema import Ceilings, Model, RequestRecord
 
 # By spread_k: calls to replay, and whether random Q, K and V go with each.
 Todo = dict[int, list[tuple[AttentionCall, bool]]]
@@ -28,46 +28,40 @@ class Replaying(Sampling):
 
     def equipped(self, equipment: Equipment) -> None:
         """Note what is measured with."""
-        self.recorder.note(timer=equipment.timer)
+        with self.recorder.noting() as record:
+            record.timer = equipment.timer
         if isinstance(equipment.ceilings, str):
             self.recorder.notice(f"the device's ceilings could not be measured: {equipment.ceilings}")
         if equipment.ceilings is not None:
-            figures = None if isinstance(equipment.ceilings, str) else equipment.ceilings
-            self.recorder.note(ceilings=figures)
+            figures = None if isinstance(equipment.ceilings, str) else Ceilings(**equipment.ceilings)
+            with self.recorder.noting() as record:
+                record.ceilings = figures
 
     @property
     def lacks_ceilings(self) -> bool:
         """Whether no run has measured them before."""
-        return "ceilings" not in self.recorder.record
+        return "ceilings" not in self.recorder.record.model_fields_set
 
-    def describe(self, calls: Sequence[AttentionCall], **model: Any) -> None:
-        """Note the calls' shapes and what else is known of the model."""
+    def describe(self, calls: Sequence[AttentionCall], model: Model) -> None:
+        """Note the calls' shapes, and the model with the heads that they have."""
         call = calls[0]
-        self.recorder.note(
-            spread_k=self.config.spreads(),
-            num_blocks=self.config.num_blocks(),
-            requests=self._requests(),
-            layers=[call.layer for call in calls],
-            layer_windows={
-                str(c.layer): list(c.sliding_window) for c in calls if c.sliding_window != (-1, -1)
-            },
-            causal=call.causal,
-            model=model
-            | {
-                "num_heads": call.num_heads,
-                "num_kv_heads": call.num_kv_heads,
-                "head_dim": call.head_dim,
-                "dtype": str(call.query.dtype).removeprefix("torch."),
-            },
-        )
+        windows = {str(c.layer): list(c.sliding_window) for c in calls if c.sliding_window != (-1, -1)}
+        with self.recorder.noting() as record:
+            record.spread_k, record.num_blocks = self.config.spreads(), self.config.num_blocks()
+            record.requests = self._requests()
+            record.layers, record.layer_windows = [call.layer for call in calls], windows
+            record.causal = call.causal
+            model.num_heads, model.num_kv_heads = call.num_heads, call.num_kv_heads
+            model.head_dim, model.dtype = call.head_dim, str(call.query.dtype).removeprefix("torch.")
+            record.model = model
 
-    def _requests(self) -> list[dict[str, Any]]:
+    def _requests(self) -> list[RequestRecord]:
         """Every request's length, blocks and, by spread_k, the runs that its blocks are split into."""
         assert self.config.block_size is not None
         blocks = batch.blocks(self.config.requests, self.config.block_size)
         runs = {k: self.config.runs(k) for k in self.config.spreads()}
         return [
-            {"length": request.length, "blocks": n, "runs": {str(k): of_k[i] for k, of_k in runs.items()}}
+            RequestRecord(length=request.length, blocks=n, runs={str(k): of_k[i] for k, of_k in runs.items()})
             for i, (request, n) in enumerate(zip(self.config.requests, blocks, strict=True))
         ]
 

@@ -11,6 +11,7 @@ from harness.config import RunConfig
 from harness.experiments.prefill.replaying import SAMPLED_LAYERS, Replaying, spaced
 from harness.replay.bench import Bench
 from harness.running.recorder import Recorder, recording
+from harness.runs.schema import Model
 
 
 def run(config: RunConfig) -> int:
@@ -24,7 +25,7 @@ def replay(config: RunConfig, recorder: Recorder) -> None:
     replaying, bench = Replaying(config, recorder), Bench(config)
     replaying.equipped(bench.equipment(replaying.lacks_ceilings))
     calls = _load(config.from_captures, config.layers, replaying.device)
-    replaying.describe(calls, name=recorder.record["model"]["name"], weights="captured")
+    replaying.describe(calls, Model(name=recorder.record.model.name, weights="captured"))
     recorder.notice(
         f"replayed from {config.from_captures} without an engine: caches are rebuilt, "
         "nothing is timed end to end"

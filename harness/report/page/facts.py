@@ -10,7 +10,6 @@ from typing import Any
 from harness.config import Common, RunConfig
 from harness.experiments import EXPERIMENTS
 from harness.report.rows import Mean, Row, change
-from harness.runs.store import experiment_of
 
 MIB, GIB = 2**20, 2**30
 NOT_REPRODUCED = ("output_dir", "overwrite", "resume", "quiet")  # options that change no figure
@@ -85,7 +84,7 @@ def _shown(name: str, value: Any) -> str:
 
 def in_full(record: Row) -> str:
     """The command with every option written out that is not its default: also what a YAML file had said."""
-    experiment = experiment_of(record)
+    experiment = record["experiment"]
     config: type[Common] = RunConfig
     words = ["python", "run_vllm_prefill.py"]
     if experiment in EXPERIMENTS:

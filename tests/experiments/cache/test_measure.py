@@ -146,7 +146,7 @@ def test_a_cache_that_holds_something_else_is_found_and_not_timed(
     statuses = {(r.cell.arm, r.cell.at("batch_size")): r.status for r in recorder.kept if not r.control}
     assert statuses["reset", 1] is Status.OK
     assert statuses["warm", 1] is statuses["warm", BATCH] is Status.WRONG_OUTPUT
-    assert "the logits differ by" in recorder.record["notices"][0]
+    assert "the logits differ by" in recorder.record.notices[0]
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def test_an_engine_says_what_it_has(vllm):
     facts = vllm.facts
     assert (facts.block_size, facts.num_blocks) == (32, 20)
     assert facts.block_bytes == 32 * TOKEN_BYTES
-    assert facts.settings["attention_backend"] == ["CPU_ATTN"]
+    assert facts.settings.attention_backend == ["CPU_ATTN"]
 
 
 @pytest.mark.parametrize("prompts", [PROMPTS, PROMPTS[:1], [[1]]], ids=["three", "one", "one token"])

@@ -104,7 +104,7 @@ def test_the_block_size_is_the_engine_s(done):
 
 
 def test_padding_changes_no_first_token_and_both_engines_predict_alike(done):
-    tokens = RunDirectory.open(done[1]).record()["first_tokens"]
+    tokens = RunDirectory.open(done[1]).record().tokens_by_stage
     alone = [token for n in (1, 2, 3) for token in tokens["transformers"][f"input {n}"]]
     assert len(tokens["vLLM"]["all inputs"]) == 3
     assert tokens["transformers"]["all, padded"] == alone == tokens["vLLM"]["all inputs"]
@@ -120,7 +120,7 @@ def test_tables_and_waste_of_the_run(done):
     printed, folder = done
     assert "Memory through the stages of a job" in printed
     assert "KV cache of all 3 inputs at once (1 to 100 tokens)" in printed
-    assert RunDirectory.open(folder).record()["kv_bytes_per_token"] == PER_TOKEN
+    assert RunDirectory.open(folder).record().kv_bytes_per_token == PER_TOKEN
     summary = json.loads((folder / "summary.json").read_text())
     waste = {row["way"]: row["used_bytes"] for row in summary["waste"]}
     assert waste == {"needed": 134 * PER_TOKEN, "blocks": 7 * 32 * PER_TOKEN, "padded": 300 * PER_TOKEN}

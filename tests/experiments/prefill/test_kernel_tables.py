@@ -30,7 +30,7 @@ def run(tmp_path: Path) -> RunDirectory:
 
 
 def tables_of(run: RunDirectory, results: list[Result]) -> Tables:
-    return Tables(run.record(), summarise(run.record(), results))
+    return Tables(run.record().to_json(), summarise(run.record().to_json(), results))
 
 
 def test_the_frozen_run_gives_exactly_the_expected_texts(run: RunDirectory) -> None:
@@ -51,7 +51,7 @@ def test_what_is_doubtful_of_all_arms_is_one_line(run: RunDirectory) -> None:
 
 def test_a_summary_read_from_its_file_gives_the_same_tables(run: RunDirectory) -> None:
     tables = report.write(run)
-    again = Tables(run.record(), json.loads(run.summary_path.read_text(encoding="utf-8")))
+    again = Tables(run.record().to_json(), json.loads(run.summary_path.read_text(encoding="utf-8")))
     assert again.markdown() == tables.markdown()
 
 

@@ -155,7 +155,7 @@ def test_the_other_figures_of_a_run_do_not_see_the_variants() -> None:
 
 def test_a_finished_series_is_told_from_a_part_of_one() -> None:
     results = [replace(r, series_size=len(variant_results())) for r in variant_results()]
-    again = [Result.from_json(json.loads(json.dumps(r.to_json()))) for r in results]
+    again = [Result.parse(json.dumps(r.to_json())) for r in results]
     assert again == results
     assert finished_series(again) == {"variants"}
     assert finished_series(again[1:]) == set()
@@ -164,7 +164,7 @@ def test_a_finished_series_is_told_from_a_part_of_one() -> None:
 def test_a_cell_of_before_there_were_variants_is_read() -> None:
     old = variant_results()[0].to_json()
     del old["cell"]["variant"]
-    assert Result.from_json(old).cell.variant is None
+    assert Result.parse(json.dumps(old)).cell.variant is None
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ RUN = Path(__file__).resolve().parents[2] / "data" / "run"
 @pytest.fixture(scope="module")
 def record_and_summary() -> tuple[dict, dict]:
     run = RunDirectory.open(RUN)
-    return run.record(), summarise(run.record(), run.results())
+    return run.record().to_json(), summarise(run.record().to_json(), run.results())
 
 
 def test_files_have_every_legend_entry_and_do_not_change(

@@ -11,7 +11,7 @@ import pytest
 from harness.__main__ import main
 from harness.runs.store import Damaged, RunDirectory, write_atomic
 
-STORED = Path(__file__).parent / "data" / "run"
+STORED = Path(__file__).parents[1] / "data" / "run"
 VIEWS = ("summary.json", "tables.md", "tables.csv", "report.html", "plots/spread_k.png", "plots/spread_k.svg")
 
 
