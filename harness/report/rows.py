@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
+from harness.analysis import stats
+from harness.analysis.rows import Row as Row
+from harness.analysis.rows import find, select
 from harness.config.kernel_names import WITHOUT_TABLE
-from harness.report.tables import Line, Notes, difference, interval, ms, signed
+from harness.report.tables import Line, Notes, difference, interval, ms, signed, span_pct
 
-Row = dict[str, Any]
+SHORT = {"out_of_memory": "OOM"}
 REPAGED_RUNS = re.compile(
     r", \d+ of (\d+) runs"
 )  # in the reason of a cell with larger blocks than the engine's
@@ -29,7 +31,7 @@ class Mean:
     @property
     def kernels(self) -> list[Row]:
         """The rows of the one rank."""
-        return [row for row in self.summary["kernels"] if row["rank"] == self._rank]
+        return select(self.summary["kernels"], rank=self._rank)
 
     @property
     def _rank(self) -> int | None:
@@ -38,51 +40,44 @@ class Mean:
 
     def kernel(self, kernel: str, arm: str, spread_k: int, data: str = "captured") -> Row | None:
         """A kernel's row."""
-        wanted = {"kernel": kernel, "arm": arm, "spread_k": spread_k, "data": data, "layer": "mean"}
-        return _find(self.kernels, wanted)
+        return find(self.kernels, kernel=kernel, arm=arm, spread_k=spread_k, data=data, layer="mean")
 
     def cache_write(self, spread_k: int) -> Row | None:
         """The row of the kernel that writes the cache."""
-        wanted = {"stage": "cache_write", "spread_k": spread_k, "layer": "mean"}
-        return _find(self.kernels, wanted)
+        return find(self.kernels, stage="cache_write", spread_k=spread_k, layer="mean")
 
     def contrast(
         self, kernel: str, baseline: str, treatment: str, spread_k: int, data: str | None = "captured"
     ) -> Row | None:
         """A contrast's row."""
-        wanted: Row = {"kernel": kernel, "baseline": baseline, "treatment": treatment, "spread_k": spread_k}
+        arms: Row = {"kernel": kernel, "baseline": baseline, "treatment": treatment, "spread_k": spread_k}
         whose: Row = {"layer": "mean", "rank": self._rank}
         if kernel == "prefill":
             whose = {"layer": None, "rank": None}
-        return _find(self.summary["contrasts"], wanted | whose | {"data": data})
+        return find(self.summary["contrasts"], **arms, **whose, data=data)
 
     def prefill_contrast(self, baseline: str, treatment: str) -> Row | None:
         """The contrast of two arms of the prefill that there is one of only, at whatever spread_k."""
-        wanted = {"kernel": "prefill", "baseline": baseline, "treatment": treatment}
-        return _find(self.summary["contrasts"], wanted)
+        return find(self.summary["contrasts"], kernel="prefill", baseline=baseline, treatment=treatment)
 
     def sweep(self) -> list[Row]:
         """The prefill's rows over spread_k; its other arms are not among them."""
-        return [row for row in self.summary["end_to_end"] if row["arm"] == "paged"]
+        return select(self.summary["end_to_end"], arm="paged")
 
     def baseline_us(self, kernel: str, baseline: str, spread_k: int) -> float | None:
         """The median of an arm that is only a baseline inside the series of spread_k ("paged@1")."""
-        wanted = {"kernel": kernel, "baseline": baseline, "spread_k": spread_k, "layer": "mean"}
-        row = _find(self.summary["contrasts"], wanted | {"data": "captured", "rank": self._rank})
+        series: Row = {"kernel": kernel, "spread_k": spread_k, "layer": "mean", "data": "captured"}
+        row = find(self.summary["contrasts"], baseline=baseline, rank=self._rank, **series)
         return row["baseline_us"] if row else None
 
     def engine_kernels(self) -> list[str]:
         """The kernels the engine itself ran for its attention: those with a dense or a paged arm."""
-        rows = [row for row in self.kernels if row["stage"] == "kernel"]
+        rows = select(self.kernels, stage="kernel")
         return list(dict.fromkeys(row["kernel"] for row in rows if row["arm"] in ("dense", "paged")))
 
     def spread_ks(self) -> list[int]:
         """All spread_k that anything was tried at."""
         return sorted({row["spread_k"] for row in self.kernels + self.sweep()})
-
-
-def _find(rows: list[Row], wanted: Row) -> Row | None:
-    return next((row for row in rows if all(row[key] == value for key, value in wanted.items())), None)
 
 
 def remark(row: Row) -> str | None:
@@ -124,12 +119,10 @@ def heading(kernel: str, row: Row, notes: Notes) -> str:
 
 def time_line(label: str, row: Row, notes: Notes, digits: int) -> Line:
     """warm-up, average, median, gather and total of one arm; or its status, if nothing was measured."""
-    said = remark(row)
     if row["median_us"] is None:
-        return Line(label, text=f"{row['status']} {notes.mark(said) if said else ''}".rstrip())
+        return status_line(label, row, notes)
     figures = (row["warmup_us"], row["mean_us"], row["median_us"], row["gather_us"], total_us(row))
-    marked = f"{label} {notes.mark(said)}" if said else label
-    return Line(marked, tuple(ms(figure, digits) for figure in figures))
+    return Line(marked(label, row, notes), tuple(ms(figure, digits) for figure in figures))
 
 
 def baseline_line(label: str, median_us: float, digits: int) -> Line:
@@ -151,23 +144,80 @@ def change(row: Row) -> str:
     return f"{signed(row['delta_pct'])}%" + (f" [{signed(bounds[0])}, {signed(bounds[1])}]" if bounds else "")
 
 
-def warnings(rows: Iterable[Row], name: Callable[[Row], str]) -> list[str]:
-    """A line for each warning of timed rows, with the rows that it is about."""
+@dataclass(frozen=True)
+class Warned:
+    """What is doubtful about the figures of one row."""
+
+    where: str  # the row's name
+    text: str  # its kind, a colon and what was seen: "drift: the last third took 2.1% longer"
+
+    @property
+    def kind(self) -> str:
+        """What several rows may have in common."""
+        return self.text.partition(":")[0]
+
+
+def warnings(rows: Iterable[Row], name: Callable[[Row], str]) -> list[Warned]:
+    """All warnings of the rows."""
+    return [Warned(name(row), text) for row in rows for text in row.get("warnings", [])]
+
+
+def fold(found: Iterable[Warned], most_named: int | None = None) -> list[str]:
+    """A line for each kind of warning: the first one whole, and where else there are such.
+
+    Args:
+        most_named: places; of more their number is told. None: all are named.
+    """
+    kinds: dict[str, list[Warned]] = {}
+    for warned in found:
+        kinds.setdefault(warned.kind, []).append(warned)
+    return [_folded(kind, *same, most_named=most_named) for kind, same in kinds.items()]
+
+
+def _folded(kind: str, first: Warned, *others: Warned, most_named: int | None) -> str:
+    places = list(dict.fromkeys(other.where for other in others))
+    if most_named is not None and len(places) > most_named:
+        places = [f"{len(places)} other cells"]
+    more = f" ({kind} also in {'; '.join(places)})" if places else ""
+    return f"{first.where}: {first.text}{more}"
+
+
+def warning_lines(rows: Iterable[Row], name: Callable[[Row], str]) -> list[str]:
+    """The warnings of a table's rows, for below it; one that all rows have names none of them."""
     timed = [row for row in rows if row["n"]]
-    found: dict[str, list[str]] = {}
-    for row in timed:
-        for warning in row["warnings"]:
-            found.setdefault(warning, []).append(name(row))
-    return [
-        f"Warning: {'all arms' if len(names) == len(timed) > 1 else '; '.join(names)}: {warning}"
-        for warning, names in found.items()
-    ]
+    lists = [row["warnings"] for row in timed] if len(timed) > 1 else [[]]
+    shared = [text for text in lists[0] if all(text in each for each in lists)]
+    own = [warned for warned in warnings(timed, name) if warned.text not in shared]
+    return [f"Warning: {text}" for text in fold([*(Warned("all cells", text) for text in shared), *own])]
+
+
+def noise_floor_line(contrasts: Iterable[Row], arm: str) -> str:
+    """What an arm differs from itself by at most, by the contrasts named A/A."""
+    bounds = [row["ci95_pct"] for row in select(contrasts, contrast="A/A")]
+    floors = [floor for each in bounds if (floor := stats.noise_floor_pct(each)) is not None]
+    found = f", noise floor: {span_pct(floors)}" if floors else ": no interval; it takes 6 samples"
+    return f"A/A ({arm} against itself){found}."
 
 
 def marked(label: str, row: Row, notes: Notes) -> str:
-    """The row's label, with a mark if there is something to say about it."""
+    """A row's label or figure, with a mark if there is something to say about the row."""
     said = remark(row)
     return f"{label} {notes.mark(said)}" if said else label
+
+
+def status_text(row: Row, notes: Notes, short: bool = False) -> str:
+    """What stands in place of a row's figures: its status, with a mark for the reason.
+
+    Args:
+        short: for a cell among others.
+    """
+    status: str = row["status"]
+    return marked(SHORT.get(status, status) if short else status, row, notes)
+
+
+def status_line(label: str, row: Row, notes: Notes) -> Line:
+    """The line of a row without figures."""
+    return Line(label, text=status_text(row, notes))
 
 
 def folded(lines: list[Line]) -> list[Line]:

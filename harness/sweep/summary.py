@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from harness.analysis.rows import find
 from harness.report.rows import Mean, Row, remark
 from harness.runs.store import RunDirectory
 
@@ -45,7 +46,7 @@ def _of_run(directory: Path) -> Row:
 
 def _prefill(mean: Mean) -> Row | None:
     """The prefill in one run in ms, and its fragmentation at the largest spread_k; None: not measured."""
-    one_run = next((row for row in mean.sweep() if row["spread_k"] == 1), None)
+    one_run = find(mean.sweep(), spread_k=1)
     if one_run is None or one_run["median_ms"] is None:
         return None
     most = max(row["spread_k"] for row in mean.sweep())

@@ -7,6 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from harness.analysis.rows import find
 from harness.report.rows import Row, change
 from harness.report.tables import NONE, Line, Notes, Section, Table, interval_of, ms, percent
 
@@ -40,7 +41,7 @@ def tables(summary: Row, title: str, above: Sequence[str], full: bool = False) -
 
 def component(account: Row | None, name: str) -> Row | None:
     """A component's row among those that an account has measured."""
-    return next((row for row in (account or {}).get("measured", []) if row["component"] == name), None)
+    return find(account["measured"], component=name) if account else None
 
 
 def _whole(summary: Row, title: str, above: Sequence[str], full: bool) -> Table:

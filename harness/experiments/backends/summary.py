@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from harness.analysis import figures, stats
+from harness.analysis.rows import find
 from harness.experiments.backends import scaling as backends_scaling
 from harness.report.rows import Row
 from harness.runs.record import Result, latest
@@ -91,8 +92,8 @@ def _again(cells: Sequence[Row], twin: Row) -> Row:
     Args:
         twin: the second engine's cell.
     """
-    point = {name: twin[name] for name in ("batch_size", "input_len", "backend")}
-    first = next((row for row in cells if point.items() <= row.items()), None)
+    point: Row = {name: twin[name] for name in ("batch_size", "input_len", "backend")}
+    first = find(cells, **point)
     ratio, bounds = None, None
     if first and first["status"] == twin["status"] == "ok" and first["n"] and twin["n"]:
         ratio, bounds = _quotient(twin, first)

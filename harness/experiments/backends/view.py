@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.analysis import stats
+from harness.analysis.rows import find
 from harness.experiments.backends.scaling import COMPUTE_BOUND, is_split
-from harness.experiments.backends.summary import AGAIN, AGAINST, ALONE, phase, sizes, summarise
+from harness.experiments.backends.summary import AGAINST, ALONE, phase, sizes, summarise
 from harness.report import backends_plot
 from harness.report.document import Companion
-from harness.report.rows import Row, remark
-from harness.report.tables import NONE, Line, Notes, Section, Table, ms, percent, span_pct
+from harness.report.rows import Row, marked, noise_floor_line, remark, status_text
+from harness.report.tables import NONE, Line, Notes, Section, Table, ms, percent
 from harness.units import counted
 
 __all__ = ["document", "plots", "summarise"]
 
-SHORT = {"out_of_memory": "OOM"}
 # Where Q, K and V are from, by record.Cell.data.
 DATA = {"captured": "captured", "synthetic": "random"}
 MIB = 2**20
@@ -81,16 +80,9 @@ def _fastest(rows: Sequence[Row]) -> str | None:
 def _shown(row: Row | None, notes: Notes, fastest: str | None) -> str:
     if row is None:
         return NONE
-    said = remark(row)
-    mark = f" {notes.mark(said)}" if said else ""
     if row["tokens_per_s"] is None:
-        return _status(row) + mark
-    return ("* " if row["backend"] == fastest else "") + number(row["tokens_per_s"]) + mark
-
-
-def _status(row: Row) -> str:
-    status: str = row["status"]
-    return SHORT.get(status, status)
+        return status_text(row, notes, short=True)
+    return marked(("* " if row["backend"] == fastest else "") + number(row["tokens_per_s"]), row, notes)
 
 
 def number(value: float) -> str:
@@ -190,9 +182,8 @@ def _buffers(summary: Row) -> Table | None:
     for batch, tokens in sizes(rows):
         here = {r["arm"]: r for r in rows if (r["batch_size"], r["input_len"]) == (batch, tokens)}
         texts = [text for arm in ALONE for text in _buffer_cells(here.get(arm), notes)]
-        point = {"contrast": AGAINST, "batch_size": batch, "input_len": tokens}
-        paired = [row for row in summary["contrasts"] if point.items() <= row.items()]
-        texts.append(times(paired[0]) if paired else NONE)
+        paired = find(summary["contrasts"], contrast=AGAINST, batch_size=batch, input_len=tokens)
+        texts.append(times(paired) if paired else NONE)
         sections.setdefault(batch, []).append(Line(str(tokens), tuple(texts)))
     columns = ("tokens", "buffer MiB", "gathered ms", "block MiB", "per block ms", "takes [95%]")
     below = [
@@ -200,19 +191,10 @@ def _buffers(summary: Row) -> Table | None:
         "PyTorch's attention (math) of one layer. buffer: K and V of the batch, gathered from their blocks, "
         "which is timed with it; block: one block of every prompt at a time, all that is copied without it. "
         "takes: per block, in times of gathered; from the median of paired differences and its 95% interval.",
-        *_floor(summary),
+        noise_floor_line(summary["contrasts"], "gathered"),
     ]
     listed = [Section(f"Batch size {batch}", lines) for batch, lines in sections.items()]
     return Table("What a dense buffer costs", columns, listed, below=below)
-
-
-def _floor(summary: Row) -> list[str]:
-    """The noise floor in words; nothing where it is not known."""
-    again = [row["ci95_pct"] for row in summary["contrasts"] if row["contrast"] == AGAIN]
-    floors = [floor for bounds in again if (floor := stats.noise_floor_pct(bounds)) is not None]
-    if not floors:
-        return []
-    return [f"A/A (gathered against itself), noise floor: {span_pct(floors)}."]
 
 
 def times(row: Row) -> str:
@@ -225,9 +207,9 @@ def _buffer_cells(row: Row | None, notes: Notes) -> tuple[str, str]:
     if row is None:
         return NONE, NONE
     size = f"{row['buffer_bytes'] / MIB:,.2f}" if "buffer_bytes" in row else NONE
-    time = _status(row) if row["median_us"] is None else ms(row["median_us"])
-    said = remark(row)
-    return size, f"{time} {notes.mark(said)}" if said else time
+    if row["median_us"] is None:
+        return size, status_text(row, notes, short=True)
+    return size, marked(ms(row["median_us"]), row, notes)
 
 
 def plots(record: Row, summary: Row, folder: Path) -> None:

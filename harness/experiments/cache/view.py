@@ -11,10 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness.analysis import figures, stats
+from harness.analysis.rows import find
 from harness.report import plots as style
 from harness.report.document import Companion
-from harness.report.rows import Row, marked
-from harness.report.tables import NONE, Line, Notes, Section, Table, ms, percent, span_pct
+from harness.report.rows import Row, marked, noise_floor_line, warning_lines
+from harness.report.tables import NONE, Line, Notes, Section, Table, ms, percent
 from harness.runs.record import Result, latest
 from harness.units import counted
 
@@ -79,8 +80,9 @@ def _over_shares(record: Row, summary: Row) -> Table:
 
 
 def _line(summary: Row, size: int, share: int, notes: Notes) -> Line:
-    reset, warm = (_find(summary["cells"], size, share, arm=arm) for arm in ("reset", "warm"))
-    paired = _find(summary["contrasts"], size, share, contrast="warm")
+    of_cell = {"batch_size": size, "share_pct": share}
+    reset, warm = (find(summary["cells"], **of_cell, arm=arm) for arm in ("reset", "warm"))
+    paired = find(summary["contrasts"], **of_cell, contrast="warm")
     label = f"{share}%"
     for row in (reset, warm):
         label = marked(label, row, notes) if row else label
@@ -121,34 +123,14 @@ def _below(record: Row, summary: Row, notes: Notes) -> list[str]:
             f"the reset itself: {reset['median_us']:.1f} us{bounds}{of_pool} ({reset['n']} resets); it is in "
             "no other figure."
         )
-    floors = [
-        floor
-        for row in summary["contrasts"]
-        if row["contrast"] == "A/A" and (floor := stats.noise_floor_pct(row["ci95_pct"])) is not None
-    ]
-    if floors:
-        lines.append(f"A/A (reset against itself), noise floor: {span_pct(floors)}.")
-    else:
-        lines.append("A/A (reset against itself): no interval; it takes 6 samples.")
     return [
         *lines,
-        *_warnings(summary),
+        noise_floor_line(summary["contrasts"], "reset"),
+        *warning_lines(
+            summary["cells"], lambda row: f"{row['share_pct']}% x{row['batch_size']} {row['arm']}"
+        ),
         "hit rate: vLLM's own count of cached tokens; expected: the whole blocks of what is shared, less the "
         "last token's. difference: median of paired differences, warm minus reset.",
-    ]
-
-
-def _warnings(summary: Row) -> list[str]:
-    """A line for each warning of a timed cell, with the cells that it is about."""
-    cells: dict[str, list[str]] = {}
-    for row in summary["cells"]:
-        for warning in row["warnings"] if row["n"] else []:
-            kind = warning.partition(":")[0]
-            cells.setdefault(kind, []).append(f"{row['share_pct']}% x{row['batch_size']} {row['arm']}")
-    count = len([row for row in summary["cells"] if row["n"]])
-    return [
-        f"Warning: {kind}: {'all cells' if len(found) == count else ', '.join(found)}"
-        for kind, found in cells.items()
     ]
 
 
@@ -246,7 +228,7 @@ def _times(axes: Axes, rows: list[Row], colour: str, marker: str) -> None:
 def _savings(axes: Axes, summary: Row, size: int, colour: str, marker: str) -> None:
     points = []
     for row in summary["contrasts"]:
-        warm = _find(summary["cells"], size, row["share_pct"], arm="warm")
+        warm = find(summary["cells"], batch_size=size, share_pct=row["share_pct"], arm="warm")
         if row["contrast"] == "warm" and row["batch_size"] == size and warm and "hit_rate_pct" in warm:
             low, high = row["ci95_pct"] or (row["delta_pct"], row["delta_pct"])
             points.append(
@@ -269,11 +251,6 @@ def _savings(axes: Axes, summary: Row, size: int, colour: str, marker: str) -> N
 
 def _name(size: int) -> str:
     return "one prompt" if size == 1 else f"batch of {size}"
-
-
-def _find(rows: list[Row], size: int, share: int, **wanted: str) -> Row | None:
-    of_cell = {"batch_size": size, "share_pct": share} | wanted
-    return next((row for row in rows if of_cell.items() <= row.items()), None)
 
 
 def _sizes(summary: Row) -> list[int]:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from harness.analysis import figures, stats
 from harness.analysis import roofline as work
 from harness.analysis.contrasts import name_in_series, series_pairs
+from harness.analysis.rows import find, select
 from harness.config.kernel_names import FUNCTIONS, WITHOUT_TABLE, gather_for
 from harness.experiments.prefill.kernel_tables import COLUMNS, LABELS
 from harness.report import plots as style
@@ -22,11 +23,13 @@ from harness.report.rows import (
     folded,
     heading,
     marked,
+    noise_floor_line,
+    status_line,
     time_line,
     total_us,
-    warnings,
+    warning_lines,
 )
-from harness.report.tables import NONE, Line, Notes, Section, Table, ms, span_pct
+from harness.report.tables import NONE, Line, Notes, Section, Table, ms
 from harness.runs.record import Result, latest
 from harness.units import counted
 
@@ -97,7 +100,8 @@ def comparison(record: Row, summary: Row, spread_k: int) -> Table:
     """`Comparison Results (spread=K)`: each kernel's points, and their differences."""
     notes, sections = Notes(), []
     for kernel in kernels_of(summary):
-        rows = [row for arm in ARMS if (row := _find(summary["cells"], kernel, spread_k, arm=arm))]
+        cells = select(summary["cells"], kernel=kernel, spread_k=spread_k)
+        rows = [row for arm in ARMS if (row := find(cells, arm=arm))]
         if rows:
             digits = _digits(summary)
             lines = [time_line(LABELS[row["arm"]], row, notes, digits) for row in rows]
@@ -111,13 +115,13 @@ def comparison(record: Row, summary: Row, spread_k: int) -> Table:
 
 
 def _warnings(summary: Row, spread_k: int) -> list[str]:
-    here = (row for row in summary["cells"] if row["spread_k"] == spread_k)
-    return warnings(here, lambda row: f"{row['kernel']}, {LABELS[row['arm']]}")
+    here = select(summary["cells"], spread_k=spread_k)
+    return warning_lines(here, lambda row: f"{row['kernel']}, {LABELS[row['arm']]}")
 
 
 def _differences(summary: Row, kernel: str, spread_k: int, notes: Notes, digits: int) -> list[Line]:
     core, split, again = (
-        _find(summary["contrasts"], kernel, spread_k, contrast=name)
+        find(summary["contrasts"], kernel=kernel, spread_k=spread_k, contrast=name)
         for name in ("core", "fragmentation", "A/A")
     )
     label = "Core Diff"
@@ -148,7 +152,7 @@ def document(record: Row, summary: Row) -> Companion:
 def _over_all(record: Row, summary: Row) -> Table:
     notes, sections = Notes(), []
     for kernel in kernels_of(summary):
-        rows = [row for k in _spreads(summary) if (row := _find(summary["cells"], kernel, k, arm=ARMS[1]))]
+        rows = select(summary["cells"], kernel=kernel, arm="fragmented")
         if rows:
             compared = (
                 "non-contiguous against contiguous" if kernel in WITHOUT_TABLE else "k runs against one run"
@@ -158,7 +162,7 @@ def _over_all(record: Row, summary: Row) -> Table:
     unit = [f"ms per call, {inputs(record['config'])}"]
     below = [
         *notes.lines(),
-        _floor(summary),
+        noise_floor_line(summary["contrasts"], "one run"),
         "difference: median of paired differences with its 95% interval; same: the interval lies within "
         f"+-{summary['tolerance_pct']:g}%. with gather: the kernel's median plus its gather's.",
     ]
@@ -167,12 +171,11 @@ def _over_all(record: Row, summary: Row) -> Table:
 
 def _summary_line(summary: Row, row: Row, notes: Notes) -> Line:
     kernel, k = row["kernel"], row["spread_k"]
-    label = marked(str(k), row, notes)
     if row["median_us"] is None:
-        return Line(str(k), text=f"{row['status']} {label.removeprefix(str(k))}".rstrip())
+        return status_line(str(k), row, notes)
     name = "core" if kernel in WITHOUT_TABLE else "fragmentation"
-    paired = _find(summary["contrasts"], kernel, k, contrast=name)
-    whole = _find(summary["cells"], kernel, k, arm=ARMS[0])
+    paired = find(summary["contrasts"], kernel=kernel, spread_k=k, contrast=name)
+    whole = find(summary["cells"], kernel=kernel, spread_k=k, arm="contiguous")
     digits = _digits(summary)
     cells = (
         ms(whole["median_us"] if whole else None, digits),
@@ -181,19 +184,7 @@ def _summary_line(summary: Row, row: Row, notes: Notes) -> Line:
         change(paired) if paired else NONE,
         paired["verdict"] if paired else NONE,
     )
-    return Line(label, cells)
-
-
-def _floor(summary: Row) -> str:
-    """The noise floor in words."""
-    floors = [
-        floor
-        for row in summary["contrasts"]
-        if row["contrast"] == "A/A" and (floor := stats.noise_floor_pct(row["ci95_pct"])) is not None
-    ]
-    if not floors:
-        return "A/A (one run against itself): no interval; it takes 6 samples."
-    return f"A/A (one run against itself), noise floor: {span_pct(floors)}."
+    return Line(marked(str(k), row, notes), cells)
 
 
 def inputs(config: Row) -> str:
@@ -221,7 +212,7 @@ def draw(record: Row, summary: Row) -> Figure:
     spreads = _spreads(summary)
     for kernel in kernels_of(summary):
         for arm in ARMS:
-            rows = [row for k in spreads if (row := _find(summary["cells"], kernel, k, arm=arm))]
+            rows = select(summary["cells"], kernel=kernel, arm=arm)
             if rows:
                 style.arm_line(axes, rows)
                 style.gather_line(axes, rows)
@@ -241,11 +232,6 @@ def kernels_of(summary: Row) -> list[str]:
 
 def _whose(summary: Row) -> str:
     return "flash-attn's functions" if {*kernels_of(summary)} <= {*FUNCTIONS} else "Attention kernels"
-
-
-def _find(rows: list[Row], kernel: str, spread_k: int, **wanted: str) -> Row | None:
-    of_cell = {"kernel": kernel, "spread_k": spread_k} | wanted
-    return next((row for row in rows if of_cell.items() <= row.items()), None)
 
 
 def _spreads(summary: Row) -> list[int]:

@@ -9,7 +9,7 @@ from harness.analysis.roofline import ELEMENT_BYTES
 from harness.experiments.kvcache.summary import MODES, drawn_apart, summarise, token_bytes
 from harness.report import kvcache_plot
 from harness.report.document import Companion
-from harness.report.rows import Row, remark, warnings
+from harness.report.rows import Row, marked, status_line, warning_lines
 from harness.report.tables import NONE, Line, Notes, Section, Table, ms, signed
 from harness.units import counted
 
@@ -35,11 +35,10 @@ def document(record: Row, summary: Row) -> Companion:
 def _generations(record: Row, summary: Row) -> Table:
     notes, lines = Notes(), []
     for row in summary["modes"]:
-        said = remark(row)
-        label = LABELS[row["arm"]] + (f" {notes.mark(said)}" if said else "")
         if row["median_us"] is None:
-            lines.append(Line(LABELS[row["arm"]], text=f"{row['status']} {notes.mark(said or '')}"))
+            lines.append(status_line(LABELS[row["arm"]], row, notes))
             continue
+        label = marked(LABELS[row["arm"]], row, notes)
         same = _same(record, row, notes)
         times = ms(row["median_us"], 1), ms(row["first_token_us"], 2), ms(row["token_us"], 2)
         lines.append(Line(label, (*times, mib(row["peak_bytes"]), mib(_growth(row)), same)))
@@ -50,7 +49,7 @@ def _generations(record: Row, summary: Row) -> Table:
         "first: until the first token; token: mean over those after it. peak: memory of the mode's own "
         f"process ({_source(record)}), weights and what its libraries hold included; grew: by so much "
         "during the generation. same: tokens equal to those without a cache, up to the first that is not.",
-        *warnings(summary["modes"], lambda row: LABELS[row["arm"]]),
+        *warning_lines(summary["modes"], lambda row: LABELS[row["arm"]]),
     ]
     return Table(_title(summary), columns, [Section("", lines)], below=below)
 

@@ -11,9 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness.analysis import figures, stats
+from harness.analysis.rows import find
 from harness.report import plots as style
 from harness.report.document import Companion
-from harness.report.rows import Row, with_reason
+from harness.report.rows import Row, marked
 from harness.report.tables import NONE, Line, Notes, Section, Table
 from harness.runs.record import Result, Status, latest
 
@@ -74,7 +75,10 @@ def _waste(record: Row, cells: list[Row]) -> list[Row]:
     """For each way: bytes of KV cache with all inputs in it, those without a token, requests that fit."""
     lengths = record["config"]["lengths"]
     needed = sum(lengths) * record["kv_bytes_per_token"] if "kv_bytes_per_token" in record else None
-    batch, padded = _find(cells, "vLLM", "all inputs"), _find(cells, "transformers", "all, padded")
+    batch, padded = (
+        find(cells, arm="vLLM", moment="all inputs"),
+        find(cells, arm="transformers", moment="all, padded"),
+    )
     if needed is None or batch is None:
         return []
     pool = batch.get("cache_held_bytes")
@@ -123,9 +127,7 @@ def _line(row: Row, notes: Notes) -> Line:
     label = row["moment"]
     if row["tokens"]:
         label += f": {row['tokens']} tokens" if label.startswith("input") else f": {row['tokens']}"
-    if row["status"] != "ok":
-        label = with_reason(label, row | {"reason": f"{row['status']}: {row['reason']}"}, notes)
-    return Line(label, tuple(_mib(row.get(name)) for name in COUNTERS.values()))
+    return Line(marked(label, row, notes), tuple(_mib(row.get(name)) for name in COUNTERS.values()))
 
 
 def _mib(value: float | None) -> str:
@@ -173,7 +175,7 @@ def _waste_table(record: Row, summary: Row) -> Table:
     notes = Notes()
     lines = [
         Line(
-            with_reason(WAYS[row["way"]], row | {"reason": row["reason"] and _why(row)}, notes),
+            marked(WAYS[row["way"]], row, notes),
             (
                 _mib(row["used_bytes"]),
                 _mib(row["unused_bytes"]),
@@ -184,7 +186,7 @@ def _waste_table(record: Row, summary: Row) -> Table:
         for row in summary["waste"]
     ]
     lengths, pool = record["config"]["lengths"], summary["waste"][0]["pool_bytes"]
-    batch = _find(summary["cells"], "vLLM", "all inputs")
+    batch = find(summary["cells"], arm="vLLM", moment="all inputs")
     assert batch is not None, "there is no waste without it"
     size = batch["block_size"]
     columns = ("", "MiB", "without a token", "share", "requests that fit")
@@ -197,10 +199,6 @@ def _waste_table(record: Row, summary: Row) -> Table:
         below.append(f"requests that fit: of this mix, in vLLM's pool of {pool / GIB:.2f} GiB.")
     title = f"KV cache of all {len(lengths)} inputs at once ({min(lengths)} to {max(lengths)} tokens)"
     return Table(title, columns, [Section("", lines)], [], below)
-
-
-def _why(row: Row) -> str:
-    return f"{row['status']}: {row['reason']}"
 
 
 def plots(record: Row, summary: Row, folder: Path) -> None:
@@ -283,7 +281,3 @@ def _plain(axes: Axes) -> None:
     axes.grid(axis="y", color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def _find(cells: list[Row], engine: str, moment: str) -> Row | None:
-    return next((row for row in cells if (row["arm"], row["moment"]) == (engine, moment)), None)

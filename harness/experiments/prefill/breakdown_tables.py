@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from harness.analysis import stats
+from harness.analysis.rows import find
 from harness.experiments.prefill.breakdown import break_even_table, decimals, synthetic_table, where_table
 from harness.report.rows import Row, with_reason
 from harness.report.tables import NONE, Line, Notes, Section, Table, interval_of, percent, signed
@@ -67,7 +67,7 @@ def _account(account: Row, full: bool) -> Table:
 
 def _component(account: Row, row: Row, full: bool, notes: Notes) -> Line:
     name, digits = row["component"], decimals(account)
-    predicted, closure = (_of(account[key], name) for key in ("predicted", "closure"))
+    predicted, closure = (find(account[key], component=name) for key in ("predicted", "closure"))
     measured = with_reason(interval_of(row["ms"], row["ci95_ms"] if full else None, digits), row, notes)
     share = percent(row["pct"], row["ci95_pct"]) if row["pct"] is not None else NONE
     forecast = interval_of(_get(predicted, "ms"), _get(predicted, "ci95_ms") if full else None, digits)
@@ -140,7 +140,7 @@ def _account_legend(account: Row, shared: str | None) -> list[str]:
 
 def _costly_hooks(account: Row) -> list[str]:
     """That the harness itself cost more than the noise floor, if it did."""
-    hooks = _of(account["measured"], "hooks")
+    hooks = find(account["measured"], component="hooks")
     floor = account["noise_floor_pct"]
     if hooks is None or hooks["ci95_pct"] is None or floor is None or hooks["ci95_pct"][0] <= floor:
         return []
@@ -158,10 +158,6 @@ def _few_layers(account: Row) -> str:
         return ""
     some = f"{' or '.join(map(str, fewer))} of {counted(account['layers'], 'layer')}"
     return f"; no * where predicted from {some}: their differences are not in its interval"
-
-
-def _of(rows: Sequence[Row], component: str) -> Row | None:
-    return next((row for row in rows if row["component"] == component), None)
 
 
 def _get(row: Row | None, key: str) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from harness.report.rows import Mean, Row, change, marked, named_arm, remark
+from harness.analysis.rows import find
+from harness.report.rows import Mean, Row, change, fold, marked, named_arm, status_line, warnings
 from harness.report.tables import NONE, Line, Notes, Section, Table
 
 ARMS = (
@@ -21,17 +22,16 @@ def sweep_section(mean: Mean, columns: int, notes: Notes) -> Section | None:
     for row in mean.sweep():
         k = row["spread_k"]
         paired = mean.contrast("prefill", "paged@1", "paged", k)
-        lines.append(_sweep_line(marked(str(k), row, notes), row, paired, columns))
+        if row["median_ms"] is None:
+            lines.append(status_line(str(k), row, notes))
+        else:
+            lines.append(_sweep_line(marked(str(k), row, notes), f"{row['median_ms']:.3f}", paired, columns))
     if repeat := mean.contrast("prefill", "paged@1", "paged@1 again", 1):
-        lines.append(_sweep_line("A/A", None, repeat, columns))
+        lines.append(_sweep_line("A/A", NONE, repeat, columns))
     return Section("Prefill, end to end: ms per prefill", lines) if lines else None
 
 
-def _sweep_line(label: str, row: Row | None, paired: Row | None, columns: int) -> Line:
-    if row and row["median_ms"] is None:
-        k = str(row["spread_k"])
-        return Line(k, text=row["status"] + label.removeprefix(k))
-    median = f"{row['median_ms']:.3f}" if row else NONE
+def _sweep_line(label: str, median: str, paired: Row | None, columns: int) -> Line:
     cells = (median, change(paired) if paired else NONE, paired["verdict"] if paired else NONE)
     return Line(label, (*cells, NONE, NONE)[: columns - 1])
 
@@ -41,7 +41,7 @@ def arms_table(mean: Mean) -> Table | None:
     rows = {row["arm"]: row for row in mean.summary["end_to_end"] if row["arm"] in ARMS}
     if not rows:
         return None
-    one_run = next((row for row in mean.sweep() if row["spread_k"] == 1), None)
+    one_run = find(mean.sweep(), spread_k=1)
     notes = Notes()
     lines = []
     for arm, baseline, paired in (
@@ -61,8 +61,7 @@ def arms_table(mean: Mean) -> Table | None:
 def _arm_line(row: Row, against: str, paired: Row | None, notes: Notes) -> Line:
     name = named_arm(row["arm"], row["spread_k"])
     if row["median_ms"] is None:
-        said = remark(row)
-        return Line(name, text=f"{row['status']} {notes.mark(said) if said else ''}".rstrip())
+        return status_line(name, row, notes)
     difference = (against, change(paired), paired["verdict"]) if paired else (NONE, NONE, NONE)
     return Line(marked(name, row, notes), (f"{row['median_ms']:.3f}", *difference))
 
@@ -70,20 +69,8 @@ def _arm_line(row: Row, against: str, paired: Row | None, notes: Notes) -> Line:
 def warning_lines(mean: Mean) -> list[str]:
     """One line for each kind of warning: what disturbs a round disturbs all."""
     shown = [*mean.sweep(), *(row for row in mean.summary["end_to_end"] if row["arm"] in ARMS)]
-    kinds: dict[str, list[tuple[Row, str]]] = {}
-    for row in shown:
-        for warning in row["warnings"]:
-            kinds.setdefault(warning.partition(":")[0], []).append((row, warning))
-    lines = []
-    for kind, found in kinds.items():
-        others = _where([row for row, _ in found[1:]])
-        more = f" ({kind} also at {others}: see tables.csv)" if others else ""
-        lines.append(f"Warning: prefill, {_where([found[0][0]])}: {found[0][1]}{more}")
-    return lines
+    return [f"Warning: {text}" for text in fold(warnings(shown, _where), most_named=3)]
 
 
-def _where(rows: list[Row]) -> str:
-    """Which prefills these are, e.g. "spread=2, 4, dense"."""
-    sweep = ", ".join(str(row["spread_k"]) for row in rows if row["arm"] == "paged")
-    arms = [named_arm(row["arm"], row["spread_k"]) for row in rows if row["arm"] != "paged"]
-    return ", ".join([*([f"spread={sweep}"] if sweep else []), *arms])
+def _where(row: Row) -> str:
+    return f"prefill, {named_arm(row['arm'], row['spread_k'])}"

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from harness import batch
+from harness.analysis.rows import select
 from harness.config.kernel_names import FUNCTIONS, WITHOUT_TABLE
 from harness.experiments.prefill import breakdown_tables as attribution
 from harness.experiments.prefill import end_to_end_tables as prefills
@@ -23,9 +24,10 @@ from harness.report.rows import (
     folded,
     heading,
     marked,
+    status_line,
     time_line,
     total_us,
-    warnings,
+    warning_lines,
 )
 from harness.report.tables import NONE, Line, Notes, Section, Table, listed, ms, signed
 from harness.units import counted
@@ -244,10 +246,9 @@ class Tables:
     def _summary_line(self, row: Row, notes: Notes) -> Line:
         """Captured, its difference to spread_k = 1, synthetic, and captured against synthetic."""
         kernel, arm, k = row["kernel"], row["arm"], row["spread_k"]
-        label = marked(str(row["spread_k"]), row, notes)
         synthetic = self._mean.kernel(kernel, arm, k, "synthetic")
         if row["median_us"] is None:
-            return Line(str(k), text=row["status"] + label.removeprefix(str(k)))
+            return status_line(str(k), row, notes)
         paired = self._mean.contrast(kernel, f"{arm}@1", arm, k)
         against = self._mean.contrast(kernel, f"synthetic {arm}", f"captured {arm}", k, None)
         digits = self._digits(k)
@@ -258,15 +259,13 @@ class Tables:
             ms(total_us(synthetic), digits) if synthetic else NONE,
             f"{signed(against['delta_pct'])}%" if against else NONE,
         )
-        return Line(label, cells)
+        return Line(marked(str(k), row, notes), cells)
 
     def _warnings(self, spread_k: int) -> list[str]:
-        wanted = {"spread_k": spread_k, "layer": "mean", "data": "captured"}
-        rows = (row for row in self._mean.kernels if wanted.items() <= row.items())
-        return warnings(rows, lambda row: f"{row['kernel']}, {LABELS[row['arm']]}")
+        rows = select(self._mean.kernels, spread_k=spread_k, layer="mean", data="captured")
+        return warning_lines(rows, lambda row: f"{row['kernel']}, {LABELS.get(row['arm'], row['arm'])}")
 
     def _digits(self, spread_k: int) -> int:
         """Decimals of a time in ms: tenths of a microsecond where kernels are short."""
-        wanted = {"spread_k": spread_k, "layer": "mean"}
-        rows = [row for row in self._mean.kernels if wanted.items() <= row.items()]
+        rows = select(self._mean.kernels, spread_k=spread_k, layer="mean")
         return 4 if all((row["median_us"] or 0) < 10_000 for row in rows) else 3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.analysis.other_engines import Variant
-from harness.report.rows import Row, change, with_reason
+from harness.report.rows import Row, change, marked, status_line, warning_lines, with_reason
 from harness.report.tables import NONE, Line, Notes, Section, Table, interval_of, percent
 
 ENGINES = ("", "median ms", "against baseline", "verdict")
@@ -36,7 +36,7 @@ def _engines(rows: list[Row]) -> Table:
         "one prefills at a time, every round in a new random order.",
         "Differences between engines carry what two engines of one configuration differ by (A/A: baseline "
         f"again), here {known}; a verdict is that of the interval widened by as much.",
-        *(f"Warning: {label(row['variant'])}: {text}" for row in rows for text in row["warnings"]),
+        *warning_lines(rows, lambda row: label(row["variant"])),
     ]
     return Table("Prefill, end to end, other engines", ENGINES, [Section("", lines)], below=below)
 
@@ -44,12 +44,10 @@ def _engines(rows: list[Row]) -> Table:
 def _engine_line(row: Row, notes: Notes) -> Line:
     name = label(row["variant"])
     if row["engine_ms"] is None:
-        said = f" {notes.mark(row['reason'])}" if row["reason"] else ""
-        return Line(name, text=f"{row['status']}{said}")
+        return status_line(name, row, notes)
     against = change(row) if row["delta_pct"] is not None else NONE
     cells = (f"{row['engine_ms']:.3f}", against, row["verdict"] or NONE)
-    reason = None if row["status"] == "ok" else f"{row['status']}: {row['reason']}"
-    return Line(with_reason(name, {"reason": reason or row["reason"]}, notes), cells)
+    return Line(marked(name, row, notes), cells)
 
 
 def _costs(rows: list[Row]) -> Table | None:

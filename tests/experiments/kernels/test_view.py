@@ -47,7 +47,7 @@ def test_what_none_of_the_spreads_could_hold_is_one_row():
     lost = [replace(r, status=Status.OUT_OF_MEMORY, reason=TOO_MUCH, samples_us=[]) for r in results()]
     (over_all,) = kernels.document(record(), kernels.summarise(record(), lost)).tables
     rows = [line for section in over_all.sections for line in section.lines]
-    assert [(line.label, line.text) for line in rows] == [("all", "out_of_memory  [1]")] * 3
+    assert [(line.label, line.text) for line in rows] == [("all", "out_of_memory [1]")] * 3
 
 
 def test_a_gather_goes_with_the_point_that_needs_it(summary):

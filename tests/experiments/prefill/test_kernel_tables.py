@@ -45,7 +45,7 @@ def test_what_is_doubtful_of_all_arms_is_one_line(run: RunDirectory) -> None:
     short = [replace(r, samples_us=r.samples_us[:3]) for r in run.results()]
     screen = tables_of(run, short).screen_table(4)
     assert [line for line in screen.splitlines() if line.startswith("Warning")] == [
-        "Warning: all arms: few samples: 3; a 95% interval needs 6"
+        "Warning: all cells: few samples: 3; a 95% interval needs 6"
     ]
 
 
@@ -118,11 +118,9 @@ def test_notices_and_doubts_about_the_prefill_are_with_the_summary(run: RunDirec
     tables = tables_of(run, results)
     text = tables.screen_summary()
     assert text.index("Note: gpt2's weights are random") < text.index("Summary over")
-    assert "Warning: prefill, spread=1: drift: +" in " ".join(text.split())
-    assert "drift also at spread=2, 8, engine, dense, no cache, compact, wrapped: see" in " ".join(
-        text.split()
-    )
-    assert "Warning: prefill, spread=1: drift: +" in tables.markdown()
+    assert "Warning: prefill, paged 1: drift: +" in " ".join(text.split())
+    assert "(drift also in 7 other cells)" in " ".join(text.split())
+    assert "Warning: prefill, paged 1: drift: +" in tables.markdown()
 
 
 def test_the_summary_has_kernel_and_gather_together(run: RunDirectory) -> None:
