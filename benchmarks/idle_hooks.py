@@ -22,7 +22,7 @@ from common import inputs, prefill_parser, report
 
 from harness import layout
 from harness.analysis import stats
-from harness.engine.prefill_engine import PrefillEngine
+from harness.engine.engine import Engine
 from harness.stack import with_room
 from patches.steering import Course
 
@@ -34,14 +34,14 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=100)
     options = parser.parse_args()
     settings, source, prompts = inputs(options.model, options.length)
-    with PrefillEngine(settings, source) as engine:
+    with Engine(settings.engine(), source) as engine:
         blocks = [layout.plan(settings.num_blocks(), 1, engine.free_block_ids())]
         times = interleaved(ways(engine, prompts, blocks), options.pairs)
     report(f"idle hooks, {options.model}/{options.length}", rows(times), options.output)
 
 
 def ways(
-    engine: PrefillEngine, prompts: Sequence[Sequence[int]], blocks: Sequence[Sequence[int]]
+    engine: Engine, prompts: Sequence[Sequence[int]], blocks: Sequence[Sequence[int]]
 ) -> dict[str, Callable[[], float]]:
     """Each kind of prefill, which returns the step's seconds."""
     as_is, rank = Course(), engine.ranks.only

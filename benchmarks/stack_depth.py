@@ -21,7 +21,7 @@ from typing import Any
 from common import inputs, prefill_parser, report
 
 from harness import layout
-from harness.engine.prefill_engine import PrefillEngine
+from harness.engine.engine import Engine
 from harness.stack import with_room
 from patches.steering import Course
 
@@ -36,7 +36,7 @@ def main() -> None:
     options = parser.parse_args()
     settings, source, prompts = inputs(options.model, options.length)
     found: dict[bool, Times] = {False: {}, True: {}}
-    with PrefillEngine(settings, source) as engine:
+    with Engine(settings.engine(), source) as engine:
         blocks = [layout.plan(settings.num_blocks(), 1, engine.free_block_ids())]
 
         def prefill(course: Course | None) -> float:

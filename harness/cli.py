@@ -18,7 +18,7 @@ from harness import config as configuration
 from harness.batch import Request
 from harness.calls import headers
 from harness.config import ConfigError, RunConfig
-from harness.config.checks import label
+from harness.config.errors import label
 from harness.config.loading import item_type
 from harness.experiments import Experiment
 from harness.experiments.prefill.options import GROUPS
@@ -216,15 +216,15 @@ def _run(config: RunConfig, source: ModelSource | None) -> int:
     with _known_failures():
         if source is None:
             return saved.run(config)
-        check_vllm(config, source)  # ahead of the run's directory: a refusal leaves nothing behind
+        check_vllm(source)  # ahead of the run's directory: a refusal leaves nothing behind
         return main_job.run(config, source)
 
 
 def _model_source(config: RunConfig) -> ModelSource:
     """The model, once it is known to have the layers and, where that is cheap to see, to take the prompt."""
-    from harness import models, prompt
+    from harness import prompt
 
-    source = models.asked_for(config, config.length)
+    source = config.inspect_model(config.length)
     if source.num_heads % config.tensor_parallel_size:
         divisors = [n for n in range(1, source.num_heads + 1) if source.num_heads % n == 0]
         raise ConfigError(

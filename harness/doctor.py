@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import device
 from harness.measure import clocks
+from harness.units import type_and_line
 
 if TYPE_CHECKING:
     from harness.kernels.listed import Listed
@@ -76,8 +77,7 @@ def _broken(module: str) -> str | None:
     try:
         import_module(module)
     except Exception as error:
-        first = (str(error).strip().splitlines() or [""])[0]
-        return f"{module} is installed but does not load: {type(error).__name__}: {first}"
+        return f"{module} is installed but does not load: {type_and_line(error)}"
     return None
 
 

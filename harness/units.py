@@ -1,4 +1,4 @@
-"""How numbers of things are written."""
+"""Small rules that several rooms share: how things are counted, measured out and named."""
 
 from __future__ import annotations
 
@@ -6,3 +6,32 @@ from __future__ import annotations
 def counted(number: float, noun: str) -> str:
     """A count with its noun, which takes an s where it is not one: "1 token", "4096 tokens", "1.5 runs"."""
     return f"{number:.12g} {noun}" + ("" if number == 1 else "s")
+
+
+# By PyTorch's names and vLLM's.
+ELEMENT_BYTES = {"bfloat16": 2, "float16": 2, "half": 2, "float32": 4, "float": 4}
+
+
+def kv_bytes_per_token(num_layers: int, num_kv_heads: int, head_dim: int, element_bytes: int) -> int:
+    """Bytes of K and V of a token: 2 * num_layers * num_kv_heads * head_dim * element_bytes."""
+    return 2 * num_layers * num_kv_heads * head_dim * element_bytes
+
+
+def spaced(count: int, wanted: int) -> list[int]:
+    """`wanted` indices out of range(count), evenly spaced, ends included; all of them if they are fewer."""
+    if wanted >= count:
+        return list(range(count))
+    if wanted == 1:
+        return [0]
+    return [round(n * (count - 1) / (wanted - 1)) for n in range(wanted)]
+
+
+def first_line(error: object) -> str:
+    """The first line of an error's text that is not empty; without one, the error's type."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next(filter(None, lines), type(error).__name__)
+
+
+def type_and_line(error: Exception) -> str:
+    """E.g. "ValueError: the first line of its text"."""
+    return f"{type(error).__name__}: {first_line(error) if str(error).strip() else ''}"

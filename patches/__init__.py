@@ -1,9 +1,9 @@
 """What this project relies on inside vLLM, as data, so that a new version can be checked in seconds.
 
 Each module here, and each kernel adapter that calls vLLM, says in `NEEDS` which symbols of vLLM it touches
-and the parameters it counts on, in `NEEDS_ON_CUDA` those that it touches on a GPU alone;
-`harness.engine.compatibility` holds the installed vLLM against all of them.
-What hangs on instances, and so has no symbol, is reached with `reach`, which names the link that broke.
+and the parameters it counts on, in `NEEDS_ON_CUDA` those that it touches on a GPU alone; `problems` holds
+the installed vLLM against them. What hangs on instances, and so has no symbol, is reached with `reach`, which
+names the link that broke.
 """
 
 from __future__ import annotations

@@ -56,9 +56,7 @@ class AttentionTap:
         Raises:
             PatchError: a layer is not built as its observers expect; names what is missing.
         """
-        self.out_of_scope = {
-            name: f"{name}: {reason}" for name, layer in layers.items() if (reason := _out_of_scope(layer))
-        }
+        self.out_of_scope = out_of_scope(layers)
         layers = {name: layer for name, layer in layers.items() if name not in self.out_of_scope}
         for layer in layers.values():
             missing = set(PARAMETERS) - inspect.signature(layer.impl.forward).parameters.keys()
@@ -119,6 +117,11 @@ class AttentionTap:
             return result
 
         return tapped
+
+
+def out_of_scope(layers: Mapping[str, Any]) -> dict[str, str]:
+    """Why layers have no single call for attention, or keep no paged K and V per head; by name."""
+    return {name: f"{name}: {reason}" for name, layer in layers.items() if (reason := _out_of_scope(layer))}
 
 
 def _out_of_scope(layer: Any) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from patches import Symbol, reach
@@ -26,6 +27,7 @@ NEEDS = (
     Symbol("vllm.v1.core.block_pool:BlockPool.get_num_free_blocks"),
     Symbol("vllm.v1.kv_cache_interface:KVCacheConfig", ("kv_cache_groups",)),
     Symbol("vllm.v1.kv_cache_interface:KVCacheGroupSpec", ("layer_names", "kv_cache_spec")),
+    Symbol("vllm.v1.worker.worker_base:WorkerBase", ("vllm_config", "rank")),
     Symbol("vllm.v1.executor.abstract:Executor.collective_rpc", ("method", "args")),
     Symbol("vllm.outputs:RequestOutput", ("outputs", "finished", "num_cached_tokens")),
     Symbol("vllm.outputs:CompletionOutput", ("token_ids",)),
@@ -34,13 +36,29 @@ NEEDS = (
     Symbol("vllm.config:CompilationConfig", ("mode", "cudagraph_mode")),
     Symbol("vllm.config:PassConfig", ("fuse_allreduce_rms",)),
     Symbol("vllm.config:ModelConfig", ("dtype", "max_model_len", "enforce_eager")),
-    Symbol("vllm.config:SchedulerConfig", ("max_num_batched_tokens",)),
+    Symbol("vllm.config:SchedulerConfig", ("max_num_batched_tokens", "max_num_seqs")),
 )  # fmt: skip
 
 
 def core(engine: Any) -> Any:
     """The `EngineCore` of an `LLMEngine` that runs in this process."""
     return reach(engine, "engine_core.engine_core")
+
+
+def settings(engine: Any) -> dict[str, Any]:
+    """What an `LLMEngine` made of its arguments, but for what its layers say."""
+    vllm = reach(engine, "vllm_config")
+    return {
+        "dtype": str(vllm.model_config.dtype).removeprefix("torch."),
+        "block_size": vllm.cache_config.block_size,
+        "max_model_len": vllm.model_config.max_model_len,
+        "max_num_batched_tokens": vllm.scheduler_config.max_num_batched_tokens,
+        "max_num_seqs": vllm.scheduler_config.max_num_seqs,
+        "compilation_mode": str(vllm.compilation_config.mode),
+        "cudagraph_mode": str(vllm.compilation_config.cudagraph_mode),
+        "enforce_eager": vllm.model_config.enforce_eager,
+        "prefix_caching": vllm.cache_config.enable_prefix_caching,
+    }
 
 
 def block_pool(engine_core: Any) -> Any:
@@ -55,3 +73,14 @@ def attention_layers(worker: Any) -> dict[str, Any]:
     """A worker's attention layers by name."""
     context = reach(worker, "vllm_config.compilation_config.static_forward_context")
     return {name: layer for name, layer in context.items() if hasattr(layer, "impl")}
+
+
+def backends(layers: Mapping[str, Any]) -> tuple[str, ...]:
+    """The layers' attention backends, each once."""
+    return tuple(sorted({layer.attn_backend.get_name() for layer in layers.values()}))
+
+
+def flash_attn_version(layers: Mapping[str, Any]) -> int | None:
+    """Of the layers that run flash attention, the newest; None: there is none."""
+    versions = [getattr(layer.impl, "vllm_flash_attn_version", None) for layer in layers.values()]
+    return max((version for version in versions if version is not None), default=None)

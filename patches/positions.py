@@ -6,6 +6,7 @@ past the trained length mean nothing.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -23,6 +24,10 @@ _TABLES = (
 )  # fmt: skip
 NEEDS = tuple(symbol for symbol, _, _ in _TABLES)
 
+# In the environment of worker processes: the rows that position tables are repeated to.
+EXTENDED_POSITIONS = "PREFILL_HARNESS_EXTENDED_POSITIONS"
+_in_worker = ExitStack()  # never closed: a worker loads one model and ends
+
 
 @contextmanager
 def extended(num_positions: int) -> Iterator[None]:
@@ -33,6 +38,25 @@ def extended(num_positions: int) -> Iterator[None]:
             loader = _repeating(symbol.resolve(), suffix, offset, num_positions)
             stack.enter_context(mock.patch(f"{module}.{name}", loader))
         yield
+
+
+@contextmanager
+def extending(num_positions: int) -> Iterator[None]:
+    """While active, position tables are extended in this process, and in workers that start for as long as
+    they live."""
+    os.environ[EXTENDED_POSITIONS] = f"{num_positions} by {os.getpid()}"
+    try:
+        with extended(num_positions):
+            yield
+    finally:
+        del os.environ[EXTENDED_POSITIONS]
+
+
+def extend_in_worker() -> None:
+    """Extend position tables from now on, if this is a process that started inside `extending`."""
+    rows, _, process = os.environ.get(EXTENDED_POSITIONS, "").partition(" by ")
+    if rows and process != str(os.getpid()):  # else the only rank is where `extending` is, which ends
+        _in_worker.enter_context(extended(int(rows)))
 
 
 def _repeating(

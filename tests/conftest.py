@@ -70,8 +70,8 @@ def prompts() -> list[list[int]]:
 @pytest.fixture(scope="module")  # one at a time: closing an engine ends what vLLM keeps for all of a process
 def engine(tiny_gpt2: Path) -> Iterator[object]:
     """A real engine with the small gpt2, its positions extended from 128 to LENGTH."""
-    from harness.engine.prefill_engine import PrefillEngine
+    from harness.engine.engine import Engine
     from tests.engines import inputs
 
-    with PrefillEngine(*inputs(tiny_gpt2, length=LENGTH, block_size=BLOCK_SIZE)) as engine:
+    with Engine(*inputs(tiny_gpt2, length=LENGTH, block_size=BLOCK_SIZE)) as engine:
         yield engine

@@ -9,14 +9,15 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from harness import device, layout
-from harness.engine import inengine, prefills
+from harness.engine import inengine, observing, prefills
+from harness.engine.engine import Engine
 from harness.engine.inengine import Outcome
-from harness.engine.prefill_engine import PrefillEngine
 from harness.kernels import PagedKV
 from harness.replay.placement import Placement, readable
 from harness.replay.series import Judge, Replay
@@ -28,11 +29,11 @@ LENGTH, BLOCK_SIZE, RUNS = 70, 32, 3
 PROMPTS = [[(7 * n + n * n) % VOCABULARY for n in range(LENGTH)]]
 
 
-def start(path: Path, dtype: str, backend: str | None = None) -> PrefillEngine:
+def start(path: Path, dtype: str, backend: str | None = None) -> Engine:
     """An engine for the model in `path`."""
     options = {"dtype": dtype, "attention_backend": backend, "layers": "all"}
-    asked = inputs(path, length=LENGTH, block_size=BLOCK_SIZE, **options)
-    return PrefillEngine(*asked, kv_cache_bytes=2**30)
+    spec, source = inputs(path, length=LENGTH, block_size=BLOCK_SIZE, **options)
+    return Engine(replace(spec, kv_cache_bytes=2**30), source)
 
 
 def check(model: Model, path: Path, backend: str | None = None) -> Counter[str]:
@@ -53,7 +54,7 @@ def check(model: Model, path: Path, backend: str | None = None) -> Counter[str]:
     return statuses
 
 
-def assert_captured(model: Model, captured: prefills.Captured) -> None:
+def assert_captured(model: Model, captured: observing.Captured) -> None:
     """Every layer's capture says what the model is made of, and its output is right."""
     assert captured.skipped == {}
     assert len(captured.calls) == model.layers
@@ -72,7 +73,7 @@ def assert_captured(model: Model, captured: prefills.Captured) -> None:
         assert error < judge.tolerance, f"layer {call.layer}: {error:.3g}"
 
 
-def replayed(captured: prefills.Captured, checked: prefills.Checked) -> Sequence[Result]:
+def replayed(captured: observing.Captured, checked: observing.Checked) -> Sequence[Result]:
     """All arms of every layer: right, or unsupported for a reason; those of the engine's kernel are right."""
     replay = Replay(device.kind(), gap="shuffled", sizes="equal", seed=0)
     results = []
@@ -92,7 +93,7 @@ def replayed(captured: prefills.Captured, checked: prefills.Checked) -> Sequence
     return results
 
 
-def assert_steered(engine: PrefillEngine, plans: dict[int, list[list[int]]]) -> None:
+def assert_steered(engine: Engine, plans: dict[int, list[list[int]]]) -> None:
     """Every in-engine arm gives the logits that it must."""
     assert engine.about.not_steered is None
     outcomes: dict[str, Outcome] = {}

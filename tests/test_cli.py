@@ -10,10 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness import cli, experiments
+from harness import cli
 from harness.calls import capture
 from harness.config import RunConfig
 from harness.engine.options import EngineError
+from harness.experiments import prefill
 from harness.experiments.prefill.options import GROUPS
 from harness.layout import LayoutError
 from patches import PatchError
@@ -187,7 +188,7 @@ def test_a_corrupt_capture_is_named_before_anything_heavy(saved):
 def replace_saved(monkeypatch, run):
     experiment = SimpleNamespace(run=run)
     monkeypatch.setitem(sys.modules, "harness.experiments.prefill.saved", experiment)
-    monkeypatch.setattr(experiments, "saved", experiment, raising=False)
+    monkeypatch.setattr(prefill, "saved", experiment, raising=False)
 
 
 def test_captures_replace_length_block_size_and_model(saved, monkeypatch):

@@ -179,7 +179,7 @@ def test_every_argument_of_the_engine_is_among_the_needs():
     options["tensor_parallel_size"] = 2
     resolved = config.resolve(config.load(config.RunConfig, options), "cuda")
     source = models.inspect("gpt2", length=64)
-    assert set(engine_args(resolved, source)) <= set(engine.NEEDS[0].parameters)
+    assert set(engine_args(resolved.engine(), source)) <= set(engine.NEEDS[0].parameters)
 
 
 @on_cpu

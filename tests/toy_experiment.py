@@ -10,6 +10,7 @@ from pydantic import Field
 
 from harness.analysis.figures import cell_row
 from harness.config import Common, fields
+from harness.config.errors import refuse
 from harness.config.fields import Count
 from harness.experiments import Experiment
 from harness.report.document import Companion
@@ -31,7 +32,7 @@ class ToyConfig(Common):
 def resolve(config: ToyConfig, device_kind: fields.DeviceKind) -> ToyConfig:
     """Fill in what all experiments have, and check it."""
     resolved = fields.resolve_common(config, device_kind, "toy")
-    fields.refuse([*fields.checks.directory_problems(resolved)])
+    refuse(fields.common_problems(resolved, device_kind))
     return resolved
 
 

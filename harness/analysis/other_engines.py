@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import batch
 from harness.runs.record import Result
+from harness.units import ELEMENT_BYTES
 
 if TYPE_CHECKING:
     from harness.config import RunConfig
@@ -24,9 +25,9 @@ LISTED_BY = {
 }
 # What may differ between two engines' settings besides the option itself: it follows from it.
 FOLLOWS = {
-    "block_size": {"num_blocks_in_pool"},
-    "flash_attn_version": {"num_blocks_in_pool"},
-    "attention_backend": {"num_blocks_in_pool", "flash_attn_version"},
+    "block_size": {"num_blocks_in_pool", "kv_cache_bytes"},
+    "flash_attn_version": {"num_blocks_in_pool", "kv_cache_bytes"},
+    "attention_backend": {"num_blocks_in_pool", "kv_cache_bytes", "flash_attn_version"},
 }
 
 
@@ -89,11 +90,9 @@ def asked_for(config: RunConfig, settings: Mapping[str, Any]) -> list[Variant]:
 
 def kv_cache_bytes(config: RunConfig, source: ModelSource, dtype: str, largest_block: int) -> int:
     """Bytes of KV cache that hold the prompts twice, in blocks of any of the variants' sizes."""
-    element = 4 if dtype == "float32" else 2
-    per_token = 2 * source.num_layers * source.num_kv_heads * source.head_dim * element
     # Any request's last block may be a token full.
     tokens = batch.num_tokens(config.requests) + (len(config.requests) + 1) * largest_block
-    return 2 * tokens * per_token
+    return 2 * tokens * source.kv_bytes_per_token(ELEMENT_BYTES.get(dtype, 2))
 
 
 def by_engine(results: Iterable[Result]) -> dict[str, dict[str, Result]]:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from harness import batch
+from harness.units import ELEMENT_BYTES
 
-ELEMENT_BYTES = {"bfloat16": 2, "float16": 2, "half": 2, "float32": 4, "float": 4}
 NO_WINDOW = (-1, -1)
 GATHERED_TENSORS = {"flash_attn_func": 2, "flash_attn_qkvpacked_func": 3}  # see gather_bytes
 

@@ -7,14 +7,17 @@ stays quick.
 
 from __future__ import annotations
 
+from harness.config.engine import EngineSpec
+from harness.config.errors import ConfigError
 from harness.config.fields import Common, Engine, KernelTiming, Sweep
-from harness.config.loading import ConfigError, expects, load, value_types
+from harness.config.loading import expects, load, value_types
 from harness.experiments.prefill.options import RunConfig, check_layers, output_dir, resolve
 
 __all__ = [
     "Common",
     "ConfigError",
     "Engine",
+    "EngineSpec",
     "KernelTiming",
     "RunConfig",
     "Sweep",

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from harness import batch
+from harness import batch, models
 from harness.batch import Batch, Request
-from harness.config import checks
-from harness.config.loading import ConfigError
+from harness.config import checks, defaults
+from harness.config.defaults import DeviceKind, describe
+from harness.config.errors import ConfigError, label
+from harness.models import ModelSource
 
 Index = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -23,9 +25,6 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Percent = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 # A path may be written as text, though nothing else is converted.
 AnyPath = Annotated[Path, Field(strict=False)]
-DeviceKind = Literal["cuda", "cpu"]
-
-MAX_SECONDS = {"cuda": 45.0, "cpu": 120.0}
 
 # The options of each group as --help shows them.
 ONE_GPU_ENGINE_OPTIONS = [
@@ -68,7 +67,8 @@ class Common(Options):
     repeats: Count | None = Field(None, description="samples per cell (default: as many as fit the time)")
     max_seconds: Seconds | None = Field(
         None,
-        description="time for all sampling, once the engine is up (default: 45 on CUDA, 120 on a CPU)",
+        description="time for all sampling, once the engine is up "
+        f"(default: {describe(defaults.MAX_SECONDS)})",
     )
     precision: Percent = Field(
         0.5,
@@ -95,7 +95,7 @@ class KernelTiming(Options):
     l2: Literal["warm", "cold"] | None = Field(
         None,
         description="the L2 cache that every call on CUDA starts from: warm, it has just read its inputs, or "
-        "cold, flushed (default: warm)",
+        f"cold, flushed (default: {defaults.L2['cuda']})",
     )
 
 
@@ -103,7 +103,7 @@ class Blocks(Options):
     """A paged KV cache."""
 
     block_size: Count | None = Field(
-        None, description="tokens per block of the KV cache (default: 16 on CUDA, 128 on a CPU)"
+        None, description=f"tokens per block of the KV cache (default: {describe(defaults.BLOCK_SIZE)})"
     )
 
 
@@ -139,6 +139,16 @@ class Model(Blocks):
         """As vLLM reads it: DUMMY is dummy."""
         return value.lower()
 
+    def inspect_model(self, length: int) -> ModelSource:
+        """The model, if it takes `length` tokens; see models.inspect, which raises ModelError."""
+        return models.inspect(
+            self.model,
+            length=length,
+            trust_remote_code=self.trust_remote_code,
+            allow_long=self.allow_long_max_model_len,
+            load_format=self.load_format,
+        )
+
 
 class Engine(Model):
     """A model in vLLM, with what attends in it."""
@@ -166,6 +176,11 @@ class Generation(Model):
     )
 
 
+def _powers(device_kind: DeviceKind) -> str:
+    factor = defaults.SPREAD_FACTOR[device_kind]
+    return f"1, {factor}, {factor**2}, ..."
+
+
 class Sweep(Blocks):
     """A sequence of so many tokens whose KV cache is split into spread_k runs, for several spread_k."""
 
@@ -173,7 +188,7 @@ class Sweep(Blocks):
     spread_k: Annotated[list[Count], Field(min_length=1)] | None = Field(
         None,
         description="numbers of runs to split the KV cache into, e.g. 1,4,16 "
-        "(default: 1, 2, 4, ..., on a CPU 1, 8, 64, ..., and the number of blocks)",
+        f"(default: {_powers('cuda')}, on a CPU {_powers('cpu')}, and the number of blocks)",
     )
     spread_min: Count | None = Field(None, description="first spread_k of a regular sweep (default: 1)")
     spread_max: Count | None = Field(
@@ -209,7 +224,7 @@ class Sweep(Blocks):
         if self.spread_k is not None:
             return list(self.spread_k)
         if not self.regular():
-            return batch.default_spreads(self.requests, self._block_size())
+            return batch.default_spreads(self.requests, self._block_size(), defaults.SPREAD_FACTOR["cuda"])
         last = self.spread_max or batch.largest_spread(self.requests, self._block_size())
         return list(range(self.spread_min or 1, last + 1, self.spread_step or 1))
 
@@ -222,6 +237,33 @@ class Sweep(Blocks):
             raise ConfigError("--block-size: not known before the configuration is resolved")
         return self.block_size
 
+    def prompts_label(self) -> str:
+        """The option that says how long the sequences are, with its value."""
+        return label("length", self.length)
+
+    def spread_problems(self) -> Iterable[str]:
+        """Values of spread_k that the sequences have too few blocks for; needs a block size."""
+        size = self._block_size()
+        for request, blocks in zip(self.requests, batch.blocks(self.requests, size), strict=True):
+            if request.spread_k and request.spread_k > blocks:
+                yield (
+                    f"{self.prompts_label()}: {request.length}@{request.spread_k} must be split into 1.."
+                    f"{blocks} runs, the number of its blocks at --block-size {size}"
+                )
+                return
+        most = batch.largest_spread(self.requests, size)
+        first, last = self.spread_min, self.spread_max
+        asked = [("spread_k", k) for k in self.spread_k or []] + [("spread_min", first), ("spread_max", last)]
+        beyond = [(name, k) for name, k in asked if k is not None and k > most]
+        for name, k in beyond[-1:]:
+            largest = " for its largest prompt" if len(self.requests) > 1 else ""
+            yield (
+                f"{label(name, k)}: must be within 1..{most}, the number of blocks that "
+                f"{self.prompts_label()} takes{largest} at --block-size {size}"
+            )
+        if not beyond and first is not None and last is not None and first > last:
+            yield f"{label('spread_min', first)}: must not be above --spread-max {last}; swap them"
+
 
 Resolved = TypeVar("Resolved", bound=Common)
 
@@ -233,18 +275,28 @@ def resolve_common(config: Resolved, device_kind: DeviceKind, name: str) -> Reso
         name: of what is measured, for a new output directory: runs/<time>-<name>.
     """
     chosen: dict[str, Any] = {
-        "max_seconds": config.max_seconds or MAX_SECONDS[device_kind],
+        "max_seconds": config.max_seconds or defaults.MAX_SECONDS[device_kind],
         "output_dir": config.output_dir or new_output_dir(name),
     }
     if isinstance(config, Blocks):
-        size = config.block_size or checks.BLOCK_SIZE[device_kind]
+        size = config.block_size or defaults.BLOCK_SIZE[device_kind]
         chosen["block_size"] = size
         if isinstance(config, Sweep) and device_kind == "cpu" and not (config.spread_k or config.regular()):
-            # Every spread_k takes two cores a minute for gpt2 at 4096 tokens.
-            chosen["spread_k"] = batch.default_spreads(config.requests, size, factor=8)
+            factor = defaults.SPREAD_FACTOR[device_kind]
+            chosen["spread_k"] = batch.default_spreads(config.requests, size, factor)
     if isinstance(config, KernelTiming):
-        chosen["l2"] = config.l2 or checks.L2[device_kind]
+        chosen["l2"] = config.l2 or defaults.L2[device_kind]
     return config.model_copy(update=chosen)
+
+
+def common_problems(config: Common, device_kind: DeviceKind) -> list[str]:
+    """What device and files do not allow of these groups' options."""
+    problems = [
+        *checks.directory_problems(config.output_dir, overwrite=config.overwrite, resume=config.resume)
+    ]
+    if isinstance(config, KernelTiming):
+        problems += checks.timer_problems(config.timer, config.l2, device_kind)
+    return problems
 
 
 def model_name(config: Model) -> str:
@@ -262,9 +314,3 @@ def new_output_dir(name: str) -> Path:
     """A new directory in runs/, named by the time and what is measured."""
     time = datetime.now().strftime("%Y%m%d-%H%M%S")
     return Path("runs") / f"{time}-{re.sub(r'[^A-Za-z0-9.]+', '-', name).strip('-')}"
-
-
-def refuse(problems: list[str]) -> None:
-    """Raise ConfigError with all of the problems, if there are any."""
-    if problems:
-        raise ConfigError("; ".join(problems))

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from harness import batch
-from harness.config.checks import label
+from harness.config.errors import ConfigError, label
 from harness.shipped import configs
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -20,10 +20,6 @@ Options = Mapping[str, Any]
 
 # Two ways to say the same, each with its options.
 EITHER_OR = ((("spread_k",), ("spread_min", "spread_max", "spread_step")), (("length",), ("batch",)))
-
-
-class ConfigError(ValueError):
-    """Bad input, in one line that names the value, the limit and the way out."""
 
 
 def load(model: type[Model], options: Options, yaml_path: Path | None = None) -> Model:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
+from harness.engine.exits import MemoryWatch
 from harness.runs.record import Status, status_of
 from harness.stack import with_room
 
@@ -29,6 +30,10 @@ class EngineFailed(RuntimeError):
     def __init__(self, status: Status, reason: str) -> None:
         super().__init__(reason)
         self.status = status
+
+
+class ChildDied(EngineFailed):
+    """The process is gone."""
 
 
 class Child:
@@ -46,6 +51,7 @@ class Child:
         context = multiprocessing.get_context("spawn")  # a fork would share CUDA and vLLM's threads
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, make, arguments))
+        self._memory = MemoryWatch()
         self._process.start()
         theirs.close()  # so that the pipe ends where the child does
         try:
@@ -63,7 +69,8 @@ class Child:
         """What the method of that name returns.
 
         Raises:
-            EngineFailed: it raised, or the process is gone.
+            EngineFailed: it raised.
+            ChildDied: the process is gone.
         """
         with contextlib.suppress(OSError):  # the child is gone, which reading says with its reason
             self._pipe.send((name, arguments))
@@ -74,7 +81,8 @@ class Child:
             answer = self._pipe.recv()
         except (EOFError, OSError):
             self._process.join()
-            raise EngineFailed(Status.ERROR, _how_it_ended(self._process.exitcode)) from None
+            status, how = self._memory.ended(self._process.exitcode)
+            raise ChildDied(status, f"the process ended with {how}") from None
         if isinstance(answer, _Failure):
             raise EngineFailed(answer.status, answer.reason)
         return answer
@@ -83,6 +91,11 @@ class Child:
         """End the process, whatever it is doing; its memory is free on return. Closing twice does nothing."""
         self._pipe.close()  # at whose end it ends by itself, unless it is busy
         self._process.join(CLOSING_S)
+        self.kill()
+
+    def kill(self) -> None:
+        """End it at once: it has nothing to put in order."""
+        self._pipe.close()
         self._process.kill()
         self._process.join()
 
@@ -97,14 +110,6 @@ class Child:
 class _Failure:
     status: Status
     reason: str
-
-
-def _how_it_ended(exit_code: int | None) -> str:
-    if exit_code is not None and exit_code < 0:
-        name = signal.Signals(-exit_code).name
-        killed = "; the system may have run out of memory" if -exit_code == signal.SIGKILL else ""
-        return f"the engine's process ended with {name}{killed}"
-    return f"the engine's process ended with exit status {exit_code}"
 
 
 @with_room
@@ -137,6 +142,6 @@ def _wake() -> None:
     """Have the GPU switch to this process ahead of what is timed, not in it."""
     import torch
 
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():  # what has used no GPU yet is not to hold any of its memory
         torch.cuda._sleep(1)
         torch.cuda.synchronize()

@@ -8,6 +8,7 @@ from importlib import import_module
 import patches
 from harness.device import Kind
 from harness.kernels import vllm_cpu, vllm_flash_attn, vllm_triton
+from harness.units import first_line
 from patches import TESTED, PatchError, Symbol
 
 
@@ -34,8 +35,9 @@ def require(kind: Kind, *, longer_positions: bool) -> None:
     try:
         import_module("vllm")
     except Exception as error:  # a build against another PyTorch fails in many ways
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise PatchError(f"vllm does not load ({first}); python -m harness doctor says what to do") from error
+        raise PatchError(
+            f"vllm does not load ({first_line(error)}); python -m harness doctor says what to do"
+        ) from error
     lacking = [
         problem
         for file, symbols in needs(kind).items()

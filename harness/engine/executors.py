@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Sequence
 
+from harness.engine.exits import describe_exit
 from harness.shipped import python_path
 
 # Loggers that have pages to say in this process when a rank dies. What the ranks themselves log stays.
@@ -40,7 +41,7 @@ class LastWords(logging.Filter):
         rank = re.search(r"VllmWorker-(\d+)|rank=\[?(\d+)", self._said)
         code = re.search(r"exit code: (-?\d+)", self._said)
         who = f"rank {rank[1] or rank[2]}" if rank else "a rank"
-        return f"{who} died" + (f" with exit code {code[1]}" if code else "")
+        return f"{who} died" + (f" with {describe_exit(int(code[1]))}" if code else "")
 
 
 def cpu_binding(ranks: int, cpus: Sequence[int]) -> str:
@@ -69,9 +70,7 @@ def start_ray(variables: Sequence[str]) -> None:
         log_to_driver=False,
         logging_level=logging.ERROR,
         include_dashboard=False,
-        runtime_env={
-            "env_vars": environment | {"PYTHONPATH": python_path(os.environ)}
-        },  # for harness.engine.worker
+        runtime_env={"env_vars": environment | {"PYTHONPATH": python_path(os.environ)}},  # for engine.worker
     )
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
-from harness.engine.prefill_engine import PrefillEngine
+from harness import batch, layout
+from harness.config.engine import EngineSpec
+from harness.engine.engine import Engine, EngineFacts, Prefill, Prompts
 from harness.kernels import detours
 from harness.measure.timers import CYCLES_PER_SECOND
+from harness.models import ModelSource
 from patches.steering import Course
 
 LOGITS_TOLERANCE = 0.05  # relative, of the logits' spread; bfloat16 noise through all layers is under 2%
@@ -31,7 +37,7 @@ class InEngineArm:
 
 
 def arms(
-    engine: PrefillEngine,
+    engine: Engine,
     plans: Mapping[int, Sequence[Sequence[int]]],
     natural_k: int,
     spin_us: float | None,
@@ -68,7 +74,7 @@ def arms(
     return found + [replace(arm, unsupported=_no_detour(engine)) for arm in in_kernel]
 
 
-def _no_detour(engine: PrefillEngine) -> str | None:
+def _no_detour(engine: Engine) -> str | None:
     """Why nothing can be changed where attention's kernel is called, or None."""
     if not engine.about.no_detour:
         return None
@@ -111,3 +117,68 @@ def difference(got: Outcome, expected: Outcome) -> float:
     ours, theirs = got.logits.float(), expected.logits.float()
     off = (ours - theirs).square().mean(1).sqrt()
     return float((off / theirs.std(1).clamp_min(1e-12)).max())
+
+
+@dataclass(frozen=True)
+class ArmFacts:
+    """What is known of an arm outside the engine's process; see InEngineArm."""
+
+    name: str
+    spread_k: int
+    same_kernel_as: str
+    remark: str | None
+
+
+@dataclass(frozen=True)
+class ArmsFacts(EngineFacts):
+    """What an engine with arms says of itself."""
+
+    arms: dict[str, ArmFacts]  # by name
+    not_steered: str | None  # why there are only the arms "engine" and "paged"
+
+
+class Prefilling:
+    """What a child process with an engine answers with: prefills of the same prompts as its arms have them.
+
+    Not for tensor parallelism: the arms need the engine's layers in the process they run in.
+    """
+
+    def __init__(self, engine: Engine, requests: batch.Batch, seed: int) -> None:
+        self.engine = engine
+        blocks = batch.blocks(requests, engine.block_size)
+        one_run = layout.plan_batch(blocks, [1] * len(blocks), engine.free_block_ids(), seed=seed)
+        natural_k = max(map(layout.spread_k, engine.next_block_ids(blocks)))
+        if engine.about.not_steered is None:
+            found = arms(engine, {1: one_run}, natural_k, None)
+        else:
+            untouched = InEngineArm("engine", natural_k, None, None)
+            found = [untouched, InEngineArm("paged", 1, None, one_run)]
+        self.arms = {arm.name: arm for arm in found if not arm.control}
+
+    def facts(self) -> ArmsFacts:
+        """Of the engine and its arms."""
+        known = {
+            name: ArmFacts(arm.name, arm.spread_k, arm.same_kernel_as, arm.remark)
+            for name, arm in self.arms.items()
+        }
+        return ArmsFacts(**vars(self.engine.facts()), arms=known, not_steered=self.engine.about.not_steered)
+
+    def prefill(self, prompts: Prompts, name: str) -> Prefill:
+        """Prefill the prompts once as an arm has it."""
+        arm = self.arms[name]
+        return self.engine.prefill(prompts, arm.block_ids, arm.course)
+
+    def outcome(self, prompts: Prompts, name: str) -> tuple[npt.NDArray[np.float32], tuple[int, ...]]:
+        """Logits, [requests, vocabulary] in float32, and first tokens of a prefill."""
+        with self.engine.ranks.during("observing_logits") as seen:
+            done = self.prefill(prompts, name)
+        return seen[0][-1].float().numpy(), done.first_tokens
+
+
+@contextmanager
+def prefilling(
+    spec: EngineSpec, source: ModelSource, requests: batch.Batch, seed: int
+) -> Iterator[Prefilling]:
+    """For `Child`: an engine of its own."""
+    with Engine(spec, source) as engine:
+        yield Prefilling(engine, requests, seed)

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from harness import batch, device
-from harness.config import RunConfig
+from harness import device
+from harness.config.engine import EngineSpec
 from harness.engine import executors
+from harness.engine.names import EXTENSION
 from harness.models import ModelSource
 
 GIB = 2**30
@@ -22,7 +23,7 @@ class EngineError(RuntimeError):
     """The engine cannot start or did not do what a prefill-only engine must; says what to change."""
 
 
-def check_vllm(config: RunConfig, source: ModelSource) -> None:
+def check_vllm(source: ModelSource) -> None:
     """Raise PatchError if the installed vLLM lacks something that is needed to see and steer it.
 
     Takes the seconds of importing vllm; starts nothing.
@@ -33,88 +34,78 @@ def check_vllm(config: RunConfig, source: ModelSource) -> None:
     compatibility.require(device.kind(), longer_positions=source.extended_positions is not None)
 
 
-def engine_args(config: RunConfig, source: ModelSource) -> dict[str, Any]:
-    """vLLM's arguments for a prefill-only engine: whole prompts in one step, no prefix cache."""
-    from harness.engine import worker
-
-    tokens = batch.num_tokens(config.requests)
+def engine_args(spec: EngineSpec, source: ModelSource) -> dict[str, Any]:
+    """vLLM's arguments for an engine whose only requests are the harness's own."""
     arguments: dict[str, Any] = {
         "model": str(source.path),
         "hf_overrides": source.hf_overrides,
         "runner": "generate",
         "skip_tokenizer_init": True,
         "generation_config": "vllm",
-        "dtype": config.dtype,
-        "block_size": config.block_size,
+        "dtype": spec.dtype,
+        "block_size": spec.block_size,
         "load_format": source.load_format,
-        "gpu_memory_utilization": config.gpu_memory_utilization,
-        "enforce_eager": config.enforce_eager,
-        "tensor_parallel_size": config.tensor_parallel_size,
-        "worker_extension_cls": worker.EXTENSION,
-        "trust_remote_code": config.trust_remote_code,
-        "seed": config.seed,
-        "max_model_len": config.length + 1,  # vLLM wants a prompt to be shorter than this
-        "max_num_batched_tokens": config.max_num_batched_tokens or max(tokens + 1, 2048),
-        "max_num_seqs": len(config.requests),  # no more at a time: nothing to capture for larger batches
-        "enable_prefix_caching": False,
+        "gpu_memory_utilization": spec.gpu_memory_utilization,
+        "kv_cache_memory_bytes": spec.kv_cache_bytes,
+        "num_gpu_blocks_override": spec.num_gpu_blocks_override,
+        "enforce_eager": spec.enforce_eager,
+        "tensor_parallel_size": spec.tensor_parallel_size,
+        "worker_extension_cls": EXTENSION,
+        "trust_remote_code": source.trust_remote_code,
+        "seed": spec.seed,
+        "max_model_len": spec.max_model_len,
+        "max_num_batched_tokens": batched_tokens(spec),
+        "max_num_seqs": spec.max_num_seqs,
+        "enable_prefix_caching": spec.enable_prefix_caching,
         "disable_hybrid_kv_cache_manager": True,  # one block table for all layers, windows or not
         "async_scheduling": False,
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
     }
-    if config.tensor_parallel_size > 1:
+    if spec.tensor_parallel_size > 1:
         # Where FlashInfer is installed vLLM 0.26 fuses the all-reduce with norms. Without NVLink multicast
         # that writes to a null pointer (vllm-project/vllm#48071); off, engines are alike with and without it.
         arguments["compilation_config"] = {"pass_config": {"fuse_allreduce_rms": False}}
-    if config.distributed_executor_backend:
-        arguments["distributed_executor_backend"] = config.distributed_executor_backend
-    if config.attention_backend:
-        arguments["attention_backend"] = config.attention_backend
-    if version := _flash_attn_version(config, source):
+    if spec.distributed_executor_backend:
+        arguments["distributed_executor_backend"] = spec.distributed_executor_backend
+    if spec.attention_backend:
+        arguments["attention_backend"] = spec.attention_backend
+    if version := _flash_attn_version(spec, source):
         arguments["attention_config"] = {"flash_attn_version": version}
     return arguments
 
 
-def _flash_attn_version(config: RunConfig, source: ModelSource) -> int | None:
+def _flash_attn_version(spec: EngineSpec, source: ModelSource) -> int | None:
     """The version to ask vLLM for; None: its own choice.
 
     ALiBi is in version 2 alone. vLLM 0.26 runs 2 by itself, but plans steps for 3 if the GPU has it.
     """
     if source.positions != "alibi" or device.kind() != "cuda":
-        return config.flash_attn_version
-    if config.flash_attn_version not in (None, 2):
+        return spec.flash_attn_version
+    if spec.flash_attn_version not in (None, 2):
         raise EngineError(
-            f"--flash-attn-version {config.flash_attn_version}: {source.name} has ALiBi, which is in version "
+            f"--flash-attn-version {spec.flash_attn_version}: {source.name} has ALiBi, which is in version "
             "2 alone"
         )
     return 2
 
 
-def whole_shares(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments, with a max_num_batched_tokens that a step of max_num_seqs prompts can come to.
+def batched_tokens(spec: EngineSpec) -> int:
+    """max_num_batched_tokens, raised to what a step of max_num_seqs prompts can come to.
 
     Where FlashInfer is installed vLLM 0.26 tunes it in a step of so many tokens: each of max_num_seqs dummy
     prompts has its share, the last what is left over as well. If that is more than max_model_len, attention
     reads block ids behind the end of the block table, and K and V from anywhere.
     """
-    tokens, prompts, most = (
-        arguments[name] for name in ("max_num_batched_tokens", "max_num_seqs", "max_model_len")
-    )
-    share, left_over = divmod(tokens, prompts)
-    if share + left_over > most:
-        tokens = prompts * min(share + 1, most)
-    return {**arguments, "max_num_batched_tokens": tokens}
+    share, left_over = divmod(spec.max_num_batched_tokens, spec.max_num_seqs)
+    if share + left_over > spec.max_model_len:
+        return spec.max_num_seqs * min(share + 1, spec.max_model_len)
+    return spec.max_num_batched_tokens
 
 
-def cpu_cache_of(num_bytes: int) -> dict[str, str]:
+def kv_cache_space(num_bytes: int) -> dict[str, str]:
     """The environment that gives an engine on a CPU so many bytes of KV cache, in whole GiB."""
-    return {"VLLM_CPU_KVCACHE_SPACE": str(math.ceil(num_bytes / GIB))}
-
-
-def cpu_cache_gib(tokens: int, source: ModelSource) -> int:
-    """Whole GiB of KV cache that hold the prompts twice and a little more, in four-byte numbers."""
-    per_token = 2 * source.num_layers * source.num_kv_heads * source.head_dim * 4
-    return max(1, math.ceil(2.5 * tokens * per_token / GIB))
+    return {"VLLM_CPU_KVCACHE_SPACE": str(max(1, math.ceil(num_bytes / GIB)))}
 
 
 def _of_the_process() -> None:
@@ -144,27 +135,24 @@ def unless_set(variables: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in variables.items() if name not in os.environ}
 
 
-def of_engine(config: RunConfig, source: ModelSource) -> dict[str, str]:
+def engine_environment(spec: EngineSpec, source: ModelSource) -> dict[str, str]:
     """What vLLM reads from the environment as one engine starts.
 
     Another engine of this process has another length and other ranks, so nothing of it may be left behind.
     """
-    variables = {"VLLM_CPU_KVCACHE_SPACE": str(cpu_cache_gib(_cached_tokens(config), source))}
-    if config.tensor_parallel_size > 1:
+    # Room for the prompts twice, and a little more, in four-byte numbers.
+    cached_bytes = math.ceil(2.5 * spec.cached_tokens * source.kv_bytes_per_token(4))
+    variables = kv_cache_space(cached_bytes if spec.kv_cache_bytes is None else spec.kv_cache_bytes)
+    if spec.tensor_parallel_size > 1:
         cpus = sorted(os.sched_getaffinity(0))
-        variables["VLLM_CPU_OMP_THREADS_BIND"] = executors.cpu_binding(config.tensor_parallel_size, cpus)
+        variables["VLLM_CPU_OMP_THREADS_BIND"] = executors.cpu_binding(spec.tensor_parallel_size, cpus)
         # A fork would inherit what this process has of NVML and of threads.
         variables["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
     variables = unless_set(variables)
-    if config.tensor_parallel_size > 1:
+    if spec.tensor_parallel_size > 1:
         # What a rank that died left in shared memory is cleaned up without a word.
         silent = "ignore::UserWarning:multiprocessing.resource_tracker"
         variables["PYTHONWARNINGS"] = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), silent)))
-    if config.allow_long_max_model_len:
+    if spec.allow_long_max_model_len:
         variables["VLLM_ALLOW_LONG_MAX_MODEL_LEN"] = "1"
     return variables
-
-
-def _cached_tokens(config: RunConfig) -> int:
-    """Tokens that fit the blocks of all prompts."""
-    return config.num_blocks() * (config.block_size or 1)

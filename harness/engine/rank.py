@@ -1,10 +1,11 @@
-"""One rank's side of the main job, in the process that has its layers: sees, keeps, steers, replays."""
+"""One rank's side of an engine, in the process that has its layers: sees, keeps, steers, replays."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,12 @@ import torch
 
 from harness import kernels
 from harness.calls import capture
-from harness.config import RunConfig
-from harness.engine import prefills
+from harness.engine import observing
 from harness.kernels import detours
 from harness.measure import memory, profile
 from harness.measure.budget import Budget
 from harness.replay import placement
-from harness.replay.bench import Bench, Equipment, Sampled
+from harness.replay.bench import Bench, Equipment, ReplaySpec, Sampled
 from patches import PatchError, attention, engine, logits, steering
 from patches.steering import Course
 
@@ -42,14 +42,10 @@ class Rank:
         """
         Args:
             worker: vLLM's, with its model loaded.
-
-        Raises:
-            PatchError: the layers' backend lacks what is needed to see them.
         """
         parallel, self.model_runner = worker.vllm_config.parallel_config, worker.model_runner
         self.number: int | None = worker.rank if parallel.world_size > 1 else None
         self.layers = engine.attention_layers(worker)
-        self.tap = attention.AttentionTap(self.layers)
         self.steering: steering.Steering | None = None
         self.not_steered: str | None = None
         try:
@@ -59,19 +55,26 @@ class Rank:
             )
         except PatchError as error:
             self.not_steered = str(error)
-        self.captured = prefills.Captured()
-        self.checked = prefills.Checked()
+        self.captured = observing.Captured()
+        self.checked = observing.Checked()
         self._under_way: list[tuple[AbstractContextManager[Any], Any]] = []
         self._bench: Bench | None = None
 
     def about(self) -> About:
         """The rank's layers."""
-        backends = sorted({layer.attn_backend.get_name() for layer in self.layers.values()})
-        versions = [getattr(layer.impl, "vllm_flash_attn_version", None) for layer in self.layers.values()]
-        newest = max((version for version in versions if version is not None), default=None)
-        no_detour = tuple(self.steering.no_detour) if self.steering else ()
-        left_out = tuple(self.tap.out_of_scope.values())
-        return About(tuple(self.layers), tuple(backends), self.not_steered, no_detour, newest, left_out)
+        return About(
+            layers=tuple(self.layers),
+            backends=engine.backends(self.layers),
+            not_steered=self.not_steered,
+            no_detour=tuple(self.steering.no_detour) if self.steering else (),
+            flash_attn_version=engine.flash_attn_version(self.layers),
+            out_of_scope=tuple(attention.out_of_scope(self.layers).values()),
+        )
+
+    @cached_property
+    def tap(self) -> attention.AttentionTap:
+        """Sees the layers' calls; PatchError if their backend lacks what is needed for that."""
+        return attention.AttentionTap(self.layers)
 
     def begin(self, what: str, *args: Any) -> None:
         """Enter one of this class's contexts; `end` leaves the one that was entered last."""
@@ -85,19 +88,19 @@ class Rank:
         return answer
 
     @contextmanager
-    def capturing(self, layers: Sequence[int] | None) -> Iterator[prefills.Captured]:
+    def capturing(self, layers: Sequence[int] | None) -> Iterator[observing.Captured]:
         """Keep the attention calls of `layers` (None: all) here; the answer has their outlines."""
-        outlines = prefills.Captured()
-        with prefills.capturing(self.layers, self.tap, layers) as self.captured:
+        outlines = observing.Captured()
+        with observing.capturing(self.layers, self.tap, layers) as self.captured:
             yield outlines
         outlines.calls |= {number: capture.outline(call) for number, call in self.captured.calls.items()}
         outlines.skipped |= self.captured.skipped
 
     @contextmanager
-    def checking(self, block_ids: prefills.Ids) -> Iterator[list[str]]:
+    def checking(self, block_ids: observing.Ids) -> Iterator[list[str]]:
         """Hold attention calls against the captured ones; the answer lists what differs."""
         problems: list[str] = []
-        with prefills.checking(self.layers, self.tap, self.captured, block_ids) as self.checked:
+        with observing.checking(self.layers, self.tap, self.captured, block_ids) as self.checked:
             yield problems
         whose = "" if self.number is None else f"rank {self.number}, "
         problems += [whose + problem for problem in self.checked.problems]
@@ -131,10 +134,10 @@ class Rank:
             return nullcontext([])
         return profile.profiling(self._equipped.device, trace)
 
-    def equip(self, config: RunConfig, with_ceilings: bool) -> Equipment:
-        """Make ready to replay as the configuration says."""
+    def equip(self, spec: ReplaySpec, with_ceilings: bool) -> Equipment:
+        """Make ready to replay."""
         gpu = torch.cuda.current_device() if torch.cuda.is_available() else 0
-        self._bench = Bench(config, self.number, gpu)
+        self._bench = Bench(spec, self.number, gpu)
         return self._bench.equipment(with_ceilings)
 
     def keep(self, layers: Sequence[int]) -> None:

@@ -20,7 +20,7 @@ class Ranks:
     def __init__(self, executor: Any, count: int, last_words: object) -> None:
         """
         Args:
-            executor: vLLM's, started with harness.engine.worker.WorkerExtension.
+            executor: vLLM's, started with engine.worker.WorkerExtension.
             count: of ranks.
             last_words: says as text which rank died, once one has.
         """
@@ -39,7 +39,7 @@ class Ranks:
         Raises:
             RankDied: a rank's process is gone.
             RuntimeError: the method raised in a rank. What it raised where there is one rank, or if it is of
-                a kind that says what to do (see harness.engine.worker).
+                a kind that says what to do (see engine.worker).
         """
         if self._only is not None:
             return [getattr(self._only, method)(*args)]

@@ -7,33 +7,31 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-from harness.config import RunConfig
-from harness.engine.options import environment, of_engine
+from harness.config.engine import EngineSpec
+from harness.engine.options import engine_environment, environment
 from harness.models import ModelSource
 
 
 @contextmanager
-def patched(config: RunConfig, source: ModelSource) -> Iterator[None]:
+def patched(spec: EngineSpec, source: ModelSource) -> Iterator[None]:
     """Engines that start inside the block have the environment and longer positions asked for, and one block
     size."""
-    from harness.engine import worker
-    from patches import kv_cache_groups
+    from patches import kv_cache_groups, positions
 
-    assert config.block_size is not None, "a resolved configuration has one"
     longer: AbstractContextManager[None] = nullcontext()
     if source.extended_positions is not None:
-        longer = worker.extending_positions(source.extended_positions)
+        longer = positions.extending(source.extended_positions)
     with (
-        environment(of_engine(config, source)),
+        environment(engine_environment(spec, source)),
         longer,
-        kv_cache_groups.unified(config.block_size),
+        kv_cache_groups.unified(spec.block_size),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")  # vLLM's own: nothing a user of the harness could act on
         yield
 
 
-def completed(llm: Any, config: RunConfig, source: ModelSource) -> Any:
+def complete(llm: Any, seed: int, source: ModelSource) -> Any:
     """Give a started `LLMEngine` its layers' own windows and, where it loaded none, its weights; its core."""
     from patches import engine, weights
 
@@ -41,5 +39,5 @@ def completed(llm: Any, config: RunConfig, source: ModelSource) -> Any:
     core.model_executor.collective_rpc("keep_own_windows")
     if source.drawn_in_engine:
         std = float(source.config.get("initializer_range", 0.02))
-        core.model_executor.collective_rpc(weights.draw, args=(std, config.seed))
+        core.model_executor.collective_rpc(weights.draw, args=(std, seed))
     return core

@@ -1,42 +1,19 @@
-"""What is added to vLLM's workers: a way to call this harness inside every rank, and patches of the model.
+"""What is added to vLLM's workers: a way to call the harness inside every rank, and patches of the model.
 
 vLLM imports this module in each worker before the model is loaded, and makes the class below a base of the
-worker's (EngineArgs.worker_extension_cls).
+worker's (see names.EXTENSION).
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from patches import PatchError, Symbol, engine, positions, windows
+from patches import PatchError, engine, positions, windows
 
 if TYPE_CHECKING:
     from harness.engine.rank import Rank
 
-NEEDS = (Symbol("vllm.v1.worker.worker_base:WorkerBase", ("vllm_config", "rank")),)
-EXTENSION = f"{__name__}.WorkerExtension"
-
-# In the environment of worker processes: the rows that position tables are repeated to.
-EXTENDED_POSITIONS = "PREFILL_HARNESS_EXTENDED_POSITIONS"
-
-if _rows := os.environ.get(EXTENDED_POSITIONS):
-    _extended = positions.extended(int(_rows))  # has a name, as it would end when nothing refers to it
-    _extended.__enter__()
-
-
-@contextmanager
-def extending_positions(num_positions: int) -> Iterator[None]:
-    """While active, position tables are extended in this process, and in workers that start for as long as
-    they live."""
-    os.environ[EXTENDED_POSITIONS] = str(num_positions)
-    try:
-        with positions.extended(num_positions):
-            yield
-    finally:
-        del os.environ[EXTENDED_POSITIONS]
+positions.extend_in_worker()
 
 
 class WorkerExtension:

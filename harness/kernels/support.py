@@ -14,6 +14,7 @@ import torch
 from harness.calls.capture import AttentionCall
 from harness.kernels.protocol import Run, Unsupported
 from harness.runs.record import Status, status_of
+from harness.units import first_line
 
 
 class Feature(Enum):
@@ -217,10 +218,8 @@ def load(package: Package, module: str | None = None) -> Any:
     try:
         return import_module(module or package.module)
     except Exception as error:  # a build against another torch fails with OSError or ImportError
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise Unsupported(
-            f"{package.module} cannot be loaded ({first}); to get it: {package.install}"
-        ) from error
+        said = f"{package.module} cannot be loaded ({first_line(error)}); to get it: {package.install}"
+        raise Unsupported(said) from error
 
 
 def _not_taken(kernel: Declared, call: AttentionCall, page_size: int | None) -> Iterable[str]:

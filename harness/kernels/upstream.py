@@ -14,6 +14,7 @@ from harness.calls.capture import AttentionCall
 from harness.kernels import reference
 from harness.kernels.protocol import Unsupported
 from harness.kernels.support import Feature, Package, Sizes, Support, load, unavailable
+from harness.units import first_line
 
 PACKAGE = Package(
     "flash_attn",
@@ -89,7 +90,7 @@ def _objection(
     try:
         output = attention(query, key, value, **options)
     except RuntimeError as error:
-        return (str(error).strip().splitlines() or ["it fails"])[0]
+        return first_line(error)
     positions = torch.arange(_PROBE_TOKENS, device=device)
     hidden, distance = reference.mask(positions, _PROBE_TOKENS, causal, window_size)
     expected = reference.attend(

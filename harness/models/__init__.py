@@ -9,17 +9,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib import util
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from harness.models import checkpoints, hub
 from harness.models.shape import EXTENDABLE, ModelError, Shape, read_shape, with_positions
 from harness.shipped import configs
 from harness.units import counted
 
-if TYPE_CHECKING:
-    from harness.config.fields import Model
-
-__all__ = ["BUILT_IN", "ModelError", "ModelSource", "asked_for", "inspect", "materialise"]
+__all__ = ["BUILT_IN", "ModelError", "ModelSource", "inspect", "materialise"]
 
 # Shapes whose weights are drawn inside the engine, and what they are the shape of. One layer, with a small
 # vocabulary, is what a kernel is measured on where the rest of the model would only take time.
@@ -75,17 +72,6 @@ class _Found:
     tokenizer: Path | None = None
     has_tokenizer: bool = False
     notices: tuple[str, ...] = ()
-
-
-def asked_for(config: Model, length: int) -> ModelSource:
-    """The model of a configuration; as `inspect`, which this calls with its options."""
-    return inspect(
-        config.model,
-        length=length,
-        trust_remote_code=config.trust_remote_code,
-        allow_long=config.allow_long_max_model_len,
-        load_format=config.load_format,
-    )
 
 
 def inspect(

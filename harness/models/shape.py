@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from harness.units import kv_bytes_per_token
+
 Positions = Literal["learned", "rotary", "alibi", "none"]
 
 # Learned position tables that patches/positions.py can repeat.
@@ -37,6 +39,10 @@ class Shape:
     head_dim: int
     causal: bool = True  # False: its layers are an encoder's, without a KV cache
     latent: bool = False  # multi-head latent attention (MLA): the cache is not K and V per head
+
+    def kv_bytes_per_token(self, element_bytes: int) -> int:
+        """Bytes of K and V of a token, in all layers."""
+        return kv_bytes_per_token(self.num_layers, self.num_kv_heads, self.head_dim, element_bytes)
 
 
 def text_config(config: dict[str, Any]) -> dict[str, Any]:

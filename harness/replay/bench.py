@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 
 import torch
+from pydantic import BaseModel
 
-from harness import device
-from harness.config import RunConfig
+from harness import device, layout
 from harness.measure import ceilings, clocks, timers
 from harness.measure.budget import Budget
 from harness.measure.sampler import Series, sample
@@ -34,20 +34,37 @@ class Equipment:
     ceilings: dict[str, float] | str | None  # figures, why there are none, or None: not asked for
 
 
-class Bench:
-    """Samples series as a run's configuration says."""
+@dataclass(frozen=True)
+class ReplaySpec:
+    """How calls are replayed; the names are those of the options."""
 
-    def __init__(self, config: RunConfig, rank: int | None = None, gpu: int = 0) -> None:
+    timer: str
+    l2: timers.L2 | None
+    gap: layout.Gap
+    run_sizes: layout.Sizes
+    seed: int
+    precision: float
+
+    @classmethod
+    def of(cls, options: BaseModel) -> ReplaySpec:
+        """As an experiment's resolved options have it."""
+        return cls(**{each.name: getattr(options, each.name) for each in fields(cls)})
+
+
+class Bench:
+    """Samples series as it is told."""
+
+    def __init__(self, spec: ReplaySpec, rank: int | None = None, gpu: int = 0) -> None:
         """
         Args:
             rank: whose results these are; None: there is one rank only.
             gpu: index of this process's device among those that CUDA may use.
         """
-        self.config, self.rank = config, rank
+        self.spec, self.rank = spec, rank
         self.device = device.kind()
-        self.timer = timers.for_device(self.device, config.timer, config.l2)
+        self.timer = timers.for_device(self.device, spec.timer, spec.l2)
         self.monitor = clocks.for_device(self.device, gpu)
-        self.replay = Replay(self.device, config.gap, config.run_sizes, config.seed)
+        self.replay = Replay(self.device, spec.gap, spec.run_sizes, spec.seed)
 
     @property
     def launch_bound(self) -> int:
@@ -83,7 +100,7 @@ class Bench:
         """
         series = self.replay.series(place, with_synthetic)
         name = series_name(place.spread_k, place.call.layer, self.rank)
-        seed = self.config.seed + place.call.layer
+        seed = self.spec.seed + place.call.layer
         return self._sampled(series, name, budget, problem, seed, 1 + with_synthetic)
 
     def measure_request(self, place: Placement, index: int, budget: Budget, problem: str | None) -> Sampled:
@@ -94,7 +111,7 @@ class Bench:
         """
         series = self.replay.request_series(place, index)
         name = request_series_name(place.spread_k, place.call.layer, index, self.rank)
-        return self._sampled(series, name, budget, problem, self.config.seed + index, 1)
+        return self._sampled(series, name, budget, problem, self.spec.seed + index, 1)
 
     def _sampled(
         self, series: Series, name: str, budget: Budget, problem: str | None, seed: int, weight: int
@@ -111,7 +128,7 @@ class Bench:
                 seed,
                 weight=weight,
                 monitor=self.monitor,
-                precision_pct=self.config.precision,
+                precision_pct=self.spec.precision,
             )
         except KeyboardInterrupt:
             interrupted = True

@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from harness.runs.schema import first_problem
+from harness.units import type_and_line
 
 
 def _items(value: object) -> object:
@@ -150,7 +151,7 @@ def status_of(error: Exception) -> tuple[Status, str]:
     """
     if isinstance(given := getattr(error, "status", None), Status):
         return given, str(error)
-    reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+    reason = type_and_line(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return Status.OUT_OF_MEMORY, reason
     if re.search(MEMORY_WORDS, str(error), re.IGNORECASE):

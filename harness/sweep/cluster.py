@@ -15,6 +15,7 @@ from harness.device import Kind
 from harness.sweep import process
 from harness.sweep.machines import Progress, Task
 from harness.sweep.process import OPTIONS, Ended
+from harness.units import first_line
 
 CARRIED = ("HF_", "OMP_", "VLLM_")  # what the names of environment variables that go along begin with
 STOP = "stop"  # a file in a point's directory: whoever runs the point is to end it
@@ -46,8 +47,8 @@ class RayCluster:
         try:
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            told = str(error).splitlines()[0]
-            raise ConfigError(f"--ray-address {address}: {told}; see `ray start --help`") from None
+            said = f"--ray-address {address}: {first_line(error)}; see `ray start --help`"
+            raise ConfigError(said) from None
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         self.most_gpus = int(max((node.get("GPU", 0) for node in nodes), default=0))
         self.kind: Kind = "cuda" if self.most_gpus else "cpu"

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from harness.engine.exits import MemoryWatch
 from harness.runs.schema import RunRecord
 from harness.runs.store import RunDirectory, open_to_append
 from harness.shipped import python_path
@@ -47,7 +48,7 @@ def run(directory: Path, environment: Mapping[str, str], stopped: Callable[[], b
     command = [*COMMAND, "--config", str(directory / OPTIONS), "--output-dir", str(directory), "--quiet"]
     if (directory / "run.json").exists():
         command.append("--resume")
-    before, start = _record(directory), time.monotonic()
+    before, start, memory = _record(directory), time.monotonic(), MemoryWatch()
     with open_to_append(directory / LOG) as log:
         # In a session of its own, so that a Ctrl-C in a terminal reaches it once: from here.
         process = subprocess.Popen(
@@ -68,7 +69,7 @@ def run(directory: Path, environment: Mapping[str, str], stopped: Callable[[], b
         return Ended("finished", None, seconds, host)
     if was_stopped:
         return Ended("interrupted", "ended by Ctrl-C", seconds, host)
-    return Ended("failed", _reason(directory, process.returncode, before), seconds, host)
+    return Ended("failed", _reason(directory, before, process.returncode, memory), seconds, host)
 
 
 def is_finished(directory: Path) -> bool:
@@ -99,10 +100,10 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _reason(directory: Path, returncode: int, before: RunRecord | None) -> str:
+def _reason(directory: Path, before: RunRecord | None, returncode: int, memory: MemoryWatch) -> str:
     """Why a process failed, in one line: the error that its run recorded, or the log's last line.
 
-    `before` is the run's record when the process started.
+    `before` is the run's record when the process started, `memory` was made then.
     """
     record = _record(directory)
     if record and record != before and record.status == "failed" and record.error:
@@ -111,7 +112,7 @@ def _reason(directory: Path, returncode: int, before: RunRecord | None) -> str:
     last = next((line.strip() for line in reversed(log.splitlines()) if line.strip()), "")
     last = last.removeprefix("python -m harness: error: ")
     if returncode < 0:
-        return "; ".join(filter(None, [f"killed by {signal.Signals(-returncode).name}", last]))
+        return "; ".join(filter(None, [f"ended with {memory.ended(returncode)[1]}", last]))
     return last or f"exit status {returncode}, and nothing was printed"
 
 

@@ -12,22 +12,20 @@ from hypothesis import strategies as st
 from harness import prompt
 from harness.calls import capture, joined_call
 from harness.calls.capture import AttentionCall
-from harness.config import load
+from harness.calls.shape import AttentionShape
 from harness.engine.child import Child
-from harness.engine.generation import Limits, generation_engine
-from harness.experiments.kernels.options import KernelsConfig, resolve
+from harness.engine.generation import generating
 from harness.kernels import reference
 from harness.replay import random_call
 from tests.engines import inputs
 
 BATCH, TOKENS = 3, 23
-SHAPE = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 8, "block_size": 16, "dtype": "float32"}
+SHAPE = AttentionShape(BATCH, TOKENS, TOKENS, num_heads=4, num_kv_heads=2, head_dim=8, dtype="float32")
 
 
 def made_up() -> AttentionCall:
     """A prefill of BATCH requests of TOKENS tokens in one step."""
-    shape = load(KernelsConfig, SHAPE | {"batch_size": BATCH, "length": TOKENS})
-    return random_call.make(resolve(shape, "cpu"), "cpu")
+    return random_call.make(SHAPE, "cpu", seed=0)
 
 
 def cut(call: AttentionCall, per_step: int) -> list[AttentionCall]:
@@ -77,10 +75,10 @@ def test_the_last_token_s_call_is_the_last_row_of_the_prefill_s():
 
 @pytest.mark.engine
 def test_a_batch_of_several_steps_is_captured_as_each_prompt_alone(tiny_gpt2, tmp_path):
-    config, source = inputs(tiny_gpt2, length=90, block_size=32, dtype="float32")
+    spec, source = inputs(tiny_gpt2, length=91, block_size=32, dtype="float32")
     prompts = [prompt.random_ids(source.config, 90, n) for n in range(BATCH)]
-    limits = Limits(BATCH, 92, max_num_batched_tokens=64, kv_cache_bytes=2**20)
-    with Child(generation_engine, config, source, limits) as engine:
+    spec = replace(spec, max_num_seqs=BATCH, max_num_batched_tokens=64, kv_cache_bytes=2**20)
+    with Child(generating, spec, source) as engine:
         engine.ask("capture", prompts, tmp_path / "all.safetensors")
         for n, ids in enumerate(prompts):
             engine.ask("capture", [ids], tmp_path / f"{n}.safetensors")

@@ -9,15 +9,15 @@ import torch
 
 from harness import batch, device, kernels, layout
 from harness.engine import inengine, prefills
+from harness.engine.engine import Engine
 from harness.engine.inengine import Outcome
 from harness.engine.options import EngineError
-from harness.engine.prefill_engine import PrefillEngine
 from harness.replay import arms
 from harness.replay.placement import Placement, readable
 from harness.replay.series import Judge, prepare
 from harness.runs.record import Status
 from tests.attention_calls import plan
-from tests.engines import inputs
+from tests.engines import configured, inputs
 
 pytestmark = pytest.mark.usefixtures("inference_mode")
 TEXT, BLOCK_SIZE = "1x1,17,50@2,128,1,2x97,1x31", 32
@@ -27,12 +27,14 @@ PROMPTS = [[(11 * n * n + 7 * n + 53 * r) % 512 for n in range(length)] for r, l
 
 @pytest.fixture(scope="module")
 def asked(tiny_gpt2):
-    return inputs(tiny_gpt2, batch=TEXT, block_size=BLOCK_SIZE)
+    config = configured(tiny_gpt2, batch=TEXT, block_size=BLOCK_SIZE)
+    return config, inputs(tiny_gpt2, batch=TEXT, block_size=BLOCK_SIZE)[1]
 
 
 @pytest.fixture(scope="module")
-def engine(asked) -> Iterator[PrefillEngine]:
-    with PrefillEngine(*asked) as engine:
+def engine(asked) -> Iterator[Engine]:
+    config, source = asked
+    with Engine(config.engine(), source) as engine:
         yield engine
 
 

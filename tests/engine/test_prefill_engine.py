@@ -11,8 +11,8 @@ import torch
 from harness import device, kernels, layout
 from harness.calls import capture
 from harness.engine import prefills
+from harness.engine.engine import check_backend
 from harness.engine.options import EngineError
-from harness.engine.prefill_engine import check_backend
 from harness.replay import arms
 from harness.replay.placement import Placement, placed, readable
 from harness.replay.series import Judge, prepare
@@ -75,7 +75,7 @@ def test_a_prefill_that_differs_is_found(engine, prompts, one_run, base):
 
 def test_blocks_in_use_are_refused(engine):
     with pytest.raises(PatchError, match="in use"):
-        block_pool.choose_next(engine._pool, [0])  # block 0 is vLLM's null block
+        block_pool.choose_next(engine.block_pool, [0])  # block 0 is vLLM's null block
 
 
 def test_the_free_queue_is_whole_after_steering(engine, prompts, one_run):

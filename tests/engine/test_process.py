@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from harness.engine.child import EngineFailed
-from harness.engine.process import EngineProcess
+from harness import batch
+from harness.engine.child import Child, EngineFailed
+from harness.engine.inengine import prefilling
 from harness.runs.record import Status, status_of
 from tests.conftest import BLOCK_SIZE, LENGTH
 from tests.engines import inputs
@@ -18,8 +20,9 @@ from tests.engines import inputs
 
 @pytest.fixture(scope="module")
 def child(tiny_gpt2):
-    asked = inputs(tiny_gpt2, length=LENGTH, block_size=2 * BLOCK_SIZE, gpu_memory_utilization=0.1)
-    with EngineProcess(*asked, kv_cache_bytes=2**28) as process:
+    spec, source = inputs(tiny_gpt2, length=LENGTH, block_size=2 * BLOCK_SIZE, gpu_memory_utilization=0.1)
+    spec = replace(spec, kv_cache_bytes=2**28)
+    with Child(prefilling, spec, source, batch.parse(str(LENGTH)), 0) as process:
         yield process
 
 
@@ -36,23 +39,23 @@ def test_every_arm_computes_what_an_engine_in_this_process_does(child, engine, p
         expected = engine.prefill(prompts)
     reference = seen[0][-1].float().numpy()
     for arm in ("engine", "paged", "dense", "no_cache"):
-        found, first_tokens = child.outcome(prompts, arm)
+        found, first_tokens = child.ask("outcome", prompts, arm)
         assert found.dtype == np.float32
         assert first_tokens == expected.first_tokens
         assert np.abs(found - reference).max() <= 0.05 * reference.std()
 
 
 def test_the_step_s_own_seconds_come_back(child, prompts):
-    done = child.prefill(prompts, "dense")
+    done = child.ask("prefill", prompts, "dense")
     assert done.seconds > 0
-    assert done.first_tokens == child.prefill(prompts, "engine").first_tokens
+    assert done.first_tokens == child.ask("prefill", prompts, "engine").first_tokens
 
 
 def test_what_goes_wrong_in_the_child_is_an_answer_and_the_child_goes_on(child, prompts):
     with pytest.raises(EngineFailed, match="KeyError: 'no such arm'") as error:
-        child.prefill(prompts, "no such arm")
+        child.ask("prefill", prompts, "no such arm")
     assert status_of(error.value) == (Status.ERROR, "KeyError: 'no such arm'")
-    assert child.prefill(prompts, "paged").seconds > 0
+    assert child.ask("prefill", prompts, "paged").seconds > 0
 
 
 def test_a_child_that_is_killed_says_so_and_nothing_hangs(child, prompts):
@@ -60,6 +63,6 @@ def test_a_child_that_is_killed_says_so_and_nothing_hangs(child, prompts):
     os.kill(child.pid, signal.SIGKILL)
     for _ in range(2):
         with pytest.raises(EngineFailed, match="ended with SIGKILL"):
-            child.prefill(prompts, "paged")
+            child.ask("prefill", prompts, "paged")
     child.close()
     child.close()

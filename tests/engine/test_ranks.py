@@ -153,7 +153,7 @@ def test_cpus_are_shared_out(ranks, cpus, binding):
 @pytest.mark.parametrize(
     ("said", "last_words"),
     [
-        ("Worker proc VllmWorker-1 died unexpectedly (exit code: -9), ...", "rank 1 died with exit code -9"),
+        ("Worker proc VllmWorker-1 died unexpectedly (exit code: -9), ...", "rank 1 died with SIGKILL"),
         ("RayWorkerProc rank=[3] died unexpectedly, shutting down executor.", "rank 3 died"),
         ("Dumping input data", "a rank died"),
     ],

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import weakref
+from dataclasses import replace
 
 import psutil
 import pytest
 import torch
 
 from harness import layout
+from harness.engine.engine import Engine
 from harness.engine.options import EngineError
-from harness.engine.prefill_engine import PrefillEngine
 from patches.steering import Course
 from tests.engines import inputs
 
@@ -19,8 +20,9 @@ pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("inference_mode")]
 SIZES = [(300, 32), (4000, 128), (60, 64)]  # tokens of the prompt and of a block
 
 
-def start(model, length, block_size, **vllm_args):
-    return PrefillEngine(*inputs(model, length=length, block_size=block_size), vllm_args=vllm_args)
+def start(model, length, block_size, **changes):
+    spec, source = inputs(model, length=length, block_size=block_size)
+    return Engine(replace(spec, **changes), source)
 
 
 def patched():

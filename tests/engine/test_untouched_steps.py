@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from harness.engine.prefill_engine import PrefillEngine
+from harness.engine.engine import Engine
 from patches.steering import Course
 from tests.engines import inputs
 
@@ -19,12 +21,9 @@ BLIND = Course("dense", write_cache=False)
 @pytest.fixture(scope="module")
 def engine(tiny_gpt2):
     """With a prefix cache, chunked prompts and several requests in a step, none of which the main job has."""
-    asked = inputs(tiny_gpt2, length=LENGTH, block_size=BLOCK_SIZE)
-    arguments = {
-        "enable_prefix_caching": True, "max_num_seqs": 4, "max_num_batched_tokens": CHUNK,
-        "enable_chunked_prefill": True,
-    }  # fmt: skip
-    with torch.inference_mode(), PrefillEngine(*asked, vllm_args=arguments) as engine:
+    spec, source = inputs(tiny_gpt2, length=LENGTH, block_size=BLOCK_SIZE)
+    served = replace(spec, enable_prefix_caching=True, max_num_seqs=4, max_num_batched_tokens=CHUNK)
+    with torch.inference_mode(), Engine(served, source) as engine:
         yield engine
 
 

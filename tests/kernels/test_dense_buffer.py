@@ -5,31 +5,30 @@ from __future__ import annotations
 import pytest
 import torch
 
-from harness.config import load
-from harness.experiments.kernels.options import KernelsConfig, resolve
+from harness.calls.shape import AttentionShape
 from harness.kernels import dense_buffer, reference
 from harness.replay import random_call
 
-SMALL = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 16, "block_size": 16, "dtype": "float32"}
+SMALL = {"batch_size": 1, "num_heads": 4, "num_kv_heads": 2, "head_dim": 16, "dtype": "float32"}
 
 
 def blocks_of(**options):
-    shape = resolve(load(KernelsConfig, SMALL | options), "cpu")
-    call = random_call.make(shape, "cpu")
-    return call, random_call.in_blocks(call, shape, 3 if shape.num_blocks() > 2 else 1, 16).split
+    shape = AttentionShape(**SMALL | options)
+    call = random_call.make(shape, "cpu", seed=0)
+    return call, random_call.in_blocks(call, 16, runs=3 if shape.kv_len > 32 else 1).split
 
 
 @pytest.mark.parametrize("arm", [dense_buffer.gathered, dense_buffer.per_block])
 @pytest.mark.parametrize(
     "options",
     [
-        {"length": 1},
-        {"length": 100},
-        {"length": 64, "batch_size": 3},
-        {"length": 100, "batch_size": 2, "seq_len_q": 1},
-        {"length": 100, "seq_len_q": 30},
-        {"length": 50, "causal": False},
-        {"length": 50, "num_kv_heads": 4, "dtype": "bfloat16"},
+        {"kv_len": 1, "query_len": 1},
+        {"kv_len": 100, "query_len": 100},
+        {"kv_len": 64, "query_len": 64, "batch_size": 3},
+        {"kv_len": 100, "batch_size": 2, "query_len": 1},
+        {"kv_len": 100, "query_len": 30},
+        {"kv_len": 50, "query_len": 50, "causal": False},
+        {"kv_len": 50, "query_len": 50, "num_kv_heads": 4, "dtype": "bfloat16"},
     ],
     ids=str,
 )
@@ -44,14 +43,14 @@ def test_it_computes_attention(arm, options):
 
 
 def test_the_buffer_holds_k_and_v_of_whole_blocks():
-    _, kv = blocks_of(length=100, batch_size=3)
+    _, kv = blocks_of(kv_len=100, query_len=100, batch_size=3)
     per_token = 2 * 2 * 16 * 4  # K and V, KV heads, head size, bytes
     assert dense_buffer.buffer_bytes(kv) == 3 * 112 * per_token
     assert dense_buffer.block_bytes(kv) == 3 * 16 * per_token
 
 
 def test_no_dense_buffer_is_made_block_by_block(monkeypatch):
-    call, kv = blocks_of(length=160, batch_size=2, seq_len_q=1)
+    call, kv = blocks_of(kv_len=160, query_len=1, batch_size=2)
     largest = 0
     index = torch.Tensor.__getitem__
 

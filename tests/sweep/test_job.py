@@ -88,7 +88,7 @@ def test_a_point_that_dies_is_one_failed_row_with_its_reason(stand_in, tmp_path,
     assert {seed: (point["status"], point["reason"]) for seed, point in points.items()} == {
         0: ("finished", None),
         1: ("failed", "RuntimeError: no room"),
-        2: ("failed", "killed by SIGKILL"),
+        2: ("failed", "ended with SIGKILL, and the kernel has not killed for memory since it started"),
         4: ("failed", "not today"),
     }
     out = " ".join(capsys.readouterr().out.split())

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from harness.calls import capture, joined_call
 from harness.calls.capture import AttentionCall
-from harness.engine.child import EngineFailed
-from harness.experiments.backends.engine import point, prompts, start_engine
+from harness.calls.shape import AttentionShape
+from harness.engine.child import Child, EngineFailed
+from harness.engine.generation import generating
+from harness.experiments.backends.engine import engine_spec, point, prompts
 from harness.experiments.backends.options import SDPA, BackendsConfig, Size
-from harness.experiments.kernels.options import KernelsConfig
 from harness.kernels import PagedKV, Run, dense_buffer
 from harness.kernels.support import refusal
 from harness.kernels.torch_sdpa import TorchSdpa
@@ -66,10 +67,10 @@ def captured(
     recorder.say(f"starting vLLM with {name} to capture attention calls ...")
     found: Captured = {}
     reason = ""
-    eager = config.model_copy(update={"enforce_eager": True, "num_gpu_blocks_override": None})
+    spec = engine_spec(config.model_copy(update={"num_gpu_blocks_override": None}), source, name, sizes)
     try:
         with (
-            start_engine(eager, source, name, sizes) as engine,
+            Child(generating, replace(spec, enforce_eager=True), source) as engine,
             recorder.bar("capturing", len(sizes)) as bar,
         ):
             with recorder.noting() as record:
@@ -133,16 +134,16 @@ class AttentionAlone:
 
     def _inputs(self, size: Size, found: Path | str) -> tuple[AttentionCall, PagedKV]:
         """The call on the device, and its K and V in blocks. Raises ArmFailed if sdpa.math cannot take it."""
-        device, shape = self.sampling.device, self._shape(size)
+        device = self.sampling.device
         if isinstance(found, str):
-            call = random_call.make(shape, device)
+            call = random_call.make(self._shape(size), device, self.config.seed)
         else:
             call = capture.load(found, device)
             if self.config.output_len:
                 call = joined_call.last_token(call)
         if reason := refusal(TorchSdpa("math", device), call):
             raise ArmFailed(Status.UNSUPPORTED, reason)
-        return call, random_call.in_blocks(call, shape, 1, shape.block_size).one_run
+        return call, random_call.in_blocks(call, self.config.block_size or 1).one_run
 
     def _step(self, call: AttentionCall, kv: PagedKV, judge: Judge, result: Result) -> Step:
         """The arm's call, once it ran and was right; what it copies goes to the result's readings."""
@@ -153,21 +154,17 @@ class AttentionAlone:
             result.readings["extra_bytes"] = [float(extra)]
         return step
 
-    def _shape(self, size: Size) -> KernelsConfig:
+    def _shape(self, size: Size) -> AttentionShape:
         """Of one layer's attention call."""
-        length, source = kv_length(self.config, size), self.source
-        return KernelsConfig.model_validate(
-            {
-                "length": length,
-                "seq_len_q": 1 if self.config.output_len else length,
-                "batch_size": size[0],
-                "num_heads": source.num_heads,
-                "num_kv_heads": source.num_kv_heads,
-                "head_dim": source.head_dim,
-                "dtype": self._dtype(),
-                "block_size": self.config.block_size,
-                "seed": self.config.seed,
-            }
+        batch_size, length = size[0], kv_length(self.config, size)
+        return AttentionShape(
+            batch_size=batch_size,
+            query_len=1 if self.config.output_len else length,
+            kv_len=length,
+            num_heads=self.source.num_heads,
+            num_kv_heads=self.source.num_kv_heads,
+            head_dim=self.source.head_dim,
+            dtype=self._dtype(),
         )
 
     def _dtype(self) -> Any:

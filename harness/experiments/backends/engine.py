@@ -4,14 +4,15 @@ random order each time."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness import device, prompt
 from harness.batch import prefill_steps
+from harness.config.engine import EngineSpec
 from harness.engine.child import Child, EngineFailed
-from harness.engine.generation import GenerationFacts, Limits, blocks_needed, generation_engine
+from harness.engine.engine import EngineFacts
+from harness.engine.generation import blocks_needed, generating
 from harness.experiments.backends.options import BackendsConfig, Size
-from harness.experiments.prefill.options import for_engine
 from harness.measure.budget import Budget
 from harness.measure.sampler import Series
 from harness.measure.timers import Step
@@ -34,17 +35,13 @@ def prompts(config: BackendsConfig, source: ModelSource, batch: int, tokens: int
     return [prompt.random_ids(source.config, tokens, config.seed + n) for n in range(batch)]
 
 
-def start_engine(config: BackendsConfig, source: ModelSource, name: str, sizes: Sequence[Size]) -> Child:
-    """An engine (GenerationEngine) of a backend with room for these cells. Raises EngineFailed."""
-    limits = Limits(
-        max_num_seqs=max(batch for batch, _ in sizes),
-        max_model_len=config.longest(sizes) + 1,
-        max_num_batched_tokens=config.max_num_batched_tokens or 1,
-        kv_cache_bytes=_cpu_cache_bytes(config, source, sizes) if device.kind() == "cpu" else None,
-        num_blocks=config.num_gpu_blocks_override,
-    )
-    engine = for_engine(config, config.longest(sizes)).model_copy(update={"attention_backend": name})
-    return Child(generation_engine, engine, source, limits)
+def engine_spec(config: BackendsConfig, source: ModelSource, name: str, sizes: Sequence[Size]) -> EngineSpec:
+    """A backend's engine with room for these cells: a CPU's takes the memory that it is told to."""
+    spec = config.engine(name, sizes)
+    if device.kind() != "cpu":
+        return spec
+    blocks = max(size[0] * _blocks(config, size, spec.block_size) for size in sizes) + 1
+    return replace(spec, kv_cache_bytes=blocks * spec.block_size * source.kv_bytes_per_token(4))
 
 
 def point(size: Size) -> Point:
@@ -57,13 +54,6 @@ def _blocks(config: BackendsConfig, size: Size, block_size: int) -> int:
     batch, tokens = size
     steps = prefill_steps(batch * tokens, config.max_num_batched_tokens or 1)
     return blocks_needed(tokens, config.output_len or 1, block_size, steps)
-
-
-def _cpu_cache_bytes(config: BackendsConfig, source: ModelSource, sizes: Sequence[Size]) -> int:
-    """KV cache for the largest cell, in four-byte numbers: a CPU's engine takes what it is told to."""
-    block_size = config.block_size or 1
-    blocks = max(size[0] * _blocks(config, size, block_size) for size in sizes) + 1
-    return 2 * blocks * block_size * source.num_layers * source.num_kv_heads * source.head_dim * 4
 
 
 class StepTimer:
@@ -121,10 +111,11 @@ class BackendEngine:
     def _started(self, sizes: Sequence[Size]) -> Child:
         """An engine with room for these cells. Raises EngineFailed."""
         self.recorder.say(f"starting vLLM with {self.series} ...")
-        child = start_engine(self.config, self.source, self.name, sizes)
-        facts: GenerationFacts = child.facts
+        spec = engine_spec(self.config, self.source, self.name, sizes)
+        child = Child(generating, spec, self.source)
+        facts: EngineFacts = child.facts
         with self.recorder.noting() as record:
-            record.engines = (record.engines or {}) | {self.series: facts.settings}
+            record.engines = (record.engines or {}) | {self.series: facts.with_start_s()}
         if facts.settings.attention_backend != [self.name]:
             child.close()
             got = ", ".join(facts.settings.attention_backend or [])
@@ -137,7 +128,7 @@ class BackendEngine:
         Once a cell has run out of memory in the engine, those at least as large are not tried, and the
         engine is not to be used again: False.
         """
-        facts: GenerationFacts = engine.facts
+        facts: EngineFacts = engine.facts
         engine.ask("prefill_us", [[1]])
         for size in sorted(sizes, key=lambda size: (size[0] * size[1], size)):
             needed = size[0] * _blocks(self.config, size, facts.block_size)

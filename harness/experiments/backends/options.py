@@ -7,11 +7,12 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator
 
-from harness import batch, models
-from harness.config import checks, fields, vllm_names
-from harness.config.checks import label
-from harness.config.fields import Common, Count, DeviceKind, Generation, NonEmpty
-from harness.experiments.prefill.options import for_engine
+from harness import batch
+from harness.config import checks, defaults, fields, vllm_names
+from harness.config.defaults import DeviceKind, describe
+from harness.config.engine import EngineSpec
+from harness.config.errors import label, refuse
+from harness.config.fields import Common, Count, Generation, NonEmpty
 from harness.models import ModelSource
 from harness.models.required import require_cache
 
@@ -38,6 +39,12 @@ GROUPS: dict[str, list[str]] = {
     "engines (vLLM's own names)": [*fields.ONE_GPU_ENGINE_OPTIONS, "num_gpu_blocks_override", "seed"],
     **fields.COMMON_GROUPS,
 }
+
+
+def _default(name: str) -> str:
+    return describe(defaults.of(DEFAULTS, name))
+
+
 Size = tuple[int, int]  # batch size, input length
 Counts = Annotated[list[Count], Field(min_length=1)]
 
@@ -50,15 +57,13 @@ class BackendsConfig(Generation, Common):
     attention_backends: Annotated[list[NonEmpty], Field(min_length=1)] | None = Field(
         None,
         description="vLLM's names, an engine each, and sdpa.math: PyTorch's attention alone, on calls that "
-        "are captured in an engine (default: FLASH_ATTN,TRITON_ATTN,FLEX_ATTENTION,sdpa.math on CUDA, "
-        "CPU_ATTN,sdpa.math on a CPU)",
+        f"are captured in an engine (default: {_default('attention_backends')})",
     )
     batch_sizes: Counts | None = Field(
-        None, description="prompts at once (default: 1,2,4,8,16,32,64 on CUDA, 1,2,4 on a CPU)"
+        None, description=f"prompts at once (default: {_default('batch_sizes')})"
     )
     input_lens: Counts | None = Field(
-        None,
-        description="tokens in each prompt (default: 512,1024,2048 on CUDA, 64,128,256 on a CPU)",
+        None, description=f"tokens in each prompt (default: {_default('input_lens')})"
     )
     output_len: Annotated[int, Field(ge=2)] | None = Field(
         None, description="measure decoding: so many tokens from each prompt (default: prefill alone)"
@@ -72,7 +77,7 @@ class BackendsConfig(Generation, Common):
     max_num_batched_tokens: Count | None = Field(
         None,
         description="of one step; a larger batch is prefilled in several "
-        "(default: the largest batch's, at most 32768 on CUDA, 4096 on a CPU)",
+        f"(default: the largest batch's, at most {_default('most_batched_tokens')})",
     )
 
     @field_validator("batch_sizes", "input_lens")
@@ -107,6 +112,15 @@ class BackendsConfig(Generation, Common):
         waiting = max(batch.prefill_steps(size * tokens, per_step) for size, tokens in cells) if out else 0
         return max(tokens for _, tokens in cells) + out + waiting
 
+    def engine(self, backend: str, cells: Sequence[Size]) -> EngineSpec:
+        """A backend's engine with room for these cells; needs a resolved configuration."""
+        return EngineSpec.of(
+            self,
+            attention_backend=backend,
+            max_model_len=self.longest(cells) + 1,
+            max_num_seqs=max(size for size, _ in cells),
+        )
+
 
 def resolve(config: BackendsConfig, device_kind: DeviceKind) -> BackendsConfig:
     """The configuration with what depends on the device filled in, checked against it. Raises ConfigError."""
@@ -119,7 +133,8 @@ def resolve(config: BackendsConfig, device_kind: DeviceKind) -> BackendsConfig:
     config = config.model_copy(update={"max_num_batched_tokens": tokens})
     name = f"backends-{fields.model_name(config)}-{config.phase}"
     resolved = fields.resolve_common(config, device_kind, name)
-    problems = [*checks.directory_problems(resolved), *checks.load_format_problems(resolved)]
+    problems = fields.common_problems(resolved, device_kind)
+    problems += checks.load_format_problems(resolved.load_format)
     problems += _backend_problems(resolved, device_kind)
     most_prompts = max(config.batch_sizes or [])
     if most_prompts > batch.MOST_REQUESTS:
@@ -129,14 +144,14 @@ def resolve(config: BackendsConfig, device_kind: DeviceKind) -> BackendsConfig:
     if (longest := max(config.input_lens or [])) > batch.LONGEST:
         problems.append(f"{label('input_lens', longest)}: {batch.LENGTH_LIMIT}")
     limit = f"{most_prompts}, the largest of --batch-sizes, so that a step holds a token of every prompt"
-    problems += checks.step_problems(resolved, most_prompts, limit)
-    fields.refuse(list(dict.fromkeys(problems)))
+    problems += checks.step_problems(resolved.max_num_batched_tokens, most_prompts, limit)
+    refuse(list(dict.fromkeys(problems)))
     return resolved
 
 
 def find_model(config: BackendsConfig) -> ModelSource:
     """The model, if it takes the prompts and keeps a cache; raises ModelError if not."""
-    source = models.asked_for(config, config.longest(config.cells()))
+    source = config.inspect_model(config.longest(config.cells()))
     require_cache(source)
     return source
 
@@ -150,6 +165,4 @@ def _backend_problems(config: BackendsConfig, device_kind: DeviceKind) -> Iterab
         elif device_kind == "cpu" and name != "CPU_ATTN":
             yield f"{label('attention_backends', name)}: vLLM has CPU_ATTN alone on a CPU; take it, or {SDPA}"
         else:
-            engine = for_engine(config, max(config.input_lens or []))
-            backend = engine.model_copy(update={"attention_backend": name})
-            yield from checks.engine_problems(backend, device_kind)
+            yield from checks.engine_problems(config.engine(name, config.cells()), device_kind)

@@ -12,13 +12,12 @@ import torch
 
 from harness import layout, models, prompt
 from harness.engine import inengine
-from harness.engine.completions import Completed, complete, reset_prefix_cache, warm_up
+from harness.engine.engine import Engine, check_backend
+from harness.engine.generation import Completed, complete, warm_up
 from harness.engine.inengine import Outcome
-from harness.engine.options import EngineError, check_vllm, cpu_cache_gib, environment, unless_set
-from harness.engine.prefill_engine import PrefillEngine, check_backend
+from harness.engine.options import EngineError, check_vllm
 from harness.experiments.cache.options import CacheConfig, find_model
 from harness.experiments.prefill.end_to_end import PrefillTimer
-from harness.experiments.prefill.options import for_engine
 from harness.measure.budget import Budget
 from harness.measure.sampler import Series
 from harness.measure.timers import Step
@@ -29,18 +28,14 @@ from harness.running.sampling import Sampling
 from harness.runs.record import Cell, Result, Status
 from harness.runs.schema import ComparedOutput, Model
 
-# As a server has it: the short rest of a prompt that is mostly cached may then run in a captured CUDA graph.
-MAX_NUM_SEQS = 256
 TRIES = 20  # for each prompt of a batch, to begin as no other
 ARMS = (("reset", False), ("warm", False), ("reset", True))  # name, whether it is the control (A/A)
 
 
 def run(config: CacheConfig) -> int:
     """Run it and leave its run directory; the exit status, as of the main job."""
-    assert config.length is not None
     source = find_model(config)
-    # A refusal leaves no run behind.
-    check_vllm(for_engine(config, config.prompts * config.length), source)
+    check_vllm(source)  # a refusal leaves no run behind
     return recording(config, source.name, partial(measure, source=source), source.notices)
 
 
@@ -52,7 +47,7 @@ def measure(config: CacheConfig, recorder: Recorder, source: ModelSource) -> Non
     with recorder.noting() as record:
         record.prompt = origin
     recorder.say(f"starting vLLM for {source.name} ...")
-    with torch.inference_mode(), start(config, source) as engine:
+    with torch.inference_mode(), Engine(config.engine(), source) as engine:
         with recorder.noting() as record:
             record.engine, record.engine_start_s = engine.settings, round(engine.start_s, 1)
             record.model = Model(name=record.model.name, weights=source.weights)
@@ -65,21 +60,7 @@ def measure(config: CacheConfig, recorder: Recorder, source: ModelSource) -> Non
         Job(config, recorder, source, engine, texts).run()
 
 
-def start(config: CacheConfig, source: ModelSource) -> PrefillEngine:
-    """An engine with prefix caching that takes all prompts of a batch in one step."""
-    assert config.length is not None
-    tokens = config.prompts * config.length
-    room = unless_set({"VLLM_CPU_KVCACHE_SPACE": str(cpu_cache_gib(tokens, source))})
-    arguments = {
-        "enable_prefix_caching": True,
-        "max_num_seqs": max(MAX_NUM_SEQS, config.prompts),
-        "max_num_batched_tokens": config.max_num_batched_tokens or max(tokens + 1, 2048),
-    }
-    with environment(room):
-        return PrefillEngine(for_engine(config, config.longest), source, vllm_args=arguments)
-
-
-def check_room(config: CacheConfig, engine: PrefillEngine) -> None:
+def check_room(config: CacheConfig, engine: Engine) -> None:
     """Raise EngineError unless the pool holds a batch and, untouched by it, what warmed the cache for it."""
     block_size = engine.block_size
     each = layout.num_blocks((config.length or 0) + config.output_len, block_size)
@@ -147,7 +128,7 @@ class Arm:
     """Prefills under one state of the cache: the n-th call of each arm has the same prompts."""
 
     name: str  # "reset" or "warm"
-    engine: PrefillEngine
+    engine: Engine
     texts: Texts
     share: int
     batch_size: int
@@ -160,7 +141,7 @@ class Arm:
         """Bring the cache into the arm's state, which is not in the time, and prefill the prompts."""
         prompts, others = zip(*self.texts.batch(self.share, self.calls, self.batch_size), strict=True)
         self.calls += 1
-        self.reset_s = reset_prefix_cache(self.engine)
+        self.reset_s = self.engine.reset_prefix_cache()
         if self.name == "warm":
             complete(self.engine, others)
         self.last = complete(self.engine, prompts)
@@ -193,7 +174,7 @@ class Job:
         config: CacheConfig,
         recorder: Recorder,
         source: ModelSource,
-        engine: PrefillEngine,
+        engine: Engine,
         texts: Texts,
     ) -> None:
         self.config, self.recorder, self.source = config, recorder, source
@@ -258,7 +239,7 @@ class Job:
         asked, other = self.texts.pair(share, index)
         outcomes, tokens = [], []
         for earlier in ([], [other]):
-            reset_prefix_cache(self.engine)
+            self.engine.reset_prefix_cache()
             for each in earlier:
                 complete(self.engine, [each])
             with self.engine.ranks.during("observing_logits") as seen:

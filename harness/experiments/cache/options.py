@@ -6,13 +6,17 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator
 
-from harness import models
 from harness.config import checks, fields
-from harness.config.fields import Common, Count, DeviceKind, Engine
+from harness.config.defaults import MIN_BATCHED_TOKENS, DeviceKind, describe
+from harness.config.engine import EngineSpec
+from harness.config.errors import refuse
+from harness.config.fields import Common, Count, Engine
 from harness.models import ModelSource
 from harness.models.required import require_cache
 
-LENGTH = {"cuda": 4096, "cpu": 512}
+LENGTH: dict[DeviceKind, int] = {"cuda": 4096, "cpu": 512}
+# As a server has it: the short rest of a prompt that is mostly cached may then run in a captured CUDA graph.
+MAX_NUM_SEQS = 256
 GROUPS: dict[str, list[str]] = {
     "prompts and model": ["length", "shares", "prompts", "output_len", *fields.MODEL_OPTIONS],
     **fields.ENGINE_GROUP,
@@ -25,9 +29,7 @@ class CacheConfig(Common, Engine):
 
     experiment: ClassVar[str] = "cache"
 
-    length: Count | None = Field(
-        None, description="tokens in each prompt (default: 4096 on CUDA, 512 on a CPU)"
-    )
+    length: Count | None = Field(None, description=f"tokens in each prompt (default: {describe(LENGTH)})")
     shares: Annotated[list[Annotated[int, Field(ge=0, le=100)]], Field(min_length=1)] = Field(
         [0, 25, 50, 75, 100],
         description="how much of a prompt is the beginning of one that the cache holds, in percent",
@@ -45,6 +47,18 @@ class CacheConfig(Common, Engine):
         """Tokens of a prompt and of what is generated from it, but for the last; needs a resolved one."""
         return (self.length or 0) + self.output_len - 1
 
+    def engine(self) -> EngineSpec:
+        """An engine with prefix caching that takes a batch whole in one step; needs a resolved one."""
+        tokens = self.prompts * (self.length or 0)
+        return EngineSpec.of(
+            self,
+            max_model_len=self.longest + 1,
+            max_num_seqs=max(MAX_NUM_SEQS, self.prompts),
+            max_num_batched_tokens=self.max_num_batched_tokens or max(tokens + 1, MIN_BATCHED_TOKENS),
+            enable_prefix_caching=True,
+            cached_tokens=tokens,
+        )
+
     @field_validator("shares")
     @classmethod
     def _ascending(cls, value: Any) -> Any:
@@ -56,17 +70,19 @@ def resolve(config: CacheConfig, device_kind: DeviceKind) -> CacheConfig:
     config = fields.with_defaults(config, {"length": LENGTH[device_kind]})
     name = f"cache-{fields.model_name(config)}-{config.length}"
     resolved = fields.resolve_common(config, device_kind, name)
-    problems = [*checks.directory_problems(resolved), *checks.engine_problems(resolved, device_kind)]
+    problems = fields.common_problems(resolved, device_kind)
+    problems += checks.load_format_problems(resolved.load_format)
+    problems += checks.engine_problems(resolved.engine(), device_kind)
     of_batch = config.prompts * (config.length or 0)
     limit = (
         f"{of_batch} (--prompts {config.prompts} of --length {config.length}), so that a batch is one step"
     )
-    fields.refuse([*problems, *checks.step_problems(config, of_batch, limit)])
+    refuse([*problems, *checks.step_problems(config.max_num_batched_tokens, of_batch, limit)])
     return resolved
 
 
 def find_model(config: CacheConfig) -> ModelSource:
     """The model, if it takes the prompts and keeps a cache; raises ModelError if not."""
-    source = models.asked_for(config, config.longest)
+    source = config.inspect_model(config.longest)
     require_cache(source)
     return source

@@ -95,7 +95,7 @@ class Inputs:
     @cached_property
     def call(self) -> AttentionCall:
         """Q, K and V, contiguous."""
-        return random_call.make(self.config, self.device)
+        return random_call.make(self.config.shape(), self.device, self.config.seed)
 
     @cached_property
     def contiguous(self) -> DenseKV:
@@ -105,8 +105,11 @@ class Inputs:
     def blocks(self, block_size: int) -> random_call.Blocks:
         """K and V in blocks of so many tokens, in `spread_k` runs or as many as there are blocks."""
         if block_size not in self._blocks:
-            runs = min(self.spread_k, layout.num_blocks(self.config.length, block_size))
-            self._blocks[block_size] = random_call.in_blocks(self.call, self.config, runs, block_size)
+            config = self.config
+            runs = min(self.spread_k, layout.num_blocks(config.length, block_size))
+            self._blocks[block_size] = random_call.in_blocks(
+                self.call, block_size, runs, gap=config.gap, sizes=config.run_sizes, seed=config.seed
+            )
         return self._blocks[block_size]
 
     def readable(self, kernel: Listed, block_size: int) -> random_call.Blocks:

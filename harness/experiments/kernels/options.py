@@ -7,9 +7,11 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from harness.config import checks, fields, kernel_names
-from harness.config.checks import label
-from harness.config.fields import Common, Count, DeviceKind, KernelTiming, NonEmpty, Sweep
+from harness.calls.shape import AttentionShape
+from harness.config import fields, kernel_names
+from harness.config.defaults import DeviceKind
+from harness.config.errors import label, refuse
+from harness.config.fields import Common, Count, KernelTiming, NonEmpty, Sweep
 
 GROUPS: dict[str, list[str]] = {
     "what is compared": ["kernels"],
@@ -62,6 +64,19 @@ class KernelsConfig(Common, Sweep, KernelTiming):
         "takes multiples of 256, and of anything else a copy",
     )
 
+    def shape(self) -> AttentionShape:
+        """Of the call; needs a resolved configuration."""
+        return AttentionShape(
+            batch_size=self.batch_size,
+            query_len=self.seq_len_q or self.length,
+            kv_len=self.length,
+            num_heads=self.num_heads,
+            num_kv_heads=self.num_kv_heads or self.num_heads,
+            head_dim=self.head_dim,
+            dtype=self.dtype,
+            causal=self.causal,
+        )
+
     @field_validator("kernels")
     @classmethod
     def _each_once(cls, value: Any) -> Any:
@@ -76,10 +91,10 @@ def resolve(config: KernelsConfig, device_kind: DeviceKind) -> KernelsConfig:
     }
     name = f"kernels-{config.length}"
     resolved = fields.resolve_common(config, device_kind, name).model_copy(update=chosen)
-    problems = [*checks.directory_problems(resolved), *checks.timer_problems(resolved, device_kind)]
+    problems = fields.common_problems(resolved, device_kind)
     unknown = (kernel_names.problem(label("kernels", name), name) for name in resolved.kernels)
     problems += filter(None, unknown)
-    fields.refuse([*problems, *_shape_problems(resolved), *checks.spread_problems(resolved)])
+    refuse([*problems, *_shape_problems(resolved), *resolved.spread_problems()])
     return resolved
 
 

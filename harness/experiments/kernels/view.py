@@ -31,7 +31,7 @@ from harness.report.rows import (
 )
 from harness.report.tables import NONE, Line, Notes, Section, Table, ms
 from harness.runs.record import Result, latest
-from harness.units import counted
+from harness.units import ELEMENT_BYTES, counted
 
 ARMS = ("contiguous", "fragmented")
 SUMMARY_COLUMNS = ("spread_k", "contiguous", "non-contig.", "with gather", "difference", "verdict")
@@ -84,7 +84,7 @@ def _rates(config: Row, microseconds: float | None) -> Row:
         return {"tflops": None, "gbps": None}
     batch, heads, dim = config["batch_size"], config["num_heads"], config["head_dim"]
     lengths = [config["seq_len_q"]] * batch, [config["length"]] * batch
-    size = work.ELEMENT_BYTES[config["dtype"]]
+    size = ELEMENT_BYTES[config["dtype"]]
     return {
         "tflops": work.attention_flops(*lengths, heads, dim, config["causal"]) / microseconds / 1e6,
         "gbps": work.attention_bytes(*lengths, heads, config["num_kv_heads"], dim, size) / microseconds / 1e3,

@@ -17,17 +17,11 @@ import torch
 from harness import batch, models, prompt
 from harness.engine import inengine
 from harness.engine.child import Child, EngineFailed
-from harness.engine.generation import (
-    Generated,
-    GenerationFacts,
-    Limits,
-    blocks_needed,
-    generation_engine,
-)
+from harness.engine.engine import EngineFacts
+from harness.engine.generation import Generated, blocks_needed, generating
 from harness.engine.inengine import Outcome
 from harness.engine.transformers_model import transformers_model
 from harness.experiments.kvcache.options import KVCacheConfig, find_model
-from harness.experiments.prefill.options import for_engine
 from harness.measure.sampler import Series
 from harness.measure.timers import Step
 from harness.models import ModelSource
@@ -151,19 +145,14 @@ class Modes:
         config, size = self.config, self.config.block_size or 1
         steps = batch.prefill_steps(len(self.ids), config.per_step)
         needed = blocks_needed(len(self.ids), config.output_len or 1, size, steps)
-        token_bytes = 2 * self.source.num_layers * self.source.num_kv_heads * self.source.head_dim * 4
-        limits = Limits(
-            max_num_seqs=1,
-            max_model_len=config.longest + 1,
-            max_num_batched_tokens=config.per_step,
-            kv_cache_bytes=(needed + 2) * size * token_bytes,
-            num_blocks=needed + 2,  # vLLM keeps one for itself, and wants room for max_model_len
-        )
-        child = Child(generation_engine, for_engine(config, config.longest), self.source, limits)
-        facts: GenerationFacts = child.facts
+        blocks = needed + 2  # vLLM keeps one for itself, and wants room for max_model_len
+        cache_bytes = blocks * size * self.source.kv_bytes_per_token(4)
+        spec = replace(config.engine(), kv_cache_bytes=cache_bytes, num_gpu_blocks_override=blocks)
+        child = Child(generating, spec, self.source)
+        facts: EngineFacts = child.facts
         self.block_size = facts.block_size
         with self.recorder.noting() as record:
-            record.engine = facts.settings
+            record.engine = facts.with_start_s()
         return child
 
     def _first(self, mode: str) -> list[int] | None:

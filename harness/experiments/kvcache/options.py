@@ -6,11 +6,12 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from harness import batch, models
-from harness.config import checks, fields
-from harness.config.checks import label
-from harness.config.fields import Common, Count, DeviceKind, Generation
-from harness.experiments.prefill.options import for_engine
+from harness import batch
+from harness.config import checks, defaults, fields
+from harness.config.defaults import MIN_BATCHED_TOKENS, DeviceKind, describe
+from harness.config.engine import EngineSpec
+from harness.config.errors import label, refuse
+from harness.config.fields import Common, Count, Generation
 from harness.models import ModelSource
 from harness.models.required import require_cache, require_own_positions
 
@@ -32,10 +33,10 @@ class KVCacheConfig(Generation, Common):
     experiment: ClassVar[str] = "kvcache"
 
     input_len: Count | None = Field(
-        None, description="tokens in the prompt (default: 512 on CUDA, 64 on a CPU)"
+        None, description=f"tokens in the prompt (default: {describe(defaults.of(DEFAULTS, 'input_len'))})"
     )
     output_len: Annotated[int, Field(ge=2)] | None = Field(
-        None, description="tokens to generate (default: 256 on CUDA, 32 on a CPU)"
+        None, description=f"tokens to generate (default: {describe(defaults.of(DEFAULTS, 'output_len'))})"
     )
 
     @property
@@ -46,12 +47,18 @@ class KVCacheConfig(Generation, Common):
     @property
     def per_step(self) -> int:
         """Tokens of one step in vLLM; needs a resolved configuration."""
-        return self.max_num_batched_tokens or max((self.input_len or 1) + 1, 2048)
+        return self.max_num_batched_tokens or max((self.input_len or 1) + 1, MIN_BATCHED_TOKENS)
 
     @property
     def longest(self) -> int:
         """Tokens that vLLM's engine must have room for: generation is cut off after the last that counts."""
         return self.length + batch.prefill_steps(self.input_len or 1, self.per_step)
+
+    def engine(self) -> EngineSpec:
+        """vLLM's engine, of whatever KV cache; needs a resolved configuration."""
+        return EngineSpec.of(
+            self, max_model_len=self.longest + 1, max_num_seqs=1, max_num_batched_tokens=self.per_step
+        )
 
 
 def resolve(config: KVCacheConfig, device_kind: DeviceKind) -> KVCacheConfig:
@@ -59,15 +66,15 @@ def resolve(config: KVCacheConfig, device_kind: DeviceKind) -> KVCacheConfig:
     config = fields.with_defaults(config, DEFAULTS[device_kind])
     name = f"kvcache-{fields.model_name(config)}-{config.input_len}-{config.output_len}"
     resolved = fields.resolve_common(config, device_kind, name)
-    problems = [*checks.directory_problems(resolved)]
-    problems += checks.engine_problems(for_engine(resolved, resolved.length), device_kind)
-    fields.refuse(problems)
+    problems = fields.common_problems(resolved, device_kind)
+    problems += checks.load_format_problems(resolved.load_format)
+    refuse([*problems, *checks.engine_problems(resolved.engine(), device_kind)])
     return resolved
 
 
 def find_model(config: KVCacheConfig) -> ModelSource:
     """The model, if transformers and vLLM can generate so much with it; raises ModelError if not."""
-    source = models.asked_for(config, config.longest)
+    source = config.inspect_model(config.longest)
     require_cache(source, per_head=True)
     require_own_positions(
         source, f"{label('input_len', config.input_len)} {label('output_len', config.output_len)}"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.analysis import figures, stats
-from harness.analysis.roofline import ELEMENT_BYTES
 from harness.report.rows import Row
 from harness.runs.record import Result, Status, latest
+from harness.units import ELEMENT_BYTES, kv_bytes_per_token
 
 MODES = ("no_cache", "kv_cache", "paged")
 SHORT = {"no_cache": "no cache", "kv_cache": "KV cache", "paged": "paged"}
@@ -46,8 +46,8 @@ def token_bytes(record: Row) -> int | None:
     model, dtype = record["model"], record.get("engine", {}).get("dtype")
     if dtype not in ELEMENT_BYTES or "num_layers" not in model:
         return None
-    each: int = 2 * model["num_layers"] * model["num_kv_heads"] * model["head_dim"]
-    return each * ELEMENT_BYTES[dtype]
+    layers, heads, width = (model[name] for name in ("num_layers", "num_kv_heads", "head_dim"))
+    return kv_bytes_per_token(layers, heads, width, ELEMENT_BYTES[dtype])
 
 
 def _step(record: Row, result: Result) -> Row:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.analysis.roofline import ELEMENT_BYTES
 from harness.experiments.kvcache.summary import MODES, drawn_apart, summarise, token_bytes
 from harness.report import kvcache_plot
 from harness.report.document import Companion
 from harness.report.rows import Row, marked, status_line, warning_lines
 from harness.report.tables import NONE, Line, Notes, Section, Table, ms, signed
-from harness.units import counted
+from harness.units import ELEMENT_BYTES, counted
 
 __all__ = ["document", "plots", "summarise"]
 

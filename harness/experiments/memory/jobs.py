@@ -6,13 +6,15 @@ figures.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from harness.experiments.memory.options import MemoryConfig
-from harness.experiments.prefill.options import for_engine
+from harness.engine.child import Child, ChildDied, EngineFailed
+from harness.experiments.memory.options import OUTPUT_LEN, MemoryConfig
 from harness.models import ModelSource
+from harness.runs.record import Status
 
 EngineName = Literal["transformers", "vLLM"]
 ENGINES: tuple[EngineName, ...] = ("transformers", "vLLM")
@@ -131,30 +133,20 @@ class VllmJob:
         self.config, self.source, self.token_ids = config, source, token_ids
 
     def load(self, reached: Reached) -> None:
-        from harness.engine.options import cpu_cache_gib, environment, unless_set
-        from harness.engine.prefill_engine import PrefillEngine
+        from harness.engine.engine import Engine
 
-        lengths = self.config.lengths
-        room = unless_set({"VLLM_CPU_KVCACHE_SPACE": str(cpu_cache_gib(sum(lengths), self.source))})
-        arguments = {
-            "max_num_seqs": len(lengths),
-            "max_num_batched_tokens": self.config.max_num_batched_tokens or max(sum(lengths) + 1, 2048),
-        }
-        with environment(room):
-            self.engine = PrefillEngine(
-                for_engine(self.config, max(lengths) + 1), self.source, vllm_args=arguments
-            )
+        self.engine = Engine(self.config.engine(), self.source)
         self.block_size = self.engine.block_size
         self._reached(reached)
 
     def warm_up(self, reached: Reached) -> None:
-        from harness.engine.completions import warm_up
+        from harness.engine.generation import warm_up
 
         warm_up(self.engine, [1, max(self.config.lengths)], at_once=1)
         self._reached(reached)
 
     def run(self, stage: Stage, reached: Reached) -> None:
-        from harness.engine.completions import complete
+        from harness.engine.generation import complete
 
         prompts = [self.token_ids[:length] for length in stage.lengths]
         first_tokens = [done[0] for done in complete(self.engine, prompts).tokens]
@@ -165,13 +157,102 @@ class VllmJob:
             if len(steps) == 1:  # all prompts are prefilled, and each waits for one more token
                 self._reached(reached, first_tokens)
 
-        complete(self.engine, prompts, 2, on_step)
+        complete(self.engine, prompts, OUTPUT_LEN, on_step)
 
     def done(self, reached: Reached) -> None:
         self._reached(reached)
 
     def _reached(self, reached: Reached, first_tokens: Sequence[int] = ()) -> None:
-        from patches import kv_cache
+        facts = self.engine.facts()
+        reached(self.engine.cache_bytes(), facts.num_blocks * facts.block_bytes, first_tokens)
 
-        pool, each = self.engine.block_pool, kv_cache.block_bytes(self.engine.llm)
-        reached(kv_cache.blocks_in_use(pool) * each, kv_cache.blocks_in_pool(pool) * each, first_tokens)
+
+@dataclass(frozen=True)
+class Reading:
+    """What was read at a stage, or why nothing was."""
+
+    stage: Stage
+    status: Status = Status.OK
+    reason: str | None = None
+    figures: dict[str, int] = field(default_factory=dict)  # by name, in bytes
+    first_tokens: tuple[int, ...] = ()
+    sources: dict[str, str] = field(default_factory=dict)  # see process_memory.Meter
+    block_size: int = 0  # of the engine that is loaded; 0: it has no blocks, or is not yet
+
+
+def readings(
+    engine: EngineName, config: MemoryConfig, source: ModelSource, token_ids: list[int]
+) -> Iterator[Reading]:
+    """Run the job in a new process; a reading for each of its stages, as it gets there.
+
+    A process that dies leaves a reading for the stage that it did not reach and for all that would have
+    followed. The process is gone when this ends, also if the caller stops early.
+    """
+    left = plan(engine, config.lengths)
+    try:
+        with Child(metered_job, engine, config, source, token_ids) as child:
+            try:
+                yield from _reached(child, left)
+            finally:
+                child.kill()  # it keeps nothing that would have to be put in order
+    except EngineFailed as error:
+        yield from _lost(left, error)
+
+
+def _reached(child: Child, left: list[Stage]) -> Iterator[Reading]:
+    """The readings of the stages `left`; what is not reached stays in it as EngineFailed is raised."""
+    while left:
+        try:
+            yield child.ask("reach", left[0])
+        except EngineFailed as error:
+            if isinstance(error, ChildDied) or not left[0].lengths:  # without it nothing follows
+                raise
+            yield Reading(left[0], error.status, str(error))
+        left.pop(0)
+
+
+def _lost(stages: Sequence[Stage], error: EngineFailed) -> Iterator[Reading]:
+    yield Reading(stages[0], error.status, str(error))
+    for stage in stages[1:]:
+        yield Reading(stage, error.status, f"not reached: {stages[0].name}: {error}")
+
+
+@contextmanager
+def metered_job(*job: Any) -> Iterator[_MeteredJob]:
+    """For `Child`; the arguments are those of `job_of`."""
+    yield _MeteredJob(job_of(*job))
+
+
+class _MeteredJob:
+    """A job that reads its process's memory at every stage."""
+
+    def __init__(self, job: Job) -> None:
+        from harness import device
+        from harness.measure.process_memory import Meter
+
+        self.job, self.meter = job, Meter(device.kind())
+
+    def facts(self) -> None:
+        """Nothing is known before a stage is reached."""
+
+    def reach(self, stage: Stage) -> Reading:
+        """Do what leads to a stage, and what was read there."""
+        readings: list[Reading] = []
+
+        def reached(used: int, held: int, first_tokens: Sequence[int]) -> None:
+            figures = self.meter.read() | {"cache_used_bytes": used, "cache_held_bytes": held}
+            more = tuple(first_tokens), dict(self.meter.sources), self.job.block_size
+            readings.append(Reading(stage, Status.OK, None, figures, *more))
+
+        if stage.name == "start":
+            reached(0, 0, [])
+        elif stage.name == "model loaded":
+            self.job.load(reached)
+        elif stage.name == "warmed up":
+            self.job.warm_up(reached)
+        elif stage.name == "done":
+            self.job.done(reached)
+        else:
+            self.job.run(stage, reached)
+        (reading,) = readings
+        return reading

@@ -8,15 +8,14 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from harness import models, prompt
-from harness.analysis import roofline as work
 from harness.analysis import stats
-from harness.experiments.memory.jobs import ENGINES, EngineName, plan
+from harness.experiments.memory.jobs import ENGINES, EngineName, Reading, plan, readings
 from harness.experiments.memory.options import MemoryConfig, find_model
-from harness.experiments.memory.stages import Reading, readings
 from harness.models import ModelSource
 from harness.running.recorder import Recorder, recording
 from harness.runs.record import Cell, Result, Status
 from harness.runs.schema import Model
+from harness.units import ELEMENT_BYTES
 
 
 def run(config: MemoryConfig) -> int:
@@ -29,11 +28,10 @@ def measure(config: MemoryConfig, recorder: Recorder, source: ModelSource) -> No
     """Rounds of one process of each engine, in random order, until the time or the precision is enough."""
     source = models.materialise(source, config.seed)
     (token_ids,), origin = prompt.token_ids(source, [max(config.lengths)], None, config.seed)
-    heads = source.num_layers * source.num_kv_heads * source.head_dim
     with recorder.noting() as record:
         record.prompt = origin
         record.model = Model(name=record.model.name, weights=source.weights, dtype=config.dtype)
-        record.kv_bytes_per_token = 2 * heads * work.ELEMENT_BYTES[config.dtype]
+        record.kv_bytes_per_token = source.kv_bytes_per_token(ELEMENT_BYTES[config.dtype])
     assert config.max_seconds is not None
     job, order = Job(config, recorder, source, token_ids), random.Random(config.seed)
     rounds, longest_s, left_s = 0, 0.0, config.max_seconds

@@ -6,10 +6,11 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from harness import models
 from harness.config import checks, fields
-from harness.config.checks import label
-from harness.config.fields import Common, Count, DeviceKind, Engine, Seconds
+from harness.config.defaults import MIN_BATCHED_TOKENS, DeviceKind
+from harness.config.engine import EngineSpec
+from harness.config.errors import label, refuse
+from harness.config.fields import Common, Count, Engine, Seconds
 from harness.models import ModelSource
 from harness.models.required import require_cache, require_own_positions
 
@@ -48,26 +49,39 @@ class MemoryConfig(Common, Engine):
         None, description="at least all inputs together: they are one step (default: what that takes)"
     )
 
+    def engine(self) -> EngineSpec:
+        """vLLM's engine, which takes all inputs whole in one step; needs a resolved configuration."""
+        tokens = sum(self.lengths)
+        return EngineSpec.of(
+            self,
+            max_model_len=max(self.lengths) + OUTPUT_LEN,
+            max_num_seqs=len(self.lengths),
+            max_num_batched_tokens=self.max_num_batched_tokens or max(tokens + 1, MIN_BATCHED_TOKENS),
+            cached_tokens=tokens,
+        )
+
 
 def resolve(config: MemoryConfig, device_kind: DeviceKind) -> MemoryConfig:
     """The configuration with what depends on the device filled in, checked against it. Raises ConfigError."""
     name = f"memory-{fields.model_name(config)}"
     resolved = fields.resolve_common(config, device_kind, name)
-    problems = [*checks.directory_problems(resolved), *checks.engine_problems(resolved, device_kind)]
+    problems = fields.common_problems(resolved, device_kind)
+    problems += checks.load_format_problems(resolved.load_format)
+    problems += checks.engine_problems(resolved.engine(), device_kind)
     in_all = sum(config.lengths)
     limit = f"{in_all}, the sum of --lengths, so that all inputs are one step"
-    problems += checks.step_problems(config, in_all, limit)
+    problems += checks.step_problems(config.max_num_batched_tokens, in_all, limit)
     if (ranks := config.tensor_parallel_size) > 1:
         said = label("tensor_parallel_size", ranks)
         problems.append(f"{said}: must be 1, as the memory of one process is read; leave it out")
-    fields.refuse(problems)
+    refuse(problems)
     return resolved
 
 
 def find_model(config: MemoryConfig) -> ModelSource:
     """The model, if both can run the longest input with it; raises ModelError if not."""
     longest = max(config.lengths)
-    source = models.asked_for(config, longest + OUTPUT_LEN - 1)
+    source = config.inspect_model(longest + OUTPUT_LEN - 1)
     require_cache(source, per_head=True)
     require_own_positions(source, label("lengths", longest))
     return source

@@ -11,8 +11,8 @@ import numpy as np
 from harness import layout
 from harness.analysis import stats
 from harness.engine import inengine
+from harness.engine.engine import Engine, Prefill
 from harness.engine.inengine import InEngineArm, Outcome
-from harness.engine.prefill_engine import Prefill, PrefillEngine
 from harness.experiments.prefill.replaying import Replaying
 from harness.measure import profile, timers
 from harness.measure.sampler import Series
@@ -39,7 +39,7 @@ class PrefillTimer:
 class EndToEnd:
     """Times and profiles whole prefills of the same prompts in one engine."""
 
-    engine: PrefillEngine
+    engine: Engine
     prompts: Sequence[Sequence[int]]
     plans: Mapping[int, Sequence[Sequence[int]]]  # each prompt's block ids by spread_k
     replaying: Replaying

@@ -13,16 +13,17 @@ from harness import batch, device, layout, models, prompt
 from harness.calls import capture
 from harness.config import RunConfig
 from harness.engine import prefills
+from harness.engine.engine import Engine, Prefill, Prompts, check_backend, check_room
 from harness.engine.options import EngineError
-from harness.engine.prefill_engine import Prefill, PrefillEngine, check_backend, check_room
-from harness.engine.prefills import Ids
 from harness.engine.ranks import RankDied, Ranks
 from harness.experiments.prefill import end_to_end
 from harness.experiments.prefill import other_engines as variants
-from harness.experiments.prefill.replaying import SAMPLED_LAYERS, Replaying, spaced
+from harness.experiments.prefill.replaying import SAMPLED_LAYERS, Replaying
 from harness.measure.sampler import ENOUGH_ROUNDS
+from harness.replay.bench import ReplaySpec
 from harness.running.recorder import Recorder, recording
 from harness.runs.schema import Model
+from harness.units import first_line, spaced
 
 SWEEP_SHARE, ATTRIBUTION_SHARE = 0.3, 0.5  # of the time for sampling: whole prefills, without and with arms
 EAGER = (
@@ -66,7 +67,7 @@ class Job:
         with self.recorder.noting() as record:
             record.prompt = origin
         self.recorder.say(f"starting vLLM for {source.name} ...")
-        with PrefillEngine(self.config, source) as engine:
+        with Engine(self.config.engine(), source) as engine:
             with self.recorder.noting() as record:
                 record.engine, record.engine_start_s = engine.settings, round(engine.start_s, 1)
             self.recorder.say(f"engine up after {engine.start_s:.0f} s")
@@ -79,7 +80,7 @@ class Job:
                 record.sampling_s = round(sampling_s, 1)
         variants.measure(source, prompts, self.replaying, self.recorder)
 
-    def _sweep(self, engine: PrefillEngine, prompts: Ids) -> None:
+    def _sweep(self, engine: Engine, prompts: Prompts) -> None:
         if len(engine.about.out_of_scope) == len(engine.about.layers):
             self._leave_out(dict(enumerate(engine.about.out_of_scope)))
             raise capture.CaptureError(NO_LAYER)  # not all of these can be prefilled on chosen blocks
@@ -94,8 +95,7 @@ class Job:
         except RankDied:
             raise
         except RuntimeError as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise EngineError(f"vLLM cannot prefill {self.source.name}: {reason}") from error
+            raise EngineError(f"vLLM cannot prefill {self.source.name}: {first_line(error)}") from error
         self._equip(engine.ranks)
         layers = self._chosen_layers(len(engine.about.layers))
         base, captured = prefills.capture(engine, prompts, plans[1], layers)
@@ -122,7 +122,7 @@ class Job:
 
     def _equip(self, ranks: Ranks) -> None:
         """Make every rank ready to replay; the run notes what the first measures with."""
-        equipment = ranks.call("equip", self.config, self.replaying.lacks_ceilings)
+        equipment = ranks.call("equip", ReplaySpec.of(self.config), self.replaying.lacks_ceilings)
         self.replaying.equipped(equipment[0])
 
     def _plans(self, blocks: Sequence[int], free: Sequence[int]) -> Plans:
@@ -147,7 +147,7 @@ class Job:
             return spaced(count, SAMPLED_LAYERS)
         return self.config.layers if isinstance(self.config.layers, list) else None
 
-    def _fit_layers(self, engine: PrefillEngine, calls: dict[int, capture.AttentionCall]) -> None:
+    def _fit_layers(self, engine: Engine, calls: dict[int, capture.AttentionCall]) -> None:
         """Leave out layers if not even a few samples of all of them fit the time; note what is replayed."""
         fitting, of = len(calls), len(engine.about.layers)
         if self.config.layers is None and self.config.repeats is None and not self.recorder.finished:
@@ -182,8 +182,8 @@ class Job:
 
     def _replay_all(
         self,
-        engine: PrefillEngine,
-        prompts: Ids,
+        engine: Engine,
+        prompts: Prompts,
         plans: Plans,
         base: Prefill,
         calls: Sequence[capture.AttentionCall],
@@ -214,8 +214,8 @@ class Job:
 
     def _end_to_end(
         self,
-        engine: PrefillEngine,
-        prompts: Ids,
+        engine: Engine,
+        prompts: Prompts,
         plans: Plans,
         problems: dict[int, str],
     ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -10,20 +11,19 @@ from pydantic import Field, field_validator
 from harness import batch
 from harness.batch import Batch
 from harness.config import checks, fields
-from harness.config.checks import label
+from harness.config.defaults import MIN_BATCHED_TOKENS, DeviceKind
+from harness.config.engine import EngineSpec
+from harness.config.errors import ConfigError, label, refuse
 from harness.config.fields import (
     AnyPath,
     Common,
     Count,
-    DeviceKind,
     Engine,
     Index,
     KernelTiming,
-    Model,
     NonEmpty,
     Sweep,
 )
-from harness.config.loading import ConfigError
 from harness.units import counted
 
 GROUPS: dict[str, list[str]] = {
@@ -113,6 +113,23 @@ class RunConfig(Common, Engine, Sweep, KernelTiming):
         """Whether no prompt has a second token."""
         return all(request.length == 1 for request in self.requests)
 
+    def prompts_label(self) -> str:
+        """The option that says how long the prompts are, with its value."""
+        if self.batch is None:
+            return super().prompts_label()
+        return label("batch", self.batch if len(self.batch) < 60 else batch.described(self.requests))
+
+    def engine(self) -> EngineSpec:
+        """The engine that takes all prompts whole in one step; needs a resolved configuration."""
+        tokens = batch.num_tokens(self.requests)
+        return EngineSpec.of(
+            self,
+            max_model_len=self.length + 1,
+            max_num_seqs=len(self.requests),
+            max_num_batched_tokens=self.max_num_batched_tokens or max(tokens + 1, MIN_BATCHED_TOKENS),
+            cached_tokens=self.num_blocks() * (self.block_size or 1),
+        )
+
 
 def resolve(config: RunConfig, device_kind: DeviceKind) -> RunConfig:
     """The configuration with what depends on the device filled in, checked against device and files.
@@ -122,25 +139,16 @@ def resolve(config: RunConfig, device_kind: DeviceKind) -> RunConfig:
     resolved = fields.resolve_common(config, device_kind, _name(config))
     if device_kind == "cuda" and config.one_token_each:  # else one CUDA graph, in which no call can be seen
         resolved = resolved.model_copy(update={"enforce_eager": True})
-    problems = [*checks.prompt_problems(resolved), *checks.directory_problems(resolved)]
-    problems += [*checks.capture_problems(resolved), *checks.timer_problems(resolved, device_kind)]
-    problems += checks.variant_problems(resolved, device_kind)
+    problems = [*_prompt_problems(resolved), *fields.common_problems(resolved, device_kind)]
+    problems += [*_capture_problems(resolved), *_variant_problems(resolved, device_kind)]
     if config.from_captures is None:
-        problems += checks.engine_problems(resolved, device_kind)
-        problems += checks.one_step_problems(resolved)
-    fields.refuse([*problems, *checks.spread_problems(resolved)])
+        problems += checks.load_format_problems(resolved.load_format)
+        problems += checks.engine_problems(resolved.engine(), device_kind)
+        backend = resolved.attention_backend or checks.DEFAULT_BACKEND[device_kind]
+        problems += checks.block_size_problems("block_sizes", resolved.block_sizes or [], backend)
+        problems += _one_step_problems(resolved)
+    refuse([*problems, *resolved.spread_problems()])
     return resolved
-
-
-def for_engine(config: Model, length: int) -> RunConfig:
-    """The engine of another experiment's configuration, as harness.engine.options takes it.
-
-    Args:
-        config: resolved.
-        length: tokens of the longest prompt.
-    """
-    shared = RunConfig.model_fields.keys() & type(config).model_fields.keys()
-    return RunConfig.model_validate({name: getattr(config, name) for name in shared} | {"length": length})
 
 
 def output_dir(config: RunConfig) -> Path:
@@ -161,3 +169,70 @@ def check_layers(config: RunConfig, num_layers: int) -> None:
             f"{label('layers', beyond)}: {config.model} has {counted(num_layers, 'layer')}; "
             f"must be within 0..{num_layers - 1}"
         )
+
+
+def _prompt_problems(config: RunConfig) -> Iterable[str]:
+    """A prompt that is too long, and a prompt file that is not there."""
+    if config.length > batch.LONGEST:
+        yield f"{label('length', config.length)}: {batch.LENGTH_LIMIT}"
+    if config.prompt_file is not None and not config.prompt_file.is_file():
+        yield f"{label('prompt_file', config.prompt_file)}: no such file; leave it out for a bundled passage"
+
+
+def _capture_problems(config: RunConfig) -> Iterable[str]:
+    """Options that --from-captures excludes."""
+    if config.from_captures is None:
+        return
+    if config.save_captures:
+        yield "--save-captures: nothing is captured with --from-captures; leave one out"
+    if config.output_dir is not None and config.overwrite:
+        inside = config.output_dir / "captures"
+        if inside.resolve() == config.from_captures.resolve():
+            yield (
+                f"--overwrite: would remove the captures in {inside} that --from-captures reads; "
+                "choose another --output-dir"
+            )
+
+
+def _variant_problems(config: RunConfig, device_kind: DeviceKind) -> Iterable[str]:
+    """Lists of variants of the engine that cannot be run here, or hold nothing but the main job's own."""
+    listed = {
+        "block_sizes": config.block_size,
+        "flash_attn_versions": config.flash_attn_version,
+        "attention_backends": config.attention_backend,
+    }
+    for name, own in listed.items():
+        values = getattr(config, name)
+        if values is None:
+            continue
+        if config.from_captures is not None:
+            yield f"{label(name, values)}: there is no engine with --from-captures; leave one out"
+        elif config.tensor_parallel_size > 1:
+            yield (
+                f"{label(name, values)}: engines beside the main job's run on one GPU each; leave it out "
+                f"or --tensor-parallel-size {config.tensor_parallel_size}"
+            )
+        elif device_kind == "cpu" and name != "block_sizes":
+            only = (
+                "flash attention needs CUDA" if name == "flash_attn_versions" else "a CPU has CPU_ATTN alone"
+            )
+            yield f"{label(name, values)}: {only}; leave it out"
+        elif values == [own]:
+            yield f"{label(name, values)}: is what the main job runs with itself; name another value"
+    if unknown := set(config.flash_attn_versions or []) - {2, 3, 4}:
+        yield f"{label('flash_attn_versions', sorted(unknown))}: vLLM has 2, 3 and 4"
+    if config.flash_attn_versions and (config.attention_backend or "FLASH_ATTN").upper() != "FLASH_ATTN":
+        yield (
+            f"{label('flash_attn_versions', config.flash_attn_versions)}: --attention-backend "
+            f"{config.attention_backend} has none; leave one out"
+        )
+    if device_kind == "cuda":
+        yield from checks.backend_problems("attention_backends", config.attention_backends or [])
+
+
+def _one_step_problems(config: RunConfig) -> Iterable[str]:
+    """What would cut the prompts into several steps."""
+    needed = batch.num_tokens(config.requests)
+    of_all = f" ({counted(needed, 'token')})" if config.batch else ""
+    limit = f"{config.prompts_label()}{of_all}, so that all of it stays in one step"
+    yield from checks.step_problems(config.max_num_batched_tokens, needed, limit)

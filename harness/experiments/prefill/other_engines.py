@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -17,9 +17,10 @@ from harness.analysis import other_engines as variants
 from harness.analysis.other_engines import AGAIN, BASELINE, Variant
 from harness.config import RunConfig
 from harness.engine import inengine
-from harness.engine.child import EngineFailed
-from harness.engine.inengine import Outcome
-from harness.engine.process import ArmFacts, EngineProcess, Prompts
+from harness.engine.child import Child, EngineFailed
+from harness.engine.engine import Prompts
+from harness.engine.inengine import ArmFacts, ArmsFacts, Outcome, prefilling
+from harness.engine.options import environment, kv_cache_space
 from harness.experiments.prefill.end_to_end import PrefillTimer
 from harness.experiments.prefill.replaying import Replaying
 from harness.measure import timers
@@ -57,7 +58,8 @@ def measure(source: ModelSource, prompts: Prompts, replaying: Replaying, recorde
     shared = config.model_copy(update={"gpu_memory_utilization": config.gpu_memory_utilization / count})
     largest = max([engine.block_size or 0, *(config.block_sizes or [])])
     cache = variants.kv_cache_bytes(config, source, engine.dtype or "", largest)
-    with ExitStack() as closing:
+    # Several engines are up: the environment's VLLM_CPU_KVCACHE_SPACE is of one.
+    with environment(kv_cache_space(cache)), ExitStack() as closing:
         engines = _Engines(prompts, recorder, closing)
         with recorder.bar("starting engines", count) as bar:
             for member in [Member(None), Member(None, control=True), *map(Member, found)]:
@@ -111,7 +113,8 @@ class _Engines:
             if self.no_baseline is not None:
                 reason = f"nothing to compare with: the baseline's engine failed: {self.no_baseline}"
                 raise EngineFailed(self.no_baseline.status, reason)
-            engine = EngineProcess(own, source, cache)
+            spec = replace(own.engine(), kv_cache_bytes=cache)
+            engine = Child(prefilling, spec, source, own.requests, own.seed)
             self.closing.callback(engine.close)
             self._admit(member, engine)
         except EngineFailed as error:
@@ -121,9 +124,10 @@ class _Engines:
             for name in ARMS:
                 self._append(member, _unknown(name), own.block_size or 0, error)
 
-    def _admit(self, member: Member, engine: EngineProcess) -> None:
+    def _admit(self, member: Member, engine: Child) -> None:
         """Add a started engine's arms; if none of them can run it is closed and EngineFailed raised."""
-        facts, variant = engine.facts, member.variant
+        facts: ArmsFacts = engine.facts
+        variant = member.variant
         with self._noting(member) as noted:
             noted.settings, noted.start_s = facts.settings, round(facts.start_s, 1)
         try:
@@ -149,10 +153,10 @@ class _Engines:
                 self.recorder.notice(f"{member.name}, {name}: {error}")
                 self._append(member, arm, size, error)
             else:
-                step = timers.Step(lambda name=name: engine.prefill(self.prompts, name))  # type: ignore[misc]
+                step = timers.Step(lambda name=name: engine.ask("prefill", self.prompts, name))  # type: ignore[misc]
                 self._append(member, arm, size, step, "; ".join(filter(None, [arm.remark, differs])))
 
-    def _check(self, engine: EngineProcess, arm: ArmFacts, outcomes: dict[str, Outcome]) -> None:
+    def _check(self, engine: Child, arm: ArmFacts, outcomes: dict[str, Outcome]) -> None:
         """Run an arm once; EngineFailed if it cannot run, or is not like the engine untouched."""
         if arm.name not in engine.facts.arms:
             raise EngineFailed(Status.UNSUPPORTED, engine.facts.not_steered or "the engine has no such arm")
@@ -163,8 +167,8 @@ class _Engines:
         if problem := inengine.objection(got, outcomes["engine"], outcomes.get(twin, got)):
             raise EngineFailed(Status.WRONG_OUTPUT, problem)
 
-    def _outcome(self, engine: EngineProcess, arm: str) -> Outcome:
-        logits, tokens = engine.outcome(self.prompts, arm)
+    def _outcome(self, engine: Child, arm: str) -> Outcome:
+        logits, tokens = engine.ask("outcome", self.prompts, arm)
         return Outcome(torch.from_numpy(logits), tokens)
 
     def _append(

@@ -13,6 +13,7 @@ from harness.replay.bench import Equipment, Sampled
 from harness.running.sampling import Sampling
 from harness.runs.record import request_series_name, series_name
 from harness.runs.schema import Ceilings, Model, RequestRecord
+from harness.units import spaced
 
 # By spread_k: calls to replay, and whether random Q, K and V go with each.
 Todo = dict[int, list[tuple[AttentionCall, bool]]]
@@ -126,12 +127,3 @@ class Replaying(Sampling):
         of_requests = list(zip(lengths, self.config.runs(spread_k), strict=True))
         kinds = sorted(set(of_requests))
         return [of_requests.index(kinds[n]) for n in spaced(len(kinds), MOST_ALONE)]
-
-
-def spaced(count: int, wanted: int) -> list[int]:
-    """`wanted` indices out of range(count), evenly spaced, ends included."""
-    if wanted >= count:
-        return list(range(count))
-    if wanted == 1:
-        return [0]
-    return [round(n * (count - 1) / (wanted - 1)) for n in range(wanted)]

@@ -8,10 +8,11 @@ import torch
 
 from harness.calls import capture
 from harness.config import RunConfig
-from harness.experiments.prefill.replaying import SAMPLED_LAYERS, Replaying, spaced
-from harness.replay.bench import Bench
+from harness.experiments.prefill.replaying import SAMPLED_LAYERS, Replaying
+from harness.replay.bench import Bench, ReplaySpec
 from harness.running.recorder import Recorder, recording
 from harness.runs.schema import Model
+from harness.units import spaced
 
 
 def run(config: RunConfig) -> int:
@@ -22,7 +23,7 @@ def run(config: RunConfig) -> int:
 def replay(config: RunConfig, recorder: Recorder) -> None:
     """Load, replay and keep; `config` has the captures' lengths and block size."""
     assert config.from_captures is not None
-    replaying, bench = Replaying(config, recorder), Bench(config)
+    replaying, bench = Replaying(config, recorder), Bench(ReplaySpec.of(config))
     replaying.equipped(bench.equipment(replaying.lacks_ceilings))
     calls = _load(config.from_captures, config.layers, replaying.device)
     replaying.describe(calls, Model(name=recorder.record.model.name, weights="captured"))

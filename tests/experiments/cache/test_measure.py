@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from harness import models
 from harness.config import ConfigError, load
-from harness.engine import completions
+from harness.engine.engine import Engine
+from harness.engine.generation import complete
 from harness.engine.options import EngineError
-from harness.experiments.cache.measure import Arm, Job, Texts, start
+from harness.experiments.cache.measure import Arm, Job, Texts
 from harness.experiments.cache.options import CacheConfig, resolve
 from harness.prompt import PromptError
 from harness.running.recorder import Recorder
@@ -44,7 +45,7 @@ def source(tiny_gpt2):
 
 @pytest.fixture(scope="module")
 def cached_engine(config, source):
-    with start(config, source) as engine:
+    with Engine(config.engine(), source) as engine:
         yield engine
 
 
@@ -93,17 +94,17 @@ def test_vllm_finds_whole_blocks_and_computes_the_last_token(cached_engine, leng
 
 def test_several_tokens_are_those_of_longer_prompts(cached_engine):
     prompts = [texts().pair(0, n)[0] for n in range(2)]
-    done = completions.complete(cached_engine, prompts, 3)
+    done = complete(cached_engine, prompts, 3)
     for prompt, tokens in zip(prompts, done.tokens, strict=True):
-        longer = completions.complete(cached_engine, [[*prompt, *tokens[:2]]])
+        longer = complete(cached_engine, [[*prompt, *tokens[:2]]])
         assert longer.tokens == [tokens[2:]]
 
 
 def test_prompts_that_one_step_does_not_take_are_refused_and_leave_nothing_behind(cached_engine):
     prompts = [texts().pair(0, n)[0] for n in range(30)]
     with pytest.raises(EngineError, match=r"30 prompts of 3000 tokens in all took more than one step"):
-        completions.complete(cached_engine, prompts)
-    assert completions.reset_prefix_cache(cached_engine) > 0
+        complete(cached_engine, prompts)
+    assert cached_engine.reset_prefix_cache() > 0
 
 
 def test_requests_that_something_interrupts_hold_no_blocks(cached_engine):
@@ -112,9 +113,9 @@ def test_requests_that_something_interrupts_hold_no_blocks(cached_engine):
 
     free = cached_engine.free_block_ids()
     with pytest.raises(KeyboardInterrupt):
-        completions.complete(cached_engine, [texts().pair(0, 0)[0]] * 2, 3, on_step=interrupt)
+        complete(cached_engine, [texts().pair(0, 0)[0]] * 2, 3, on_step=interrupt)
     assert cached_engine.free_block_ids() == free
-    assert completions.complete(cached_engine, [[5]]).tokens
+    assert complete(cached_engine, [[5]]).tokens
 
 
 def test_a_reset_that_vllm_refuses_is_said(cached_engine):
@@ -122,11 +123,11 @@ def test_a_reset_that_vllm_refuses_is_said(cached_engine):
 
     def reset() -> None:
         try:
-            completions.reset_prefix_cache(cached_engine)
+            cached_engine.reset_prefix_cache()
         except EngineError as error:
             refused.append(str(error))
 
-    completions.complete(cached_engine, [texts().pair(0, 0)[0]], 2, on_step=reset)
+    complete(cached_engine, [texts().pair(0, 0)[0]], 2, on_step=reset)
     assert refused == ["vLLM did not reset its prefix cache: some request still holds blocks"]
 
 
@@ -134,12 +135,12 @@ def test_a_cache_that_holds_something_else_is_found_and_not_timed(
     cached_engine, config, source, monkeypatch, tmp_path
 ):
     def spoiling(engine, prompts, output_len=1):
-        done = completions.complete(engine, prompts, output_len)
+        done = complete(engine, prompts, output_len)
         for layer in engine.ranks.only.layers.values():
             layer.kv_cache.zero_()
         return done
 
-    monkeypatch.setattr("harness.experiments.cache.measure.complete", spoiling)
+    monkeypatch.setattr("harness.experiments.cache.measure.measure.complete", spoiling)
     half = config.model_copy(update={"shares": [50], "repeats": 6, "output_dir": tmp_path})
     recorder = Recorder(half, "tiny")
     Job(half, recorder, source, cached_engine, texts()).run()

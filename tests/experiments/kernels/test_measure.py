@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import layout
+from harness.calls.capture import AttentionCall
 from harness.config import ConfigError, kernel_names, load
 from harness.experiments.kernels.measure import series
 from harness.experiments.kernels.options import KernelsConfig, resolve
@@ -34,6 +35,11 @@ FUNCTIONS = kernel_names.FUNCTIONS
 
 def configured(**options: object) -> KernelsConfig:
     return resolve(load(KernelsConfig, SMALL | options), "cpu")
+
+
+def call_of(**options: object) -> AttentionCall:
+    config = configured(**options)
+    return random_call.make(config.shape(), "cpu", config.seed)
 
 
 def by_point(results: list[Result]) -> dict[tuple[str, str], Result]:
@@ -139,7 +145,7 @@ def test_a_kernel_that_cannot_run_here_says_why(name, arms):
 
 @pytest.mark.parametrize("queries", [1, 40, 150])
 def test_the_reference_of_the_last_queries_is_the_end_of_the_whole_prefill_s(queries):
-    whole, last = (random_call.make(configured(seq_len_q=n, batch_size=2), "cpu") for n in (150, queries))
+    whole, last = (call_of(seq_len_q=n, batch_size=2) for n in (150, queries))
     query = torch.cat([each[-queries:] for each in whole.query.split(150)])
     last = replace(last, query=query, key=whole.key, value=whole.value)
     expected = reference.attention_rows(whole, torch.arange(300))
@@ -148,7 +154,7 @@ def test_the_reference_of_the_last_queries_is_the_end_of_the_whole_prefill_s(que
 
 
 def test_keys_begin_where_the_sequences_do():
-    whole, chunk = (random_call.make(configured(seq_len_q=n, batch_size=3), "cpu") for n in (150, 40))
+    whole, chunk = (call_of(seq_len_q=n, batch_size=3) for n in (150, 40))
     assert whole.key_start_loc.tolist() == whole.query_start_loc.tolist() == [0, 150, 300, 450]
     assert chunk.key_start_loc.tolist() == [0, 150, 300, 450]
     assert chunk.query_start_loc.tolist() == [0, 40, 80, 120]
@@ -173,8 +179,8 @@ def test_each_sequence_lies_in_so_many_runs_and_comes_back_from_them(
 ):
     config = configured(length=length, batch_size=batch_size, block_size=block_size, gap=gap)
     runs = data.draw(st.integers(1, config.num_blocks()))
-    call = random_call.make(config, "cpu")
-    blocks = random_call.in_blocks(call, config, runs, block_size)
+    call = random_call.make(config.shape(), "cpu", config.seed)
+    blocks = random_call.in_blocks(call, block_size, runs, gap=gap)
     for kv, count in ((blocks.one_run, 1), (blocks.split, runs)):
         table = kv.block_table.tolist()
         assert [layout.spread_k(ids) for ids in table] == [count] * batch_size
@@ -187,7 +193,7 @@ def test_each_sequence_lies_in_so_many_runs_and_comes_back_from_them(
 
 
 def test_the_same_seed_gives_the_same_numbers():
-    one, same, other = (random_call.make(configured(seed=seed), "cpu").query for seed in (1, 1, 2))
+    one, same, other = (call_of(seed=seed).query for seed in (1, 1, 2))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
 

@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness import config, models
+from harness import models
 from harness.batch import prefill_steps
+from harness.config import EngineSpec
 from harness.engine import inengine
 from harness.engine.child import Child, EngineFailed
-from harness.engine.generation import Generated, Limits, blocks_needed, generation_engine
+from harness.engine.generation import Generated, blocks_needed, generating
 from harness.engine.inengine import Outcome
 from harness.engine.transformers_model import TransformersModel
 
@@ -40,10 +41,10 @@ def transformers(source):
 @pytest.fixture(scope="module")
 def vllm(tiny_gpt2, source):
     """An engine with steps of at most STEP_TOKENS tokens, and 20 blocks of 32 for requests."""
-    options = {"model": str(tiny_gpt2), "length": 120, "block_size": 32, "enforce_eager": True}
-    resolved = config.resolve(config.load(config.RunConfig, options), "cpu")
-    limits = Limits(3, 120, STEP_TOKENS, kv_cache_bytes=2**28, num_blocks=21)
-    with Child(generation_engine, resolved, source, limits) as child:
+    spec = EngineSpec(
+        120, 3, STEP_TOKENS, 32, enforce_eager=True, kv_cache_bytes=2**28, num_gpu_blocks_override=21
+    )
+    with Child(generating, spec, source) as child:
         yield child
 
 
@@ -147,10 +148,8 @@ def test_what_a_window_has_passed_is_kept_as_the_formula_has_it(tiny_windowed):
         cached, without = (model.generate(ids, 6, kept) for kept in (True, False))
     assert cached.tokens == without.tokens
     assert [step.cache_bytes for step in cached.steps] == [each * (80 + n) for n in range(6)]
-    options = {"model": str(tiny_windowed), "length": 110, "block_size": 32, "enforce_eager": True}
-    resolved = config.resolve(config.load(config.RunConfig, options), "cpu")
-    limits = Limits(1, 110, 110, kv_cache_bytes=2**28, num_blocks=10)
-    with Child(generation_engine, resolved, source, limits) as vllm:
+    spec = EngineSpec(110, 1, 110, 32, enforce_eager=True, kv_cache_bytes=2**28, num_gpu_blocks_override=10)
+    with Child(generating, spec, source) as vllm:
         paged: Generated = vllm.ask("generate", [ids], 6)
     assert [step.cache_bytes for step in paged.steps] == [3 * 32 * each] * 6
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -14,11 +15,9 @@ import torch
 
 from harness import device, models
 from harness.config import ConfigError, load
-from harness.experiments.memory import stages as memory_stages
-from harness.experiments.memory.jobs import ENGINES, Stage, TransformersJob, plan
+from harness.experiments.memory.jobs import ENGINES, Reading, Stage, TransformersJob, plan, readings
 from harness.experiments.memory.measure import Job, precise
 from harness.experiments.memory.options import MemoryConfig, find_model, resolve
-from harness.experiments.memory.stages import Reading
 from harness.measure.process_memory import Meter
 from harness.models import ModelError
 from harness.running.recorder import Recorder
@@ -142,7 +141,7 @@ def test_ctrl_c_keeps_what_was_read_and_the_process_is_started_again(tiny_gpt2, 
         yield from (Reading(stage, Status.OK, figures={"rss_bytes": 7}) for stage in stages[:2])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("harness.experiments.memory.measure.readings", two_of_them)
+    monkeypatch.setattr("harness.experiments.memory.measure.measure.readings", two_of_them)
     recorder = Recorder(config, "tiny")
     with pytest.raises(KeyboardInterrupt):
         Job(config, recorder, find_model(config), []).process("vLLM", 0)
@@ -164,40 +163,27 @@ def test_resident_memory_counts_what_is_written():
     assert meter.read()["peak_rss_bytes"] < after["rss_bytes"]
 
 
-def test_a_process_that_is_killed_leaves_a_reason_for_all_that_it_did_not_reach(tiny_gpt2, monkeypatch):
+def test_a_process_that_is_killed_leaves_a_reason_for_all_that_it_did_not_reach(tiny_gpt2):
     config = configured(tiny_gpt2)
     source = models.materialise(find_model(config), seed=0)
-    pids = []
-    get_context = memory_stages.multiprocessing.get_context
-
-    def noting(method):
-        context = get_context(method)
-        process_type = context.Process
-
-        def process(**arguments):
-            pids.append(process_type(**arguments))
-            return pids[-1]
-
-        monkeypatch.setattr(context, "Process", process)
-        return context
-
-    monkeypatch.setattr(memory_stages.multiprocessing, "get_context", noting)
     found = []
-    for reading in memory_stages.readings("transformers", config, source, [5] * 100):
+    for reading in readings("transformers", config, source, [5] * 100):
         found.append(reading)
         if len(found) == 1:
-            os.kill(pids[0].pid, signal.SIGKILL)
+            (job,) = multiprocessing.active_children()
+            os.kill(job.pid, signal.SIGKILL)
     assert [reading.stage for reading in found] == plan("transformers", LENGTHS)
     assert found[0].status is Status.OK
-    assert {reading.status for reading in found[-3:]} == {Status.OUT_OF_MEMORY}
-    assert found[-1].reason.startswith("not reached: ")
+    assert {reading.status for reading in found[1:]} == {Status.ERROR}
+    assert found[1].reason.startswith("the process ended with SIGKILL")
+    assert {reading.reason for reading in found[2:]} == {f"not reached: model loaded: {found[1].reason}"}
 
 
 def test_a_model_that_does_not_load_is_said_at_every_stage_that_follows(tiny_gpt2, tmp_path):
     config = configured(tiny_gpt2)
     (tmp_path / "config.json").write_text("{}")
     source = models.replace(find_model(config), path=tmp_path)
-    found = list(memory_stages.readings("transformers", config, source, [5] * 100))
+    found = list(readings("transformers", config, source, [5] * 100))
     assert [reading.status for reading in found] == [Status.OK] + [Status.ERROR] * (len(found) - 1)
     assert [reading.stage for reading in found] == plan("transformers", LENGTHS)
     assert found[2].reason == f"not reached: model loaded: {found[1].reason}"

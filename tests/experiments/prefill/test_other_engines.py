@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from harness.analysis.contrasts import series_pairs
 from harness.analysis.other_engines import Variant
 from harness.config import RunConfig
 from harness.experiments.prefill.summary import summarise
+from harness.models.shape import Shape
 from harness.runs.record import Result, Status, status_of
 from harness.runs.resume import finished_series
 from tests.variant_fixtures import variant_record, variant_results
@@ -80,7 +80,8 @@ def test_an_engine_that_is_not_what_was_asked_for_is_told_from_one_that_differs_
 
 @pytest.mark.parametrize("block_size", [16, 128, 256])
 def test_the_kv_cache_holds_the_prompt_twice_at_every_block_size(block_size: int) -> None:
-    source: Any = SimpleNamespace(num_layers=3, num_kv_heads=2, head_dim=64)
+    shape = {"num_layers": 3, "num_heads": 2, "num_kv_heads": 2, "head_dim": 64}
+    source: Any = Shape(positions="rotary", max_positions=None, **shape)
     for length in (1, 100, 256, 4097):
         size = variants.kv_cache_bytes(RunConfig(length=length), source, "bfloat16", 256)
         bytes_per_block = 2 * 3 * 2 * 64 * 2 * block_size

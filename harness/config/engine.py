@@ -1,0 +1,41 @@
+"""What a vLLM engine is started with, beside its model; the experiments' options say it of their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from pydantic import BaseModel
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """An engine that takes whole prompts; names that vLLM has are vLLM's own."""
+
+    max_model_len: int  # tokens of a prompt with all that is generated from it; a prompt must be shorter
+    max_num_seqs: int  # prompts at once; no more than needed, as graphs are captured for so many
+    max_num_batched_tokens: int  # of one step
+    block_size: int
+    dtype: str = "auto"
+    seed: int = 0
+    gpu_memory_utilization: float = 0.6
+    enforce_eager: bool = False
+    attention_backend: str | None = None  # in any case; None: vLLM's choice
+    flash_attn_version: int | None = None  # None: vLLM's choice
+    tensor_parallel_size: int = 1
+    distributed_executor_backend: str | None = None
+    allow_long_max_model_len: bool = False
+    enable_prefix_caching: bool = False
+    cached_tokens: int = 0  # that the KV cache holds on a CPU, whose engine takes the memory it is told to
+    kv_cache_bytes: int | None = None  # of KV cache; None: what gpu_memory_utilization or cached_tokens gives
+    num_gpu_blocks_override: int | None = None  # blocks of KV cache; None: as many as its memory holds
+
+    @classmethod
+    def of(cls, options: BaseModel, **sizes: Any) -> EngineSpec:
+        """The engine of an experiment's resolved options, as far as they name the fields above.
+
+        Args:
+            sizes: the other fields, and those that are not as the options have them.
+        """
+        named = {f.name for f in fields(cls)} & type(options).model_fields.keys()
+        return cls(**{name: getattr(options, name) for name in named} | sizes)

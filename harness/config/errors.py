@@ -1,0 +1,23 @@
+"""What is wrong with the input, and how a problem names the value that it is about."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """Bad input, in one line that names the value, the limit and the way out."""
+
+
+def label(name: str, value: Any, source: Path | None = None) -> str:
+    """The value and where it was written: an option, or a key of the YAML file `source`."""
+    if isinstance(value, list):
+        value = ",".join(map(str, value))
+    return f"{source}: {name}: {value}" if source else f"--{name.replace('_', '-')} {value}"
+
+
+def refuse(problems: list[str]) -> None:
+    """Raise ConfigError with all of the problems, if there are any."""
+    if problems:
+        raise ConfigError("; ".join(problems))

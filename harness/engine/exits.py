@@ -1,0 +1,54 @@
+"""How a process ended, in words, and whether the system's memory is why."""
+
+from __future__ import annotations
+
+import re
+import signal
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.runs.record import Status
+
+VMSTAT = Path("/proc/vmstat")
+
+
+def describe_exit(exit_code: int | None) -> str:
+    """E.g. "exit status 1", "SIGKILL"; `exit_code` is negative after a signal, as Python has it."""
+    if exit_code is None or exit_code >= 0:
+        return f"exit status {exit_code}"
+    try:
+        return signal.Signals(-exit_code).name
+    except ValueError:  # a real-time signal
+        return f"signal {-exit_code}"
+
+
+def _oom_kills() -> int | None:
+    """Processes that the kernel has killed for memory, in any container of this machine; None: not told."""
+    try:
+        counted = re.search(r"^oom_kill (\d+)$", VMSTAT.read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(counted[1]) if counted else None
+
+
+@dataclass(frozen=True)
+class MemoryWatch:
+    """Made as a process starts: whether the kernel kills for memory from then on."""
+
+    oom_kills: int | None = field(default_factory=_oom_kills)
+
+    def ended(self, exit_code: int | None) -> tuple[Status, str]:
+        """The status of what a process leaves undone, and how it ended.
+
+        SIGKILL is what the kernel's out-of-memory killer sends, and not only that one. It is taken for the
+        killer's if the kernel has counted a kill since the process started. Any other end is an error, as is
+        a SIGKILL where the kernel has counted none or does not say.
+        """
+        if exit_code != -signal.SIGKILL:
+            return Status.ERROR, describe_exit(exit_code)
+        now = _oom_kills()
+        if now is None or self.oom_kills is None:
+            return Status.ERROR, "SIGKILL; the kernel does not say whether memory ran out"
+        if now > self.oom_kills:
+            return Status.OUT_OF_MEMORY, "SIGKILL, and the kernel has killed for memory since it started"
+        return Status.ERROR, "SIGKILL, and the kernel has not killed for memory since it started"

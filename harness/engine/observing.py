@@ -1,0 +1,98 @@
+"""What a rank looks at while a prefill runs: attention calls to keep, or to compare with those kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from harness import layout
+from harness.calls.capture import AttentionCall, CaptureError, from_engine, trimmed_table
+from harness.units import counted
+from patches.attention import AttentionTap
+
+Ids = Sequence[Sequence[int]]  # of each request
+
+
+@dataclass
+class Captured:
+    """A rank's calls of one prefill by layer index, and why layers are missing."""
+
+    calls: dict[int, AttentionCall] = field(default_factory=dict)
+    skipped: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass
+class Checked:
+    """A rank's part of a prefill under another layout: each layer's block table, and what differs."""
+
+    tables: dict[int, torch.Tensor] = field(default_factory=dict)  # [requests, blocks] int32
+    problems: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def capturing(
+    engine_layers: Mapping[str, Any], tap: AttentionTap, layers: Sequence[int] | None
+) -> Iterator[Captured]:
+    """Keep the calls of `layers` (indices of `engine_layers`; None: all) of the prefill inside the block."""
+    numbers = {name: number for number, name in enumerate(engine_layers)}
+    calls: dict[int, AttentionCall] = {}
+    skipped = {
+        numbers[name]: reason
+        for name, reason in tap.out_of_scope.items()
+        if layers is None or numbers[name] in layers
+    }
+    captured = Captured(skipped=skipped)
+
+    def observe(layer: Any, *arguments: Any) -> None:
+        number = numbers[layer.layer_name]
+        if layers is not None and number not in layers:
+            return
+        query, key, value, kv_cache, metadata, output = arguments
+        try:
+            calls[number] = from_engine(number, layer, query, key, value, kv_cache, metadata, output)
+        except CaptureError as error:
+            captured.skipped[number] = str(error)
+
+    with tap.observing(observe):
+        yield captured
+    captured.calls |= dict(sorted(calls.items()))
+
+
+@contextmanager
+def checking(
+    engine_layers: Mapping[str, Any], tap: AttentionTap, base: Captured, block_ids: Ids
+) -> Iterator[Checked]:
+    """Note the block tables of the prefill inside the block, and what is not as in `base`."""
+    numbers = {name: number for number, name in enumerate(engine_layers)}
+    checked = Checked()
+
+    def observe(layer: Any, *arguments: Any) -> None:
+        call = base.calls.get(numbers[layer.layer_name])
+        if call is None:
+            return
+        *_, metadata, output = arguments
+        checked.tables[call.layer], _ = trimmed_table(metadata, call.block_size)
+        if not torch.equal(output[: call.num_tokens].reshape(call.output.shape), call.output):
+            checked.problems.append(f"layer {call.layer}: the output is not bit for bit that at spread_k = 1")
+
+    with tap.observing(observe):
+        yield checked
+    for number, table in checked.tables.items():
+        if problem := _wrong_row(base.calls[number].block_ids(table), block_ids):
+            checked.problems.append(f"layer {number}: {problem}")
+            break
+
+
+def _wrong_row(got: Ids, asked: Ids) -> str | None:
+    """The first request whose blocks are not those that were asked for."""
+    for request, (ids, wanted) in enumerate(zip(got, asked, strict=True)):
+        if list(ids) != list(wanted):
+            return (
+                f"request {request} has {counted(layout.spread_k(ids), 'run')} in the engine's block table, "
+                f"{layout.spread_k(wanted)} asked for"
+            )
+    return None
