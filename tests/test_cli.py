@@ -73,7 +73,7 @@ STUDIED = "docs/study/data/nvidia-h200/llama-3-8b-4096-block16-fa3-2k"
         ("--layers first", "--layers first: must be all or sample, or a list of whole numbers"),
         ("--flash-attn-version 5", "--flash-attn-version 5: must be 2, 3 or 4"),
         ("--gpu-memory-utilization 1.5", "--gpu-memory-utilization 1.5: must be at most 1"),
-        ("--max-num-batched-tokens 16", "must be at least --length 4096"),
+        ("--length 512 --max-num-batched-tokens 16", "must be at least --length 512"),
         ("--prompt-file missing.txt", "--prompt-file missing.txt: no such file; leave it out"),
         ("--resume --overwrite", "--resume and --overwrite: exclude each other; leave one out"),
         ("--from-captures missing", "--from-captures missing: no *.safetensors there"),

@@ -16,7 +16,7 @@ TIMERS: dict[DeviceKind, tuple[str, ...]] = {
     "cpu": ("auto", "perf_counter"),
 }
 L2: dict[DeviceKind, Literal["warm"] | None] = {"cuda": "warm", "cpu": None}
-MAX_SECONDS: dict[DeviceKind, float] = {"cuda": 45.0, "cpu": 120.0}
+MAX_SECONDS: dict[DeviceKind, float] = {"cuda": 45.0, "cpu": 60.0}
 # By which factor spread_k grows; every spread_k takes two cores a minute for gpt2 at 4096 tokens.
 SPREAD_FACTOR: dict[DeviceKind, int] = {"cuda": 2, "cpu": 8}
 MIN_BATCHED_TOKENS = 2048  # of an engine's step, where its prompts are fewer: vLLM's own default

@@ -73,7 +73,8 @@ def sample(
     """Warm up, then time every ready arm once a round, and return the series' results with samples.
 
     Warm-up: until the sums over the arms of the last three rounds lie within 2% of each other; at most 10
-    rounds, and after the first no more once it has taken a fifth of the series' time.
+    rounds, and after the first no more once it has taken a fifth of the series' time. Where all results have
+    `warmup_us` already, that is the first round.
 
     End, whichever comes first; `Result.stopped` says which:
         "precision"  every contrast's 95% interval is, from end to end, at most `precision_pct` of its
@@ -204,6 +205,13 @@ class _Runner:
     def warm_up(self, until: float) -> None:
         """Rounds until they are stable, see `sample`; their samples are the results' `warmup_us`."""
         sums: list[float] = []
+        given = [self.series.results[n].warmup_us for n in self.series.ready()]
+        if given and all(given):
+            sums.append(sum(map(sum, given)))
+            self._took(sums[0] / 1e6)
+            until -= sums[0] / 1e6
+            if self.now() >= until:
+                return
         while self.series.ready() and len(sums) < MAX_WARMUP_ROUNDS:
             start = self.now()
             for times in self._rounds(1):

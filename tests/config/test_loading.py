@@ -93,7 +93,7 @@ def test_a_missing_yaml_file_is_named():
         load(RunConfig, {}, Path("no.yaml"))
 
 
-@pytest.mark.parametrize(("kind", "block_size", "seconds"), [("cuda", 16, 45), ("cpu", 128, 120)])
+@pytest.mark.parametrize(("kind", "block_size", "seconds"), [("cuda", 16, 45), ("cpu", 128, 60)])
 def test_resolving_fills_in_what_depends_on_the_device(kind, block_size, seconds):
     config = resolve(RunConfig(model="org/some model", length=4096), kind)
     assert (config.block_size, config.max_seconds) == (block_size, seconds)
@@ -103,8 +103,19 @@ def test_resolving_fills_in_what_depends_on_the_device(kind, block_size, seconds
 
 
 def test_resolving_keeps_what_was_asked_for(tmp_path):
-    asked = RunConfig(block_size=64, max_seconds=5, spread_k=[1, 3], output_dir=tmp_path / "out")
+    asked = RunConfig(length=4096, block_size=64, max_seconds=5, spread_k=[1, 3], output_dir=tmp_path / "out")
     assert resolve(asked, "cpu") == asked
+
+
+@pytest.mark.parametrize(("kind", "length"), [("cuda", 4096), ("cpu", 2048)])
+def test_the_length_is_the_device_s_unless_given(kind, length):
+    def resolved(**options):
+        return resolve(load(RunConfig, options), kind)
+
+    assert resolved().length == length
+    assert resolved(length=4096).length == 4096
+    assert resolved(batch="3x100,1x200").length == 200
+    assert resolved(batch="1x4096,3x100").length == 4096
 
 
 def test_a_cpu_sweeps_in_larger_steps_unless_told_how(tmp_path):
@@ -165,8 +176,8 @@ def test_spreads_of_eight_blocks(options, spreads):
             "cuda",
             r"--spread-k 257: must be within 1\.\.256, .* 4096 .*--block-size 16",
         ),
-        ({"spread_min": 33}, "cpu", r"--spread-min 33: must be within 1\.\.32, .* --block-size 128"),
-        ({"spread_max": 33}, "cpu", r"--spread-max 33: must be within 1\.\.32"),
+        ({"spread_min": 17}, "cpu", r"--spread-min 17: must be within 1\.\.16, .* --block-size 128"),
+        ({"spread_max": 17}, "cpu", r"--spread-max 17: must be within 1\.\.16"),
         ({"spread_min": 9, "spread_max": 3}, "cpu", "--spread-min 9: must not be above --spread-max 3"),
         ({"block_size": 8}, "cuda", "--block-size 8: must be a multiple of 16 for FLASH_ATTN; take 16"),
         ({"block_size": 48}, "cpu", "--block-size 48: must be a multiple of 32 for CPU_ATTN; take 64"),

@@ -286,6 +286,17 @@ def test_warm_up_ends_when_the_figure_is_stable_and_is_kept_apart():
     assert set(results[0].samples_us) == {1000.0}
 
 
+@pytest.mark.parametrize(("given_us", "rounds"), [(1000.0, 2), (3e6, 0)])
+def test_a_warm_up_that_is_there_already_is_the_first_round(given_us, rounds):
+    """It counts for what is stable, and for the share of the time that warming up may take."""
+    series = series_of(lambda: 1000.0)
+    series.results[0].warmup_us.append(given_us)
+    account = Budget(seconds=10.0, series_left=1)
+    results = SimulatedGpu().sample(series, account)
+    assert results[0].warmup_us == [given_us, *[1000.0] * rounds]
+    assert len(results[0].samples_us) >= 20
+
+
 def test_warm_up_that_never_settles_ends_all_the_same():
     results = SimulatedGpu().sample(series_of(noisy(1000, 0.5, 0)), Budget(seconds=10.0, series_left=1))
     assert len(results[0].warmup_us) == MAX_WARMUP_ROUNDS

@@ -21,15 +21,15 @@ ACCOUNT_FULL = (
 
 
 def sentence(summary: Row) -> str:
-    """The account in one sentence, in markdown; "" if nothing was attributed."""
+    """The account in one sentence; "" if nothing was attributed."""
     account = summary.get("attribution")
-    return f"**{account['sentence']}**" if account else ""
+    return account["sentence"] if account else ""
 
 
 def tables(summary: Row, full: bool = False) -> list[Table]:
     """The tables of a summary's attribution; none without it.
 
-    They fit a screen of 80 columns; `full` ones have every interval, but not the sentence (see `sentence`).
+    They fit a screen of 80 columns; `full` ones have every interval.
     """
     account = summary.get("attribution")
     if not account:
@@ -61,8 +61,8 @@ def _account(account: Row, full: bool) -> Table:
     sections = [Section("", group) for group in lines if group]
     below = [*notes.lines(), *_account_legend(account, shared), *_costly_hooks(account)]
     below.append(host_line(account["host_bound"]))
-    above = [_engine_line(account)] if full else [account["sentence"], _engine_line(account)]
-    return Table("How much of the prefill is the paged KV cache?", columns, sections, above, below)
+    title = "How much of the prefill is the paged KV cache?"
+    return Table(title, columns, sections, [_engine_line(account)], below)
 
 
 def _component(account: Row, row: Row, full: bool, notes: Notes) -> Line:

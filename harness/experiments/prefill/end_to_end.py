@@ -59,7 +59,7 @@ class EndToEnd:
             series.results.append(Result(self._cell(arm), SERIES, Status.OK, arm.remark, control=arm.control))
             series.steps.append(timers.Step(lambda arm=arm: self.prefill(arm)))  # type: ignore[misc]
         with_interventions = arms[0].name == "engine"
-        objections = self._objections(arms) if with_interventions else {}
+        objections = self._objections(arms, series) if with_interventions else {}
         for n, arm in enumerate(arms):
             if arm.unsupported:
                 series.fail(n, Status.UNSUPPORTED, arm.unsupported)
@@ -118,15 +118,20 @@ class EndToEnd:
         block_size = self.replaying.config.block_size or 0
         return Cell(SERIES, "prefill", provider, arm.name, arm.spread_k, block_size, None, "captured")
 
-    def _objections(self, arms: Sequence[InEngineArm]) -> dict[int, str]:
-        """What is wrong with the arms' logits or first tokens, by index; how far off they are is noted."""
+    def _objections(self, arms: Sequence[InEngineArm], series: Series) -> dict[int, str]:
+        """What is wrong with the arms' logits or first tokens, by index; how far off they are is noted.
+
+        These prefills are the series' first round of warm-up.
+        """
         outcomes: dict[int, Outcome] = {}
+        seconds: dict[int, float] = {}
         for n, arm in enumerate(arms):
             if arm.unsupported:
                 continue
             with self.engine.ranks.during("observing_logits") as seen:
                 done = self.prefill(arm)
             outcomes[n] = Outcome(seen[0][-1], done.first_tokens)
+            seconds[n] = done.seconds
         # Where a name occurs again (other layouts), its first counts.
         first = {arms[n].name: outcomes[n] for n in reversed(outcomes)}
         found: dict[int, str] = {}
@@ -135,6 +140,8 @@ class EndToEnd:
             arm = arms[n]
             if problem := inengine.objection(outcome, first["engine"], first[arm.same_kernel_as]):
                 found[n] = problem
+            else:
+                series.results[n].warmup_us.append(1e6 * seconds[n])
             errors[arm.name] = max(errors.get(arm.name, 0.0), inengine.difference(outcome, first["engine"]))
         with self.recorder.noting() as record:
             record.logits_error = errors
@@ -175,7 +182,8 @@ class EndToEnd:
 
     def _profiled(self, arm: InEngineArm, trace: Path | None) -> profile.Profile:
         """A profiled prefill, in the first rank; its time is that of the whole engine's step."""
-        self.prefill(arm)
+        if self.replaying.device == "cuda":  # where it finds caches and clock as the timed ones did
+            self.prefill(arm)
         with self.engine.ranks.during("profiling", trace) as found:
             done = self.prefill(arm)
         first: profile.Profile = found[0][0]

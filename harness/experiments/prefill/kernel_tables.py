@@ -81,21 +81,22 @@ class Tables:
         return table.screen() if table else ""
 
     def screen_summary(self) -> str:
-        """The run's notices, the account and the table over all spread_k, 80 columns wide."""
+        """The table over all spread_k, the account, the notices, and last the answer; 80 columns wide."""
         notes = Notes()
         sections = self._summary_sections(notes)
         notices = text.wrapped([f"Note: {notice}" for notice in self.record["notices"]])
         above = text.wrapped(["Summary over all spread_k", *self._summary_unit()])
         table = text.screen(self._summary_columns(), sections) if sections else "nothing was measured"
         below = text.wrapped([*notes.lines(), *prefills.warning_lines(self._mean), *self._reading()])
-        account = [table.screen() for table in attribution.tables(self.summary)]
-        further = [table.screen() for table in self.further()]
-        return "\n\n".join(part for part in (notices, *account, above, table, below, *further) if part)
+        further = [table.screen() for table in (*self.further(), *attribution.tables(self.summary)[::-1])]
+        answer = text.wrapped([attribution.sentence(self.summary)])
+        return "\n\n".join(part for part in (above, table, below, *further, notices, answer) if part)
 
     def markdown(self) -> str:
         """The whole of tables.md."""
         parts = [f"# {self.title()}", *(f"> {notice}" for notice in self.record["notices"])]
-        parts += [attribution.sentence(self.summary), listed(text.facts(self.record))]
+        answer = attribution.sentence(self.summary)
+        parts += [f"**{answer}**" if answer else "", listed(text.facts(self.record))]
         parts += [listed([*self._summary_unit(), *self._reading()])]
         parts += [table.markdown() for table in attribution.tables(self.summary, full=True)]
         for spread_k in self._mean.spread_ks():

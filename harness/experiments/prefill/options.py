@@ -26,6 +26,9 @@ from harness.config.fields import (
 )
 from harness.units import counted
 
+# On two CPU cores 4096 tokens take gpt2 four seconds: nine minutes for a run with an interval in every row.
+LENGTH: dict[DeviceKind, int] = {"cuda": 4096, "cpu": 2048}
+
 GROUPS: dict[str, list[str]] = {
     "prompt and model": ["length", "batch", "prompt_file", *fields.MODEL_OPTIONS],
     "engine (vLLM's own names)": [*fields.ENGINE_OPTIONS, "seed"],
@@ -52,7 +55,11 @@ class RunConfig(Common, Engine, Sweep, KernelTiming):
 
     experiment: ClassVar[str] = "prefill"
 
-    length: Count = Field(4096, description="tokens in the prompt, exactly (with --batch: in the longest)")
+    length: Count = Field(
+        LENGTH["cuda"],
+        description="tokens in the prompt, exactly (with --batch: in the longest); "
+        f"on a CPU {LENGTH['cpu']} unless given",
+    )
     batch: str | None = Field(
         None,
         min_length=1,
@@ -136,6 +143,8 @@ def resolve(config: RunConfig, device_kind: DeviceKind) -> RunConfig:
 
     With `from_captures`, lengths and block size must be the captures' own already. Raises ConfigError.
     """
+    if config.from_captures is None and not {"length", "batch"} & config.model_fields_set:
+        config = config.model_copy(update={"length": LENGTH[device_kind]})
     resolved = fields.resolve_common(config, device_kind, _name(config))
     if device_kind == "cuda" and config.one_token_each:  # else one CUDA graph, in which no call can be seen
         resolved = resolved.model_copy(update={"enforce_eager": True})

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from harness import batch
+from harness.analysis import stats
 from harness.calls.capture import AttentionCall
 from harness.config import RunConfig
-from harness.measure.budget import Budget
+from harness.measure.budget import MIN_ROUNDS, Budget
 from harness.replay.bench import Equipment, Sampled
 from harness.running.sampling import Sampling
 from harness.runs.record import request_series_name, series_name
@@ -88,12 +89,16 @@ class Replaying(Sampling):
         return all(name(rank) in self.recorder.finished for rank in ranks)
 
     def budget_for(self, todo: Todo, share: float) -> Budget:
-        """That share of the time, for the calls to do; those with random inputs have twice the arms."""
+        """That share of the time, for the calls to do; those with random inputs have twice the arms.
+
+        A single layer, which is left where more do not fit the time, has intervals whatever they take.
+        """
         series = sum(1 + (first and self.config.synthetic) for calls in todo.values() for _, first in calls)
         alone = sum(
             len(self.alone(k, call.layer, first)) for k, calls in todo.items() for call, first in calls
         )
-        return self.budget(series + alone, share)
+        layers = {call.layer for calls in todo.values() for call, _ in calls}
+        return self.budget(series + alone, share, stats.INTERVAL_SAMPLES if len(layers) == 1 else MIN_ROUNDS)
 
     def take(self, sampled: Sequence[Sampled], budget: Budget) -> None:
         """Keep a series that every rank sampled, and take it off the budget.

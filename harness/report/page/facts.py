@@ -91,7 +91,8 @@ def in_full(record: Row) -> str:
         config, words = EXPERIMENTS[experiment].config, ["python", "-m", "harness", experiment]
     for name, value in record["config"].items():
         field = config.model_fields.get(name)
-        if value is None or name in NOT_REPRODUCED or (field and value == field.default):
+        left_out = field and value == field.default and name != "length"  # whose default is the device's
+        if value is None or name in NOT_REPRODUCED or left_out:
             continue
         if name == "length" and record["config"].get("batch"):  # which says it
             continue

@@ -117,7 +117,7 @@ def test_notices_and_doubts_about_the_prefill_are_with_the_summary(run: RunDirec
     ]
     tables = tables_of(run, results)
     text = tables.screen_summary()
-    assert text.index("Note: gpt2's weights are random") < text.index("Summary over")
+    assert text.index("Note: gpt2's weights are random") > text.index("Summary over")
     assert "Warning: prefill, paged 1: drift: +" in " ".join(text.split())
     assert "(drift also in 7 other cells)" in " ".join(text.split())
     assert "Warning: prefill, paged 1: drift: +" in tables.markdown()
