@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from markupsafe import Markup
 from pydantic import Field
 
 from harness.analysis.figures import cell_row
@@ -13,9 +11,11 @@ from harness.config import Common, fields
 from harness.config.errors import refuse
 from harness.config.fields import Count
 from harness.experiments import Experiment
+from harness.report import tables as text
+from harness.report.charts.spec import Axis, Key, Line, Lines, Sheet
 from harness.report.document import Companion
-from harness.report.page.cells import Cells
-from harness.report.tables import Line, Section, Table, ms
+from harness.report.tables import Section, Table, ms
+from harness.report.tips import Tips
 from harness.runs.record import Cell, Result, latest
 
 GROUPS = {"input": ["sizes", "seed"], **fields.COMMON_GROUPS}
@@ -69,13 +69,11 @@ def summarise(record: dict[str, Any], results: list[Result]) -> dict[str, Any]:
 
 def document(record: dict[str, Any], summary: dict[str, Any]) -> Companion:
     """One table."""
-    lines = [Line(str(row["size"]), (ms(row["median_us"], 4), str(row["n"]))) for row in summary["cells"]]
+    lines = [
+        text.Line(str(row["size"]), (ms(row["median_us"], 4), str(row["n"]))) for row in summary["cells"]
+    ]
     table = Table("How long a sum takes", ("numbers", "median ms", "n"), [Section("", lines)])
     return Companion(record, "Sums", [table] if lines else [], summary["cells"])
-
-
-def plots(record: dict[str, Any], summary: dict[str, Any], folder: Path) -> None:
-    """None."""
 
 
 def answer(summary: dict[str, Any]) -> str:
@@ -83,9 +81,11 @@ def answer(summary: dict[str, Any]) -> str:
     return f"{len(summary['cells'])} sums were measured."
 
 
-def figures(summary: dict[str, Any], cells: Cells) -> list[Markup]:
-    """None."""
-    return []
+def charts(record: dict[str, Any], summary: dict[str, Any], tips: Tips) -> list[Sheet]:
+    """One."""
+    points = [tips.point(row["size"], row, f"{row['size']} numbers") for row in summary["cells"]]
+    lines = [Line(Key("sum", marker="circle", line="solid"), points)]
+    return [Sheet("toy", "Sums", [Lines("How long a sum takes", Axis("numbers"), Axis("ms"), lines)])]
 
 
 EXPERIMENT = Experiment(

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from markupsafe import Markup
 
 from harness import batch
 from harness.compare import charts as ratios
 from harness.compare.ratios import TOLERANCE_PCT, Comparison, Difference, Limit, Lone, Ratio, lost
+from harness.report.charts import svg
+from harness.report.charts.spec import Bars
 from harness.report.page import facts
 from harness.report.page.rendering import render
 from harness.report.tables import NONE, Line, Notes, Section, Table, wrapped
@@ -77,7 +78,7 @@ def page(comparison: Comparison, limit: Limit | None = None) -> str:
         how=HOW,
         differences=[(fact.name, [_shown(v) for v in fact.values]) for fact in comparison.differences],
         nothing=NOTHING,
-        figures=[_figure(comparison, run.label) for run in comparison.runs[1:]],
+        figures=[svg.draw(_chart(comparison, run.label)) for run in comparison.runs[1:]],
         tables=tables(comparison, limit),
         records=[
             (run.label, facts.environment(run.record), run.record["notices"], facts.in_full(run.record))
@@ -94,10 +95,10 @@ def _command(comparison: Comparison, limit: Limit | None) -> str:
     return shlex.join([*words, "--output", "DIR"])
 
 
-def _figure(comparison: Comparison, other: str) -> Markup:
+def _chart(comparison: Comparison, other: str) -> Bars:
     rows = [row for row in comparison.ratios if row.other == other]
     named = [(f"{row.cell['kernel']}, {arm(row.cell)}", interval(row), row) for row in rows]
-    return ratios.figure(f"{other} against A: ratio of medians", named)
+    return ratios.chart(f"{other} against A: ratio of medians", named)
 
 
 def _title(record: Any) -> str:

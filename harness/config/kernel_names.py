@@ -3,28 +3,59 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import cycle
+
+Look = tuple[str, str]  # "#rrggbb", and a marker of harness.report.charts.svg.MARKERS
+
+
+@dataclass(frozen=True)
+class KernelName:
+    """A kernel as it is known without being imported."""
+
+    name: str
+    block_table: bool  # whether it reads one; without, it runs on a fragmented cache after a gather only
+    look: Look | None = None  # None: the next that is free
+
 
 FUNCTIONS = ("flash_attn_func", "flash_attn_qkvpacked_func", "flash_attn_with_kvcache")
-# Those that read no block table: on a fragmented cache they run after a gather only.
-WITHOUT_TABLE = (
-    *FUNCTIONS[:2],
-    "flashinfer-ragged",
-    "sdpa-math",
-    "sdpa-flash",
-    "sdpa-efficient",
-    "sdpa-cudnn",
+# Okabe and Ito's colours, told apart by colour-blind readers, then Paul Tol's; the markers tell them apart in
+# greyscale.
+KERNELS = (
+    KernelName(FUNCTIONS[0], False, ("#0072B2", "circle")),
+    KernelName(FUNCTIONS[1], False, ("#D55E00", "square")),
+    KernelName(FUNCTIONS[2], True, ("#009E73", "triangle")),
+    KernelName("vllm-fa2", True, ("#CC79A7", "triangle down")),
+    KernelName("vllm-fa3", True, ("#E69F00", "triangle left")),
+    KernelName("vllm-fa4", True, ("#56B4E9", "triangle right")),
+    KernelName("vllm-triton", True, ("#882255", "plus")),
+    KernelName("vllm-cpu", True, ("#999933", "x")),
+    KernelName("fa4", True, ("#332288", "star")),
+    KernelName("flashinfer-paged", True, ("#AA4499", "pentagon")),
+    KernelName("flashinfer-ragged", False, ("#44AA99", "hexagon")),
+    KernelName("sdpa-math", False, ("#661100", "thin diamond")),
+    KernelName("sdpa-flash", False, ("#888888", "octagon")),
+    KernelName("sdpa-efficient", False, ("#DDCC77", "flat hexagon")),
+    KernelName("sdpa-cudnn", False, ("#117733", "diamond")),
 )
-WITH_TABLE = (
-    FUNCTIONS[2],
-    "vllm-fa2",
-    "vllm-fa3",
-    "vllm-fa4",
-    "vllm-triton",
-    "vllm-cpu",
-    "fa4",
-    "flashinfer-paged",
-)
-KNOWN = (*FUNCTIONS, *(name for name in (*WITH_TABLE, *WITHOUT_TABLE) if name not in FUNCTIONS))
+KNOWN = tuple(kernel.name for kernel in KERNELS)
+WITH_TABLE = tuple(kernel.name for kernel in KERNELS if kernel.block_table)
+WITHOUT_TABLE = tuple(kernel.name for kernel in KERNELS if not kernel.block_table)
+
+
+def looks(names: Iterable[str]) -> dict[str, Look]:
+    """Colour and marker of each kernel, also of those that only a stored run knows.
+
+    A kernel that declares none gets a pair that no other declares, the first by name the first.
+    """
+    declared = {kernel.name: kernel.look for kernel in KERNELS if kernel.look}
+    colours, markers = zip(*declared.values(), strict=True)
+    pairs = (
+        (colours[n], markers[n - shift]) for shift in range(1, len(colours)) for n in range(len(colours))
+    )
+    free = cycle([pair for pair in pairs if pair not in declared.values()])
+    return declared | dict(zip(sorted({*KNOWN, *names} - declared.keys()), free, strict=False))
 
 
 def gather_for(kernel: str) -> str:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import Any, Protocol, cast
 
 from harness.experiments import EXPERIMENTS
 from harness.experiments.prefill.kernel_tables import Tables
+from harness.report.charts import mpl
+from harness.report.charts.spec import Sheet
 from harness.report.document import Companion
 from harness.report.page import companion, page
+from harness.report.tips import Tips
 from harness.runs.record import Result
 from harness.runs.store import RunDirectory, write_atomic, write_json
 
-__all__ = ["Document", "Tables", "View", "view_of", "write"]
+__all__ = ["Document", "Tables", "View", "charts", "view_of", "write"]
 
 Row = dict[str, Any]
 
@@ -46,10 +48,6 @@ class View(Protocol):
         """Its tables."""
         ...
 
-    def plots(self, record: Row, summary: Row, folder: Path) -> None:
-        """Write its plots into the folder, each named in `harness.runs.store.PLOTS`."""
-        ...
-
 
 def view_of(record: Row) -> View:
     """The view of the experiment that a record is of; raises ValueError if this version has none."""
@@ -76,10 +74,24 @@ def write(run: RunDirectory) -> Document:
     write_json(run.summary_path, summary)
     write_atomic(run.tables_path, document.markdown())
     write_atomic(run.csv_path, document.csv())
-    view.plots(record, summary, run.plots_path)
+    sheets = charts(record, summary, results)
+    for sheet in sheets:
+        mpl.write(sheet, run.plots_path)
     if isinstance(document, Companion):
-        html = companion.page(document, summary, results)
+        html = companion.page(document, summary, sheets)
     else:
-        html = page(record, summary, results)
+        html = page(record, summary, sheets)
     write_atomic(run.page_path, html)
     return document
+
+
+def charts(record: Row, summary: Row, results: Iterable[Result]) -> list[Sheet]:
+    """The charts of a run, which its page and its plots both show.
+
+    Args:
+        results: the samples behind them, for those who point at a mark.
+    """
+    tips = Tips.of(results, summary.get("slowest_rank"))
+    main_job = record["experiment"] == "prefill"
+    drawn = cast(companion.Drawn, view_of(record)) if main_job else companion.drawn_of(record)
+    return drawn.charts(record, summary, tips)

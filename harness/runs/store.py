@@ -17,18 +17,6 @@ from harness.runs.schema import RunRecord, TooNew
 
 RECORD = "run.json"  # what makes a directory a run's
 
-# The plots of all experiments, each as .png and .svg.
-PLOTS = (
-    "spread_k",
-    "attribution",
-    "kernels",
-    "cache",
-    "memory",
-    "backends",
-    "kvcache_steps",
-    "kvcache_modes",
-)
-
 
 class RunExists(ValueError):
     """The directory already holds a run."""
@@ -244,7 +232,8 @@ class RunDirectory:
         """The files that make this directory a run's, as far as they exist."""
         raw = [self.record_path, self.samples_path, self.clocks_path, self.trace_path]
         views = [self.summary_path, self.tables_path, self.csv_path, self.page_path]
-        plots = [self.plots_path / f"{name}.{end}" for name in PLOTS for end in ("png", "svg")]
+        pairs = ((svg, svg.with_suffix(".png")) for svg in self.plots_path.glob("*.svg"))
+        plots = [file for pair in pairs if os.path.lexists(pair[1]) for file in pair]  # as each plot is both
         if self.plots_path.is_symlink():
             plots = []
         return [file for file in raw + views + plots if file.is_symlink() or file.is_file()]

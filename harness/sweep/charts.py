@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from markupsafe import Markup
-
-from harness.report.page import bars
-from harness.report.page.bars import Dot, Entry
-from harness.report.page.svg import Key, Tip
+from harness.report.charts.spec import INK, Axis, Bars, Dot, Key, Tip
+from harness.report.charts.spec import Row as Entry
 from harness.report.rows import Row, change
 from harness.report.tables import percent
 from harness.units import counted
 
-TOTAL = Key("all three together, 95% interval", "var(--ink)", "diamond", hollow=True)
+TOTAL = Key("all three together, 95% interval", INK, "diamond", hollow=True)
 PARTS = {
     "fragmentation": Key("fragmentation", "#CC79A7", "circle"),
     "paging": Key("paging", "#D55E00", "square"),
@@ -26,10 +23,8 @@ KERNEL = {
 NO_ACCOUNT = "no account"
 
 
-def figures(points: Sequence[Row]) -> list[Markup]:
-    """A line a point, in percent of its own engine's prefill, and one in percent of its kernel's call.
-
-    Either is left out if no point has such figures.
+def charts(points: Sequence[Row]) -> list[Bars]:
+    """A row a point, in percent of its own engine's prefill, and one in percent of its kernel's call.
 
     Args:
         points: of a sweep's summary: name, options, status, and attribution and kernel or None.
@@ -40,11 +35,11 @@ def figures(points: Sequence[Row]) -> list[Markup]:
     note = (
         f"{NO_ACCOUNT}: the engine ran no arm but its own; see the kernel, where replayed." if lacking else ""
     )
-    found = (
-        bars.figure("What the paged KV cache costs a prefill", "% of the prefill", prefills, note=note),
-        bars.figure("What the paged KV cache costs the engine's kernel", "% of an attention call", calls),
-    )
-    return [figure for figure in found if figure]
+    share, of_call = Axis("% of the prefill", zero=0.0), Axis("% of an attention call", zero=0.0)
+    return [
+        Bars("What the paged KV cache costs a prefill", share, prefills, note=note),
+        Bars("What the paged KV cache costs the engine's kernel", of_call, calls),
+    ]
 
 
 def _prefill(point: Row) -> Entry:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.report.charts import svg
 from harness.report.document import csv_of
 from harness.report.page import facts
 from harness.report.page.rendering import render
@@ -78,7 +79,7 @@ class SweepTables:
             question="What does the paged KV cache cost a prefill, point by point?",
             answer=f"{self._counts()}.",
             status=self.record["status"],
-            figures=points.figures(self.summary["points"]),
+            figures=[svg.draw(chart) for chart in points.charts(self.summary["points"])],
             tables=self._tables(full=True),
             details=[],
             **facts.closing(self.record | of_runs | {"config": {}, "notices": [*shared, *others]}, []),

@@ -15,7 +15,7 @@ from harness.config import ConfigError, load
 from harness.experiments import EXPERIMENTS
 from harness.running.recorder import recording
 from harness.runs.record import Cell, Result, Status
-from harness.runs.store import PLOTS, RunDirectory
+from harness.runs.store import RunDirectory
 from tests import records, toy_experiment
 from tests.toy_experiment import EXPERIMENT, ToyConfig
 
@@ -51,7 +51,18 @@ def test_a_run_leaves_the_same_files_as_the_main_job_s(tmp_path, capsys):
     rows = list(csv.DictReader(run.csv_path.open()))
     assert [row["size"] for row in rows] == ["5", "7"]
     assert float(rows[0]["ci95_low_us"]) <= float(rows[0]["median_us"]) <= float(rows[0]["ci95_high_us"])
+    assert "<svg" in html
+    assert "5 numbers; median" in html
+    assert {path.name for path in run.plots_path.iterdir()} == {"toy.png", "toy.svg"}
     assert "How long a sum takes" in capsys.readouterr().out
+
+
+def test_two_of_its_runs_compare(tmp_path, capsys):
+    for name in "ab":
+        toy(tmp_path / name)
+    capsys.readouterr()
+    assert __main__.main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    assert "sum (Python)" in capsys.readouterr().out
 
 
 def test_its_report_is_made_again_from_the_run_directory(tmp_path, capsys):
@@ -210,7 +221,3 @@ def test_each_experiment_s_options_are_in_one_group_and_described(name, experime
     assert sorted(grouped) == sorted(experiment.config.model_fields)
     assert all(field.description for field in experiment.config.model_fields.values())
     assert experiment.config.experiment == name
-
-
-def test_plots_have_a_name_each():
-    assert len(set(PLOTS)) == len(PLOTS)

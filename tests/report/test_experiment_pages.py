@@ -15,8 +15,8 @@ import pytest
 from harness import report
 from harness.config import load
 from harness.experiments import EXPERIMENTS
+from harness.experiments.prefill.kernel_tables import ms
 from harness.report.page import companion, facts
-from harness.report.tables import ms
 from harness.runs.record import Result
 from harness.sweep import view as sweep
 from harness.units import counted
@@ -33,7 +33,7 @@ MADE: dict[str, Any] = {
     "backends": backends_run,
     "kvcache": kvcache_run,
 }
-FIGURES = {"kernels": 2, "cache": 2, "memory": 3, "backends": 3, "kvcache": 3}
+FIGURES = {"kernels": 2, "cache": 3, "memory": 3, "backends": 3, "kvcache": 4}
 
 
 def page_of(name: str, results: list[Result], **changes: Any) -> tuple[str, Row]:
@@ -41,7 +41,8 @@ def page_of(name: str, results: list[Result], **changes: Any) -> tuple[str, Row]
     record = MADE[name].record() | changes
     view = report.view_of(record)
     summary = view.summarise(record, results)
-    return companion.page(view.document(record, summary), summary, results), summary
+    sheets = report.charts(record, summary, results)
+    return companion.page(view.document(record, summary), summary, sheets), summary
 
 
 @pytest.fixture(scope="module")
@@ -137,11 +138,11 @@ def test_kernels_figures_are_the_summary_s(browser: Any, pages: Pages) -> None:
     with opened(browser, path) as tab:
         said, answer = tips(tab), tab.locator(".sentence").inner_text()
     for row in summary["cells"]:
-        name = f"{row['kernel']}, {row['arm']}, spread_k = {row['spread_k']} ({row['provider']})"
+        name = f"{row['kernel']} ({row['provider']}), {row['arm']}, spread_k = {row['spread_k']}"
         assert (name in said) == bool(row["n"])
         if row["n"]:
             assert said[name][1] == median(row)
-            assert f"n = {row['n']}; no clock read" in said[name]
+            assert f"n = {row['n']} rounds; no clock read" in said[name]
     drawn = {"flash_attn_with_kvcache": ("fragmentation", "one run")}
     for row in summary["contrasts"]:
         contrast, against = drawn.get(row["kernel"], ("core", "contiguous"))

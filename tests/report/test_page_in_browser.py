@@ -32,7 +32,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Row
     shutil.copytree(fixtures.DATA / "run", folder / "run")
     report.write(RunDirectory.open(folder / "run"))
     of_gpu = fixtures.gpu_account()
-    html = page(*of_gpu, fixtures.gpu_results())
+    html = page(*of_gpu, report.charts(*of_gpu, fixtures.gpu_results()))
     (folder / "gpu.html").write_text(html, encoding="utf-8")
     summary = json.loads((folder / "run" / "summary.json").read_text(encoding="utf-8"))
     return {"cpu": (folder / "run" / "report.html", summary), "gpu": (folder / "gpu.html", of_gpu[1])}

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 
-from markupsafe import Markup
-
 from harness.experiments.backends.scaling import is_split
 from harness.experiments.backends.summary import AGAINST
 from harness.experiments.backends.view import MIB, backends, number, times
-from harness.report.backends_plot import COLOURS
-from harness.report.page.cells import Cells, lost
-from harness.report.page.lines import Line, Plot, Point
-from harness.report.page.svg import Key, Tip
+from harness.report.charts.spec import INK, SOFT, Axis, Key, Line, Lines, Point, Sheet
 from harness.report.rows import Row
+from harness.report.tips import Tips, lost, lost_point
 
-SHAPES = ("circle", "square", "triangle", "diamond", "cross")
-
-
-RING = Key("compute-bound from here", "var(--soft)", "ring", hollow=True, no_line=True)
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", INK)
+MARKERS = ("circle", "square", "triangle", "diamond", "triangle down", "plus", "x")
+RING = Key("compute-bound from here", SOFT, "ring")
+PER_ROW = 3
 
 
 def answer(summary: Row) -> str:
@@ -54,45 +50,46 @@ def _dense_buffer(summary: Row) -> str:
     )
 
 
-def figures(summary: Row, cells: Cells) -> list[Markup]:
+def charts(record: Row, summary: Row, tips: Tips) -> list[Sheet]:
     """A panel for each input length."""
     looks = {name: _key(summary, name, n) for n, name in enumerate(backends(summary["cells"]))}
     lengths = sorted({row["input_len"] for row in summary["cells"]})
-    return [_panel(summary, cells, looks, tokens).html() for tokens in lengths]
+    title = f"{_phase(summary)} throughput: {record['model']['name']}, {record['device']['name']}"
+    panels = [_panel(summary, tips, looks, tokens) for tokens in lengths]
+    return [Sheet("backends", title, panels, columns=PER_ROW)]
+
+
+def _phase(summary: Row) -> str:
+    return "Decoding" if summary["phase"] == "decode" else "Prefill"
 
 
 def _key(summary: Row, name: str, n: int) -> Key:
-    colour = COLOURS[n % len(COLOURS)]
+    """Attention alone is dashed and hollow, as it is another quantity."""
     alone = any(row["attention_alone"] for row in summary["cells"] if row["backend"] == name)
     label = f"{name} (attention alone)" if alone else name
-    colour = "var(--ink)" if colour == "#000000" else colour
-    return Key(label, colour, SHAPES[n % len(SHAPES)], hollow=alone, dashed=alone)
+    look = COLOURS[n % len(COLOURS)], MARKERS[n % len(MARKERS)]
+    return Key(label, *look, "dashed" if alone else "solid", hollow=alone)
 
 
-def _panel(summary: Row, cells: Cells, looks: dict[str, Key], tokens: int) -> Plot:
+def _panel(summary: Row, tips: Tips, looks: dict[str, Key], tokens: int) -> Lines:
     here = [row for row in summary["cells"] if row["input_len"] == tokens]
-    lines = []
-    for name, key in looks.items():
-        points = [_point(summary, row, cells) for row in here if row["backend"] == name]
-        if any(point.y is not None for point in points):
-            lines.append(Line(key, points))
-    phase = "Decoding" if summary["phase"] == "decode" else "Prefill"
-    return Plot(
-        f"{phase} throughput, prompts of {tokens} token{'s' * (tokens > 1)}",
-        "tokens/s, with 95% intervals (logarithmic)",
-        "batch size (prompts at once)",
-        lines,
-        log=True,
-        log_y=True,
-        note=lost((f"{row['backend']}, batch size {row['batch_size']}", row) for row in here),
+    return Lines(
+        f"{_phase(summary)} throughput, prompts of {tokens} token{'s' * (tokens > 1)}",
+        Axis("batch size (prompts at once)", log=True, at_points=True),
+        Axis("tokens/s, with 95% intervals (logarithmic)", log=True),
+        [
+            Line(key, [_point(summary, row, tips) for row in here if row["backend"] == name])
+            for name, key in looks.items()
+        ],
         ring=RING,
+        note=lost((f"{row['backend']}, batch size {row['batch_size']}", row) for row in here),
     )
 
 
-def _point(summary: Row, row: Row, cells: Cells) -> Point:
+def _point(summary: Row, row: Row, tips: Tips) -> Point:
     name = f"{row['backend']}, batch size {row['batch_size']}, {row['input_len']} tokens"
     if row["tokens_per_s"] is None:
-        return Point(row["batch_size"], None, None, Tip([name]))
+        return lost_point(row["batch_size"], row, name)
     bounds = row["ci95_tokens_per_s"]
     interval = f" [{number(bounds[0])}, {number(bounds[1])}]" if bounds else ""
     more = [f"{number(row['tokens_per_s'])} tokens/s{interval}"]
@@ -102,4 +99,4 @@ def _point(summary: Row, row: Row, cells: Cells) -> Point:
         more.append("compute-bound from here on")
     if is_split(row):
         more.append(f"a prefill of {row['prefill_steps']} steps")
-    return Point(row["batch_size"], row["tokens_per_s"], bounds, cells.tip(row, name, *more), ringed=turns)
+    return Point(row["batch_size"], row["tokens_per_s"], bounds, tips.cell(row, name, *more), ringed=turns)

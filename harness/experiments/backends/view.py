@@ -1,20 +1,18 @@
-"""What is made of a run of `backends`: crossover tables, who wins, what a dense buffer costs, and a plot."""
+"""What is made of a run of `backends`: crossover tables, who wins and what a dense buffer costs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from harness.analysis.rows import find
 from harness.experiments.backends.scaling import COMPUTE_BOUND, is_split
 from harness.experiments.backends.summary import AGAINST, ALONE, phase, sizes, summarise
-from harness.report import backends_plot
 from harness.report.document import Companion
 from harness.report.rows import Row, marked, noise_floor_line, remark, status_text
 from harness.report.tables import NONE, Line, Notes, Section, Table, ms, percent
 from harness.units import counted
 
-__all__ = ["document", "plots", "summarise"]
+__all__ = ["document", "summarise"]
 
 # Where Q, K and V are from, by record.Cell.data.
 DATA = {"captured": "captured", "synthetic": "random"}
@@ -210,8 +208,3 @@ def _buffer_cells(row: Row | None, notes: Notes) -> tuple[str, str]:
     if row["median_us"] is None:
         return size, status_text(row, notes, short=True)
     return size, marked(ms(row["median_us"]), row, notes)
-
-
-def plots(record: Row, summary: Row, folder: Path) -> None:
-    """Throughput over the batch size."""
-    backends_plot.write(record, summary, backends(summary["cells"]), folder)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from markupsafe import Markup
-
-from harness.report.page.cells import Cells, contrast_point, lost
-from harness.report.page.lines import Band, Line, Plot, Point
-from harness.report.page.svg import Key
+from harness.experiments.cache.view import sizes_of
+from harness.report.charts.spec import SOFT, Axis, Band, Key, Line, Lines, Point, Sheet
 from harness.report.rows import Row, change
+from harness.report.tables import ms
+from harness.report.tips import Tips, contrast_point, lost, lost_point
+from harness.units import counted
 
-COLOURS, MARKERS = ("#0072B2", "#D55E00"), ("circle", "square")  # single prompts, batches
-SHARE = "share of the prompt that begins as a cached one, %"
+LOOKS = (("#0072B2", "circle"), ("#D55E00", "square"))  # single prompts, batches
+SHARE = Axis("share of the prompt that begins as a cached one, %", at_points=True)
+EVEN = Key("time saved = tokens saved", SOFT, line="dotted")
 
 
 def answer(summary: Row) -> str:
@@ -29,45 +28,59 @@ def answer(summary: Row) -> str:
     return f"With a cache that has {most}% of the prompt, {'; '.join(told)}."
 
 
-def figures(summary: Row, cells: Cells) -> list[Markup]:
-    """Difference and time over the share."""
-    sizes = sorted({row["batch_size"] for row in summary["cells"]})
-    looks = dict(zip(sizes, zip(COLOURS, MARKERS, strict=True), strict=False))
-    return [plot.html() for plot in (_differences(summary, looks), _times(summary, cells, looks))]
+def charts(record: Row, summary: Row, tips: Tips) -> list[Sheet]:
+    """Difference and time over the share, and what the hits save."""
+    name, length = record["model"]["name"], record["config"]["length"]
+    title = f"Prefix cache: {name}, {counted(length, 'token')}, {record['device']['name']}"
+    return [Sheet("cache", title, [_differences(summary), _times(summary, tips), _savings(summary)])]
 
 
 def _of(row: Row) -> str:
     return "one prompt" if row["batch_size"] == 1 else f"{row['batch_size']} prompts"
 
 
-def _differences(summary: Row, looks: dict[int, Any]) -> Plot:
-    lines = []
-    for size, (colour, marker) in looks.items():
-        rows = [r for r in summary["contrasts"] if (r["contrast"], r["batch_size"]) == ("warm", size)]
-        points = [
-            contrast_point(row["share_pct"], row, f"{_of(row)}, {row['share_pct']}%: warm against reset")
-            for row in rows
-        ]
-        if points:
-            lines.append(Line(Key(_of(rows[0]), colour, marker), points))
-    tolerance = summary["tolerance_pct"]
-    band = Band(-tolerance, tolerance, f"too small to matter: within {tolerance:g}%")
-    unit = "% of the time after a reset, with 95% intervals"
-    return Plot("Warm against reset", unit, SHARE, lines, [band], zero=True)
+def _key(size: int, arm: str = "") -> Key:
+    """How prompts alone or in a batch look; what is warm is dashed."""
+    look = LOOKS[size > 1]
+    name = "one prompt" if size == 1 else f"batch of {size}"
+    return Key(
+        f"{name}, {arm}" if arm else name,
+        *look,
+        "solid" if arm == "reset" else "dashed",
+        hollow=arm != "reset",
+    )
 
 
-def _times(summary: Row, cells: Cells, looks: dict[int, Any]) -> Plot:
+def _warm(summary: Row, size: int) -> list[Row]:
+    """The contrasts of warm against reset, by ascending share."""
+    return [r for r in summary["contrasts"] if (r["contrast"], r["batch_size"]) == ("warm", size)]
+
+
+def _told(row: Row) -> str:
+    return f"{_of(row)}, {row['share_pct']}%: warm against reset"
+
+
+def _differences(summary: Row) -> Lines:
+    lines = [
+        Line(_key(size), [contrast_point(row["share_pct"], row, _told(row)) for row in _warm(summary, size)])
+        for size in sizes_of(summary)
+    ]
+    unit = Axis("% of the time after a reset, with 95% intervals", zero=0.0)
+    return Lines("Warm against reset", SHARE, unit, lines, [Band.tolerance(summary["tolerance_pct"])])
+
+
+def _times(summary: Row, tips: Tips) -> Lines:
     lines = []
-    for size, (colour, marker) in looks.items():
+    for size in sizes_of(summary):
         for arm in ("reset", "warm"):
             rows = [row for row in summary["cells"] if (row["batch_size"], row["arm"]) == (size, arm)]
-            points = [_point(row, cells) for row in rows]
-            if any(point.y is not None for point in points):
-                warm = arm == "warm"
-                lines.append(Line(Key(f"{_of(rows[0])}, {arm}", colour, marker, warm, warm), points))
-    named = ((_name(row), row) for row in summary["cells"])
-    return Plot(
-        "Time of an engine step", "ms, all prompts of the step", SHARE, lines, zero=True, note=lost(named)
+            lines.append(Line(_key(size, arm), [_point(row, tips) for row in rows]))
+    return Lines(
+        "Time of an engine step, shared out among its prompts",
+        SHARE,
+        Axis("ms per prompt, with 95% intervals", zero=0.0),
+        lines,
+        note=lost((_name(row), row) for row in summary["cells"]),
     )
 
 
@@ -75,7 +88,35 @@ def _name(row: Row) -> str:
     return f"{_of(row)}, {row['share_pct']}%, {row['arm']}"
 
 
-def _point(row: Row, cells: Cells) -> Point:
-    rate = row.get("hit_rate_pct")
+def _point(row: Row, tips: Tips) -> Point:
+    """A step's time, shared out among its prompts."""
+    if row["median_us"] is None:
+        return lost_point(row["share_pct"], row, _name(row))
+    rate, each = row.get("hit_rate_pct"), 1000 * row["batch_size"]
     more = [] if rate is None else [f"hit rate {rate:.1f}%, expected {row['expected_rate_pct']:.1f}%"]
-    return cells.point(row["share_pct"], row, _name(row), *more)
+    if row["batch_size"] > 1:
+        more.append(f"{ms(row['median_us'] / row['batch_size'], 2)} ms per prompt")
+    bounds = row["ci95_us"] and [bound / each for bound in row["ci95_us"]]
+    return Point(row["share_pct"], row["median_us"] / each, bounds, tips.cell(row, _name(row), *more))
+
+
+def _savings(summary: Row) -> Lines:
+    """What share of the time the hits save, beside what they would if a step's time were its tokens'."""
+    lines = []
+    for size in sizes_of(summary):
+        rates = {
+            row["share_pct"]: row.get("hit_rate_pct")
+            for row in summary["cells"]
+            if (row["batch_size"], row["arm"]) == (size, "warm")
+        }
+        points = []
+        for row in _warm(summary, size):
+            if (rate := rates.get(row["share_pct"])) is not None:
+                point = contrast_point(rate, row, f"{_told(row)}, hit rate {rate:.1f}%")
+                bounds = row["ci95_pct"] and [-bound for bound in reversed(row["ci95_pct"])]
+                points.append(Point(rate, -row["delta_pct"], bounds, point.tip))
+        lines.append(Line(_key(size), sorted(points, key=lambda point: point.x)))
+    if any(line.measured for line in lines):
+        lines.append(Line(EVEN, [Point(end, end) for end in (0.0, 100.0)]))
+    hits = Axis("hit rate, % of the prompt's tokens (vLLM's count)")
+    return Lines("What the hits save", hits, Axis("time saved, %, with 95% intervals"), lines)

@@ -1,18 +1,11 @@
-"""What is made of a run of `cache`: warm against reset, outputs side by side, and a plot."""
+"""What is made of a run of `cache`: warm against reset, and outputs side by side."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from pathlib import Path
-
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from harness.analysis import figures, stats
 from harness.analysis.rows import find
-from harness.report import plots as style
 from harness.report.document import Companion
 from harness.report.rows import Row, marked, noise_floor_line, warning_lines
 from harness.report.tables import NONE, Line, Notes, Section, Table, ms, percent
@@ -20,8 +13,6 @@ from harness.runs.record import Result, latest
 from harness.units import counted
 
 COLUMNS = ("shared", "hit rate", "expected", "reset ms", "warm ms", "difference [95%]", "verdict")
-COLOURS = ("#0072B2", "#D55E00")  # of Okabe and Ito: single prompts, batches
-MARKERS = ("o", "s")
 OUTPUT_WIDTH = 27  # characters shown of an output; run.json has all of it
 
 
@@ -71,7 +62,7 @@ def document(record: Row, summary: Row) -> Companion:
 
 def _over_shares(record: Row, summary: Row) -> Table:
     notes, sections = Notes(), []
-    for size in _sizes(summary):
+    for size in sizes_of(summary):
         lines = [_line(summary, size, share, notes) for share in _shares(summary, size)]
         sections.append(Section("one prompt" if size == 1 else f"{size} prompts in one step", lines))
     config, model = record["config"], record["model"]
@@ -168,92 +159,8 @@ def _verdict(row: Row) -> str:
     return next((f"{n} of {len(pairs)}" for n, (one, two) in enumerate(pairs) if one != two), "all")
 
 
-def plots(record: Row, summary: Row, folder: Path) -> None:
-    """Time over the share, warm and reset; and what share of the time the hits save."""
-    with matplotlib.rc_context(style.STYLE):
-        style.save(draw(record, summary), folder, "cache")
-
-
-def draw(record: Row, summary: Row) -> Figure:
-    """The figure; what was not measured is missing from its line and named in the legend."""
-    figure = Figure(figsize=(10.5, 4.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for size, colour, marker in zip(_sizes(summary), COLOURS, MARKERS, strict=False):
-        for arm in ("reset", "warm"):
-            rows = [row for row in summary["cells"] if (row["batch_size"], row["arm"]) == (size, arm)]
-            _times(left, rows, colour, marker)
-        _savings(right, summary, size, colour, marker)
-    left.set_ylim(bottom=0)
-    left.set_xlabel("share of the prompt that begins as a cached one, %")
-    left.set_ylabel("ms per prompt (median, 95% interval)")
-    right.plot([0, 100], [0, 100], color="0.6", linestyle=":", label="time saved = tokens saved")
-    right.set_xlabel("hit rate, % of the prompt's tokens (vLLM's count)")
-    right.set_ylabel("time saved, % (median, 95% interval)")
-    for axes in (left, right):
-        axes.grid(color="0.9", linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False)
-    name, length = record["model"]["name"], record["config"]["length"]
-    figure.suptitle(f"Prefix cache: {name}, {counted(length, 'token')}, {record['device']['name']}")
-    return figure
-
-
-def _times(axes: Axes, rows: list[Row], colour: str, marker: str) -> None:
-    """One arm's ms per prompt over the share."""
-    if not rows:
-        return
-    size, arm = rows[0]["batch_size"], rows[0]["arm"]
-    lost = sorted({row["status"] for row in rows if not row["n"]})
-    label = ", ".join([_name(size), arm, *lost])
-    xs = [row["share_pct"] for row in rows]
-    per_prompt = 1000 * size
-    medians = [math.nan if row["median_us"] is None else row["median_us"] / per_prompt for row in rows]
-    bounds = [row["ci95_us"] or (math.nan, math.nan) for row in rows]
-    dashed = arm == "warm"
-    axes.plot(
-        xs,
-        medians,
-        color=colour,
-        marker=marker,
-        linestyle="--" if dashed else "-",
-        markerfacecolor="white" if dashed else colour,
-        label=label,
-    )
-    low, high = ([bound[side] / per_prompt for bound in bounds] for side in (0, 1))
-    axes.fill_between(xs, low, high, color=colour, alpha=0.2, linewidth=0)
-
-
-def _savings(axes: Axes, summary: Row, size: int, colour: str, marker: str) -> None:
-    points = []
-    for row in summary["contrasts"]:
-        warm = find(summary["cells"], batch_size=size, share_pct=row["share_pct"], arm="warm")
-        if row["contrast"] == "warm" and row["batch_size"] == size and warm and "hit_rate_pct" in warm:
-            low, high = row["ci95_pct"] or (row["delta_pct"], row["delta_pct"])
-            points.append(
-                (warm["hit_rate_pct"], -row["delta_pct"], row["delta_pct"] - low, high - row["delta_pct"])
-            )
-    if points:
-        xs, ys, above, below = zip(*sorted(points), strict=True)
-        axes.errorbar(
-            xs,
-            ys,
-            yerr=[below, above],
-            color=colour,
-            marker=marker,
-            markerfacecolor="white",
-            linestyle="--",
-            capsize=3,
-            label=_name(size),
-        )
-
-
-def _name(size: int) -> str:
-    return "one prompt" if size == 1 else f"batch of {size}"
-
-
-def _sizes(summary: Row) -> list[int]:
+def sizes_of(summary: Row) -> list[int]:
+    """Every number of prompts in a step that was tried, ascending."""
     return sorted({row["batch_size"] for row in summary["cells"]})
 
 

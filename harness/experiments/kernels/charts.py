@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
-from markupsafe import Markup
-
-from harness.config.kernel_names import WITHOUT_TABLE
-from harness.experiments.kernels.view import ARMS, kernels_of
-from harness.experiments.prefill.spread_charts import OVER_SPREAD, arm_key
-from harness.report.page.cells import Cells, contrast_point, lost
-from harness.report.page.lines import Band, Line, Plot, Point
-from harness.report.rows import Row, change, most_runs
-from harness.report.tables import ms
+from harness.config.kernel_names import WITHOUT_TABLE, looks
+from harness.experiments.kernels.view import ARMS, inputs, kernels_of, spreads_of, whose
+from harness.report.arms import ARM_NAMES, arm_key, arm_lines, spread_axis, within_limit
+from harness.report.charts.spec import Axis, Band, Line, Lines, Sheet
+from harness.report.rows import Row, change
+from harness.report.tips import Tips, contrast_point, lost
 from harness.units import counted
 
 
@@ -31,9 +26,13 @@ def answer(summary: Row) -> str:
     return f"K and V in {counted(most, 'run')} change {'; '.join(told)}."
 
 
-def figures(summary: Row, cells: Cells) -> list[Markup]:
+def charts(record: Row, summary: Row, tips: Tips) -> list[Sheet]:
     """Differences in percent, and times, over spread_k."""
-    return [plot.html() for plot in (_differences(summary), _times(summary, cells))]
+    title = (
+        f"{whose(summary)} on contiguous and fragmented K and V, {record['device']['name']}: "
+        f"{inputs(record['config'])}"
+    )
+    return [Sheet("kernels", title, [_differences(summary), _times(summary, tips)])]
 
 
 def _contrasts(summary: Row, kernel: str) -> list[Row]:
@@ -47,8 +46,9 @@ def _compared(kernel: str) -> str:
     return "core" if kernel in WITHOUT_TABLE else "fragmentation"
 
 
-def _differences(summary: Row) -> Plot:
+def _differences(summary: Row) -> Lines:
     lines = []
+    look_of = looks(kernels_of(summary))
     for kernel in kernels_of(summary):
         against = "one run" if _compared(kernel) == "fragmentation" else "contiguous"
         points = [
@@ -56,51 +56,37 @@ def _differences(summary: Row) -> Plot:
             for row in _contrasts(summary, kernel)
             for k in [row["spread_k"]]
         ]
-        if points:
-            lines.append(Line(arm_key(kernel, "fragmented"), points))
-    tolerance = summary["tolerance_pct"]
-    return Plot(
+        lines.append(Line(arm_key(kernel, "fragmented", look_of[kernel]), points))
+    return Lines(
         "What being in runs changes",
-        "% of the baseline, with 95% intervals",
-        OVER_SPREAD,
+        spread_axis(spreads_of(summary)),
+        Axis("% of the baseline, with 95% intervals", zero=0.0),
         lines,
-        [Band(-tolerance, tolerance, f"too small to matter: within {tolerance:g}%")],
-        log=True,
-        zero=True,
+        [Band.tolerance(summary["tolerance_pct"])],
         note="Of kernels without a block table against contiguous K and V, the gather not counted; of those "
         "with one against one run, as a block table selects other code.",
     )
 
 
-def _times(summary: Row, cells: Cells) -> Plot:
+def _times(summary: Row, tips: Tips) -> Lines:
     lines, named = [], []
+    look_of = looks(kernels_of(summary))
     for kernel in kernels_of(summary):
         for arm in ARMS:
             rows = [row for row in summary["cells"] if (row["kernel"], row["arm"]) == (kernel, arm)]
-            rows = [row for row in rows if row["spread_k"] <= (most_runs(row) or math.inf)] or rows[:1]
-            if rows and not any(row["n"] for row in rows) and len({row["status"] for row in rows}) == 1:
-                named.append((f"{kernel}, {arm}", rows[0]))  # once, as it is the same everywhere
-            else:
-                named += [(_name(row), row) for row in rows]
-            points = [_point(row, cells) for row in rows]
-            if any(point.y is not None for point in points):
-                lines.append(Line(arm_key(kernel, arm), points))
-    return Plot(
+            lines += arm_lines(rows, look_of, tips)
+            named += _named(f"{kernel}, {ARM_NAMES.get(arm, arm)}", within_limit(rows))
+    return Lines(
         "Time of a call",
-        "ms; the axis does not start at zero",
-        OVER_SPREAD,
+        spread_axis(spreads_of(summary)),
+        Axis("ms per call, with 95% intervals; the axis does not start at zero"),
         lines,
-        log=True,
         note=lost(named),
     )
 
 
-def _name(row: Row) -> str:
-    return f"{row['kernel']}, {row['arm']}, spread_k = {row['spread_k']}"
-
-
-def _point(row: Row, cells: Cells) -> Point:
-    more = [f"{row['tflops']:.3g} TFLOP/s, {row['gbps']:.3g} GB/s"] if row["tflops"] else []
-    if row["gather_us"] is not None:
-        more.append(f"gather {ms(row['gather_us'], 4)} ms, not counted here")
-    return cells.point(row["spread_k"], row, f"{_name(row)} ({row['provider']})", *more)
+def _named(name: str, rows: list[Row]) -> list[tuple[str, Row]]:
+    """The rows of an arm by their names; one of them if all failed alike."""
+    if not any(row["n"] for row in rows) and len({row["status"] for row in rows}) == 1:
+        return [(name, rows[0])]
+    return [(f"{name}, spread_k = {row['spread_k']}", row) for row in rows]

@@ -1,12 +1,8 @@
-"""What is made of a run of `kernels`: a table a spread_k, one over all of them, and a plot."""
+"""What is made of a run of `kernels`: a table a spread_k, and one over all of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-
-import matplotlib
-from matplotlib.figure import Figure
 
 from harness.analysis import figures, stats
 from harness.analysis import roofline as work
@@ -14,7 +10,6 @@ from harness.analysis.contrasts import name_in_series, series_pairs
 from harness.analysis.rows import find, select
 from harness.config.kernel_names import FUNCTIONS, WITHOUT_TABLE, gather_for
 from harness.experiments.prefill.kernel_tables import COLUMNS, LABELS
-from harness.report import plots as style
 from harness.report.document import Companion
 from harness.report.rows import (
     Row,
@@ -142,10 +137,10 @@ def _differences(summary: Row, kernel: str, spread_k: int, notes: Notes, digits:
 
 def document(record: Row, summary: Row) -> Companion:
     """A table a spread_k for tables.md; on the screen, where those went by already, the one over all."""
-    spreads = _spreads(summary)
+    spreads = spreads_of(summary)
     tables = [comparison(record, summary, k) for k in spreads]
     over_all = [_over_all(record, summary)] if spreads else []
-    title = f"{_whose(summary)} on {inputs(record['config'])}"
+    title = f"{whose(summary)} on {inputs(record['config'])}"
     return Companion(record, title, over_all, summary["cells"], details=tables)
 
 
@@ -199,42 +194,18 @@ def inputs(config: Row) -> str:
     return f"{batch}{tokens}, {heads} heads x {config['head_dim']}, {config['dtype']}, {causal}, random data"
 
 
-def plots(record: Row, summary: Row, folder: Path) -> None:
-    """Time over spread_k: a colour a kernel, contiguous solid, non-contiguous dashed."""
-    with matplotlib.rc_context(style.STYLE):
-        style.save(draw(record, summary), folder, "kernels")
-
-
-def draw(record: Row, summary: Row) -> Figure:
-    """The figure; what was not measured is named, not drawn."""
-    figure = Figure(figsize=(10.5, 5.0), layout="constrained")
-    axes = figure.subplots()
-    spreads = _spreads(summary)
-    for kernel in kernels_of(summary):
-        for arm in ARMS:
-            rows = select(summary["cells"], kernel=kernel, arm=arm)
-            if rows:
-                style.arm_line(axes, rows)
-                style.gather_line(axes, rows)
-    named = "\n".join(map(str, axes.get_legend_handles_labels()[1]))
-    figure.set_figheight(max(5.0, 1.5 + 0.22 * len(named.splitlines())))  # the legend of many kernels
-    axes.set_ylabel("ms per call (median, 95% interval)")
-    style.over_spread_k(axes, spreads)
-    axes.set_title(inputs(record["config"]), fontsize=10, loc="left")
-    figure.suptitle(f"{_whose(summary)} on contiguous and fragmented K and V, {record['device']['name']}")
-    return figure
-
-
 def kernels_of(summary: Row) -> list[str]:
     """The kernels, in the order in which they were asked for."""
     return list(dict.fromkeys(row["kernel"] for row in summary["cells"]))
 
 
-def _whose(summary: Row) -> str:
+def whose(summary: Row) -> str:
+    """Whose kernels they are, for a title."""
     return "flash-attn's functions" if {*kernels_of(summary)} <= {*FUNCTIONS} else "Attention kernels"
 
 
-def _spreads(summary: Row) -> list[int]:
+def spreads_of(summary: Row) -> list[int]:
+    """Every spread_k that was tried, ascending."""
     return sorted({row["spread_k"] for row in summary["cells"]})
 
 

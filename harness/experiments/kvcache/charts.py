@@ -4,26 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from markupsafe import Markup
-
 from harness.experiments.kvcache.summary import AGAIN, MODES
-from harness.experiments.kvcache.view import LABELS, MIB
-from harness.report.page import bars
-from harness.report.page.bars import Entry, Part
-from harness.report.page.cells import Cells, milliseconds, spaced
-from harness.report.page.lines import Line, Plot, Point
-from harness.report.page.svg import Key, Tip
+from harness.experiments.kvcache.view import LABELS, MIB, mib
+from harness.report.charts.spec import (
+    SOFT,
+    Axis,
+    Bars,
+    Key,
+    Line,
+    Lines,
+    Part,
+    Point,
+    Sheet,
+    Tip,
+)
+from harness.report.charts.spec import (
+    Row as Entry,
+)
 from harness.report.rows import Row
+from harness.report.tips import Tips, median_ms, spaced
 
 LOOKS = {
-    mode: Key(LABELS[mode], colour, marker)
+    mode: Key(LABELS[mode], colour, marker, "solid")
     for mode, colour, marker in zip(
         MODES, ("#CC79A7", "#0072B2", "#D55E00"), ("circle", "square", "triangle"), strict=True
     )
 }
-FORMULA = Key("the formula", "var(--soft)", "cross", dashed=True)
+FORMULA = Key("K and V by the formula", SOFT, "dot", "dotted")
 MOST_STEPS = 40  # points of a line
-STEP = "generated token"
+STEP = Axis("generated token")
+SPEED_UPS = {"kv_cache": "KV cache against no cache", "paged": "paged against no cache"}
 
 
 def answer(summary: Row) -> str:
@@ -37,37 +47,65 @@ def answer(summary: Row) -> str:
     return f"Speed-up of a whole generation: {'; '.join(told)}." if told else "No two modes were measured."
 
 
-def figures(summary: Row, cells: Cells) -> list[Markup]:
+def charts(record: Row, summary: Row, tips: Tips) -> list[Sheet]:
     """Bars of whole generations; lines over the tokens."""
-    title, entries = "The whole generation", [_mode(row, cells) for row in summary["modes"]]
+    where = f"{record['model']['name']}, {record['device']['name']}"
+    modes = summary["modes"]
+    whole = [
+        Bars("The whole generation", Axis("ms"), [_mode(row, summary, tips) for row in modes]),
+        Bars("Peak memory of the mode's own process", Axis("MiB"), [_peak(row) for row in modes]),
+    ]
+    return [
+        Sheet("kvcache_modes", f"Generation with and without a KV cache: {where}", whole),
+        Sheet("kvcache_steps", f"Latency and KV cache along a generation: {where}", _steps(summary, tips)),
+    ]
+
+
+def _steps(summary: Row, tips: Tips) -> list[Lines]:
     count = len({row["step"] for row in summary["steps"]})
-    note = (
-        f"{MOST_STEPS} of the {count} tokens are drawn; summary.json has all." if count > MOST_STEPS else ""
-    )
-    times = Plot(
-        "Time of each token",
-        "ms, with 95% intervals (logarithmic)",
-        STEP,
-        [line for mode in MODES if (line := _line(summary, mode, lambda row: _time(row, cells))).points],
-        log_y=True,
-        note=note,
-    )
+    note = f"{MOST_STEPS} of the {count} tokens are drawn; summary.json has all." * (count > MOST_STEPS)
+    times = [_line(summary, mode, lambda row: tips.point(row["step"], row, _name(row))) for mode in MODES]
     kept = [_line(summary, mode, _kept) for mode in MODES]
     if kept[1].points:
-        formula = _line(summary, MODES[1], _formula)
-        kept.append(Line(FORMULA, formula.points))
-    sizes = Plot("K and V that are kept", "MiB", STEP, [line for line in kept if line.points], zero=True)
-    return [bars.figure(title, "ms", entries), times.html(), sizes.html()]
+        kept.append(Line(FORMULA, _line(summary, MODES[1], _formula).points))
+    return [
+        Lines(
+            "Time of each token",
+            STEP,
+            Axis("ms per token, with 95% intervals (logarithmic)", log=True),
+            times,
+            note=note,
+        ),
+        Lines("K and V that are kept", STEP, Axis("MiB", zero=0.0), kept),
+    ]
 
 
-def _mode(row: Row, cells: Cells) -> Entry:
+def _mode(row: Row, summary: Row, tips: Tips) -> Entry:
     name = LABELS[row["arm"]]
     if row["median_us"] is None:
         return Entry(f"{name}: {row['status']}")
+    speed_up = next(
+        (
+            f"{each['speed_up']:.2f}x"
+            for each in summary["speed_ups"]
+            if each["contrast"] == SPEED_UPS.get(row["arm"])
+        ),
+        "",
+    )
     bounds = row["ci95_us"] and [bound / 1000 for bound in row["ci95_us"]]
-    tip = cells.tip(row, f"{name}, {row['output_len']} tokens")
-    label = f"{name}: {milliseconds(row)}"
-    return Entry(label, [Part(row["median_us"] / 1000, LOOKS[row["arm"]], tip, bounds)])
+    tip = tips.cell(row, f"{name}, {row['output_len']} tokens")
+    bar = Part(row["median_us"] / 1000, LOOKS[row["arm"]], tip, bounds, speed_up)
+    return Entry(f"{name}: {median_ms(row)}" + (f", {speed_up}" if speed_up else ""), [bar])
+
+
+def _peak(row: Row) -> Entry:
+    name, peak = LABELS[row["arm"]], row["peak_bytes"]
+    if peak is None:
+        return Entry(f"{name}: {row['status'] if row['status'] != 'ok' else 'not counted here'}")
+    label = f"{name}: {mib(peak)} MiB"
+    return Entry(
+        label, [Part(peak / MIB, LOOKS[row["arm"]], Tip([f"{name}, peak memory", f"{mib(peak)} MiB"]))]
+    )
 
 
 def _line(summary: Row, mode: str, point: Callable[[Row], Point]) -> Line:
@@ -79,19 +117,14 @@ def _name(row: Row) -> str:
     return f"{LABELS[row['arm']]}, token {row['step']} after {row['tokens']}"
 
 
-def _time(row: Row, cells: Cells) -> Point:
-    return cells.point(row["step"], row, _name(row))
-
-
 def _kept(row: Row) -> Point:
-    size = row["cache_bytes"] / MIB
-    return Point(row["step"], size, None, Tip([_name(row), f"{size:,.3f} MiB are kept"]))
+    if (kept := row.get("cache_bytes")) is None:
+        return Point(row["step"], None)
+    return Point(row["step"], kept / MIB, None, Tip([_name(row), f"{kept / MIB:,.3f} MiB are kept"]))
 
 
 def _formula(row: Row) -> Point:
-    if row["formula_bytes"] is None:
-        return Point(row["step"], None, None, Tip([_name(row)]))
-    size = row["formula_bytes"] / MIB
-    return Point(
-        row["step"], size, None, Tip([f"{row['tokens']} tokens, by the formula", f"{size:,.3f} MiB"])
-    )
+    if (size := row["formula_bytes"]) is None:
+        return Point(row["step"], None)
+    told = [f"{row['tokens']} tokens, by the formula", f"{size / MIB:,.3f} MiB"]
+    return Point(row["step"], size / MIB, None, Tip(told))

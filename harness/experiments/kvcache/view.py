@@ -1,18 +1,16 @@
-"""What is made of a run of `kvcache`: generations side by side, speed-ups, the cache's size, two plots."""
+"""What is made of a run of `kvcache`: generations side by side, speed-ups, and the cache's size."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from harness.experiments.kvcache.summary import MODES, drawn_apart, summarise, token_bytes
-from harness.report import kvcache_plot
 from harness.report.document import Companion
 from harness.report.rows import Row, marked, status_line, warning_lines
 from harness.report.tables import NONE, Line, Notes, Section, Table, ms, signed
 from harness.units import ELEMENT_BYTES, counted
 
-__all__ = ["document", "plots", "summarise"]
+__all__ = ["document", "summarise"]
 
 LABELS = {
     "no_cache": "transformers, no cache",
@@ -166,8 +164,3 @@ def _along_the_way(record: Row, summary: Row) -> Table | None:
     columns = ("step", "tokens", "no cache ms", "KV cache ms", "paged ms", "KV MiB", "paged MiB")
     below = ["tokens: that the step's attention sees; KV and paged MiB: K and V that are kept after it."]
     return Table("Along the generation", columns, [Section("", lines)], below=below)
-
-
-def plots(record: Row, summary: Row, folder: Path) -> None:
-    """Latency and memory along the steps, and the modes side by side."""
-    kvcache_plot.write(record, summary, folder)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from markupsafe import Markup
-
-from harness.experiments.memory.view import COLOURS, COUNTERS, ENGINES, MIB, WAYS
-from harness.report.page import bars
-from harness.report.page.bars import Dot, Entry, Part
-from harness.report.page.cells import Cells
-from harness.report.page.svg import Key, Tip
+from harness.experiments.memory.view import COUNTERS, ENGINES, MIB, WAYS
+from harness.report.charts.spec import INK, SOFT, Axis, Bars, Dot, Key, Part, Sheet, Tip
+from harness.report.charts.spec import Row as Entry
 from harness.report.rows import Row
+from harness.report.tips import Tips
 
-MARKERS = dict(zip(COUNTERS, ("circle", "square", "triangle", "diamond", "triangle", "cross"), strict=True))
-HOLLOW = ("reserved", "KV used")  # which lie beside a like marker, or under another
+# Hollow where a counter lies beside a like marker; what is held lies around what is used.
+KEYS = {
+    "allocated": Key("allocated", "#0072B2", "circle"),
+    "reserved": Key("reserved", "#56B4E9", "square", hollow=True),
+    "NVML": Key("NVML", "#CC79A7", "triangle"),
+    "RSS": Key("RSS", INK, "diamond"),
+    "KV used": Key("KV used", "#D55E00", "triangle", hollow=True),
+    "KV held": Key("KV held", "#E69F00", "ring"),
+}
 SMALLEST_MIB = 1e-3  # on a logarithmic axis; there is no zero
-WITH, WITHOUT = Key("with a token", "#009E73"), Key("without", "var(--soft)", hatched=True)
+WITH, WITHOUT = Key("with a token", "#009E73"), Key("without", SOFT, hatched=True)
 
 
 def answer(summary: Row) -> str:
@@ -31,17 +35,24 @@ def answer(summary: Row) -> str:
     return f"Of the KV cache of all inputs at once, {', '.join(told)}."
 
 
-def figures(summary: Row, cells: Cells) -> list[Markup]:
-    """A line a stage with a point a counter, for each engine; and a bar for each way to keep K and V."""
-    stages = [_stages(summary, engine) for engine in ENGINES]
-    return [*stages, bars.figure("KV cache of all inputs at once", "MiB", _waste(summary))]
+def charts(record: Row, summary: Row, tips: Tips) -> list[Sheet]:
+    """A row a stage with a point a counter, for each engine; and a bar for each way to keep K and V."""
+    title = f"Memory: {record['model']['name']}, {record['device']['name']}"
+    waste = Bars("KV cache of all inputs at once", Axis("MiB"), _waste(summary))
+    return [Sheet("memory", title, [*(_stages(summary, engine) for engine in ENGINES), waste])]
 
 
-def _stages(summary: Row, engine: str) -> Markup:
-    rows = [row for row in summary["cells"] if row["arm"] == engine]
-    title = f"Memory through the stages: {engine}"
-    note = "What is zero or not counted here has no point; the table has it."
-    return bars.figure(title, "MiB (logarithmic)", [_stage(row) for row in rows], log=True, note=note)
+def _stages(summary: Row, engine: str) -> Bars:
+    rows = [_stage(row) for row in summary["cells"] if row["arm"] == engine]
+    note = "What is zero or not counted here has no point; the table has it." if rows else ""
+    drawn = {dot.key for row in rows for dot in row.dots}
+    return Bars(
+        f"Memory through the stages: {engine}",
+        Axis("MiB (logarithmic)", log=True),
+        rows,
+        legend=[key for key in KEYS.values() if key in drawn],
+        note=note,
+    )
 
 
 def _stage(row: Row) -> Entry:
@@ -50,10 +61,12 @@ def _stage(row: Row) -> Entry:
     for name, key in COUNTERS.items():
         size = (row.get(key) or 0) / MIB
         if size >= SMALLEST_MIB:
-            colour = "var(--ink)" if COLOURS[name] == "#000000" else COLOURS[name]
-            look = Key(name, colour, MARKERS[name], hollow=name in HOLLOW)
             dots.append(
-                Dot(size, look, Tip([f"{row['arm']}, {label}: {name}", _told(row, key), _processes(row)]))
+                Dot(
+                    size,
+                    KEYS[name],
+                    Tip([f"{row['arm']}, {label}: {name}", _told(row, key), _processes(row)]),
+                )
             )
     return Entry(label if row["status"] == "ok" else f"{label}: {row['status']}", dots=dots)
 

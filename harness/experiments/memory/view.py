@@ -1,18 +1,11 @@
-"""What is made of a run of `memory`: memory at every stage, what the KV cache wastes, and a plot."""
+"""What is made of a run of `memory`: memory at every stage, and what the KV cache wastes."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from pathlib import Path
-
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from harness.analysis import figures, stats
 from harness.analysis.rows import find
-from harness.report import plots as style
 from harness.report.document import Companion
 from harness.report.rows import Row, marked
 from harness.report.tables import NONE, Line, Notes, Section, Table
@@ -29,8 +22,6 @@ COUNTERS = {
     "KV used": "cache_used_bytes",
     "KV held": "cache_held_bytes",
 }
-COLOURS = dict(zip(COUNTERS, ("#0072B2", "#56B4E9", "#CC79A7", "#000000", "#D55E00", "#E69F00"), strict=True))
-MARKERS = dict(zip(COUNTERS, ("o", "s", "^", "D", "v", "x"), strict=True))
 WAYS = {
     "needed": "the tokens alone",
     "blocks": "vLLM's blocks",
@@ -199,85 +190,3 @@ def _waste_table(record: Row, summary: Row) -> Table:
         below.append(f"requests that fit: of this mix, in vLLM's pool of {pool / GIB:.2f} GiB.")
     title = f"KV cache of all {len(lengths)} inputs at once ({min(lengths)} to {max(lengths)} tokens)"
     return Table(title, columns, [Section("", lines)], [], below)
-
-
-def plots(record: Row, summary: Row, folder: Path) -> None:
-    """Memory over the stages, an engine a panel, and what each way to keep the KV cache wastes."""
-    with matplotlib.rc_context(style.STYLE):
-        style.save(draw(record, summary), folder, "memory")
-
-
-def draw(record: Row, summary: Row) -> Figure:
-    """The figure; counters that are not here have no line."""
-    figure = Figure(figsize=(12.0, 5.6), layout="constrained")
-    panels = figure.subplots(1, 3, width_ratios=(2.2, 1.3, 1.2))
-    panels[1].sharey(panels[0])
-    for engine, axes in zip(ENGINES, panels, strict=False):
-        _over_stages(axes, [row for row in summary["cells"] if row["arm"] == engine])
-        axes.set_title(engine, fontsize=10, loc="left")
-    panels[0].set_ylabel("MiB (log scale)")
-    _bars(panels[2], summary["waste"])
-    handles = {
-        label: handle
-        for axes in panels[:2]
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    if handles:
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=6, frameon=False)
-    figure.suptitle(f"Memory: {record['model']['name']}, {record['device']['name']}")
-    return figure
-
-
-def _over_stages(axes: Axes, rows: list[Row]) -> None:
-    """A line a counter, but for zeros, which a log scale does not have, and a copy of another line."""
-    drawn: list[list[int | None]] = []
-    for name, key in COUNTERS.items():
-        read = [row.get(key) for row in rows]
-        values = [value or math.nan for value in read]
-        if read not in drawn and not all(map(math.isnan, values)):
-            drawn.append(read)
-            axes.plot(
-                range(len(rows)),
-                [value / MIB for value in values],
-                color=COLOURS[name],
-                marker=MARKERS[name],
-                markersize=4.5,
-                label=name,
-            )
-    axes.set_xticks(range(len(rows)), [_tick(row) for row in rows], rotation=60, ha="right")
-    if rows:
-        axes.set_yscale("log")
-    _plain(axes)
-
-
-def _tick(row: Row) -> str:
-    tokens = f", {row['tokens']}" if row["tokens"] else ""
-    status = "" if row["status"] == "ok" else f"\n({row['status']})"
-    return f"{row['moment']}{tokens}{status}"
-
-
-def _bars(axes: Axes, waste: list[Row]) -> None:
-    """MiB with a token in them, and on top those without."""
-    for n, row in enumerate(waste):
-        if row["used_bytes"] is not None:
-            tokens, unused = ((row["used_bytes"] - row["unused_bytes"]) / MIB, row["unused_bytes"] / MIB)
-            axes.bar(n, tokens, color="#009E73", label="with a token" if not n else None)
-            axes.bar(n, unused, bottom=tokens, color="0.8", hatch="//", label="" if n else "without")
-    axes.set_xticks(range(len(waste)), [_way(row) for row in waste])
-    axes.set_ylabel("MiB of KV cache")
-    axes.set_title("all inputs at once", fontsize=10, loc="left")
-    if waste:
-        axes.margins(y=0.2)  # for the legend, above the tallest bar
-        axes.legend(frameon=False, loc="upper left")
-    _plain(axes)
-
-
-def _way(row: Row) -> str:
-    words = WAYS[row["way"]].replace(" ", "\n", 1)
-    return words if row["used_bytes"] is not None else f"{words}\n({row['status']})"
-
-
-def _plain(axes: Axes) -> None:
-    axes.grid(axis="y", color="0.9", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from markupsafe import Markup
-
 from harness import layout
 from harness.layout import Run
-from harness.report.page import svg
+from harness.report.charts.spec import BlockMap, Tip
 from harness.units import counted
 
 MOST_REQUESTS = 16  # drawn of a layout
@@ -22,7 +20,7 @@ class Layout:
     """The pictures of one layout."""
 
     title: str
-    pictures: list[Markup]
+    pictures: list[BlockMap]
     rest: str  # how many requests have no picture, in words; "" if all have one
 
 
@@ -56,38 +54,24 @@ def _layout(name: str, requests: dict[int, list[Run]], count: int, ids: tuple[in
     return Layout(title, pictures, rest if more else "")
 
 
-def _picture(title: str, caption: str, runs: list[Run], lowest: int, end: int) -> Markup:
-    """Physical ids upwards over logical blocks to the right, a unit a block: a run is a rising line."""
+def _picture(title: str, caption: str, runs: list[Run], lowest: int, end: int) -> BlockMap:
     blocks = sum(run.length for run in runs)
-    path = "".join(f"M{run.first_block},{end - run.first_id}l{run.length},{-run.length}" for run in runs)
     lengths = [run.length for run in runs]
     size = f"{min(lengths)}" if min(lengths) == max(lengths) else f"{min(lengths)} to {max(lengths)}"
     ids = f"{min(run.first_id for run in runs)} to {max(run.first_id + run.length for run in runs) - 1}"
-    tip = svg.Tip(
+    tip = Tip(
         [
             title if caption == title else f"{title}, {caption}",
             f"{counted(blocks, 'block')} in {counted(len(runs), 'run')} of {size}",
             f"physical ids {ids}",
         ]
     )
-    drawn = svg.element("path", d=path, class_="runs")
-    frame = svg.element("rect", width="100%", height="100%", class_="frame")
-    picture = svg.element(
-        "svg",
-        svg.mark(tip, frame, drawn),
-        viewBox=f"0 0 {blocks} {end - lowest}",
-        preserveAspectRatio="none",
-        class_="blocks",
-        role="group",
-        aria_label=tip.lines[0],
-    )
-    return svg.element("div", svg.figure(caption, picture), _listing(runs), class_="block-table")
+    segments = [(run.first_block, run.first_id, run.length) for run in runs]
+    return BlockMap(caption, segments, (lowest, end), tip, _listing(runs))
 
 
-def _listing(runs: list[Run]) -> Markup:
+def _listing(runs: list[Run]) -> str:
     """The runs in logical order, as text."""
     ids = [block for run in runs[:MOST_LISTED] for block in range(run.first_id, run.first_id + run.length)]
-    listed = layout.to_ranges(ids).replace(",", ", ")
     rest = f" and {len(runs) - MOST_LISTED} more runs, in run.json" if len(runs) > MOST_LISTED else ""
-    summary = svg.element("summary", Markup.escape(f"{len(runs)} run{'s' * (len(runs) > 1)}"))
-    return svg.element("details", summary, svg.element("p", Markup.escape(listed + rest), class_="ids"))
+    return layout.to_ranges(ids).replace(",", ", ") + rest

@@ -1,115 +1,133 @@
-"""Figures over spread_k and over the layers."""
+"""Charts over spread_k and over the layers."""
 
 from __future__ import annotations
 
-import math
-
-from markupsafe import Markup
-
-from harness.config.kernel_names import FUNCTIONS
-from harness.report.page.lines import Band, Line, Plot, Point
-from harness.report.page.samples import Samples
-from harness.report.page.svg import Key
-from harness.report.plots import ARM_NAMES, COLOURS, DASHED_ARMS
-from harness.report.rows import Mean, Row, most_runs
+from harness import batch
+from harness.config.kernel_names import FUNCTIONS, looks
+from harness.report.arms import ENGINE_LOOK, arm_key, arm_lines, spread_axis
+from harness.report.charts.spec import Axis, Band, Key, Line, Lines, Point, Sheet
+from harness.report.rows import Mean, Row
+from harness.report.tips import Tips, lost, lost_point
 from harness.units import counted
 
-MARKERS = dict(zip(FUNCTIONS, ("circle", "square", "triangle"), strict=True))
-INK = "var(--ink)"
-PREFILL = Key("prefill, end to end", "#CC79A7", "cross")
-OVER_SPREAD = "spread_k (runs)"
+PREFILL = Key("prefill, end to end", "#CC79A7", "circle", "solid")
+ARMS = ("contiguous", "fragmented", "dense", "paged")
 
 
-def over_spread_k(summary: Row, samples: Samples) -> Markup:
-    """Differences to one run, kernel times and prefill times over spread_k."""
-    mean = Mean(summary)
-    panels = (
-        _differences(mean, samples, summary["tolerance_pct"]),
-        _kernels(mean, samples),
-        _prefills(mean, samples),
-    )
-    return Markup("").join(panel.html() for panel in panels if panel.lines)
+def sheets(record: Row, summary: Row, tips: Tips) -> list[Sheet]:
+    """Differences to one run, kernel times and prefill times over spread_k; differences layer by layer."""
+    mean, requests = Mean(summary), batch.of_record(record)
+    prompts = f", {batch.described(requests)}" if requests else ""
+    where = f"{record['model']['name']}{prompts}, {record['device']['name']}"
+    tolerance = summary["tolerance_pct"]
+    over_spread = [_differences(mean, tips, tolerance), _kernels(mean, tips), _prefills(mean, tips)]
+    return [
+        Sheet("spread_k", f"Prefill under fragmented KV layouts: {where}", over_spread),
+        Sheet("layers", f"Layer by layer: {where}", _over_layers(summary, tips)),
+    ]
 
 
-def _differences(mean: Mean, samples: Samples, tolerance_pct: float) -> Plot:
+def _differences(mean: Mean, tips: Tips, tolerance_pct: float) -> Lines:
     """What k runs cost against one, in percent: of every paged kernel, and of the prefill."""
+    compared = [(arm_key(kernel, "paged", ENGINE_LOOK), kernel, "paged") for kernel in mean.engine_kernels()]
+    function = FUNCTIONS[2]
+    compared.append((arm_key(function, "fragmented", looks([])[function]), function, "fragmented"))
+    compared.append((PREFILL, "prefill", "paged"))
     lines = []
-    for kernel, arm in [
-        *((kernel, "paged") for kernel in mean.engine_kernels()),
-        (FUNCTIONS[2], "fragmented"),
-    ]:
+    for key, kernel, arm in compared:
         rows = [mean.contrast(kernel, f"{arm}@1", arm, k) for k in mean.spread_ks() if k > 1]
-        lines.append(_paired(arm_key(kernel, arm), [row for row in rows if row], samples))
-    prefills = [mean.contrast("prefill", "paged@1", "paged", k) for k in mean.spread_ks() if k > 1]
-    lines.append(_paired(PREFILL, [row for row in prefills if row], samples))
-    return Plot(
+        lines.append(_paired(key, [row for row in rows if row], tips))
+    return Lines(
         "Fragmentation: k runs against one",
-        "% of one run, with 95% intervals",
-        OVER_SPREAD,
-        [line for line in lines if line.points],
-        [Band(-tolerance_pct, tolerance_pct, f"too small to matter: within {tolerance_pct:g}%")],
-        log=True,
-        zero=True,
-    )
-
-
-def _paired(key: Key, rows: list[Row], samples: Samples, by: str = "spread_k") -> Line:
-    """A contrast's rows as a line in percent."""
-    return Line(key, [Point(r[by], r["delta_pct"], r["ci95_pct"], samples.contrast_tip(r)) for r in rows])
-
-
-def _kernels(mean: Mean, samples: Samples) -> Plot:
-    """Every kernel and arm, in ms."""
-    lines = []
-    for kernel in (*FUNCTIONS, *mean.engine_kernels()):
-        for arm in ("contiguous", "fragmented", "dense", "paged"):
-            rows = [row for k in mean.spread_ks() if (row := mean.kernel(kernel, arm, k))]
-            rows = [row for row in rows if row["spread_k"] <= (most_runs(row) or math.inf)] or rows[:1]
-            points = [_kernel_point(row, mean, samples) for row in rows if row["median_us"] is not None]
-            if points:
-                lines.append(Line(arm_key(kernel, arm), points))
-    return Plot(
-        "Attention kernels: one call, mean over the measured layers",
-        "ms per attention call; the axis does not start at zero",
-        OVER_SPREAD,
+        spread_axis(mean.spread_ks()),
+        Axis("% of one run, with 95% intervals", zero=0.0),
         lines,
-        log=True,
-        note="Non-contiguous, of a function without a block table: the kernel after a gather, which is not "
-        "counted. Dense and paged differ in their code, not in their layout alone.",
+        [Band.tolerance(tolerance_pct)],
     )
 
 
-def _kernel_point(row: Row, mean: Mean, samples: Samples) -> Point:
-    paired = mean.contrast(row["kernel"], f"{row['arm']}@1", row["arm"], row["spread_k"])
-    bounds = row["ci95_us"] and [bound / 1000 for bound in row["ci95_us"]]
-    return Point(row["spread_k"], row["median_us"] / 1000, bounds, samples.kernel_tip(row, paired))
+def _paired(key: Key, rows: list[Row], tips: Tips, by: str = "spread_k") -> Line:
+    """A contrast's rows as a line in percent."""
+    return Line(key, [Point(r[by], r["delta_pct"], r["ci95_pct"], tips.contrast(r)) for r in rows])
 
 
-def _prefills(mean: Mean, samples: Samples) -> Plot:
+def _kernels(mean: Mean, tips: Tips) -> Lines:
+    """Every kernel and arm, in ms, and the noise floor of the engine's own."""
+    lines, all_rows = [], []
+    looks_of = {name: look for name, look in looks([]).items() if name in FUNCTIONS}
+    for kernel in dict.fromkeys((*FUNCTIONS, *mean.engine_kernels())):
+        for arm in ARMS:
+            rows = [row for k in mean.spread_ks() if (row := mean.kernel(kernel, arm, k))]
+            all_rows += rows
+            lines += arm_lines(rows, looks_of, tips, lambda row: _to_one_run(mean, row))
+    return Lines(
+        "Attention kernels: one call, mean over the measured layers",
+        spread_axis(mean.spread_ks()),
+        Axis("ms per attention call, with 95% intervals; the axis does not start at zero"),
+        lines,
+        [band for kernel in mean.engine_kernels() for band in _noise_floor(mean, kernel)],
+        note="Non-contiguous, of a function without a block table: the kernel after a gather, which is not "
+        "counted. Dense and paged differ in their code, not in their layout alone. " + _lost_arms(all_rows),
+    )
+
+
+def _to_one_run(mean: Mean, row: Row) -> Row | None:
+    return mean.contrast(row["kernel"], f"{row['arm']}@1", row["arm"], row["spread_k"])
+
+
+def _lost_arms(rows: list[Row]) -> str:
+    """Which arms lack figures, once each status."""
+    by_arm: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        by_arm.setdefault((row["kernel"], row["arm"]), []).append(row)
+    named = []
+    for (kernel, arm), of_arm in by_arm.items():
+        everywhere = not any(row["n"] for row in of_arm) and len({row["status"] for row in of_arm}) == 1
+        at = [("", of_arm[0])] if everywhere else [(f", k = {row['spread_k']}", row) for row in of_arm]
+        named += [(f"{kernel}, {arm}{where}", row) for where, row in at]
+    return lost(named)
+
+
+def _noise_floor(mean: Mean, kernel: str) -> list[Band]:
+    """A/A: within this band around paged in one run a difference is no finding."""
+    repeats = [mean.contrast(kernel, "paged@1", "paged@1 again", k) for k in mean.spread_ks()]
+    edges = [
+        (float(row["spread_k"]), level * (1 - share), level * (1 + share))
+        for row in repeats
+        if row and row["noise_floor_pct"] is not None
+        for level, share in [(row["baseline_us"] / 1000, row["noise_floor_pct"] / 100)]
+    ]
+    return [Band(f"{kernel}, paged, 1 run: noise floor (A/A)", edges)] if edges else []
+
+
+def _prefills(mean: Mean, tips: Tips) -> Lines:
     """The whole prefill, in ms, and the noise floor around one run."""
-    points = []
+    points, named = [], []
     for row in mean.sweep():
-        paired = mean.contrast("prefill", "paged@1", "paged", row["spread_k"])
-        name = counted(row["spread_k"], "run")
-        if row["median_ms"] is not None:
-            tip = samples.prefill_tip(row, name, 3, paired)
-            points.append(Point(row["spread_k"], row["median_ms"], row["ci95_ms"], tip))
+        k = row["spread_k"]
+        name = f"prefill, {counted(k, 'run')}"
+        named.append((name, row))
+        if row["median_ms"] is None:
+            points.append(lost_point(k, row, name))
+            continue
+        tip = tips.cell(row, name, paired=mean.contrast("prefill", "paged@1", "paged", k))
+        points.append(Point(k, row["median_ms"], row["ci95_ms"], tip))
     bands = []
     repeat = mean.contrast("prefill", "paged@1", "paged@1 again", 1)
     if repeat and repeat["noise_floor_pct"] is not None:
         level, share = repeat["baseline_us"] / 1000, repeat["noise_floor_pct"] / 100
-        bands.append(Band(level * (1 - share), level * (1 + share), "noise floor (A/A) around one run"))
-    return Plot(
+        bands.append(Band.level("noise floor (A/A) around one run", level * (1 - share), level * (1 + share)))
+    return Lines(
         "Prefill, end to end",
-        "ms per prefill; the axis does not start at zero",
-        OVER_SPREAD,
-        [Line(PREFILL, points)] if points else [],
+        spread_axis(mean.spread_ks()),
+        Axis("ms per prefill, with 95% intervals; the axis does not start at zero"),
+        [Line(PREFILL, points)],
         bands,
-        log=True,
+        note=lost(named),
     )
 
 
-def over_layers(summary: Row, samples: Samples) -> Markup:
+def _over_layers(summary: Row, tips: Tips) -> list[Lines]:
     """The engine's kernels layer by layer: paging at one run, fragmentation at the most runs."""
     mean = Mean(summary)
     most = max(mean.spread_ks(), default=1)
@@ -125,15 +143,9 @@ def over_layers(summary: Row, samples: Samples) -> Markup:
             rows = sorted(
                 (row for row in rows if isinstance(row["layer"], int)), key=lambda row: row["layer"]
             )
-            line = _paired(Key(kernel, INK, "diamond", hollow=True), rows, samples, by="layer")
-            bands = [Band(-summary["tolerance_pct"], summary["tolerance_pct"], "too small to matter")]
-            unit = "% of the baseline, with 95% intervals"
-            panels.append(Plot(title, unit, "layer", [line] if rows else [], bands, zero=True))
-    return Markup("").join(panel.html() for panel in panels)
-
-
-def arm_key(kernel: str, arm: str) -> Key:
-    """How an arm of a kernel looks: colour and shape are the kernel's, dashes and hollows the arm's."""
-    fragmented = arm in DASHED_ARMS
-    name = f"{kernel}, {ARM_NAMES.get(arm, arm)}"
-    return Key(name, COLOURS.get(kernel, INK), MARKERS.get(kernel, "diamond"), fragmented, fragmented)
+            key = Key(kernel, *ENGINE_LOOK, "solid", hollow=True)
+            unit = Axis("% of the baseline, with 95% intervals", zero=0.0)
+            band = Band.tolerance(summary["tolerance_pct"])
+            layers = Axis("layer", at_points=True)
+            panels.append(Lines(title, layers, unit, [_paired(key, rows, tips, by="layer")], [band]))
+    return panels

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from harness.experiments.prefill import breakdown_charts as account
+from harness.experiments.prefill import spread_charts as sweep
 from harness.experiments.prefill.kernel_tables import Tables
 from harness.experiments.prefill.summary import summarise
-from harness.report.attribution_plot import write_attribution_plot
-from harness.report.plots import write_plots
+from harness.report.charts.spec import Sheet
 from harness.report.rows import Row
+from harness.report.tips import Tips
 
-__all__ = ["document", "plots", "summarise"]
+__all__ = ["charts", "document", "summarise"]
 
 
 def document(record: Row, summary: Row) -> Tables:
@@ -18,7 +18,6 @@ def document(record: Row, summary: Row) -> Tables:
     return Tables(record, summary)
 
 
-def plots(record: Row, summary: Row, folder: Path) -> None:
-    """Time over spread_k, and where the prefill's time goes."""
-    write_plots(record, summary, folder)
-    write_attribution_plot(record, summary, folder)
+def charts(record: Row, summary: Row, tips: Tips) -> list[Sheet]:
+    """Where the prefill's time goes, what there is over spread_k, and what layer by layer."""
+    return [*account.sheets(summary, tips), *sweep.sheets(record, summary, tips)]

@@ -5,33 +5,42 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from markupsafe import Markup
+
 from harness.experiments.prefill import block_map as blocks
 from harness.experiments.prefill import breakdown_charts as account
 from harness.experiments.prefill import breakdown_tables as attribution
-from harness.experiments.prefill import spread_charts as sweep
 from harness.experiments.prefill.kernel_tables import Tables
+from harness.report.charts import svg
+from harness.report.charts.spec import Sheet
 from harness.report.page import facts
 from harness.report.page.rendering import render
-from harness.report.page.samples import Samples
-from harness.runs.record import Result
 
 
-def page(record: dict[str, Any], summary: dict[str, Any], results: Iterable[Result]) -> str:
+def page(record: dict[str, Any], summary: dict[str, Any], sheets: Iterable[Sheet]) -> str:
     """The page's HTML, whole: styles, scripts and figures are in it. Names from the record are escaped."""
-    tables, samples = Tables(record, summary), Samples.of(results, summary["slowest_rank"])
+    tables = Tables(record, summary)
     comparisons = [(k, table) for k in tables.spread_ks() if (table := tables.comparison(k))]
+    figures = {sheet.name: Markup("").join(svg.draw(chart) for chart in sheet.charts) for sheet in sheets}
+    layouts = [
+        {
+            "title": each.title,
+            "rest": each.rest,
+            "pictures": [svg.draw_block_map(one) for one in each.pictures],
+        }
+        for each in blocks.layouts(record)
+    ]
     return render(
         "run.html.j2",
         title=tables.title(),
         status=record["status"],
         sentence=facts.sentence(summary),
-        components=account.components(summary),
-        missing=account.missing(summary),
-        where=account.where_the_time_goes(summary, samples),
+        account=figures.get("attribution", ""),
+        missing=[] if summary.get("attribution") else account.missing(summary),
         account_tables=attribution.tables(summary, full=True),
-        over_spread_k=sweep.over_spread_k(summary, samples),
-        over_layers=sweep.over_layers(summary, samples),
-        layouts=blocks.layouts(record),
+        over_spread_k=figures["spread_k"],
+        over_layers=figures["layers"],
+        layouts=layouts,
         block_size=record["config"].get("block_size"),
         overview=tables.overview(),
         comparisons=comparisons,

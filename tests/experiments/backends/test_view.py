@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness import report
 from harness.experiments.backends import scaling as backends_scaling
 from harness.experiments.backends import view as backends
 from harness.report.tables import WIDTH
@@ -176,22 +177,26 @@ def test_a_floor_and_a_slope_turn_where_they_meet(turns, floor):
     assert turn(timed) == (2**turns, None)
 
 
-def test_the_plot_has_a_line_a_backend_rings_and_crosses(summary, tmp_path):
-    backends.plots(record(), summary, tmp_path)
-    text = (tmp_path / "backends.svg").read_text(encoding="utf-8")
-    for name in (
-        "FLASH_ATTN",
-        "not measured",
-        "compute-bound from here",
-        "prompts of 2048 tokens",
-    ):
-        assert name in text
+def test_the_plot_has_a_line_a_backend_rings_and_crosses(summary):
+    (sheet,) = report.charts(record(), summary, results())
+    lengths = sorted({row["input_len"] for row in summary["cells"]})
+    turns = {(row["backend"], row["input_len"], row["batch_size"]) for row in summary["compute_bound"]}
+    for tokens, chart in zip(lengths, sheet.charts, strict=True):
+        lines = {line.key.label.removesuffix(" (attention alone)"): line.points for line in chart.lines}
+        for row in (row for row in summary["cells"] if row["input_len"] == tokens):
+            (point,) = (p for p in lines[row["backend"]] if p.x == row["batch_size"])
+            assert (point.y, point.interval) == (row["tokens_per_s"], row["ci95_tokens_per_s"])
+            assert point.ringed == ((row["backend"], tokens, row["batch_size"]) in turns)
+            if not row["n"]:
+                assert point.tip.lines[0].endswith(f": {row['status']}")
+    keys = [key.label for chart in sheet.charts for key in chart.legend_keys()]
+    assert {"compute-bound from here", "not measured"} <= {*keys}
 
 
 @pytest.mark.parametrize("kept", [[], results()[:1], results()[-1:]])
-def test_a_run_that_hardly_began_has_a_report(kept, tmp_path):
+def test_a_run_that_hardly_began_has_a_report(kept):
     summary = backends.summarise(record(), kept)
     document = backends.document(record(), summary)
     assert document.screen_summary()
     assert document.markdown()
-    backends.plots(record(), summary, tmp_path)
+    assert report.charts(record(), summary, kept)

@@ -7,6 +7,7 @@ import io
 
 import pytest
 
+from harness import report
 from harness.experiments.cache import view as cache
 from harness.report.tables import WIDTH
 from tests.cache_run import DATA, SHARES, markdown, record, results, screen
@@ -57,25 +58,53 @@ def test_csv_has_a_row_a_cell_with_its_status(summary):
     assert [row["status"] for row in rows].count("out_of_memory") == 1
 
 
-def test_the_plot_has_a_line_an_arm_and_names_what_is_missing(summary, tmp_path):
-    left, right = cache.draw(record(), summary).axes
-    names = {str(line.get_label()): line.get_linestyle() for line in left.get_lines()}
-    assert names == {
-        "one prompt, reset": "-",
-        "one prompt, warm": "--",
-        "batch of 4, reset": "-",
-        "batch of 4, warm, out_of_memory": "--",
+@pytest.fixture(scope="module")
+def charts(summary):
+    (sheet,) = report.charts(record(), summary, results())
+    assert sheet.name == "cache"
+    return sheet.charts
+
+
+@pytest.mark.parametrize(("size", "name"), [(1, "one prompt"), (4, "batch of 4")])
+def test_differences_and_savings_are_of_warm_against_reset_not_of_the_noise(summary, charts, size, name):
+    """A/A has the same fields, and would be drawn as "warm" without a complaint."""
+    differences, _, savings = charts
+    warm = [r for r in summary["contrasts"] if (r["contrast"], r["batch_size"]) == ("warm", size)]
+    drawn = {line.key.label: line.points for line in differences.lines}
+    assert [(point.x, point.y) for point in drawn[name]] == [(r["share_pct"], r["delta_pct"]) for r in warm]
+    rates = {r["share_pct"]: r["hit_rate_pct"] for r in summary["cells"] if r["arm"] == "warm" and r["n"]}
+    saved = {line.key.label: line.points for line in savings.lines}
+    for point, row in zip(saved[name], warm, strict=True):
+        assert (point.x, point.y) == (pytest.approx(rates[row["share_pct"]], abs=0.5), -row["delta_pct"])
+        low, high = row["ci95_pct"]
+        assert list(point.interval) == [-high, -low]
+
+
+def test_times_are_per_prompt_an_arm_a_line_with_a_cross_where_one_is_missing(summary, charts):
+    lines = {line.key.label: line for line in charts[1].lines}
+    assert {name: line.key.line for name, line in lines.items()} == {
+        "one prompt, reset": "solid",
+        "one prompt, warm": "dashed",
+        "batch of 4, reset": "solid",
+        "batch of 4, warm": "dashed",
     }
-    assert len(right.get_legend_handles_labels()[1]) == 3
-    cache.plots(record(), summary, tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"cache.png", "cache.svg"}
+    for row in summary["cells"]:
+        name, size = "one prompt" if row["batch_size"] == 1 else "batch of 4", row["batch_size"]
+        (point,) = (p for p in lines[f"{name}, {row['arm']}"].points if p.x == row["share_pct"])
+        if row["n"]:
+            assert point.y == pytest.approx(row["median_us"] / 1000 / size)
+            assert list(point.interval) == pytest.approx([bound / 1000 / size for bound in row["ci95_us"]])
+        else:
+            assert point.y is None
+            assert point.tip.lines == ["4 prompts, 100%, warm: out_of_memory", row["reason"]]
+            assert "4 prompts, 100%, warm: out_of_memory" in charts[1].note
 
 
 @pytest.mark.parametrize("kept", [[], results()[:1]])
-def test_a_run_that_hardly_began_has_a_report(kept, tmp_path):
+def test_a_run_that_hardly_began_has_a_report(kept):
     begun = {key: value for key, value in record().items() if key not in ("outputs", "engine")}
     summary = cache.summarise(begun, kept)
     document = cache.document(begun, summary)
     assert document.screen_summary()
     assert document.markdown()
-    cache.plots(begun, summary, tmp_path)
+    assert report.charts(begun, summary, kept)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from dataclasses import replace
 
 import pytest
 
-from harness.experiments.kernels import charts as page
+from harness import report
+from harness.config.kernel_names import looks
 from harness.experiments.kernels import view as kernels
-from harness.report.page.cells import Cells
 from harness.report.tables import WIDTH
 from harness.runs.record import Status
 from tests.kernels_run import DATA, SPREADS, TOO_MUCH, markdown, other_results, record, results, screen
@@ -71,43 +70,66 @@ def test_csv_has_a_row_a_point_with_its_status(summary):
     assert [row["status"] for row in rows].count("out_of_memory") == 1
 
 
-def test_every_kernel_has_a_line_of_its_own(tmp_path):
-    summary = kernels.summarise(record(), other_results())
-    figure = kernels.draw(record(), summary)
-    looks = {(line.get_color(), line.get_marker()) for line in figure.axes[0].get_lines()}
-    assert len(looks) == 3
-    kernels.plots(record(), summary, tmp_path)
-    text = (tmp_path / "kernels.svg").read_text(encoding="utf-8")
-    assert "sdpa-math, gather + kernel" in text
-    assert "flashinfer-paged, non-contiguous" in text
-    assert "Attention kernels on contiguous" in text
+def charts(kept):
+    (sheet,) = report.charts(record(), kernels.summarise(record(), kept), kept)
+    return sheet
 
 
-def test_the_page_names_what_never_ran_once():
-    summary = kernels.summarise(record(), other_results())
-    shown = "".join(page.figures(summary, Cells.of(other_results())))
-    assert shown.count("flashinfer-paged, fragmented: unsupported") == 1
-    assert "flashinfer-paged, fragmented, spread_k" not in shown
+def test_every_kernel_has_a_look_of_its_own_and_what_never_ran_is_named_once():
+    sheet = charts(other_results())
+    _, times = sheet.charts
+    assert "Attention kernels on contiguous" in sheet.title
+    lines = {line.key.label: line for line in times.drawn}
+    assert "sdpa-math, gather + kernel" in lines
+    looks = {(line.key.colour, line.key.marker) for name, line in lines.items() if "gather +" not in name}
+    assert len(looks) == 2
+    assert times.note.count("flashinfer-paged, non-contiguous: unsupported") == 1
+    assert "flashinfer-paged, non-contiguous, spread_k" not in times.note
 
 
-def test_a_colour_a_function_contiguous_solid_non_contiguous_dashed(summary, tmp_path):
-    (axes,) = kernels.draw(record(), summary).axes
-    lines = {str(line.get_label()).split("\n")[0]: line for line in axes.get_lines()}
+def test_a_colour_a_function_contiguous_solid_non_contiguous_dashed(summary):
+    differences, times = charts(results()).charts
+    lines = {line.key.label.split(" (")[0]: line for line in times.lines}
     functions = {name.split(",")[0] for name in lines}
-    assert len(functions) == len({str(line.get_color()) for line in lines.values()}) == 3
+    assert len(functions) == len({line.key.colour for line in lines.values()}) == 3
     for function in functions:
-        assert lines[f"{function}, contiguous"].get_linestyle() == "-"
-        assert lines[f"{function}, non-contiguous"].get_linestyle() == "--"
-    packed = [math.isnan(y) for y in lines["flash_attn_qkvpacked_func, non-contiguous"].get_ydata()]
-    assert packed == [False, False, True]
-    kernels.plots(record(), summary, tmp_path)
-    assert "out_of_memory at k = 8" in (tmp_path / "kernels.svg").read_text(encoding="utf-8")
+        assert lines[f"{function}, contiguous"].key.line == "solid"
+        assert lines[f"{function}, non-contiguous"].key.line == "dashed"
+    for row in summary["cells"]:
+        arm = {"contiguous": "contiguous", "fragmented": "non-contiguous"}[row["arm"]]
+        (point,) = (p for p in lines[f"{row['kernel']}, {arm}"].points if p.x == row["spread_k"])
+        assert point.y == (row["median_us"] / 1000 if row["n"] else None)
+        if row["gather_us"] is not None and row["n"]:
+            whole = lines[f"{row['kernel']}, gather + kernel"].points
+            expected = pytest.approx((row["median_us"] + row["gather_us"]) / 1000)
+            assert [p.y for p in whole if p.x == row["spread_k"]] == [expected]
+    assert [p.y is None for p in lines["flash_attn_qkvpacked_func, non-contiguous"].points] == [0, 0, 1]
+    assert "flash_attn_qkvpacked_func, non-contiguous, spread_k = 8: out_of_memory" in times.note
+    compared = {line.key.label.split(",")[0]: line.points for line in differences.lines}
+    for row in summary["contrasts"]:
+        if row["contrast"] == ("fragmentation" if row["kernel"] == "flash_attn_with_kvcache" else "core"):
+            (point,) = (p for p in compared[row["kernel"]] if p.x == row["spread_k"])
+            assert (point.y, point.interval) == (row["delta_pct"], row["ci95_pct"])
+
+
+def test_a_kernel_that_this_version_does_not_know_gets_the_next_free_look():
+    """As after `docs/extending.md`, or in a run stored by another version."""
+    made_up = [
+        replace(r, cell=replace(r.cell, kernel="my-kernel")) if r.cell.kernel == "flash_attn_func" else r
+        for r in results()
+    ]
+    lines = {line.key.label: line.key for line in charts(made_up).charts[1].lines}
+    look = lines["my-kernel, contiguous"].colour, lines["my-kernel, contiguous"].marker
+    declared = looks([])
+    assert look not in declared.values()
+    assert looks(["my-kernel", "zzz"])["my-kernel"] == look
+    assert len({*looks(f"kernel {n}" for n in range(60)).values()}) == len(declared) + 60
 
 
 @pytest.mark.parametrize("kept", [[], results()[:1]])
-def test_a_run_that_hardly_began_has_a_report(kept, tmp_path):
+def test_a_run_that_hardly_began_has_a_report(kept):
     summary = kernels.summarise(record(), kept)
     document = kernels.document(record(), summary)
     assert document.screen_summary()
     assert document.markdown()
-    kernels.plots(record(), summary, tmp_path)
+    assert report.charts(record(), summary, kept)

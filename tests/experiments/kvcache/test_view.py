@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from harness import report
 from harness.experiments.kvcache import summary as kvcache_summary
 from harness.experiments.kvcache import view as kvcache
 from harness.report.tables import WIDTH
@@ -129,22 +130,31 @@ def test_a_mode_that_failed_keeps_its_row_and_has_no_speed_up():
     assert [row["contrast"] for row in found["speed_ups"]] == ["paged against KV cache", "A/A"]
 
 
-def test_plots_name_modes_and_computed_speed_ups(summary, tmp_path):
-    kvcache.plots(record(), summary, tmp_path)
-    names = {f"kvcache_{name}.{end}" for name in ("steps", "modes") for end in ("png", "svg")}
-    assert {path.name for path in tmp_path.iterdir()} == names
-    steps = (tmp_path / "kvcache_steps.svg").read_text(encoding="utf-8")
-    assert "K and V by the formula" in steps
-    modes = (tmp_path / "kvcache_modes.svg").read_text(encoding="utf-8")
-    speed_up = next(r["speed_up"] for r in summary["speed_ups"] if r["contrast"] == "paged against no cache")
-    assert f"{speed_up:.2f}x" in modes
+def test_charts_have_times_memory_and_speed_ups(summary):
+    modes, steps = report.charts(record(), summary, results())
+    whole, peak = modes.charts
+    speed_ups = {row["contrast"]: row["speed_up"] for row in summary["speed_ups"]}
+    for row, time, memory in zip(summary["modes"], whole.rows, peak.rows, strict=True):
+        ((bar,), (of_memory,)) = time.parts, memory.parts
+        assert (bar.value, of_memory.value) == (row["median_us"] / 1000, row["peak_bytes"] / 2**20)
+        assert list(bar.interval) == [bound / 1000 for bound in row["ci95_us"]]
+        against = {"kv_cache": "KV cache against no cache", "paged": "paged against no cache"}.get(row["arm"])
+        assert bar.text == (f"{speed_ups[against]:.2f}x" if against else "")
+    times, kept = (chart.lines for chart in steps.charts)
+    for n, arm in enumerate(("no_cache", "kv_cache", "paged")):
+        rows = [row for row in summary["steps"] if row["arm"] == arm]
+        assert [(p.x, p.y) for p in times[n].points] == [(r["step"], r["median_us"] / 1000) for r in rows]
+        assert [p.y for p in kept[n].points] == [row["cache_bytes"] / 2**20 for row in rows]
+    assert kept[3].key.label == "K and V by the formula"
+    formula = [row["formula_bytes"] / 2**20 for row in summary["steps"] if row["arm"] == "kv_cache"]
+    assert [point.y for point in kept[3].points] == formula
 
 
 @pytest.mark.parametrize("kept", [[], results()[:1], results()[-1:], results("paged")])
-def test_a_run_that_hardly_began_has_a_report(kept, tmp_path):
+def test_a_run_that_hardly_began_has_a_report(kept):
     summary = kvcache.summarise(record(), kept)
     document = kvcache.document(record(), summary)
     assert document.screen_summary()
     assert document.markdown()
     assert document.csv()
-    kvcache.plots(record(), summary, tmp_path)
+    assert report.charts(record(), summary, kept)

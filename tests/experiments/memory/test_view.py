@@ -7,6 +7,7 @@ import io
 
 import pytest
 
+from harness import report
 from harness.experiments.memory import view as memory
 from harness.report.tables import WIDTH
 from harness.runs.record import Status
@@ -71,7 +72,7 @@ def test_csv_has_a_row_a_stage(summary):
     assert {"rss_bytes", "ci95_low_rss_bytes", "status", "reason"} <= set(rows[0])
 
 
-def test_a_cpu_has_no_cuda_counters(tmp_path):
+def test_a_cpu_has_no_cuda_counters():
     on_cpu = results()
     for result in on_cpu:
         for name in [name for name in result.readings if not name.startswith(("rss", "peak_rss", "cache"))]:
@@ -79,18 +80,33 @@ def test_a_cpu_has_no_cuda_counters(tmp_path):
     summary = memory.summarise(record(), on_cpu)
     lines = memory.document(record(), summary).screen_summary().splitlines()
     assert next(line for line in lines if line.startswith("model loaded")).split()[2:5] == ["-", "-", "-"]
-    labels = memory.draw(record(), summary).axes[1].get_legend_handles_labels()[1]
-    assert labels == ["RSS", "KV used", "KV held"]
-    memory.plots(record(), summary, tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"memory.png", "memory.svg"}
+    (sheet,) = report.charts(record(), summary, on_cpu)
+    assert [key.label for key in sheet.charts[1].legend_keys()] == ["RSS", "KV used", "KV held"]
+
+
+def test_a_stage_has_a_point_a_counter_and_each_way_a_bar_in_two_parts():
+    summary = memory.summarise(record(), results())
+    (sheet,) = report.charts(record(), summary, results())
+    *stages, waste = sheet.charts
+    for engine, chart in zip(memory.ENGINES, stages, strict=True):
+        rows = [row for row in summary["cells"] if row["arm"] == engine]
+        for row, shown in zip(rows, chart.rows, strict=True):
+            counted = {name: row.get(key) for name, key in memory.COUNTERS.items()}
+            expected = {name: size / 2**20 for name, size in counted.items() if size}
+            assert {dot.key.label: dot.value for dot in shown.dots} == expected
+            assert row["status"] == "ok" or shown.label.endswith(row["status"])
+    for row, shown in zip(summary["waste"], waste.rows, strict=True):
+        sizes = {part.key.label: part.value for part in shown.parts}
+        assert sum(sizes.values()) == pytest.approx(row["used_bytes"] / 2**20)
+        assert sizes.get("without", 0) == pytest.approx(row["unused_bytes"] / 2**20)
 
 
 @pytest.mark.parametrize("kept", [[], results()[:2]])
-def test_a_run_that_hardly_began_has_a_report(kept, tmp_path):
+def test_a_run_that_hardly_began_has_a_report(kept):
     begun = {key: value for key, value in record().items() if key not in ("sources", "kv_bytes_per_token")}
     assert all(result.status is Status.OK for result in kept)
     summary = memory.summarise(begun, kept)
     document = memory.document(begun, summary)
     assert document.screen_summary()
     assert document.markdown()
-    memory.plots(begun, summary, tmp_path)
+    assert report.charts(begun, summary, kept)

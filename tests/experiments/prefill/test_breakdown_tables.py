@@ -7,18 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib.colors
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from harness.experiments.prefill import breakdown_charts as account_charts
+from harness.experiments.prefill import spread_charts as sweep
 from harness.experiments.prefill.breakdown_tables import host_line, tables
 from harness.experiments.prefill.kernel_tables import Tables
 from harness.experiments.prefill.summary import summarise
-from harness.report.attribution_plot import GREY, draw, write_attribution_plot
-from harness.report.plots import draw as draw_sweep
+from harness.report.charts import mpl
+from harness.report.charts.spec import Bars
 from harness.report.tables import WIDTH
+from harness.report.tips import Tips
 from harness.runs.record import Result, Status
 from tests import fixtures
+from tests.report.test_charts import assert_no_text_is_hidden
 
 Row = dict[str, Any]
 
@@ -87,7 +89,7 @@ def test_the_sentence_is_the_last_thing_on_the_screen(frozen: tuple[Row, Row]) -
     assert markdown.index(sentence) < markdown.index("## ")
 
 
-def test_a_run_without_attribution_looks_as_before_and_has_no_plot(tmp_path: Path) -> None:
+def test_a_run_without_attribution_looks_as_before_and_has_no_plot() -> None:
     record = fixtures.record()
     sweep = [r for r in fixtures.results() if r.cell.stage != "end_to_end" or r.cell.arm == "paged"]
     summary = summarise(record, sweep)
@@ -98,8 +100,7 @@ def test_a_run_without_attribution_looks_as_before_and_has_no_plot(tmp_path: Pat
         assert "other arms" not in text
         assert "None" not in found.screen_summary()
     assert tables(summary) == []
-    assert write_attribution_plot(record, summary, tmp_path / "plots") == []
-    assert not (tmp_path / "plots").exists()
+    assert account_charts.sheets(summary, Tips.of([])) == []
 
 
 @pytest.mark.parametrize("factor", [0.01, 1, 20, 300, 4000, 50_000])
@@ -233,7 +234,8 @@ def test_the_probe_s_arms_are_in_no_table_of_prefills(frozen: tuple[Row, Row]) -
 def test_other_arms_are_no_layouts_of_the_sweep(frozen: tuple[Row, Row]) -> None:
     found = Tables(*frozen)
     assert "spread=250" not in found.markdown()
-    assert [text.get_text() for text in draw_sweep(*frozen).axes[-1].get_xticklabels()] == ["1", "256"]
+    spread, _ = sweep.sheets(*frozen, Tips.of([]))
+    assert [chart.xs() for chart in spread.charts] == [[256], [256], [1, 256]]
 
 
 def test_the_cache_write_is_a_line_of_the_engine_s_kernel(frozen: tuple[Row, Row]) -> None:
@@ -254,29 +256,25 @@ def test_warnings_of_other_arms_are_by_their_name() -> None:
     assert "spin" not in text.partition("Warning")[2]
 
 
-def labels(axes: Any) -> list[str]:
-    return [text.get_text() for text in axes.get_yticklabels()]
+def charts_of(record: Row, summary: Row) -> tuple[Bars, Bars]:
+    """What the paged KV cache costs, and where the time goes."""
+    (sheet,) = account_charts.sheets(summary, Tips.of([]))
+    costs, times = sheet.charts
+    assert isinstance(costs, Bars)
+    assert isinstance(times, Bars)
+    return costs, times
 
 
 def test_a_bar_is_an_arm_s_categories_up_to_its_median(frozen: tuple[Row, Row]) -> None:
-    bars, steps = draw(*frozen).axes
-    assert [name.split("  ")[0] for name in labels(bars)] == [
-        *("engine", "paged 256", "paged 1", "dense", "no cache", "compact")
-    ]
-    ends: dict[int, float] = {}
-    for patch in bars.patches:
-        row = round(patch.get_y() + patch.get_height() / 2)
-        ends[row] = max(ends.get(row, 0), patch.get_x() + patch.get_width())
-    medians = {r["arm"]: r["median_ms"] for r in frozen[1]["end_to_end"] if r["spread_k"] != 1}
-    assert (ends[0], ends[1], ends[5]) == pytest.approx(
-        (medians["engine"], medians["paged"], medians["compact"])
-    )
-    assert [name.split("\n")[0] for name in labels(steps)] == [
-        "cache write",
-        "paging",
-        "fragmentation",
-        "total",
-    ]
+    _, times = charts_of(*frozen)
+    names = [row.label.partition(":")[0] for row in times.rows]
+    assert names == ["engine", "paged 256", "paged 1", "dense", "no cache", "compact"]
+    medians = {(r["arm"], r["spread_k"]): r for r in frozen[1]["end_to_end"]}
+    for row, arm in zip(times.rows, [("engine", 250), ("paged", 256), ("paged", 1)], strict=False):
+        (median,) = row.dots
+        assert (median.value, median.interval) == (medians[arm]["median_ms"], medians[arm]["ci95_ms"])
+        if arm != ("paged", 1):
+            assert sum(part.value for part in row.parts) == pytest.approx(median.value)
 
 
 def test_tables_fit_the_screen_though_a_profiler_slows_a_step_fifty_times(account: tuple[Row, Row]) -> None:
@@ -313,15 +311,33 @@ def test_one_run_of_blocks_is_singular() -> None:
 
 
 def test_a_step_begins_where_the_one_before_ends(frozen: tuple[Row, Row]) -> None:
-    steps = draw(*frozen).axes[1]
-    assert steps.get_title(loc="left") == "What the paged KV cache adds"
-    grey = matplotlib.colors.to_rgba(GREY)
-    bars = [p for p in steps.patches if p.get_facecolor() != grey]
-    ms = {row["component"]: row["ms"] for row in frozen[1]["attribution"]["measured"]}
-    names = ("cache_write", "paging", "fragmentation", "total")
-    assert [bar.get_width() for bar in bars] == pytest.approx([ms[name] for name in names])
-    starts = [0, ms["cache_write"], ms["cache_write"] + ms["paging"], 0]
-    assert [bar.get_x() for bar in bars] == pytest.approx(starts)
+    costs, _ = charts_of(*frozen)
+    measured = {row["component"]: row for row in frozen[1]["attribution"]["measured"]}
+    predicted = {row["component"]: row["ms"] for row in frozen[1]["attribution"]["predicted"]}
+    rows = {row.label.partition(":")[0].replace(" ", "_"): row for row in costs.rows}
+    assert [*rows][:4] == ["cache_write", "paging", "fragmentation", "total"]
+    assert rows.keys() == measured.keys()
+    level = 0.0
+    for name, row in rows.items():
+        start = level if name in ("paging", "fragmentation") else 0.0
+        (bar,) = row.parts
+        assert (row.start, bar.value) == (pytest.approx(start), measured[name]["ms"])
+        assert list(bar.interval or ()) == pytest.approx([start + end for end in measured[name]["ci95_ms"]])
+        assert [dot.value for dot in row.dots] == pytest.approx(
+            [start + predicted[name]] if predicted.get(name) is not None else []
+        )
+        level = start + bar.value
+    floor = frozen[1]["attribution"]["noise_floor_pct"] / 100
+    (one_run,) = (r for r in frozen[1]["end_to_end"] if (r["arm"], r["spread_k"]) == ("paged", 1))
+    assert rows["total"].band == pytest.approx((-floor * one_run["median_ms"], floor * one_run["median_ms"]))
+
+
+def test_a_component_that_was_not_measured_is_named_below_its_chart() -> None:
+    costs, times = charts_of(*of(failed("no_cache")))
+    assert "cache write: not measured (no_cache: error: no such operator)" in costs.note
+    assert not any(row.label.startswith("cache write") for row in costs.rows)
+    assert costs.axis.label == "ms per prefill, of the components measured"
+    assert not any(row.label.startswith("no cache") for row in times.rows)
 
 
 CASES = {
@@ -339,28 +355,16 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_plot_is_written_and_no_text_lies_on_another_or_outside(case: str, tmp_path: Path) -> None:
-    record, summary = CASES[case]()
-    png, svg = write_attribution_plot(record, summary, tmp_path)
+    (sheet,) = account_charts.sheets(CASES[case]()[1], Tips.of([]))
+    png, svg = mpl.write(sheet, tmp_path)
     assert png.read_bytes().startswith(b"\x89PNG")
     assert "per prefill" in svg.read_text(encoding="utf-8")
-    figure = draw(record, summary)
-    assert len(figure.axes) == (1 if case in ("no profile", "bars alone") else 2)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    boxes = [
-        (text.get_text(), text.get_window_extent())
-        for text in figure.findobj(matplotlib.text.Text)
-        if text.get_text() and text.get_visible()
-    ]
-    width, height = canvas.get_width_height()
-    for n, (name, box) in enumerate(boxes):
-        assert 0 <= box.x0 <= box.x1 <= width, name
-        assert 0 <= box.y0 <= box.y1 <= height, name
-        for other, its_box in boxes[n + 1 :]:
-            assert not box.overlaps(its_box), (name, other)
+    assert_no_text_is_hidden(sheet)
 
 
 def test_nothing_to_draw_is_no_file(tmp_path: Path) -> None:
-    record, summary = of([r for r in fixtures.gpu_results() if r.cell.arm in ("engine", "spin")], profile=[])
+    _, summary = of([r for r in fixtures.gpu_results() if r.cell.arm in ("engine", "spin")], profile=[])
     assert summary["attribution"] is not None
-    assert write_attribution_plot(record, summary, tmp_path) == []
+    (sheet,) = account_charts.sheets(summary, Tips.of([]))
+    assert mpl.write(sheet, tmp_path / "plots") == []
+    assert not (tmp_path / "plots").exists()

@@ -1,0 +1,90 @@
+"""Lines of kernels' arms over spread_k, as the experiments draw them that time kernels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+
+from harness.config.kernel_names import Look
+from harness.report.charts.spec import INK, Axis, Key, Line, Point, Tip
+from harness.report.rows import Row, most_runs, needs_gather, total_us
+from harness.report.tables import ms
+from harness.report.tips import MEDIAN_DIGITS, Tips
+
+DASHED_ARMS = ("fragmented", "paged")
+ARM_NAMES = {"fragmented": "non-contiguous", "paged": "paged, k runs"}
+ENGINE_LOOK: Look = (INK, "diamond")
+OVER_SPREAD = "spread_k: runs of the KV cache (1: contiguous)"
+
+
+def spread_axis(spreads: Sequence[int]) -> Axis:
+    """Of a regular sweep linear, of any other logarithmic."""
+    steps = {after - before for before, after in pairwise(spreads)}
+    return Axis(OVER_SPREAD, log=len(spreads) < 3 or len(steps) > 1, at_points=True)
+
+
+def arm_key(kernel: str, arm: str, look: Look, *remarks: str) -> Key:
+    """How an arm of a kernel looks: colour and shape are the kernel's, dashes and hollows the arm's."""
+    dashed = arm in DASHED_ARMS
+    name = f"{kernel}, {ARM_NAMES.get(arm, arm)}" + (f" ({'; '.join(remarks)})" if remarks else "")
+    return Key(name, *look, "dashed" if dashed else "solid", hollow=dashed)
+
+
+def within_limit(rows: Sequence[Row]) -> list[Row]:
+    """An arm's rows up to the spread_k from which on it has no more runs."""
+    return [row for row in rows if row["spread_k"] <= (most_runs(row) or math.inf)] or list(rows[:1])
+
+
+def arm_lines(
+    rows: Sequence[Row],
+    looks: Mapping[str, Look],
+    tips: Tips,
+    paired: Callable[[Row], Row | None] = lambda row: None,
+) -> list[Line]:
+    """An arm's times over spread_k, and the kernel with its gather if it needs one first.
+
+    Args:
+        rows: of one kernel and arm, by ascending spread_k.
+        looks: the kernels'; of one that is not in it the engine's.
+        paired: a row's contrast with one run, if there is one.
+    """
+    if not rows:
+        return []
+    kernel, look = rows[0]["kernel"], looks.get(rows[0]["kernel"], ENGINE_LOOK)
+    key = arm_key(kernel, rows[0]["arm"], look, *_remarks(rows))
+    shown = within_limit(rows)
+    points = [
+        tips.point(row["spread_k"], row, arm_name(row), *_rates(row), paired=paired(row)) for row in shown
+    ]
+    lines = [Line(key, points)]
+    if needs_gather(rows[0]):
+        whole = Key(f"{kernel}, gather + kernel", look[0], "dot", "dotted")
+        lines.append(Line(whole, [_with_gather(row) for row in rows]))
+    return lines
+
+
+def arm_name(row: Row) -> str:
+    """A row's kernel, whose it is, and its arm."""
+    return f"{row['kernel']} ({row['provider']}), {row['arm']}, spread_k = {row['spread_k']}"
+
+
+def _with_gather(row: Row) -> Point:
+    name, total = f"{row['kernel']}, gather + kernel, spread_k = {row['spread_k']}", total_us(row)
+    if total is None:  # either has a mark of its own, or the arm a warning
+        return Point(row["spread_k"], None)
+    whole = f"{ms(total, MEDIAN_DIGITS)} ms: medians of both, added"
+    return Point(row["spread_k"], total / 1000, None, Tip([name, whole]))
+
+
+def _rates(row: Row) -> list[str]:
+    return [f"{row['tflops']:.3g} TFLOP/s, {row['gbps']:.3g} GB/s"] if row["tflops"] else []
+
+
+def _remarks(rows: Sequence[Row]) -> list[str]:
+    """What a reader must know of an arm: a stand-in, a gather left out, where its line ends."""
+    row = rows[0]
+    remarks = [row["provider"]] if "stand-in" in row["provider"] else []
+    remarks += ["after a gather, not counted"] if needs_gather(row) else []
+    limits = {limit for row in rows if (limit := most_runs(row)) and limit < row["spread_k"]}
+    return remarks + [f"{row['block_size']}-token blocks: at most {limit} runs" for limit in sorted(limits)]

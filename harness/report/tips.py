@@ -1,0 +1,150 @@
+"""What is told of a mark on the page: its figures, samples, their number, the clock, and what is doubtful."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.analysis.contrasts import name_in_series, rounds
+from harness.report.charts.spec import Point, Tip
+from harness.report.rows import Row, change
+from harness.report.tables import interval_of, ms
+from harness.runs.record import Result
+from harness.units import counted
+
+Key = tuple[str, str, int]  # kernel, name of the arm within its series, spread_k that the series is about
+MEDIAN_DIGITS = 4  # of milliseconds
+
+
+@dataclass(frozen=True)
+class Tips:
+    """A run's results, to be found by the rows that its summary has of them.
+
+    Of several ranks one's only, and none of other engines or of single requests.
+    """
+
+    results: Mapping[Key, Sequence[Result]]
+
+    @classmethod
+    def of(cls, results: Iterable[Result], rank: int | None = None) -> Tips:
+        """Of all that a run has kept; with several ranks, of `rank`."""
+        kept: dict[Key, list[Result]] = {}
+        for result in results:
+            cell = result.cell
+            elsewhere = cell.rank not in (None, rank) or cell.variant is not None or cell.request is not None
+            if not (result.control or elsewhere):
+                key = cell.kernel, name_in_series(result), result.one_run_for or cell.spread_k
+                kept.setdefault(key, []).append(result)
+        return cls(kept)
+
+    def cell(
+        self, row: Row, name: str, *more: str, paired: Row | None = None, digits: int | None = None
+    ) -> Tip:
+        """A measured cell: median, difference to one run, number of samples, clock, doubts.
+
+        Args:
+            row: of the summary, its times in us, or in ms if it is of a whole prefill.
+            more: lines after the median.
+            paired: the cell's contrast with one run.
+        """
+        results = self._results(row.get("kernel", "prefill"), row["arm"], row)
+        lines = [name, f"median {median_ms(row, digits)}", *more]
+        lines += [f"against one run {change(paired)}, {paired['verdict']}"] if paired else []
+        lines += [_rounds(row, results)]
+        if row.get("gather_us") is not None:
+            lines.append(f"gather {ms(row['gather_us'], MEDIAN_DIGITS)} ms, not counted here")
+        lines += [text for text in (row["reason"], *row["warnings"]) if text]
+        return Tip(lines, [float(mean) / 1000 for mean in rounds(results)])
+
+    def point(self, x: float, row: Row, name: str, *more: str, paired: Row | None = None) -> Point:
+        """A cell's row as a point over `x`, in ms; with its status where it was not measured."""
+        if row["median_us"] is None:
+            return lost_point(x, row, name)
+        bounds = row["ci95_us"] and [bound / 1000 for bound in row["ci95_us"]]
+        return Point(x, row["median_us"] / 1000, bounds, self.cell(row, name, *more, paired=paired))
+
+    def contrast(self, row: Row) -> Tip:
+        """A contrast of the main run; its samples are the paired differences in percent of the baseline."""
+        k, layer = row["spread_k"], row["layer"]
+        bounds = row["ci95_us"] and [bound / 1000 for bound in row["ci95_us"]]
+        where = f"spread_k = {k}" + (f", layer {layer}" if isinstance(layer, int) else "")
+        delta = interval_of(row["delta_us"] / 1000, bounds, 4, unit=" ms")
+        sides = [self._side(row, arm) for arm in (row["baseline"], row["treatment"])]
+        lines = [
+            f"{row['kernel']}, {where}: {row['treatment']} against {row['baseline']}",
+            f"{change(row)}, {row['verdict']}",
+            f"{delta} of {row['baseline_us'] / 1000:.4f} ms",
+            _rounds(row, sides[1]).replace("rounds", "pairs"),
+        ]
+        one, two = (rounds(side) for side in sides)
+        n = min(len(one), len(two))
+        return Tip(lines, [float(x) for x in 100 * (two[:n] - one[:n]) / row["baseline_us"]], "%")
+
+    def _side(self, row: Row, arm: str) -> list[Result]:
+        """One arm of a contrast: "paged@1" is the paged arm itself where its series is about one run."""
+        like = {name: row[name] for name in ("layer", "data") if row[name] is not None}
+        alone = row["spread_k"] == 1 or row["kernel"] == "prefill"
+        if alone and arm.endswith("@1"):
+            return self._results(row["kernel"], arm.removesuffix("@1"), like | {"spread_k": 1})
+        return self._results(row["kernel"], arm, like | {"spread_k": row["spread_k"]})
+
+    def _results(self, kernel: str, arm: str, like: Row) -> list[Result]:
+        """The results with samples that agree with all that a row says of them, the latest of each layer."""
+        latest: dict[int | None, Result] = {}
+        for result in self.results.get((kernel, arm, like["spread_k"]), ()):
+            cell = result.cell
+            told = {"stage": cell.stage, "block_size": cell.block_size, "data": cell.data, **dict(cell.point)}
+            same_layer = like.get("layer", "mean") in ("mean", cell.layer)
+            if (
+                result.samples_us
+                and same_layer
+                and all(like.get(key, told[key]) == told[key] for key in told)
+            ):
+                latest[cell.layer] = result
+        return list(latest.values())
+
+
+def contrast_point(x: float, row: Row, name: str, *more: str) -> Point:
+    """A contrast over `x`, in percent of its baseline."""
+    lines = [name, f"{change(row)}, {row['verdict']}", *more, f"n = {counted(row['n'], 'pair')}"]
+    lines.insert(2, f"{row['delta_us'] / 1000:+.4f} of {row['baseline_us'] / 1000:.4f} ms")
+    return Point(x, row["delta_pct"], row["ci95_pct"], Tip(lines))
+
+
+def lost_point(x: float, row: Row, name: str) -> Point:
+    """Where nothing was measured, and why."""
+    return Point(
+        x, None, None, Tip([f"{name}: {row['status']}", *([row["reason"]] if row["reason"] else [])])
+    )
+
+
+def lost(rows: Iterable[tuple[str, Row]]) -> str:
+    """Which cells have no point and why; "" if none was lost."""
+    reasons = dict.fromkeys(f"{name}: {row['status']}" for name, row in rows if not row["n"])
+    return f"Not measured: {'; '.join(reasons)}." if reasons else ""
+
+
+def spaced(rows: Sequence[Row], most: int) -> list[Row]:
+    """At most so many of the rows, evenly spread, the first and the last among them."""
+    if len(rows) <= most:
+        return list(rows)
+    return [rows[round(n * (len(rows) - 1) / (most - 1))] for n in range(most)]
+
+
+def median_ms(row: Row, digits: int | None = None) -> str:
+    """The row's median with its interval, e.g. "0.1310 ms [0.1305, 0.1318]"."""
+    if "median_ms" in row:
+        return interval_of(row["median_ms"], row["ci95_ms"], digits or 3, sign=False, unit=" ms")
+    bounds = row["ci95_us"] and [bound / 1000 for bound in row["ci95_us"]]
+    digits = digits or (MEDIAN_DIGITS if row["median_us"] < 10_000 else 2)
+    return interval_of(row["median_us"] / 1000, bounds, digits, sign=False, unit=" ms")
+
+
+def _rounds(row: Row, results: Sequence[Result]) -> str:
+    """How many samples, of what, and at which clock they were taken."""
+    layers = f", each the mean over {counted(row['layers'], 'layer')}" if row.get("layers") else ""
+    clocks = [mhz for result in results for mhz in result.clock_mhz]
+    clock = f"SM clock {np.median(clocks):.0f} MHz" if clocks else "no clock read"
+    return f"n = {counted(row['n'], 'round')}{layers}; {clock}"

@@ -1,0 +1,215 @@
+"""Both renderers of charts, on one made-up chart of each kind, and the files of every experiment's plots."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+
+from harness import report
+from harness.config.kernel_names import KERNELS
+from harness.report.charts import mpl, svg
+from harness.report.charts.spec import (
+    BAND,
+    INK,
+    Axis,
+    Band,
+    Bars,
+    Dot,
+    Key,
+    Line,
+    Lines,
+    Part,
+    Point,
+    Row,
+    Sheet,
+    Tip,
+)
+from tests import backends_run, cache_run, fixtures, kernels_run, kvcache_run, memory_run
+
+HOSTILE = r"a $\frac{b}{$ <c> & \alpha_1^2"  # neither a formula nor markup
+ENDS = ("png", "svg")
+NAMES = {
+    "cpu": {"attribution", "spread_k", "layers"},
+    "gpu": {"attribution", "spread_k", "layers"},
+    "kernels": {"kernels"},
+    "other kernels": {"kernels"},
+    "cache": {"cache"},
+    "memory": {"memory"},
+    "backends": {"backends"},
+    "kvcache": {"kvcache_steps", "kvcache_modes"},
+}
+RUNS: dict[str, tuple[Any, Any]] = {
+    "cpu": (fixtures.record, fixtures.results),
+    "gpu": (fixtures.gpu_record, fixtures.gpu_results),
+    "kernels": (kernels_run.record, kernels_run.results),
+    "other kernels": (kernels_run.record, kernels_run.other_results),
+    "cache": (cache_run.record, cache_run.results),
+    "memory": (memory_run.record, memory_run.results),
+    "backends": (backends_run.record, backends_run.results),
+    "kvcache": (kvcache_run.record, kvcache_run.results),
+}
+
+LINES = Lines(
+    HOSTILE,
+    Axis("k", log=True, at_points=True),
+    Axis("ms", zero=0.0),
+    [
+        Line(
+            Key("first", "#0072B2", "circle", "solid"),
+            [
+                Point(1, 10.0, (8.0, 12.0), Tip(["first at 1"], [9.0, 10.0, 11.0])),
+                Point(2, None, None, Tip(["first at 2: out_of_memory"])),
+                Point(4, 12.0, None, Tip(["first at 4"]), ringed=True),
+            ],
+        ),
+        Line(Key(HOSTILE, "#D55E00", "square", "dashed", hollow=True), [Point(4, 5.0, None, Tip(["other"]))]),
+        Line(Key("ideal", INK, None, "dotted"), [Point(1, 1.0), Point(4, 4.0)]),
+        Line(Key("nowhere", INK, "cross", "solid"), [Point(1, None, None, Tip(["nowhere: unsupported"]))]),
+    ],
+    [Band.level("level", 9.0, 11.0), Band("wedge", [(1, 3.0, 5.0), (4, 2.0, 6.0)])],
+    ring=Key("turn", INK, "ring"),
+    note="Not measured: nowhere.",
+)
+BARS = Bars(
+    "bars",
+    Axis("ms"),
+    [
+        Row("whole", [Part(60, Key("a", "#0072B2"), Tip(["a"]), text="60"), Part(30, Key("b"), Tip(["b"]))]),
+        Row(
+            "step",
+            [Part(20, Key("c", "#F0E442"), Tip(["c"]), (70, 90))],
+            [Dot(75, Key("guess", INK, "diamond", hollow=True), Tip(["guess"]), (74, 76), below=True)],
+            start=60,
+            band=(55, 65),
+        ),
+        Row("lost: out_of_memory"),
+    ],
+    Band.level("limit", 80, 100),
+)
+LOST = Line(Key("none"), [Point(1, None, None, Tip(["none: error"]))])
+EMPTY = Lines("empty", Axis("x"), Axis("y"), [LOST])
+
+
+def drawn(*charts: Lines | Bars) -> Figure:
+    figure = mpl.draw(Sheet("name", HOSTILE, charts))
+    assert figure is not None
+    return figure
+
+
+def assert_no_text_is_hidden(sheet: Sheet) -> None:
+    """No text of its figure lies on another or outside."""
+    with matplotlib.rc_context(mpl.STYLE):
+        figure = mpl.draw(sheet)
+        assert figure is not None
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+    texts = [text for text in figure.findobj(matplotlib.text.Text) if text.get_text() and text.get_visible()]
+    boxes = [(text.get_text(), text.get_window_extent()) for text in texts]
+    width, height = canvas.get_width_height()
+    for name, box in boxes:
+        assert 0 <= box.x0 <= box.x1 <= width, name
+        assert 0 <= box.y0 <= box.y1 <= height, name
+    for (name, box), (other, its_box) in itertools.combinations(boxes, 2):
+        assert not box.overlaps(its_box), (name, other)
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_every_plot_is_readable_has_a_name_of_its_own_and_does_not_change(run: str, tmp_path: Path) -> None:
+    record, results = RUNS[run][0](), RUNS[run][1]()
+    summary = report.view_of(record).summarise(record, results)
+    sheets = [sheet for sheet in report.charts(record, summary, results) if mpl.write(sheet, tmp_path)]
+    names = {sheet.name for sheet in sheets}
+    assert names == NAMES[run]
+    assert {path.name for path in tmp_path.iterdir()} == {f"{n}.{end}" for n in names for end in ENDS}
+    for sheet in sheets:
+        assert_no_text_is_hidden(sheet)
+        before = (tmp_path / f"{sheet.name}.svg").read_bytes()
+        mpl.write(sheet, tmp_path)
+        assert (tmp_path / f"{sheet.name}.svg").read_bytes() == before
+
+
+def test_matplotlib_draws_points_intervals_crosses_rings_and_bands() -> None:
+    (axes,) = drawn(LINES).axes
+    data = [str([[float(v) for v in values] for values in line.get_data()]) for line in axes.get_lines()]
+    assert "[[1.0, 2.0, 4.0], [10.0, nan, 12.0]]" in data
+    assert "[[1.0, 1.0], [8.0, 12.0]]" in data  # the interval
+    assert "[[1.0, 4.0], [1.0, 4.0]]" in data
+    (cross,) = (x for x in axes.get_lines() if x.get_marker() == "x" and len(x.get_xdata()))
+    assert (list(cross.get_xdata()), cross.get_color()) == ([2], "#0072B2")
+    (ring,) = (x for x in axes.get_lines() if x.get_markersize() == mpl.SIZES["ring"])
+    assert (list(ring.get_xdata()), list(ring.get_ydata())) == ([4], [12.0])
+    grey = to_rgba(mpl.PAPER_COLOURS[BAND])
+    bands = [area for area in axes.collections if tuple(area.get_facecolor()[0]) == grey]
+    heights = [area.get_paths()[0].get_extents().intervaly.tolist() for area in bands]
+    assert heights == [[9.0, 11.0], [2.0, 6.0]]
+    assert axes.get_xscale() == "log"
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["1", "2", "4"]
+    assert "Not measured: nowhere." in axes.get_xlabel()
+    legend = axes.get_legend()
+    assert legend is not None
+    labels = ["first", HOSTILE, "ideal", "level", "wedge", "turn", "not measured"]
+    assert [text.get_text() for text in legend.get_texts()] == labels
+
+
+def test_matplotlib_draws_bars_where_they_begin_with_intervals_and_marks() -> None:
+    (axes,) = drawn(BARS).axes
+    bars = [(bar.get_x(), bar.get_width()) for bar in axes.patches]
+    assert {(0, 60), (60, 30), (60, 20), (55, 10), (80, 20)} <= {*bars}
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["whole", "step", "lost: out_of_memory"]
+    assert "60" in [text.get_text() for text in axes.texts]
+    whiskers = [each.get_segments()[0][:, 0].tolist() for each in axes.collections]
+    assert whiskers == [[70, 90], [74, 76]]
+    (guess,) = (line for line in axes.get_lines() if line.get_marker() == "D")
+    assert list(guess.get_xdata()) == [75]
+
+
+def test_names_are_no_formulae(tmp_path: Path) -> None:
+    _, image = mpl.write(Sheet("hostile", HOSTILE, [LINES, BARS]), tmp_path)
+    shown = image.read_text(encoding="utf-8")
+    assert shown.count(r"a $\frac{b}{$ &lt;c&gt; &amp; \alpha_1^2") == 3  # title, panel, legend
+    html = svg.draw(LINES)
+    assert r"<figcaption>a $\frac{b}{$ &lt;c&gt; &amp; \alpha_1^2</figcaption>" in html
+    assert "<c>" not in html
+
+
+def test_the_page_draws_marks_intervals_crosses_rings_and_bands() -> None:
+    html = svg.draw(LINES)
+    tips = re.findall(r'data-tip="([^"]*)"', html)
+    assert tips == ["first at 1", "first at 2: out_of_memory", "first at 4", "other"]
+    assert 'data-samples="9 10 11" data-unit="ms"' in html
+    assert html.count('class="whisker"') == 1
+    assert html.count(svg.MARKERS["ring"]) == html.count(svg.MARKERS["cross"]) == 2  # one in the legend
+    assert html.count('class="band"') == 2
+    assert html.count("<li>") == 7
+    assert "Not measured: nowhere." in html
+    bars = svg.draw(BARS)
+    assert re.findall(r'data-tip="([^"]*)"', bars) == ["a", "b", "c", "guess"]
+    assert bars.count('class="band"') == 2
+    assert bars.count('class="interval"') == 6  # two, with their ends
+    assert ">60</text>" in bars
+    assert ">lost: out_of_memory</text>" in bars
+
+
+def test_a_chart_with_nothing_measured_is_its_note_or_nothing(tmp_path: Path) -> None:
+    told = Lines(**{**vars(EMPTY), "note": "Not measured: none: error."})
+    assert svg.draw(EMPTY) == ""
+    assert "Not measured: none: error." in svg.draw(told)
+    assert "<svg" not in svg.draw(told)
+    assert mpl.write(Sheet("empty", "", [EMPTY, told]), tmp_path) == []
+    _, below = drawn(BARS, told).axes
+    assert [text.get_text() for text in below.texts] == ["Not measured: none: error."]
+
+
+def test_both_renderers_know_every_marker() -> None:
+    assert svg.MARKERS.keys() == mpl.MARKERS.keys()
+    looks = [kernel.look for kernel in KERNELS if kernel.look]
+    assert {marker for _, marker in looks} <= svg.MARKERS.keys()
+    assert len({colour for colour, _ in looks}) == len({marker for _, marker in looks}) == len(looks)
