@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ import pandas as pd
 
 from harness import cli, config, report
 from harness.config import ConfigError, RunConfig
-from harness.runs.schema import RunRecord
+from harness.experiments.prefill.rows import Account, PrefillSummary
+from harness.runs.schema import RunRecord, Stored
 from harness.runs.store import Damaged, RunDirectory
+from harness.runs.summary import Summary
 
 CELL = ("kernel", "provider", "arm", "spread_k", "block_size", "layer", "data", "request")
 
@@ -31,7 +33,7 @@ class Run:
 
     directory: RunDirectory
     record: RunRecord  # run.json
-    summary: dict[str, Any]  # summary.json
+    summary: Summary  # summary.json, of the experiment's own class
 
     def __repr__(self) -> str:
         """The run's directory, experiment and status.
@@ -75,7 +77,7 @@ class Run:
         >>> harness.open("tests/data/run").lists
         ('kernels', 'contrasts', 'end_to_end', 'requests', 'variants')
         """
-        return tuple(name for name, rows in self.summary.items() if isinstance(rows, list))
+        return tuple(name for name, rows in self.summary if isinstance(rows, list))
 
     def frame(self, name: str) -> pd.DataFrame:
         """One of the run's `lists`; docs/run-directory.md and the experiment's own file say what is in it.
@@ -90,7 +92,7 @@ class Run:
             raise ValueError(
                 f"{name}: no list of {self.path}, a run of {self.experiment}; it has {', '.join(self.lists)}"
             )
-        return _frame(self.summary[name])
+        return _frame(getattr(self.summary, name))
 
     @property
     def sentence(self) -> str | None:
@@ -100,8 +102,12 @@ class Run:
         >>> print(harness.open("tests/data/run").sentence)
         The paged KV cache costs 3.3% [3.1, 3.5] of the prefill of gpt2 ...
         """
-        account = self.summary.get("attribution")
-        return account["sentence"] if account else None
+        account = self._account
+        return account.sentence if account else None
+
+    @property
+    def _account(self) -> Account | None:
+        return self.summary.attribution if isinstance(self.summary, PrefillSummary) else None
 
     @property
     def kernels(self) -> pd.DataFrame:
@@ -163,13 +169,13 @@ class Run:
         >>> harness.open("tests/data/run").attribution.loc["paging", "verdict"]
         'slower'
         """
-        account = self.summary.get("attribution")
+        account = self._account
         if not account:
             return _frame([])
-        frame: pd.DataFrame = _frame(account["measured"]).set_index("component")
-        for part in ("predicted", "closure"):
-            rows = _frame(account[part]).set_index("component")
-            frame = frame.join(rows[["ms", "ci95_ms"]].add_prefix(f"{part}_"))
+        frame: pd.DataFrame = _frame(account.measured).set_index("component")
+        for part, rows in (("predicted", account.predicted), ("closure", account.closure)):
+            other = _frame(rows).set_index("component")
+            frame = frame.join(other[["ms", "ci95_ms"]].add_prefix(f"{part}_"))
         return frame
 
     @property
@@ -181,7 +187,7 @@ class Run:
         >>> len(samples[(samples.kernel == "prefill") & (samples.arm == "dense")])
         12
         """
-        return _frame(
+        frame: pd.DataFrame = pd.DataFrame(
             [
                 {name: getattr(r.cell, name) for name in CELL}
                 | dict(r.cell.point)
@@ -191,10 +197,11 @@ class Run:
                 for number, us in enumerate(r.samples_us)
             ]
         )
+        return frame
 
 
-def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    frame: pd.DataFrame = pd.DataFrame(rows)
+def _frame(rows: Sequence[Stored]) -> pd.DataFrame:
+    frame: pd.DataFrame = pd.DataFrame([row.to_json() for row in rows])
     return frame
 
 
@@ -212,9 +219,12 @@ def open(path: str | os.PathLike[str]) -> Run:
     try:
         record = directory.record()
         view = report.view_of(record.to_json())
-        if directory.summary_path.is_file():
-            return Run(directory, record, json.loads(directory.summary_path.read_text(encoding="utf-8")))
-        return Run(directory, record, view.summarise(record.to_json(), directory.results()))
+        if record.status != "running" and directory.summary_path.is_file():
+            summary = directory.summary(view.Summary)
+            if summary.status == record.status:  # else it is older: the run was resumed, and killed
+                return Run(directory, record, summary)
+        made = view.summarise(record.to_json(), directory.results())
+        return Run(directory, record, view.Summary.model_validate(made))
     except Damaged:  # names its file itself
         raise
     except ValueError as error:

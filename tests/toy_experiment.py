@@ -16,7 +16,9 @@ from harness.report.charts.spec import Axis, Key, Line, Lines, Sheet
 from harness.report.document import Companion
 from harness.report.tables import Section, Table, ms
 from harness.report.tips import Tips
+from harness.runs import summary
 from harness.runs.record import Cell, Result, latest
+from harness.runs.summary import CellKeys, Outcome, Timed, WarmUp
 
 GROUPS = {"input": ["sizes", "seed"], **fields.COMMON_GROUPS}
 
@@ -62,9 +64,22 @@ def job(config: ToyConfig, recorder: Any) -> None:
         sampling.sample(series, timers.for_device("cpu", "auto", None), budget, config.seed)
 
 
+class SumRow(Outcome, WarmUp, Timed, CellKeys):
+    """One size."""
+
+    size: int
+    list_bytes: float | None = None
+
+
+class Summary(summary.Summary):
+    """A row a size."""
+
+    cells: list[SumRow]
+
+
 def summarise(record: dict[str, Any], results: list[Result]) -> dict[str, Any]:
     """A row a size."""
-    return {"cells": [cell_row(result) for result in latest(results)]}
+    return {"status": record["status"], "cells": [cell_row(result) for result in latest(results)]}
 
 
 def document(record: dict[str, Any], summary: dict[str, Any]) -> Companion:

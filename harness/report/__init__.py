@@ -15,6 +15,7 @@ from harness.report.page import companion, page
 from harness.report.tips import Tips
 from harness.runs.record import Result
 from harness.runs.store import RunDirectory, write_atomic, write_json
+from harness.runs.summary import Summary
 
 __all__ = ["Document", "Tables", "View", "charts", "view_of", "write"]
 
@@ -39,6 +40,8 @@ class Document(Protocol):
 
 class View(Protocol):
     """A module with what is made of one experiment's runs; it imports neither torch nor vLLM."""
+
+    Summary: type[Summary]  # the schema of its summary.json
 
     def summarise(self, record: Row, results: Sequence[Result]) -> Row:
         """The content of summary.json, of a run that is finished, under way or interrupted."""
@@ -69,7 +72,7 @@ def write(run: RunDirectory) -> Document:
     record = run.record().to_json()
     view = view_of(record)
     results = run.results()
-    summary = view.summarise(record, results)
+    summary = view.Summary.model_validate(view.summarise(record, results)).to_json()
     document = view.document(record, summary)
     write_json(run.summary_path, summary)
     write_atomic(run.tables_path, document.markdown())

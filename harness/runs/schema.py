@@ -10,7 +10,7 @@ import math
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 SCHEMA_VERSION = 2
 MOST_BLOCKS = 1 << 20  # of one block table: eight times the longest prompt with a token a block
@@ -24,7 +24,11 @@ _LONGEST_TEXT = 120  # of a key or a value that an error names
 
 Count = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0)]
-Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
+Interval = Annotated[
+    list[float],
+    Field(min_length=2, max_length=2),
+    BeforeValidator(lambda bounds: list(bounds) if isinstance(bounds, tuple) else bounds),
+]
 RunStatus = Literal["running", "finished", "interrupted", "failed"]
 
 
@@ -270,21 +274,28 @@ class RunRecord(Stored):
 
         Raises, in one line, TooNew if a later version wrote it, ValueError on anything else.
         """
-        if not isinstance(data, dict) or "status" not in data:
-            raise ValueError("no record: no status in it")
-        version = data.get("schema_version", 1)
-        if type(version) is not int or version < 1:
-            raise ValueError("schema_version: not a number from 1 on")
-        if version > SCHEMA_VERSION:
-            raise TooNew(
-                f"schema_version {str(version)[:20]}: a newer version wrote it; this one reads "
-                f"up to {SCHEMA_VERSION}, so update it"
-            )
-        _require_text(data)
+        version = require_readable(data, SCHEMA_VERSION)
+        assert isinstance(data, dict)
         try:
             return cls.model_validate(_from_1(data) if version == 1 else data)
         except ValidationError as error:
             raise ValueError(first_problem(error)) from None
+
+
+def require_readable(data: object, newest: int) -> int:
+    """The schema version of what a file holds; raises, in one line, TooNew or ValueError if it has none."""
+    if not isinstance(data, dict) or "status" not in data:
+        raise ValueError("no status in it")
+    version = data.get("schema_version", 1)
+    if type(version) is not int or version < 1:
+        raise ValueError("schema_version: not a number from 1 on")
+    if version > newest:
+        raise TooNew(
+            f"schema_version {str(version)[:20]}: a newer version wrote it; this one reads up to {newest}, "
+            "so update it"
+        )
+    _require_text(data)
+    return version
 
 
 def first_problem(error: ValidationError) -> str:

@@ -14,6 +14,7 @@ from typing import IO, Any
 
 from harness.runs.record import Result
 from harness.runs.schema import RunRecord, TooNew
+from harness.runs.summary import S
 
 RECORD = "run.json"  # what makes a directory a run's
 
@@ -202,6 +203,12 @@ class RunDirectory:
         data = read_json(self.record_path)
         with _damaged(self.record_path):
             return RunRecord.parse(data)
+
+    def summary(self, kind: type[S]) -> S:
+        """summary.json, or an earlier version's; raises Damaged if it is none of that kind."""
+        data = read_json(self.summary_path)
+        with _damaged(self.summary_path):
+            return kind.parse(data)
 
     def append(self, results: Iterable[Result]) -> None:
         """Add results to samples.jsonl; on return they are on disk. Raises ValueError on NaN."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from harness.analysis.rows import find
+from harness.experiments.prefill.rows import PrefillSummary
 from harness.report.rows import Mean, Row, remark
 from harness.runs.store import RunDirectory
 
@@ -38,7 +38,7 @@ def _of_run(directory: Path) -> Row:
         "notices": record.notices,
     }
     if record.status == "finished" and run.summary_path.is_file():
-        summary = json.loads(run.summary_path.read_text(encoding="utf-8"))
+        summary = run.summary(PrefillSummary).to_json()
         mean = Mean(summary)
         figures = {"attribution": summary["attribution"], "prefill": _prefill(mean), "kernel": _kernel(mean)}
     return facts | figures

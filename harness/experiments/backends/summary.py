@@ -32,7 +32,7 @@ def summarise(record: Row, results: Sequence[Result]) -> Row:
     winners = [_winner(cells, size, noise.get(size)) for size in sizes(cells)]
     exponents = backends_scaling.exponents(cells)
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "status": record["status"],
         "phase": phase(record),
         "cells": cells,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.analysis.rows import find
+from harness.experiments.backends.rows import BackendsSummary
 from harness.experiments.backends.scaling import COMPUTE_BOUND, is_split
 from harness.experiments.backends.summary import AGAINST, ALONE, phase, sizes, summarise
 from harness.report.document import Companion
@@ -13,6 +14,7 @@ from harness.report.tables import NONE, Line, Notes, Section, Table, ms, percent
 from harness.units import counted
 
 __all__ = ["document", "summarise"]
+Summary = BackendsSummary  # of summary.json
 
 # Where Q, K and V are from, by record.Cell.data.
 DATA = {"captured": "captured", "synthetic": "random"}

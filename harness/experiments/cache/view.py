@@ -6,11 +6,14 @@ from collections.abc import Sequence
 
 from harness.analysis import figures, stats
 from harness.analysis.rows import find
+from harness.experiments.cache.rows import CacheSummary
 from harness.report.document import Companion
 from harness.report.rows import Row, marked, noise_floor_line, warning_lines
 from harness.report.tables import NONE, Line, Notes, Section, Table, ms, percent
 from harness.runs.record import Result, latest
 from harness.units import counted
+
+Summary = CacheSummary  # of summary.json
 
 COLUMNS = ("shared", "hit rate", "expected", "reset ms", "warm ms", "difference [95%]", "verdict")
 OUTPUT_WIDTH = 27  # characters shown of an output; run.json has all of it
@@ -25,7 +28,7 @@ def summarise(record: Row, results: Sequence[Result]) -> Row:
     series: dict[str, list[Result]] = {}
     for result in latest(results):
         series.setdefault(result.series, []).append(result)
-    found: Row = {"schema_version": 1, "status": record["status"], "cells": [], "contrasts": []}
+    found: Row = {"schema_version": 2, "status": record["status"], "cells": [], "contrasts": []}
     found["tolerance_pct"] = stats.SAME_TOLERANCE_PCT
     found["reset"] = figures.of_samples(
         [us for r in latest(results) if r.cell.arm == "reset" for us in r.readings.get("reset_us", [])]

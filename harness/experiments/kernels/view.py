@@ -9,6 +9,7 @@ from harness.analysis import roofline as work
 from harness.analysis.contrasts import name_in_series, series_pairs
 from harness.analysis.rows import find, select
 from harness.config.kernel_names import FUNCTIONS, WITHOUT_TABLE, gather_for
+from harness.experiments.kernels.rows import KernelsSummary
 from harness.experiments.prefill.kernel_tables import COLUMNS, LABELS
 from harness.report.document import Companion
 from harness.report.rows import (
@@ -27,6 +28,8 @@ from harness.report.rows import (
 from harness.report.tables import NONE, Line, Notes, Section, Table, ms
 from harness.runs.record import Result, latest
 from harness.units import ELEMENT_BYTES, counted
+
+Summary = KernelsSummary  # of summary.json
 
 ARMS = ("contiguous", "fragmented")
 SUMMARY_COLUMNS = ("spread_k", "contiguous", "non-contig.", "with gather", "difference", "verdict")
@@ -48,7 +51,7 @@ def summarise(record: Row, results: Sequence[Result]) -> Row:
     series: dict[str, list[Result]] = {}
     for result in latest(results):
         series.setdefault(result.series, []).append(result)
-    found: Row = {"schema_version": 1, "status": record["status"], "cells": [], "contrasts": []}
+    found: Row = {"schema_version": 2, "status": record["status"], "cells": [], "contrasts": []}
     found["tolerance_pct"] = stats.SAME_TOLERANCE_PCT
     for members in series.values():
         gathers = {r.cell.kernel: figures.cell_row(r) for r in members if r.cell.stage == "gather"}

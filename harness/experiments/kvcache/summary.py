@@ -30,7 +30,7 @@ def summarise(record: Row, results: Sequence[Result]) -> Row:
     steps.sort(key=lambda row: (MODES.index(row["arm"]), row["step"]))
     modes = [_mode(record, whole[mode], memory.get(mode), steps) for mode in MODES if mode in whole]
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "status": record["status"],
         "modes": modes,
         "speed_ups": _speed_ups(whole, again),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from harness.experiments.kvcache.rows import KVCacheSummary
 from harness.experiments.kvcache.summary import MODES, drawn_apart, summarise, token_bytes
 from harness.report.document import Companion
 from harness.report.rows import Row, marked, status_line, warning_lines
@@ -11,6 +12,7 @@ from harness.report.tables import NONE, Line, Notes, Section, Table, ms, signed
 from harness.units import ELEMENT_BYTES, counted
 
 __all__ = ["document", "summarise"]
+Summary = KVCacheSummary  # of summary.json
 
 LABELS = {
     "no_cache": "transformers, no cache",

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 
 from harness.analysis import figures, stats
 from harness.analysis.rows import find
+from harness.experiments.memory.rows import MemorySummary
 from harness.report.document import Companion
 from harness.report.rows import Row, marked
 from harness.report.tables import NONE, Line, Notes, Section, Table
 from harness.runs.record import Result, Status, latest
+
+Summary = MemorySummary  # of summary.json
 
 MIB, GIB = 2**20, 2**30
 ENGINES = ("transformers", "vLLM")
@@ -37,7 +40,7 @@ def summarise(record: Row, results: Sequence[Result]) -> Row:
     cells: dict[tuple[str, int | float | str | None], list[Result]] = {}
     for result in latest(results):
         cells.setdefault((result.cell.arm, result.cell.at("order")), []).append(result)
-    found: Row = {"schema_version": 1, "status": record["status"]}
+    found: Row = {"schema_version": 2, "status": record["status"]}
     found["cells"] = sorted(map(_cell, cells.values()), key=lambda r: (ENGINES.index(r["arm"]), r["order"]))
     found["waste"] = _waste(record, found["cells"])
     return found

@@ -25,8 +25,6 @@ from harness.config.kernel_names import gather_for
 from harness.runs.record import Result, Status, latest
 from harness.units import counted
 
-SCHEMA_VERSION = 1
-
 
 def summarise(record: dict[str, Any], results: Sequence[Result]) -> dict[str, Any]:
     """The content of summary.json; times in us, end to end in ms, null where nothing was measured.
@@ -59,7 +57,7 @@ def summarise(record: dict[str, Any], results: Sequence[Result]) -> dict[str, An
                 kernels += [mean, _sum_row(mean)]
         contrasts += kernel_contrasts(spread_k, arms)
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": 2,
         "status": record["status"],
         "tolerance_pct": stats.SAME_TOLERANCE_PCT,
         "slowest_rank": slowest,

@@ -1,0 +1,71 @@
+"""summary.json of `memory`, key by key."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from harness.runs.schema import Count, Interval, Stored
+from harness.runs.summary import CellKeys, StatusName, Summary
+
+
+class _Axes(Stored):
+    order: Count = Field(description="of the stage, from 0 on")
+    moment: str = Field(description="the stage")
+    tokens: Count = Field(description="of its inputs")
+
+
+class _Readings(Stored):
+    rss_bytes: Count | None = Field(default=None, description="resident pages of the process")
+    peak_rss_bytes: Count | None = Field(default=None, description="the most of them in the stage")
+    allocated_bytes: Count | None = Field(default=None, description="live tensors on the GPU")
+    peak_allocated_bytes: Count | None = Field(default=None, description="the most of them in the stage")
+    reserved_bytes: Count | None = Field(default=None, description="allocated, and kept for reuse")
+    nvml_bytes: int | None = Field(default=None, description="on the GPU, by NVML")
+    cache_used_bytes: Count | None = Field(
+        default=None, description="of the KV cache, with tokens or padding"
+    )
+    cache_held_bytes: Count | None = Field(default=None, description="of the KV cache, all of it")
+
+
+class _Ending(Stored):
+    status: StatusName = Field(description="`ok`, or what it ended with in some process")
+    reason: str | None = Field(description="why it is not `ok`")
+
+
+class _Intervals(Stored):
+    ci95_rss_bytes: Interval | None = Field(default=None, description="null below 6 processes")
+    ci95_peak_rss_bytes: Interval | None = Field(default=None, description="null below 6 processes")
+    ci95_allocated_bytes: Interval | None = Field(default=None, description="null below 6 processes")
+    ci95_peak_allocated_bytes: Interval | None = Field(default=None, description="null below 6 processes")
+    ci95_reserved_bytes: Interval | None = Field(default=None, description="null below 6 processes")
+    ci95_nvml_bytes: Interval | None = Field(default=None, description="null below 6 processes")
+    ci95_cache_used_bytes: Interval | None = Field(default=None, description="null below 6 processes")
+    ci95_cache_held_bytes: Interval | None = Field(default=None, description="null below 6 processes")
+
+
+class _Processes(Stored):
+    n: Count = Field(description="processes")
+
+
+class MemoryCell(_Intervals, _Ending, _Readings, _Processes, _Axes, CellKeys):
+    """One stage of one engine's job: medians over its processes."""
+
+
+class WasteRow(Stored):
+    """One way to keep the KV cache."""
+
+    way: str = Field(description="`needed`, `blocks` or `padded`")
+    used_bytes: Count | None = Field(description="with all inputs in it")
+    unused_bytes: int | None = Field(description="those without a token")
+    unused_pct: float | None = Field(description="of them")
+    requests_that_fit: Count | None = Field(description="in the pool")
+    pool_bytes: Count | None = Field(description="of vLLM's KV cache")
+    status: StatusName = Field(description="of the stage that it is from")
+    reason: str | None = Field(description="why that is not `ok`")
+
+
+class MemorySummary(Summary):
+    """All figures of `memory`."""
+
+    cells: list[MemoryCell]
+    waste: list[WasteRow]

@@ -1,0 +1,104 @@
+"""summary.json: what every experiment's has, and the parts that rows of several experiments share.
+
+An experiment's own rows are in its summary.py. Times are in us or ms, as keys end; null was not measured.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeVar
+
+from pydantic import Field, ValidationError
+
+from harness.runs.schema import Amount, Count, Interval, RunStatus, Stored, first_problem, require_readable
+
+SCHEMA_VERSION = 2
+S = TypeVar("S", bound="Summary")
+
+StatusName = Literal[
+    "ok", "out_of_memory", "unsupported", "wrong_output", "throttled", "interrupted", "error"
+]  # the values of record.Status
+Verdict = Literal["slower", "faster", "same", "unclear"]
+
+
+class Summary(Stored):
+    """What the summary of every experiment begins with."""
+
+    schema_version: Literal[2] = Field(default=2, description="2")
+    status: RunStatus = Field(description="as in the record")
+
+    @classmethod
+    def parse(cls: type[S], data: object) -> S:
+        """A summary of this version, or of an earlier one.
+
+        Raises, in one line, TooNew if a later version wrote it, ValueError on anything else.
+        """
+        version = require_readable(data, SCHEMA_VERSION)
+        assert isinstance(data, dict)
+        try:
+            return cls.model_validate(cls.from_1(data) if version == 1 else data)
+        except ValidationError as error:
+            raise ValueError(first_problem(error)) from None
+
+    @classmethod
+    def from_1(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """A summary of schema 1 in this one."""
+        return data | {"schema_version": SCHEMA_VERSION}
+
+
+class CellKeys(Stored):
+    """What was measured."""
+
+    stage: str = Field(description="`kernel`, `gather`, `cache_write`, `end_to_end`, ...")
+    kernel: str = Field(description="e.g. `flash_attn_func`; `prefill` end to end")
+    provider: str = Field(description="who the kernel comes from")
+    arm: str = Field(description="one way of running the same work")
+    spread_k: Count = Field(description="runs that a prompt's blocks are split into; 0: as the engine does")
+    block_size: Count = Field(description="tokens a block, as the kernel sees it; 0: nothing is paged")
+    data: Literal["captured", "synthetic"] | None = Field(default=None, description="which inputs")
+
+
+class Timed(Stored):
+    """Of samples."""
+
+    median_us: Amount | None = Field(description="null: not measured")
+    ci95_us: Interval | None = Field(description="null below 6 samples")
+    mean_us: Amount | None = Field(default=None, description="over the samples")
+    n: Count = Field(description="samples")
+    warnings: list[str] = Field(description="doubts about the samples, in words")
+
+
+class WarmUp(Stored):
+    """Of the samples ahead of those."""
+
+    warmup_us: Amount | None = Field(default=None, description="their mean")
+
+
+class Outcome(Stored):
+    """How a cell ended."""
+
+    stopped: str | None = Field(
+        default=None, description="what ended its series: `precision`, `time`, `rounds` or `repeats`"
+    )
+    status: StatusName = Field(description="`ok`, or what it ended with")
+    reason: str | None = Field(default=None, description="why it is not `ok`, or what to know of it")
+
+
+class PairFigures(Stored):
+    """Treatment minus baseline, pair by pair."""
+
+    baseline_us: float = Field(description="its median")
+    delta_us: float = Field(description="median of the differences")
+    delta_pct: float = Field(description="of the baseline")
+    ci95_us: Interval | None = Field(description="null below 6 pairs")
+    ci95_pct: Interval | None = Field(description="of the baseline")
+    verdict: Verdict = Field(description="of the treatment")
+    detectable_pct: Amount | None = Field(default=None, description="half the interval's width")
+    n: Count = Field(description="pairs")
+
+
+class ContrastKeys(Stored):
+    """Which of an experiment's contrasts."""
+
+    contrast: str = Field(description="its name; `A/A` is the noise floor")
+    kernel: str = Field(description="the treatment's")
+    spread_k: Count = Field(description="the treatment's")
