@@ -2,7 +2,7 @@
 
 import sys
 
-from harness.cli import main
+from harness.__main__ import main_job
 
 if __name__ == "__main__":  # vLLM's worker processes import this file again
-    sys.exit(main())
+    sys.exit(main_job())

@@ -1,22 +1,45 @@
 """Run a real prefill, keep its attention calls, run them again under other memory layouts.
 
 In Python: `run = harness.prefill(model="gpt2", length=4096)`, then `run.sentence` and `run.kernels`, a pandas
-frame; `harness.open(path)` opens a run that is stored. Nothing heavy is imported before one of them is used.
+frame; `harness.run("kernels", ...)` runs any experiment, `harness.open(path)` opens a run that is stored, and
+`harness.compare_runs(a, b)` sets runs side by side. Nothing heavy is imported before one of them is used.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from harness.api import Run, open, prefill
+    from harness.api import Comparison, Run, compare_runs, open, prefill, run
+    from harness.config import ConfigError
+    from harness.experiments.starting import RunFailed
+    from harness.runs.store import Damaged, Interrupted, RunExists
 
-__all__ = ["Run", "open", "prefill"]
+__all__ = [
+    "Comparison",
+    "ConfigError",
+    "Damaged",
+    "Interrupted",
+    "Run",
+    "RunExists",
+    "RunFailed",
+    "compare_runs",
+    "open",
+    "prefill",
+    "run",
+]
+# Where a name is from, if not from harness.api.
+_HOMES = {
+    "ConfigError": "harness.config",
+    "Damaged": "harness.runs.store",
+    "Interrupted": "harness.runs.store",
+    "RunExists": "harness.runs.store",
+    "RunFailed": "harness.experiments.starting",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from harness import api
-
-        return getattr(api, name)
+        return getattr(import_module(_HOMES.get(name, "harness.api")), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from harness import cli
-from harness.config import ConfigError, RunConfig
+from harness.config import Common, ConfigError, RunConfig
 from harness.config.checks import folder_problem
-from harness.experiments import EXPERIMENTS
+from harness.experiments import EXPERIMENTS, starting
 from harness.experiments.prefill.options import GROUPS
+from harness.experiments.starting import RunFailed
 from harness.runs.command import CONSOLE_SCRIPT
+from harness.runs.store import Damaged, Interrupted
 from harness.sweep import RECORD as SWEEP
 
+MAIN_JOB = "run_vllm_prefill.py"
 PROG = CONSOLE_SCRIPT if Path(sys.argv[0]).name == CONSOLE_SCRIPT else "python -m harness"
 
 
@@ -40,7 +44,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not (sys.argv[1:] if argv is None else argv):
         parser.print_help(sys.stderr)
         return 2
-    return cli.guarded(PROG, lambda: _dispatch(parser.parse_args(argv)))
+    return guarded(PROG, lambda: _dispatch(parser.parse_args(argv)))
+
+
+def main_job(argv: Sequence[str] | None = None, prog: str = MAIN_JOB) -> int:
+    """Run the main job; the exit status. A failure nobody foresaw raises, which Python makes status 1."""
+    parser = cli.Parser(
+        prog=prog,
+        usage="%(prog)s [--config YAML] [options]",
+        description="Run a real prefill in vLLM, keep its attention calls, and run them again under other "
+        "layouts of the KV cache, to say what the paged KV cache costs and how much of it is layout.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    cli.add_version(parser)
+    cli.add_options(parser, RunConfig, GROUPS)
+    return guarded(prog, lambda: _start(RunConfig, vars(parser.parse_args(argv))))
+
+
+def guarded(prog: str, command: Callable[[], int]) -> int:
+    """The command's exit status; one line on stderr for bad input (2), a failed run (1) or Ctrl-C (130)."""
+    try:
+        return command()
+    except (ConfigError, Damaged, RunFailed) as error:
+        print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return cli.FAILED if isinstance(error, RunFailed) else cli.BAD_INPUT
+    except KeyboardInterrupt as interrupt:
+        if not isinstance(interrupt, Interrupted):  # which the run has said
+            print(f"{prog}: interrupted", file=sys.stderr)
+        return cli.INTERRUPTED
+
+
+def _start(configuration: type[Common], options: dict[str, Any]) -> int:
+    """Run an experiment with what was typed."""
+    config_file = options.pop("config", None)
+    starting.run(configuration.experiment, cli.typed(configuration, options), config_file)
+    return cli.OK
 
 
 def _with_options(commands: argparse._SubParsersAction[cli.Parser], name: str, about: str) -> cli.Parser:
@@ -97,9 +136,9 @@ def _dispatch(arguments: argparse.Namespace) -> int:
     options = vars(arguments)
     command = options.pop("command")
     if command == "prefill":
-        return cli.prefill(options)
+        return _start(RunConfig, options)
     if command in EXPERIMENTS:
-        return cli.companion(EXPERIMENTS[command], options)
+        return _start(EXPERIMENTS[command].config, options)
     if command == "sweep":
         from harness.sweep import job
 

@@ -1,4 +1,4 @@
-"""Python: run the main job, or open any run, and get its figures as pandas frames."""
+"""Python: run an experiment, open any run, or compare some, and get the figures as pandas frames."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from typing import Any
 
 import pandas as pd
 
-from harness import cli, config, report
+from harness import report
+from harness.compare import ratios
+from harness.compare.ratios import Lone, Ratio
 from harness.config import ConfigError, RunConfig
+from harness.experiments import EXPERIMENTS, starting
 from harness.experiments.prefill.rows import Account, PrefillSummary
 from harness.runs.schema import RunRecord, Stored
 from harness.runs.store import Damaged, RunDirectory
@@ -23,7 +26,7 @@ CELL = ("kernel", "provider", "arm", "spread_k", "block_size", "layer", "data", 
 
 @dataclass(frozen=True, repr=False)
 class Run:
-    """A run's record and figures; made by `prefill` and `open`. Each frame is a new one every time.
+    """A run's record and figures; made by `run`, `prefill` and `open`. Each frame is a new one every time.
 
     >>> import harness
     >>> run = harness.open("tests/data/run")
@@ -231,33 +234,85 @@ def open(path: str | os.PathLike[str]) -> Run:
         raise ValueError(f"{path}: {error}") from error
 
 
+def run(experiment: str, *, config_file: str | os.PathLike[str] | None = None, **options: Any) -> Run:
+    """Run an experiment and return its run, as `python -m harness EXPERIMENT` does and prints.
+
+    Args:
+        experiment: "prefill", the main job, or a subcommand: kernels, cache, memory, backends, kvcache.
+        config_file: options from a YAML file; `options` go before it.
+        options: the command line's options, with underscores: model, length, spread_k, ...
+
+    Raises:
+        ConfigError: an option, file or model is not as it must be; nothing was run. RunExists, one of them:
+            the output directory holds a run already.
+        RunFailed: it ended early, or measured nothing; what was measured is in the directory.
+        Interrupted: Ctrl-C or a signal ended it, likewise; it is a KeyboardInterrupt.
+
+    >>> import harness
+    >>> run = harness.run("kernels", batch_size=4, spread_k=[1, 8])  # doctest: +SKIP
+    >>> run.cells  # doctest: +SKIP
+    """
+    kinds = {RunConfig.experiment: RunConfig} | {name: e.config for name, e in EXPERIMENTS.items()}
+    if experiment not in kinds:
+        raise ConfigError(f"{experiment}: no experiment; there are {', '.join(kinds)}")
+    known = kinds[experiment].model_fields
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, [*known, "config_file"], 1, cutoff=0)
+            raise ConfigError(f"{name}: unknown option; the nearest is {near[0]}")
+    return open(starting.run(experiment, options, Path(config_file) if config_file is not None else None))
+
+
 def prefill(*, config_file: str | os.PathLike[str] | None = None, **options: Any) -> Run:
-    """Run the main job and return its run, as `python run_vllm_prefill.py` does and prints.
+    """Run the main job and return its run: `run("prefill", ...)`.
 
     vLLM starts in this process, which it needs to choose blocks and to see attention; its memory is given
     back when the run ends. In a notebook that is fine: start with a fresh kernel, as vLLM reads
     its environment when it is first imported. To keep vLLM out of your process, run the command line
     and `open` its directory.
 
-    Args:
-        config_file: options from a YAML file; `options` go before it.
-        options: fields of `RunConfig`, which are the command line's options: model, length, spread_k, ...
-
-    Raises:
-        ConfigError: an option, file or model is not as it must be; nothing was run.
-        RunFailed: it ended early, or measured nothing; what was measured is in the directory.
-        KeyboardInterrupt: likewise.
-
     >>> import harness
     >>> run = harness.prefill(model="gpt2", length=4096)  # doctest: +SKIP
     >>> run.kernels  # doctest: +SKIP
     """
-    for name in options:
-        if name not in RunConfig.model_fields:
-            near = difflib.get_close_matches(name, [*RunConfig.model_fields, "config_file"], 1, cutoff=0)
-            raise ConfigError(f"{name}: unknown option; the nearest is {near[0]}")
-    yaml_path = Path(config_file) if config_file is not None else None
-    folder = config.output_dir(config.load(RunConfig, options, yaml_path))
-    if cli.prefill({**options, "output_dir": folder, "config": yaml_path}) == cli.INTERRUPTED:
-        raise KeyboardInterrupt
-    return open(folder)
+    return run(RunConfig.experiment, config_file=config_file, **options)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs against the first of them; made by `compare_runs`."""
+
+    ratios: pd.DataFrame  # a row a cell that both have: how many times as long the other run took
+    lone: pd.DataFrame  # a row a cell that only one of two has, and why the other lacks it
+    differences: pd.DataFrame  # a row a fact of the records that differs, a column a run
+
+
+def compare_runs(first: str | os.PathLike[str], *others: str | os.PathLike[str]) -> Comparison:
+    """Runs set side by side, cell by cell, as `python -m harness compare` prints them; times in ms.
+
+    Raises:
+        FileNotFoundError: a directory holds no run.
+        Damaged: a file of one is not what this project wrote there.
+        ValueError: there is one run only, they are of two experiments, or theirs times nothing.
+
+    >>> import harness
+    >>> compared = harness.compare_runs("tests/data/run", "tests/data/run")
+    >>> compared.ratios.verdict.value_counts().to_dict()
+    {'same': 38}
+    """
+    compared = ratios.compare(ratios.read([Path(first), *map(Path, others)]))
+    differing = [
+        {"name": each.name, **{run.label: v for run, v in zip(compared.runs, each.values, strict=True)}}
+        for each in compared.differences
+    ]
+    return Comparison(_flat(compared.ratios), _flat(compared.lone), pd.DataFrame(differing))
+
+
+def _flat(rows: Sequence[Ratio] | Sequence[Lone]) -> pd.DataFrame:
+    """A comparison's rows, with the fields of their cells beside their own."""
+    frame = pd.DataFrame(
+        [{**row.cell, **{k: v for k, v in vars(row).items() if k != "cell"}} for row in rows]
+    )
+    whole = [name for name in ("spread_k", "layers") if name in frame]
+    flat: pd.DataFrame = frame.astype(dict.fromkeys(whole, "Int64"))  # null where a cell has none
+    return flat

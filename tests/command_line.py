@@ -12,16 +12,16 @@ ROOT = Path(__file__).parent.parent
 # Runs a command line and then says on stdout which heavy modules it imported.
 WITNESS = """
 import sys
-from harness import {module}
-status = {module}.main(sys.argv[1:])
+from harness import __main__
+status = __main__.{function}(sys.argv[1:])
 print("heavy:", sorted({{"torch", "vllm", "transformers", "matplotlib", "pandas"}} & set(sys.modules)))
 sys.exit(status)
 """
 
 
-def run(*argv: str, module: str = "cli") -> subprocess.CompletedProcess[str]:
-    """Run the main job's command line, or with "__main__" that of `python -m harness`, under the witness."""
-    command = [sys.executable, "-c", WITNESS.format(module=module), *argv]
+def run(*argv: str, function: str = "main_job") -> subprocess.CompletedProcess[str]:
+    """Run the main job's command line, or with "main" that of `python -m harness`, under the witness."""
+    command = [sys.executable, "-c", WITNESS.format(function=function), *argv]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 

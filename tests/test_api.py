@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,19 @@ import pytest
 import harness
 from harness import api, report
 from harness.config import ConfigError
+from harness.experiments import EXPERIMENTS, starting
+from harness.running.recorder import recording
 from harness.runs.store import RunDirectory
-from tests import backends_run, cache_run, fixtures, kernels_run, kvcache_run, memory_run, records
+from tests import (
+    backends_run,
+    cache_run,
+    fixtures,
+    kernels_run,
+    kvcache_run,
+    memory_run,
+    records,
+    toy_experiment,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -140,6 +152,65 @@ def test_bad_options_are_refused_before_anything_runs(tmp_path: Path) -> None:
         harness.decode  # noqa: B018
 
 
+class TestRun:
+    """Any experiment from Python; the toy's, as an experiment that was added is run like the others."""
+
+    @pytest.fixture(autouse=True)
+    def _toy(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(EXPERIMENTS, "toy", toy_experiment.EXPERIMENT)
+
+    def test_it_returns_its_run(self, tmp_path: Path) -> None:
+        run = harness.run("toy", sizes=[5, 7], repeats=8, output_dir=tmp_path, quiet=True)
+        assert (run.status, run.experiment, run.path) == ("finished", "toy", tmp_path)
+        assert list(run.cells["size"]) == [5, 7]
+        with pytest.raises(harness.ConfigError, match="already holds a run"):
+            harness.run("toy", output_dir=tmp_path)
+
+    def test_the_model_is_looked_up_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        found: list[object] = []
+        ran: list[object] = []
+        with_model = replace(
+            toy_experiment.EXPERIMENT, find_model=lambda config: found.append(config) or "it"
+        )
+        monkeypatch.setitem(EXPERIMENTS, "toy", with_model)
+        monkeypatch.setattr(toy_experiment, "run", lambda config, source: ran.append(source))
+        starting.run("toy", {"output_dir": tmp_path})
+        assert (len(found), ran) == (1, ["it"])
+
+    def test_ctrl_c_is_raised_once_the_directory_is_complete(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def stop(config: Any, recorder: Any) -> None:
+            toy_experiment.job(config, recorder)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(toy_experiment, "run", lambda config, _: recording(config, "a list", stop))
+        with pytest.raises(harness.Interrupted):
+            harness.run("toy", sizes=[5], repeats=8, output_dir=tmp_path, quiet=True)
+        assert (harness.open(tmp_path).status, len(harness.open(tmp_path).cells)) == ("interrupted", 1)
+
+    def test_a_run_without_a_figure_fails(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(toy_experiment, "run", lambda config, _: recording(config, "it", lambda *_: None))
+        with pytest.raises(harness.RunFailed, match="nothing was measured"):
+            harness.run("toy", output_dir=tmp_path, quiet=True)
+        assert harness.open(tmp_path).status == "failed"
+
+    def test_an_experiment_that_there_is_none_of_is_refused(self) -> None:
+        with pytest.raises(harness.ConfigError, match="poetry: no experiment; there are prefill, kernels"):
+            harness.run("poetry")
+
+
+def test_runs_are_compared_as_frames(tmp_path: Path) -> None:
+    directory = RunDirectory.create(tmp_path)
+    directory.write_record(records.made(fixtures.record(), device={"name": "another", "kind": "cpu"}))
+    directory.append([r for r in fixtures.results() if r.cell.spread_k != 8])
+    compared = harness.compare_runs(fixtures.DATA / "run", tmp_path)
+    assert set(compared.ratios.verdict) == {"same"}
+    assert set(compared.lone.spread_k) == {8}
+    assert list(compared.differences.columns) == ["name", "A", "B"]
+    assert "device.name" in set(compared.differences.name)
+
+
 @pytest.mark.engine
 def test_the_main_job_in_three_lines(tiny_gpt2: Path, tmp_path: Path) -> None:
     """As in a notebook, in a process of its own and on a compiled engine; what is left has every view."""
@@ -158,11 +229,11 @@ print(len(kernels))
     run = harness.open(tmp_path / "run")
     assert int(done.stdout.splitlines()[-1]) == len(run.kernels)
     html = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
-    assert run.record["command"] is None
+    assert run.record.command is None
     assert "command: none, started from Python" in (run.path / "tables.md").read_text(encoding="utf-8")
     assert "As it was typed" not in html
     assert "--length 100" in html
     assert html.count('class="runs"') == 3  # two layouts, and vLLM's own blocks
-    assert run.record["engine"]["enforce_eager"] is False
-    blocks = run.record["block_ids"]
+    assert run.record.engine.enforce_eager is False
+    blocks = run.record.block_ids
     assert set(blocks) == {"1", "2", "engine"}

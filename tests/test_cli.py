@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness import cli
+from harness import __main__
 from harness.calls import capture
 from harness.config import RunConfig
 from harness.engine.options import EngineError
@@ -117,7 +117,7 @@ def test_a_directory_that_holds_a_run_is_refused(tmp_path):
 def test_a_damaged_run_is_one_line(tmp_path, command, file, text, message):
     (tmp_path / "run.json").write_text(json.dumps(made_run.record() | {"status": "running"}))
     (tmp_path / file).write_text(text)
-    done = run(*command.format(tmp_path).split(), module="__main__")
+    done = run(*command.format(tmp_path).split(), function="main")
     if (file, command[:7]) == ("samples.jsonl", "prefill"):
         message = "was started with"  # on another device, which is said first
     assert message in done.stderr
@@ -128,10 +128,10 @@ def test_a_damaged_run_is_one_line(tmp_path, command, file, text, message):
 def test_a_damaged_sweep_is_one_line(tmp_path):
     (tmp_path / "sweep.json").write_text("{")
     for command in (["report", str(tmp_path)], ["sweep", SWEEP, "--resume", "--output-dir", str(tmp_path)]):
-        done = run(*command, module="__main__")
+        done = run(*command, function="main")
         assert "sweep.json: damaged (Expecting property name" in done.stderr
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    done = run("sweep", SWEEP, "--resume", module="__main__")
+    done = run("sweep", SWEEP, "--resume", function="main")
     assert "--resume: name the sweep to go on with by --output-dir" in done.stderr
 
 
@@ -193,9 +193,9 @@ def replace_saved(monkeypatch, run):
 
 def test_captures_replace_length_block_size_and_model(saved, monkeypatch):
     configs = []
-    replace_saved(monkeypatch, lambda config: configs.append(config) or 0)
+    replace_saved(monkeypatch, lambda config, source: configs.append(config))
     argv = ["--from-captures", str(saved), "--model", "no/such model", "--layers", "2", "--length", "40"]
-    assert cli.main(argv) == 0
+    assert __main__.main_job(argv) == 0
     assert (configs[0].length, configs[0].block_size, configs[0].spreads()) == (40, 16, [1, 3])
 
 
@@ -203,9 +203,9 @@ def test_captures_of_a_batch_replace_the_prompts_and_may_get_runs_of_their_own(t
     call = make_call(lengths=[7, 7, 40], heads=1, kv_heads=1, head_dim=4, block_size=16)
     capture.save(call, tmp_path / "layer-0.safetensors")
     configs = []
-    replace_saved(monkeypatch, lambda config: configs.append(config) or 0)
+    replace_saved(monkeypatch, lambda config, source: configs.append(config))
     for more in ([], ["--batch", "40@2,2x7"]):
-        assert cli.main(["--from-captures", str(tmp_path), *more]) == 0
+        assert __main__.main_job(["--from-captures", str(tmp_path), *more]) == 0
     assert [(c.batch, c.length, c.block_size) for c in configs] == [
         ("2x7,1x40", 40, 16), ("2x7,1x40@2", 40, 16)
     ]  # fmt: skip
@@ -218,17 +218,17 @@ def test_captures_of_a_batch_replace_the_prompts_and_may_get_runs_of_their_own(t
 
 @pytest.mark.parametrize("kind", [EngineError, LayoutError, PatchError, capture.CaptureError])
 def test_a_run_that_fails_for_a_known_reason_is_one_line_and_status_1(saved, monkeypatch, capsys, kind):
-    def fail(config):
+    def fail(config, source):
         raise kind("no room;\ntake less")
 
     replace_saved(monkeypatch, fail)
-    assert cli.main(["--from-captures", str(saved)]) == 1
+    assert __main__.main_job(["--from-captures", str(saved)]) == 1
     assert capsys.readouterr().err == "run_vllm_prefill.py: error: no room; take less\n"
 
 
 def test_help_names_every_option_and_imports_nothing_heavy():
     code = (
-        "import sys; from harness import cli\ntry: cli.main(['--help'])\n"
+        "import sys; from harness import __main__\ntry: __main__.main_job(['--help'])\n"
         "except SystemExit as end: print(end.code, {'numpy', 'torch', 'vllm'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -246,7 +246,7 @@ def test_the_script_and_the_package_take_the_same_options():
     script = subprocess.run(
         [sys.executable, "run_vllm_prefill.py", "--length", "0"], cwd=ROOT, capture_output=True, text=True
     )
-    package = run("prefill", "--length", "0", module="__main__")
+    package = run("prefill", "--length", "0", function="main")
     assert script.returncode == package.returncode == 2
     assert script.stderr == "run_vllm_prefill.py: error: --length 0: must be at least 1\n"
     assert package.stderr == "python -m harness: error: --length 0: must be at least 1\n"
@@ -267,14 +267,14 @@ def test_the_script_and_the_package_take_the_same_options():
 )
 def test_the_package_refuses_in_one_line_too(argv, message):
     kept = (ROOT / STUDIED / "summary.json").read_bytes()
-    done = run(*argv.split(), module="__main__")
+    done = run(*argv.split(), function="main")
     assert (ROOT / STUDIED / "summary.json").read_bytes() == kept
     assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, "heavy: []\n")
     assert message in done.stderr
 
 
 def test_the_package_alone_lists_its_commands():
-    done = run(module="__main__")
+    done = run(function="main")
     assert (done.returncode, done.stdout) == (2, "heavy: []\n")
     assert "doctor    what can run here" in done.stderr
 
@@ -283,5 +283,5 @@ def test_ctrl_c_is_status_130(capsys):
     def interrupted() -> int:
         raise KeyboardInterrupt
 
-    assert cli.guarded("job", interrupted) == 130
+    assert __main__.guarded("job", interrupted) == 130
     assert capsys.readouterr().err == "job: interrupted\n"

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import cli
 from harness.engine.child import Child
+from harness.experiments import starting
+from harness.experiments.prefill import measure
 from harness.stack import with_room
 
 CALLS, DEEPEST = 200, 250  # a chunk holds some 130 of these frames
@@ -88,6 +89,7 @@ def test_a_child_process_has_room() -> None:
 
 def test_a_run_has_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found: list[int] = []
-    monkeypatch.setattr(cli, "_run", lambda *_: found.append(most_faults()) or cli.OK)
-    assert cli.prefill({"model": "gpt2", "length": 16, "output_dir": tmp_path / "run"}) == cli.OK
+    monkeypatch.setattr(measure, "run", lambda *_: found.append(most_faults()))
+    folder = tmp_path / "run"
+    assert starting.run("prefill", {"model": "gpt2", "length": 16, "output_dir": folder}) == folder
     assert found[0] < CALLS / 4

@@ -38,11 +38,11 @@ def resolve(config: ToyConfig, device_kind: fields.DeviceKind) -> ToyConfig:
     return resolved
 
 
-def run(config: ToyConfig) -> int:
-    """Do it; the exit status."""
+def run(config: ToyConfig, source: None = None) -> None:
+    """Do it."""
     from harness.running.recorder import recording
 
-    return recording(config, "a list", job)
+    recording(config, "a list", job)
 
 
 def job(config: ToyConfig, recorder: Any) -> None:

@@ -29,7 +29,7 @@ class Experiment:
     config: type[Common]  # its options
     groups: Mapping[str, Sequence[str]]  # the options as --help shows them: title -> fields
     resolve: Callable[[Any, Any], Common]  # (config, "cuda" or "cpu") -> config; raises ConfigError
-    job: str  # the module whose run(config) does it and returns the exit status
+    job: str  # the module whose run(config, source) does it; source: what find_model finds, else None
     view: str  # the module that makes summary, tables and plots of a run: see harness.report.View
     page: str  # the module with answer and figures of its report.html: see harness.report.page.companion
     find_model: Callable[[Any], ModelSource] | None = None  # resolved config -> model; raises ModelError

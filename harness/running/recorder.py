@@ -24,7 +24,7 @@ from harness.measure.sampler import Series
 from harness.runs import command, resume
 from harness.runs.record import Result, in_spread
 from harness.runs.schema import Device, Model, RunRecord, RunStatus
-from harness.runs.store import RunDirectory
+from harness.runs.store import Interrupted, RunDirectory
 from harness.units import counted
 
 Config = TypeVar("Config", bound=Common)
@@ -166,38 +166,39 @@ class Recorder:
 
 def recording(
     config: Config, name: str, job: Callable[[Config, Recorder], None], notices: Iterable[str] = ()
-) -> int:
-    """Do an experiment's job with a run directory that is readable however the job ends; the exit status.
-
-    0: done. 130: Ctrl-C, SIGTERM or SIGHUP. What else ends the job is raised again, and is in the record; so
-    is NothingMeasured, where a job is done that could measure no cell.
+) -> None:
+    """Do an experiment's job with a run directory that is readable however the job ends.
 
     Args:
         config: resolved.
         name: of the model, or of what else is measured.
         job: measures and records.
         notices: of the model. What every run must say, this adds to them.
+
+    Raises:
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP ended it.
+        NothingMeasured: the job is done, and could measure no cell.
+        Exception: what else ended the job; it is in the record.
     """
     recorder = Recorder(config, name)
     status: RunStatus = "failed"
-    code = 1
     try:
         with _interrupted_by_signals():
             for text in filter(None, (*notices, patches.untested())):
                 recorder.notice(text)
             job(config, recorder)
             recorder.require_figures()
-        status, code = "finished", 0
+        status = "finished"
     except KeyboardInterrupt:
-        status, code = "interrupted", 130
+        status = "interrupted"
         recorder.say("interrupted; what was measured until now is kept")
+        raise Interrupted from None
     except Exception as error:
         with recorder.noting() as record:
             record.error = f"{type(error).__name__}: {error}"
         raise
     finally:
         recorder.finish(status)
-    return code
 
 
 @contextmanager

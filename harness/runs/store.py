@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from harness.config import ConfigError
 from harness.runs.record import Result
 from harness.runs.schema import RunRecord, TooNew
 from harness.runs.summary import S
@@ -19,8 +20,12 @@ from harness.runs.summary import S
 RECORD = "run.json"  # what makes a directory a run's
 
 
-class RunExists(ValueError):
+class RunExists(ConfigError):
     """The directory already holds a run."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or a signal ended a run; its directory holds what was measured until then."""
 
 
 class Damaged(ValueError):

@@ -18,6 +18,7 @@ import yaml
 from harness import cli
 from harness.config import ConfigError, RunConfig, fields
 from harness.config.checks import folder_problem
+from harness.experiments import starting
 from harness.runs import command
 from harness.runs.store import write_atomic, write_json
 from harness.sweep import RECORD, read
@@ -175,7 +176,7 @@ def _check(plan: Plan, machines: Machines) -> list[int]:
 
     def problem_of(options: Options) -> str | None:
         try:
-            config: RunConfig = cli.check(dict(options), machines.kind)
+            config: RunConfig = starting.check(dict(options), machines.kind)
         except ConfigError as error:
             return str(error)
         needed = config.tensor_parallel_size

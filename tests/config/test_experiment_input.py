@@ -55,6 +55,6 @@ REFUSED = [
 
 @pytest.mark.parametrize(("argv", "message"), REFUSED)
 def test_bad_input_is_one_line_before_anything_heavy(argv, message):
-    done = run(*argv.split(), module="__main__")
+    done = run(*argv.split(), function="main")
     assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, "heavy: []\n")
     assert done.stderr.startswith(f"python -m harness: error: {message}")

@@ -102,7 +102,7 @@ def test_a_signal_ends_a_run_that_keeps_what_it_has_and_goes_on(tmp_path, monkey
 
     before = signal.getsignal(number)
     with monkeypatch.context() as patched:
-        patched.setattr(toy_experiment, "run", lambda config: recording(config, "a list", ended))
+        patched.setattr(toy_experiment, "run", lambda config, source: recording(config, "a list", ended))
         assert toy(tmp_path) == cli.INTERRUPTED
     assert signal.getsignal(number) is before
     run = RunDirectory.open(tmp_path)
@@ -120,7 +120,7 @@ def test_a_run_that_could_measure_nothing_is_one_line_and_status_1(tmp_path, mon
             [Result(c, "toy", Status.OUT_OF_MEMORY, "no 2 GiB left", readings={"x": []}) for c in cells]
         )
 
-    monkeypatch.setattr(toy_experiment, "run", lambda config: recording(config, "a list", lost))
+    monkeypatch.setattr(toy_experiment, "run", lambda config, source: recording(config, "a list", lost))
     assert toy(tmp_path) == cli.FAILED
     run = RunDirectory.open(tmp_path)
     said = (
@@ -140,7 +140,7 @@ def test_one_figure_is_enough(tmp_path, monkeypatch, figures):
         result = Result(cell, "toy", Status.OUT_OF_MEMORY, "no 2 GiB left")
         recorder.add([replace(result, series="other"), replace(result, status=Status.OK, **figures)])
 
-    monkeypatch.setattr(toy_experiment, "run", lambda config: recording(config, "a list", most_lost))
+    monkeypatch.setattr(toy_experiment, "run", lambda config, source: recording(config, "a list", most_lost))
     assert toy(tmp_path) == cli.OK
 
 

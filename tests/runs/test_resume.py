@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from harness import cli, device
+from harness import device
 from harness.calls.headers import CaptureShapes
 from harness.config import ConfigError, RunConfig, resolve
+from harness.experiments import starting
 from harness.runs import resume
 from harness.runs.record import Cell, Result, Status
 from harness.runs.store import RunDirectory
@@ -59,12 +60,12 @@ def test_an_option_the_record_does_not_know_differs_only_if_it_is_used():
 
 def test_a_replay_of_captures_goes_on(tmp_path, monkeypatch):
     """Both the record and the command line have the captures' length and block size."""
-    monkeypatch.setattr(cli.headers, "read_shapes", lambda folder: CaptureShapes((640,), 64, (0,)))
+    monkeypatch.setattr(starting.headers, "read_shapes", lambda folder: CaptureShapes((640,), 64, (0,)))
     folder = tmp_path / "captures"
 
     def configured(**more: Any) -> RunConfig:
         asked = RunConfig(from_captures=folder, output_dir=tmp_path / "run", **more)
-        return resolve(cli.like_captures(asked, folder, {}), "cpu")
+        return resolve(starting.like_captures(asked, folder, {}), "cpu")
 
     record = started(configured())
     assert (record["config"]["length"], record["config"]["block_size"]) == (640, 64)

@@ -9,8 +9,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import cli
 from harness.config import ConfigError, RunConfig
+from harness.experiments import starting
 from harness.sweep import plan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,7 +99,7 @@ def test_all_that_is_wrong_with_the_points_is_told_at_once(read):
 
     def problem_of(options):
         try:
-            cli.check(options, "cpu")
+            starting.check(options, "cpu")
         except ConfigError as error:
             return str(error)
         return None
@@ -118,4 +118,4 @@ STUDY = [(f"study/{path.name}", "cuda") for path in sorted((ROOT / "configs" / "
 @pytest.mark.parametrize(("file", "kind"), [("sweep.yaml", "cuda"), ("cpu-sweep.yaml", "cpu"), *STUDY])
 def test_the_examples_can_run(file, kind):
     for point in plan.read(ROOT / "configs" / file).points:
-        cli.check(dict(point.options), kind)
+        starting.check(dict(point.options), kind)

@@ -18,7 +18,7 @@ from harness import models
 from harness.analysis import stats
 from harness.experiments.backends.attention_alone import AttentionAlone, captured, sdpa_series
 from harness.experiments.backends.engine import BackendEngine, again
-from harness.experiments.backends.options import SDPA, BackendsConfig, Size, find_model
+from harness.experiments.backends.options import SDPA, BackendsConfig, Size
 from harness.measure.budget import Budget
 from harness.models import ModelSource
 from harness.running.recorder import Recorder, recording
@@ -26,10 +26,9 @@ from harness.running.sampling import Sampling
 from harness.runs.schema import Model
 
 
-def run(config: BackendsConfig) -> int:
-    """Run it and leave its run directory; the exit status, as of the main job."""
-    source = find_model(config)
-    return recording(config, source.name, partial(measure, source=source), source.notices)
+def run(config: BackendsConfig, source: ModelSource) -> None:
+    """Run it and leave its run directory; raises as `recording` does."""
+    recording(config, source.name, partial(measure, source=source), source.notices)
 
 
 def measure(config: BackendsConfig, recorder: Recorder, source: ModelSource) -> None:

@@ -16,7 +16,7 @@ from harness.engine.engine import Engine, check_backend
 from harness.engine.generation import Completed, complete, warm_up
 from harness.engine.inengine import Outcome
 from harness.engine.options import EngineError, check_vllm
-from harness.experiments.cache.options import CacheConfig, find_model
+from harness.experiments.cache.options import CacheConfig
 from harness.experiments.prefill.end_to_end import PrefillTimer
 from harness.measure.budget import Budget
 from harness.measure.sampler import Series
@@ -32,11 +32,10 @@ TRIES = 20  # for each prompt of a batch, to begin as no other
 ARMS = (("reset", False), ("warm", False), ("reset", True))  # name, whether it is the control (A/A)
 
 
-def run(config: CacheConfig) -> int:
-    """Run it and leave its run directory; the exit status, as of the main job."""
-    source = find_model(config)
+def run(config: CacheConfig, source: ModelSource) -> None:
+    """Run it and leave its run directory; raises as `recording` does."""
     check_vllm(source)  # a refusal leaves no run behind
-    return recording(config, source.name, partial(measure, source=source), source.notices)
+    recording(config, source.name, partial(measure, source=source), source.notices)
 
 
 def measure(config: CacheConfig, recorder: Recorder, source: ModelSource) -> None:

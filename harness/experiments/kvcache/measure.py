@@ -21,7 +21,7 @@ from harness.engine.engine import EngineFacts
 from harness.engine.generation import Generated, blocks_needed, generating
 from harness.engine.inengine import Outcome
 from harness.engine.transformers_model import transformers_model
-from harness.experiments.kvcache.options import KVCacheConfig, find_model
+from harness.experiments.kvcache.options import KVCacheConfig
 from harness.measure.sampler import Series
 from harness.measure.timers import Step
 from harness.models import ModelSource
@@ -37,10 +37,9 @@ PAIRS = [(0, 1), (0, 2), (1, 2), (1, 3)]
 DTYPES = {"auto": "bfloat16", "half": "float16", "float": "float32"}
 
 
-def run(config: KVCacheConfig) -> int:
-    """Run it and leave its run directory; the exit status, as of the main job."""
-    source = find_model(config)
-    return recording(config, source.name, partial(measure, source=source), source.notices)
+def run(config: KVCacheConfig, source: ModelSource) -> None:
+    """Run it and leave its run directory; raises as `recording` does."""
+    recording(config, source.name, partial(measure, source=source), source.notices)
 
 
 def measure(config: KVCacheConfig, recorder: Recorder, source: ModelSource) -> None:

@@ -10,7 +10,7 @@ from functools import partial
 from harness import models, prompt
 from harness.analysis import stats
 from harness.experiments.memory.jobs import ENGINES, EngineName, Reading, plan, readings
-from harness.experiments.memory.options import MemoryConfig, find_model
+from harness.experiments.memory.options import MemoryConfig
 from harness.models import ModelSource
 from harness.running.recorder import Recorder, recording
 from harness.runs.record import Cell, Result, Status
@@ -18,10 +18,9 @@ from harness.runs.schema import Model
 from harness.units import ELEMENT_BYTES
 
 
-def run(config: MemoryConfig) -> int:
-    """Run it and leave its run directory; the exit status, as of the main job."""
-    source = find_model(config)
-    return recording(config, source.name, partial(measure, source=source), source.notices)
+def run(config: MemoryConfig, source: ModelSource) -> None:
+    """Run it and leave its run directory; raises as `recording` does."""
+    recording(config, source.name, partial(measure, source=source), source.notices)
 
 
 def measure(config: MemoryConfig, recorder: Recorder, source: ModelSource) -> None:

@@ -14,7 +14,7 @@ from harness.calls import capture
 from harness.config import RunConfig
 from harness.engine import prefills
 from harness.engine.engine import Engine, Prefill, Prompts, check_backend, check_room
-from harness.engine.options import EngineError
+from harness.engine.options import EngineError, check_vllm
 from harness.engine.ranks import RankDied, Ranks
 from harness.experiments.prefill import end_to_end
 from harness.experiments.prefill import other_engines as variants
@@ -32,18 +32,16 @@ EAGER = (
 NO_LAYER = "no layer of this model has a paged KV cache, so there is no layout"
 
 
-def run(config: RunConfig, source: models.ModelSource) -> int:
-    """Run the main job and leave its run directory; the exit status.
-
-    0: done. 1: it failed, the directory holds what was measured until then. 130: Ctrl-C, likewise.
-    """
+def run(config: RunConfig, source: models.ModelSource) -> None:
+    """Run the main job and leave its run directory; raises as `recording` does."""
+    check_vllm(source)  # a refusal leaves no run behind
 
     def job(config: RunConfig, recorder: Recorder) -> None:
         # vLLM's tensors may only be written to in inference mode.
         with torch.inference_mode():
             Job(config, source, recorder).run()
 
-    return recording(config, source.name, job, source.notices)
+    recording(config, source.name, job, source.notices)
 
 
 Plans = dict[int, list[list[int]]]  # each prompt's block ids by spread_k

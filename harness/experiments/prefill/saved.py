@@ -15,9 +15,9 @@ from harness.runs.schema import Model
 from harness.units import spaced
 
 
-def run(config: RunConfig) -> int:
-    """Replay the captures of `config.from_captures`; the exit status, as of the main job."""
-    return recording(config, f"captures in {config.from_captures}", replay)
+def run(config: RunConfig, source: None = None) -> None:
+    """Replay the captures of `config.from_captures`; raises as `recording` does."""
+    recording(config, f"captures in {config.from_captures}", replay)
 
 
 def replay(config: RunConfig, recorder: Recorder) -> None:
