@@ -3,7 +3,8 @@
     python -m tools.pages
 
 docs/benchmarks.md is made from benchmarks/results, in docs/architecture.md the floors are from the contract
-in pyproject.toml and from the first line of every room's docstring.
+in pyproject.toml and from the first line of every room's docstring, and in docs/run-directory.md the keys
+are from their schemas.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
+
+from tools import keys
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -49,8 +52,10 @@ def main() -> None:
 
 def pages() -> dict[Path, str]:
     """What every page that is made has to hold."""
-    architecture = ROOT / "docs" / "architecture.md"
+    architecture, directory = ROOT / "docs" / "architecture.md", ROOT / "docs" / "run-directory.md"
+    explained = with_part(directory.read_text(encoding="utf-8"), "run.json", keys.record_keys())
     return {
+        directory: with_part(explained, "summary.json", keys.summary_keys()),
         ROOT / "docs" / "benchmarks.md": benchmarks(),
         architecture: with_part(architecture.read_text(encoding="utf-8"), "floors", floors()),
     }
