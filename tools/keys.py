@@ -40,7 +40,8 @@ def _parts(model: type[Stored]) -> Iterator[tuple[str, type[Stored] | None]]:
 
 def _rows(model: type[Stored]) -> list[str]:
     """A row a key; the keys of an object, or of those in a list, are in the first row that has one."""
-    rows, first = [], {}
+    rows: list[str] = []
+    first: dict[type[Stored], str] = {}
     for key, kind in _parts(model):
         told = model.model_fields[key].description or (_about(kind)[:-1] if kind else "")
         if kind in first:
