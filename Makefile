@@ -24,7 +24,7 @@ study: $(INSTALLED)
 	@$(VENV)/bin/python -m study $(ARGS)
 
 docs: $(INSTALLED)
-	$(VENV)/bin/python -m tools.pages
+	$(VENV)/bin/python -m chores.pages
 
 test-versions:
 	@requirements/test-versions.sh $(VERSIONS)
@@ -33,6 +33,7 @@ lint: $(INSTALLED)
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
+	$(VENV)/bin/mypy benchmarks
 	$(VENV)/bin/lint-imports --no-logo
 
 lock:

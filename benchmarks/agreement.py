@@ -31,6 +31,7 @@ import random
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from common import ROOT, here, parser_of, report
@@ -109,10 +110,11 @@ def in_this_process(options: argparse.Namespace) -> list[Row]:
     from tools import do_bench, harness, nvbench
 
     names, trace, seed = options.calls or list(CALLS), not options.no_trace, options.seed
-    work = {
-        "events": lambda *call: harness(*call, OURS, "events", options.seconds, trace, seed),
-        "cupti": lambda *call: harness(*call, "this harness, cupti", "cupti", options.seconds, trace, seed),
-        "do_bench": lambda *call: do_bench(*call, options.seconds, trace),
+    cupti, seconds = "this harness, cupti", options.seconds
+    work: dict[str, Callable[[str, Placed], Row]] = {
+        "events": lambda call, at: harness(call, at, OURS, "events", seconds, trace, seed),
+        "cupti": lambda call, at: harness(call, at, cupti, "cupti", seconds, trace, seed),
+        "do_bench": lambda call, at: do_bench(call, at, seconds, trace),
     }
     shuffle = random.Random(seed)
     observations: list[Row] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 # Before anything heavy, so that the harness and tests.calls are found.
 import common  # noqa: F401
@@ -27,7 +28,7 @@ CALLS = {
 class Placed:
     """A call in a cache of its own, in one run and in SPREAD_K runs, with the engine's kernel to read it."""
 
-    def __init__(self, **shape: int) -> None:
+    def __init__(self, **shape: Any) -> None:
         call = make_call(**shape, block_size=16, device="cuda", fa_version=3)
         self.kernel = kernels.for_engine(call)
         self.placement = place(call, SPREAD_K)

@@ -36,7 +36,7 @@ def main() -> None:
                 parser.error(str(error))
         else:
             run = fresh_run(Path(folder) / "run", arguments[split + 1 :])
-        report("overhead", [row(run)], options.output, where=run.record())
+        report("overhead", [row(run)], options.output, where=run.record().model_dump(mode="json"))
 
 
 def fresh_run(folder: Path, job_options: list[str]) -> RunDirectory:
@@ -49,13 +49,13 @@ def fresh_run(folder: Path, job_options: list[str]) -> RunDirectory:
 def row(run: RunDirectory) -> dict[str, Any]:
     """The run's times."""
     record = run.record()
-    if not record.get("sampling_s"):
-        raise SystemExit(f"{run.path}: {record['status']}; only a finished run says how long it measured")
-    total, measuring = record["measuring_s"], record["sampling_s"]
+    if not record.sampling_s:
+        raise SystemExit(f"{run.path}: {record.status}; only a finished run says how long it measured")
+    total, measuring = record.measuring_s or 0.0, record.sampling_s
     timed_us = sum(sum(result.samples_us) + sum(result.warmup_us) for result in run.results())
     return {
-        "run": f"{record['model']['name']}/{record['config']['length']}",
-        "engine up s": record.get("engine_start_s"),
+        "run": f"{record.model.name}/{record.config['length']}",
+        "engine up s": record.engine_start_s,
         "after that s": total,
         "measuring s": measuring,
         "in timed calls s": timed_us / 1e6,

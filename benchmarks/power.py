@@ -12,6 +12,7 @@ series at 1% and 3%.
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 import numpy as np
 from common import report, sampling_parser
@@ -52,9 +53,10 @@ def measure(name: str, tiles: int, heads: int, options: argparse.Namespace) -> d
     found = []
     for n in range(options.series):
         # In the sampler's eyes the longer call is the fragmented arm.
+        arms: tuple[tuple[int, dict[str, Any]], ...] = ((1, {"one_run_for": 2}), (2, {}))
         results = [
             Result(Cell("kernel", "fa3", "vLLM FA3", "paged", k, 16, 0, "captured"), name, Status.OK, **more)
-            for k, more in ((1, {"one_run_for": 2}), (2, {}))
+            for k, more in arms
         ]
         short, long = sample(
             Series(results, list(steps)), timer, budget, n, monitor=monitor, precision_pct=options.precision

@@ -66,7 +66,7 @@ def results() -> list[Result]:
                     ("synthetic", RANDOM[1]) if alone and (batch, tokens) == RANDOM[0] else ("captured", None)
                 )
                 kind = (1 if alone else 0, 16, None, data)
-                cell = Cell(*names, arm, *kind, point)
+                cell = Cell(*names, arm, *kind, point)  # type: ignore[arg-type]
                 series = f"sdpa.math batch={batch} input={tokens}" if alone else arm
                 status, reason = LOST.get((arm, batch, tokens), (Status.OK, remark))
                 level = max(floor, slope * batch * tokens)

@@ -147,7 +147,7 @@ def _series(rng: np.random.Generator, k: int, layer: int, data: str) -> list[Res
     found.append(result("kernel", *ENGINE, "dense", 200.0))
     found.append(result("kernel", *ENGINE, "paged", 212.0 * factor))
     if k > 1:
-        one_run = {"spread_k": 1, "one_run_for": k}
+        one_run: dict[str, Any] = {"spread_k": 1, "one_run_for": k}
         found.append(result("kernel", *ENGINE, "paged", 212.0, **one_run))
         found.append(result("kernel", "flash_attn_with_kvcache", STAND_IN, "fragmented", 147.0, **one_run))
     found.append(result("kernel", *ENGINE, "paged", 212.0, spread_k=1, control=True))
@@ -194,7 +194,7 @@ def gpu_record() -> dict[str, Any]:
     """What run.json of a run on a GPU holds, where the prefill is partly host-bound."""
     busy = {"sampling": 0.02, "copies": 0.05, "other": 0.01}
     busy |= {"matrix products": 1.24, "norms, activations, rope": 0.41}
-    profile = [
+    profile: list[dict[str, Any]] = [
         {
             "arm": arm,
             "spread_k": k,

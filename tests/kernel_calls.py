@@ -84,7 +84,7 @@ def paged(kernel: Listed, call: AttentionCall, page_size: int) -> PagedKV:
     shape = (len(ids) + 1, call.num_kv_heads, page_size, 2 * call.head_dim)
     if kernel.label == "vLLM CPU":
         cache = call.key.new_zeros(shape)
-        kernel.kernel.write_cache(call, cache, slots)
+        kernel.kernel.write_cache(call, cache, slots)  # type: ignore[attr-defined]
     else:
         rows = call.key.new_full((shape[0] * page_size, shape[1], shape[3]), 1e4)
         rows[slots] = torch.cat([call.key, call.value], dim=-1)

@@ -124,7 +124,7 @@ def _kernels(
         engine = "flash_attn_varlen_func", f"vLLM FA{version}"
         add("kernel", *engine, "dense", dense)
         add("kernel", *engine, "paged", split if k > 1 else paged)
-        one_run = {"runs": 1, "one_run_for": k} if k > 1 else {}
+        one_run: dict[str, Any] = {"runs": 1, "one_run_for": k} if k > 1 else {}
         if k > 1:
             add("kernel", *engine, "paged", paged, **one_run)
         add("kernel", *engine, "paged", paged, control=True, **one_run)

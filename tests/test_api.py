@@ -170,7 +170,8 @@ class TestRun:
         found: list[object] = []
         ran: list[object] = []
         with_model = replace(
-            toy_experiment.EXPERIMENT, find_model=lambda config: found.append(config) or "it"
+            toy_experiment.EXPERIMENT,
+            find_model=lambda config: found.append(config) or "it",  # type: ignore
         )
         monkeypatch.setitem(EXPERIMENTS, "toy", with_model)
         monkeypatch.setattr(toy_experiment, "run", lambda config, source: ran.append(source))

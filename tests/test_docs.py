@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
+from chores import pages
 from harness.experiments.prefill.summary import summarise
 from tests import fixtures
-from tools import pages
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [

@@ -8,6 +8,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -210,7 +211,7 @@ def test_a_vllm_that_does_not_load_is_one_problem(tmp_path, text, words):
 def test_without_vllm_it_says_so_in_a_line(monkeypatch, capsys):
     from harness import doctor as module
 
-    absent = module.find_spec
+    absent = find_spec
     monkeypatch.setattr(module, "find_spec", lambda name: None if name == "vllm" else absent(name))
     module._broken.cache_clear()
     try:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,11 @@ class Installed:
 
     def __call__(self, *options: object) -> subprocess.CompletedProcess[str]:
         """Run the console script."""
-        command = [sys.executable, self.target / "bin" / "prefill-layout-harness", *map(str, options)]
+        command: list[Any] = [
+            sys.executable,
+            self.target / "bin" / "prefill-layout-harness",
+            *map(str, options),
+        ]
         environment = os.environ | {"PYTHONPATH": str(self.target)}
         return subprocess.run(command, cwd=self.elsewhere, env=environment, capture_output=True, text=True)
 

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from harness.analysis.figures import cell_row
 from harness.config import Common, fields
+from harness.config.defaults import DeviceKind
 from harness.config.errors import refuse
 from harness.config.fields import Count
 from harness.experiments import Experiment
@@ -31,7 +32,7 @@ class ToyConfig(Common):
     sizes: Annotated[list[Count], Field(min_length=1)] = Field([10, 100], description="numbers to add up")
 
 
-def resolve(config: ToyConfig, device_kind: fields.DeviceKind) -> ToyConfig:
+def resolve(config: ToyConfig, device_kind: DeviceKind) -> ToyConfig:
     """Fill in what all experiments have, and check it."""
     resolved = fields.resolve_common(config, device_kind, "toy")
     refuse(fields.common_problems(resolved, device_kind))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -59,7 +61,7 @@ def test_a_gather_reads_and_writes():
     assert work.gather_bytes([128], 2, 64, 2, tensors=3) == 2 * (3 * 128 * 2 * 64 * 2)
 
 
-RECORD = {
+RECORD: dict[str, Any] = {
     "status": "finished",
     "model": {"num_heads": 12, "num_kv_heads": 12, "head_dim": 64, "dtype": "bfloat16"},
     "config": {"length": 4096},

@@ -47,7 +47,7 @@ def plans(engine, asked):
     taken = {block for ids in one_run for block in ids}
     rest = [block for block in free if block not in taken]
     return {1: one_run} | {
-        k: layout.plan_batch(blocks, settings.runs(k), rest, seed=k, gap=gap)
+        k: layout.plan_batch(blocks, settings.runs(k), rest, seed=k, gap=gap)  # type: ignore[arg-type]
         for k, gap in ((2, "shuffled"), (3, "scattered"), (4, "shuffled"))
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from dataclasses import replace
+from typing import Any
 
 import psutil
 import pytest
@@ -50,9 +51,10 @@ def prefilled(engine, length, block_size):
 
 
 def test_an_engine_finds_nothing_of_the_one_before(tiny_gpt2):
-    process, variables, functions = psutil.Process(), {}, ()
+    process, functions = psutil.Process(), ()
+    variables: dict[str, str] = {}
     others = process.children(recursive=True)  # of tests before this one
-    found = {}
+    found: dict[tuple[int, int], Any] = {}
     for length, block_size in [*SIZES, SIZES[0]]:
         with start(tiny_gpt2, length, block_size) as engine:
             assert engine.settings.max_num_batched_tokens == length + 1

@@ -6,12 +6,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from harness.config import load
 from harness.experiments.backends.measure import run
-from harness.experiments.backends.options import BackendsConfig, resolve
+from harness.experiments.backends.options import BackendsConfig, find_model, resolve
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -82,14 +83,18 @@ def test_a_call_is_captured_whole_where_the_batch_takes_several_steps(tiny_gpt2,
 
 def test_attention_alone_that_does_not_fit_is_oom(tiny_gpt2, tmp_path):
     """With 256 MiB more of the GPU for this process: the engine that captures is another."""
-    options = {"model": str(tiny_gpt2), "attention_backends": ["sdpa.math"], "batch_sizes": [1, 512]}
+    options: dict[str, Any] = {
+        "model": str(tiny_gpt2),
+        "attention_backends": ["sdpa.math"],
+        "batch_sizes": [1, 512],
+    }
     options |= {"input_lens": [120], "repeats": 6, "quiet": True, "gpu_memory_utilization": 0.2}
     config = resolve(load(BackendsConfig, options | {"output_dir": tmp_path}), "cuda")
     whole = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**28) / whole)
     try:
-        assert run(config) == 0
+        run(config, find_model(config))
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     rows = json.loads((tmp_path / "summary.json").read_text())["cells"]

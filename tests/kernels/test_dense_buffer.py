@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -9,7 +11,13 @@ from harness.calls.shape import AttentionShape
 from harness.kernels import dense_buffer, reference
 from harness.replay import random_call
 
-SMALL = {"batch_size": 1, "num_heads": 4, "num_kv_heads": 2, "head_dim": 16, "dtype": "float32"}
+SMALL: dict[str, Any] = {
+    "batch_size": 1,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "head_dim": 16,
+    "dtype": "float32",
+}
 
 
 def blocks_of(**options):

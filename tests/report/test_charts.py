@@ -137,7 +137,7 @@ def test_every_plot_is_readable_has_a_name_of_its_own_and_does_not_change(run: s
 
 
 def test_matplotlib_draws_points_intervals_crosses_rings_and_bands() -> None:
-    (axes,) = drawn(LINES).axes
+    axes: Any = drawn(LINES).axes[0]
     data = [str([[float(v) for v in values] for values in line.get_data()]) for line in axes.get_lines()]
     assert "[[1.0, 2.0, 4.0], [10.0, nan, 12.0]]" in data
     assert "[[1.0, 1.0], [8.0, 12.0]]" in data  # the interval
@@ -160,7 +160,7 @@ def test_matplotlib_draws_points_intervals_crosses_rings_and_bands() -> None:
 
 
 def test_matplotlib_draws_bars_where_they_begin_with_intervals_and_marks() -> None:
-    (axes,) = drawn(BARS).axes
+    axes: Any = drawn(BARS).axes[0]
     bars = [(bar.get_x(), bar.get_width()) for bar in axes.patches]
     assert {(0, 60), (60, 30), (60, 20), (55, 10), (80, 20)} <= {*bars}
     assert [text.get_text() for text in axes.get_yticklabels()] == ["whole", "step", "lost: out_of_memory"]

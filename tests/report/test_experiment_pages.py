@@ -15,8 +15,9 @@ import pytest
 from harness import report
 from harness.config import load
 from harness.experiments import EXPERIMENTS
-from harness.experiments.prefill.kernel_tables import ms
+from harness.report.document import Companion
 from harness.report.page import companion, facts
+from harness.report.tables import ms
 from harness.runs.record import Result
 from harness.sweep import view as sweep
 from harness.units import counted
@@ -42,7 +43,9 @@ def page_of(name: str, results: list[Result], **changes: Any) -> tuple[str, Row]
     view = report.view_of(record)
     summary = view.summarise(record, results)
     sheets = report.charts(record, summary, results)
-    return companion.page(view.document(record, summary), summary, sheets), summary
+    document = view.document(record, summary)
+    assert isinstance(document, Companion)
+    return companion.page(document, summary, sheets), summary
 
 
 @pytest.fixture(scope="module")

@@ -166,7 +166,7 @@ def test_of_many_requests_some_are_drawn_and_the_rest_is_counted() -> None:
 
 
 def test_a_batch_has_its_requests_on_the_page() -> None:
-    row = {"request": 0, "count": 3, "length": 70, "blocks": 3, "spread_k": 3, "layer": 0}
+    row: Row = {"request": 0, "count": 3, "length": 70, "blocks": 3, "spread_k": 3, "layer": 0}
     row |= {"kernel": "a_kernel", "provider": "vLLM", "dense_us": 11.0, "one_run_us": 12.5, "paged_us": 13.5}
     row |= {"delta_us": 1.0, "delta_pct": 8.0, "ci95_pct": [7.0, 9.0], "verdict": "slower"}
     row |= {"n": 12, "status": "ok", "reason": None}

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from harness import device
+from harness.calls import headers
 from harness.calls.headers import CaptureShapes
 from harness.config import ConfigError, RunConfig, resolve
 from harness.experiments import starting
@@ -30,7 +31,7 @@ def started(config: RunConfig, **facts: Any) -> dict[str, Any]:
 
 def result(series: str, arm: str, size: int = 2, **fields: Any) -> Result:
     cell = Cell("kernel", "flash_attn_func", "flash-attn 2.8.3", arm, 4, 16, 0, "captured")
-    return replace(Result(cell, series, Status.OK, [1.0], series_size=size), **fields)
+    return replace(Result(cell, series, Status.OK, samples_us=[1.0], series_size=size), **fields)
 
 
 def test_how_long_and_how_it_is_looked_at_may_change(tmp_path):
@@ -60,7 +61,7 @@ def test_an_option_the_record_does_not_know_differs_only_if_it_is_used():
 
 def test_a_replay_of_captures_goes_on(tmp_path, monkeypatch):
     """Both the record and the command line have the captures' length and block size."""
-    monkeypatch.setattr(starting.headers, "read_shapes", lambda folder: CaptureShapes((640,), 64, (0,)))
+    monkeypatch.setattr(headers, "read_shapes", lambda folder: CaptureShapes((640,), 64, (0,)))
     folder = tmp_path / "captures"
 
     def configured(**more: Any) -> RunConfig:

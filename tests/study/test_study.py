@@ -62,10 +62,10 @@ def numbers(value: Any) -> Iterator[float]:
 
 
 def test_every_figure_on_the_page_is_in_a_summary(study: Path, text: str) -> None:
-    known = set()
+    known: set[float] = set()
     for file in study.glob("data/*/*/summary.json"):
         known.update(numbers(json.loads(file.read_text())))
-    derived = set()  # the one thing that the page computes
+    derived: set[float] = set()  # the one thing that the page computes
     for gather in findings.gathers(points.read(study / "data")[0]):
         derived.update(filter(None, (gather.uses, *(gather.uses_ci95 or ()))))
     without_versions = "\n".join(line for line in text.splitlines() if "NVIDIA" not in line)
@@ -191,7 +191,10 @@ def test_devices_are_drawn_on_one_scale(tmp_path: Path, monkeypatch: pytest.Monk
     assert one.axes[0].get_ylim()[1] > 9
     keys = [figure.legends[0] for figure in (one, two)]
     colours = [
-        {text.get_text(): line.get_color() for text, line in zip(key.texts, key.legend_handles, strict=True)}
+        {
+            text.get_text(): line.get_color()  # type: ignore[attr-defined]
+            for text, line in zip(key.texts, key.legend_handles, strict=True)
+        }
         for key in keys
     ]
     assert colours[0]["4096 tokens"] == colours[1]["4096 tokens"] != colours[0]["512 tokens"]
@@ -239,7 +242,7 @@ def test_of_kernels_alike_the_one_with_most_pairs_counts(study: Path) -> None:
 def test_the_sentence_fits_what_was_found(study: Path, effects: list[Effect], sentence: str) -> None:
     point = next(p for p in points.read(study / "data")[0] if (p.shape, p.block_size) == ("gpt2", 16))
     found = [findings.Finding(point, 8, effect) for effect in effects]
-    told = page.environment().get_template("sentences.md.j2").module.verdict_on
+    told = page.environment().get_template("sentences.md.j2").module.verdict_on  # type: ignore[attr-defined]
     assert sentence in " ".join(told(found, "Kernel", "scrambling", True).split())
 
 
@@ -260,7 +263,8 @@ def test_the_plan_s_points_and_times_are_those_of_its_files() -> None:
 
 
 def test_a_later_run_of_a_point_takes_its_place(tmp_path: Path) -> None:
-    data, kernel = tmp_path / "data", {"model": "gpt2-1-layer", "spread_k": (1, 4)}
+    data = tmp_path / "data"
+    kernel: dict[str, Any] = {"model": "gpt2-1-layer", "spread_k": (1, 4)}
     for name, day, paging in (("new", 5, 3.0), ("old", 4, 9.0)):
         write_run(tmp_path / name, started=f"2026-01-0{day}T00:00:00+00:00", paging_pct=paging, **kernel)
     said = list(collect.collect([tmp_path / "new", tmp_path / "old"], data))
@@ -271,7 +275,8 @@ def test_a_later_run_of_a_point_takes_its_place(tmp_path: Path) -> None:
 
 
 def test_a_run_that_failed_gives_way_to_one_that_did_not(tmp_path: Path) -> None:
-    data, point = tmp_path / "data", {"model": "gpt2-1-layer", "spread_k": (1, 4)}
+    data = tmp_path / "data"
+    point: dict[str, Any] = {"model": "gpt2-1-layer", "spread_k": (1, 4)}
     write_run(tmp_path / "failed", status="failed", started="2026-02-01T00:00:00+00:00", **point)
     write_run(tmp_path / "finished", **point)
     for name, kept in (("failed", (0, 1)), ("finished", (1, 0)), ("failed", (1, 0))):

@@ -229,7 +229,8 @@ def test_ray_runs_a_point_and_brings_its_end_back(tmp_path):
     from harness.sweep.cluster import RayCluster
 
     (tmp_path / process.OPTIONS).write_text("length: 0")
-    ends, stop = [], threading.Event()
+    stop = threading.Event()
+    ends: list[tuple[int, process.Ended]] = []
     cluster = RayCluster("local")
     try:
         tasks = [Task(0, tmp_path, 1), Task(1, tmp_path / "elsewhere", 1)]
@@ -253,7 +254,8 @@ def test_a_point_on_ray_is_interrupted_and_keeps_what_it_has(tiny_gpt2, tmp_path
     (tmp_path / process.OPTIONS).write_text(
         f"{{model: {tiny_gpt2}, length: 100, block_size: 32, enforce_eager: true, repeats: 9999}}"
     )
-    ends, stop = [], threading.Event()
+    stop = threading.Event()
+    ends: list[process.Ended] = []
 
     def stop_once_it_measures():
         record = tmp_path / "run.json"

@@ -11,7 +11,7 @@ import pytest
 from harness.__main__ import main
 from harness.experiments.prefill.summary import summarise
 from harness.report.tables import WIDTH
-from harness.sweep import read
+from harness.sweep import read, summary
 from harness.sweep import view as sweep
 from tests import fixtures
 from tests.sweep_fixtures import DATA, DIED, record, texts, write
@@ -81,7 +81,7 @@ def test_figures_of_a_run_that_did_not_end_do_not_count(tmp_path):
     name = record()["points"][0]["name"]
     run = tmp_path / name / "run.json"
     run.write_text(run.read_text().replace('"finished"', '"running"', 1))
-    assert sweep.summarise(read(tmp_path), tmp_path)["points"][0]["attribution"] is None
+    assert summary.summarise(read(tmp_path), tmp_path)["points"][0]["attribution"] is None
 
 
 def test_what_varies_is_in_columns_or_over_them_whatever_it_is(made):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from harness.runs.record import Result, Status
@@ -70,7 +72,7 @@ class TestBreakEven:
             kernel("flash_attn_with_kvcache fragmented", 110.0, layer, block_size=256)
             for layer in range(LAYERS)
         ]
-        gqa = {"status": Status.UNSUPPORTED, "reason": "GQA", "samples_us": []}
+        gqa: dict[str, Any] = {"status": Status.UNSUPPORTED, "reason": "GQA", "samples_us": []}
         for name in ("flash_attn_qkvpacked_func contiguous", "gather_qkv"):
             more += [kernel(name, 0, layer, **gqa) for layer in range(LAYERS)]
         found = made(prefills() + replay() + more)

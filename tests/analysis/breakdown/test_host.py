@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from harness.analysis.breakdown.host import judged
@@ -41,7 +43,7 @@ class TestHostBound:
     def test_an_interval_across_a_limit_tells_nothing(
         self, added_us: float, planted: list[float], busy_ms: float | None, verdict: str
     ) -> None:
-        wide = {"planted_ms": {"ms": 1.0, "ci95_ms": planted}}
+        wide: dict[str, Any] = {"planted_ms": {"ms": 1.0, "ci95_ms": planted}}
         wide["profile"] = [profile("engine", 6, busy_ms=busy_ms)] if busy_ms else []
         found = made(prefills({("spin", 1): added_us}), wide)
         host = found["host_bound"]

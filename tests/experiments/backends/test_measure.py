@@ -12,7 +12,8 @@ import pytest
 from harness.config import ConfigError, load
 from harness.experiments.backends.engine import BackendEngine
 from harness.experiments.backends.measure import run
-from harness.experiments.backends.options import BackendsConfig, resolve
+from harness.experiments.backends.options import BackendsConfig, find_model, resolve
+from harness.runs.store import Interrupted
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -133,7 +134,9 @@ def test_a_run_that_is_interrupted_ahead_of_sampling_keeps_what_does_not_fit(
     options = {"model": str(tiny_gpt2), "enforce_eager": True, "batch_sizes": [1, 64], "input_lens": [1, 90]}
     options |= {"attention_backends": ["CPU_ATTN"], "block_size": 32, "num_gpu_blocks_override": 9}
     options |= {"quiet": True, "output_dir": tmp_path}
-    assert run(resolve(load(BackendsConfig, options), "cpu")) == 130
+    config = resolve(load(BackendsConfig, options), "cpu")
+    with pytest.raises(Interrupted):
+        run(config, find_model(config))
     cells = cells_of(tmp_path)
     lost = cells.pop(("CPU_ATTN", 64, 1))
     assert (lost["status"], lost["reason"]) == ("out_of_memory", "its KV cache takes 64 blocks, there are 8")
@@ -148,7 +151,7 @@ def test_the_first_backend_that_runs_has_a_second_engine(tiny_gpt2, tmp_path):
     config = resolve(load(BackendsConfig, options), "cpu")
     # The command line does not take the first one on a CPU.
     config = config.model_copy(update={"attention_backends": ["TRITON_ATTN", "CPU_ATTN"]})
-    assert run(config) == 0
+    run(config, find_model(config))
     summary = json.loads((tmp_path / "summary.json").read_text())
     found = {(row["backend"], row["status"], row["n"]) for row in summary["cells"]}
     assert found == {("TRITON_ATTN", "unsupported", 0), ("CPU_ATTN", "ok", 6)}

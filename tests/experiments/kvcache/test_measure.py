@@ -214,7 +214,7 @@ def test_a_run_that_a_batch_system_ends_keeps_the_steps_and_the_memory_of_its_ge
         assert job.stderr is not None
         said = b""
         while not re.search(rb"generations: [1-9]\d*it", said):
-            more = job.stderr.read1()
+            more = job.stderr.read1()  # type: ignore[attr-defined]
             assert more, said.decode()[-3000:]
             said += more
         job.send_signal(signal.SIGTERM)

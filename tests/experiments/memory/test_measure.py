@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,7 @@ def read(done):
     for result in RunDirectory.open(done[1]).results():
         assert (result.status, result.reason) == (Status.OK, None)
         figures = {name: values[0] for name, values in result.readings.items()}
-        found[result.cell.arm][result.cell.at("moment")] = figures
+        found[result.cell.arm][str(result.cell.at("moment"))] = figures
     return found
 
 
@@ -182,7 +183,7 @@ def test_a_process_that_is_killed_leaves_a_reason_for_all_that_it_did_not_reach(
 def test_a_model_that_does_not_load_is_said_at_every_stage_that_follows(tiny_gpt2, tmp_path):
     config = configured(tiny_gpt2)
     (tmp_path / "config.json").write_text("{}")
-    source = models.replace(find_model(config), path=tmp_path)
+    source = replace(find_model(config), path=tmp_path)
     found = list(readings("transformers", config, source, [5] * 100))
     assert [reading.status for reading in found] == [Status.OK] + [Status.ERROR] * (len(found) - 1)
     assert [reading.stage for reading in found] == plan("transformers", LENGTHS)

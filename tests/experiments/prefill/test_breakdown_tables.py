@@ -50,7 +50,7 @@ def scaled(factor: float) -> list[Result]:
 
 
 def failed(arm: str) -> list[Result]:
-    lost = {"status": Status.ERROR, "reason": "no such operator", "samples_us": []}
+    lost: Row = {"status": Status.ERROR, "reason": "no such operator", "samples_us": []}
     return [
         replace(r, **lost) if (r.cell.stage, r.cell.arm) == ("end_to_end", arm) else r
         for r in fixtures.gpu_results()

@@ -35,6 +35,7 @@ def tables_of(run: RunDirectory, results: list[Result]) -> Tables:
 
 def test_the_frozen_run_gives_exactly_the_expected_texts(run: RunDirectory) -> None:
     tables = report.write(run)
+    assert isinstance(tables, Tables)
     screen = "\n\n".join([tables.screen_table(k) for k in (1, 2, 4, 8)] + [tables.screen_summary()])
     assert screen + "\n" == (DATA / "screen.txt").read_text(encoding="utf-8")
     assert run.tables_path.read_text(encoding="utf-8") == (DATA / "tables.md").read_text(encoding="utf-8")
@@ -64,7 +65,7 @@ def test_the_screen_is_80_columns_wide(run: RunDirectory) -> None:
 
 
 def test_every_table_has_the_three_functions_and_a_core_diff(run: RunDirectory) -> None:
-    text = report.write(run).screen_table(4)
+    text = tables_of(run, run.results()).screen_table(4)
     assert text.startswith("Comparison Results (spread=4)\n")
     for function in ("flash_attn_func", "flash_attn_qkvpacked_func", "flash_attn_with_kvcache"):
         assert re.search(rf"^{function} \(SDPA stand-in \[1\]\)\nContiguous .*\nNon-contiguous ", text, re.M)

@@ -80,7 +80,7 @@ def test_an_engine_that_is_not_what_was_asked_for_is_told_from_one_that_differs_
 
 @pytest.mark.parametrize("block_size", [16, 128, 256])
 def test_the_kv_cache_holds_the_prompt_twice_at_every_block_size(block_size: int) -> None:
-    shape = {"num_layers": 3, "num_heads": 2, "num_kv_heads": 2, "head_dim": 64}
+    shape: dict[str, Any] = {"num_layers": 3, "num_heads": 2, "num_kv_heads": 2, "head_dim": 64}
     source: Any = Shape(positions="rotary", max_positions=None, **shape)
     for length in (1, 100, 256, 4097):
         size = variants.kv_cache_bytes(RunConfig(length=length), source, "bfloat16", 256)
@@ -137,7 +137,7 @@ def test_a_verdict_allows_for_what_two_engines_of_one_configuration_differ_by() 
 
 
 def test_an_engine_that_died_keeps_what_it_gave_but_gets_no_verdict() -> None:
-    died = {"status": Status.ERROR, "reason": "the engine's process ended with SIGKILL"}
+    died: dict[str, Any] = {"status": Status.ERROR, "reason": "the engine's process ended with SIGKILL"}
     results = [
         replace(r, samples_us=r.samples_us[:8], **died) if r.cell.variant == "block_size=64" else r
         for r in variant_results()

@@ -1,6 +1,6 @@
 """Pages and parts of pages that are made from something else: `make docs` writes them.
 
-    python -m tools.pages
+    python -m chores.pages
 
 docs/benchmarks.md is made from benchmarks/results, in docs/architecture.md the floors are from the contract
 in pyproject.toml and from the first line of every room's docstring, and in docs/run-directory.md the keys
@@ -18,7 +18,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from tools import keys
+from chores import keys
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
