@@ -10,7 +10,7 @@ from harness.config.kernel_names import Look
 from harness.report.charts.spec import INK, Axis, Key, Line, Point, Tip
 from harness.report.rows import Row, most_runs, needs_gather, total_us
 from harness.report.tables import ms
-from harness.report.tips import MEDIAN_DIGITS, Tips
+from harness.report.tips import MEDIAN_DIGITS, Tips, lost
 
 DASHED_ARMS = ("fragmented", "paged")
 ARM_NAMES = {"fragmented": "non-contiguous", "paged": "paged, k runs"}
@@ -67,6 +67,21 @@ def arm_lines(
 def arm_name(row: Row) -> str:
     """A row's kernel, whose it is, and its arm."""
     return f"{row['kernel']} ({row['provider']}), {row['arm']}, spread_k = {row['spread_k']}"
+
+
+def lost_arms(rows: Sequence[Row]) -> str:
+    """Which arms lack figures at which spread_k and why; an arm that failed alike everywhere once."""
+    by_arm: dict[str, list[Row]] = {}
+    for row in rows:
+        name = f"{row['kernel']}, {ARM_NAMES.get(row['arm'], row['arm'])}"
+        by_arm.setdefault(name, []).append(row)
+    named: list[tuple[str, Row]] = []
+    for name, of_arm in by_arm.items():
+        if not any(row["n"] for row in of_arm) and len({row["status"] for row in of_arm}) == 1:
+            named.append((name, of_arm[0]))
+        else:
+            named += [(f"{name}, spread_k = {row['spread_k']}", row) for row in within_limit(of_arm)]
+    return lost(named)
 
 
 def _with_gather(row: Row) -> Point:

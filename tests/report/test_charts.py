@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from harness import report
+from harness.__main__ import main
 from harness.config.kernel_names import KERNELS
 from harness.report.charts import mpl, svg
 from harness.report.charts.spec import (
@@ -32,6 +34,8 @@ from harness.report.charts.spec import (
     Sheet,
     Tip,
 )
+from harness.runs.schema import RunRecord
+from harness.runs.store import RunDirectory
 from tests import backends_run, cache_run, fixtures, kernels_run, kvcache_run, memory_run
 
 HOSTILE = r"a $\frac{b}{$ <c> & \alpha_1^2"  # neither a formula nor markup
@@ -106,11 +110,10 @@ def drawn(*charts: Lines | Bars) -> Figure:
 
 def assert_no_text_is_hidden(sheet: Sheet) -> None:
     """No text of its figure lies on another or outside."""
-    with matplotlib.rc_context(mpl.STYLE):
-        figure = mpl.draw(sheet)
-        assert figure is not None
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()
+    figure = mpl.draw(sheet)
+    assert figure is not None
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
     texts = [text for text in figure.findobj(matplotlib.text.Text) if text.get_text() and text.get_visible()]
     boxes = [(text.get_text(), text.get_window_extent()) for text in texts]
     width, height = canvas.get_width_height()
@@ -134,6 +137,22 @@ def test_every_plot_is_readable_has_a_name_of_its_own_and_does_not_change(run: s
         before = (tmp_path / f"{sheet.name}.svg").read_bytes()
         mpl.write(sheet, tmp_path)
         assert (tmp_path / f"{sheet.name}.svg").read_bytes() == before
+
+
+def test_a_kernel_that_no_list_names_goes_all_the_way(tmp_path: Path, capsys: Any) -> None:
+    """As in a run that another version has stored."""
+    name = r"my-$\frac{"
+    for folder in "ab":
+        run = RunDirectory.create(tmp_path / folder)
+        run.write_record(RunRecord.parse(kernels_run.record()))
+        named = [r for r in kernels_run.results() if r.cell.kernel == "flash_attn_func"]
+        run.append(replace(r, cell=replace(r.cell, kernel=name)) for r in named)
+        assert main(["report", str(run.path)]) == 0
+        assert f"{name}, non-contiguous" in run.page_path.read_text(encoding="utf-8")
+        assert f"{name}, non-contiguous" in (run.plots_path / "kernels.svg").read_text(encoding="utf-8")
+    capsys.readouterr()
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    assert name in capsys.readouterr().out
 
 
 def test_matplotlib_draws_points_intervals_crosses_rings_and_bands() -> None:
@@ -175,21 +194,21 @@ def test_names_are_no_formulae(tmp_path: Path) -> None:
     _, image = mpl.write(Sheet("hostile", HOSTILE, [LINES, BARS]), tmp_path)
     shown = image.read_text(encoding="utf-8")
     assert shown.count(r"a $\frac{b}{$ &lt;c&gt; &amp; \alpha_1^2") == 3  # title, panel, legend
-    html = svg.draw(LINES)
-    assert r"<figcaption>a $\frac{b}{$ &lt;c&gt; &amp; \alpha_1^2</figcaption>" in html
-    assert "<c>" not in html
+    shown = svg.draw(LINES)
+    assert r"<figcaption>a $\frac{b}{$ &lt;c&gt; &amp; \alpha_1^2</figcaption>" in shown
+    assert "<c>" not in shown
 
 
 def test_the_page_draws_marks_intervals_crosses_rings_and_bands() -> None:
-    html = svg.draw(LINES)
-    tips = re.findall(r'data-tip="([^"]*)"', html)
+    shown = svg.draw(LINES)
+    tips = re.findall(r'data-tip="([^"]*)"', shown)
     assert tips == ["first at 1", "first at 2: out_of_memory", "first at 4", "other"]
-    assert 'data-samples="9 10 11" data-unit="ms"' in html
-    assert html.count('class="whisker"') == 1
-    assert html.count(svg.MARKERS["ring"]) == html.count(svg.MARKERS["cross"]) == 2  # one in the legend
-    assert html.count('class="band"') == 2
-    assert html.count("<li>") == 7
-    assert "Not measured: nowhere." in html
+    assert 'data-samples="9 10 11" data-unit="ms"' in shown
+    assert shown.count('class="whisker"') == 1
+    assert shown.count(svg.MARKERS["ring"]) == shown.count(svg.MARKERS["cross"]) == 2  # one in the legend
+    assert shown.count('class="band"') == 2
+    assert shown.count("<li>") == 7
+    assert "Not measured: nowhere." in shown
     bars = svg.draw(BARS)
     assert re.findall(r'data-tip="([^"]*)"', bars) == ["a", "b", "c", "guess"]
     assert bars.count('class="band"') == 2

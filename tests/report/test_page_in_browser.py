@@ -48,7 +48,7 @@ def test_every_figure_is_drawn_and_nothing_sticks_out(
         assert tab.locator("figure").count() >= 8
         assert tab.locator("figure:not(:has(.mark))").count() == 0
         for box in tab.evaluate(
-            "[...document.querySelectorAll('.mark')].map(m => m.getBoundingClientRect())"
+            "[...document.querySelectorAll('.mark, .drawing text')].map(m => m.getBoundingClientRect())"
         ):
             assert box["width"] > 0
             assert box["height"] > 0

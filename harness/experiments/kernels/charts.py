@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from harness.analysis.rows import select
 from harness.config.kernel_names import WITHOUT_TABLE, looks
 from harness.experiments.kernels.view import ARMS, inputs, kernels_of, spreads_of, whose
-from harness.report.arms import ARM_NAMES, arm_key, arm_lines, spread_axis, within_limit
+from harness.report.arms import arm_key, arm_lines, lost_arms, spread_axis
 from harness.report.charts.spec import Axis, Band, Line, Lines, Sheet
 from harness.report.rows import Row, change
-from harness.report.tips import Tips, contrast_point, lost
+from harness.report.tips import Tips, contrast_point
 from harness.units import counted
 
 
@@ -69,24 +70,13 @@ def _differences(summary: Row) -> Lines:
 
 
 def _times(summary: Row, tips: Tips) -> Lines:
-    lines, named = [], []
     look_of = looks(kernels_of(summary))
-    for kernel in kernels_of(summary):
-        for arm in ARMS:
-            rows = [row for row in summary["cells"] if (row["kernel"], row["arm"]) == (kernel, arm)]
-            lines += arm_lines(rows, look_of, tips)
-            named += _named(f"{kernel}, {ARM_NAMES.get(arm, arm)}", within_limit(rows))
+    arms = [(kernel, arm) for kernel in kernels_of(summary) for arm in ARMS]
+    by_arm = [select(summary["cells"], kernel=kernel, arm=arm) for kernel, arm in arms]
     return Lines(
         "Time of a call",
         spread_axis(spreads_of(summary)),
         Axis("ms per call, with 95% intervals; the axis does not start at zero"),
-        lines,
-        note=lost(named),
+        [line for rows in by_arm for line in arm_lines(rows, look_of, tips)],
+        note=lost_arms([row for rows in by_arm for row in rows]),
     )
-
-
-def _named(name: str, rows: list[Row]) -> list[tuple[str, Row]]:
-    """The rows of an arm by their names; one of them if all failed alike."""
-    if not any(row["n"] for row in rows) and len({row["status"] for row in rows}) == 1:
-        return [(name, rows[0])]
-    return [(f"{name}, spread_k = {row['spread_k']}", row) for row in rows]

@@ -66,9 +66,13 @@ def _costs(summary: Row, account: Row) -> Bars:
 
 
 def _cost_label(row: Row, account: Row) -> str:
-    share = "" if row["pct"] is None else f", {percent(row['pct'], row['ci95_pct'])}"
-    added = interval_of(row["ms"], None, decimals(account), unit=" ms")
-    return f"{_name(row)}: {added}{share}, {row['verdict']}"
+    of_prefill = row["pct"] is not None
+    cost = percent(row["pct"], row["ci95_pct"]) if of_prefill else f"{_added(row, account)} ms"
+    return f"{_name(row)}: {cost}, {row['verdict']}"
+
+
+def _added(row: Row, account: Row) -> str:
+    return f"{row['ms']:+.{decimals(account)}f}"
 
 
 def _cost(row: Row, start: float, account: Row) -> Part:
@@ -80,7 +84,7 @@ def _cost(row: Row, start: float, account: Row) -> Part:
         f"n = {counted(row['n'], 'pair')}",
         *([row["reason"]] if row["reason"] else []),
     ]
-    return Part(row["ms"], Key("", colour), Tip(lines), _from(start, row))
+    return Part(row["ms"], Key("", colour), Tip(lines), _from(start, row), _added(row, account))
 
 
 def _predicted(row: Row, start: float, account: Row) -> Dot:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness import batch
 from harness.config.kernel_names import FUNCTIONS, looks
-from harness.report.arms import ENGINE_LOOK, arm_key, arm_lines, spread_axis
+from harness.report.arms import ENGINE_LOOK, arm_key, arm_lines, lost_arms, spread_axis
 from harness.report.charts.spec import Axis, Band, Key, Line, Lines, Point, Sheet
 from harness.report.rows import Mean, Row
 from harness.report.tips import Tips, lost, lost_point
@@ -67,25 +67,12 @@ def _kernels(mean: Mean, tips: Tips) -> Lines:
         lines,
         [band for kernel in mean.engine_kernels() for band in _noise_floor(mean, kernel)],
         note="Non-contiguous, of a function without a block table: the kernel after a gather, which is not "
-        "counted. Dense and paged differ in their code, not in their layout alone. " + _lost_arms(all_rows),
+        "counted. Dense and paged differ in their code, not in their layout alone. " + lost_arms(all_rows),
     )
 
 
 def _to_one_run(mean: Mean, row: Row) -> Row | None:
     return mean.contrast(row["kernel"], f"{row['arm']}@1", row["arm"], row["spread_k"])
-
-
-def _lost_arms(rows: list[Row]) -> str:
-    """Which arms lack figures, once each status."""
-    by_arm: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        by_arm.setdefault((row["kernel"], row["arm"]), []).append(row)
-    named = []
-    for (kernel, arm), of_arm in by_arm.items():
-        everywhere = not any(row["n"] for row in of_arm) and len({row["status"] for row in of_arm}) == 1
-        at = [("", of_arm[0])] if everywhere else [(f", k = {row['spread_k']}", row) for row in of_arm]
-        named += [(f"{kernel}, {arm}{where}", row) for where, row in at]
-    return lost(named)
 
 
 def _noise_floor(mean: Mean, kernel: str) -> list[Band]:

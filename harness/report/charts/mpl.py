@@ -14,26 +14,14 @@ import matplotlib
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.transforms import ScaledTranslation
 
+from harness.report.charts import spec
 from harness.report.charts.scale import Scale
-from harness.report.charts.spec import (
-    BAND,
-    INK,
-    NOT_MEASURED,
-    SOFT,
-    Bars,
-    Chart,
-    Dot,
-    Key,
-    Line,
-    Lines,
-    Part,
-    Row,
-    Sheet,
-)
+from harness.report.charts.spec import BAND, INK, SOFT, Bars, Chart, Key, Lines
 from harness.runs.store import write_atomic
 
 # Text stays text in the SVG, and names are no formulae; a fixed salt makes the same run give the same file.
@@ -67,40 +55,31 @@ MARKERS = {
 SIZES = {"tick": 14.0, "dot": 5.0, "ring": 13.0, "cross": 7.0}  # in points; others 6
 LINES = {"solid": "-", "dashed": "--", "dotted": ":", None: "none"}
 PAPER_COLOURS = {INK: "black", SOFT: "0.4", BAND: "0.88"}
-WIDTH = 10.5  # inches
+WIDTH, DPI = 10.5, 200  # inches; of the PNG
 NOTE = 90  # characters of a line below a panel that is alone in its row
 DODGE_PT, WIDEST_PT = 3.0, 15.0  # between the points of two lines at the same x, and of all of them
 
 
-def write(sheet: Sheet, folder: Path) -> list[Path]:
-    """Write NAME.png (200 dpi) and NAME.svg into the folder, making it; returns their paths.
+@matplotlib.rc_context(STYLE)
+def write(sheet: spec.Sheet, folder: Path) -> list[Path]:
+    """Write NAME.png and NAME.svg into the folder, making it; returns their paths.
 
     No file if none of the sheet's charts has anything to draw.
     """
-    with matplotlib.rc_context(STYLE):
-        figure = draw(sheet)
-        if figure is None:
-            return []
-        _settle(figure)
-        png, svg = BytesIO(), BytesIO()
-        figure.savefig(png, format="png", dpi=200)
-        figure.savefig(svg, format="svg", metadata={"Date": None})
+    figure = draw(sheet)
+    if figure is None:
+        return []
+    png, svg = BytesIO(), BytesIO()
+    figure.savefig(png, format="png")
+    figure.savefig(svg, format="svg", metadata={"Date": None})
     paths = [folder / f"{sheet.name}.png", folder / f"{sheet.name}.svg"]
     write_atomic(paths[0], png.getvalue())
     write_atomic(paths[1], svg.getvalue())
     return paths
 
 
-def _settle(figure: Figure) -> None:
-    """Fix what lies where; the layout's solver agrees with itself up to rounding only."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    for axes in figure.axes:
-        left, bottom, width, height = (round(float(each), 5) for each in axes.get_position().bounds)
-        axes.set_position((left, bottom, width, height))
-
-
-def draw(sheet: Sheet) -> Figure | None:
+@matplotlib.rc_context(STYLE)
+def draw(sheet: spec.Sheet) -> Figure | None:
     """The sheet's charts as panels, below their title; None if all are empty."""
     if all(chart.empty for chart in sheet.charts):
         return None
@@ -111,7 +90,7 @@ def draw(sheet: Sheet) -> Figure | None:
     width = WIDTH if columns == 1 else 1.5 + 3.7 * columns
     title = _fill(sheet.title, int(11 * width))
     height = sum(heights) + 0.4 + 0.2 * title.count("\n")
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=DPI, layout=ConstrainedLayoutEngine(w_pad=0.1))
     panels = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights).flatten()
     for axes, chart in zip(panels, charts, strict=False):
         _panel(axes, chart, columns)
@@ -121,7 +100,17 @@ def draw(sheet: Sheet) -> Figure | None:
         keys = list(dict.fromkeys(key for chart in charts if not chart.empty for key in chart.legend_keys()))
         figure.legend(handles=_handles(keys), loc="outside right center", frameon=False)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, linespacing=1.4)
+    _settle(figure)
     return figure
+
+
+def _settle(figure: Figure) -> None:
+    """Fix what lies where; the layout's solver agrees with itself up to rounding only."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        left, bottom, width, height = (round(float(each), 5) for each in axes.get_position().bounds)
+        axes.set_position((left, bottom, width, height))
 
 
 def _inches(chart: Chart, columns: int) -> float:
@@ -199,7 +188,7 @@ def _axis(axes: Axes, name: str, scale: Scale, ticks: Sequence[float], labels: S
     axis.set_ticks([], minor=True)
 
 
-def _line(axes: Axes, line: Line, ring: Key | None, shift_pt: float, foot: float) -> None:
+def _line(axes: Axes, line: spec.Line, ring: Key | None, shift_pt: float, foot: float) -> None:
     """The line with its intervals, rings and crosses, a bit beside the others."""
     key, colour = line.key, _colour(line.key.colour)
     figure = axes.get_figure(root=True)
@@ -216,7 +205,7 @@ def _line(axes: Axes, line: Line, ring: Key | None, shift_pt: float, foot: float
             axes.plot(point.x, point.y, transform=over, zorder=4, **_look(ring))
     lost = [point.x for point in line.lost]
     at_foot = axes.get_xaxis_transform() + shift
-    look = _look(NOT_MEASURED) | {"color": colour}
+    look = _look(spec.NOT_MEASURED) | {"color": colour}
     axes.plot(lost, [foot] * len(lost), transform=at_foot, zorder=3, **look)
 
 
@@ -236,7 +225,7 @@ def _draw_bars(axes: Axes, chart: Bars) -> None:
         _row(axes, row, n, scale)
 
 
-def _row(axes: Axes, row: Row, n: int, scale: Scale) -> None:
+def _row(axes: Axes, row: spec.Row, n: int, scale: Scale) -> None:
     if row.band:
         low, high = row.band
         axes.barh(n, high - low, left=low, height=0.85, color=PAPER_COLOURS[BAND], zorder=1)
@@ -253,14 +242,14 @@ def _row(axes: Axes, row: Row, n: int, scale: Scale) -> None:
         axes.plot(dot.value, height, zorder=5, **_look(dot.key) | {"linestyle": "none"})
 
 
-def _part_text(axes: Axes, part: Part, x: float, y: float) -> None:
+def _part_text(axes: Axes, part: spec.Part, x: float, y: float) -> None:
     light = part.key.hatched or part.key.hollow
     box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5} if light else None
     colour = "white" if part.key.dark or (part.key.colour == INK and not light) else "black"
     axes.text(x, y, part.text, ha="center", va="center", color=colour, bbox=box, zorder=4)
 
 
-def _whiskers(axes: Axes, mark: Part | Dot, value: float, y: float) -> None:
+def _whiskers(axes: Axes, mark: spec.Part | spec.Dot, value: float, y: float) -> None:
     if mark.interval:
         reach = [[value - mark.interval[0]], [mark.interval[1] - value]]
         axes.errorbar(value, y, xerr=reach, fmt="none", color="black", capsize=3, lw=1.2, zorder=4)

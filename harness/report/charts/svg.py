@@ -10,25 +10,9 @@ from typing import Any
 
 from markupsafe import Markup
 
+from harness.report.charts import spec
 from harness.report.charts.scale import Scale
-from harness.report.charts.spec import (
-    BAND,
-    INK,
-    NOT_MEASURED,
-    SOFT,
-    Band,
-    Bars,
-    BlockMap,
-    Chart,
-    Dot,
-    Key,
-    Line,
-    Lines,
-    Part,
-    Point,
-    Row,
-    Tip,
-)
+from harness.report.charts.spec import BAND, INK, SOFT, Bars, Key, Lines, Tip
 
 HEIGHT, TOP, BOTTOM = 240.0, 10.0, 34.0  # pixels: of lines, and above and below what is drawn of them
 DODGE_PX, WIDEST_PX = 5.0, 24.0  # between the points of two lines at the same x, and of all of them
@@ -73,7 +57,7 @@ MARKERS = {
 }
 
 
-def draw(chart: Chart) -> Markup:
+def draw(chart: spec.Chart) -> Markup:
     """The chart as a titled figure; of one with nothing measured its note, and "" without a note."""
     if chart.empty and not chart.note:
         return Markup("")
@@ -87,7 +71,7 @@ def draw(chart: Chart) -> Markup:
     )
 
 
-def draw_block_map(chart: BlockMap) -> Markup:
+def draw_block_map(chart: spec.BlockMap) -> Markup:
     """A picture of the block table, in which a segment is a rising line, over its physical ids as text."""
     lowest, end = chart.ids
     blocks = sum(length for _, _, length in chart.segments)
@@ -142,7 +126,7 @@ def _grid(chart: Lines, x: Scale, y: Scale) -> Markup:
     return _element("g", *drawn, class_="axes", aria_hidden="true")
 
 
-def _band(band: Band, x: Scale, y: Scale) -> Iterator[Markup]:
+def _band(band: spec.Band, x: Scale, y: Scale) -> Iterator[Markup]:
     """The band as a shape that is stretched to the width, as no shape has corners in percent."""
     if len(band.edges) == 1:
         ((_, low, high),) = band.edges
@@ -155,7 +139,7 @@ def _band(band: Band, x: Scale, y: Scale) -> Iterator[Markup]:
     yield _element("svg", shape, preserveAspectRatio="none", **box)
 
 
-def _strokes(line: Line, x: Scale, y: Scale) -> Iterator[Markup]:
+def _strokes(line: spec.Line, x: Scale, y: Scale) -> Iterator[Markup]:
     """The line, broken where nothing was measured."""
     before = None
     for point in line.points if line.key.line else ():
@@ -165,13 +149,15 @@ def _strokes(line: Line, x: Scale, y: Scale) -> Iterator[Markup]:
         before = here
 
 
-def _point(key: Key, ring: Key | None, point: Point, x: Scale, y: Scale, crossed: int) -> Markup:
+def _point(key: Key, ring: Key | None, point: spec.Point, x: Scale, y: Scale, crossed: int) -> Markup:
     """A marker with its interval, some in a ring; or a cross at the foot, above those of other lines."""
     assert point.tip, "a point without a tip is part of its line alone"
     place = x.at(point.x)
     if point.y is None:
         height = HEIGHT - BOTTOM - 7 - 9 * crossed
-        return _mark(point.tip, _marker(NOT_MEASURED, place, height, colour=key.colour), _halo(place, height))
+        return _mark(
+            point.tip, _marker(spec.NOT_MEASURED, place, height, colour=key.colour), _halo(place, height)
+        )
     height, parts = _height(y, point.y), []
     if point.interval:
         low, high = (_height(y, bound) for bound in point.interval)
@@ -208,7 +194,7 @@ def _foot(chart: Bars, scale: Scale, height: float) -> Markup:
     return _element("g", *drawn, class_="axes", aria_hidden="true")
 
 
-def _row(row: Row, scale: Scale, top: float, middle: float) -> Iterator[Markup]:
+def _row(row: spec.Row, scale: Scale, top: float, middle: float) -> Iterator[Markup]:
     """A row's label over its bar and points."""
     if row.band:
         low, high = (scale.at(bound) for bound in row.band)
@@ -225,7 +211,7 @@ def _row(row: Row, scale: Scale, top: float, middle: float) -> Iterator[Markup]:
         yield _mark(dot.tip, *whiskers, _marker(dot.key, place, height), _halo(place, height))
 
 
-def _part(part: Part, scale: Scale, start: float, middle: float, alone: bool) -> Markup:
+def _part(part: spec.Part, scale: Scale, start: float, middle: float, alone: bool) -> Markup:
     left, right = sorted((scale.at(start), scale.at(start + part.value)))
     fill = "none" if part.key.hollow else _fill(part.key)
     kind = "outline" if part.key.hollow else "bar" if alone else "segment"
@@ -246,7 +232,7 @@ def _part(part: Part, scale: Scale, start: float, middle: float, alone: bool) ->
     return _mark(part.tip, *drawn, *_whiskers(part, scale, middle))
 
 
-def _whiskers(mark: Part | Dot, scale: Scale, height: float) -> Iterator[Markup]:
+def _whiskers(mark: spec.Part | spec.Dot, scale: Scale, height: float) -> Iterator[Markup]:
     if mark.interval:
         low, high = (scale.at(bound) for bound in mark.interval)
         yield _line(low, height, high, height, class_="interval")
