@@ -82,7 +82,7 @@ def interleaved(kinds: Mapping[str, Callable[[], float]], rounds: int) -> dict[s
 
 def rows(times: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
     """Each kind against the untouched one; intervals None below 6 rounds."""
-    baseline_ms = stats.median_interval(times[UNTOUCHED]).median_us / 1e3
+    baseline_ms = stats.median_interval(times[UNTOUCHED]).median / 1e3
     found = []
     for name in [name for name in times if name != UNTOUCHED]:
         contrast = stats.paired_difference(times[UNTOUCHED], times[name])

@@ -18,8 +18,8 @@ def of_samples(samples_us: stats.Samples) -> Row:
         return {"median_us": None, "ci95_us": None, "mean_us": None, "n": 0, "warnings": []}
     median = stats.median_interval(samples_us)
     return {
-        "median_us": median.median_us,
-        "ci95_us": median.ci95_us and list(median.ci95_us),
+        "median_us": median.median,
+        "ci95_us": median.ci95 and list(median.ci95),
         "mean_us": float(np.mean(samples_us)),
         "n": median.n,
         "warnings": stats.warnings(samples_us),

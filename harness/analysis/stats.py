@@ -31,16 +31,16 @@ CLOCK_FALL = 0.02
 
 @dataclass(frozen=True)
 class MedianInterval:
-    """The median of one list of samples."""
+    """The median of one list of samples, in their unit."""
 
-    median_us: float
-    ci95_us: Interval | None  # None below 6 samples
+    median: float
+    ci95: Interval | None  # None below 6 samples
     n: int
 
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Treatment minus baseline, pair by pair; positive means the treatment is slower."""
+    """Treatment minus baseline in us, pair by pair; positive means the treatment is slower."""
 
     delta_us: float  # median of the paired differences
     ci95_us: Interval | None  # None below 6 pairs
@@ -79,13 +79,13 @@ def paired_difference(baseline_us: Samples, treatment_us: Samples) -> PairedDiff
     if level <= 0:
         raise ValueError(f"a baseline of {level} us: differences in percent need one above zero")
     interval_pct: Interval | None = None
-    if difference.ci95_us is not None:
-        low, high = difference.ci95_us
+    if difference.ci95 is not None:
+        low, high = difference.ci95
         interval_pct = (low / level * 100, high / level * 100)
     return PairedDifference(
-        delta_us=difference.median_us,
-        ci95_us=difference.ci95_us,
-        delta_pct=difference.median_us / level * 100,
+        delta_us=difference.median,
+        ci95_us=difference.ci95,
+        delta_pct=difference.median / level * 100,
         ci95_pct=interval_pct,
         baseline_us=level,
         n=difference.n,

@@ -95,17 +95,18 @@ class PrecisionCheck:
         samples = {n: blocks.samples(n) for n in ready}
         pairs = [pair for pair in self.pairs if samples.keys() >= set(pair)]
         if not pairs:
-            return all(self._narrow(stats.median_interval(each)) for each in samples.values())
+            medians = map(stats.median_interval, samples.values())
+            return all(self._narrow(found.ci95, found.median) for found in medians)
         for pair in pairs:
-            if not self._narrow(stats.paired_difference(*(samples[n] for n in pair))):
+            found = stats.paired_difference(*(samples[n] for n in pair))
+            if not self._narrow(found.ci95_us, found.baseline_us):
                 self.pairs.remove(pair)
                 self.pairs.insert(0, pair)  # the next look begins with what failed this one
                 return False
         return True
 
-    def _narrow(self, found: stats.MedianInterval | stats.PairedDifference) -> bool:
-        if found.ci95_us is None:
+    def _narrow(self, interval: stats.Interval | None, level: float) -> bool:
+        if interval is None:
             return False
-        low, high = found.ci95_us
-        level = found.median_us if isinstance(found, stats.MedianInterval) else found.baseline_us
+        low, high = interval
         return high - low <= self.precision_pct / 100 * level

@@ -77,7 +77,7 @@ def _engine(arms: Mapping[str, Result]) -> Row:
     if engine is None or why_not(engine, "engine"):
         return {"engine_ms": None, "engine_ci95_ms": None}
     median = stats.median_interval(np.asarray(engine.samples_us) / 1000)
-    return {"engine_ms": median.median_us, "engine_ci95_ms": median.ci95_us and list(median.ci95_us)}
+    return {"engine_ms": median.median, "engine_ci95_ms": median.ci95 and list(median.ci95)}
 
 
 def _median_ms(result: Result | None) -> float | None:

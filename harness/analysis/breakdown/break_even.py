@@ -65,7 +65,7 @@ def _row(record: Mapping[str, Any], replayed: Replayed, choice: Choice) -> Row:
     if not len(saving):
         return row
     median = stats.median_interval(saving)
-    row |= {"saving_us": median.median_us, "saving_ci95_us": median.ci95_us and list(median.ci95_us)}
+    row |= {"saving_us": median.median, "saving_ci95_us": median.ci95 and list(median.ci95)}
     decided = _decided(gather.values, saving, float(np.median(paged.values)))
     reasons = [decided.pop("reason"), contiguous.reason, _other_blocks(replayed, choice)]
     if decided["reuses"] is not None:
@@ -76,7 +76,7 @@ def _row(record: Mapping[str, Any], replayed: Replayed, choice: Choice) -> Row:
 
 def _decided(gather: Array, saving: Array, paged_us: float) -> Row:
     """reuses, its interval, pays and why nothing can be said."""
-    interval = stats.median_interval(saving).ci95_us
+    interval = stats.median_interval(saving).ci95
     if interval is None:
         return UNDECIDED | {"pays": "unclear", "reason": f"too few rounds for an interval: {len(saving)}"}
     low, high = interval
@@ -87,7 +87,7 @@ def _decided(gather: Array, saving: Array, paged_us: float) -> Row:
         reason = "whether the contiguous kernel saves anything is unclear: the interval includes 0"
         return UNDECIDED | {"pays": "unclear", "reason": reason}
     reuses = float(np.median(gather) / np.median(saving))
-    bounds = stats.quotient_interval(stats.median_interval(gather).ci95_us, interval)
+    bounds = stats.quotient_interval(stats.median_interval(gather).ci95, interval)
     assert bounds is not None  # the saving is above zero, and the gather has as many rounds
     return UNDECIDED | {
         "reuses": reuses,

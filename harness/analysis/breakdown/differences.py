@@ -153,11 +153,11 @@ def _figures(rounds_ms: Rounds, base_ms: float | None) -> Row:
         empty = dict.fromkeys(("ms", "ci95_ms", "pct", "ci95_pct"))
         return {**empty, "n": 0, "reason": rounds_ms.reason}
     found = stats.median_interval(rounds_ms.values)  # of ms here
-    interval = found.ci95_us and list(found.ci95_us)
+    interval = found.ci95 and list(found.ci95)
     return {
-        "ms": found.median_us,
+        "ms": found.median,
         "ci95_ms": interval,
-        "pct": base_ms and 100 * found.median_us / base_ms,
+        "pct": base_ms and 100 * found.median / base_ms,
         "ci95_pct": base_ms and interval and [100 * bound / base_ms for bound in interval],
         "n": found.n,
         "reason": rounds_ms.reason,

@@ -99,8 +99,8 @@ def _pass_through(record: Mapping[str, Any], arms: Mapping[str, Result]) -> tupl
     n = min(len(spin), len(without))
     added_ms = (spin[:n] - without[:n]) / 1000
     added = stats.median_interval(added_ms)
-    found["pass_through_pct"] = 100 * added.median_us / planted["ms"]
-    shares = stats.quotient_interval(added.ci95_us, tuple(interval or (planted["ms"], planted["ms"])))
+    found["pass_through_pct"] = 100 * added.median / planted["ms"]
+    shares = stats.quotient_interval(added.ci95, tuple(interval or (planted["ms"], planted["ms"])))
     if shares is None:
         return found, f"too few rounds of spin for an interval: {n}"
     found["ci95_pct"] = [100 * bound for bound in shares]

@@ -49,7 +49,7 @@ def _row(step: str, replayed: Replayed, previous: str | None, name: str) -> Row:
     if not len(own.values):
         return row
     median = stats.median_interval(own.values)
-    row |= {"us": median.median_us, "ci95_us": median.ci95_us and list(median.ci95_us)}
+    row |= {"us": median.median, "ci95_us": median.ci95 and list(median.ci95)}
     if previous is not None:
         pair = replayed.together([previous, name])
         row |= _delta(pair[previous], pair[name])

@@ -44,8 +44,8 @@ def _row(
         "option": variant and variant.option,
         "value": variant and variant.value,
         "baseline": own,
-        "engine_ms": median and median.median_us / 1000,
-        "engine_ci95_ms": median and median.ci95_us and [bound / 1000 for bound in median.ci95_us],
+        "engine_ms": median and median.median / 1000,
+        "engine_ci95_ms": median and median.ci95 and [bound / 1000 for bound in median.ci95],
         "n": len(engine.samples_us),
         "delta_ms": against and against["ms"],
         "ci95_ms": against and against["ci95_ms"],
@@ -91,7 +91,7 @@ def _difference(one: Result | None, two: Result | None, whole: Result | None = N
         return None
     found = stats.paired_difference(one.samples_us[:n], two.samples_us[:n])
     of = whole.samples_us if whole else one.samples_us[:n]
-    level_us = stats.median_interval(of).median_us if of else None
+    level_us = stats.median_interval(of).median if of else None
     bounds = found.ci95_us
     return {
         "ms": found.delta_us / 1000,

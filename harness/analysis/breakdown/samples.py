@@ -156,4 +156,4 @@ def percentile_interval(draws: Array) -> stats.Interval:
 
 def enough(*series: Array) -> bool:
     """Whether there are rounds enough for an interval, as for that of a median."""
-    return all(len(values) and stats.median_interval(values).ci95_us is not None for values in series)
+    return all(len(values) and stats.median_interval(values).ci95 is not None for values in series)

@@ -83,7 +83,7 @@ def _mode(record: Row, result: Result, memory: Result | None, steps: Sequence[Ro
 
 
 def _median(values: Sequence[float] | None) -> float | None:
-    return stats.median_interval(values).median_us if values else None
+    return stats.median_interval(values).median if values else None
 
 
 def _same_tokens(record: Row, mode: str) -> tuple[int | None, int | None]:
@@ -128,11 +128,11 @@ def _speed_up(
     n = min(len(baseline.samples_us), len(treatment.samples_us))
     pairs = zip(baseline.samples_us[:n], treatment.samples_us[:n], strict=True)
     taken = stats.median_interval([two / one for one, two in pairs])
-    bounds = taken.ci95_us
+    bounds = taken.ci95
     sound = baseline.status is treatment.status is Status.OK
     return {
         "contrast": name,
-        "speed_up": 1 / taken.median_us,
+        "speed_up": 1 / taken.median,
         "ci95_speed_up": [1 / bounds[1], 1 / bounds[0]] if bounds else None,
         "verdict": stats.quotient_verdict(bounds, factor) if sound else "unclear",
         "n": n,

@@ -57,10 +57,10 @@ def precise(results: list[Result], precision_pct: float) -> bool:
             figures.setdefault((result.cell, name), []).extend(values)
     for values in figures.values():
         found = stats.median_interval(values)
-        if found.ci95_us is None:
+        if found.ci95 is None:
             return False
-        low, high = found.ci95_us
-        if high - low > precision_pct / 100 * abs(found.median_us):
+        low, high = found.ci95
+        if high - low > precision_pct / 100 * abs(found.median):
             return False
     return True
 

@@ -60,8 +60,8 @@ def _cell(members: list[Result]) -> Row:
             values.setdefault(name, []).extend(read)
     for name, read in values.items():
         of_all = stats.median_interval(read)
-        row[name] = int(of_all.median_us)
-        row[f"ci95_{name}"] = of_all.ci95_us and list(of_all.ci95_us)
+        row[name] = int(of_all.median)
+        row[f"ci95_{name}"] = of_all.ci95 and list(of_all.ci95)
     return row | {"n": len(next(iter(values.values()), []))}
 
 

@@ -202,6 +202,6 @@ def planted_ms(without_us: Sequence[float], planted_us: Sequence[float]) -> Plan
         return PlantedDelay(ms=None, ci95_ms=None)
     n, found = len(differences), stats.median_interval(differences)
     return PlantedDelay(
-        ms=n * found.median_us / 1000,
-        ci95_ms=[n * bound / 1000 for bound in found.ci95_us] if found.ci95_us else None,
+        ms=n * found.median / 1000,
+        ci95_ms=[n * bound / 1000 for bound in found.ci95] if found.ci95 else None,
     )
