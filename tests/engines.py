@@ -1,13 +1,22 @@
-"""What an engine of a small model is started with."""
+"""Engines of small models: what they are started with, and engines for experiments without a process each."""
 
 from __future__ import annotations
 
+import pickle
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
+
 from harness import config, device, models
 from harness.config import EngineSpec, RunConfig
+from harness.engine.child import EngineFailed, Make
 from harness.models import ModelSource
+from harness.runs.record import status_of
 
 
 def configured(model: Path, **options: Any) -> RunConfig:
@@ -25,3 +34,53 @@ def inputs(model: Path, **options: Any) -> tuple[EngineSpec, ModelSource]:
     """
     resolved = configured(model, **options)
     return resolved.engine(), models.materialise(models.inspect(str(model), length=resolved.length), seed=0)
+
+
+class ChildHere:
+    """Does what a Child does, in this process: all tests of a worker share one import of vLLM.
+
+    What goes to it and comes from it is pickled, as on a pipe. Child's own tests are in test_child.py.
+    """
+
+    def __init__(self, make: Make, *arguments: Any) -> None:
+        self._closing = ExitStack()
+        with _failing(), torch.inference_mode():
+            self._served = self._closing.enter_context(make(*_piped(arguments)))
+            self.facts = _piped(self._served.facts())
+
+    def ask(self, name: str, *arguments: Any) -> Any:
+        with _failing(), torch.inference_mode():
+            return _piped(getattr(self._served, name)(*_piped(arguments)))
+
+    def close(self) -> None:
+        with torch.inference_mode():
+            self._closing.close()
+
+    kill = close
+
+    def __enter__(self) -> ChildHere:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+@contextmanager
+def children_here() -> Iterator[None]:
+    """Experiments whose engines run one after the other run them in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("backends.engine", "backends.attention_alone", "kvcache.measure"):
+            patch.setattr(import_module(f"harness.experiments.{module}"), "Child", ChildHere)
+        yield
+
+
+def _piped(something: Any) -> Any:
+    return pickle.loads(pickle.dumps(something))
+
+
+@contextmanager
+def _failing() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise EngineFailed(*status_of(error)) from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import doctest
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -214,21 +213,13 @@ def test_runs_are_compared_as_frames(tmp_path: Path) -> None:
 
 @pytest.mark.engine
 def test_the_main_job_in_three_lines(tiny_gpt2: Path, tmp_path: Path) -> None:
-    """As in a notebook, in a process of its own and on a compiled engine; what is left has every view."""
-    code = f"""
-import harness
-run = harness.prefill(model={str(tiny_gpt2)!r}, length=100, spread_k=[1, 2], block_size=32, repeats=6,
-                      layers="sample", output_dir={str(tmp_path / "run")!r})
-kernels = run.kernels
-assert run.status == "finished" and set(kernels.spread_k) == {{1, 2}} and run.sentence
-print(len(kernels))
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=os.environ.copy()
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    run = harness.open(tmp_path / "run")
-    assert int(done.stdout.splitlines()[-1]) == len(run.kernels)
+    """As in a notebook, and on a compiled engine; what is left has every view."""
+    small: dict[str, Any] = {"length": 100, "block_size": 32, "repeats": 6, "layers": "sample"}
+    run = harness.prefill(model=str(tiny_gpt2), spread_k=[1, 2], output_dir=str(tmp_path / "run"), **small)
+    assert run.status == "finished"
+    assert set(run.kernels.spread_k) == {1, 2}
+    assert run.sentence
+    assert len(harness.open(tmp_path / "run").kernels) == len(run.kernels)
     html = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert run.record.command is None
     assert "command: none, started from Python" in (run.path / "tables.md").read_text(encoding="utf-8")

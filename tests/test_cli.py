@@ -14,83 +14,90 @@ from harness import __main__
 from harness.calls import capture
 from harness.config import RunConfig
 from harness.engine.options import EngineError
+from harness.engine.ranks import RankDied
 from harness.experiments import prefill
 from harness.experiments.prefill.options import GROUPS
 from harness.layout import LayoutError
 from patches import PatchError
 from tests import fixtures as made_run
 from tests.attention_calls import make_call
-from tests.command_line import ROOT, run
+from tests.command_line import ROOT, run, run_all, run_here
 
 SWEEP = "configs/cpu-sweep.yaml"
 
 STUDIED = "docs/study/data/nvidia-h200/llama-3-8b-4096-block16-fa3-2k"
 
 
-@pytest.mark.parametrize(
-    ("argv", "message"),
-    [
-        ("--lenght 5", "--lenght: unknown argument; the nearest is --length"),
-        ("--leng 5", "--leng: unknown argument; the nearest is --length"),
-        ("--block_size 16", "--block_size: unknown argument; the nearest is --block-size"),
-        ("gpt2", "gpt2: unknown argument; options begin with --"),
-        ("--length", "argument --length: expected one argument; --help"),
-        ("--length 0", "--length 0: must be at least 1"),
-        ("--length 131073", "--length 131073: a prompt must have 1..131072 tokens"),
-        ("--length 4k", "--length 4k: must be a whole number"),
-        ("--batch 4x", "--batch 4x: neither lengths, e.g. 4x1024 or 1x4096,8x512@4, nor a file of them"),
-        ("--batch 2x131073", "--batch 2x131073: 2x131073: a prompt must have 1..131072 tokens"),
-        ("--batch 2000x5", "--batch 2000x5: 2000x5: must be 1..1024 prompts"),
-        ("--batch 4x64 --length 64", "--length 64 and --batch 4x64: exclude each other; leave one out"),
-        ("--batch 4x64@9", "--batch 4x64@9: 64@9 must be split into 1.."),
-        ("--batch 4x64 --max-num-batched-tokens 200", "must be at least --batch 4x64 (256 tokens)"),
-        ("--spread-k 0,4", "--spread-k 0,4: must be at least 1"),
-        ("--spread-k 1,,4", "--spread-k 1,,4: must be a list of whole numbers"),
-        (
-            "--length 64 --block-size 32 --spread-k 3",
-            "--spread-k 3: must be within 1..2, the number of blocks",
-        ),
-        (
-            "--spread-k 1 --spread-step 2",
-            "--spread-k 1 and --spread-step 2: exclude each other; leave one out",
-        ),
-        ("--block-size 20", "--block-size 20: must be a multiple of "),
-        ("--load-format safetensor", "--load-format safetensor: vLLM has no such load format; take one of"),
-        ("--block-sizes 64,20", "--block-sizes 20: must be a multiple of "),
-        ("--block-sizes 64,big", "--block-sizes 64,big: must be a list of whole numbers"),
-        ("--block-size 64 --block-sizes 64,64", "--block-sizes 64: is what the main job runs with itself"),
-        ("--block-sizes 64 --tensor-parallel-size 2", "leave it out or --tensor-parallel-size 2"),
-        ("--flash-attn-versions 2,5", "--flash-attn-versions 5: vLLM has 2, 3 and 4"),
-        (
-            "--attention-backend TRITON_ATTN --flash-attn-versions 2",
-            "--flash-attn-versions 2: --attention-backend TRITON_ATTN has none; leave one out",
-        ),
-        (
-            "--attention-backend flash_atn",
-            "--attention-backend flash_atn: vLLM has no such backend; take one of the nearest, FLASH_ATTN",
-        ),
-        ("--attention-backends A,,B", "--attention-backends A,,B: must be a list of names, e.g. A,B"),
-        ("--layers first", "--layers first: must be all or sample, or a list of whole numbers"),
-        ("--flash-attn-version 5", "--flash-attn-version 5: must be 2, 3 or 4"),
-        ("--gpu-memory-utilization 1.5", "--gpu-memory-utilization 1.5: must be at most 1"),
-        ("--length 512 --max-num-batched-tokens 16", "must be at least --length 512"),
-        ("--prompt-file missing.txt", "--prompt-file missing.txt: no such file; leave it out"),
-        ("--resume --overwrite", "--resume and --overwrite: exclude each other; leave one out"),
-        ("--from-captures missing", "--from-captures missing: no *.safetensors there"),
-        ("--output-dir ", "--output-dir '': must be a path; leave it out for the default"),
-        ("--output-dir README.md/out", "/README.md is not a directory; choose another"),
-        ("--seed 4294967296", "--seed 4294967296: must be at most 4294967295"),
-        ("--config missing.yaml", "--config missing.yaml: No such file or directory"),
-        ("--config pyproject.toml", "--config pyproject.toml: not YAML"),
-    ],
-)
-def test_bad_input_is_one_line_and_status_2_before_anything_heavy(argv, message):
-    done = run(*argv.split(" "))
+BAD_INPUT = [
+    ("--lenght 5", "--lenght: unknown argument; the nearest is --length"),
+    ("--leng 5", "--leng: unknown argument; the nearest is --length"),
+    ("--block_size 16", "--block_size: unknown argument; the nearest is --block-size"),
+    ("gpt2", "gpt2: unknown argument; options begin with --"),
+    ("--length", "argument --length: expected one argument; --help"),
+    ("--length 0", "--length 0: must be at least 1"),
+    ("--length 131073", "--length 131073: a prompt must have 1..131072 tokens"),
+    ("--length 4k", "--length 4k: must be a whole number"),
+    ("--batch 4x", "--batch 4x: neither lengths, e.g. 4x1024 or 1x4096,8x512@4, nor a file of them"),
+    ("--batch 2x131073", "--batch 2x131073: 2x131073: a prompt must have 1..131072 tokens"),
+    ("--batch 2000x5", "--batch 2000x5: 2000x5: must be 1..1024 prompts"),
+    ("--batch 4x64 --length 64", "--length 64 and --batch 4x64: exclude each other; leave one out"),
+    ("--batch 4x64@9", "--batch 4x64@9: 64@9 must be split into 1.."),
+    ("--batch 4x64 --max-num-batched-tokens 200", "must be at least --batch 4x64 (256 tokens)"),
+    ("--spread-k 0,4", "--spread-k 0,4: must be at least 1"),
+    ("--spread-k 1,,4", "--spread-k 1,,4: must be a list of whole numbers"),
+    (
+        "--length 64 --block-size 32 --spread-k 3",
+        "--spread-k 3: must be within 1..2, the number of blocks",
+    ),
+    (
+        "--spread-k 1 --spread-step 2",
+        "--spread-k 1 and --spread-step 2: exclude each other; leave one out",
+    ),
+    ("--block-size 20", "--block-size 20: must be a multiple of "),
+    ("--load-format safetensor", "--load-format safetensor: vLLM has no such load format; take one of"),
+    ("--block-sizes 64,20", "--block-sizes 20: must be a multiple of "),
+    ("--block-sizes 64,big", "--block-sizes 64,big: must be a list of whole numbers"),
+    ("--block-size 64 --block-sizes 64,64", "--block-sizes 64: is what the main job runs with itself"),
+    ("--block-sizes 64 --tensor-parallel-size 2", "leave it out or --tensor-parallel-size 2"),
+    ("--flash-attn-versions 2,5", "--flash-attn-versions 5: vLLM has 2, 3 and 4"),
+    (
+        "--attention-backend TRITON_ATTN --flash-attn-versions 2",
+        "--flash-attn-versions 2: --attention-backend TRITON_ATTN has none; leave one out",
+    ),
+    (
+        "--attention-backend flash_atn",
+        "--attention-backend flash_atn: vLLM has no such backend; take one of the nearest, FLASH_ATTN",
+    ),
+    ("--attention-backends A,,B", "--attention-backends A,,B: must be a list of names, e.g. A,B"),
+    ("--layers first", "--layers first: must be all or sample, or a list of whole numbers"),
+    ("--flash-attn-version 5", "--flash-attn-version 5: must be 2, 3 or 4"),
+    ("--gpu-memory-utilization 1.5", "--gpu-memory-utilization 1.5: must be at most 1"),
+    ("--length 512 --max-num-batched-tokens 16", "must be at least --length 512"),
+    ("--prompt-file missing.txt", "--prompt-file missing.txt: no such file; leave it out"),
+    ("--resume --overwrite", "--resume and --overwrite: exclude each other; leave one out"),
+    ("--from-captures missing", "--from-captures missing: no *.safetensors there"),
+    ("--output-dir ", "--output-dir '': must be a path; leave it out for the default"),
+    ("--output-dir README.md/out", "/README.md is not a directory; choose another"),
+    ("--seed 4294967296", "--seed 4294967296: must be at most 4294967295"),
+    ("--config missing.yaml", "--config missing.yaml: No such file or directory"),
+    ("--config pyproject.toml", "--config pyproject.toml: not YAML"),
+]
+
+
+@pytest.fixture(scope="module")
+def refusals():
+    """What came of each line of BAD_INPUT."""
+    lines = [argv for argv, _ in BAD_INPUT]
+    return dict(zip(lines, run_all([("main_job", line.split(" ")) for line in lines]), strict=True))
+
+
+@pytest.mark.parametrize(("argv", "message"), BAD_INPUT)
+def test_bad_input_is_one_line_and_status_2_before_anything_heavy(refusals, argv, message):
+    done = refusals[argv]
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("run_vllm_prefill.py: error: ")
     assert message in done.stderr
-    assert done.stderr.count("\n") == 1
-    assert done.stdout == "heavy: []\n"
+    assert (done.stderr.count("\n"), done.stdout, done.heavy) == (1, "", [])
 
 
 def test_a_directory_that_holds_a_run_is_refused(tmp_path):
@@ -113,40 +120,42 @@ def test_a_directory_that_holds_a_run_is_refused(tmp_path):
         ),
     ],
 )
-@pytest.mark.parametrize("command", ["report {0}", "compare {0} {0}", "prefill --resume --output-dir {0}"])
-def test_a_damaged_run_is_one_line(tmp_path, command, file, text, message):
+def test_a_damaged_run_is_one_line(tmp_path, file, text, message):
     (tmp_path / "run.json").write_text(json.dumps(made_run.record() | {"status": "running"}))
     (tmp_path / file).write_text(text)
-    done = run(*command.format(tmp_path).split(), function="main")
-    if (file, command[:7]) == ("samples.jsonl", "prefill"):
-        message = "was started with"  # on another device, which is said first
-    assert message in done.stderr
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "torch" not in done.stdout
+    run = str(tmp_path)
+    commands = ["report", run], ["compare", run, run], ["prefill", "--resume", "--output-dir", run]
+    found = run_all([("main", command) for command in commands])
+    for command, done in zip(commands, found, strict=True):
+        if (file, command[0]) == ("samples.jsonl", "prefill"):
+            message = "was started with"  # on another device, which is said first
+        assert message in done.stderr
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert "torch" not in done.heavy
 
 
 def test_a_damaged_sweep_is_one_line(tmp_path):
     (tmp_path / "sweep.json").write_text("{")
-    for command in (["report", str(tmp_path)], ["sweep", SWEEP, "--resume", "--output-dir", str(tmp_path)]):
-        done = run(*command, function="main")
+    for command in (["report", tmp_path], ["sweep", SWEEP, "--resume", "--output-dir", tmp_path]):
+        done = run_here(*command)
         assert "sweep.json: damaged (Expecting property name" in done.stderr
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    done = run("sweep", SWEEP, "--resume", function="main")
+    done = run_here("sweep", SWEEP, "--resume")
     assert "--resume: name the sweep to go on with by --output-dir" in done.stderr
 
 
 def test_what_the_model_does_not_have_is_refused_before_the_engine_is_imported(tmp_path):
-    layers = run("--model", "llama-3-8b", "--layers", "0,32")
-    assert "--layers 32: llama-3-8b has 32 layers; must be within 0..31" in layers.stderr
-    heads = run("--model", "llama-3-8b", "--tensor-parallel-size", "3")
-    assert "--tensor-parallel-size 3: llama-3-8b has 32 query heads, which must be" in heads.stderr
-    assert "take one of 1, 2, 4, 8, 16, 32" in heads.stderr
     text = tmp_path / "prompt.txt"
     text.write_text("Paris is a city.")
-    prompt = run("--model", "llama-3-8b", "--prompt-file", str(text))
-    assert f"--prompt-file {text}: llama-3-8b has no tokenizer" in prompt.stderr
-    for done in (layers, heads, prompt):
-        assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, "heavy: []\n")
+    asked = "--layers 0,32", "--tensor-parallel-size 3", f"--prompt-file {text}"
+    done = run_all([("main_job", ["--model", "llama-3-8b", *options.split()]) for options in asked])
+    layers, heads, prompt = (each.stderr for each in done)
+    assert "--layers 32: llama-3-8b has 32 layers; must be within 0..31" in layers
+    assert "--tensor-parallel-size 3: llama-3-8b has 32 query heads, which must be" in heads
+    assert "take one of 1, 2, 4, 8, 16, 32" in heads
+    assert f"--prompt-file {text}: llama-3-8b has no tokenizer" in prompt
+    for each in done:
+        assert (each.returncode, each.stderr.count("\n"), each.stdout, each.heavy) == (2, 1, "", [])
 
 
 @pytest.fixture
@@ -158,21 +167,22 @@ def saved(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    ("argv", "message"),
-    [
-        ("--spread-k 1,4", "--spread-k 4: must be within 1..3, the number of blocks that --length 40"),
-        ("--layers 0,1", "--layers 1: not among the captures in {}; take from 0,2"),
-        ("--length 64", "--length 64: the captures in {} have 40; leave it out"),
-        ("--block-size 64", "--block-size 64: the captures in {} have 16; leave it out"),
-        ("--save-captures", "--save-captures: nothing is captured with --from-captures"),
-        ("--block-sizes 16", "--block-sizes 16: there is no engine with --from-captures; leave one out"),
-    ],
-)
-def test_what_captures_do_not_allow_is_refused_before_anything_heavy(saved, argv, message):
-    done = run("--from-captures", str(saved), "--output-dir", str(saved / "run"), *argv.split())
-    assert message.format(saved) in done.stderr
-    assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, "heavy: []\n")
+NOT_OF_CAPTURES = [
+    ("--spread-k 1,4", "--spread-k 4: must be within 1..3, the number of blocks that --length 40"),
+    ("--layers 0,1", "--layers 1: not among the captures in {}; take from 0,2"),
+    ("--length 64", "--length 64: the captures in {} have 40; leave it out"),
+    ("--block-size 64", "--block-size 64: the captures in {} have 16; leave it out"),
+    ("--save-captures", "--save-captures: nothing is captured with --from-captures"),
+    ("--block-sizes 16", "--block-sizes 16: there is no engine with --from-captures; leave one out"),
+]
+
+
+def test_what_captures_do_not_allow_is_refused_before_anything_heavy(saved):
+    given = ["--from-captures", str(saved), "--output-dir", str(saved / "run")]
+    found = run_all([("main_job", [*given, *argv.split()]) for argv, _ in NOT_OF_CAPTURES])
+    for (_, message), done in zip(NOT_OF_CAPTURES, found, strict=True):
+        assert message.format(saved) in done.stderr
+        assert (done.returncode, done.stderr.count("\n"), done.stdout, done.heavy) == (2, 1, "", [])
     assert not (saved / "run").exists()
 
 
@@ -181,7 +191,7 @@ def test_a_corrupt_capture_is_named_before_anything_heavy(saved):
     path.write_bytes(path.read_bytes()[:-1])
     done = run("--from-captures", str(saved), "--output-dir", str(saved / "run"))
     assert f"{path}: not a saved attention call" in done.stderr
-    assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, "heavy: []\n")
+    assert (done.returncode, done.stderr.count("\n"), done.stdout, done.heavy) == (2, 1, "", [])
     assert not (saved / "run").exists()
 
 
@@ -213,10 +223,10 @@ def test_captures_of_a_batch_replace_the_prompts_and_may_get_runs_of_their_own(t
     for option in (["--length", "40"], ["--batch", "40,7"]):
         done = run("--from-captures", str(tmp_path), *option)
         assert f"{' '.join(option)}: the captures in {tmp_path} have 2x7,1x40; leave it out" in done.stderr
-        assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, "heavy: []\n")
+        assert (done.returncode, done.stderr.count("\n"), done.stdout, done.heavy) == (2, 1, "", [])
 
 
-@pytest.mark.parametrize("kind", [EngineError, LayoutError, PatchError, capture.CaptureError])
+@pytest.mark.parametrize("kind", [EngineError, LayoutError, PatchError, capture.CaptureError, RankDied])
 def test_a_run_that_fails_for_a_known_reason_is_one_line_and_status_1(saved, monkeypatch, capsys, kind):
     def fail(config, source):
         raise kind("no room;\ntake less")
@@ -252,9 +262,8 @@ def test_the_script_and_the_package_take_the_same_options():
     assert package.stderr == "python -m harness: error: --length 0: must be at least 1\n"
 
 
-@pytest.mark.parametrize(
-    ("argv", "message"),
-    [
+def test_the_package_refuses_in_one_line_too():
+    refused = [
         ("report tests", "tests: holds no run.json; name a run's directory"),
         # A part of a run: its summary.json could not be made again.
         (
@@ -263,19 +272,18 @@ def test_the_script_and_the_package_take_the_same_options():
         ),
         (f"compare {STUDIED} {STUDIED}", f"{STUDIED}: holds no samples.jsonl"),
         ("reprot x", "invalid choice: 'reprot'"),
-    ],
-)
-def test_the_package_refuses_in_one_line_too(argv, message):
+    ]
     kept = (ROOT / STUDIED / "summary.json").read_bytes()
-    done = run(*argv.split(), function="main")
+    found = run_all([("main", argv.split()) for argv, _ in refused])
     assert (ROOT / STUDIED / "summary.json").read_bytes() == kept
-    assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, "heavy: []\n")
-    assert message in done.stderr
+    for (_, message), done in zip(refused, found, strict=True):
+        assert (done.returncode, done.stderr.count("\n"), done.stdout, done.heavy) == (2, 1, "", [])
+        assert message in done.stderr
 
 
 def test_the_package_alone_lists_its_commands():
     done = run(function="main")
-    assert (done.returncode, done.stdout) == (2, "heavy: []\n")
+    assert (done.returncode, done.stdout, done.heavy) == (2, "", [])
     assert "doctor    what can run here" in done.stderr
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-import subprocess
-import sys
-from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -17,12 +15,13 @@ from harness import device, layout, models, prompt
 from harness.calls import capture
 from harness.engine import prefills
 from harness.engine.executors import LastWords, cpu_binding
+from harness.engine.ranks import RankDied
+from harness.experiments.prefill import measure
 from harness.measure.budget import Budget
 from harness.replay.series import Judge
-from tests.command_line import wait_for
+from tests.command_line import run_here
 from tests.conftest import BLOCK_SIZE, LENGTH
 
-ROOT = Path(__file__).resolve().parents[2]
 LAYERS = [0, 2]
 
 pytestmark = [
@@ -31,21 +30,31 @@ pytestmark = [
 ]
 
 
-def command_for(model: Path, output: Path, *options: object) -> list[str]:
-    fixed = ["--length", LENGTH, "--block-size", BLOCK_SIZE, "--enforce-eager", "--tensor-parallel-size", 2]
-    places = ["--model", model, "--output-dir", output]
-    return [sys.executable, "run_vllm_prefill.py", *map(str, [*places, *fixed, *options])]
-
-
 @pytest.fixture(scope="module")
 def finished(tiny_gpt2, tmp_path_factory):
-    """A run of two ranks, past the positions that the model was trained with."""
+    """A run of two ranks, past the positions that the model was trained with.
+
+    Once all is measured the second rank is killed, and what the next step says is kept in its place.
+    """
     output = tmp_path_factory.mktemp("runs") / "run"
+    said = []
+    sweep = measure.Job._sweep
+
+    def sweep_and_kill(job: measure.Job, engine: Any, prompts: Any) -> None:
+        sweep(job, engine, prompts)
+        (second,) = (p for p in psutil.Process().children() if "Worker_TP1" in " ".join(p.cmdline()))
+        second.kill()
+        with pytest.raises(RankDied) as error:
+            engine.prefill(prompts)
+        said.append(str(error.value))
+
+    fixed = ["--length", LENGTH, "--block-size", BLOCK_SIZE, "--enforce-eager", "--tensor-parallel-size", 2]
     options = ["--spread-k", "1,3", "--layers", "0,2", "--repeats", 6, "--save-captures"]
-    command = command_for(tiny_gpt2, output, *options)
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure.Job, "_sweep", sweep_and_kill)
+        done = run_here("--model", tiny_gpt2, "--output-dir", output, *fixed, *options, function="main_job")
     assert done.returncode == 0, done.stderr[-3000:]
-    return output, done
+    return output, done, said
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +96,13 @@ def test_the_arms_inside_the_engine_are_those_of_one_rank(finished, results):
     assert (finished[0] / "trace.json").exists()
 
 
+def test_a_rank_that_dies_is_said_in_one_line(finished):
+    (said,) = finished[2]
+    assert "rank 1 died" in said
+    assert "what was measured before is kept" in said
+    assert "\n" not in said
+
+
 def test_each_rank_has_its_share_of_the_heads_of_one_rank(calls, engine, tiny_gpt2):
     """The first layer's, which no other rank's arithmetic has passed through."""
     source = models.materialise(models.inspect(str(tiny_gpt2), length=LENGTH), seed=0)
@@ -114,7 +130,7 @@ def test_outputs_are_right_in_every_rank(calls):
 
 
 def test_the_report_shows_the_slowest_rank_and_all_side_by_side(finished):
-    output, done = finished
+    output, done, _ = finished
     summary = json.loads((output / "summary.json").read_text())
     assert {row["rank"] for row in summary["kernels"]} == {0, 1}
     slowest = summary["slowest_rank"]
@@ -124,22 +140,6 @@ def test_the_report_shows_the_slowest_rank_and_all_side_by_side(finished):
     assert any(line.startswith(f"{1 - slowest} ") for line in table.splitlines())
     record = json.loads((output / "run.json").read_text())
     assert record["model"]["num_heads"] == 1
-
-
-def test_a_rank_that_dies_is_said_in_one_line(tiny_gpt2, tmp_path):
-    output = tmp_path / "run"
-    command = command_for(tiny_gpt2, output, "--layers", "0", "--repeats", 100_000)
-    job = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    wait_for(job, output, "first_token", seconds=240)
-    (second,) = (p for p in psutil.Process(job.pid).children() if "Worker_TP1" in " ".join(p.cmdline()))
-    second.kill()
-    _, stderr = job.communicate(timeout=120)
-    assert job.returncode == 1
-    assert "Traceback" not in stderr
-    (error,) = (line for line in stderr.splitlines() if line.startswith("run_vllm_prefill.py: error: "))
-    assert "rank 1 died" in error
-    assert "what was measured before is kept" in error
-    assert json.loads((output / "run.json").read_text())["status"] == "failed"
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from harness import device
 from harness.config import ConfigError
 from harness.sweep import job, local, process
 from harness.sweep.machines import Progress, Task
+from tests.command_line import run_here
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -186,7 +187,8 @@ def test_real_points_one_of_which_crashes_and_is_run_again(tiny_gpt2, tmp_path):
     (broken / "model.safetensors").write_bytes(weights[:-1000])
     file, directory = tmp_path / "sweep.yaml", tmp_path / "out"
     file.write_text(
-        "base: {length: 100, block_size: 32, enforce_eager: true, spread_k: [1, 4], repeats: 6}\n"
+        "base: {length: 100, block_size: 32, enforce_eager: true, spread_k: [1, 4], repeats: 6, layers: [0], "
+        "synthetic: false}\n"
         f"grid: {{model: [{broken}, {tiny_gpt2}]}}"
     )
     done = sweep(file, "--output-dir", directory)
@@ -218,61 +220,57 @@ def test_real_points_one_of_which_crashes_and_is_run_again(tiny_gpt2, tmp_path):
 def test_bad_points_are_one_line_before_anything_is_made(tmp_path):
     file = tmp_path / "sweep.yaml"
     file.write_text("grid: {length: [0, 64], load_format: [dummy]}")
-    done = sweep(file, "--output-dir", tmp_path / "out")
+    done = run_here("sweep", file, "--output-dir", tmp_path / "out")
     assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, "")
     assert "--length 0: must be at least 1 (1 of 2 points)" in done.stderr
     assert not (tmp_path / "out").exists()
 
 
-def test_ray_runs_a_point_and_brings_its_end_back(tmp_path):
+@pytest.fixture(scope="module")
+def ray():
+    """What runs tasks on a cluster of this machine, and gives their ends by number."""
     pytest.importorskip("ray")
     from harness.sweep.cluster import RayCluster
 
-    (tmp_path / process.OPTIONS).write_text("length: 0")
-    stop = threading.Event()
-    ends: list[tuple[int, process.Ended]] = []
     cluster = RayCluster("local")
-    try:
-        tasks = [Task(0, tmp_path, 1), Task(1, tmp_path / "elsewhere", 1)]
-        cluster.run(
-            tasks, Progress(lambda *_: None, lambda task, ended: ends.append((task.number, ended)), stop)
-        )
-    finally:
-        cluster.close()
-    (_, refused), (_, missing) = sorted(ends, key=lambda pair: pair[0])
-    assert (refused.status, missing.status) == ("failed", "failed")
-    assert "length: 0: must be at least 1" in refused.reason
-    assert "all machines of the cluster share" in missing.reason
+
+    def run(tasks: list[Task], stop: threading.Event) -> dict[int, process.Ended]:
+        ends: dict[int, process.Ended] = {}
+        cluster.run(tasks, Progress(lambda *_: None, lambda task, end: ends.update({task.number: end}), stop))
+        return ends
+
+    yield run
+    cluster.close()
+
+
+def test_ray_runs_a_point_and_brings_its_end_back(ray, tmp_path):
+    (tmp_path / process.OPTIONS).write_text("length: 0")
+    ends = ray([Task(0, tmp_path, 1), Task(1, tmp_path / "elsewhere", 1)], threading.Event())
+    assert (ends[0].status, ends[1].status) == ("failed", "failed")
+    assert "length: 0: must be at least 1" in ends[0].reason
+    assert "all machines of the cluster share" in ends[1].reason
     assert os.environ.get("RAY_ADDRESS") is None
 
 
 @pytest.mark.engine
-def test_a_point_on_ray_is_interrupted_and_keeps_what_it_has(tiny_gpt2, tmp_path):
-    pytest.importorskip("ray")
-    from harness.sweep.cluster import RayCluster
-
+def test_a_point_on_ray_is_interrupted_and_keeps_what_it_has(ray, tiny_gpt2, tmp_path):
     (tmp_path / process.OPTIONS).write_text(
         f"{{model: {tiny_gpt2}, length: 100, block_size: 32, enforce_eager: true, repeats: 9999}}"
     )
-    stop = threading.Event()
-    ends: list[process.Ended] = []
+    stop, ended = threading.Event(), threading.Event()
 
     def stop_once_it_measures():
         record = tmp_path / "run.json"
-        while not ends and not (record.exists() and "first_token" in record.read_text()):
+        while not ended.is_set() and not (record.exists() and "first_token" in record.read_text()):
             stop.wait(0.2)
         stop.set()
 
-    cluster = RayCluster("local")
     watcher = threading.Thread(target=stop_once_it_measures)
     watcher.start()
     try:
-        cluster.run(
-            [Task(0, tmp_path, 1)], Progress(lambda *_: None, lambda _, ended: ends.append(ended), stop)
-        )
+        ends = ray([Task(0, tmp_path, 1)], stop)
     finally:
-        cluster.close()
-        ends.append(None)
+        ended.set()
         watcher.join()
     assert ends[0].status == "interrupted"
     assert json.loads((tmp_path / "run.json").read_text())["status"] == "interrupted"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,24 +13,27 @@ from harness.experiments.backends.engine import BackendEngine
 from harness.experiments.backends.measure import run
 from harness.experiments.backends.options import BackendsConfig, find_model, resolve
 from harness.runs.store import Interrupted
+from tests.command_line import run_here
+from tests.engines import children_here
 
-ROOT = Path(__file__).resolve().parents[3]
+
+@pytest.fixture(scope="module", autouse=True)
+def _engines_here():
+    with children_here():
+        yield
 
 
-def backends(*argv: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "harness", "backends", *argv]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+def backends(model: Path, folder: Path, options: str) -> subprocess.CompletedProcess[str]:
+    places = ["--model", model, "--output-dir", folder, "--block-size", 32, "--quiet"]
+    return run_here("backends", *places, *options.split())
 
 
 @pytest.fixture(scope="module")
 def prefills(tiny_gpt2, tmp_path_factory):
     """Its directory and its output: prompts of 1 and 90 tokens, 1 and 4 at once; 4 x 90 do not fit."""
     folder = tmp_path_factory.mktemp("backends") / "run"
-    done = backends(
-        "--model", str(tiny_gpt2), "--enforce-eager", "--batch-sizes", "1,4", "--input-lens", "1,90",
-        "--block-size", "32", "--num-gpu-blocks-override", "9", "--max-num-batched-tokens", "64",
-        "--repeats", "7", "--quiet", "--output-dir", str(folder),
-    )  # fmt: skip
+    asked = "--batch-sizes 1,4 --input-lens 1,90 --num-gpu-blocks-override 9 --max-num-batched-tokens 64"
+    done = backends(tiny_gpt2, folder, f"--enforce-eager --repeats 7 {asked}")
     assert done.returncode == 0, done.stderr[-3000:]
     return folder, done.stdout
 
@@ -85,11 +87,8 @@ def test_an_engine_s_cells_are_one_interleaved_series(prefills):
 
 
 def test_decoding_one_token_prompts_in_the_least_time(tiny_gpt2, tmp_path):
-    done = backends(
-        "--model", str(tiny_gpt2), "--enforce-eager", "--batch-sizes", "1,3", "--input-lens", "1,40",
-        "--output-len", "4", "--block-size", "32", "--max-seconds", "0.001", "--quiet",
-        "--output-dir", str(tmp_path),
-    )  # fmt: skip
+    asked = "--batch-sizes 1,3 --input-lens 1,40 --output-len 4 --max-seconds 0.001"
+    done = backends(tiny_gpt2, tmp_path, f"--enforce-eager {asked}")
     assert done.returncode == 0, done.stderr[-3000:]
     cells = cells_of(tmp_path)
     assert len(cells) == 3 * 4
@@ -106,11 +105,8 @@ def test_decoding_one_token_prompts_in_the_least_time(tiny_gpt2, tmp_path):
 
 def test_attention_alone_has_random_inputs_where_no_engine_can_be_captured(tiny_gpt2, tmp_path, monkeypatch):
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1000000")  # GiB: no machine has them
-    done = backends(
-        "--model", str(tiny_gpt2), "--attention-backends", "sdpa.math", "--batch-sizes", "2",
-        "--input-lens", "40", "--block-size", "32", "--repeats", "3", "--quiet",
-        "--output-dir", str(tmp_path),
-    )  # fmt: skip
+    asked = "--attention-backends sdpa.math --batch-sizes 2 --input-lens 40 --repeats 3"
+    done = backends(tiny_gpt2, tmp_path, asked)
     assert done.returncode == 0, done.stderr[-3000:]
     rows = cells_of(tmp_path).values()
     assert {(row["status"], row["n"], row["data"]) for row in rows} == {("ok", 3, "synthetic")}

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,14 +14,15 @@ from harness.config import ConfigError, load
 from harness.engine.engine import Engine
 from harness.engine.generation import complete
 from harness.engine.options import EngineError
+from harness.experiments.cache import measure
 from harness.experiments.cache.measure import Arm, Job, Texts
 from harness.experiments.cache.options import CacheConfig, resolve
 from harness.prompt import PromptError
 from harness.running.recorder import Recorder
 from harness.runs.record import Status
+from tests.command_line import run_here
 
 pytestmark = pytest.mark.usefixtures("inference_mode")
-ROOT = Path(__file__).resolve().parents[3]
 LENGTH, BLOCK_SIZE, BATCH = 100, 32, 3
 IDS = np.random.default_rng(0).integers(1, 512, 4096)
 
@@ -73,6 +71,30 @@ def test_no_prompt_of_a_batch_begins_as_another_or_as_what_is_cached_for_it():
         assert all(ours[:50] == other[:50] for ours, other in pairs)
     with pytest.raises(PromptError, match="--prompts 41: the text has too few different beginnings"):
         few.batch(50, 0, 41)
+
+
+def test_a_run_from_the_command_line_and_its_report_again(tiny_gpt2, tmp_path):
+    """Ahead of the tests that share an engine: its own is in this process too."""
+    small = "--length 100 --prompts 2 --shares 0,100 --repeats 6 --block-size 32 --enforce-eager --quiet"
+    options = [*small.split(), "--gpu-memory-utilization", 0.2, "--output-dir", tmp_path]
+    ran = run_here("cache", "--model", tiny_gpt2, *options)
+    assert ran.returncode == 0, ran.stderr
+    assert "Prefix cache: warm against reset" in ran.stdout
+    assert "Outputs side by side" in ran.stdout
+    assert "the reset itself: " in ran.stdout
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    cells = {(row["batch_size"], row["share_pct"], row["arm"]): row for row in summary["cells"]}
+    assert {row["status"] for row in cells.values()} == {"ok"}
+    assert {row["n"] for row in cells.values()} == {6}
+    assert cells[2, 100, "warm"]["hit_rate_pct"] == cells[1, 100, "warm"]["expected_rate_pct"] == 96
+    assert cells[1, 100, "warm"]["cached_tokens"] == 96
+    assert len(summary["contrasts"]) == 2 * 4
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["engine"]["prefix_caching"] is True
+    assert {len(row["warm"]) for rows in record["outputs"].values() for row in rows} == {8}
+    before = {name: (tmp_path / name).read_bytes() for name in ("tables.md", "tables.csv", "summary.json")}
+    assert run_here("report", tmp_path).returncode == 0
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
 
 
 @pytest.mark.parametrize("batch_size", [1, BATCH])
@@ -140,7 +162,7 @@ def test_a_cache_that_holds_something_else_is_found_and_not_timed(
             layer.kv_cache.zero_()
         return done
 
-    monkeypatch.setattr("harness.experiments.cache.measure.measure.complete", spoiling)
+    monkeypatch.setattr(measure, "complete", spoiling)
     half = config.model_copy(update={"shares": [50], "repeats": 6, "output_dir": tmp_path})
     recorder = Recorder(half, "tiny")
     Job(half, recorder, source, cached_engine, texts()).run()
@@ -168,32 +190,3 @@ def test_a_cache_that_holds_something_else_is_found_and_not_timed(
 def test_what_cannot_be_is_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         resolve(load(CacheConfig, options), "cpu")
-
-
-def test_a_run_from_the_command_line_and_its_report_again(tiny_gpt2, tmp_path):
-    small = "--length 100 --prompts 2 --shares 0,100 --repeats 6 --block-size 32 --enforce-eager --quiet"
-    command = [sys.executable, "-m", "harness", "cache", "--model", str(tiny_gpt2), *small.split()]
-    ran = subprocess.run(
-        [*command, "--gpu-memory-utilization", "0.2", "--output-dir", tmp_path],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert ran.returncode == 0, ran.stderr
-    assert "Prefix cache: warm against reset" in ran.stdout
-    assert "Outputs side by side" in ran.stdout
-    assert "the reset itself: " in ran.stdout
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    cells = {(row["batch_size"], row["share_pct"], row["arm"]): row for row in summary["cells"]}
-    assert {row["status"] for row in cells.values()} == {"ok"}
-    assert {row["n"] for row in cells.values()} == {6}
-    assert cells[2, 100, "warm"]["hit_rate_pct"] == cells[1, 100, "warm"]["expected_rate_pct"] == 96
-    assert cells[1, 100, "warm"]["cached_tokens"] == 96
-    assert len(summary["contrasts"]) == 2 * 4
-    record = json.loads((tmp_path / "run.json").read_text())
-    assert record["engine"]["prefix_caching"] is True
-    assert {len(row["warm"]) for rows in record["outputs"].values() for row in rows} == {8}
-    before = {name: (tmp_path / name).read_bytes() for name in ("tables.md", "tables.csv", "summary.json")}
-    again = [sys.executable, "-m", "harness", "report", str(tmp_path)]
-    subprocess.run(again, cwd=ROOT, capture_output=True, check=True)
-    assert {name: (tmp_path / name).read_bytes() for name in before} == before

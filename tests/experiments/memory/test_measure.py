@@ -6,8 +6,6 @@ import json
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import torch
 
 from harness import device, models
 from harness.config import ConfigError, load
+from harness.experiments.memory import jobs, measure
 from harness.experiments.memory.jobs import ENGINES, Reading, Stage, TransformersJob, plan, readings
 from harness.experiments.memory.measure import Job, precise
 from harness.experiments.memory.options import MemoryConfig, find_model, resolve
@@ -24,8 +23,9 @@ from harness.models import ModelError
 from harness.running.recorder import Recorder
 from harness.runs.record import Cell, Result, Status
 from harness.runs.store import RunDirectory
+from tests.command_line import run_here
+from tests.engines import ChildHere
 
-ROOT = Path(__file__).resolve().parents[3]
 LENGTHS, BLOCK_SIZE = [1, 100, 33], 32
 PER_TOKEN = 2 * 3 * 2 * 64 * 2  # two tensors, layers, heads, values, bytes: of the small model in bfloat16
 
@@ -42,11 +42,8 @@ def configured(tiny_gpt2: Path, **options: object) -> MemoryConfig:
 def done(tiny_gpt2, tmp_path_factory):
     """A run from the command line: what it printed, and its directory."""
     folder = tmp_path_factory.mktemp("memory")
-    small = (
-        "--lengths 1,100,33 --block-size 32 --enforce-eager --repeats 1 --gpu-memory-utilization 0.2 --quiet"
-    )
-    command = [sys.executable, "-m", "harness", "memory", "--model", str(tiny_gpt2), *small.split()]
-    ran = subprocess.run([*command, "--output-dir", folder], cwd=ROOT, capture_output=True, text=True)
+    small = "--lengths 1,100,33 --block-size 32 --enforce-eager --repeats 1 --gpu-memory-utilization 0.2"
+    ran = run_here("memory", "--model", tiny_gpt2, *small.split(), "--quiet", "--output-dir", folder)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout, folder
 
@@ -129,8 +126,7 @@ def test_tables_and_waste_of_the_run(done):
 def test_its_report_is_the_same_again(done):
     _, folder = done
     before = {name: (folder / name).read_bytes() for name in ("tables.md", "tables.csv", "summary.json")}
-    again = [sys.executable, "-m", "harness", "report", str(folder)]
-    subprocess.run(again, cwd=ROOT, capture_output=True, check=True)
+    assert run_here("report", folder).returncode == 0
     assert {name: (folder / name).read_bytes() for name in before} == before
 
 
@@ -142,7 +138,7 @@ def test_ctrl_c_keeps_what_was_read_and_the_process_is_started_again(tiny_gpt2, 
         yield from (Reading(stage, Status.OK, figures={"rss_bytes": 7}) for stage in stages[:2])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("harness.experiments.memory.measure.measure.readings", two_of_them)
+    monkeypatch.setattr(measure, "readings", two_of_them)
     recorder = Recorder(config, "tiny")
     with pytest.raises(KeyboardInterrupt):
         Job(config, recorder, find_model(config), []).process("vLLM", 0)
@@ -180,7 +176,8 @@ def test_a_process_that_is_killed_leaves_a_reason_for_all_that_it_did_not_reach(
     assert {reading.reason for reading in found[2:]} == {f"not reached: model loaded: {found[1].reason}"}
 
 
-def test_a_model_that_does_not_load_is_said_at_every_stage_that_follows(tiny_gpt2, tmp_path):
+def test_a_model_that_does_not_load_is_said_at_every_stage_that_follows(tiny_gpt2, tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "Child", ChildHere)
     config = configured(tiny_gpt2)
     (tmp_path / "config.json").write_text("{}")
     source = replace(find_model(config), path=tmp_path)

@@ -1,21 +1,19 @@
-"""The main job by subprocess with a real engine, as a user runs it."""
+"""The main job with a real engine, as a user runs it."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from harness import device
-from tests.command_line import wait_for
+from tests.command_line import run_here, wait_for
 
 ROOT = Path(__file__).resolve().parents[3]
 FUNCTIONS = {"flash_attn_func", "flash_attn_qkvpacked_func", "flash_attn_with_kvcache"}
@@ -25,13 +23,17 @@ KERNEL_KEYS = {
 }  # fmt: skip
 CONTRAST_KEYS = {"kernel", "baseline", "treatment", "spread_k", "layer", "delta_us", "delta_pct"}
 END_TO_END_KEYS = {"arm", "spread_k", "median_ms", "n", "status"}
+SWEEP = ["--spread-k=1,3,10", "--repeats=8", "--gap=scattered", "--run-sizes=random", "--save-captures"]
 
 
-def run(*options: object, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "run_vllm_prefill.py", *map(str, options)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False,
-                          env=os.environ | environment)  # fmt: skip
-    assert not check or done.returncode == 0, done.stderr[-3000:]
+def command_of(*options: object) -> list[str]:
+    return [sys.executable, "run_vllm_prefill.py", *map(str, options)]
+
+
+def run(*options: object, status: int = 0) -> subprocess.CompletedProcess[str]:
+    """A run in this process."""
+    done = run_here(*options, function="main_job")
+    assert done.returncode == status, done.stderr[-3000:]
     return done
 
 
@@ -42,10 +44,9 @@ def options_for(model: Path | str, output: Path) -> list[object]:
 @pytest.fixture(scope="module")
 def finished(tiny_gpt2, tmp_path_factory):
     output = tmp_path_factory.mktemp("runs") / "run"
-    done = run(
-        *options_for(tiny_gpt2, output), "--spread-k", "1,3,10", "--repeats", 8, "--save-captures",
-        "--gap", "scattered", "--run-sizes", "random",
-    )  # fmt: skip
+    command = command_of(*options_for(tiny_gpt2, output), *SWEEP)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
     return output, done
 
 
@@ -181,8 +182,7 @@ def test_a_batch_of_prompts_in_one_step(tiny_gpt2, tmp_path):
 
 def test_a_run_is_not_overwritten_unless_asked(finished, tiny_gpt2):
     output, _ = finished
-    done = run(*options_for(tiny_gpt2, output), check=False)
-    assert done.returncode == 2
+    done = run(*options_for(tiny_gpt2, output), status=2)
     assert "--overwrite" in done.stderr
     assert summary_of(output)["status"] == "finished"
 
@@ -201,35 +201,6 @@ def test_report_rebuilds_the_views_without_torch(finished, tmp_path):
     assert (output / "summary.json").read_text() == before
 
 
-def test_ctrl_c_leaves_a_readable_partial_run(tiny_gpt2, tmp_path):
-    output = tmp_path / "run"
-    command = [
-        sys.executable,
-        "run_vllm_prefill.py",
-        *map(str, options_for(tiny_gpt2, output)),
-        "--repeats",
-        "4000",
-    ]
-    job = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job's is ignored
-    )
-    wait_for(job, output, "first_tokens", seconds=120)
-    time.sleep(3)
-    job.send_signal(signal.SIGINT)
-    job.communicate(timeout=60)
-    assert job.returncode == 130
-    record = json.loads((output / "run.json").read_text())
-    assert record["status"] == "interrupted"
-    rows = summary_of(output)["kernels"]
-    assert rows
-    assert {row["status"] for row in rows} <= {"ok", "interrupted"}
-
-
 def cells(output: Path) -> dict[tuple, list[dict]]:
     """Lines of samples.jsonl by series, arm and so on."""
     found: dict[tuple, list[dict]] = {}
@@ -241,27 +212,44 @@ def cells(output: Path) -> dict[tuple, list[dict]]:
     return found
 
 
-def test_a_killed_run_goes_on_without_repeating_finished_cells(finished, tiny_gpt2, tmp_path):
-    """SIGKILL while series are being written, more than once; the end is that of a run left alone."""
+def started(output: Path, lines: int, *options: object) -> subprocess.Popen[bytes]:
+    """The main job in a process of its own, once its run has so many results, of about 160 in all."""
+    job = subprocess.Popen(
+        command_of(*options),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job's is ignored
+    )
+    samples = output / "samples.jsonl"
+    wait_for(job, lambda: samples.exists() and samples.read_bytes().count(b"\n") >= lines, seconds=240)
+    return job
+
+
+def test_a_killed_run_and_one_that_ctrl_c_ended_go_on_without_repeating_finished_cells(
+    finished, tiny_gpt2, tmp_path
+):
+    """SIGKILL while series are being written, then SIGINT; the end is that of a run left alone."""
     output = tmp_path / "run"
-    options = [*options_for(tiny_gpt2, output), "--spread-k", "1,3,10", "--repeats", 8, "--gap", "scattered",
-               "--run-sizes", "random", "--save-captures"]  # fmt: skip
-    first = random.randint(3, 70)  # lines of samples.jsonl, of about 160 in all
-    for kill_at in (first, random.randint(first + 15, 130)):
-        resume = ["--resume"] if output.exists() else []
-        command = [sys.executable, "run_vllm_prefill.py", *map(str, options), *resume]
-        job = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        samples = output / "samples.jsonl"
-        while not samples.exists() or samples.read_bytes().count(b"\n") < kill_at:
-            assert job.poll() is None, "the run ended before it was to be killed"
-        job.kill()
-        job.wait()
+    options = [*options_for(tiny_gpt2, output), *SWEEP]
+    first = random.randint(3, 70)
+    job = started(output, first, *options)
+    job.kill()
+    job.wait()
+    samples = output / "samples.jsonl"
     with samples.open("ab") as file:
         file.write(b'{"cell": {"stage": "ker')  # what a kill in the middle of a line leaves
-    other = run(*options, "--resume", "--seed", 5, check=False)
-    assert other.returncode == 2
-    assert "--seed 0, not 5" in other.stderr
 
+    job = started(output, random.randint(first + 15, 130), *options, "--resume")
+    job.send_signal(signal.SIGINT)
+    assert job.wait(timeout=60) == 130
+    assert json.loads((output / "run.json").read_text())["status"] == "interrupted"
+    rows = summary_of(output)["kernels"]
+    assert rows
+    assert {row["status"] for row in rows} <= {"ok", "interrupted"}
+
+    other = run(*options, "--resume", "--seed", 5, status=2)
+    assert "--seed 0, not 5" in other.stderr
     run(*options, "--resume")
     whole = cells(finished[0])
     resumed = cells(output)
@@ -273,11 +261,10 @@ def test_a_killed_run_goes_on_without_repeating_finished_cells(finished, tiny_gp
         assert lines[-1]["series_size"] == sizes[key[0]]
     repeated = {key[0] for key, lines in resumed.items() if len(lines) > 1}
     for series in repeated:  # only a series that was cut short may be there twice
-        assert any(len(lines) == 1 for key, lines in resumed.items() if key[0] == series)
+        first_lines = [lines for key, lines in resumed.items() if key[0] == series]
+        assert any(len(lines) == 1 or lines[0]["status"] == "interrupted" for lines in first_lines)
     assert json.loads((output / "run.json").read_text())["status"] == "finished"
-    again = run(*options, "--resume", check=False)
-    assert again.returncode == 2
-    assert "finished" in again.stderr
+    assert "finished" in run(*options, "--resume", status=2).stderr
 
 
 @pytest.mark.engine

@@ -7,13 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 
 from harness import device
+from tests.command_line import wait_for
 
 ROOT = Path(__file__).resolve().parents[3]
 ARMS = {"engine", "paged", "dense", "no_cache"}
@@ -29,9 +29,7 @@ def finished(tiny_gpt2, tmp_path_factory):
         "--layers", "0", "--repeats", "40", "--no-attribution", "--output-dir", str(output),
     ]  # fmt: skip
     job = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not engines_are_up(output):
-        assert job.poll() is None, job.communicate()[1][-3000:]
-        time.sleep(0.05)  # waits for another process to get there; asserts nothing about time
+    wait_for(job, lambda: engines_are_up(output), seconds=300)
     engines = [child for child in psutil.Process(job.pid).children() if "spawn_main" in str(child.cmdline())]
     _, second, _ = sorted(engines, key=psutil.Process.create_time)
     os.kill(second.pid, signal.SIGKILL)
