@@ -7,17 +7,15 @@ from importlib import import_module
 from typing import Any, Protocol, cast
 
 from harness.experiments import EXPERIMENTS
-from harness.experiments.prefill.kernel_tables import Tables
 from harness.report.charts import mpl
 from harness.report.charts.spec import Sheet
 from harness.report.document import Companion
-from harness.report.page import companion, page
 from harness.report.tips import Tips
 from harness.runs.record import Result
 from harness.runs.store import RunDirectory, write_atomic, write_json
 from harness.runs.summary import Summary
 
-__all__ = ["Document", "Tables", "View", "charts", "view_of", "write"]
+__all__ = ["Document", "View", "charts", "view_of", "write"]
 
 Row = dict[str, Any]
 
@@ -69,6 +67,8 @@ def write(run: RunDirectory) -> Document:
     Raises FileNotFoundError without a run.json, ValueError if a line of samples.jsonl is no result or the
     run is of an experiment that is not known.
     """
+    from harness.report.page import companion, page  # which import views, which import this package
+
     record = run.record().to_json()
     view = view_of(record)
     results = run.results()
@@ -94,6 +94,8 @@ def charts(record: Row, summary: Row, results: Iterable[Result]) -> list[Sheet]:
     Args:
         results: the samples behind them, for those who point at a mark.
     """
+    from harness.report.page import companion
+
     tips = Tips.of(results, summary.get("slowest_rank"))
     main_job = record["experiment"] == "prefill"
     drawn = cast(companion.Drawn, view_of(record)) if main_job else companion.drawn_of(record)

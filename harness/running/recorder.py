@@ -116,7 +116,9 @@ class Recorder:
         """Print the main job's table of a spread_k that is measured."""
         results = [result for result in self.kept if in_spread(result.series, spread_k)]
         record = self.record.to_json()
-        tables = report.Tables(record, summarise(record, results))
+        from harness.experiments.prefill.kernel_tables import Tables
+
+        tables = Tables(record, summarise(record, results))
         self.print(tables.screen_table(spread_k))
 
     def print(self, table: str) -> None:
