@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from harness.experiments import EXPERIMENTS
-from harness.report import view_of
+from harness.experiments.views import view_of
 from harness.runs.schema import RunRecord, Stored
 
 HEAD = ["| key | |", "| --- | --- |"]
@@ -22,7 +22,7 @@ def record_keys() -> str:
 def summary_keys() -> str:
     """A section for each experiment's summary.json."""
     parts = []
-    for name in ("prefill", *EXPERIMENTS):
+    for name in EXPERIMENTS:
         summary = view_of({"experiment": name}).Summary
         whose = "the main job" if name == "prefill" else f"`{name}`"
         lists = {key: kind for key, kind in _parts(summary) if kind}

@@ -11,7 +11,7 @@ from typing import Any
 from harness import cli
 from harness.config import Common, ConfigError, RunConfig
 from harness.config.checks import folder_problem
-from harness.experiments import EXPERIMENTS, starting
+from harness.experiments import EXPERIMENTS, starting, views
 from harness.experiments.prefill.options import GROUPS
 from harness.experiments.starting import RunFailed
 from harness.runs.command import CONSOLE_SCRIPT
@@ -27,11 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.Parser(prog=PROG, allow_abbrev=False)
     cli.add_version(parser)
     commands = parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
-    prefill = _with_options(commands, "prefill", "run the main job, as run_vllm_prefill.py does")
-    cli.add_options(prefill, RunConfig, GROUPS)
     for name, experiment in EXPERIMENTS.items():
-        companion = _with_options(commands, name, experiment.about)
-        cli.add_options(companion, experiment.config, experiment.groups)
+        cli.add_options(_with_options(commands, name, experiment.about), experiment.config, experiment.groups)
     _add_sweep(commands)
     report = commands.add_parser("report", help="make tables, plots and page again", allow_abbrev=False)
     report.add_argument("run", type=Path, metavar="RUN", help="a run's or a sweep's directory")
@@ -135,8 +132,6 @@ def _add_compare(commands: argparse._SubParsersAction[cli.Parser]) -> None:
 def _dispatch(arguments: argparse.Namespace) -> int:
     options = vars(arguments)
     command = options.pop("command")
-    if command == "prefill":
-        return _start(RunConfig, options)
     if command in EXPERIMENTS:
         return _start(EXPERIMENTS[command].config, options)
     if command == "sweep":
@@ -169,16 +164,15 @@ def _report(run_dir: Path) -> int:
         return cli.OK
     _check_run(run_dir)
 
-    from harness import report
     from harness.runs.store import RunDirectory
 
     run = RunDirectory.open(run_dir)
     record = run.record()
     try:
-        report.view_of(record.to_json())
+        views.view_of(record.to_json())
     except ValueError as error:
         raise ConfigError(f"{run_dir}: {error}") from error
-    print(report.write(run).screen_summary())
+    print(views.write(run).screen_summary())
     return cli.OK
 
 

@@ -11,11 +11,10 @@ from typing import Any
 
 import pandas as pd
 
-from harness import report
 from harness.compare import ratios
 from harness.compare.ratios import Lone, Ratio
 from harness.config import ConfigError, RunConfig
-from harness.experiments import EXPERIMENTS, starting
+from harness.experiments import EXPERIMENTS, starting, views
 from harness.experiments.prefill.rows import Account, PrefillSummary
 from harness.runs.schema import RunRecord, Stored
 from harness.runs.store import Damaged, RunDirectory
@@ -221,7 +220,7 @@ def open(path: str | os.PathLike[str]) -> Run:
     directory = RunDirectory.open(Path(path))
     try:
         record = directory.record()
-        view = report.view_of(record.to_json())
+        view = views.view_of(record.to_json())
         if record.status != "running" and directory.summary_path.is_file():
             summary = directory.summary(view.Summary)
             if summary.status == record.status:  # else it is older: the run was resumed, and killed
@@ -252,10 +251,9 @@ def run(experiment: str, *, config_file: str | os.PathLike[str] | None = None, *
     >>> run = harness.run("kernels", batch_size=4, spread_k=[1, 8])  # doctest: +SKIP
     >>> run.cells  # doctest: +SKIP
     """
-    kinds = {RunConfig.experiment: RunConfig} | {name: e.config for name, e in EXPERIMENTS.items()}
-    if experiment not in kinds:
-        raise ConfigError(f"{experiment}: no experiment; there are {', '.join(kinds)}")
-    known = kinds[experiment].model_fields
+    if experiment not in EXPERIMENTS:
+        raise ConfigError(f"{experiment}: no experiment; there are {', '.join(EXPERIMENTS)}")
+    known = EXPERIMENTS[experiment].config.model_fields
     for name in options:
         if name not in known:
             near = difflib.get_close_matches(name, [*known, "config_file"], 1, cutoff=0)

@@ -15,9 +15,9 @@ import pandas as pd
 import pytest
 
 import harness
-from harness import api, report
+from harness import api
 from harness.config import ConfigError
-from harness.experiments import EXPERIMENTS, starting
+from harness.experiments import EXPERIMENTS, starting, views
 from harness.running.recorder import recording
 from harness.runs.store import RunDirectory
 from tests import (
@@ -41,7 +41,7 @@ def run(tmp_path: Path) -> harness.Run:
 
 
 def test_frames_have_every_row_of_the_summary(run: harness.Run) -> None:
-    report.write(RunDirectory.open(run.path))
+    views.write(RunDirectory.open(run.path))
     summary = json.loads((run.path / "summary.json").read_text(encoding="utf-8"))
     opened = harness.open(str(run.path))
     for each in (run, opened):
@@ -90,7 +90,7 @@ def test_a_companion_s_frames_are_its_summary_s_lists(made: Any, lists: list[str
     directory.write_record(records.made(made.record()))
     directory.append(made.results())
     unread = harness.open(tmp_path)  # without a summary.json yet
-    report.write(directory)
+    views.write(directory)
     summary = json.loads(directory.summary_path.read_text(encoding="utf-8"))
     for run in (unread, harness.open(tmp_path)):
         assert (run.experiment, list(run.lists)) == (made.record()["experiment"], lists)
@@ -184,13 +184,16 @@ class TestRun:
             toy_experiment.job(config, recorder)
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(toy_experiment, "run", lambda config, _: recording(config, "a list", stop))
+        monkeypatch.setattr(toy_experiment, "run", lambda c, _: recording(c, "it", stop, views.write))
         with pytest.raises(harness.Interrupted):
             harness.run("toy", sizes=[5], repeats=8, output_dir=tmp_path, quiet=True)
         assert (harness.open(tmp_path).status, len(harness.open(tmp_path).cells)) == ("interrupted", 1)
 
     def test_a_run_without_a_figure_fails(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(toy_experiment, "run", lambda config, _: recording(config, "it", lambda *_: None))
+        def idle(*_: Any) -> None:
+            pass
+
+        monkeypatch.setattr(toy_experiment, "run", lambda c, _: recording(c, "it", idle, views.write))
         with pytest.raises(harness.RunFailed, match="nothing was measured"):
             harness.run("toy", output_dir=tmp_path, quiet=True)
         assert harness.open(tmp_path).status == "failed"

@@ -17,7 +17,7 @@ from harness.runs.store import Interrupted, RunDirectory
 # Where each stops, the record open and nothing measured yet.
 FIRST_STEP = {
     "prefill": "harness.experiments.prefill.measure:Job.run",
-    **{name: f"{experiment.job}:measure" for name, experiment in EXPERIMENTS.items()},
+    **{name: f"{experiment.job}:measure" for name, experiment in EXPERIMENTS.items() if name != "prefill"},
 }
 
 

@@ -14,7 +14,7 @@ from harness.config.fields import Count
 from harness.experiments import Experiment
 from harness.report import tables as text
 from harness.report.charts.spec import Axis, Key, Line, Lines, Sheet
-from harness.report.document import Companion
+from harness.report.document import Document, figures_and_tables
 from harness.report.tables import Section, Table, ms
 from harness.report.tips import Tips
 from harness.runs import summary
@@ -41,9 +41,10 @@ def resolve(config: ToyConfig, device_kind: DeviceKind) -> ToyConfig:
 
 def run(config: ToyConfig, source: None = None) -> None:
     """Do it."""
+    from harness.experiments import views
     from harness.running.recorder import recording
 
-    recording(config, "a list", job)
+    recording(config, "a list", job, views.write)
 
 
 def job(config: ToyConfig, recorder: Any) -> None:
@@ -83,18 +84,14 @@ def summarise(record: dict[str, Any], results: list[Result]) -> dict[str, Any]:
     return {"status": record["status"], "cells": [cell_row(result) for result in latest(results)]}
 
 
-def document(record: dict[str, Any], summary: dict[str, Any]) -> Companion:
+def document(record: dict[str, Any], summary: dict[str, Any]) -> Document:
     """One table."""
     lines = [
         text.Line(str(row["size"]), (ms(row["median_us"], 4), str(row["n"]))) for row in summary["cells"]
     ]
     table = Table("How long a sum takes", ("numbers", "median ms", "n"), [Section("", lines)])
-    return Companion(record, "Sums", [table] if lines else [], summary["cells"])
-
-
-def answer(summary: dict[str, Any]) -> str:
-    """How many sums there are."""
-    return f"{len(summary['cells'])} sums were measured."
+    cells, parts = summary["cells"], figures_and_tables([table] if lines else [])
+    return Document(record, "Sums", f"{len(cells)} sums were measured.", parts, cells)
 
 
 def charts(record: dict[str, Any], summary: dict[str, Any], tips: Tips) -> list[Sheet]:
@@ -112,5 +109,5 @@ EXPERIMENT = Experiment(
     resolve=resolve,
     job=__name__,
     view=__name__,
-    page=__name__,
+    charts=__name__,
 )

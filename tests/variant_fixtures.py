@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from harness.experiments.prefill.kernel_tables import Tables
 from harness.experiments.prefill.summary import summarise
+from harness.experiments.prefill.view import document
+from harness.report.document import Document
 from harness.runs.record import Cell, Result, Status
 from tests.fixtures import DATA, gpu_record
 
@@ -57,9 +58,9 @@ def _result(name: str, arm: str, status: Status, reason: str | None, samples_us:
     return Result(cell, "variants", status, reason, samples_us, control=name.endswith(" again"))
 
 
-def variant_tables() -> Tables:
+def variant_tables() -> Document:
     """The tables of the run."""
-    return Tables(variant_record(), summarise(variant_record(), variant_results()))
+    return document(variant_record(), summarise(variant_record(), variant_results()))
 
 
 def main() -> None:

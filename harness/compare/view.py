@@ -13,6 +13,7 @@ import pandas as pd
 from harness import batch
 from harness.compare import charts as ratios
 from harness.compare.ratios import TOLERANCE_PCT, Comparison, Difference, Limit, Lone, Ratio, lost
+from harness.experiments import views
 from harness.report.charts import svg
 from harness.report.charts.spec import Bars
 from harness.report.page import facts
@@ -81,7 +82,7 @@ def page(comparison: Comparison, limit: Limit | None = None) -> str:
         figures=[svg.draw(_chart(comparison, run.label)) for run in comparison.runs[1:]],
         tables=tables(comparison, limit),
         records=[
-            (run.label, facts.environment(run.record), run.record["notices"], facts.in_full(run.record))
+            (run.label, facts.environment(run.record), run.record["notices"], views.in_full(run.record))
             for run in comparison.runs
         ],
         command=_command(comparison, limit),

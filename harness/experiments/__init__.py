@@ -1,6 +1,6 @@
-"""One file a question. The table below is what `python -m harness` knows of the main job's companions.
+"""One folder a question. The table below is what commands, reports and the Python API know of them.
 
-Nothing heavy is imported here: `job` and `view` name modules that are imported when they are needed.
+Nothing heavy is imported here: `job`, `view` and `charts` name modules, imported when they are needed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from harness.experiments.cache import options as cache
 from harness.experiments.kernels import options as kernels
 from harness.experiments.kvcache import options as kvcache
 from harness.experiments.memory import options as memory
+from harness.experiments.prefill import options as prefill
 
 if TYPE_CHECKING:
     from harness.models import ModelSource
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A companion of the main job."""
+    """A question, and what answers it."""
 
     about: str  # one line for --help
     question: str  # what it answers: the head of its report.html
@@ -30,13 +31,23 @@ class Experiment:
     groups: Mapping[str, Sequence[str]]  # the options as --help shows them: title -> fields
     resolve: Callable[[Any, Any], Common]  # (config, "cuda" or "cpu") -> config; raises ConfigError
     job: str  # the module whose run(config, source) does it; source: what find_model finds, else None
-    view: str  # the module that makes summary, tables and plots of a run: see harness.report.View
-    page: str  # the module with answer and figures of its report.html: see harness.report.page.companion
+    view: str  # the module that makes summary and document of a run: see views.View
+    charts: str  # the module that draws it: see views.Charts
     find_model: Callable[[Any], ModelSource] | None = None  # resolved config -> model; raises ModelError
 
 
 # By the name of the subcommand, which is also `config.experiment`.
 EXPERIMENTS: dict[str, Experiment] = {
+    "prefill": Experiment(
+        about="run the main job, as run_vllm_prefill.py does",
+        question="How much of a prefill is the paged KV cache, and how much of that its layout?",
+        config=prefill.RunConfig,
+        groups=prefill.GROUPS,
+        resolve=prefill.resolve,
+        job="harness.experiments.prefill.measure",
+        view="harness.experiments.prefill.view",
+        charts="harness.experiments.prefill.charts",
+    ),
     "kernels": Experiment(
         about="time flash-attn's three functions, or other kernels, on random Q, K and V, without an engine",
         question="What do attention kernels take on contiguous K and V, and on spread_k runs?",
@@ -45,7 +56,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         resolve=kernels.resolve,
         job="harness.experiments.kernels.measure",
         view="harness.experiments.kernels.view",
-        page="harness.experiments.kernels.charts",
+        charts="harness.experiments.kernels.charts",
     ),
     "cache": Experiment(
         about="prefills with a warm prefix cache and without one, a share of the prompt being in it",
@@ -55,7 +66,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         resolve=cache.resolve,
         job="harness.experiments.cache.measure",
         view="harness.experiments.cache.view",
-        page="harness.experiments.cache.charts",
+        charts="harness.experiments.cache.charts",
         find_model=cache.find_model,
     ),
     "memory": Experiment(
@@ -66,7 +77,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         resolve=memory.resolve,
         job="harness.experiments.memory.measure",
         view="harness.experiments.memory.view",
-        page="harness.experiments.memory.charts",
+        charts="harness.experiments.memory.charts",
         find_model=memory.find_model,
     ),
     "backends": Experiment(
@@ -77,7 +88,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         resolve=backends.resolve,
         job="harness.experiments.backends.measure",
         view="harness.experiments.backends.view",
-        page="harness.experiments.backends.charts",
+        charts="harness.experiments.backends.charts",
         find_model=backends.find_model,
     ),
     "kvcache": Experiment(
@@ -88,7 +99,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         resolve=kvcache.resolve,
         job="harness.experiments.kvcache.measure",
         view="harness.experiments.kvcache.view",
-        page="harness.experiments.kvcache.charts",
+        charts="harness.experiments.kvcache.charts",
         find_model=kvcache.find_model,
     ),
 }

@@ -12,6 +12,14 @@ from harness.analysis.rows import find, select
 from harness.config.kernel_names import WITHOUT_TABLE
 from harness.report.tables import Line, Notes, difference, interval, ms, signed, span_pct
 
+TIME_COLUMNS = ("", "warm-up ms", "average ms", "median ms", "gather ms", "total ms")  # of `time_line`
+LABELS = {
+    "paged": "Paged",
+    "contiguous": "Contiguous",
+    "fragmented": "Non-contiguous",
+    "dense": "Dense",
+    "compact": "Compact",
+}
 SHORT = {"out_of_memory": "OOM"}
 REPAGED_RUNS = re.compile(
     r", \d+ of (\d+) runs"

@@ -15,19 +15,20 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 import patches
-from harness import device, report
+from harness import device
 from harness.config import Common
-from harness.experiments.prefill.summary import summarise
 from harness.measure import memory
 from harness.measure.blocks import Block
 from harness.measure.sampler import Series
+from harness.report.document import Document
 from harness.runs import command, resume
-from harness.runs.record import Result, in_spread
+from harness.runs.record import Result
 from harness.runs.schema import Device, Model, RunRecord, RunStatus
 from harness.runs.store import Interrupted, RunDirectory
 from harness.units import counted
 
 Config = TypeVar("Config", bound=Common)
+Write = Callable[[RunDirectory], Document]
 
 
 class NothingMeasured(RuntimeError):
@@ -112,15 +113,6 @@ class Recorder:
         self.kept += stored
         return stored
 
-    def show(self, spread_k: int) -> None:
-        """Print the main job's table of a spread_k that is measured."""
-        results = [result for result in self.kept if in_spread(result.series, spread_k)]
-        record = self.record.to_json()
-        from harness.experiments.prefill.kernel_tables import Tables
-
-        tables = Tables(record, summarise(record, results))
-        self.print(tables.screen_table(spread_k))
-
     def print(self, table: str) -> None:
         """A table on stdout while the run goes on; nothing if it is empty."""
         if table:
@@ -156,18 +148,22 @@ class Recorder:
             f"{self.directory.tables_path} has every reason: ask for less, or for what can run here"
         )
 
-    def finish(self, status: RunStatus) -> None:
-        """Close the record, write summary, tables and plots from what is on disk, print the last table."""
+    def finish(self, status: RunStatus, write: Write) -> None:
+        """Close the record, have views made of what is on disk, print the end of them."""
         with self.noting() as record:
             record.status, record.finished = status, _now()
-        document = report.write(self.directory)
+        document = write(self.directory)
         if status != "failed":
-            print(document.screen_summary())
-        print(f"results: {self.directory.path}", flush=True)
+            print(document.screen_summary(), end="\n\n")
+        print(f"report: {self.directory.page_path}", flush=True)
 
 
 def recording(
-    config: Config, name: str, job: Callable[[Config, Recorder], None], notices: Iterable[str] = ()
+    config: Config,
+    name: str,
+    job: Callable[[Config, Recorder], None],
+    write: Write,
+    notices: Iterable[str] = (),
 ) -> None:
     """Do an experiment's job with a run directory that is readable however the job ends.
 
@@ -175,6 +171,7 @@ def recording(
         config: resolved.
         name: of the model, or of what else is measured.
         job: measures and records.
+        write: makes summary, tables, plots and page of a run's directory.
         notices: of the model. What every run must say, this adds to them.
 
     Raises:
@@ -200,7 +197,7 @@ def recording(
             record.error = f"{type(error).__name__}: {error}"
         raise
     finally:
-        recorder.finish(status)
+        recorder.finish(status, write)
 
 
 @contextmanager

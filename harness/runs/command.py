@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
 
 from harness.shipped import ROOT
 
 CONSOLE_SCRIPT = "prefill-layout-harness"
+NOT_REPRODUCED = ("output_dir", "overwrite", "resume", "quiet")  # options that change no figure
 MODULE, SCRIPT = ROOT / "harness" / "__main__.py", ROOT / "run_vllm_prefill.py"
 
 
@@ -21,3 +26,31 @@ def typed(argv: Sequence[str]) -> list[str] | None:
     if Path(program).resolve() == SCRIPT:
         return ["python", SCRIPT.name, *arguments]
     return None
+
+
+def written_out(words: Sequence[str], options: Mapping[str, Any], model: type[BaseModel]) -> str:
+    """A command with every option that is not its default: also what a YAML file had said.
+
+    Args:
+        words: that it begins with.
+        options: field name -> value.
+        model: whose fields they are.
+    """
+    found = [*words]
+    for name, value in options.items():
+        field = model.model_fields.get(name)
+        is_default = field and value == field.default and name != "length"  # whose default is the device's
+        if value is None or name in NOT_REPRODUCED or is_default:
+            continue
+        if name == "length" and options.get("batch"):  # which says it
+            continue
+        option = "--" + name.replace("_", "-")
+        if isinstance(value, bool):
+            found.append(option if value else "--no-" + option[2:])
+        else:
+            found += [option, ",".join(map(_word, value if isinstance(value, list) else [value]))]
+    return shlex.join(found)
+
+
+def _word(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -7,10 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.report.charts import svg
-from harness.report.document import csv_of
-from harness.report.page import facts
-from harness.report.page.rendering import render
+from harness.report.charts.spec import Sheet
+from harness.report.document import Document, csv_of, figures_and_tables
+from harness.report.page import page
 from harness.report.rows import Row
 from harness.report.tables import Table, command, listed, wrapped
 from harness.runs.store import RunDirectory, write_atomic, write_json
@@ -73,17 +72,15 @@ class SweepTables:
         measured = [point for point in self.summary["points"] if point["versions"]]
         device = "; ".join(dict.fromkeys(point["device"] for point in measured)) or "no device yet"
         of_runs = {"device": {"name": device}, "versions": measured[0]["versions"] if measured else {}}
-        return render(
-            "companion.html.j2",
-            title=f"Sweep of {Path(self.record['file']).name}, on {device}",
-            question="What does the paged KV cache cost a prefill, point by point?",
-            answer=f"{self._counts()}.",
-            status=self.record["status"],
-            figures=[svg.draw(chart) for chart in points.charts(self.summary["points"])],
-            tables=self._tables(full=True),
-            details=[],
-            **facts.closing(self.record | of_runs | {"config": {}, "notices": [*shared, *others]}, []),
+        document = Document(
+            self.record | of_runs | {"notices": [*shared, *others]},
+            f"Sweep of {Path(self.record['file']).name}",
+            f"{self._counts()}.",
+            figures_and_tables(self._tables(full=True)),
+            rows=[],
         )
+        sheets = [Sheet("sweep", document.title, points.charts(self.summary["points"]))]
+        return page(document, sheets, "What does the paged KV cache cost a prefill, point by point?", None)
 
     def csv(self) -> str:
         """tables.csv: a line a point and figure; of a point without any a line that says why."""

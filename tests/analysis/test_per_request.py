@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from harness.analysis.per_request import rows
-from harness.experiments.prefill.kernel_tables import Tables
 from harness.experiments.prefill.summary import summarise
+from harness.experiments.prefill.view import document
 from harness.runs.record import Cell, Result, Status, request_series_name, series_name
 from harness.runs.resume import finished_series
 from tests import fixtures
@@ -90,7 +90,7 @@ def test_without_one_request_there_is_no_sum():
         None,
     )
     assert (found["sum"]["status"], found["sum"]["paged_us"]) == ("out_of_memory", None)
-    assert "1x97 [1]" in Tables(RECORD, summarise(RECORD, lost)).screen_summary()
+    assert "1x97 [1]" in document(RECORD, summarise(RECORD, lost)).screen_summary()
 
 
 def test_the_figures_of_the_step_are_what_they_are_without_those_of_requests():
@@ -134,11 +134,11 @@ sum: of all requests, one after the other; step: all of them in one call, as
 
 
 def test_the_tables_say_which_prompts():
-    tables = Tables(RECORD, summarise(RECORD, results()))
+    tables = document(RECORD, summarise(RECORD, results()))
     screen = tables.screen_summary()
     assert TABLE in screen
     assert "ms per attention call of 4 prompts (2x20, 1x97, 1x300), layer 0" in screen
     assert max(map(len, screen.splitlines())) <= 80
     assert tables.markdown().startswith("# gpt2, 4 prompts (2x20, 1x97, 1x300), on A CPU")
     assert "## Per request" in tables.markdown()
-    assert "Per request" not in Tables(fixtures.record(), summarise(fixtures.record(), [])).screen_summary()
+    assert "Per request" not in document(fixtures.record(), summarise(fixtures.record(), [])).screen_summary()

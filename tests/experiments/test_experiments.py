@@ -5,14 +5,16 @@ from __future__ import annotations
 import csv
 import json
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness import __main__, cli
 from harness.config import ConfigError, load
-from harness.experiments import EXPERIMENTS
+from harness.experiments import EXPERIMENTS, views
 from harness.running.recorder import recording
 from harness.runs.record import Cell, Result, Status
 from harness.runs.store import RunDirectory
@@ -27,6 +29,15 @@ def _toy(monkeypatch):
 
 def toy(folder: Path, *argv: str) -> int:
     return __main__.main(["toy", "--output-dir", str(folder), "--repeats", "8", "--quiet", *argv])
+
+
+def run_as(patched: pytest.MonkeyPatch, job: Callable[[ToyConfig, Any], None]) -> None:
+    """Have another job done in the toy's place."""
+
+    def run(config: ToyConfig, source: None) -> None:
+        recording(config, "a list", job, views.write)
+
+    patched.setattr(toy_experiment, "run", run)
 
 
 def test_a_run_leaves_the_same_files_as_the_main_job_s(tmp_path, capsys):
@@ -102,7 +113,7 @@ def test_a_signal_ends_a_run_that_keeps_what_it_has_and_goes_on(tmp_path, monkey
 
     before = signal.getsignal(number)
     with monkeypatch.context() as patched:
-        patched.setattr(toy_experiment, "run", lambda config, source: recording(config, "a list", ended))
+        run_as(patched, ended)
         assert toy(tmp_path) == cli.INTERRUPTED
     assert signal.getsignal(number) is before
     run = RunDirectory.open(tmp_path)
@@ -120,7 +131,7 @@ def test_a_run_that_could_measure_nothing_is_one_line_and_status_1(tmp_path, mon
             [Result(c, "toy", Status.OUT_OF_MEMORY, "no 2 GiB left", readings={"x": []}) for c in cells]
         )
 
-    monkeypatch.setattr(toy_experiment, "run", lambda config, source: recording(config, "a list", lost))
+    run_as(monkeypatch, lost)
     assert toy(tmp_path) == cli.FAILED
     run = RunDirectory.open(tmp_path)
     said = (
@@ -140,7 +151,7 @@ def test_one_figure_is_enough(tmp_path, monkeypatch, figures):
         result = Result(cell, "toy", Status.OUT_OF_MEMORY, "no 2 GiB left")
         recorder.add([replace(result, series="other"), replace(result, status=Status.OK, **figures)])
 
-    monkeypatch.setattr(toy_experiment, "run", lambda config, source: recording(config, "a list", most_lost))
+    run_as(monkeypatch, most_lost)
     assert toy(tmp_path) == cli.OK
 
 

@@ -14,9 +14,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from harness import report
 from harness.__main__ import main
 from harness.config.kernel_names import KERNELS
+from harness.experiments import views
 from harness.report.charts import mpl, svg
 from harness.report.charts.spec import (
     BAND,
@@ -127,8 +127,8 @@ def assert_no_text_is_hidden(sheet: Sheet) -> None:
 @pytest.mark.parametrize("run", RUNS)
 def test_every_plot_is_readable_has_a_name_of_its_own_and_does_not_change(run: str, tmp_path: Path) -> None:
     record, results = RUNS[run][0](), RUNS[run][1]()
-    summary = report.view_of(record).summarise(record, results)
-    sheets = [sheet for sheet in report.charts(record, summary, results) if mpl.write(sheet, tmp_path)]
+    summary = views.view_of(record).summarise(record, results)
+    sheets = [sheet for sheet in views.charts(record, summary, results) if mpl.write(sheet, tmp_path)]
     names = {sheet.name for sheet in sheets}
     assert names == NAMES[run]
     assert {path.name for path in tmp_path.iterdir()} == {f"{n}.{end}" for n in names for end in ENDS}

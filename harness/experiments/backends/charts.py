@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 from harness.experiments.backends.scaling import is_split
-from harness.experiments.backends.summary import AGAINST
-from harness.experiments.backends.view import MIB, backends, number, times
+from harness.experiments.backends.view import backends, number
 from harness.report.charts.spec import INK, SOFT, Axis, Key, Line, Lines, Point, Sheet
 from harness.report.rows import Row
 from harness.report.tips import Tips, lost, lost_point
@@ -15,39 +12,6 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", INK
 MARKERS = ("circle", "square", "triangle", "diamond", "triangle down", "plus", "x")
 RING = Key("compute-bound from here", SOFT, "ring")
 PER_ROW = 3
-
-
-def answer(summary: Row) -> str:
-    """How many cells each backend wins; without two of them, what doing without a dense buffer takes."""
-    winners = summary["winners"]
-    if not winners:
-        no_winner = "No two of vLLM's backends were measured in one cell, so there is no winner."
-        return " ".join(filter(None, [no_winner, _dense_buffer(summary)]))
-    sure = sum(row["verdict"] == "faster" for row in winners)
-    told = [f"{name} in {count}" for name, count in Counter(row["winner"] for row in winners).most_common()]
-    return (
-        f"Of vLLM's backends the fastest is {', '.join(told)} of {len(winners)} cells; in {sure} of "
-        "these the verdict is faster."
-    )
-
-
-def _dense_buffer(summary: Row) -> str:
-    """What PyTorch's attention takes block by block in the largest cell that has both; "" if none has."""
-    paired = [row for row in summary["contrasts"] if row["contrast"] == AGAINST]
-    if not paired:
-        return ""
-    row = max(paired, key=lambda row: row["batch_size"] * row["input_len"])
-    batch, tokens = row["batch_size"], row["input_len"]
-    (size,) = (
-        cell["buffer_bytes"]
-        for cell in summary["cells"]
-        if (cell["arm"], cell["batch_size"], cell["input_len"]) == ("gathered", batch, tokens)
-    )
-    prompts = f"{batch} prompt{'s' * (batch > 1)} of {tokens} token{'s' * (tokens > 1)}"
-    return (
-        f"For {prompts}, PyTorch's attention of one layer needs a dense buffer of {size / MIB:,.2f} MiB; "
-        f"without it, block by block, it takes {times(row)} the time."
-    )
 
 
 def charts(record: Row, summary: Row, tips: Tips) -> list[Sheet]:

@@ -16,6 +16,7 @@ import torch
 
 from harness import models
 from harness.analysis import stats
+from harness.experiments import views
 from harness.experiments.backends.attention_alone import AttentionAlone, captured, sdpa_series
 from harness.experiments.backends.engine import BackendEngine, again
 from harness.experiments.backends.options import SDPA, BackendsConfig, Size
@@ -28,7 +29,7 @@ from harness.runs.schema import Model
 
 def run(config: BackendsConfig, source: ModelSource) -> None:
     """Run it and leave its run directory; raises as `recording` does."""
-    recording(config, source.name, partial(measure, source=source), source.notices)
+    recording(config, source.name, partial(measure, source=source), views.write, source.notices)
 
 
 def measure(config: BackendsConfig, recorder: Recorder, source: ModelSource) -> None:

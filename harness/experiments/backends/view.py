@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from harness.analysis.rows import find
 from harness.experiments.backends.rows import BackendsSummary
 from harness.experiments.backends.scaling import COMPUTE_BOUND, is_split
 from harness.experiments.backends.summary import AGAINST, ALONE, phase, sizes, summarise
-from harness.report.document import Companion
-from harness.report.rows import Row, marked, noise_floor_line, remark, status_text
+from harness.report.document import Document, figures_and_tables
+from harness.report.rows import Row, marked, noise_floor_line, remark, status_text, warnings
 from harness.report.tables import NONE, Line, Notes, Section, Table, ms, percent
 from harness.units import counted
 
@@ -21,14 +22,16 @@ DATA = {"captured": "captured", "synthetic": "random"}
 MIB = 2**20
 
 
-def document(record: Row, summary: Row) -> Companion:
+def document(record: Row, summary: Row) -> Document:
     """The tables."""
     batches = sorted({row["batch_size"] for row in summary["cells"]})
     tables = [_crossover(record, summary, batch) for batch in batches]
     tables += [
         table for table in (_winners(summary), _turning_points(record, summary), _buffers(summary)) if table
     ]
-    return Companion(record, f"Attention backends in {inputs(record)}", tables, summary["cells"])
+    title, cells = f"Attention backends in {inputs(record)}", summary["cells"]
+    found = warnings(cells, lambda row: f"{row['backend']}, {row['batch_size']} x {row['input_len']} tokens")
+    return Document(record, title, answer(summary), figures_and_tables(tables), cells, found)
 
 
 def inputs(record: Row) -> str:
@@ -210,3 +213,36 @@ def _buffer_cells(row: Row | None, notes: Notes) -> tuple[str, str]:
     if row["median_us"] is None:
         return size, status_text(row, notes, short=True)
     return size, marked(ms(row["median_us"]), row, notes)
+
+
+def answer(summary: Row) -> str:
+    """How many cells each backend wins; without two of them, what doing without a dense buffer takes."""
+    winners = summary["winners"]
+    if not winners:
+        no_winner = "No two of vLLM's backends were measured in one cell, so there is no winner."
+        return " ".join(filter(None, [no_winner, _dense_buffer(summary)]))
+    sure = sum(row["verdict"] == "faster" for row in winners)
+    told = [f"{name} in {count}" for name, count in Counter(row["winner"] for row in winners).most_common()]
+    return (
+        f"Of vLLM's backends the fastest is {', '.join(told)} of {len(winners)} cells; in {sure} of "
+        "these the verdict is faster."
+    )
+
+
+def _dense_buffer(summary: Row) -> str:
+    """What PyTorch's attention takes block by block in the largest cell that has both; "" if none has."""
+    paired = [row for row in summary["contrasts"] if row["contrast"] == AGAINST]
+    if not paired:
+        return ""
+    row = max(paired, key=lambda row: row["batch_size"] * row["input_len"])
+    batch, tokens = row["batch_size"], row["input_len"]
+    (size,) = (
+        cell["buffer_bytes"]
+        for cell in summary["cells"]
+        if (cell["arm"], cell["batch_size"], cell["input_len"]) == ("gathered", batch, tokens)
+    )
+    prompts = f"{batch} prompt{'s' * (batch > 1)} of {tokens} token{'s' * (tokens > 1)}"
+    return (
+        f"For {prompts}, PyTorch's attention of one layer needs a dense buffer of {size / MIB:,.2f} MiB; "
+        f"without it, block by block, it takes {times(row)} the time."
+    )

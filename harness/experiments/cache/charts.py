@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from harness.experiments.cache.view import sizes_of
+from harness.experiments.cache.view import prompts_of, sizes_of
 from harness.report.charts.spec import SOFT, Axis, Band, Key, Line, Lines, Point, Sheet
-from harness.report.rows import Row, change
+from harness.report.rows import Row
 from harness.report.tables import ms
 from harness.report.tips import Tips, contrast_point, lost, lost_point
 from harness.units import counted
@@ -14,29 +14,11 @@ SHARE = Axis("share of the prompt that begins as a cached one, %", at_points=Tru
 EVEN = Key("time saved = tokens saved", SOFT, line="dotted")
 
 
-def answer(summary: Row) -> str:
-    """The difference at the largest share, for single prompts and for batches."""
-    rows = [row for row in summary["contrasts"] if row["contrast"] == "warm"]
-    if not rows:
-        return "No contrast was measured."
-    most = max(row["share_pct"] for row in rows)
-    told = [
-        f"a prefill of {_of(row)} changes by {change(row)}, {row['verdict']}"
-        for row in rows
-        if row["share_pct"] == most
-    ]
-    return f"With a cache that has {most}% of the prompt, {'; '.join(told)}."
-
-
 def charts(record: Row, summary: Row, tips: Tips) -> list[Sheet]:
     """Difference and time over the share, and what the hits save."""
     name, length = record["model"]["name"], record["config"]["length"]
     title = f"Prefix cache: {name}, {counted(length, 'token')}, {record['device']['name']}"
     return [Sheet("cache", title, [_differences(summary), _times(summary, tips), _savings(summary)])]
-
-
-def _of(row: Row) -> str:
-    return "one prompt" if row["batch_size"] == 1 else f"{row['batch_size']} prompts"
 
 
 def _key(size: int, arm: str = "") -> Key:
@@ -57,7 +39,7 @@ def _warm(summary: Row, size: int) -> list[Row]:
 
 
 def _told(row: Row) -> str:
-    return f"{_of(row)}, {row['share_pct']}%: warm against reset"
+    return f"{prompts_of(row)}, {row['share_pct']}%: warm against reset"
 
 
 def _differences(summary: Row) -> Lines:
@@ -85,7 +67,7 @@ def _times(summary: Row, tips: Tips) -> Lines:
 
 
 def _name(row: Row) -> str:
-    return f"{_of(row)}, {row['share_pct']}%, {row['arm']}"
+    return f"{prompts_of(row)}, {row['share_pct']}%, {row['arm']}"
 
 
 def _point(row: Row, tips: Tips) -> Point:

@@ -16,6 +16,7 @@ from harness.engine.engine import Engine, check_backend
 from harness.engine.generation import Completed, complete, warm_up
 from harness.engine.inengine import Outcome
 from harness.engine.options import EngineError, check_vllm
+from harness.experiments import views
 from harness.experiments.cache.options import CacheConfig
 from harness.experiments.prefill.end_to_end import PrefillTimer
 from harness.measure.budget import Budget
@@ -35,7 +36,7 @@ ARMS = (("reset", False), ("warm", False), ("reset", True))  # name, whether it 
 def run(config: CacheConfig, source: ModelSource) -> None:
     """Run it and leave its run directory; raises as `recording` does."""
     check_vllm(source)  # a refusal leaves no run behind
-    recording(config, source.name, partial(measure, source=source), source.notices)
+    recording(config, source.name, partial(measure, source=source), views.write, source.notices)
 
 
 def measure(config: CacheConfig, recorder: Recorder, source: ModelSource) -> None:

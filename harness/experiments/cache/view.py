@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from harness.analysis import figures, stats
 from harness.analysis.rows import find
 from harness.experiments.cache.rows import CacheSummary
-from harness.report.document import Companion
-from harness.report.rows import Row, marked, noise_floor_line, warning_lines
+from harness.report.document import Document, figures_and_tables
+from harness.report.rows import Row, change, marked, noise_floor_line, warnings
 from harness.report.tables import NONE, Line, Notes, Section, Table, ms, percent
 from harness.runs.record import Result, latest
 from harness.units import counted
@@ -50,7 +50,7 @@ def _cell(result: Result) -> Row:
     return figures.cell_row(result) | {"changed_first_tokens": int(changed)}
 
 
-def document(record: Row, summary: Row) -> Companion:
+def document(record: Row, summary: Row) -> Document:
     """Warm against reset; outputs side by side, of every prompt in tables.md, of the first on the screen."""
     config = record["config"]
     title = (
@@ -60,7 +60,9 @@ def document(record: Row, summary: Row) -> Companion:
     tables = [_over_shares(record, summary)] if summary["cells"] else []
     tables += [_side_by_side(outputs, 1)] if outputs else []
     every = [_side_by_side(outputs, config["prompts"])] if outputs and config["prompts"] > 1 else []
-    return Companion(record, title, tables, summary["cells"], details=every)
+    cells, parts = summary["cells"], figures_and_tables(tables, every)
+    found = warnings(cells, lambda row: f"{row['share_pct']}% x{row['batch_size']} {row['arm']}")
+    return Document(record, title, answer(summary), parts, cells, found)
 
 
 def _over_shares(record: Row, summary: Row) -> Table:
@@ -120,9 +122,6 @@ def _below(record: Row, summary: Row, notes: Notes) -> list[str]:
     return [
         *lines,
         noise_floor_line(summary["contrasts"], "reset"),
-        *warning_lines(
-            summary["cells"], lambda row: f"{row['share_pct']}% x{row['batch_size']} {row['arm']}"
-        ),
         "hit rate: vLLM's own count of cached tokens; expected: the whole blocks of what is shared, less the "
         "last token's. difference: median of paired differences, warm minus reset.",
     ]
@@ -169,3 +168,22 @@ def sizes_of(summary: Row) -> list[int]:
 
 def _shares(summary: Row, size: int) -> list[int]:
     return sorted({row["share_pct"] for row in summary["cells"] if row["batch_size"] == size})
+
+
+def answer(summary: Row) -> str:
+    """The difference at the largest share, for single prompts and for batches."""
+    rows = [row for row in summary["contrasts"] if row["contrast"] == "warm"]
+    if not rows:
+        return "No contrast was measured."
+    most = max(row["share_pct"] for row in rows)
+    told = [
+        f"a prefill of {prompts_of(row)} changes by {change(row)}, {row['verdict']}"
+        for row in rows
+        if row["share_pct"] == most
+    ]
+    return f"With a cache that has {most}% of the prompt, {'; '.join(told)}."
+
+
+def prompts_of(row: Row) -> str:
+    """How many prompts a step has, in words."""
+    return "one prompt" if row["batch_size"] == 1 else f"{row['batch_size']} prompts"

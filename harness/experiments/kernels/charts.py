@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 from harness.analysis.rows import select
-from harness.config.kernel_names import WITHOUT_TABLE, looks
-from harness.experiments.kernels.view import ARMS, inputs, kernels_of, spreads_of, whose
+from harness.config.kernel_names import looks
+from harness.experiments.kernels.view import (
+    ARMS,
+    compared,
+    contrasts_of,
+    inputs,
+    kernels_of,
+    spreads_of,
+    whose,
+)
 from harness.report.arms import arm_key, arm_lines, lost_arms, spread_axis
 from harness.report.charts.spec import Axis, Band, Line, Lines, Sheet
-from harness.report.rows import Row, change
+from harness.report.rows import Row
 from harness.report.tips import Tips, contrast_point
 from harness.units import counted
-
-
-def answer(summary: Row) -> str:
-    """What the most runs change for each kernel."""
-    most = max((row["spread_k"] for row in summary["contrasts"]), default=0)
-    rows = [
-        row
-        for kernel in kernels_of(summary)
-        for row in _contrasts(summary, kernel)
-        if row["spread_k"] == most
-    ]
-    if not rows:
-        return "No contrast was measured."
-    told = [f"{row['kernel']} by {change(row)}, {row['verdict']}" for row in rows]
-    return f"K and V in {counted(most, 'run')} change {'; '.join(told)}."
 
 
 def charts(record: Row, summary: Row, tips: Tips) -> list[Sheet]:
@@ -36,25 +29,14 @@ def charts(record: Row, summary: Row, tips: Tips) -> list[Sheet]:
     return [Sheet("kernels", title, [_differences(summary), _times(summary, tips)])]
 
 
-def _contrasts(summary: Row, kernel: str) -> list[Row]:
-    wanted = {"kernel": kernel, "contrast": _compared(kernel)}
-    return [row for row in summary["contrasts"] if wanted.items() <= row.items()]
-
-
-def _compared(kernel: str) -> str:
-    """A kernel that gathers first is set against contiguous K and V; one with a block table against one run,
-    as a block table selects other code."""
-    return "core" if kernel in WITHOUT_TABLE else "fragmentation"
-
-
 def _differences(summary: Row) -> Lines:
     lines = []
     look_of = looks(kernels_of(summary))
     for kernel in kernels_of(summary):
-        against = "one run" if _compared(kernel) == "fragmentation" else "contiguous"
+        against = "one run" if compared(kernel) == "fragmentation" else "contiguous"
         points = [
             contrast_point(k, row, f"{kernel}, {counted(k, 'run')} against {against}")
-            for row in _contrasts(summary, kernel)
+            for row in contrasts_of(summary, kernel)
             for k in [row["spread_k"]]
         ]
         lines.append(Line(arm_key(kernel, "fragmented", look_of[kernel]), points))

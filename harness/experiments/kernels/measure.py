@@ -14,6 +14,7 @@ import torch
 from harness import layout
 from harness.calls.capture import AttentionCall
 from harness.config.kernel_names import FUNCTIONS, gather_for
+from harness.experiments import views
 from harness.experiments.kernels import view
 from harness.experiments.kernels.options import KernelsConfig
 from harness.kernels import DenseKV, PagedKV
@@ -34,7 +35,7 @@ from harness.runs.record import Cell
 
 def run(config: KernelsConfig, source: None = None) -> None:
     """Run it and leave its run directory; raises as `recording` does."""
-    recording(config, "random Q, K and V", measure)
+    recording(config, "random Q, K and V", measure, views.write)
 
 
 def measure(config: KernelsConfig, recorder: Recorder) -> None:

@@ -10,9 +10,10 @@ from harness.analysis.contrasts import name_in_series, series_pairs
 from harness.analysis.rows import find, select
 from harness.config.kernel_names import FUNCTIONS, WITHOUT_TABLE, gather_for
 from harness.experiments.kernels.rows import KernelsSummary
-from harness.experiments.prefill.kernel_tables import COLUMNS, LABELS
-from harness.report.document import Companion
+from harness.report.document import Document, figures_and_tables
 from harness.report.rows import (
+    LABELS,
+    TIME_COLUMNS,
     Row,
     change,
     difference_line,
@@ -24,6 +25,7 @@ from harness.report.rows import (
     time_line,
     total_us,
     warning_lines,
+    warnings,
 )
 from harness.report.tables import NONE, Line, Notes, Section, Table, ms
 from harness.runs.record import Result, latest
@@ -108,13 +110,13 @@ def comparison(record: Row, summary: Row, spread_k: int) -> Table:
     title = f"Comparison Results (spread={spread_k})"
     unit = [f"ms per call, {inputs(record['config'])}"]
     return Table(
-        title, COLUMNS, sections, unit, [*notes.lines(), *_warnings(summary, spread_k)], text_column=3
+        title, TIME_COLUMNS, sections, unit, [*notes.lines(), *_warnings(summary, spread_k)], text_column=3
     )
 
 
 def _warnings(summary: Row, spread_k: int) -> list[str]:
     here = select(summary["cells"], spread_k=spread_k)
-    return warning_lines(here, lambda row: f"{row['kernel']}, {LABELS[row['arm']]}")
+    return warning_lines(here, _name)
 
 
 def _differences(summary: Row, kernel: str, spread_k: int, notes: Notes, digits: int) -> list[Line]:
@@ -138,13 +140,19 @@ def _differences(summary: Row, kernel: str, spread_k: int, notes: Notes, digits:
     ]
 
 
-def document(record: Row, summary: Row) -> Companion:
+def document(record: Row, summary: Row) -> Document:
     """A table a spread_k for tables.md; on the screen, where those went by already, the one over all."""
     spreads = spreads_of(summary)
     tables = [comparison(record, summary, k) for k in spreads]
     over_all = [_over_all(record, summary)] if spreads else []
     title = f"{whose(summary)} on {inputs(record['config'])}"
-    return Companion(record, title, over_all, summary["cells"], details=tables)
+    cells = summary["cells"]
+    found = warnings(cells, lambda row: f"{_name(row)}, spread_k = {row['spread_k']}")
+    return Document(record, title, answer(summary), figures_and_tables(over_all, tables), cells, found)
+
+
+def _name(row: Row) -> str:
+    return f"{row['kernel']}, {LABELS[row['arm']]}"
 
 
 def _over_all(record: Row, summary: Row) -> Table:
@@ -215,3 +223,29 @@ def spreads_of(summary: Row) -> list[int]:
 def _digits(summary: Row) -> int:
     """Decimals of a time in ms: tenths of a microsecond where calls are short."""
     return 4 if all((row["median_us"] or 0) < 10_000 for row in summary["cells"]) else 3
+
+
+def answer(summary: Row) -> str:
+    """What the most runs change for each kernel."""
+    most = max((row["spread_k"] for row in summary["contrasts"]), default=0)
+    rows = [
+        row
+        for kernel in kernels_of(summary)
+        for row in contrasts_of(summary, kernel)
+        if row["spread_k"] == most
+    ]
+    if not rows:
+        return "No contrast was measured."
+    told = [f"{row['kernel']} by {change(row)}, {row['verdict']}" for row in rows]
+    return f"K and V in {counted(most, 'run')} change {'; '.join(told)}."
+
+
+def contrasts_of(summary: Row, kernel: str) -> list[Row]:
+    """What is compared for a kernel, over spread_k."""
+    return select(summary["contrasts"], kernel=kernel, contrast=compared(kernel))
+
+
+def compared(kernel: str) -> str:
+    """A kernel that gathers first is set against contiguous K and V; one with a block table against one run,
+    as a block table selects other code."""
+    return "core" if kernel in WITHOUT_TABLE else "fragmentation"

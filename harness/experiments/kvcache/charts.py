@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from harness.experiments.kvcache.summary import AGAIN, MODES
+from harness.experiments.kvcache.summary import MODES
 from harness.experiments.kvcache.view import LABELS, MIB, mib
 from harness.report.charts.spec import (
     SOFT,
@@ -34,17 +34,6 @@ FORMULA = Key("K and V by the formula", SOFT, "dot", "dotted")
 MOST_STEPS = 40  # points of a line
 STEP = Axis("generated token")
 SPEED_UPS = {"kv_cache": "KV cache against no cache", "paged": "paged against no cache"}
-
-
-def answer(summary: Row) -> str:
-    """The speed-ups."""
-    told = []
-    for row in summary["speed_ups"]:
-        if row["contrast"] != AGAIN:
-            bounds = row["ci95_speed_up"]
-            interval = f" [{bounds[0]:.2f}, {bounds[1]:.2f}]" if bounds else ""
-            told.append(f"{row['contrast']} {row['speed_up']:.2f}x{interval}, {row['verdict']}")
-    return f"Speed-up of a whole generation: {'; '.join(told)}." if told else "No two modes were measured."
 
 
 def charts(record: Row, summary: Row, tips: Tips) -> list[Sheet]:

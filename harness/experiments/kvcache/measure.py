@@ -21,6 +21,7 @@ from harness.engine.engine import EngineFacts
 from harness.engine.generation import Generated, blocks_needed, generating
 from harness.engine.inengine import Outcome
 from harness.engine.transformers_model import transformers_model
+from harness.experiments import views
 from harness.experiments.kvcache.options import KVCacheConfig
 from harness.measure.sampler import Series
 from harness.measure.timers import Step
@@ -39,7 +40,7 @@ DTYPES = {"auto": "bfloat16", "half": "float16", "float": "float32"}
 
 def run(config: KVCacheConfig, source: ModelSource) -> None:
     """Run it and leave its run directory; raises as `recording` does."""
-    recording(config, source.name, partial(measure, source=source), source.notices)
+    recording(config, source.name, partial(measure, source=source), views.write, source.notices)
 
 
 def measure(config: KVCacheConfig, recorder: Recorder, source: ModelSource) -> None:

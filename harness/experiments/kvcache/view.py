@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.experiments.kvcache.rows import KVCacheSummary
-from harness.experiments.kvcache.summary import MODES, drawn_apart, summarise, token_bytes
-from harness.report.document import Companion
-from harness.report.rows import Row, marked, status_line, warning_lines
+from harness.experiments.kvcache.summary import AGAIN, MODES, drawn_apart, summarise, token_bytes
+from harness.report.document import Document, figures_and_tables
+from harness.report.rows import Row, marked, status_line, warnings
 from harness.report.tables import NONE, Line, Notes, Section, Table, ms, signed
 from harness.units import ELEMENT_BYTES, counted
 
@@ -23,12 +23,15 @@ OWN_WEIGHTS = "vLLM and transformers draw their own weights, so their tokens do 
 MIB = 2**20
 
 
-def document(record: Row, summary: Row) -> Companion:
+def document(record: Row, summary: Row) -> Document:
     """The tables; in tables.csv the modes and every step."""
     makers = (_generations, _speed_up_table, _cache_table, _along_the_way) if summary["modes"] else ()
     tables = [table for make in makers if (table := make(record, summary))]
     title = f"Generation with and without a KV cache, {record['model']['name']}"
-    return Companion(record, title, tables, [*summary["modes"], *summary["steps"]])
+    rows = [*summary["modes"], *summary["steps"]]
+    found = warnings(summary["modes"], lambda row: LABELS[row["arm"]])
+    found += warnings(summary["steps"], lambda row: f"{LABELS[row['arm']]}, step {row['step']}")
+    return Document(record, title, answer(summary), figures_and_tables(tables), rows, found)
 
 
 def _generations(record: Row, summary: Row) -> Table:
@@ -48,7 +51,6 @@ def _generations(record: Row, summary: Row) -> Table:
         "first: until the first token; token: mean over those after it. peak: memory of the mode's own "
         f"process ({_source(record)}), weights and what its libraries hold included; grew: by so much "
         "during the generation. same: tokens equal to those without a cache, up to the first that is not.",
-        *warning_lines(summary["modes"], lambda row: LABELS[row["arm"]]),
     ]
     return Table(_title(summary), columns, [Section("", lines)], below=below)
 
@@ -166,3 +168,14 @@ def _along_the_way(record: Row, summary: Row) -> Table | None:
     columns = ("step", "tokens", "no cache ms", "KV cache ms", "paged ms", "KV MiB", "paged MiB")
     below = ["tokens: that the step's attention sees; KV and paged MiB: K and V that are kept after it."]
     return Table("Along the generation", columns, [Section("", lines)], below=below)
+
+
+def answer(summary: Row) -> str:
+    """The speed-ups."""
+    told = []
+    for row in summary["speed_ups"]:
+        if row["contrast"] != AGAIN:
+            bounds = row["ci95_speed_up"]
+            interval = f" [{bounds[0]:.2f}, {bounds[1]:.2f}]" if bounds else ""
+            told.append(f"{row['contrast']} {row['speed_up']:.2f}x{interval}, {row['verdict']}")
+    return f"Speed-up of a whole generation: {'; '.join(told)}." if told else "No two modes were measured."

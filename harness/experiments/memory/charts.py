@@ -21,20 +21,6 @@ SMALLEST_MIB = 1e-3  # on a logarithmic axis; there is no zero
 WITH, WITHOUT = Key("with a token", "#009E73"), Key("without", SOFT, hatched=True)
 
 
-def answer(summary: Row) -> str:
-    """What share of the KV cache holds no token, each way."""
-    told = [
-        f"{row['unused_pct']:.1f}% holds no token in {WAYS[row['way']]}"
-        if row["way"] == "blocks"
-        else f"{row['unused_pct']:.1f}% {WAYS[row['way']]}"
-        for row in summary["waste"]
-        if row["unused_pct"] is not None and row["way"] != "needed"
-    ]
-    if not told:
-        return "How much of the KV cache holds no token was not measured."
-    return f"Of the KV cache of all inputs at once, {', '.join(told)}."
-
-
 def charts(record: Row, summary: Row, tips: Tips) -> list[Sheet]:
     """A row a stage with a point a counter, for each engine; and a bar for each way to keep K and V."""
     title = f"Memory: {record['model']['name']}, {record['device']['name']}"

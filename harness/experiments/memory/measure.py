@@ -9,6 +9,7 @@ from functools import partial
 
 from harness import models, prompt
 from harness.analysis import stats
+from harness.experiments import views
 from harness.experiments.memory.jobs import ENGINES, EngineName, Reading, plan, readings
 from harness.experiments.memory.options import MemoryConfig
 from harness.models import ModelSource
@@ -20,7 +21,7 @@ from harness.units import ELEMENT_BYTES
 
 def run(config: MemoryConfig, source: ModelSource) -> None:
     """Run it and leave its run directory; raises as `recording` does."""
-    recording(config, source.name, partial(measure, source=source), source.notices)
+    recording(config, source.name, partial(measure, source=source), views.write, source.notices)
 
 
 def measure(config: MemoryConfig, recorder: Recorder, source: ModelSource) -> None:

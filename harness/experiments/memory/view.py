@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from harness.analysis import figures, stats
 from harness.analysis.rows import find
 from harness.experiments.memory.rows import MemorySummary
-from harness.report.document import Companion
+from harness.report.document import Document, figures_and_tables
 from harness.report.rows import Row, marked
 from harness.report.tables import NONE, Line, Notes, Section, Table
 from harness.runs.record import Result, Status, latest
@@ -96,12 +96,13 @@ def _waste(record: Row, cells: list[Row]) -> list[Row]:
     return rows
 
 
-def document(record: Row, summary: Row) -> Companion:
+def document(record: Row, summary: Row) -> Document:
     """Memory at every stage, and the waste of each way to keep the KV cache."""
     count, name = len(record["config"]["lengths"]), record["model"]["name"]
     tables = [_stages(record, summary)] if summary["cells"] else []
     tables += [_waste_table(record, summary)] if summary["waste"] else []
-    return Companion(record, f"Memory of {count} inputs: {name}", tables, summary["cells"])
+    title = f"Memory of {count} inputs: {name}"
+    return Document(record, title, answer(summary), figures_and_tables(tables), summary["cells"])
 
 
 def _stages(record: Row, summary: Row) -> Table:
@@ -193,3 +194,17 @@ def _waste_table(record: Row, summary: Row) -> Table:
         below.append(f"requests that fit: of this mix, in vLLM's pool of {pool / GIB:.2f} GiB.")
     title = f"KV cache of all {len(lengths)} inputs at once ({min(lengths)} to {max(lengths)} tokens)"
     return Table(title, columns, [Section("", lines)], [], below)
+
+
+def answer(summary: Row) -> str:
+    """What share of the KV cache holds no token, each way."""
+    told = [
+        f"{row['unused_pct']:.1f}% holds no token in {WAYS[row['way']]}"
+        if row["way"] == "blocks"
+        else f"{row['unused_pct']:.1f}% {WAYS[row['way']]}"
+        for row in summary["waste"]
+        if row["unused_pct"] is not None and row["way"] != "needed"
+    ]
+    if not told:
+        return "How much of the KV cache holds no token was not measured."
+    return f"Of the KV cache of all inputs at once, {', '.join(told)}."

@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from harness import layout
 from harness.layout import Run
 from harness.report.charts.spec import BlockMap, Tip
+from harness.report.document import Album
 from harness.units import counted
 
 MOST_REQUESTS = 16  # drawn of a layout
 MOST_LISTED = 64  # runs spelled out below a picture
 
 
-@dataclass(frozen=True)
-class Layout:
-    """The pictures of one layout."""
-
-    title: str
-    pictures: list[BlockMap]
-    rest: str  # how many requests have no picture, in words; "" if all have one
-
-
-def layouts(record: dict[str, Any]) -> list[Layout]:
+def albums(record: dict[str, Any]) -> list[Album]:
     """Every layout's block tables, all on one scale; none if the run did not choose blocks."""
     tables = {
         name: {n: layout.runs(layout.from_ranges(requests[n])) for n in _spread_over(len(requests))}
@@ -44,14 +35,14 @@ def _spread_over(count: int) -> Sequence[int]:
     return [round(n * (count - 1) / (MOST_REQUESTS - 1)) for n in range(MOST_REQUESTS)]
 
 
-def _layout(name: str, requests: dict[int, list[Run]], count: int, ids: tuple[int, int]) -> Layout:
+def _layout(name: str, requests: dict[int, list[Run]], count: int, ids: tuple[int, int]) -> Album:
     title = "vLLM's own blocks" if name == "engine" else f"spread_k = {name}"
     pictures = [
         _picture(title, f"request {n}" if count > 1 else title, runs, *ids) for n, runs in requests.items()
     ]
     more = count - len(requests)
     rest = f"{len(requests)} of {count} requests, spread over the batch; run.json has the other {more}."
-    return Layout(title, pictures, rest if more else "")
+    return Album(title, pictures, rest if more else "")
 
 
 def _picture(title: str, caption: str, runs: list[Run], lowest: int, end: int) -> BlockMap:

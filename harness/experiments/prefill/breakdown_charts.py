@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.experiments.prefill.breakdown import decimals
+from harness.experiments.prefill.breakdown_tables import decimals
 from harness.report.charts.spec import BAND, INK, SOFT, Axis, Bars, Dot, Key, Part, Sheet, Tip
 from harness.report.charts.spec import Row as Entry
 from harness.report.rows import Mean, Row, named_arm

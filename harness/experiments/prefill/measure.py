@@ -16,9 +16,11 @@ from harness.engine import prefills
 from harness.engine.engine import Engine, Prefill, Prompts, check_backend, check_room
 from harness.engine.options import EngineError, check_vllm
 from harness.engine.ranks import RankDied, Ranks
+from harness.experiments import views
 from harness.experiments.prefill import end_to_end
 from harness.experiments.prefill import other_engines as variants
 from harness.experiments.prefill.replaying import SAMPLED_LAYERS, Replaying
+from harness.experiments.prefill.view import comparison_of
 from harness.measure.sampler import ENOUGH_ROUNDS
 from harness.replay.bench import ReplaySpec
 from harness.running.recorder import Recorder, recording
@@ -41,7 +43,7 @@ def run(config: RunConfig, source: models.ModelSource) -> None:
         with torch.inference_mode():
             Job(config, source, recorder).run()
 
-    recording(config, source.name, job, source.notices)
+    recording(config, source.name, job, views.write, source.notices)
 
 
 Plans = dict[int, list[list[int]]]  # each prompt's block ids by spread_k
@@ -207,7 +209,7 @@ class Job:
                     self.replaying.take(sampled, budget)
                     bar.update()
                 self.recorder.note_peak(f"spread={k}", max(ranks.call("end_peak")))
-                self.recorder.show(k)
+                self.recorder.print(comparison_of(self.recorder.record.to_json(), self.recorder.kept, k))
         return problems
 
     def _end_to_end(

@@ -8,7 +8,9 @@ import torch
 
 from harness.calls import capture
 from harness.config import RunConfig
+from harness.experiments import views
 from harness.experiments.prefill.replaying import SAMPLED_LAYERS, Replaying
+from harness.experiments.prefill.view import comparison_of
 from harness.replay.bench import Bench, ReplaySpec
 from harness.running.recorder import Recorder, recording
 from harness.runs.schema import Model
@@ -17,7 +19,7 @@ from harness.units import spaced
 
 def run(config: RunConfig, source: None = None) -> None:
     """Replay the captures of `config.from_captures`; raises as `recording` does."""
-    recording(config, f"captures in {config.from_captures}", replay)
+    recording(config, f"captures in {config.from_captures}", replay, views.write)
 
 
 def replay(config: RunConfig, recorder: Recorder) -> None:
@@ -43,7 +45,7 @@ def replay(config: RunConfig, recorder: Recorder) -> None:
                     with_synthetic = first_of_shape and config.synthetic
                     replaying.take([bench.measure(place, with_synthetic, budget, None)], budget)
                     bar.update()
-            recorder.show(k)
+            recorder.print(comparison_of(recorder.record.to_json(), recorder.kept, k))
     replaying.note_limits(bench.launch_bound)
 
 

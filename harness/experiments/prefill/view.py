@@ -1,24 +1,125 @@
-"""What is made of a run of the main job."""
+"""What is read of a run of the main job: its answer, its tables, what is doubtful."""
 
 from __future__ import annotations
 
-from harness.experiments.prefill import breakdown_charts as account
-from harness.experiments.prefill import spread_charts as sweep
-from harness.experiments.prefill.kernel_tables import Tables
+from collections.abc import Iterator, Sequence
+
+from harness import batch
+from harness.analysis.rows import Row, select
+from harness.experiments.prefill import block_map, breakdown_tables, end_to_end_tables, kernel_tables
 from harness.experiments.prefill.rows import PrefillSummary as Summary
 from harness.experiments.prefill.summary import summarise
-from harness.report.charts.spec import Sheet
-from harness.report.rows import Row
-from harness.report.tips import Tips
+from harness.report.document import Document, Part
+from harness.report.rows import Mean, Warned, change, named_arm, warnings
+from harness.report.tables import Table
+from harness.runs.record import Result, in_spread
 
-__all__ = ["Summary", "charts", "document", "summarise"]
+__all__ = ["Summary", "comparison_of", "document", "summarise"]
+
+CSV_COLUMNS = (
+    *("stage", "kernel", "provider", "arm", "spread_k", "block_size", "layer", "layers", "data", "rank"),
+    *("median_us", "ci95_us", "mean_us", "warmup_us", "gather_us", "gather_gbps"),
+    *("tflops", "gbps", "share_of_ceiling_pct", "clock_mhz", "n", "stopped", "status", "reason", "warnings"),
+)
+NO_BREAKDOWN = "The prefill was not timed with attention steered inside the engine, so there is no account."
 
 
-def document(record: Row, summary: Row) -> Tables:
-    """Its tables."""
-    return Tables(record, summary)
+def document(record: Row, summary: Row) -> Document:
+    """The run, for its readers."""
+    prompts = batch.of_record(record)
+    title = record["model"]["name"] + (f", {batch.described(prompts)}" if prompts else "")
+    parts, rows = _parts(record, summary), list(_csv_rows(summary))
+    return Document(record, title, answer(summary), parts, rows, _warnings(summary), CSV_COLUMNS)
 
 
-def charts(record: Row, summary: Row, tips: Tips) -> list[Sheet]:
-    """Where the prefill's time goes, what there is over spread_k, and what layer by layer."""
-    return [*account.sheets(summary, tips), *sweep.sheets(record, summary, tips)]
+def comparison_of(record: Row, results: Sequence[Result], spread_k: int) -> str:
+    """The table of one spread_k, 80 columns wide, while a run goes on; "" without any kernel's row."""
+    of_spread = [result for result in results if in_spread(result.series, spread_k)]
+    table = kernel_tables.comparison(record, summarise(record, of_spread), spread_k)
+    return table.screen() if table else ""
+
+
+def answer(summary: Row) -> str:
+    """The account in a sentence, or the prefill's fragmentation without one."""
+    if summary.get("attribution"):
+        return str(summary["attribution"]["sentence"])
+    mean = Mean(summary)
+    for k in reversed(mean.spread_ks()):
+        if k > 1 and (row := mean.contrast("prefill", "paged@1", "paged", k)):
+            return f"{k} runs against one change the prefill by {change(row)}: {row['verdict']}."
+    if not summary["kernels"]:
+        return "No prefill was measured over spread_k."
+    return "Only attention kernels were measured in this run, no whole prefill."
+
+
+def _parts(record: Row, summary: Row) -> list[Part]:
+    mean, account = Mean(summary), breakdown_tables.tables(summary)
+    comparisons = [kernel_tables.comparison(record, summary, k) for k in mean.spread_ks()]
+    overview = [kernel_tables.overview(record, summary), end_to_end_tables.arms_table(mean)]
+    overview += [kernel_tables.ranks(summary), kernel_tables.requests(summary)]
+    engines = end_to_end_tables.engine_tables(summary)
+    size = record["config"].get("block_size")
+    of_tokens = f" of {size} tokens" if size else ""
+    return [
+        Part(
+            "account",
+            "How much of the prefill is the paged KV cache?",
+            details=breakdown_tables.tables(summary, full=True),
+            ending=account[::-1],  # the account is read last
+            sheets=("attribution",),
+            nothing="" if account else NO_BREAKDOWN,
+        ),
+        Part(
+            "spread",
+            "What does fragmentation cost?",
+            sheets=("spread_k",),
+            nothing="Nothing was measured over spread_k.",
+        ),
+        Part(
+            "layers",
+            "Layer by layer",
+            sheets=("layers",),
+            nothing="No kernel of the engine was replayed layer by layer.",
+        ),
+        Part(
+            "blocks",
+            "Block tables",
+            albums=block_map.albums(record),
+            note=f"Physical block ids upwards, the prompt's blocks{of_tokens} to the right, all on one "
+            "scale: a run is a rising line.",
+            nothing="This run's record holds no block tables.",
+        ),
+        Part(
+            "kernels",
+            "Kernels, whole prefills and their verdicts",
+            _present(*overview, *engines),
+            _present(*comparisons),
+        ),
+    ]
+
+
+def _present(*tables: Table | None) -> list[Table]:
+    return [table for table in tables if table]
+
+
+def _warnings(summary: Row) -> list[Warned]:
+    """Of kernels, whole prefills and other engines; none of a probe, as it is no way to run a prefill."""
+    kernels = select(Mean(summary).kernels, layer="mean", data="captured")
+    shown = ("paged", *end_to_end_tables.ARMS)
+    prefills = [row for row in summary["end_to_end"] if row["arm"] in shown]
+    return [
+        *warnings(kernels, lambda row: f"{row['kernel']}, {row['arm']}, spread_k = {row['spread_k']}"),
+        *warnings(prefills, lambda row: f"prefill, {named_arm(row['arm'], row['spread_k'])}"),
+        *warnings(summary.get("variants") or [], lambda row: end_to_end_tables.label(row["variant"])),
+    ]
+
+
+def _csv_rows(summary: Row) -> Iterator[Row]:
+    """All rows of `kernels`, "mean" and "sum" too, and of `end_to_end`, in us."""
+    for row in summary["kernels"]:
+        yield {name: row.get(name) for name in CSV_COLUMNS}
+    for row in summary["end_to_end"]:
+        in_us = {"median_us": row["median_ms"] and row["median_ms"] * 1000}
+        in_us["ci95_us"] = row["ci95_ms"] and [bound * 1000 for bound in row["ci95_ms"]]
+        of_row = {"stage": "end_to_end", "kernel": "prefill", "data": "captured"} | row | in_us
+        yield {name: of_row.get(name) for name in CSV_COLUMNS}

@@ -7,12 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.config import Common, RunConfig
-from harness.experiments import EXPERIMENTS
-from harness.report.rows import Mean, Row, change
+from harness.analysis.rows import Row
 
 MIB, GIB = 2**20, 2**30
-NOT_REPRODUCED = ("output_dir", "overwrite", "resume", "quiet")  # options that change no figure
 SHOWN_RUN = (
     "status",
     "error",
@@ -34,14 +31,14 @@ class Facts:
     values: list[tuple[str, str]]
 
 
-def closing(record: Row, doubts: Sequence[str]) -> Row:
+def closing(record: Row, doubts: Sequence[str], in_full: str | None) -> Row:
     """The values of closing.html.j2, which ends every run's page."""
     return {
         "notices": record["notices"],
         "warnings": doubts,
         "environment": environment(record),
         "typed": record["command"] and shlex.join(record["command"]),
-        "in_full": in_full(record) if record["config"] else None,
+        "in_full": in_full,
         "commit": record["versions"].get("commit"),
     }
 
@@ -80,74 +77,3 @@ def _shown(name: str, value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(_shown(name, item) for item in value)
     return str(value)
-
-
-def in_full(record: Row) -> str:
-    """The command with every option written out that is not its default: also what a YAML file had said."""
-    experiment = record["experiment"]
-    config: type[Common] = RunConfig
-    words = ["python", "run_vllm_prefill.py"]
-    if experiment in EXPERIMENTS:
-        config, words = EXPERIMENTS[experiment].config, ["python", "-m", "harness", experiment]
-    for name, value in record["config"].items():
-        field = config.model_fields.get(name)
-        left_out = field and value == field.default and name != "length"  # whose default is the device's
-        if value is None or name in NOT_REPRODUCED or left_out:
-            continue
-        if name == "length" and record["config"].get("batch"):  # which says it
-            continue
-        option = "--" + name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(option if value else "--no-" + option[2:])
-        else:
-            words += [option, ",".join(map(_word, value if isinstance(value, list) else [value]))]
-    return shlex.join(words)
-
-
-def _word(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def warnings(summary: Row) -> list[str]:
-    """Every doubt about a kernel or a prefill: each kind once an arm, and where else it holds."""
-    found: dict[tuple[str, str], list[tuple[int, str]]] = {}
-    for row in Mean(summary).kernels:
-        if row["layer"] == "mean" and row["data"] == "captured":
-            for text in row["warnings"]:
-                key = f"{row['kernel']}, {row['arm']}", text.partition(":")[0]
-                found.setdefault(key, []).append((row["spread_k"], text))
-    for row in summary["end_to_end"]:
-        for text in row["warnings"]:
-            key = f"prefill, {row['arm'].replace('_', ' ')}", text.partition(":")[0]
-            found.setdefault(key, []).append((row["spread_k"], text))
-    return [_doubt(name, kind, places) for (name, kind), places in found.items()]
-
-
-def cell_warnings(summary: Row) -> list[str]:
-    """The same of a companion experiment: each kind once, and of how many cells it is true."""
-    found: dict[str, list[str]] = {}
-    rows = [row for rows in summary.values() if isinstance(rows, list) for row in rows]
-    for row in rows:
-        for text in row.get("warnings", []):
-            found.setdefault(text.partition(":")[0], []).append(f"{row['kernel']}, {row['arm']}: {text}")
-    return [
-        texts[0] + (f" ({kind} in {len(texts)} cells: see tables.csv)" if len(texts) > 1 else "")
-        for kind, texts in found.items()
-    ]
-
-
-def _doubt(name: str, kind: str, places: list[tuple[int, str]]) -> str:
-    (k, text), *others = places
-    more = f" ({kind} also at spread_k = {', '.join(str(other) for other, _ in others)})" if others else ""
-    return f"{name}, spread_k = {k}: {text}{more}"
-
-
-def sentence(summary: Row) -> str:
-    """What the page begins with: the account's sentence, or the prefill's fragmentation without one."""
-    if summary.get("attribution"):
-        return str(summary["attribution"]["sentence"])
-    mean = Mean(summary)
-    for k in reversed(mean.spread_ks()):
-        if k > 1 and (row := mean.contrast("prefill", "paged@1", "paged", k)):
-            return f"{k} runs against one change the prefill by {change(row)}: {row['verdict']}."
-    return "Only attention kernels were measured in this run, no whole prefill."

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import report
+from harness.experiments import views
 from harness.experiments.backends import scaling as backends_scaling
 from harness.experiments.backends import view as backends
 from harness.report.tables import WIDTH
@@ -178,7 +178,7 @@ def test_a_floor_and_a_slope_turn_where_they_meet(turns, floor):
 
 
 def test_the_plot_has_a_line_a_backend_rings_and_crosses(summary):
-    (sheet,) = report.charts(record(), summary, results())
+    (sheet,) = views.charts(record(), summary, results())
     lengths = sorted({row["input_len"] for row in summary["cells"]})
     turns = {(row["backend"], row["input_len"], row["batch_size"]) for row in summary["compute_bound"]}
     for tokens, chart in zip(lengths, sheet.charts, strict=True):
@@ -199,4 +199,4 @@ def test_a_run_that_hardly_began_has_a_report(kept):
     document = backends.document(record(), summary)
     assert document.screen_summary()
     assert document.markdown()
-    assert report.charts(record(), summary, kept)
+    assert views.charts(record(), summary, kept)

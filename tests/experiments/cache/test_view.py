@@ -7,7 +7,7 @@ import io
 
 import pytest
 
-from harness import report
+from harness.experiments import views
 from harness.experiments.cache import view as cache
 from harness.report.tables import WIDTH
 from tests.cache_run import DATA, SHARES, markdown, record, results, screen
@@ -60,7 +60,7 @@ def test_csv_has_a_row_a_cell_with_its_status(summary):
 
 @pytest.fixture(scope="module")
 def charts(summary):
-    (sheet,) = report.charts(record(), summary, results())
+    (sheet,) = views.charts(record(), summary, results())
     assert sheet.name == "cache"
     return sheet.charts
 
@@ -107,4 +107,4 @@ def test_a_run_that_hardly_began_has_a_report(kept):
     document = cache.document(begun, summary)
     assert document.screen_summary()
     assert document.markdown()
-    assert report.charts(begun, summary, kept)
+    assert views.charts(begun, summary, kept)

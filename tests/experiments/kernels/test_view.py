@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from harness import report
 from harness.config.kernel_names import looks
+from harness.experiments import views
 from harness.experiments.kernels import view as kernels
 from harness.report.tables import WIDTH
 from harness.runs.record import Status
@@ -44,7 +44,7 @@ def test_six_points_and_their_contrasts_for_every_spread_k(summary):
 
 def test_what_none_of_the_spreads_could_hold_is_one_row():
     lost = [replace(r, status=Status.OUT_OF_MEMORY, reason=TOO_MUCH, samples_us=[]) for r in results()]
-    (over_all,) = kernels.document(record(), kernels.summarise(record(), lost)).tables
+    (over_all,) = kernels.document(record(), kernels.summarise(record(), lost)).parts[-1].tables
     rows = [line for section in over_all.sections for line in section.lines]
     assert [(line.label, line.text) for line in rows] == [("all", "out_of_memory [1]")] * 3
 
@@ -71,7 +71,7 @@ def test_csv_has_a_row_a_point_with_its_status(summary):
 
 
 def charts(kept):
-    (sheet,) = report.charts(record(), kernels.summarise(record(), kept), kept)
+    (sheet,) = views.charts(record(), kernels.summarise(record(), kept), kept)
     return sheet
 
 
@@ -132,4 +132,4 @@ def test_a_run_that_hardly_began_has_a_report(kept):
     document = kernels.document(record(), summary)
     assert document.screen_summary()
     assert document.markdown()
-    assert report.charts(record(), summary, kept)
+    assert views.charts(record(), summary, kept)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from harness import report
+from harness.experiments import views
 from harness.experiments.kvcache import summary as kvcache_summary
 from harness.experiments.kvcache import view as kvcache
 from harness.report.tables import WIDTH
@@ -131,7 +131,7 @@ def test_a_mode_that_failed_keeps_its_row_and_has_no_speed_up():
 
 
 def test_charts_have_times_memory_and_speed_ups(summary):
-    modes, steps = report.charts(record(), summary, results())
+    modes, steps = views.charts(record(), summary, results())
     whole, peak = modes.charts
     speed_ups = {row["contrast"]: row["speed_up"] for row in summary["speed_ups"]}
     for row, time, memory in zip(summary["modes"], whole.rows, peak.rows, strict=True):
@@ -157,4 +157,4 @@ def test_a_run_that_hardly_began_has_a_report(kept):
     assert document.screen_summary()
     assert document.markdown()
     assert document.csv()
-    assert report.charts(record(), summary, kept)
+    assert views.charts(record(), summary, kept)

@@ -7,7 +7,7 @@ import io
 
 import pytest
 
-from harness import report
+from harness.experiments import views
 from harness.experiments.memory import view as memory
 from harness.report.tables import WIDTH
 from harness.runs.record import Status
@@ -80,13 +80,13 @@ def test_a_cpu_has_no_cuda_counters():
     summary = memory.summarise(record(), on_cpu)
     lines = memory.document(record(), summary).screen_summary().splitlines()
     assert next(line for line in lines if line.startswith("model loaded")).split()[2:5] == ["-", "-", "-"]
-    (sheet,) = report.charts(record(), summary, on_cpu)
+    (sheet,) = views.charts(record(), summary, on_cpu)
     assert [key.label for key in sheet.charts[1].legend_keys()] == ["RSS", "KV used", "KV held"]
 
 
 def test_a_stage_has_a_point_a_counter_and_each_way_a_bar_in_two_parts():
     summary = memory.summarise(record(), results())
-    (sheet,) = report.charts(record(), summary, results())
+    (sheet,) = views.charts(record(), summary, results())
     *stages, waste = sheet.charts
     for engine, chart in zip(memory.ENGINES, stages, strict=True):
         rows = [row for row in summary["cells"] if row["arm"] == engine]
@@ -109,4 +109,4 @@ def test_a_run_that_hardly_began_has_a_report(kept):
     document = memory.document(begun, summary)
     assert document.screen_summary()
     assert document.markdown()
-    assert report.charts(begun, summary, kept)
+    assert views.charts(begun, summary, kept)

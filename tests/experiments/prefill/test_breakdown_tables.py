@@ -12,14 +12,15 @@ import pytest
 from harness.experiments.prefill import breakdown_charts as account_charts
 from harness.experiments.prefill import spread_charts as sweep
 from harness.experiments.prefill.breakdown_tables import host_line, tables
-from harness.experiments.prefill.kernel_tables import Tables
 from harness.experiments.prefill.summary import summarise
+from harness.experiments.prefill.view import document
 from harness.report.charts import mpl
 from harness.report.charts.spec import Bars
 from harness.report.tables import WIDTH
 from harness.report.tips import Tips
 from harness.runs.record import Result, Status
 from tests import fixtures
+from tests.fixtures import screen_table
 from tests.report.test_charts import assert_no_text_is_hidden
 
 Row = dict[str, Any]
@@ -66,24 +67,24 @@ def flat(text: str) -> str:
 
 
 def test_the_account_gives_exactly_the_expected_texts(frozen: tuple[Row, Row]) -> None:
-    found = Tables(*frozen)
+    found = document(*frozen)
     assert found.screen_summary() + "\n" == (fixtures.DATA / "gpu.txt").read_text(encoding="utf-8")
     assert found.markdown() == (fixtures.DATA / "gpu.md").read_text(encoding="utf-8")
 
 
-def test_the_sentence_is_the_last_thing_on_the_screen(frozen: tuple[Row, Row]) -> None:
-    found, sentence = Tables(*frozen), frozen[1]["attribution"]["sentence"]
+def test_the_answer_comes_last_on_the_screen_and_first_in_the_file(frozen: tuple[Row, Row]) -> None:
+    found, sentence = document(*frozen), frozen[1]["attribution"]["sentence"]
     screen = flat(found.screen_summary())
-    assert screen.endswith(sentence)
-    assert screen.count(sentence) == 1
-    order = (
+    titles = [
         "Summary over all spread_k",
         "Break-even",
         "Where the time goes",
-        "How much",
-        "Note: gpt2's weights",
-    )
-    assert sorted(order, key=screen.index) == list(order)
+        "How much of the prefill",
+        "Note:",
+    ]
+    places = [screen.index(title) for title in [*titles, sentence]]
+    assert places == sorted(places)
+    assert screen.endswith(sentence)
     markdown = found.markdown()
     assert markdown.count(sentence) == 1
     assert markdown.index(sentence) < markdown.index("## ")
@@ -94,7 +95,7 @@ def test_a_run_without_attribution_looks_as_before_and_has_no_plot() -> None:
     sweep = [r for r in fixtures.results() if r.cell.stage != "end_to_end" or r.cell.arm == "paged"]
     summary = summarise(record, sweep)
     assert summary["attribution"] is None
-    found = Tables(record, summary)
+    found = document(record, summary)
     for text in (found.screen_summary(), found.markdown()):
         assert "paged KV cache?" not in text
         assert "other arms" not in text
@@ -111,20 +112,20 @@ def test_the_screen_is_80_columns_wide_at_every_scale(factor: float) -> None:
         profile["categories"] = {name: ms * factor for name, ms in profile["categories"].items()}
         profile["busy_ms"] *= factor
     _, summary = of(scaled(factor), profile=record["profile"])
-    text = Tables(record, summary).screen_summary()
+    text = document(record, summary).screen_summary()
     assert max(map(len, text.splitlines())) <= 80, max(text.splitlines(), key=len)
 
 
 def test_footnotes_do_not_widen_the_screen() -> None:
     for arm in ("engine", "paged", "dense", "no_cache", "compact"):
-        text = Tables(*of(failed(arm))).screen_summary()
+        text = document(*of(failed(arm))).screen_summary()
         assert max(map(len, text.splitlines())) <= 80
         assert "no such operator" in text
 
 
 def test_a_component_that_was_not_measured_says_why_and_keeps_its_prediction() -> None:
-    text = Tables(*of(failed("no_cache"))).screen_summary()
-    cells = line(text.partition("How much")[2], "cache write ").split()
+    text = document(*of(failed("no_cache"))).screen_summary()
+    cells = line(text.partition("How much of the prefill")[2], "cache write ").split()
     assert cells[2:] == ["-", "[1]", "-", "-", "+0.083", "-"]
     assert "[1] no_cache: error: no such operator" in flat(text)
     assert line(text, "no cache").split()[2:] == ["error", "[1]"]
@@ -132,21 +133,21 @@ def test_a_component_that_was_not_measured_says_why_and_keeps_its_prediction() -
 
 
 def test_without_the_engine_s_own_arm_shares_are_of_one_run() -> None:
-    text = Tables(*of(without("engine"))).screen_summary()
+    text = document(*of(without("engine"))).screen_summary()
     assert "engine: not measured; shares are of paged in one run" in text
     assert "% of paged 1 [95%]" in text
 
 
 def test_too_few_rounds_for_a_noise_floor_are_not_called_a_series_without_one() -> None:
     few = [replace(r, samples_us=r.samples_us[:3]) for r in fixtures.gpu_results()]
-    assert "noise floor not known: too few rounds" in flat(Tables(*of(few)).screen_summary())
+    assert "noise floor not known: too few rounds" in flat(document(*of(few)).screen_summary())
     alone = [r for r in fixtures.gpu_results() if not r.control]
-    assert "noise floor not known: no A/A series" in flat(Tables(*of(alone)).screen_summary())
+    assert "noise floor not known: no A/A series" in flat(document(*of(alone)).screen_summary())
 
 
 def test_a_replay_of_few_layers_is_said_once() -> None:
     some = [r for r in fixtures.gpu_results() if r.cell.layer in (None, 0, 5)]
-    text = flat(Tables(*of(some)).screen_summary())
+    text = flat(document(*of(some)).screen_summary())
     assert "summed over the layers (2 of 12 layers, times 12)" in text
     assert text.count("2 of 12 layers, times 12") == 1
     assert "no * where predicted from 2 of 12 layers: their differences are not in its interval." in text
@@ -160,10 +161,10 @@ def test_no_closure_of_few_layers_is_marked() -> None:
         else r
         for r in fixtures.gpu_results()
     ]
-    every = Tables(*of(off)).screen_summary()
+    every = document(*of(off)).screen_summary()
     assert line(every, "paging ").split()[-2] == "*"
     assert "no * where" not in every
-    some = Tables(*of([r for r in off if r.cell.layer in (None, 0, 5)])).screen_summary()
+    some = document(*of([r for r in off if r.cell.layer in (None, 0, 5)])).screen_summary()
     assert "*" not in line(some, "paging ") + line(some, "total ")
 
 
@@ -185,7 +186,7 @@ def test_a_closure_is_marked_if_its_interval_excludes_zero(account: tuple[Row, R
         True,
         None,
     )
-    text = Tables(record, summary).screen_summary()
+    text = document(record, summary).screen_summary()
     assert line(text, "paging").split()[-2] == "*"
     assert "*" not in line(text, "total") + line(text, "compact ")
 
@@ -201,7 +202,7 @@ def test_categories_longer_than_the_prefill_are_said_to_be(account: tuple[Row, R
     record, summary = account
     row = next(c for c in summary["attribution"]["components"] if c["arm"] == "dense")
     row["ms"] += 3
-    text = flat(Tables(record, summary).screen_summary())
+    text = flat(document(record, summary).screen_summary())
     assert "[1] the categories add up to more than the prefill" in text
 
 
@@ -226,21 +227,21 @@ def test_whether_the_step_is_host_bound_says_what_it_rests_on(host: tuple[Any, .
 
 def test_the_probe_s_arms_are_in_no_table_of_prefills(frozen: tuple[Row, Row]) -> None:
     assert any(row["arm"] == "spin" for row in frozen[1]["end_to_end"])
-    for text in (Tables(*frozen).screen_summary(), Tables(*frozen).markdown()):
+    for text in (document(*frozen).screen_summary(), document(*frozen).markdown()):
         assert "spin " not in text
         assert "spin_0" not in text
 
 
 def test_other_arms_are_no_layouts_of_the_sweep(frozen: tuple[Row, Row]) -> None:
-    found = Tables(*frozen)
+    found = document(*frozen)
     assert "spread=250" not in found.markdown()
     spread, _ = sweep.sheets(*frozen, Tips.of([]))
     assert [chart.xs() for chart in spread.charts] == [[256], [256], [1, 256]]
 
 
 def test_the_cache_write_is_a_line_of_the_engine_s_kernel(frozen: tuple[Row, Row]) -> None:
-    text = Tables(*frozen).screen_table(256)
-    assert "reshape_and_cache" not in text + Tables(*frozen).screen_summary()
+    text = screen_table(document(*frozen), 256)
+    assert "reshape_and_cache" not in text + document(*frozen).screen_summary()
     assert line(text, "Cache write").split()[-1] == "0.0069"
     assert line(text, "Compact").split()[-1] == "0.0736"
 
@@ -251,7 +252,7 @@ def test_warnings_of_other_arms_are_by_their_name() -> None:
         replace(r, samples_us=drifting) if r.cell.arm in ("dense", "spin") and r.cell.layer is None else r
         for r in fixtures.gpu_results()
     ]
-    text = flat(Tables(*of(results)).screen_summary())
+    text = flat(document(*of(results)).screen_summary())
     assert "Warning: prefill, dense: drift" in text
     assert "spin" not in text.partition("Warning")[2]
 

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from harness import report
-from harness.experiments.prefill.kernel_tables import Tables
+from harness.experiments import views
 from harness.experiments.prefill.summary import summarise
+from harness.experiments.prefill.view import document
+from harness.report.document import Document
 from harness.report.tables import difference
 from harness.runs.record import Result, Status
 from harness.runs.store import RunDirectory
-from tests.fixtures import repaged
+from tests.fixtures import repaged, screen_table
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 
@@ -29,14 +30,13 @@ def run(tmp_path: Path) -> RunDirectory:
     return RunDirectory.open(tmp_path / "run")
 
 
-def tables_of(run: RunDirectory, results: list[Result]) -> Tables:
-    return Tables(run.record().to_json(), summarise(run.record().to_json(), results))
+def tables_of(run: RunDirectory, results: list[Result]) -> Document:
+    return document(run.record().to_json(), summarise(run.record().to_json(), results))
 
 
 def test_the_frozen_run_gives_exactly_the_expected_texts(run: RunDirectory) -> None:
-    tables = report.write(run)
-    assert isinstance(tables, Tables)
-    screen = "\n\n".join([tables.screen_table(k) for k in (1, 2, 4, 8)] + [tables.screen_summary()])
+    tables = views.write(run)
+    screen = "\n\n".join([screen_table(tables, k) for k in (1, 2, 4, 8)] + [tables.screen_summary()])
     assert screen + "\n" == (DATA / "screen.txt").read_text(encoding="utf-8")
     assert run.tables_path.read_text(encoding="utf-8") == (DATA / "tables.md").read_text(encoding="utf-8")
     assert run.csv_path.read_text(encoding="utf-8") == (DATA / "tables.csv").read_text(encoding="utf-8")
@@ -44,15 +44,15 @@ def test_the_frozen_run_gives_exactly_the_expected_texts(run: RunDirectory) -> N
 
 def test_what_is_doubtful_of_all_arms_is_one_line(run: RunDirectory) -> None:
     short = [replace(r, samples_us=r.samples_us[:3]) for r in run.results()]
-    screen = tables_of(run, short).screen_table(4)
+    screen = screen_table(tables_of(run, short), 4)
     assert [line for line in screen.splitlines() if line.startswith("Warning")] == [
         "Warning: all cells: few samples: 3; a 95% interval needs 6"
     ]
 
 
 def test_a_summary_read_from_its_file_gives_the_same_tables(run: RunDirectory) -> None:
-    tables = report.write(run)
-    again = Tables(run.record().to_json(), json.loads(run.summary_path.read_text(encoding="utf-8")))
+    tables = views.write(run)
+    again = document(run.record().to_json(), json.loads(run.summary_path.read_text(encoding="utf-8")))
     assert again.markdown() == tables.markdown()
 
 
@@ -60,12 +60,12 @@ def test_the_screen_is_80_columns_wide(run: RunDirectory) -> None:
     slow = [replace(r, samples_us=[s * 1000 for s in r.samples_us]) for r in run.results()]
     for results in (run.results(), slow):
         tables = tables_of(run, results)
-        text = tables.screen_table(8) + "\n" + tables.screen_summary()
+        text = screen_table(tables, 8) + "\n" + tables.screen_summary()
         assert max(map(len, text.splitlines())) <= 80
 
 
 def test_every_table_has_the_three_functions_and_a_core_diff(run: RunDirectory) -> None:
-    text = tables_of(run, run.results()).screen_table(4)
+    text = screen_table(views.write(run), 4)
     assert text.startswith("Comparison Results (spread=4)\n")
     for function in ("flash_attn_func", "flash_attn_qkvpacked_func", "flash_attn_with_kvcache"):
         assert re.search(rf"^{function} \(SDPA stand-in \[1\]\)\nContiguous .*\nNon-contiguous ", text, re.M)
@@ -82,7 +82,7 @@ def test_an_arm_that_could_not_be_measured_says_why(run: RunDirectory) -> None:
         else r
         for r in run.results()
     ]
-    text = tables_of(run, results).screen_table(4)
+    text = screen_table(tables_of(run, results), 4)
     mark = re.search(r"^Dense +wrong_output (\[\d\])$", text, re.M)
     assert mark
     assert f"{mark[1]} wrong_output: off by 0.5 from the reference" in text
@@ -93,16 +93,16 @@ def test_an_arm_that_could_not_be_measured_says_why(run: RunDirectory) -> None:
 def test_a_partial_run_has_tables(run: RunDirectory) -> None:
     results = [r for r in run.results() if r.cell.stage == "kernel" and r.series == "spread=2 layer=0"]
     tables = tables_of(run, results)
-    assert "Comparison Results (spread=2)" in tables.screen_table(2)
+    assert "Comparison Results (spread=2)" in screen_table(tables, 2)
     assert "## Summary" in tables.markdown()
     empty = tables_of(run, [])
-    assert "Summary over all spread_k" in empty.screen_summary()
+    assert empty.screen_summary().startswith("nothing was measured")
     assert empty.csv().startswith("stage,kernel,")
 
 
 def test_a_run_timed_only_end_to_end_has_one_table(run: RunDirectory) -> None:
     tables = tables_of(run, [r for r in run.results() if r.cell.stage == "end_to_end"])
-    assert tables.screen_table(1) == ""
+    assert screen_table(tables, 1) == ""
     assert "Comparison Results" not in tables.markdown()
     for text in (tables.markdown(), tables.screen_summary()):
         assert "attention call" not in text
@@ -118,10 +118,10 @@ def test_notices_and_doubts_about_the_prefill_are_with_the_summary(run: RunDirec
     ]
     tables = tables_of(run, results)
     text = tables.screen_summary()
-    assert text.index("Note: gpt2's weights are random") > text.index("Summary over")
+    assert text.index("Summary over") < text.index("Note: gpt2's weights are random")
     assert "Warning: prefill, paged 1: drift: +" in " ".join(text.split())
     assert "(drift also in 7 other cells)" in " ".join(text.split())
-    assert "Warning: prefill, paged 1: drift: +" in tables.markdown()
+    assert "- prefill, paged 1: drift: +" in tables.markdown()
 
 
 def test_the_summary_has_kernel_and_gather_together(run: RunDirectory) -> None:
@@ -155,13 +155,13 @@ def test_a_difference_has_the_table_s_digits_and_zero_no_sign(us: float, text: s
 
 def test_short_series_show_no_interval_and_say_so(run: RunDirectory) -> None:
     results = [replace(r, samples_us=r.samples_us[:3]) for r in run.results()]
-    text = tables_of(run, results).screen_table(4)
+    text = screen_table(tables_of(run, results), 4)
     assert re.search(r"^Core Diff(?: \[\d\])? +\S+ \(\S+\) +no interval +unclear$", text, re.M)
     assert "few samples: 3" in text
 
 
 def test_the_csv_has_every_row_and_no_nan(run: RunDirectory) -> None:
-    report.write(run)
+    views.write(run)
     summary = json.loads(run.summary_path.read_text(encoding="utf-8"))
     with run.csv_path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))

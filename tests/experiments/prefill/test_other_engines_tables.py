@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from harness.experiments.prefill.kernel_tables import Tables
-from harness.experiments.prefill.other_engines_tables import label, tables
+from harness.experiments.prefill.end_to_end_tables import engine_tables as tables
+from harness.experiments.prefill.end_to_end_tables import label
 from harness.experiments.prefill.summary import summarise
+from harness.experiments.prefill.view import document
 from harness.runs.record import Status
 from tests.fixtures import DATA, gpu_account
 from tests.variant_fixtures import variant_record, variant_results, variant_tables
@@ -21,7 +22,7 @@ def test_the_tables_are_exactly_the_expected_texts() -> None:
 def test_the_screen_is_80_columns_wide_also_where_prefills_take_long() -> None:
     slow = [replace(r, samples_us=[s * 100 for s in r.samples_us]) for r in variant_results()]
     for results in (variant_results(), slow):
-        text = Tables(variant_record(), summarise(variant_record(), results)).screen_summary()
+        text = document(variant_record(), summarise(variant_record(), results)).screen_summary()
         assert max(map(len, text.splitlines())) <= 80
 
 

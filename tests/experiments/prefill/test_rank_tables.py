@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from harness.experiments.prefill import rank_tables as ranks
-from harness.experiments.prefill.kernel_tables import Tables
+from harness.experiments.prefill import kernel_tables
 from harness.experiments.prefill.summary import summarise
+from harness.experiments.prefill.view import document
 from harness.runs.record import Result
 from tests import fixtures
+from tests.fixtures import screen_table
 
 SCREEN = """\
 Ranks
@@ -44,18 +45,18 @@ def two_ranks() -> list[Result]:
 
 
 def test_one_rank_has_no_table():
-    assert ranks.table(summarise(fixtures.record(), fixtures.results())) is None
+    assert kernel_tables.ranks(summarise(fixtures.record(), fixtures.results())) is None
 
 
 def test_ranks_stand_side_by_side():
-    found = ranks.table(summarise(fixtures.record(), two_ranks()))
+    found = kernel_tables.ranks(summarise(fixtures.record(), two_ranks()))
     assert found.screen() + "\n" == SCREEN
 
 
 def test_all_other_tables_show_the_slowest_rank():
     record = fixtures.record()
-    tables = Tables(record, summarise(record, two_ranks()))
+    tables = document(record, summarise(record, two_ranks()))
     assert "mean over 2 layers (0, 5), the slowest rank: 1" in tables.screen_summary()
-    paged = next(line for line in tables.screen_table(1).splitlines() if line.startswith("Paged, 1 run"))
+    paged = next(line for line in screen_table(tables, 1).splitlines() if line.startswith("Paged, 1 run"))
     assert "0.3177" in paged, "half as long again as 0.2118"
     assert {row.split(",")[9] for row in tables.csv().splitlines()[1:]} == {"0", "1", ""}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness import report
+from harness.experiments import views
 from harness.experiments.prefill.summary import summarise
 from harness.report.arms import spread_axis
 from harness.report.charts.spec import Line, Lines
@@ -20,7 +20,7 @@ Row = dict[str, Any]
 
 def charts_of(record: Row, results: list[Any]) -> dict[str, Lines]:
     """The charts of spread_k.png, by their titles' first words."""
-    sheets = {sheet.name: sheet for sheet in report.charts(record, summarise(record, results), results)}
+    sheets = {sheet.name: sheet for sheet in views.charts(record, summarise(record, results), results)}
     return {chart.title.split(":")[0].split(",")[0]: chart for chart in sheets["spread_k"].charts}
 
 

@@ -1,0 +1,13 @@
+"""The charts of the main job."""
+
+from __future__ import annotations
+
+from harness.analysis.rows import Row
+from harness.experiments.prefill import breakdown_charts, spread_charts
+from harness.report.charts.spec import Sheet
+from harness.report.tips import Tips
+
+
+def charts(record: Row, summary: Row, tips: Tips) -> list[Sheet]:
+    """Where the prefill's time goes, what there is over spread_k, and what layer by layer."""
+    return [*breakdown_charts.sheets(summary, tips), *spread_charts.sheets(record, summary, tips)]

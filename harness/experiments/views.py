@@ -1,0 +1,100 @@
+"""What is made of any experiment's run: summary.json, tables, plots and the page. Needs no GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from importlib import import_module
+from typing import Protocol, cast
+
+from harness.experiments import EXPERIMENTS, Experiment
+from harness.report.charts import mpl
+from harness.report.charts.spec import Sheet
+from harness.report.document import Document
+from harness.report.page import page
+from harness.report.rows import Row
+from harness.report.tips import Tips
+from harness.runs.command import written_out
+from harness.runs.record import Result
+from harness.runs.store import RunDirectory, write_atomic, write_json
+from harness.runs.summary import Summary
+
+
+class View(Protocol):
+    """A module with what is read of one experiment's runs; it imports neither torch nor vLLM."""
+
+    Summary: type[Summary]  # the schema of its summary.json
+
+    def summarise(self, record: Row, results: Sequence[Result]) -> Row:
+        """The content of summary.json, of a run that is finished, under way or interrupted."""
+        ...
+
+    def document(self, record: Row, summary: Row) -> Document:
+        """Its answer and its tables."""
+        ...
+
+
+class Charts(Protocol):
+    """A module with what is drawn of one experiment's runs."""
+
+    def charts(self, record: Row, summary: Row, tips: Tips) -> list[Sheet]:
+        """Its charts from top to bottom; a sheet is also a file in plots/, by its name."""
+        ...
+
+
+def experiment_of(record: Row) -> Experiment:
+    """The experiment that a record is of; raises ValueError if this version has none of that name."""
+    name = record["experiment"]
+    if name not in EXPERIMENTS:
+        raise ValueError(f"a run of {name}: this version knows {', '.join(EXPERIMENTS)}")
+    return EXPERIMENTS[name]
+
+
+def view_of(record: Row) -> View:
+    """The view of a record's experiment; raises ValueError as `experiment_of` does."""
+    return cast(View, import_module(experiment_of(record).view))
+
+
+def charts(record: Row, summary: Row, results: Iterable[Result]) -> list[Sheet]:
+    """The charts of a run, which its page and its plots both show.
+
+    Args:
+        results: the samples behind them, for those who point at a mark.
+    """
+    module = cast(Charts, import_module(experiment_of(record).charts))
+    return module.charts(record, summary, Tips.of(results, summary.get("slowest_rank")))
+
+
+def in_full(record: Row) -> str | None:
+    """The command of a run with every option written out that is not its default; None: it has no options."""
+    if not record["config"]:
+        return None
+    words = ["python", "-m", "harness", record["experiment"]]
+    return written_out(words, record["config"], experiment_of(record).config)
+
+
+def page_of(document: Document, sheets: Sequence[Sheet]) -> str:
+    """The whole of report.html."""
+    question = experiment_of(document.record).question
+    return page(document, sheets, question, in_full(document.record))
+
+
+def write(run: RunDirectory) -> Document:
+    """Write summary.json, tables.md, tables.csv, plots/ and report.html.
+
+    Works on a finished, a running and an interrupted run alike; returns the document, to be printed.
+    Raises FileNotFoundError without a run.json, ValueError if a line of samples.jsonl is no result or the
+    run is of an experiment that is not known.
+    """
+    record = run.record().to_json()
+    view = view_of(record)
+    results = run.results()
+    summary = view.Summary.model_validate(view.summarise(record, results)).to_json()
+    document = view.document(record, summary)
+    sheets = charts(record, summary, results)
+    write_json(run.summary_path, summary)
+    write_atomic(run.tables_path, document.markdown())
+    write_atomic(run.csv_path, document.csv())
+    for sheet in sheets:
+        mpl.write(sheet, run.plots_path)
+    write_atomic(run.page_path, page_of(document, sheets))
+    return document
