@@ -32,7 +32,7 @@ PREFILLS = {
     ("paged", 1): 0.0,
     ("paged", K): 100.0,
     ("dense", 1): -200.0,
-    ("no_cache", 1): -230.0,
+    ("no_write", 1): -230.0,
     ("engine", 6): 0.0,
     ("compact", K): -60.0,
     ("spin_0", 1): 0.0,

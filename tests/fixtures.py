@@ -69,7 +69,7 @@ def record() -> dict[str, Any]:
                 ("engine", 30, 2.54, 0.31),
                 ("paged", 8, 2.58, 0.31),
                 ("dense", 1, 2.4, 0.31),
-                ("no_cache", 1, 2.4, 0.0),
+                ("no_write", 1, 2.4, 0.0),
                 ("compact", 8, 2.42, 0.31),
             )
         ],
@@ -181,7 +181,7 @@ def _in_engine(rng: np.random.Generator) -> list[Result]:
     levels = {
         "engine": (30, 21_950.0),
         "dense": (1, 21_730.0),
-        "no_cache": (1, 21_400.0),
+        "no_write": (1, 21_400.0),
         "compact": (8, 22_900.0),
         "wrapped": (30, 21_960.0),
     }
@@ -210,7 +210,7 @@ def gpu_record() -> dict[str, Any]:
             ("paged", 256, 0.99, 0.09),
             ("paged", 1, 0.98, 0.09),
             ("dense", 1, 0.88, 0.09),
-            ("no_cache", 1, 0.88, 0.0),
+            ("no_write", 1, 0.88, 0.0),
             ("compact", 256, 0.89, 0.09),
         )
     ]
@@ -241,7 +241,7 @@ def gpu_results() -> list[Result]:
     add(*step, "engine", 250, 6880.0)
     for k, level, control in ((1, 6900.0, False), (256, 6905.0, False), (1, 6900.0, True)):
         add(*step, "paged", k, level, control=control)
-    for arm, k, level in (("dense", 1, 6810.0), ("no_cache", 1, 6750.0), ("compact", 256, 7150.0)):
+    for arm, k, level in (("dense", 1, 6810.0), ("no_write", 1, 6750.0), ("compact", 256, 7150.0)):
         add(*step, arm, k, level)
     for arm, level in (("spin_0", 6905.0), ("spin", 7505.0)):
         add(*step, arm, 1, level)

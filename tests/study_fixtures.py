@@ -149,7 +149,12 @@ def _prefills(
     dense = no_cache * 1.02
     paged = dense * (1 + paging_pct / 100)
     split = paged * (1 + fragmentation_pct / 100)
-    arms = [("engine", most, paged), ("paged", 1, paged), ("dense", 1, dense), ("no_cache", 1, no_cache)]
+    arms = [
+        ("engine", most, paged),
+        ("paged", 1, paged),
+        ("dense", 1, dense),
+        ("no_write", 1, no_cache),
+    ]
     arms += [("paged", k, split) for k in spread_k if k > 1] + [("compact", most, 1.05 * dense)]
     cells = [
         (Cell("end_to_end", "prefill", "vLLM 0.26.0", arm, k, block_size, None, "captured"), us)

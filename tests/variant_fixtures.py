@@ -14,7 +14,7 @@ from harness.runs.record import Cell, Result, Status
 from tests.fixtures import DATA, gpu_record
 
 ROUNDS = 40
-# us of the arms "engine", "paged", "dense", "no_cache"
+# us of the arms "engine", "paged", "dense", "no_write"
 LEVELS: dict[str, tuple[float, ...]] = {
     "baseline": (6500.0, 6990.0, 7070.0, 6630.0),
     "baseline again": (6508.0, 6996.0, 7078.0, 6635.0),
@@ -36,13 +36,13 @@ def variant_results() -> list[Result]:
     rng = np.random.default_rng(11)
     found = []
     for name, levels in LEVELS.items():
-        for arm, level in zip(("engine", "paged", "dense", "no_cache"), levels, strict=True):
+        for arm, level in zip(("engine", "paged", "dense", "no_write"), levels, strict=True):
             found.append(_result(name, arm, Status.OK, None, _samples(rng, level)))
     triton = "attention_backend=TRITON_ATTN"
     found.append(_result(triton, "engine", Status.OK, None, _samples(rng, 6900.0)))
     found.append(_result(triton, "paged", Status.OK, None, _samples(rng, 6905.0)))
-    found += [_result(triton, arm, Status.UNSUPPORTED, NOT_STEERED, []) for arm in ("dense", "no_cache")]
-    for arm in ("engine", "paged", "dense", "no_cache"):
+    found += [_result(triton, arm, Status.UNSUPPORTED, NOT_STEERED, []) for arm in ("dense", "no_write")]
+    for arm in ("engine", "paged", "dense", "no_write"):
         found.append(_result("block_size=256", arm, Status.OUT_OF_MEMORY, NO_MEMORY, []))
     return found
 

@@ -21,7 +21,7 @@ Layer = int | str | None  # an index, "mean" or "sum" over the measured layers, 
 # not at spread_k = 1.
 PREFILL_CONTRASTS = (
     ("dense", "paged@1"),
-    ("no_cache", "dense"),
+    ("no_write", "dense"),
     ("engine", "wrapped"),
     ("paged@1", "wrapped"),
     ("spin_0", "spin"),

@@ -112,5 +112,5 @@ def pairs(results: Iterable[Result]) -> list[tuple[Result, Result]]:
     first = engines.get(BASELINE, {}).get("engine")
     wanted = [(first, arms.get("engine")) for name, arms in engines.items() if name != BASELINE]
     for arms in engines.values():
-        wanted += [(arms.get("dense"), arms.get("paged")), (arms.get("no_cache"), arms.get("dense"))]
+        wanted += [(arms.get("dense"), arms.get("paged")), (arms.get("no_write"), arms.get("dense"))]
     return [(one, two) for one, two in wanted if one and two]

@@ -61,7 +61,12 @@ def arms(
     in_kernel = [
         InEngineArm("dense", 1, Course("dense"), one_run, same_kernel_as="dense", remark=remark),
         InEngineArm(
-            "no_cache", 1, Course("dense", write_cache=False), one_run, same_kernel_as="dense", remark=remark
+            "no_write",
+            1,
+            Course("dense", write_cache=False),
+            one_run,
+            same_kernel_as="dense",
+            remark=remark,
         ),
         InEngineArm("compact", most, Course("compact"), plans[most], same_kernel_as="dense"),
     ]

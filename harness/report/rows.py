@@ -237,7 +237,7 @@ def folded(lines: list[Line]) -> list[Line]:
 
 
 def named_arm(arm: str, spread_k: int) -> str:
-    """An in-engine arm's name in a table: "paged 256" for one among several, "no cache"."""
+    """An in-engine arm's name in a table: "paged 256" for one among several, "no write"."""
     return f"paged {spread_k}" if arm == "paged" else arm.replace("_", " ")
 
 

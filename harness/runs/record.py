@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from functools import cache
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
-from harness.runs.schema import first_problem
+from harness.runs.schema import FORMER_ARMS, first_problem
 from harness.units import type_and_line
 
 
@@ -109,14 +109,19 @@ class Result:
 
     @classmethod
     def parse(cls, line: bytes | str) -> Result:
-        """The inverse of `to_json`, of a line of JSON; an older one may lack fields that have a default.
+        """The inverse of `to_json`, of a line of JSON; an older one may lack fields, or call
+        an arm otherwise.
 
         Raises ValueError, in one line, on anything else.
         """
         try:
-            return _reader().validate_json(line)
+            result = _reader().validate_json(line)
         except ValidationError as error:
             raise ValueError(first_problem(error)) from None
+        cell = result.cell
+        if cell.kernel == "prefill" and cell.arm in FORMER_ARMS:
+            return replace(result, cell=replace(cell, arm=FORMER_ARMS[cell.arm]))
+        return result
 
 
 @cache

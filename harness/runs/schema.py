@@ -20,6 +20,8 @@ _PROBLEMS = {  # by pydantic's type of error
     "extra_forbidden": "is no key of this file",
     "unexpected_keyword_argument": "is no key of this file",
 }
+# Arms of whole prefills that older runs call otherwise: what kvcache calls no_cache is another thing.
+FORMER_ARMS = {"no_cache": "no_write"}
 _LONGEST_TEXT = 120  # of a key or a value that an error names
 
 Count = Annotated[int, Field(ge=0)]
@@ -330,4 +332,15 @@ def _from_1(data: dict[str, Any]) -> dict[str, Any]:
         found["model"] = {key: value for key, value in model.items() if key != "path"}
     if isinstance(found.get("first_tokens"), dict):
         found["tokens_by_stage"] = found.pop("first_tokens")
+    if isinstance(errors := found.get("logits_error"), dict):
+        found["logits_error"] = {FORMER_ARMS.get(arm, arm): error for arm, error in errors.items()}
+    if isinstance(profiles := found.get("profile"), list):
+        found["profile"] = [
+            _arm_of_now(profile) if isinstance(profile, dict) else profile for profile in profiles
+        ]
     return found
+
+
+def _arm_of_now(profile: dict[str, Any]) -> dict[str, Any]:
+    arm = profile.get("arm")
+    return profile | {"arm": FORMER_ARMS[arm]} if isinstance(arm, str) and arm in FORMER_ARMS else profile

@@ -60,7 +60,7 @@ PREFILLS = [
     prefill("paged", 8, 1020),
     prefill("paged", 1, 1001, control=True),
     prefill("dense", 1, 980),
-    prefill("no_cache", 1, 977),
+    prefill("no_write", 1, 977),
     prefill("compact", 8, 1005),
     prefill("spin_0", 1, 1002),
     prefill("spin", 1, 1102),
@@ -75,7 +75,7 @@ def test_in_engine_arms_are_set_against_what_they_differ_from_in_one_thing() -> 
         ("paged@1", "paged", 8): 20,
         ("paged@1", "paged@1 again", 1): 1,
         ("dense", "paged@1", 1): 20,
-        ("no_cache", "dense", 1): 3,
+        ("no_write", "dense", 1): 3,
         ("engine", "wrapped", 6): 2,
         ("paged@1", "wrapped", 6): 5,
         ("paged", "compact", 8): -15,
@@ -98,9 +98,9 @@ def test_an_arm_s_contrasts_are_missing_with_it() -> None:
         ("engine", "wrapped"),
     }
     assert found == pairs
-    without_one_run = [r for r in PREFILLS if r.cell.arm in ("dense", "no_cache")]
+    without_one_run = [r for r in PREFILLS if r.cell.arm in ("dense", "no_write")]
     (row,) = end_to_end_contrasts(without_one_run)
-    assert (row["baseline"], row["treatment"], row["noise_floor_pct"]) == ("no_cache", "dense", None)
+    assert (row["baseline"], row["treatment"], row["noise_floor_pct"]) == ("no_write", "dense", None)
 
 
 def test_compacting_one_run_is_set_against_it() -> None:

@@ -37,14 +37,14 @@ def child(tiny_gpt2, expected):
 def test_a_child_says_what_it_is(child):
     facts = child.facts
     assert facts.block_size == 2 * BLOCK_SIZE
-    assert {"engine", "paged", "dense", "no_cache"} <= facts.arms.keys()
+    assert {"engine", "paged", "dense", "no_write"} <= facts.arms.keys()
     assert facts.arms["paged"].spread_k == 1
     assert facts.not_steered is None
 
 
 def test_every_arm_computes_what_another_engine_does(child, expected, prompts):
     logits, tokens = expected
-    for arm in ("engine", "paged", "dense", "no_cache"):
+    for arm in ("engine", "paged", "dense", "no_write"):
         found, first_tokens = child.ask("outcome", prompts, arm)
         assert found.dtype == np.float32
         assert first_tokens == tokens

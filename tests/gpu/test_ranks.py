@@ -38,7 +38,7 @@ def test_gpt2_past_its_positions(executor, tmp_path):
         row["reason"] for row in summary["kernels"]
     ]
     arms = {row["arm"]: row["status"] for row in summary["end_to_end"]}
-    assert arms.keys() >= {"engine", "paged", "dense", "no_cache", "compact", "spin"}
+    assert arms.keys() >= {"engine", "paged", "dense", "no_write", "compact", "spin"}
     assert set(arms.values()) == {"ok"}
     assert "\nRanks\n" in done.stdout
     clocks = [json.loads(line)["series"] for line in (output / "clocks.jsonl").read_text().splitlines()]

@@ -52,7 +52,7 @@ def cached(engine, block_ids) -> torch.Tensor:
 def test_all_arms_come_to_what_vllm_comes_to(engine, prompts, arms):
     outcomes = {(arm.name, arm.spread_k): outcome(engine, prompts, arm) for arm in arms}
     names = {name for name, _ in outcomes}
-    assert names == {"engine", "wrapped", "paged", "dense", "no_cache", "compact"}
+    assert names == {"engine", "wrapped", "paged", "dense", "no_write", "compact"}
     twins = {name: next(o for (n, _), o in outcomes.items() if n == name) for name in names}
     for arm in arms:
         got = outcomes[arm.name, arm.spread_k]
@@ -60,8 +60,8 @@ def test_all_arms_come_to_what_vllm_comes_to(engine, prompts, arms):
         assert got.tokens == twins["engine"].tokens
 
 
-@pytest.mark.parametrize(("name", "written"), [("paged", True), ("dense", True), ("no_cache", False)])
-def test_only_no_cache_leaves_the_cache_alone(engine, prompts, plans, arms, name, written):
+@pytest.mark.parametrize(("name", "written"), [("paged", True), ("dense", True), ("no_write", False)])
+def test_only_no_write_leaves_the_cache_alone(engine, prompts, plans, arms, name, written):
     cached(engine, plans[1])  # it can be read
     cache = next(iter(engine.ranks.only.layers.values())).kv_cache
     cache = cache[0] if isinstance(cache, list) else cache
@@ -153,7 +153,7 @@ def test_a_backend_without_a_detour_loses_the_arms_that_need_one(engine, prompts
     )
     monkeypatch.setattr(engine, "about", rank.about())
     arms = inengine.arms(engine, plans, natural_k=1, spin_us=None)
-    assert {arm.name for arm in arms if arm.unsupported} == {"dense", "no_cache", "compact"}
+    assert {arm.name for arm in arms if arm.unsupported} == {"dense", "no_write", "compact"}
     assert all(
         "how CPU_ATTN calls its kernel is not known" in arm.unsupported for arm in arms if arm.unsupported
     )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness.runs.record import Cell, Result, Status
-from harness.runs.schema import RunRecord, TooNew
+from harness.runs.schema import FORMER_ARMS, RunRecord, TooNew
 from harness.runs.store import Damaged, RunDirectory
 from tests import records
 
@@ -25,6 +26,10 @@ def test_a_stored_record_keeps_every_key_and_figure(stored: Path) -> None:
     after = RunDirectory(stored.parent).record().to_json()
     before["model"].pop("path", None)
     expected = {"experiment": "prefill"} | {k: v for k, v in before.items() if k not in DROPPED}
+    if profiles := expected.get("profile"):
+        expected["profile"] = [p | {"arm": FORMER_ARMS.get(p["arm"], p["arm"])} for p in profiles]
+    if errors := expected.get("logits_error"):
+        expected["logits_error"] = {FORMER_ARMS.get(arm, arm): error for arm, error in errors.items()}
     assert after == expected | {"schema_version": 2}
     assert RunRecord.parse(after) == RunRecord.parse(before), "what is converted is read again"
 
@@ -33,6 +38,14 @@ def test_first_tokens_that_were_by_engine_have_a_name_of_their_own() -> None:
     tokens = {"vLLM": {"all inputs": [4, 2]}}
     record = records.made(experiment="memory", first_tokens=tokens)
     assert (record.tokens_by_stage, record.first_tokens) == (tokens, None)
+
+
+def test_a_whole_prefill_s_no_cache_wrote_no_cache_and_kvcache_s_keeps_its_name() -> None:
+    prefill = Cell("end_to_end", "prefill", "vLLM", "no_cache", 1, 16, None, "captured")
+    cells = [prefill, replace(prefill, stage="variant"), replace(prefill, kernel="generation")]
+    lines = [json.dumps(Result(cell, "s", Status.OK).to_json()) for cell in cells]
+    arms = [Result.parse(line).cell.arm for line in lines]
+    assert arms == ["no_write", "no_write", "no_cache"]
 
 
 def nested(depth: int) -> list[Any]:

@@ -25,8 +25,8 @@ from harness.units import counted
 MEASURED = {
     "fragmentation": ("paged@1", "paged"),
     "paging": ("dense", "paged@1"),
-    "cache_write": ("no_cache", "dense"),
-    "total": ("no_cache", "paged"),
+    "cache_write": ("no_write", "dense"),
+    "total": ("no_write", "paged"),
     "allocation": ("paged@1", "wrapped"),
     "hooks": ("engine", "wrapped"),
     "compact": ("paged", "compact"),
@@ -39,8 +39,8 @@ PREDICTED = {
     "total": {"paged": 1, "dense": -1, "cache_write": 1},
     "compact": {"gather_kv": 1, "compact": 1, "paged": -1},
 }
-# Where the write into one run was replayed too: dense and no_cache differ by that one, and what the write
-# takes longer into k runs is a part of what fragmentation costs.
+# Where the write into one run was replayed too: dense and no_write differ by that one, and what the
+# write takes longer into k runs is a part of what fragmentation costs.
 ONE_RUN_WRITE = {
     "fragmentation": {"paged": 1, "paged@1": -1, "cache_write": 1, "cache_write@1": -1},
     "cache_write": {"cache_write@1": 1},

@@ -54,7 +54,7 @@ def _row(
         "verdict": against and _verdict(name, against, floor),
         "noise_floor_pct": floor,
         "paging": _within(arms, "dense", "paged"),
-        "cache_write": _within(arms, "no_cache", "dense"),
+        "cache_write": _within(arms, "no_write", "dense"),
         "stopped": engine.stopped,
         "status": engine.status.value,
         "reason": engine.reason,

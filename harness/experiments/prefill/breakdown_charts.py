@@ -22,7 +22,7 @@ COLOURS = {
     "copies": "#009E73",
     "other": INK,
 }
-ORDER = ("engine", "paged", "dense", "no_cache", "compact")
+ORDER = ("engine", "paged", "dense", "no_write", "compact")
 # From an arm with neither cache nor block table up to the fragmented one: each begins where the last ended.
 STEPS = {"cache_write": "#F0E442", "paging": "#D55E00", "fragmentation": "#CC79A7"}
 TOTAL, OTHER = "#999999", "#56B4E9"  # and allocation and compact, which are no parts of the total

@@ -7,7 +7,7 @@ from harness.analysis.rows import Row, find
 from harness.report.rows import Mean, change, marked, named_arm, status_line, with_reason
 from harness.report.tables import NONE, Line, Notes, Section, Table, interval_of, percent
 
-ARMS = ("engine", "wrapped", "dense", "no_cache", "compact")  # spin and spin_0 are a probe, no way to prefill
+ARMS = ("engine", "wrapped", "dense", "no_write", "compact")  # spin and spin_0 are a probe, no way to prefill
 COLUMNS = ("", "median ms", "against", "difference", "verdict")
 ENGINES = ("", "median ms", "against baseline", "verdict")
 COSTS = ("", "paging tax ms [95%]", "%", "cache write ms [95%]", "%")
@@ -46,8 +46,8 @@ def arms_table(mean: Mean) -> Table | None:
         ("engine", NONE, None),
         ("wrapped", "engine", mean.prefill_contrast("engine", "wrapped")),
         ("paged 1", "dense", mean.prefill_contrast("dense", "paged@1")),
-        ("dense", "no cache", mean.prefill_contrast("no_cache", "dense")),
-        ("no_cache", NONE, None),
+        ("dense", "no write", mean.prefill_contrast("no_write", "dense")),
+        ("no_write", NONE, None),
         ("compact", "", mean.prefill_contrast("paged", "compact")),
     ):
         row = one_run if arm == "paged 1" else rows.get(arm)

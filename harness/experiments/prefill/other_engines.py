@@ -31,7 +31,7 @@ from harness.runs.record import Cell, Result, Status
 from harness.runs.schema import EngineSettings, VariantRecord
 
 SERIES = "variants"
-ARMS = ("engine", "paged", "dense", "no_cache")
+ARMS = ("engine", "paged", "dense", "no_write")
 
 
 def measure(source: ModelSource, prompts: Prompts, replaying: Replaying, recorder: Recorder) -> None:

@@ -56,8 +56,8 @@ class TestAccount:
         assert pairs == {
             "fragmentation": ("paged@8", "paged@1", "slower"),
             "paging": ("paged@1", "dense", "slower"),
-            "cache_write": ("dense", "no_cache", "same"),  # 0.3%, within the tolerance
-            "total": ("paged@8", "no_cache", "slower"),
+            "cache_write": ("dense", "no_write", "same"),  # 0.3%, within the tolerance
+            "total": ("paged@8", "no_write", "slower"),
             "allocation": ("wrapped", "paged@1", "same"),
             "hooks": ("wrapped", "engine", "same"),
             "compact": ("compact", "paged@8", "faster"),
@@ -102,7 +102,7 @@ class TestAccount:
         assert "paging -1.03% [-1." in found["sentence"]
 
     def test_no_arm_but_the_sweep_and_the_engine_is_no_account(self) -> None:
-        others = ("wrapped", "dense", "no_cache", "compact", "spin", "spin_0")
+        others = ("wrapped", "dense", "no_write", "compact", "spin", "spin_0")
         assert account(CUDA, prefills(without=others) + replay()) is None
         assert account({}, []) is None
         assert account(CUDA, replay()) is None
@@ -116,12 +116,12 @@ class TestAccount:
         assert "Percentages are of paged@1" in found["sentence"]
 
     def test_a_cell_that_failed_is_a_reason_not_a_zero(self) -> None:
-        found = made(failed(prefills(), "no_cache") + replay())
+        found = made(failed(prefills(), "no_write") + replay())
         for name in ("cache_write", "total"):
             row = component(found, "measured", name)
             nulls = [row[key] for key in ("ms", "ci95_ms", "pct", "ci95_pct", "verdict")]
             assert (nulls, row["n"]) == ([None] * 5, 0)
-            assert row["reason"] == "no_cache: out_of_memory: 2 GiB wanted"
+            assert row["reason"] == "no_write: out_of_memory: 2 GiB wanted"
             closure = component(found, "closure", name)
             assert (closure["ms"], closure["closed"], closure["pct_of_measured"]) == (None, None, None)
             assert closure["reason"] == f"measured: {row['reason']}"
@@ -129,7 +129,7 @@ class TestAccount:
         assert found["closure_pct"] is not None
         assert found["sentence"].startswith("What the paged KV cache costs the prefill of gpt2 at ")
         assert " on NVIDIA H100 was measured in part: fragmentation 1." in found["sentence"]
-        assert "cache write not measured (no_cache: out_of_memory: 2 GiB wanted)." in found["sentence"]
+        assert "cache write not measured (no_write: out_of_memory: 2 GiB wanted)." in found["sentence"]
 
     def test_samples_of_a_cell_that_is_not_ok_count_for_nothing(self) -> None:
         hot = changed(prefills(), "dense", status=Status.THROTTLED, reason="the clock fell")
@@ -152,7 +152,7 @@ class TestAccount:
 
     def test_a_remark_on_an_arm_goes_with_its_figures(self) -> None:
         results = changed(prefills(), "dense", reason="dense K and V are packed")
-        results = changed(results, "no_cache", reason="dense K and V are packed")
+        results = changed(results, "no_write", reason="dense K and V are packed")
         found = made(results + replay())
         for name in ("paging", "cache_write", "total"):
             assert component(found, "measured", name)["reason"] == "dense K and V are packed"
@@ -192,7 +192,7 @@ class TestAccount:
         changes = {
             ("paged", K): float(fragmentation),
             ("dense", 1): float(-paging),
-            ("no_cache", 1): float(-paging - writing),
+            ("no_write", 1): float(-paging - writing),
         }
         found = made(prefills(changes, n=7, scale=0.0))
         parts = [
@@ -265,7 +265,7 @@ class TestPredicted:
 
 class TestSentence:
     def test_what_can_be_quoted(self) -> None:
-        changes = {("paged", K): 0.0, ("dense", 1): -210.0, ("no_cache", 1): -240.0}
+        changes = {("paged", K): 0.0, ("dense", 1): -210.0, ("no_write", 1): -240.0}
         wave = 4 * np.array([5, -3, 1, -5, 3, 0, -1, 4, -4, 2, -2])  # its interval is [-16, 16]
         results = [
             replace(r, samples_us=[float(x) for x in r.samples_us + wave])
@@ -283,7 +283,7 @@ class TestSentence:
         assert "fragmentation 1.00% [1.00, 1.00], paging 2.00% [2.00, 2.00], cache write 0.30% [" in text
 
     def test_effects_below_the_noise_floor_are_none(self) -> None:
-        small = {("paged", K): 10.0, ("dense", 1): -10.0, ("no_cache", 1): -20.0}
+        small = {("paged", K): 10.0, ("dense", 1): -10.0, ("no_write", 1): -20.0}
         found = made(prefills(small, scale=200.0))
         floor = found["noise_floor_pct"]
         assert floor > 0.5
@@ -295,7 +295,7 @@ class TestSentence:
         alone = [r for r in prefills() if not r.control]
         assert made(alone)["noise_floor_pct"] is None
         assert made(alone)["sentence"].startswith("The paged KV cache costs 3.")
-        same = dict.fromkeys([("paged", K), ("dense", 1), ("no_cache", 1)], 0.0)
+        same = dict.fromkeys([("paged", K), ("dense", 1), ("no_write", 1)], 0.0)
         alone = [r for r in prefills(same) if not r.control]
         start = "No cost of the paged KV cache was found in the prefill of gpt2 at 4096 tokens on NVIDIA H100"
         assert made(alone)["sentence"].startswith(f"{start}, whose noise floor was not measured: ")
@@ -305,7 +305,7 @@ class TestSentence:
         floor = f"{found['noise_floor_pct']:.2f}%"
         expected = f"On a CPU, effects below the noise floor of {floor} cannot be seen."
         assert found["sentence"].endswith(expected)
-        none = made(prefills({("paged", K): 0.0, ("dense", 1): 0.0, ("no_cache", 1): 0.0}, scale=200.0), CPU)
+        none = made(prefills({("paged", K): 0.0, ("dense", 1): 0.0, ("no_write", 1): 0.0}, scale=200.0), CPU)
         assert none["sentence"].startswith("No cost of the paged KV cache above the noise floor of ")
         assert none["sentence"].endswith("On a CPU, effects below that floor cannot be seen.")
 

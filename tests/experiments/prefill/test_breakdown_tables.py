@@ -117,18 +117,18 @@ def test_the_screen_is_80_columns_wide_at_every_scale(factor: float) -> None:
 
 
 def test_footnotes_do_not_widen_the_screen() -> None:
-    for arm in ("engine", "paged", "dense", "no_cache", "compact"):
+    for arm in ("engine", "paged", "dense", "no_write", "compact"):
         text = document(*of(failed(arm))).screen_summary()
         assert max(map(len, text.splitlines())) <= 80
         assert "no such operator" in text
 
 
 def test_a_component_that_was_not_measured_says_why_and_keeps_its_prediction() -> None:
-    text = document(*of(failed("no_cache"))).screen_summary()
+    text = document(*of(failed("no_write"))).screen_summary()
     cells = line(text.partition("How much of the prefill")[2], "cache write ").split()
     assert cells[2:] == ["-", "[1]", "-", "-", "+0.083", "-"]
-    assert "[1] no_cache: error: no such operator" in flat(text)
-    assert line(text, "no cache").split()[2:] == ["error", "[1]"]
+    assert "[1] no_write: error: no such operator" in flat(text)
+    assert line(text, "no write").split()[2:] == ["error", "[1]"]
     assert "+0." in line(text, "paging ")
 
 
@@ -269,7 +269,7 @@ def charts_of(record: Row, summary: Row) -> tuple[Bars, Bars]:
 def test_a_bar_is_an_arm_s_categories_up_to_its_median(frozen: tuple[Row, Row]) -> None:
     _, times = charts_of(*frozen)
     names = [row.label.partition(":")[0] for row in times.rows]
-    assert names == ["engine", "paged 256", "paged 1", "dense", "no cache", "compact"]
+    assert names == ["engine", "paged 256", "paged 1", "dense", "no write", "compact"]
     medians = {(r["arm"], r["spread_k"]): r for r in frozen[1]["end_to_end"]}
     for row, arm in zip(times.rows, [("engine", 250), ("paged", 256), ("paged", 1)], strict=False):
         (median,) = row.dots
@@ -334,18 +334,18 @@ def test_a_step_begins_where_the_one_before_ends(frozen: tuple[Row, Row]) -> Non
 
 
 def test_a_component_that_was_not_measured_is_named_below_its_chart() -> None:
-    costs, times = charts_of(*of(failed("no_cache")))
-    assert "cache write: not measured (no_cache: error: no such operator)" in costs.note
+    costs, times = charts_of(*of(failed("no_write")))
+    assert "cache write: not measured (no_write: error: no such operator)" in costs.note
     assert not any(row.label.startswith("cache write") for row in costs.rows)
     assert costs.axis.label == "ms per prefill, of the components measured"
-    assert not any(row.label.startswith("no cache") for row in times.rows)
+    assert not any(row.label.startswith("no write") for row in times.rows)
 
 
 CASES = {
     "whole": lambda: of(fixtures.gpu_results()),
     "no profile": lambda: of(fixtures.gpu_results(), profile=[]),
     "no prediction": lambda: of([r for r in fixtures.gpu_results() if r.cell.layer is None]),
-    "no no_cache": lambda: of(failed("no_cache")),
+    "no no_write": lambda: of(failed("no_write")),
     "no dense": lambda: of(without("dense")),
     "bars alone": lambda: of([r for r in fixtures.gpu_results() if r.cell.arm in ("engine", "spin")]),
     "three rounds": lambda: of([replace(r, samples_us=r.samples_us[:3]) for r in fixtures.gpu_results()]),

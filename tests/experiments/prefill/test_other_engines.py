@@ -98,7 +98,7 @@ def test_every_engine_is_held_against_the_baseline_and_its_arms_against_each_oth
     assert ("baseline", "engine", "block_size=64", "engine") in pairs
     assert ("baseline", "engine", "baseline", "engine") in pairs, "A/A"
     assert ("block_size=64", "dense", "block_size=64", "paged") in pairs
-    assert ("block_size=64", "no_cache", "block_size=64", "dense") in pairs
+    assert ("block_size=64", "no_write", "block_size=64", "dense") in pairs
     assert all(a == b for _, a, _, b in pairs if a == "engine")
     across = {(one, two) for one, _, two, _ in pairs if one != two}
     assert {one for one, _ in across} == {"baseline"}

@@ -16,7 +16,7 @@ from harness import device
 from tests.command_line import wait_for
 
 ROOT = Path(__file__).resolve().parents[3]
-ARMS = {"engine", "paged", "dense", "no_cache"}
+ARMS = {"engine", "paged", "dense", "no_write"}
 
 
 @pytest.fixture(scope="module")
