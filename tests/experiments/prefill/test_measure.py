@@ -82,7 +82,7 @@ def test_files_of_a_run(finished):
 @pytest.mark.engine
 def test_the_summary_keeps_its_contract(finished):
     summary = summary_of(finished[0])
-    assert summary["schema_version"] == 1
+    assert summary["schema_version"] == 2
     assert all(row.keys() >= KERNEL_KEYS for row in summary["kernels"])
     assert all(row.keys() >= CONTRAST_KEYS for row in summary["contrasts"])
     assert all(row.keys() >= END_TO_END_KEYS for row in summary["end_to_end"])
