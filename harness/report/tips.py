@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from harness import units
 from harness.analysis.contrasts import name_in_series, rounds
 from harness.report.charts.spec import Point, Tip
 from harness.report.rows import Row, change
@@ -128,9 +129,7 @@ def lost(rows: Iterable[tuple[str, Row]]) -> str:
 
 def spaced(rows: Sequence[Row], most: int) -> list[Row]:
     """At most so many of the rows, evenly spread, the first and the last among them."""
-    if len(rows) <= most:
-        return list(rows)
-    return [rows[round(n * (len(rows) - 1) / (most - 1))] for n in range(most)]
+    return [rows[n] for n in units.spaced(len(rows), most)]
 
 
 def median_ms(row: Row, digits: int | None = None) -> str:

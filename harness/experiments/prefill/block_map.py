@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from harness import layout
 from harness.layout import Run
 from harness.report.charts.spec import BlockMap, Tip
 from harness.report.document import Album
-from harness.units import counted
+from harness.units import counted, spaced
 
 MOST_REQUESTS = 16  # drawn of a layout
 MOST_LISTED = 64  # runs spelled out below a picture
@@ -18,7 +17,7 @@ MOST_LISTED = 64  # runs spelled out below a picture
 def albums(record: dict[str, Any]) -> list[Album]:
     """Every layout's block tables, all on one scale; none if the run did not choose blocks."""
     tables = {
-        name: {n: layout.runs(layout.from_ranges(requests[n])) for n in _spread_over(len(requests))}
+        name: {n: layout.runs(layout.from_ranges(requests[n])) for n in spaced(len(requests), MOST_REQUESTS)}
         for name, requests in record.get("block_ids", {}).items()
     }
     drawn = [run for requests in tables.values() for runs in requests.values() for run in runs]
@@ -26,13 +25,6 @@ def albums(record: dict[str, Any]) -> list[Album]:
         return []
     ids = min(run.first_id for run in drawn), max(run.first_id + run.length for run in drawn)
     return [_layout(name, tables[name], len(record["block_ids"][name]), ids) for name in tables]
-
-
-def _spread_over(count: int) -> Sequence[int]:
-    """Indices of the requests that are drawn: all, or the first, the last and some between."""
-    if count <= MOST_REQUESTS:
-        return range(count)
-    return [round(n * (count - 1) / (MOST_REQUESTS - 1)) for n in range(MOST_REQUESTS)]
 
 
 def _layout(name: str, requests: dict[int, list[Run]], count: int, ids: tuple[int, int]) -> Album:
