@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 if TYPE_CHECKING:
-    from harness.config import RunConfig
+    from harness.experiments.prefill.options import RunConfig
     from harness.models import ModelSource
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -73,9 +73,10 @@ def report(
 def inputs(model: str, length: int) -> tuple[RunConfig, ModelSource, list[list[int]]]:
     """An engine's configuration and model, and the prompt as the main job would have them."""
     from harness import config, device, models, prompt
+    from harness.experiments.prefill.options import RunConfig, resolve
 
     asked = {"model": model, "length": length}
-    settings = config.resolve(config.load(config.RunConfig, asked), device.kind())
+    settings = resolve(config.load(RunConfig, asked), device.kind())
     source = models.materialise(models.inspect(model, length=length), seed=0)
     token_ids, _ = prompt.token_ids(source, [length], None, 0)
     return settings, source, token_ids

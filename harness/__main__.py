@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from harness import cli
-from harness.config import Common, ConfigError, RunConfig
+from harness.config import Common, ConfigError
 from harness.config.checks import folder_problem
 from harness.experiments import EXPERIMENTS, starting, views
-from harness.experiments.prefill.options import GROUPS
+from harness.experiments.prefill.options import GROUPS, RunConfig
 from harness.experiments.starting import RunFailed
 from harness.runs.command import CONSOLE_SCRIPT
 from harness.runs.store import Damaged, Interrupted

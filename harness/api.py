@@ -13,8 +13,9 @@ import pandas as pd
 
 from harness.compare import ratios
 from harness.compare.ratios import Lone, Ratio
-from harness.config import ConfigError, RunConfig
+from harness.config import ConfigError
 from harness.experiments import EXPERIMENTS, starting, views
+from harness.experiments.prefill.options import RunConfig
 from harness.experiments.prefill.rows import Account, PrefillSummary
 from harness.runs.schema import RunRecord, Stored
 from harness.runs.store import Damaged, RunDirectory

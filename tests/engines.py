@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from harness import config, device, models
-from harness.config import EngineSpec, RunConfig
+from harness.config import EngineSpec
 from harness.engine.child import EngineFailed, Make
+from harness.experiments.prefill.options import RunConfig, resolve
 from harness.models import ModelSource
 from harness.runs.record import status_of
 
@@ -22,7 +23,7 @@ from harness.runs.record import status_of
 def configured(model: Path, **options: Any) -> RunConfig:
     """A resolved configuration, without compilation unless asked for; arguments as those of `inputs`."""
     small = {"model": str(model), "enforce_eager": True, "gpu_memory_utilization": 0.2}
-    return config.resolve(config.load(RunConfig, small | options), device.kind())
+    return resolve(config.load(RunConfig, small | options), device.kind())
 
 
 def inputs(model: Path, **options: Any) -> tuple[EngineSpec, ModelSource]:

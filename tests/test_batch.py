@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from harness import batch, layout
 from harness.batch import LONGEST, MOST_REQUESTS, BatchError, Request
-from harness.config import ConfigError, RunConfig, load, resolve
+from harness.config import ConfigError, load
+from harness.experiments.prefill.options import RunConfig, resolve
 from harness.layout import LayoutError
 
 LENGTHS = st.one_of(st.integers(1, LONGEST), st.sampled_from([1, 2, 17, 127, 4093, 131071, LONGEST]))

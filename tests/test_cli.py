@@ -12,11 +12,10 @@ import pytest
 
 from harness import __main__
 from harness.calls import capture
-from harness.config import RunConfig
 from harness.engine.options import EngineError
 from harness.engine.ranks import RankDied
 from harness.experiments import prefill
-from harness.experiments.prefill.options import GROUPS
+from harness.experiments.prefill.options import GROUPS, RunConfig
 from harness.layout import LayoutError
 from patches import PatchError
 from tests import fixtures as made_run

@@ -174,11 +174,12 @@ def test_a_link_that_is_missing_is_named():
 def test_every_argument_of_the_engine_is_among_the_needs():
     from harness import config, models
     from harness.engine.options import engine_args
+    from harness.experiments.prefill.options import RunConfig, resolve
     from patches import engine
 
     options = {"model": "gpt2", "length": 64, "attention_backend": "FLASH_ATTN", "flash_attn_version": 2}
     options["tensor_parallel_size"] = 2
-    resolved = config.resolve(config.load(config.RunConfig, options), "cuda")
+    resolved = resolve(config.load(RunConfig, options), "cuda")
     source = models.inspect("gpt2", length=64)
     assert set(engine_args(resolved.engine(), source)) <= set(engine.NEEDS[0].parameters)
 

@@ -9,9 +9,9 @@ import pytest
 
 import patches
 from harness import __main__
-from harness.config import RunConfig
 from harness.experiments import EXPERIMENTS
 from harness.experiments.prefill import saved
+from harness.experiments.prefill.options import RunConfig
 from harness.runs.store import Interrupted, RunDirectory
 
 # Where each stops, the record open and nothing measured yet.

@@ -4,25 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from harness import batch
 from harness.runs.record import Result
-from harness.units import ELEMENT_BYTES
-
-if TYPE_CHECKING:
-    from harness.config import RunConfig
-    from harness.models import ModelSource
 
 BASELINE = "baseline"  # the main job's own configuration, in an engine like the variants'
 AGAIN = "baseline again"
 
-# The option that lists a variant's values, and the option that it changes.
-LISTED_BY = {
-    "block_sizes": "block_size",
-    "flash_attn_versions": "flash_attn_version",
-    "attention_backends": "attention_backend",
-}
 # What may differ between two engines' settings besides the option itself: it follows from it.
 FOLLOWS = {
     "block_size": {"num_blocks_in_pool", "kv_cache_bytes"},
@@ -49,10 +37,6 @@ class Variant:
         option, _, value = name.partition("=")
         return cls(option, int(value) if value.isdigit() else value) if value else None
 
-    def config(self, baseline: RunConfig) -> RunConfig:
-        """The baseline's configuration with the one option changed."""
-        return baseline.model_copy(update={self.option: self.value})
-
     def objection(self, settings: Mapping[str, Any]) -> str | None:
         """Why an engine with these settings is not this variant, or None."""
         got = setting(settings, self.option)
@@ -72,27 +56,6 @@ def setting(settings: Mapping[str, Any], option: str) -> Any:
     """The value of an option in an engine's settings."""
     value = settings.get(option)
     return ", ".join(value) if isinstance(value, list) else value
-
-
-def asked_for(config: RunConfig, settings: Mapping[str, Any]) -> list[Variant]:
-    """The variants that the configuration lists, without the values that the main job's engine has itself.
-
-    Args:
-        settings: of the main job's engine, for what was left to vLLM's choice.
-    """
-    listed = [
-        Variant(option, value.upper() if isinstance(value, str) else value)
-        for name, option in LISTED_BY.items()
-        for value in getattr(config, name) or []
-    ]
-    return [variant for variant in listed if variant.value != setting(settings, variant.option)]
-
-
-def kv_cache_bytes(config: RunConfig, source: ModelSource, dtype: str, largest_block: int) -> int:
-    """Bytes of KV cache that hold the prompts twice, in blocks of any of the variants' sizes."""
-    # Any request's last block may be a token full.
-    tokens = batch.num_tokens(config.requests) + (len(config.requests) + 1) * largest_block
-    return 2 * tokens * source.kv_bytes_per_token(ELEMENT_BYTES.get(dtype, 2))
 
 
 def by_engine(results: Iterable[Result]) -> dict[str, dict[str, Result]]:

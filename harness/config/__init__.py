@@ -11,7 +11,6 @@ from harness.config.engine import EngineSpec
 from harness.config.errors import ConfigError
 from harness.config.fields import Common, Engine, KernelTiming, Sweep
 from harness.config.loading import expects, load, value_types
-from harness.experiments.prefill.options import RunConfig, check_layers, output_dir, resolve
 
 __all__ = [
     "Common",
@@ -19,12 +18,8 @@ __all__ = [
     "Engine",
     "EngineSpec",
     "KernelTiming",
-    "RunConfig",
     "Sweep",
-    "check_layers",
     "expects",
     "load",
-    "output_dir",
-    "resolve",
     "value_types",
 ]

@@ -12,9 +12,10 @@ from harness import batch, device
 from harness import config as configuration
 from harness.batch import Request
 from harness.calls import headers
-from harness.config import Common, ConfigError, RunConfig
+from harness.config import Common, ConfigError
 from harness.config.errors import label
 from harness.experiments import EXPERIMENTS
+from harness.experiments.prefill.options import RunConfig, check_layers, resolve
 from harness.runs import resume
 from harness.stack import with_room
 
@@ -76,7 +77,7 @@ def _main_job(options: Mapping[str, Any], config_file: Path | None, kind: device
     config = configuration.load(RunConfig, options, config_file)
     if config.from_captures is not None:
         config = like_captures(config, config.from_captures, options)
-    return configuration.resolve(config, kind)
+    return resolve(config, kind)
 
 
 def _job(config: Common) -> str:
@@ -158,7 +159,7 @@ def _model_source(config: RunConfig) -> ModelSource:
             f"--tensor-parallel-size {config.tensor_parallel_size}: {source.name} has {source.num_heads} "
             f"query heads, which must be divisible by it; take one of {', '.join(map(str, divisors))}"
         )
-    configuration.check_layers(config, source.num_layers)
+    check_layers(config, source.num_layers)
     prompt.check(source, config.prompt_file)
     if config.prompt_file is not None and source.tokenizer is not None:
         lengths = [request.length for request in config.requests]

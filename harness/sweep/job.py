@@ -16,9 +16,10 @@ from typing import Any
 import yaml
 
 from harness import cli
-from harness.config import ConfigError, RunConfig, fields
+from harness.config import ConfigError, fields
 from harness.config.checks import folder_problem
 from harness.experiments import starting
+from harness.experiments.prefill.options import RunConfig
 from harness.runs import command
 from harness.runs.store import write_atomic, write_json
 from harness.sweep import RECORD, read

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.config import ConfigError, RunConfig
+from harness.config import ConfigError
 from harness.config.loading import read_mapping
+from harness.experiments.prefill.options import RunConfig
 from harness.units import counted
 
 Options = dict[str, Any]

@@ -10,7 +10,8 @@ from types import ModuleType
 import pytest
 
 from harness import config as configuration
-from harness.config import ConfigError, RunConfig, check_layers, load, resolve
+from harness.config import ConfigError, load
+from harness.experiments.prefill.options import RunConfig, check_layers, resolve
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs"
 CONFIGS = sorted(

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.config import ConfigError, RunConfig, load, resolve, vllm_names
+from harness.config import ConfigError, load, vllm_names
 from harness.experiments.backends.options import BackendsConfig
 from harness.experiments.backends.options import resolve as resolve_backends
+from harness.experiments.prefill.options import RunConfig, resolve
 
 UNKNOWN = "--load-format safetensor: vLLM has no such load format; take one of the nearest, safetensors, "
 

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from harness import __main__, cli
-from harness.config import RunConfig
 from harness.engine.options import EngineError
+from harness.experiments.prefill.options import RunConfig
 from tests import feature_checks
 from tests.feature_models import BIDIRECTIONAL, ENCODER, LATENT, MODELS, NO_FLOAT16, NO_KERNEL, save
 

@@ -11,6 +11,7 @@ import pytest
 
 from harness import config
 from harness.analysis import stats
+from harness.experiments.prefill.options import RunConfig, resolve
 from harness.measure.budget import MIN_ROUNDS, Budget
 from harness.measure.clocks import ClockReading
 from harness.measure.sampler import ENOUGH_ROUNDS, MAX_WARMUP_ROUNDS, Series, sample
@@ -324,9 +325,7 @@ def test_a_series_without_arms_costs_nothing():
 
 def test_limits_are_those_of_all_series_that_were_sampled(tmp_path):
     asked = {"model": "gpt2", "length": 16, "max_seconds": 10, "output_dir": tmp_path / "run", "quiet": True}
-    sampling = Sampling(
-        settings := config.resolve(config.load(config.RunConfig, asked), "cpu"), Recorder(settings, "gpt2")
-    )
+    sampling = Sampling(settings := resolve(config.load(RunConfig, asked), "cpu"), Recorder(settings, "gpt2"))
     for rounds in (33, 4):
         sampling.budget(1, 0.5).spend(6.0, 1, rounds, "time")
     sampling.note_limits(0)

@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import layout
-from harness.config import RunConfig
 from harness.experiments import views
 from harness.experiments.prefill import block_map as blocks
+from harness.experiments.prefill.options import RunConfig
 from harness.experiments.prefill.summary import summarise
 from harness.experiments.prefill.view import answer, document
 from harness.report.charts import svg

@@ -10,8 +10,9 @@ import pytest
 from harness import device
 from harness.calls import headers
 from harness.calls.headers import CaptureShapes
-from harness.config import ConfigError, RunConfig, resolve
+from harness.config import ConfigError
 from harness.experiments import starting
+from harness.experiments.prefill.options import RunConfig, resolve
 from harness.runs import resume
 from harness.runs.record import Cell, Result, Status
 from harness.runs.store import RunDirectory

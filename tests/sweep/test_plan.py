@@ -9,8 +9,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.config import ConfigError, RunConfig
+from harness.config import ConfigError
 from harness.experiments import starting
+from harness.experiments.prefill.options import RunConfig
 from harness.sweep import plan
 
 ROOT = Path(__file__).resolve().parents[2]

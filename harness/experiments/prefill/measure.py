@@ -11,7 +11,6 @@ import torch
 
 from harness import batch, device, layout, models, prompt
 from harness.calls import capture
-from harness.config import RunConfig
 from harness.engine import prefills
 from harness.engine.engine import Engine, Prefill, Prompts, check_backend, check_room
 from harness.engine.options import EngineError, check_vllm
@@ -19,6 +18,7 @@ from harness.engine.ranks import RankDied, Ranks
 from harness.experiments import views
 from harness.experiments.prefill import end_to_end
 from harness.experiments.prefill import other_engines as variants
+from harness.experiments.prefill.options import RunConfig
 from harness.experiments.prefill.replaying import SAMPLED_LAYERS, Replaying
 from harness.experiments.prefill.view import comparison_of
 from harness.measure.sampler import ENOUGH_ROUNDS

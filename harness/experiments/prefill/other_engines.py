@@ -7,21 +7,22 @@ new random order: what drifts, drifts for all. The baseline is there twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
-from harness.analysis import other_engines as variants
-from harness.analysis.other_engines import AGAIN, BASELINE, Variant
-from harness.config import RunConfig
+from harness import batch
+from harness.analysis.other_engines import AGAIN, BASELINE, Variant, setting
 from harness.engine import inengine
 from harness.engine.child import Child, EngineFailed
 from harness.engine.engine import Prompts
 from harness.engine.inengine import ArmFacts, ArmsFacts, Outcome, prefilling
 from harness.engine.options import environment, kv_cache_space
 from harness.experiments.prefill.end_to_end import PrefillTimer
+from harness.experiments.prefill.options import RunConfig
 from harness.experiments.prefill.replaying import Replaying
 from harness.measure import timers
 from harness.measure.sampler import Series
@@ -29,9 +30,42 @@ from harness.models import ModelSource
 from harness.running.recorder import Recorder
 from harness.runs.record import Cell, Result, Status
 from harness.runs.schema import EngineSettings, VariantRecord
+from harness.units import ELEMENT_BYTES
 
 SERIES = "variants"
 ARMS = ("engine", "paged", "dense", "no_write")
+# The option that lists a variant's values, and the option that it changes.
+LISTED_BY = {
+    "block_sizes": "block_size",
+    "flash_attn_versions": "flash_attn_version",
+    "attention_backends": "attention_backend",
+}
+
+
+def asked_for(config: RunConfig, settings: Mapping[str, Any]) -> list[Variant]:
+    """The variants that the configuration lists, without the values that the main job's engine has itself.
+
+    Args:
+        settings: of the main job's engine, for what was left to vLLM's choice.
+    """
+    listed = [
+        Variant(option, value.upper() if isinstance(value, str) else value)
+        for name, option in LISTED_BY.items()
+        for value in getattr(config, name) or []
+    ]
+    return [variant for variant in listed if variant.value != setting(settings, variant.option)]
+
+
+def with_variant(config: RunConfig, variant: Variant | None) -> RunConfig:
+    """The main job's configuration with the variant's one option changed."""
+    return config.model_copy(update={variant.option: variant.value}) if variant else config
+
+
+def kv_cache_bytes(config: RunConfig, source: ModelSource, dtype: str, largest_block: int) -> int:
+    """Bytes of KV cache that hold the prompts twice, in blocks of any of the variants' sizes."""
+    # Any request's last block may be a token full.
+    tokens = batch.num_tokens(config.requests) + (len(config.requests) + 1) * largest_block
+    return 2 * tokens * source.kv_bytes_per_token(ELEMENT_BYTES.get(dtype, 2))
 
 
 def measure(source: ModelSource, prompts: Prompts, replaying: Replaying, recorder: Recorder) -> None:
@@ -41,10 +75,10 @@ def measure(source: ModelSource, prompts: Prompts, replaying: Replaying, recorde
         source: materialised; all engines load the same files.
     """
     config, engine = replaying.config, recorder.record.engine
-    if SERIES in recorder.finished or all(getattr(config, name) is None for name in variants.LISTED_BY):
+    if SERIES in recorder.finished or all(getattr(config, name) is None for name in LISTED_BY):
         return
     assert engine is not None
-    found = variants.asked_for(config, engine.to_json())
+    found = asked_for(config, engine.to_json())
     if not found:
         recorder.notice(
             "no other engines: all that were asked for are what vLLM chose for the main job's own"
@@ -57,7 +91,7 @@ def measure(source: ModelSource, prompts: Prompts, replaying: Replaying, recorde
     )
     shared = config.model_copy(update={"gpu_memory_utilization": config.gpu_memory_utilization / count})
     largest = max([engine.block_size or 0, *(config.block_sizes or [])])
-    cache = variants.kv_cache_bytes(config, source, engine.dtype or "", largest)
+    cache = kv_cache_bytes(config, source, engine.dtype or "", largest)
     # Several engines are up: the environment's VLLM_CPU_KVCACHE_SPACE is of one.
     with environment(kv_cache_space(cache)), ExitStack() as closing:
         engines = _Engines(prompts, recorder, closing)
@@ -108,7 +142,7 @@ class _Engines:
             config: the baseline's.
             cache: bytes of the engine's KV cache.
         """
-        own = member.variant.config(config) if member.variant else config
+        own = with_variant(config, member.variant)
         try:
             if self.no_baseline is not None:
                 reason = f"nothing to compare with: the baseline's engine failed: {self.no_baseline}"

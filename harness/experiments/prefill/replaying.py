@@ -8,7 +8,7 @@ from functools import partial
 from harness import batch
 from harness.analysis import stats
 from harness.calls.capture import AttentionCall
-from harness.config import RunConfig
+from harness.experiments.prefill.options import RunConfig
 from harness.measure.budget import MIN_ROUNDS, Budget
 from harness.replay.bench import Equipment, Sampled
 from harness.running.sampling import Sampling

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from harness.calls import capture
-from harness.config import RunConfig
 from harness.experiments import views
+from harness.experiments.prefill.options import RunConfig
 from harness.experiments.prefill.replaying import SAMPLED_LAYERS, Replaying
 from harness.experiments.prefill.view import comparison_of
 from harness.replay.bench import Bench, ReplaySpec

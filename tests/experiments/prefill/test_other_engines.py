@@ -11,7 +11,8 @@ import pytest
 from harness.analysis import other_engines as variants
 from harness.analysis.contrasts import series_pairs
 from harness.analysis.other_engines import Variant
-from harness.config import RunConfig
+from harness.experiments.prefill.options import RunConfig
+from harness.experiments.prefill.other_engines import asked_for, kv_cache_bytes, with_variant
 from harness.experiments.prefill.summary import summarise
 from harness.models.shape import Shape
 from harness.runs.record import Result, Status, status_of
@@ -45,7 +46,7 @@ def test_the_main_job_s_own_values_are_not_run_as_variants() -> None:
     config = RunConfig(
         block_sizes=[16, 64, 16], flash_attn_versions=[2, 3], attention_backends=["flash_attn", "triton_attn"]
     )
-    assert [variant.name for variant in variants.asked_for(config, SETTINGS)] == [
+    assert [variant.name for variant in asked_for(config, SETTINGS)] == [
         "block_size=64",
         "flash_attn_version=2",
         "attention_backend=TRITON_ATTN",
@@ -55,7 +56,7 @@ def test_the_main_job_s_own_values_are_not_run_as_variants() -> None:
 def test_a_variant_changes_one_option_and_is_known_by_its_name() -> None:
     config = RunConfig(block_size=16, block_sizes=[64])
     for variant in (Variant("block_size", 64), Variant("attention_backend", "TRITON_ATTN")):
-        changed = variant.config(config).model_dump()
+        changed = with_variant(config, variant).model_dump()
         before = config.model_dump()
         assert {name: changed[name] for name in changed if changed[name] != before[name]} == {
             variant.option: variant.value
@@ -83,7 +84,7 @@ def test_the_kv_cache_holds_the_prompt_twice_at_every_block_size(block_size: int
     shape: dict[str, Any] = {"num_layers": 3, "num_heads": 2, "num_kv_heads": 2, "head_dim": 64}
     source: Any = Shape(positions="rotary", max_positions=None, **shape)
     for length in (1, 100, 256, 4097):
-        size = variants.kv_cache_bytes(RunConfig(length=length), source, "bfloat16", 256)
+        size = kv_cache_bytes(RunConfig(length=length), source, "bfloat16", 256)
         bytes_per_block = 2 * 3 * 2 * 64 * 2 * block_size
         needed = 2 * -(-(length + 1) // block_size) + 1  # and vLLM's null block
         assert size // bytes_per_block >= needed

@@ -100,8 +100,8 @@ def test_screen_and_notices_say_what_was_added(finished):
 
 def test_a_finished_series_of_engines_is_not_started_again(finished):
     """No model is given, which starting an engine would need."""
-    from harness.config import RunConfig, resolve
     from harness.experiments.prefill import other_engines as variants
+    from harness.experiments.prefill.options import RunConfig, resolve
     from harness.experiments.prefill.replaying import Replaying
     from harness.running.recorder import Recorder
 
