@@ -11,7 +11,7 @@ from typing import Any
 from harness import cli
 from harness.config import Common, ConfigError
 from harness.config.checks import folder_problem
-from harness.experiments import EXPERIMENTS, starting, views
+from harness.experiments import EXPERIMENTS, starting
 from harness.experiments.prefill.options import GROUPS, RunConfig
 from harness.experiments.starting import RunFailed
 from harness.runs.command import CONSOLE_SCRIPT
@@ -164,6 +164,7 @@ def _report(run_dir: Path) -> int:
         return cli.OK
     _check_run(run_dir)
 
+    from harness.experiments import views  # matplotlib
     from harness.runs.store import RunDirectory
 
     run = RunDirectory.open(run_dir)
