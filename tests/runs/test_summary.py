@@ -21,7 +21,7 @@ STUDIED = sorted(ROOT.glob("docs/study/data/*/*/summary.json"))
 
 @pytest.mark.parametrize("stored", STUDIED, ids=lambda path: path.parent.name)
 def test_a_stored_summary_keeps_every_figure(stored: Path) -> None:
-    before = json.loads(stored.read_text(encoding="utf-8"))
+    before = json.loads(stored.read_text(encoding="utf-8").replace('"no_cache"', '"no_write"'))
     assert before["schema_version"] == 1
     assert RunDirectory(stored.parent).summary(PrefillSummary).to_json() == before | {"schema_version": 2}
 

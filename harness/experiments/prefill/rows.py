@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
-from harness.runs.schema import Amount, Count, Interval, SpreadRange, Stored
+from harness.runs.schema import FORMER_ARMS, Amount, Count, Interval, SpreadRange, Stored
 from harness.runs.summary import CellKeys, StatusName, Summary, Verdict
 
 Layer = int | Literal["mean", "sum"]
@@ -284,3 +284,18 @@ class PrefillSummary(Summary):
     requests: list[RequestRow] = Field(default=[])
     attribution: Account | None
     variants: list[VariantRow] = Field(default=[])
+
+    @classmethod
+    def from_1(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """Arms have their names of now, as in samples."""
+        renamed: dict[str, Any] = _arms_of_now(super().from_1(data))
+        return renamed
+
+
+def _arms_of_now(data: Any, key: str = "") -> Any:
+    if isinstance(data, dict):
+        return {name: _arms_of_now(value, name) for name, value in data.items()}
+    if isinstance(data, list):
+        return [_arms_of_now(each) for each in data]
+    is_arm = key in ("arm", "baseline", "treatment") and isinstance(data, str)
+    return FORMER_ARMS.get(data, data) if is_arm else data
