@@ -202,7 +202,7 @@ def replace_saved(monkeypatch, run):
 
 def test_captures_replace_length_block_size_and_model(saved, monkeypatch):
     configs = []
-    replace_saved(monkeypatch, lambda config, source: configs.append(config))
+    replace_saved(monkeypatch, configs.append)
     argv = ["--from-captures", str(saved), "--model", "no/such model", "--layers", "2", "--length", "40"]
     assert __main__.main_job(argv) == 0
     assert (configs[0].length, configs[0].block_size, configs[0].spreads()) == (40, 16, [1, 3])
@@ -212,7 +212,7 @@ def test_captures_of_a_batch_replace_the_prompts_and_may_get_runs_of_their_own(t
     call = make_call(lengths=[7, 7, 40], heads=1, kv_heads=1, head_dim=4, block_size=16)
     capture.save(call, tmp_path / "layer-0.safetensors")
     configs = []
-    replace_saved(monkeypatch, lambda config, source: configs.append(config))
+    replace_saved(monkeypatch, configs.append)
     for more in ([], ["--batch", "40@2,2x7"]):
         assert __main__.main_job(["--from-captures", str(tmp_path), *more]) == 0
     assert [(c.batch, c.length, c.block_size) for c in configs] == [
@@ -227,7 +227,7 @@ def test_captures_of_a_batch_replace_the_prompts_and_may_get_runs_of_their_own(t
 
 @pytest.mark.parametrize("kind", [EngineError, LayoutError, PatchError, capture.CaptureError, RankDied])
 def test_a_run_that_fails_for_a_known_reason_is_one_line_and_status_1(saved, monkeypatch, capsys, kind):
-    def fail(config, source):
+    def fail(config):
         raise kind("no room;\ntake less")
 
     replace_saved(monkeypatch, fail)

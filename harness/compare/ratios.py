@@ -19,6 +19,7 @@ import numpy as np
 from harness.analysis import stats
 from harness.analysis.breakdown.samples import enough, generator, percentile_interval, resampled_medians
 from harness.analysis.contrasts import Group, rounds
+from harness.experiments.views import experiment_of
 from harness.runs.record import Result, Status
 from harness.runs.store import RunDirectory
 
@@ -26,7 +27,6 @@ from harness.runs.store import RunDirectory
 TOLERANCE_PCT = 2.0
 NATURAL = ("engine", "wrapped")  # arms whose blocks vLLM chose: their spread_k is a finding, not a setting
 PROBES = ("spin", "spin_0")
-WITHOUT_TIMES = ("memory",)  # experiments
 # What says how a cell was measured, or by which software, and not what was measured.
 NOT_IDENTITY = ("provider", "block_size", "layer", "data", "point")
 # The steps of a generation, which is compared as a whole.
@@ -55,10 +55,9 @@ class Run:
 
     @classmethod
     def of(cls, label: str, path: str, record: dict[str, Any], results: Iterable[Result]) -> Run:
-        """A run with what it measured; of the main job on captured inputs."""
-        main_job = record["experiment"] == "prefill"
-        results = [r for r in results if not main_job or r.cell.data == "captured"]
-        return cls(label, path, record, cells_of(results))
+        """A run with what it measured."""
+        compared = experiment_of(record).compared
+        return cls(label, path, record, cells_of(filter(compared, results)))
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,7 @@ def compare(runs: Sequence[Run]) -> Comparison:
     for other in others:
         if other.record["experiment"] != name:
             raise ValueError(f"{other.path}: a run of {other.record['experiment']}, not of {name}")
-    if name in WITHOUT_TIMES:
+    if not experiment_of(first.record).timed:
         raise ValueError(f"{first.path}: a run of {name} has no times to compare; read their tables.csv")
     ratios: list[Ratio] = []
     lone: list[Lone] = []

@@ -10,15 +10,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.config import Common
-from harness.experiments.backends import options as backends
-from harness.experiments.cache import options as cache
-from harness.experiments.kernels import options as kernels
-from harness.experiments.kvcache import options as kvcache
-from harness.experiments.memory import options as memory
-from harness.experiments.prefill import options as prefill
+from harness.experiments.backends import options as backends_options
+from harness.experiments.cache import options as cache_options
+from harness.experiments.kernels import options as kernels_options
+from harness.experiments.kvcache import options as kvcache_options
+from harness.experiments.memory import options as memory_options
+from harness.experiments.prefill import inputs as prefill_inputs
+from harness.experiments.prefill import options as prefill_options
 
 if TYPE_CHECKING:
     from harness.models import ModelSource
+    from harness.runs.record import Result
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,10 @@ class Experiment:
     job: str  # the module whose run(config, source) does it; source: what find_model finds, else None
     view: str  # the module that makes summary and document of a run: see views.View
     charts: str  # the module that draws it: see views.Charts
-    find_model: Callable[[Any], ModelSource] | None = None  # resolved config -> model; raises ModelError
+    find_model: Callable[[Any], ModelSource | None] | None = None  # of a resolved config; raises ModelError
+    adapt: Callable[[Any, Mapping[str, Any]], Common] | None = None  # ahead of resolve: (config, as typed)
+    compared: Callable[[Result], bool] = lambda result: True  # which results `compare` sets side by side
+    timed: bool = True  # whether it has times to compare
 
 
 # By the name of the subcommand, which is also `config.experiment`.
@@ -41,19 +46,22 @@ EXPERIMENTS: dict[str, Experiment] = {
     "prefill": Experiment(
         about="run the main job, as run_vllm_prefill.py does",
         question="How much of a prefill is the paged KV cache, and how much of that its layout?",
-        config=prefill.RunConfig,
-        groups=prefill.GROUPS,
-        resolve=prefill.resolve,
+        config=prefill_options.RunConfig,
+        groups=prefill_options.GROUPS,
+        resolve=prefill_options.resolve,
         job="harness.experiments.prefill.measure",
         view="harness.experiments.prefill.view",
         charts="harness.experiments.prefill.charts",
+        find_model=prefill_inputs.find_model,
+        adapt=prefill_inputs.adapt,
+        compared=lambda result: result.cell.data == "captured",
     ),
     "kernels": Experiment(
         about="time flash-attn's three functions, or other kernels, on random Q, K and V, without an engine",
         question="What do attention kernels take on contiguous K and V, and on spread_k runs?",
-        config=kernels.KernelsConfig,
-        groups=kernels.GROUPS,
-        resolve=kernels.resolve,
+        config=kernels_options.KernelsConfig,
+        groups=kernels_options.GROUPS,
+        resolve=kernels_options.resolve,
         job="harness.experiments.kernels.measure",
         view="harness.experiments.kernels.view",
         charts="harness.experiments.kernels.charts",
@@ -61,45 +69,46 @@ EXPERIMENTS: dict[str, Experiment] = {
     "cache": Experiment(
         about="prefills with a warm prefix cache and without one, a share of the prompt being in it",
         question="What does a warm prefix cache save a prefill, of which a share is in it?",
-        config=cache.CacheConfig,
-        groups=cache.GROUPS,
-        resolve=cache.resolve,
+        config=cache_options.CacheConfig,
+        groups=cache_options.GROUPS,
+        resolve=cache_options.resolve,
         job="harness.experiments.cache.measure",
         view="harness.experiments.cache.view",
         charts="harness.experiments.cache.charts",
-        find_model=cache.find_model,
+        find_model=cache_options.find_model,
     ),
     "memory": Experiment(
         about="memory through the stages of a job, in transformers and in vLLM",
         question="What is in memory at which moment, and how much of the KV cache holds no token?",
-        config=memory.MemoryConfig,
-        groups=memory.GROUPS,
-        resolve=memory.resolve,
+        config=memory_options.MemoryConfig,
+        groups=memory_options.GROUPS,
+        resolve=memory_options.resolve,
         job="harness.experiments.memory.measure",
         view="harness.experiments.memory.view",
         charts="harness.experiments.memory.charts",
-        find_model=memory.find_model,
+        find_model=memory_options.find_model,
+        timed=False,
     ),
     "backends": Experiment(
         about="attention backends over batch sizes and lengths, in prefill or in decoding",
         question="Which of vLLM's attention backends is the fastest, for which batch size and length?",
-        config=backends.BackendsConfig,
-        groups=backends.GROUPS,
-        resolve=backends.resolve,
+        config=backends_options.BackendsConfig,
+        groups=backends_options.GROUPS,
+        resolve=backends_options.resolve,
         job="harness.experiments.backends.measure",
         view="harness.experiments.backends.view",
         charts="harness.experiments.backends.charts",
-        find_model=backends.find_model,
+        find_model=backends_options.find_model,
     ),
     "kvcache": Experiment(
         about="generation without a KV cache, with one, and with vLLM's paged one, token by token",
         question="What does a KV cache save a generation, token by token, and what memory does it take?",
-        config=kvcache.KVCacheConfig,
-        groups=kvcache.GROUPS,
-        resolve=kvcache.resolve,
+        config=kvcache_options.KVCacheConfig,
+        groups=kvcache_options.GROUPS,
+        resolve=kvcache_options.resolve,
         job="harness.experiments.kvcache.measure",
         view="harness.experiments.kvcache.view",
         charts="harness.experiments.kvcache.charts",
-        find_model=kvcache.find_model,
+        find_model=kvcache_options.find_model,
     ),
 }

@@ -177,9 +177,10 @@ def _check(plan: Plan, machines: Machines) -> list[int]:
 
     def problem_of(options: Options) -> str | None:
         try:
-            config: RunConfig = starting.check(dict(options), machines.kind)
+            config = starting.check("prefill", options, machines.kind)
         except ConfigError as error:
             return str(error)
+        assert isinstance(config, RunConfig)
         needed = config.tensor_parallel_size
         gpus.append(needed)
         if machines.kind == "cuda" and needed > machines.most_gpus:

@@ -11,7 +11,7 @@ from harness import device
 from harness.calls import headers
 from harness.calls.headers import CaptureShapes
 from harness.config import ConfigError
-from harness.experiments import starting
+from harness.experiments.prefill import inputs
 from harness.experiments.prefill.options import RunConfig, resolve
 from harness.runs import resume
 from harness.runs.record import Cell, Result, Status
@@ -67,7 +67,7 @@ def test_a_replay_of_captures_goes_on(tmp_path, monkeypatch):
 
     def configured(**more: Any) -> RunConfig:
         asked = RunConfig(from_captures=folder, output_dir=tmp_path / "run", **more)
-        return resolve(starting.like_captures(asked, folder, {}), "cpu")
+        return resolve(inputs.adapt(asked, {}), "cpu")
 
     record = started(configured())
     assert (record["config"]["length"], record["config"]["block_size"]) == (640, 64)

@@ -100,7 +100,7 @@ def test_all_that_is_wrong_with_the_points_is_told_at_once(read):
 
     def problem_of(options):
         try:
-            starting.check(options, "cpu")
+            starting.check("prefill", options, "cpu")
         except ConfigError as error:
             return str(error)
         return None
@@ -119,4 +119,4 @@ STUDY = [(f"study/{path.name}", "cuda") for path in sorted((ROOT / "configs" / "
 @pytest.mark.parametrize(("file", "kind"), [("sweep.yaml", "cuda"), ("cpu-sweep.yaml", "cpu"), *STUDY])
 def test_the_examples_can_run(file, kind):
     for point in plan.read(ROOT / "configs" / file).points:
-        starting.check(dict(point.options), kind)
+        starting.check("prefill", dict(point.options), kind)

@@ -34,8 +34,17 @@ EAGER = (
 NO_LAYER = "no layer of this model has a paged KV cache, so there is no layout"
 
 
-def run(config: RunConfig, source: models.ModelSource) -> None:
-    """Run the main job and leave its run directory; raises as `recording` does."""
+def run(config: RunConfig, source: models.ModelSource | None) -> None:
+    """Run the main job and leave its run directory; raises as `recording` does.
+
+    Args:
+        source: None: saved captures are replayed, without an engine.
+    """
+    if source is None:
+        from harness.experiments.prefill import saved
+
+        saved.run(config)
+        return
     check_vllm(source)  # a refusal leaves no run behind
 
     def job(config: RunConfig, recorder: Recorder) -> None:

@@ -17,7 +17,7 @@ from harness.runs.schema import Model
 from harness.units import spaced
 
 
-def run(config: RunConfig, source: None = None) -> None:
+def run(config: RunConfig) -> None:
     """Replay the captures of `config.from_captures`; raises as `recording` does."""
     recording(config, f"captures in {config.from_captures}", replay, views.write)
 
