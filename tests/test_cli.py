@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -201,7 +202,7 @@ def replace_saved(monkeypatch, run):
 
 
 def test_captures_replace_length_block_size_and_model(saved, monkeypatch):
-    configs = []
+    configs: list[Any] = []
     replace_saved(monkeypatch, configs.append)
     argv = ["--from-captures", str(saved), "--model", "no/such model", "--layers", "2", "--length", "40"]
     assert __main__.main_job(argv) == 0
@@ -211,7 +212,7 @@ def test_captures_replace_length_block_size_and_model(saved, monkeypatch):
 def test_captures_of_a_batch_replace_the_prompts_and_may_get_runs_of_their_own(tmp_path, monkeypatch):
     call = make_call(lengths=[7, 7, 40], heads=1, kv_heads=1, head_dim=4, block_size=16)
     capture.save(call, tmp_path / "layer-0.safetensors")
-    configs = []
+    configs: list[Any] = []
     replace_saved(monkeypatch, configs.append)
     for more in ([], ["--batch", "40@2,2x7"]):
         assert __main__.main_job(["--from-captures", str(tmp_path), *more]) == 0
