@@ -43,7 +43,7 @@ class Mean:
 
     @property
     def _rank(self) -> int | None:
-        slowest: int | None = self.summary["slowest_rank"]
+        slowest: int | None = self.summary.get("slowest_rank")  # of one rank there is none
         return slowest if self.rank is None else self.rank
 
     def kernel(self, kernel: str, arm: str, spread_k: int, data: str = "captured") -> Row | None:
