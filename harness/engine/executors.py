@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import threading
 from collections.abc import Sequence
 
 from harness.engine.exits import describe_exit
@@ -24,11 +25,13 @@ class LastWords(logging.Filter):
     def __init__(self) -> None:
         super().__init__()
         self._said = ""
+        self._heard = threading.Event()
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Keep a record if it is the first to say who died."""
         if not self._said and "died unexpectedly" in record.getMessage():
             self._said = record.getMessage()
+            self._heard.set()
         return False
 
     def listen(self) -> LastWords:
@@ -38,6 +41,7 @@ class LastWords(logging.Filter):
         return self
 
     def __str__(self) -> str:
+        self._heard.wait(timeout=5)  # seconds; the executor marks itself failed before it logs who died
         rank = re.search(r"VllmWorker-(\d+)|rank=\[?(\d+)", self._said)
         code = re.search(r"exit code: (-?\d+)", self._said)
         who = f"rank {rank[1] or rank[2]}" if rank else "a rank"
