@@ -76,8 +76,9 @@ class Engine:
         from patches import engine, kv_cache, positions
 
         started = time.perf_counter()
-        last_words = executors.LastWords().listen()
+        deaths = executors.DeathWatch()
         with contextlib.ExitStack() as undo:
+            undo.enter_context(deaths.listening())
             with starting.patched(spec, source):
                 if spec.distributed_executor_backend == "ray":
                     executors.start_ray([*EXPORTED, positions.EXTENDED_POSITIONS])
@@ -91,7 +92,7 @@ class Engine:
             # Not in a variable: a library that keeps an error of its import keeps this frame with it.
             self._core = starting.complete(self.llm, spec.seed, source)
             self.block_pool = engine.block_pool(self._core)
-            self.ranks = Ranks(self._core.model_executor, spec.tensor_parallel_size, last_words)
+            self.ranks = Ranks(self._core.model_executor, spec.tensor_parallel_size, deaths)
             self.about = self.ranks.call("about")[0]
             self._block_bytes = kv_cache.block_bytes(self.llm)
             self._undo = undo.pop_all()

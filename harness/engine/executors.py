@@ -6,7 +6,8 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from harness.engine.exits import describe_exit
 from harness.shipped import python_path
@@ -16,34 +17,45 @@ TALKATIVE = ("vllm.logging_utils.dump_input", "vllm.v1.executor.multiproc_execut
              "vllm.v1.executor.ray_executor_v2")  # fmt: skip
 
 
-class LastWords(logging.Filter):
-    """Keeps what the executor says of the rank that died first, and lets nothing else through either.
+class DeathWatch(logging.Filter):
+    """Hears from the executor which rank died first, and keeps what it would print off the screen.
 
-    Exit codes do not tell it: the executor ends the other ranks at once.
+    Exit codes do not tell: the executor ends the other ranks at once.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._said = ""
+        self._notice = ""
         self._heard = threading.Event()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Keep a record if it is the first to say who died."""
-        if not self._said and "died unexpectedly" in record.getMessage():
-            self._said = record.getMessage()
+        """Remember the first record that says who died; print none."""
+        if not self._notice and "died unexpectedly" in record.getMessage():
+            self._notice = record.getMessage()
             self._heard.set()
         return False
 
-    def listen(self) -> LastWords:
-        """Take the place of what vLLM would print."""
-        for name in TALKATIVE:
-            logging.getLogger(name).addFilter(self)
-        return self
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take the place of what vLLM would print, for as long as one engine lives."""
+        loggers = [logging.getLogger(name) for name in TALKATIVE]
+        for logger in loggers:
+            logger.addFilter(self)
+        try:
+            yield
+        finally:
+            for logger in loggers:
+                logger.removeFilter(self)
 
-    def __str__(self) -> str:
-        self._heard.wait(timeout=5)  # seconds; the executor marks itself failed before it logs who died
-        rank = re.search(r"VllmWorker-(\d+)|rank=\[?(\d+)", self._said)
-        code = re.search(r"exit code: (-?\d+)", self._said)
+    def describe(self, timeout_s: float = 5.0) -> str:
+        """Which rank died and how, such as "rank 1 died with SIGKILL".
+
+        Args:
+            timeout_s: how long to wait for the notice; the executor marks itself failed before it logs.
+        """
+        self._heard.wait(timeout_s)
+        rank = re.search(r"VllmWorker-(\d+)|rank=\[?(\d+)", self._notice)
+        code = re.search(r"exit code: (-?\d+)", self._notice)
         who = f"rank {rank[1] or rank[2]}" if rank else "a rank"
         return f"{who} died" + (f" with {describe_exit(int(code[1]))}" if code else "")
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from harness.engine.executors import DeathWatch
     from harness.engine.rank import Rank
 
 
@@ -17,14 +18,14 @@ class RankDied(RuntimeError):
 class Ranks:
     """Calls methods of engine.rank.Rank on every rank at once and collects their answers, in rank order."""
 
-    def __init__(self, executor: Any, count: int, last_words: object) -> None:
+    def __init__(self, executor: Any, count: int, deaths: DeathWatch) -> None:
         """
         Args:
             executor: vLLM's, started with engine.worker.WorkerExtension.
             count: of ranks.
-            last_words: says as text which rank died, once one has.
+            deaths: hears from the executor which rank died.
         """
-        self._executor, self.count, self._last_words = executor, count, last_words
+        self._executor, self.count, self._deaths = executor, count, deaths
         self._only: Rank | None = None if count > 1 else executor.collective_rpc("rank_itself")[0]
 
     @property
@@ -76,4 +77,4 @@ class Ranks:
     def check_alive(self) -> None:
         """Raise RankDied if a rank's process is gone."""
         if getattr(self._executor, "is_failed", False):
-            raise RankDied(f"{self._last_words}; what was measured before is kept")
+            raise RankDied(f"{self._deaths.describe()}; what was measured before is kept")

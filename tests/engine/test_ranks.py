@@ -14,7 +14,7 @@ import torch
 from harness import device, layout, models, prompt
 from harness.calls import capture
 from harness.engine import prefills
-from harness.engine.executors import LastWords, cpu_binding
+from harness.engine.executors import TALKATIVE, DeathWatch, cpu_binding
 from harness.engine.ranks import RankDied
 from harness.experiments.prefill import measure
 from harness.measure.budget import Budget
@@ -159,11 +159,21 @@ def test_cpus_are_shared_out(ranks, cpus, binding):
     ],
 )
 def test_who_died_is_what_the_executor_says_first(said, last_words):
-    words = LastWords()
+    deaths = DeathWatch()
     for text in (said, "Worker proc VllmWorker-0 died unexpectedly (exit code: -15), ..."):
         if "died" in said or "died" not in text:
-            assert not words.filter(logging.LogRecord("vllm", logging.ERROR, "", 0, text, None, None))
-    assert str(words) == last_words
+            assert not deaths.filter(logging.LogRecord("vllm", logging.ERROR, "", 0, text, None, None))
+    assert deaths.describe(timeout_s=0) == last_words
+
+
+def test_a_later_engine_hears_of_its_own_ranks_alone():
+    logger = logging.getLogger(TALKATIVE[1])
+    first, second = DeathWatch(), DeathWatch()
+    for deaths, rank in ((first, 0), (second, 1)):
+        with deaths.listening():
+            logger.error("Worker proc VllmWorker-%s died unexpectedly", rank)
+    assert not logger.filters
+    assert [each.describe(timeout_s=0) for each in (first, second)] == ["rank 0 died", "rank 1 died"]
 
 
 def test_a_budget_pays_for_the_slowest_rank():
