@@ -29,10 +29,13 @@ class DeathWatch(logging.Filter):
         self._heard = threading.Event()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Remember the first record that says who died; print none."""
+        """Remember the first record that says who died, and leave it to other engines' too."""
         if not self._notice and "died unexpectedly" in record.getMessage():
             self._notice = record.getMessage()
             self._heard.set()
+        return True
+
+    def _mute(self, _record: logging.LogRecord) -> bool:
         return False
 
     @contextmanager
@@ -40,12 +43,14 @@ class DeathWatch(logging.Filter):
         """Take the place of what vLLM would print, for as long as one engine lives."""
         loggers = [logging.getLogger(name) for name in TALKATIVE]
         for logger in loggers:
-            logger.addFilter(self)
+            logger.filters.insert(0, self)  # ahead of every mute, which ends the list
+            logger.addFilter(self._mute)
         try:
             yield
         finally:
             for logger in loggers:
                 logger.removeFilter(self)
+                logger.removeFilter(self._mute)
 
     def describe(self, timeout_s: float = 5.0) -> str:
         """Which rank died and how, such as "rank 1 died with SIGKILL".

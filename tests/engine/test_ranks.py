@@ -162,18 +162,20 @@ def test_who_died_is_what_the_executor_says_first(said, last_words):
     deaths = DeathWatch()
     for text in (said, "Worker proc VllmWorker-0 died unexpectedly (exit code: -15), ..."):
         if "died" in said or "died" not in text:
-            assert not deaths.filter(logging.LogRecord("vllm", logging.ERROR, "", 0, text, None, None))
+            deaths.filter(logging.LogRecord("vllm", logging.ERROR, "", 0, text, None, None))
     assert deaths.describe(timeout_s=0) == last_words
 
 
-def test_a_later_engine_hears_of_its_own_ranks_alone():
+def test_engines_side_by_side_hear_of_a_death_and_print_nothing(caplog):
     logger = logging.getLogger(TALKATIVE[1])
-    first, second = DeathWatch(), DeathWatch()
-    for deaths, rank in ((first, 0), (second, 1)):
-        with deaths.listening():
-            logger.error("Worker proc VllmWorker-%s died unexpectedly", rank)
-    assert not logger.filters
-    assert [each.describe(timeout_s=0) for each in (first, second)] == ["rank 0 died", "rank 1 died"]
+    before, watches = list(logger.filters), [DeathWatch() for _ in range(3)]
+    with watches[0].listening():
+        for rank in (1, 2):
+            with watches[rank].listening():
+                logger.error("Worker proc VllmWorker-%s died unexpectedly", rank)
+    assert logger.filters == before
+    assert [each.describe(timeout_s=0) for each in watches] == ["rank 1 died", "rank 1 died", "rank 2 died"]
+    assert "died" not in caplog.text
 
 
 def test_a_budget_pays_for_the_slowest_rank():
