@@ -22,8 +22,8 @@ def record_keys() -> str:
 def summary_keys() -> str:
     """A section for each experiment's summary.json."""
     parts = []
-    for name in EXPERIMENTS:
-        summary = view_of({"experiment": name}).Summary
+    for name, experiment in EXPERIMENTS.items():
+        summary = view_of(experiment).Summary
         whose = "the main job" if name == "prefill" else f"`{name}`"
         lists = {key: kind for key, kind in _parts(summary) if kind}
         alone = [row for row in _rows(summary) if row.split("`")[1] not in lists]

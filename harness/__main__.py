@@ -170,7 +170,7 @@ def _report(run_dir: Path) -> int:
     run = RunDirectory.open(run_dir)
     record = run.record()
     try:
-        views.view_of(record.to_json())
+        views.experiment_of(record)
     except ValueError as error:
         raise ConfigError(f"{run_dir}: {error}") from error
     print(views.write(run).screen_summary())

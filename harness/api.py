@@ -11,12 +11,13 @@ from typing import Any
 
 import pandas as pd
 
+from harness.analysis.breakdown.rows import Account
 from harness.compare import ratios
 from harness.compare.ratios import Lone, Ratio
 from harness.config import ConfigError
 from harness.experiments import EXPERIMENTS, starting, views
 from harness.experiments.prefill.options import RunConfig
-from harness.experiments.prefill.rows import Account, PrefillSummary
+from harness.experiments.prefill.rows import PrefillSummary
 from harness.runs.schema import RunRecord, Stored
 from harness.runs.store import Damaged, RunDirectory
 from harness.runs.summary import Summary
@@ -221,13 +222,12 @@ def open(path: str | os.PathLike[str]) -> Run:
     directory = RunDirectory.open(Path(path))
     try:
         record = directory.record()
-        view = views.view_of(record.to_json())
+        view = views.view_of(views.experiment_of(record))
         if record.status != "running" and directory.summary_path.is_file():
             summary = directory.summary(view.Summary)
             if summary.status == record.status:  # else it is older: the run was resumed, and killed
                 return Run(directory, record, summary)
-        made = view.summarise(record.to_json(), directory.results())
-        return Run(directory, record, view.Summary.model_validate(made))
+        return Run(directory, record, view.summarise(record, directory.results()))
     except Damaged:  # names its file itself
         raise
     except ValueError as error:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from harness.units import counted
 
@@ -104,14 +103,6 @@ def default_spreads(batch: Batch, block_size: int, factor: int = 2) -> list[int]
 
     most = largest_spread(batch, block_size)
     return sorted({1, most}) if all(r.spread_k for r in batch) else layout.default_spreads(most, factor)
-
-
-def of_record(record: Mapping[str, Any]) -> Batch:
-    """The requests of a run, from its record; none if that does not tell."""
-    config = record.get("config", {})
-    if config.get("batch"):
-        return parse(config["batch"])
-    return (Request(config["length"]),) if config.get("length") else ()
 
 
 def num_tokens(batch: Sequence[Request]) -> int:

@@ -35,3 +35,8 @@ def first_line(error: object) -> str:
 def type_and_line(error: Exception) -> str:
     """E.g. "ValueError: the first line of its text"."""
     return f"{type(error).__name__}: {first_line(error) if str(error).strip() else ''}"
+
+
+def in_ms(us: float) -> float:
+    """Microseconds in milliseconds."""
+    return us / 1000

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from harness.analysis import figures, stats
 from harness.analysis import other_engines as variants
-from harness.runs.record import Cell, Result, Status
+from harness.analysis.rows import ContrastRow
+from harness.runs.record import Cell, Data, Result, Status
 
 T = TypeVar("T")
-Row = dict[str, Any]
-Layer = int | str | None  # an index, "mean" or "sum" over the measured layers, or None end to end
+Layer = (
+    int | Literal["mean", "sum"] | None
+)  # an index, "mean" or "sum" over the measured layers, or None end to end
 
 # Baseline and treatment of the in-engine arms; the sweep over spread_k and `compact` are apart, as these are
 # not at spread_k = 1.
@@ -114,13 +116,13 @@ def rounds(results: Sequence[Result]) -> npt.NDArray[np.float64]:
     return mean
 
 
-def kernel_contrasts(spread_k: int, arms: Arms) -> list[Row]:
+def kernel_contrasts(spread_k: int, arms: Arms) -> list[ContrastRow]:
     """The contrasts of one spread_k on each layer, then on the mean and the sum over layers.
 
     A contrast of which an arm has no samples has no row: the arm's own row says why.
     """
     layers = dict.fromkeys(r.cell.layer for group in arms.values() for r in group.results)
-    rows: list[Row] = []
+    rows: list[ContrastRow] = []
     for layer in layers:
         single = {key: group.on_layers([layer]) for key, group in arms.items()}
         rows += _of_layer(spread_k, layer, {key: group for key, group in single.items() if group})
@@ -138,17 +140,15 @@ def prefill_arms(end_to_end: Iterable[Result]) -> dict[str, Result]:
     return found
 
 
-def end_to_end_contrasts(results: Sequence[Result]) -> list[Row]:
+def end_to_end_contrasts(results: Sequence[Result]) -> list[ContrastRow]:
     """Each spread_k's prefill against that at spread_k = 1, the latter against itself (A/A), and the
     in-engine arms against each other; `spread_k` is the treatment's."""
-    rows: list[Row] = []
+    rows: list[ContrastRow] = []
     for baseline, one, treatment, two in _prefill_pairs(results):
         pair = Group((one,)), Group((two,))
         rows += _contrast(pair, baseline, treatment, two.cell.spread_k, None, one.cell.data)
-    floor = next(
-        (stats.noise_floor_pct(r["ci95_pct"]) for r in rows if r["treatment"].endswith("again")), None
-    )
-    return [row | {"noise_floor_pct": floor} for row in rows]
+    floor = next((stats.noise_floor_pct(r.ci95_pct) for r in rows if r.treatment.endswith("again")), None)
+    return [row.model_copy(update={"noise_floor_pct": floor}) for row in rows]
 
 
 def _prefill_pairs(results: Sequence[Result]) -> list[tuple[str, Result, str, Result]]:
@@ -168,14 +168,14 @@ def _prefill_pairs(results: Sequence[Result]) -> list[tuple[str, Result, str, Re
     return [(a, one, b, two) for a, one, b, two in pairs if one and two and one.series == two.series]
 
 
-def _of_layer(spread_k: int, layer: Layer, arms: Arms) -> list[Row]:
+def _of_layer(spread_k: int, layer: Layer, arms: Arms) -> list[ContrastRow]:
     """All contrasts of one layer, with the noise floor of their kernel: its A/A contrast on the same data.
 
     A kernel without an A/A contrast of its own has no noise floor.
     """
-    rows: list[Row] = []
+    rows: list[ContrastRow] = []
     for kernel in dict.fromkeys(kernel for kernel, _, _ in arms):
-        for data in ("captured", "synthetic"):
+        for data in get_args(Data):
             own = {name: group for (k, name, d), group in arms.items() if (k, d) == (kernel, data)}
             named = _with_one_run(spread_k, own)
             for baseline, treatment in _pairs(spread_k, named):
@@ -187,18 +187,22 @@ def _of_layer(spread_k: int, layer: Layer, arms: Arms) -> list[Row]:
                 names = f"synthetic {arm}", f"captured {arm}"
                 rows += _contrast((synthetic, captured), *names, spread_k, layer, None)
     floors = {
-        (row["kernel"], row["data"]): stats.noise_floor_pct(row["ci95_pct"])
+        (row.kernel, row.data): stats.noise_floor_pct(row.ci95_pct)
         for row in rows
-        if row["treatment"].endswith("again")
+        if row.treatment.endswith("again")
     }
-    return [row | {"noise_floor_pct": floors.get((row["kernel"], row["data"]))} for row in rows]
+    return [row.model_copy(update={"noise_floor_pct": floors.get((row.kernel, row.data))}) for row in rows]
 
 
-def _sum(mean: Row) -> Row:
+def _sum(mean: ContrastRow) -> ContrastRow:
     """The sum over the layers of the mean: its times, times their number; what is in percent stays."""
-    times = {name: mean["layers"] * mean[name] for name in ("baseline_us", "delta_us")}
-    interval = mean["ci95_us"] and [mean["layers"] * bound for bound in mean["ci95_us"]]
-    return mean | times | {"layer": "sum", "ci95_us": interval}
+    layers = mean.layers or 0
+    times = {
+        "baseline_us": layers * mean.baseline_us,
+        "delta_us": layers * mean.delta_us,
+        "ci95_us": stats.map_interval(mean.ci95_us, lambda bound: layers * bound),
+    }
+    return mean.model_copy(update={"layer": "sum", **times})
 
 
 def name_in_series(result: Result) -> str:
@@ -224,8 +228,8 @@ def _pairs(spread_k: int, names: Collection[str]) -> list[tuple[str, str]]:
 
 
 def _contrast(
-    pair: tuple[Group, Group], baseline: str, treatment: str, spread_k: int, layer: Layer, data: str | None
-) -> list[Row]:
+    pair: tuple[Group, Group], baseline: str, treatment: str, spread_k: int, layer: Layer, data: Data | None
+) -> list[ContrastRow]:
     """The contrast's row on the layers that both arms have; none if there is no pair of samples.
 
     If an arm's samples are not from an ok cell the figures stand, but the verdict is "unclear".
@@ -237,15 +241,16 @@ def _contrast(
     samples = [rounds(side.measured) for side in sides if side]
     sound = all(group.status is Status.OK for group in pair)
     return [
-        {
-            "kernel": pair[1].cell.kernel,
-            "baseline": baseline,
-            "treatment": treatment,
-            "spread_k": spread_k,
-            "layer": layer,
-            "layers": len(common) if layer == "mean" else None,
-            "data": data,
-            "rank": pair[1].cell.rank,
+        ContrastRow(
+            kernel=pair[1].cell.kernel,
+            baseline=baseline,
+            treatment=treatment,
+            spread_k=spread_k,
+            layer=layer,
+            layers=len(common) if layer == "mean" else None,
+            data=data,
+            rank=pair[1].cell.rank,
+            noise_floor_pct=None,
             **figures.of_pairs(samples[0], samples[1], sound),
-        }
+        )
     ]

@@ -1,4 +1,4 @@
-"""Figures as rows of a summary: of samples, of pairs of them, of a result, of two results."""
+"""The fields that rows of a summary have in common: of samples, of pairs of them, of a result, of two."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import numpy as np
 from harness.analysis import stats
 from harness.runs.record import Cell, Result, Status
 
-Row = dict[str, Any]
+Fields = dict[str, Any]  # of a row
 
 
-def of_samples(samples_us: stats.Samples) -> Row:
+def of_samples(samples_us: stats.Samples) -> Fields:
     """median_us, ci95_us, mean_us, n and warnings of samples in us; None where there are none."""
     if len(samples_us) == 0:
         return {"median_us": None, "ci95_us": None, "mean_us": None, "n": 0, "warnings": []}
     median = stats.median_interval(samples_us)
     return {
         "median_us": median.median,
-        "ci95_us": median.ci95 and list(median.ci95),
+        "ci95_us": median.ci95,
         "mean_us": float(np.mean(samples_us)),
         "n": median.n,
         "warnings": stats.warnings(samples_us),
     }
 
 
-def of_pairs(baseline_us: stats.Samples, treatment_us: stats.Samples, sound: bool) -> Row:
+def of_pairs(baseline_us: stats.Samples, treatment_us: stats.Samples, sound: bool) -> Fields:
     """baseline_us, delta_us, delta_pct, ci95_us, ci95_pct, verdict, detectable_pct and n of samples in us.
 
     Args:
@@ -39,8 +39,8 @@ def of_pairs(baseline_us: stats.Samples, treatment_us: stats.Samples, sound: boo
         "baseline_us": found.baseline_us,
         "delta_us": found.delta_us,
         "delta_pct": found.delta_pct,
-        "ci95_us": found.ci95_us and list(found.ci95_us),
-        "ci95_pct": found.ci95_pct and list(found.ci95_pct),
+        "ci95_us": found.ci95_us,
+        "ci95_pct": found.ci95_pct,
         "verdict": stats.verdict(found.ci95_pct) if sound else "unclear",
         "detectable_pct": stats.detectable_pct(found.ci95_pct),
         "n": found.n,
@@ -53,7 +53,7 @@ def clock_warnings(result: Result) -> list[str]:
     return [text] if text else []
 
 
-def cell_fields(cell: Cell) -> Row:
+def cell_fields(cell: Cell) -> Fields:
     """The fields that cells of every experiment have."""
     return {
         "stage": cell.stage,
@@ -66,9 +66,9 @@ def cell_fields(cell: Cell) -> Row:
     }
 
 
-def cell_row(result: Result) -> Row:
+def cell_row(result: Result) -> Fields:
     """A companion experiment's cell: its fields and axes, figures, median readings, status and reason."""
-    row: Row = {
+    row: Fields = {
         **cell_fields(result.cell),
         **dict(result.cell.point),
         **of_samples(result.samples_us),
@@ -82,7 +82,7 @@ def cell_row(result: Result) -> Row:
     return row
 
 
-def contrast_row(contrast: str, baseline: Result, treatment: Result) -> Row | None:
+def contrast_row(contrast: str, baseline: Result, treatment: Result) -> Fields | None:
     """Treatment minus baseline of one series, pair by pair; `spread_k` and axes are the treatment's.
 
     None without a pair of samples.

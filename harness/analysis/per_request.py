@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from harness.analysis import stats
-from harness.analysis.contrasts import Row, name_in_series, spread_of
+from harness.analysis.contrasts import name_in_series, spread_of
+from harness.analysis.rows import RequestRow
 from harness.runs.record import Result, Status, series_name
+from harness.runs.schema import RequestRecord, RunRecord
 
 FIGURES = {"dense_us": "dense", "one_run_us": "paged@1", "paged_us": "paged"}
 
 
-def rows(record: Mapping[str, Any], alone: Iterable[Result], steps: Sequence[Result]) -> list[Row]:
+def rows(record: RunRecord, alone: Iterable[Result], steps: Sequence[Result]) -> list[RequestRow]:
     """For every layer that has them, a row a request, one of their "sum" and one of the "step"; times in us.
 
     Requests of equal length and spread_k count as one, `count` of them; `request` is the first one's index.
@@ -38,20 +40,20 @@ def rows(record: Mapping[str, Any], alone: Iterable[Result], steps: Sequence[Res
     return found
 
 
-def _request_row(record: Mapping[str, Any], k: int, index: int, results: Sequence[Result]) -> Row:
-    requests = record["requests"]
+def _request_row(record: RunRecord, k: int, index: int, results: Sequence[Result]) -> RequestRow:
+    requests = record.requests or []
     about = _about(requests[index], k)
     count = sum(_about(request, k) == about for request in requests)
     return _row(results, request=index, count=count, layer=results[0].cell.layer, **about)
 
 
-def _about(request: Mapping[str, Any], k: int) -> Row:
-    return {"length": request["length"], "blocks": request["blocks"], "spread_k": request["runs"][str(k)]}
+def _about(request: RequestRecord, k: int) -> dict[str, Any]:
+    return {"length": request.length, "blocks": request.blocks, "spread_k": request.runs[str(k)]}
 
 
-def _step(steps: Iterable[Result], own: Sequence[Row], k: int, layer: int) -> list[Row]:
+def _step(steps: Iterable[Result], own: Sequence[RequestRow], k: int, layer: int) -> list[RequestRow]:
     """The whole step's row, from the layer's own series at this spread_k."""
-    kernel = own[0]["kernel"]
+    kernel = own[0].kernel
     of_step = [
         r
         for r in steps
@@ -64,43 +66,57 @@ def _step(steps: Iterable[Result], own: Sequence[Row], k: int, layer: int) -> li
     return [_row(of_step, request="step", **about)]
 
 
-def _sum(record: Mapping[str, Any], own: Sequence[Row]) -> list[Row]:
+def _sum(record: RunRecord, own: Sequence[RequestRow]) -> list[RequestRow]:
     """The requests' times, as if one ran after the other."""
-    if sum(row["count"] for row in own) != len(record["requests"]):
+    requests = record.requests or []
+    if sum(row.count or 0 for row in own) != len(requests):
         return []
-    times = {
-        name: sum(row["count"] * row[name] for row in own) if all(row[name] for row in own) else None
-        for name in FIGURES
-    }
-    nothing = dict.fromkeys(("length", "spread_k", "ci95_pct", "verdict", "n"))
+    times = {name: _total(own, name) for name in FIGURES}
     delta_us = delta_pct = None
     if times["paged_us"] and times["one_run_us"]:
         delta_us = times["paged_us"] - times["one_run_us"]
         delta_pct = 100 * delta_us / times["one_run_us"]
-    status = next((row["status"] for row in own if row["status"] != "ok"), "ok")
-    about = {"request": "sum", "count": len(record["requests"]), "status": status, "reason": None}
-    about["blocks"] = sum(row["count"] * row["blocks"] for row in own)
-    return [own[0] | nothing | times | about | {"delta_us": delta_us, "delta_pct": delta_pct}]
+    about = {"request": "sum", "count": len(requests), "reason": None, **times}
+    about |= {"status": next((row.status for row in own if row.status != "ok"), "ok")}
+    about |= {"blocks": _total(own, "blocks"), "delta_us": delta_us, "delta_pct": delta_pct}
+    about |= dict.fromkeys(("length", "spread_k", "ci95_pct", "verdict", "n"))
+    return [own[0].model_copy(update=about)]
 
 
-def _row(results: Sequence[Result], **about: Any) -> Row:
+def _total(rows: Sequence[RequestRow], figure: str) -> Any:
+    """The sum over the requests, each as often as it is there; None if one has no figure."""
+    values = [getattr(row, figure) for row in rows]
+    return sum(row.count * value for row, value in zip(rows, values, strict=True)) if all(values) else None
+
+
+def _row(results: Sequence[Result], **about: Any) -> RequestRow:
     """One row out of one series: medians, and the paired difference of k runs and one."""
     named = {name_in_series(result): result for result in results}
     if spread_of(results) == 1:
         named["paged@1"] = named["paged"]
-    row: Row = about | {"kernel": results[0].cell.kernel, "provider": results[0].cell.provider}
+    medians: dict[str, Any] = {}
     for figure, name in FIGURES.items():
         samples = named[name].samples_us if name in named else []
-        row[figure] = float(np.median(samples)) if samples else None
+        medians[figure] = float(np.median(samples)) if samples else None
     wrong = next((r for r in named.values() if r.status is not Status.OK), None)
-    row |= dict.fromkeys(("delta_us", "delta_pct", "ci95_pct", "verdict"))
-    row |= {"n": min(len(r.samples_us) for r in named.values())}
-    row |= {"status": wrong.status.value if wrong else "ok", "reason": wrong.reason if wrong else None}
+    paired: dict[str, Any] = dict.fromkeys(("delta_us", "delta_pct", "ci95_pct", "verdict"))
     one, split = named.get("paged@1"), named.get("paged")
     if one and split and one is not split and one.samples_us and split.samples_us:
         n = min(len(one.samples_us), len(split.samples_us))
         difference = stats.paired_difference(one.samples_us[:n], split.samples_us[:n])
-        row |= {"delta_us": difference.delta_us, "delta_pct": difference.delta_pct}
-        row |= {"ci95_pct": difference.ci95_pct and list(difference.ci95_pct)}
-        row |= {"verdict": "unclear" if wrong else stats.verdict(difference.ci95_pct)}
-    return row
+        paired = {
+            "delta_us": difference.delta_us,
+            "delta_pct": difference.delta_pct,
+            "ci95_pct": difference.ci95_pct,
+            "verdict": "unclear" if wrong else stats.verdict(difference.ci95_pct),
+        }
+    return RequestRow(
+        kernel=results[0].cell.kernel,
+        provider=results[0].cell.provider,
+        n=min(len(r.samples_us) for r in named.values()),
+        status=wrong.status.value if wrong else "ok",
+        reason=wrong.reason if wrong else None,
+        **about,
+        **medians,
+        **paired,
+    )

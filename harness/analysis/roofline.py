@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from harness import batch
+from harness.runs.schema import RunRecord
 from harness.units import ELEMENT_BYTES
 
 NO_WINDOW = (-1, -1)
@@ -79,24 +80,38 @@ def gather_bytes(
     return float(2 * tensors * sum(kv_lens) * num_kv_heads * head_dim * element_bytes)
 
 
-def gather_gbps(record: Mapping[str, Any], kernel: str, microseconds: float | None) -> float | None:
+def gather_gbps(record: RunRecord, kernel: str, microseconds: float | None) -> float | None:
     """The bandwidth of the gather that a kernel needs, over all prompts; None: not measured or known."""
-    model, lengths, size = _shape(record)
-    if not microseconds or not lengths or size is None or kernel not in GATHERED_TENSORS:
+    shape = _Shape.of(record)
+    if not microseconds or shape is None or kernel not in GATHERED_TENSORS:
         return None
-    tensors = GATHERED_TENSORS[kernel]
-    moved = gather_bytes(lengths, model["num_kv_heads"], model["head_dim"], size, tensors)
+    moved = gather_bytes(
+        shape.lengths, shape.num_kv_heads, shape.head_dim, shape.element_bytes, GATHERED_TENSORS[kernel]
+    )
     return moved / microseconds / 1e3
 
 
-def _shape(record: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[int], int | None]:
-    """The record's model, the prompts' tokens and the bytes of an element, as far as they are known."""
-    model = record.get("model", {})
-    size = ELEMENT_BYTES.get(str(model.get("dtype")).removeprefix("torch."))
-    return model, [request.length for request in batch.of_record(record)], size
+@dataclass(frozen=True)
+class _Shape:
+    """What attention works on."""
+
+    lengths: list[int]  # tokens of each prompt
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    element_bytes: int
+
+    @classmethod
+    def of(cls, record: RunRecord) -> _Shape | None:
+        """A run's; None if its record does not have all of it."""
+        model, lengths = record.model, [request.length for request in record.prompts]
+        size = ELEMENT_BYTES.get(str(model.dtype).removeprefix("torch."))
+        if not (lengths and size and model.num_heads and model.num_kv_heads and model.head_dim):
+            return None
+        return cls(lengths, model.num_heads, model.num_kv_heads, model.head_dim, size)
 
 
-def rates(record: Mapping[str, Any], layers: Iterable[object], microseconds: float | None) -> dict[str, Any]:
+def rates(record: RunRecord, layers: Iterable[object], microseconds: float | None) -> dict[str, Any]:
     """tflops, gbps and share_of_ceiling_pct of an attention call over all prompts.
 
     The share is of whichever of the device's two measured ceilings the call is nearer to; that of operations
@@ -109,23 +124,25 @@ def rates(record: Mapping[str, Any], layers: Iterable[object], microseconds: flo
         microseconds: the average.
     """
     found: dict[str, Any] = {"tflops": None, "gbps": None, "share_of_ceiling_pct": None}
-    model, lengths, size = _shape(record)
-    if not microseconds or not lengths or size is None:
+    shape = _Shape.of(record)
+    if not microseconds or shape is None:
         return found
-    windows, causal = record.get("layer_windows", {}), record.get("causal", True)
-    heads, dim = model["num_heads"], model["head_dim"]
+    lengths, heads, dim = shape.lengths, shape.num_heads, shape.head_dim
+    windows = record.layer_windows or {}
+    causal = record.causal is not False
     flops = [
-        attention_flops(lengths, lengths, heads, dim, causal, tuple(windows.get(str(layer), NO_WINDOW)))
+        attention_flops(lengths, lengths, heads, dim, causal, windows.get(str(layer), NO_WINDOW))
         for layer in layers
     ]
     if not flops:
         return found
-    moved = attention_bytes(lengths, lengths, heads, model["num_kv_heads"], dim, size)
+    moved = attention_bytes(lengths, lengths, heads, shape.num_kv_heads, dim, shape.element_bytes)
     found["tflops"] = sum(flops) / len(flops) / microseconds / 1e6
     found["gbps"] = moved / microseconds / 1e3
-    if ceilings := record.get("ceilings"):
-        shares = [found["gbps"] / ceilings["gbps"]]
-        if size == 2:
-            shares.append(found["tflops"] / ceilings["tflops"])
+    ceilings = record.ceilings
+    if ceilings and ceilings.gbps and ceilings.tflops:
+        shares = [found["gbps"] / ceilings.gbps]
+        if shape.element_bytes == 2:
+            shares.append(found["tflops"] / ceilings.tflops)
         found["share_of_ceiling_pct"] = 100 * max(shares)
     return found

@@ -8,7 +8,7 @@ They take samples for independent of each other: what moves slowly over several 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy import stats as scipy_stats
+
+from harness.runs.summary import Verdict
 
 Samples = Sequence[float] | npt.NDArray[np.float64]
 Interval = tuple[float, float]
@@ -92,7 +94,12 @@ def paired_difference(baseline_us: Samples, treatment_us: Samples) -> PairedDiff
     )
 
 
-def verdict(ci_pct: Interval | None, tolerance_pct: float = SAME_TOLERANCE_PCT) -> str:
+def map_interval(bounds: Interval | None, function: Callable[[float], float]) -> Interval | None:
+    """A rising function of both bounds; None of None."""
+    return bounds and (function(bounds[0]), function(bounds[1]))
+
+
+def verdict(ci_pct: Interval | None, tolerance_pct: float = SAME_TOLERANCE_PCT) -> Verdict:
     """slower, faster, same or unclear, from the interval of treatment minus baseline in percent.
 
     same     the interval lies within +-tolerance: too small to matter, even if it is not zero
@@ -139,7 +146,7 @@ def quotient_interval(over: Interval | None, under: Interval | None) -> Interval
     return min(quotients), max(quotients)
 
 
-def quotient_verdict(ci_quotient: Interval | None, factor: float | None) -> str:
+def quotient_verdict(ci_quotient: Interval | None, factor: float | None) -> Verdict:
     """The verdict of the quotient of treatment over baseline, its interval widened by the noise's factor.
 
     A factor, not a difference in percent: of times that differ severalfold the shorter one cannot lie 100%

@@ -21,6 +21,7 @@ from harness.analysis.breakdown.samples import enough, generator, percentile_int
 from harness.analysis.contrasts import Group, rounds
 from harness.experiments.views import experiment_of
 from harness.runs.record import Result, Status
+from harness.runs.schema import RunRecord
 from harness.runs.store import RunDirectory
 
 # One kernel's median has differed by 1.3% between two processes on one GPU (docs/method.md).
@@ -50,11 +51,11 @@ class Run:
 
     label: str  # A, B, ...
     path: str
-    record: dict[str, Any]
+    record: RunRecord
     cells: Cells
 
     @classmethod
-    def of(cls, label: str, path: str, record: dict[str, Any], results: Iterable[Result]) -> Run:
+    def of(cls, label: str, path: str, record: RunRecord, results: Iterable[Result]) -> Run:
         """A run with what it measured."""
         compared = experiment_of(record).compared
         return cls(label, path, record, cells_of(filter(compared, results)))
@@ -110,7 +111,7 @@ def read(paths: Sequence[Path]) -> list[Run]:
     for n, path in enumerate(paths):
         directory = RunDirectory.open(path)
         label = ascii_uppercase[n] if n < len(ascii_uppercase) else f"R{n + 1}"
-        runs.append(Run.of(label, str(path), directory.record().to_json(), directory.results()))
+        runs.append(Run.of(label, str(path), directory.record(), directory.results()))
     return runs
 
 
@@ -122,10 +123,10 @@ def compare(runs: Sequence[Run]) -> Comparison:
     if len(runs) < 2:
         raise ValueError("a comparison needs two runs or more")
     first, *others = runs
-    name = first.record["experiment"]
+    name = first.record.experiment
     for other in others:
-        if other.record["experiment"] != name:
-            raise ValueError(f"{other.path}: a run of {other.record['experiment']}, not of {name}")
+        if other.record.experiment != name:
+            raise ValueError(f"{other.path}: a run of {other.record.experiment}, not of {name}")
     if not experiment_of(first.record).timed:
         raise ValueError(f"{first.path}: a run of {name} has no times to compare; read their tables.csv")
     ratios: list[Ratio] = []
@@ -237,9 +238,9 @@ def _lone(
     return [Lone(runs[holder].label, runs[lacking].label, cell, reason, failed=missing is not None)]
 
 
-def differences(records: Sequence[Mapping[str, Any]]) -> list[Difference]:
+def differences(records: Sequence[RunRecord]) -> list[Difference]:
     """What the records say differently of model, configuration, device and software, the model first."""
-    flat = [_flat({part: record.get(part) for part in PARTS}) for record in records]
+    flat = [_flat({part: known.get(part) for part in PARTS}) for known in map(RunRecord.to_json, records)]
     names = sorted(dict.fromkeys(name for facts in flat for name in facts), key=_place)
     found = [Difference(name, tuple(facts.get(name) for facts in flat)) for name in names]
     return [each for each in found if each.name not in NO_DIFFERENCE and len(set(map(repr, each.values))) > 1]

@@ -20,6 +20,7 @@ from harness.report.page import facts
 from harness.report.page.rendering import render
 from harness.report.tables import NONE, Line, Notes, Section, Table, wrapped
 from harness.runs.record import Cell
+from harness.runs.schema import RunRecord
 from harness.runs.store import write_atomic
 from harness.units import counted
 
@@ -82,7 +83,7 @@ def page(comparison: Comparison, limit: Limit | None = None) -> str:
         figures=[svg.draw(_chart(comparison, run.label)) for run in comparison.runs[1:]],
         tables=tables(comparison, limit),
         records=[
-            (run.label, facts.environment(run.record), run.record["notices"], views.in_full(run.record))
+            (run.label, facts.environment(run.record), run.record.notices, views.in_full(run.record))
             for run in comparison.runs
         ],
         command=_command(comparison, limit),
@@ -102,11 +103,11 @@ def _chart(comparison: Comparison, other: str) -> Bars:
     return ratios.chart(f"{other} against A: ratio of medians", named)
 
 
-def _title(record: Any) -> str:
-    prompts = batch.of_record(record)
+def _title(record: RunRecord) -> str:
+    prompts = record.prompts
     of_prompts = f", {batch.described(prompts)}" if prompts else ""
-    started = record.get("started", "not dated")
-    return f"{record['model']['name']}{of_prompts}, on {record['device']['name']}, {started}"
+    started = record.started or "not dated"
+    return f"{record.model.name}{of_prompts}, on {record.device.name}, {started}"
 
 
 def _told(comparison: Comparison, fact: Difference) -> str:

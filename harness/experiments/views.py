@@ -4,31 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from importlib import import_module
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from harness.experiments import EXPERIMENTS, Experiment
 from harness.report.charts import mpl
 from harness.report.charts.spec import Sheet
 from harness.report.document import Document
 from harness.report.page import page
-from harness.report.rows import Row
 from harness.report.tips import Tips
+from harness.runs import summary as summaries
 from harness.runs.command import written_out
 from harness.runs.record import Result
+from harness.runs.schema import RunRecord
 from harness.runs.store import RunDirectory, write_atomic, write_json
-from harness.runs.summary import Summary
 
 
 class View(Protocol):
     """A module with what is read of one experiment's runs; it imports neither torch nor vLLM."""
 
-    Summary: type[Summary]  # the schema of its summary.json
+    Summary: type[summaries.Summary]  # the schema of its summary.json
 
-    def summarise(self, record: Row, results: Sequence[Result]) -> Row:
+    def summarise(self, record: RunRecord, results: Sequence[Result]) -> summaries.Summary:
         """The content of summary.json, of a run that is finished, under way or interrupted."""
         ...
 
-    def document(self, record: Row, summary: Row) -> Document:
+    def document(self, record: RunRecord, summary: Any) -> Document:
         """Its answer and its tables."""
         ...
 
@@ -36,40 +36,39 @@ class View(Protocol):
 class Charts(Protocol):
     """A module with what is drawn of one experiment's runs."""
 
-    def charts(self, record: Row, summary: Row, tips: Tips) -> list[Sheet]:
+    def charts(self, record: RunRecord, summary: Any, tips: Tips) -> list[Sheet]:
         """Its charts from top to bottom; a sheet is also a file in plots/, by its name."""
         ...
 
 
-def experiment_of(record: Row) -> Experiment:
+def experiment_of(record: RunRecord) -> Experiment:
     """The experiment that a record is of; raises ValueError if this version has none of that name."""
-    name = record["experiment"]
-    if name not in EXPERIMENTS:
-        raise ValueError(f"a run of {name}: this version knows {', '.join(EXPERIMENTS)}")
-    return EXPERIMENTS[name]
+    if record.experiment not in EXPERIMENTS:
+        raise ValueError(f"a run of {record.experiment}: this version knows {', '.join(EXPERIMENTS)}")
+    return EXPERIMENTS[record.experiment]
 
 
-def view_of(record: Row) -> View:
-    """The view of a record's experiment; raises ValueError as `experiment_of` does."""
-    return cast(View, import_module(experiment_of(record).view))
+def view_of(experiment: Experiment) -> View:
+    """What is read of an experiment's runs."""
+    return cast(View, import_module(experiment.view))
 
 
-def charts(record: Row, summary: Row, results: Iterable[Result]) -> list[Sheet]:
+def charts(record: RunRecord, summary: Any, results: Iterable[Result]) -> list[Sheet]:
     """The charts of a run, which its page and its plots both show.
 
     Args:
         results: the samples behind them, for those who point at a mark.
     """
     module = cast(Charts, import_module(experiment_of(record).charts))
-    return module.charts(record, summary, Tips.of(results, summary.get("slowest_rank")))
+    return module.charts(record, summary, Tips.of(results, getattr(summary, "slowest_rank", None)))
 
 
-def in_full(record: Row) -> str | None:
+def in_full(record: RunRecord) -> str | None:
     """The command of a run with every option written out that is not its default; None: it has no options."""
-    if not record["config"]:
+    if not record.config:
         return None
-    words = ["python", "-m", "harness", record["experiment"]]
-    return written_out(words, record["config"], experiment_of(record).config)
+    words = ["python", "-m", "harness", record.experiment]
+    return written_out(words, record.config, experiment_of(record).config)
 
 
 def page_of(document: Document, sheets: Sequence[Sheet]) -> str:
@@ -85,13 +84,13 @@ def write(run: RunDirectory) -> Document:
     Raises FileNotFoundError without a run.json, ValueError if a line of samples.jsonl is no result or the
     run is of an experiment that is not known.
     """
-    record = run.record().to_json()
-    view = view_of(record)
+    record = run.record()
+    view = view_of(experiment_of(record))
     results = run.results()
-    summary = view.Summary.model_validate(view.summarise(record, results)).to_json()
+    summary = view.summarise(record, results)
     document = view.document(record, summary)
     sheets = charts(record, summary, results)
-    write_json(run.summary_path, summary)
+    write_json(run.summary_path, summary.to_json())
     write_atomic(run.tables_path, document.markdown())
     write_atomic(run.csv_path, document.csv())
     for sheet in sheets:

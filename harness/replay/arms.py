@@ -12,7 +12,7 @@ from harness import layout
 from harness.calls.capture import AttentionCall, clone_together
 from harness.kernels import DenseKV, EngineKernel, Kernel, PagedKV, Run
 from harness.replay.placement import Placement, gather, plain_pages, readable, slots
-from harness.runs.record import Cell
+from harness.runs.record import Cell, Data
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ Plan = Callable[[Sequence[int], Sequence[int]], list[list[int]]]
 
 
 def of_series(
-    place: Placement, engine: EngineKernel, functions: Sequence[Kernel], data: str, plan: Plan
+    place: Placement, engine: EngineKernel, functions: Sequence[Kernel], data: Data, plan: Plan
 ) -> list[Arm]:
     """All arms of one layer at one spread_k, the baseline twice (A/A).
 
@@ -67,7 +67,7 @@ def of_series(
     ]
 
 
-def _cell(place: Placement, kernel: Kernel, arm: str, data: str) -> Cell:
+def _cell(place: Placement, kernel: Kernel, arm: str, data: Data) -> Cell:
     return Cell(
         stage="kernel",
         kernel=kernel.name,
@@ -80,7 +80,7 @@ def _cell(place: Placement, kernel: Kernel, arm: str, data: str) -> Cell:
     )
 
 
-def _gathering(place: Placement, kernel: Kernel, gather_name: str, data: str) -> list[Arm]:
+def _gathering(place: Placement, kernel: Kernel, gather_name: str, data: Data) -> list[Arm]:
     """A function without a block table: on the compact copy, and on what a gather wrote, timed apart."""
     call = place.call
 
@@ -128,7 +128,7 @@ def _gathering(place: Placement, kernel: Kernel, gather_name: str, data: str) ->
     ]
 
 
-def _with_kvcache(place: Placement, kernel: Kernel, data: str, plan: Plan) -> list[Arm]:
+def _with_kvcache(place: Placement, kernel: Kernel, data: Data, plan: Plan) -> list[Arm]:
     """flash_attn_with_kvcache: without a table on the compact copy, with one on the blocks."""
     call = place.call
     multiple = getattr(kernel, "page_multiple", 1)
@@ -165,7 +165,7 @@ def _with_kvcache(place: Placement, kernel: Kernel, data: str, plan: Plan) -> li
     return arms
 
 
-def _engine(place: Placement, kernel: EngineKernel, data: str) -> list[Arm]:
+def _engine(place: Placement, kernel: EngineKernel, data: Data) -> list[Arm]:
     """The engine's kernel: dense on the step's own K and V and on the compact copy, paged in one run (twice)
     and in k runs; what writes the cache; of random inputs, dense as a benchmark without an engine has it.
     """
@@ -190,7 +190,7 @@ def _engine(place: Placement, kernel: EngineKernel, data: str) -> list[Arm]:
     return arms + (_random(place, kernel, data) if data == "synthetic" else _cache_write(place, kernel, data))
 
 
-def _cache_write(place: Placement, kernel: EngineKernel, data: str) -> list[Arm]:
+def _cache_write(place: Placement, kernel: EngineKernel, data: Data) -> list[Arm]:
     """The engine's cache write, into the split blocks and into the single run."""
     call = place.call
 
@@ -211,7 +211,7 @@ def _cache_write(place: Placement, kernel: EngineKernel, data: str) -> list[Arm]
     return arms
 
 
-def _random(place: Placement, kernel: EngineKernel, data: str) -> list[Arm]:
+def _random(place: Placement, kernel: EngineKernel, data: Data) -> list[Arm]:
     """Dense on contiguous tensors, with the schedule prepared ahead and, if the kernel has one, without."""
     call = place.call
 

@@ -16,7 +16,7 @@ from harness.measure.timers import Step
 from harness.replay import arms
 from harness.replay.arms import Arm, Bound
 from harness.replay.placement import Placement, placed
-from harness.runs.record import Result, Status, request_series_name, series_name, status_of
+from harness.runs.record import Data, Result, Status, request_series_name, series_name, status_of
 
 
 class Judge:
@@ -93,7 +93,7 @@ class Replay:
         blocks = [layout.num_blocks(length, call.block_size) for length in call.lengths]
         return placed(call, kernels.for_engine(call), spread_k, self.cache_plan(blocks, runs))
 
-    def _judged(self, place: Placement, data: str) -> Series:
+    def _judged(self, place: Placement, data: Data) -> Series:
         name = series_name(place.spread_k, place.call.layer)
         try:
             judge = self._judge(place.call)
@@ -121,7 +121,7 @@ class Replay:
             return prepare(failing(self._arms(place, "synthetic"), error), None, name)
         return self._judged(made, "synthetic")
 
-    def _arms(self, place: Placement, data: str) -> list[Arm]:
+    def _arms(self, place: Placement, data: Data) -> list[Arm]:
         functions = kernels.flash_attn_functions(self.device)
         return arms.of_series(place, kernels.for_engine(place.call), functions, data, self.cache_plan)
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from typing import TypeVar
 
 from harness.config.kernel_names import Look
 from harness.report.charts.spec import INK, Axis, Key, Line, Point, Tip
-from harness.report.rows import Row, most_runs, needs_gather, total_us
+from harness.report.rows import most_runs, needs_gather, total_us
 from harness.report.tables import ms
 from harness.report.tips import MEDIAN_DIGITS, Tips, lost
+from harness.runs.summary import KernelTimes, PairFigures
 
+K = TypeVar("K", bound=KernelTimes)
 DASHED_ARMS = ("fragmented", "paged")
 ARM_NAMES = {"fragmented": "non-contiguous", "paged": "paged, k runs"}
 ENGINE_LOOK: Look = (INK, "diamond")
@@ -31,16 +34,16 @@ def arm_key(kernel: str, arm: str, look: Look, *remarks: str) -> Key:
     return Key(name, *look, "dashed" if dashed else "solid", hollow=dashed)
 
 
-def within_limit(rows: Sequence[Row]) -> list[Row]:
+def within_limit(rows: Sequence[K]) -> list[K]:
     """An arm's rows up to the spread_k from which on it has no more runs."""
-    return [row for row in rows if row["spread_k"] <= (most_runs(row) or math.inf)] or list(rows[:1])
+    return [row for row in rows if row.spread_k <= (most_runs(row) or math.inf)] or list(rows[:1])
 
 
 def arm_lines(
-    rows: Sequence[Row],
+    rows: Sequence[K],
     looks: Mapping[str, Look],
     tips: Tips,
-    paired: Callable[[Row], Row | None] = lambda row: None,
+    paired: Callable[[K], PairFigures | None] = lambda row: None,
 ) -> list[Line]:
     """An arm's times over spread_k, and the kernel with its gather if it needs one first.
 
@@ -51,12 +54,10 @@ def arm_lines(
     """
     if not rows:
         return []
-    kernel, look = rows[0]["kernel"], looks.get(rows[0]["kernel"], ENGINE_LOOK)
-    key = arm_key(kernel, rows[0]["arm"], look, *_remarks(rows))
+    kernel, look = rows[0].kernel, looks.get(rows[0].kernel, ENGINE_LOOK)
+    key = arm_key(kernel, rows[0].arm, look, *_remarks(rows))
     shown = within_limit(rows)
-    points = [
-        tips.point(row["spread_k"], row, arm_name(row), *_rates(row), paired=paired(row)) for row in shown
-    ]
+    points = [tips.point(row.spread_k, row, arm_name(row), *_rates(row), paired=paired(row)) for row in shown]
     lines = [Line(key, points)]
     if needs_gather(rows[0]):
         whole = Key(f"{kernel}, gather + kernel", look[0], "dot", "dotted")
@@ -64,42 +65,42 @@ def arm_lines(
     return lines
 
 
-def arm_name(row: Row) -> str:
+def arm_name(row: KernelTimes) -> str:
     """A row's kernel, whose it is, and its arm."""
-    return f"{row['kernel']} ({row['provider']}), {row['arm']}, spread_k = {row['spread_k']}"
+    return f"{row.kernel} ({row.provider}), {row.arm}, spread_k = {row.spread_k}"
 
 
-def lost_arms(rows: Sequence[Row]) -> str:
+def lost_arms(rows: Sequence[KernelTimes]) -> str:
     """Which arms lack figures at which spread_k and why; an arm that failed alike everywhere once."""
-    by_arm: dict[str, list[Row]] = {}
+    by_arm: dict[str, list[KernelTimes]] = {}
     for row in rows:
-        name = f"{row['kernel']}, {ARM_NAMES.get(row['arm'], row['arm'])}"
+        name = f"{row.kernel}, {ARM_NAMES.get(row.arm, row.arm)}"
         by_arm.setdefault(name, []).append(row)
-    named: list[tuple[str, Row]] = []
+    named: list[tuple[str, KernelTimes]] = []
     for name, of_arm in by_arm.items():
-        if not any(row["n"] for row in of_arm) and len({row["status"] for row in of_arm}) == 1:
+        if not any(row.n for row in of_arm) and len({row.status for row in of_arm}) == 1:
             named.append((name, of_arm[0]))
         else:
-            named += [(f"{name}, spread_k = {row['spread_k']}", row) for row in within_limit(of_arm)]
+            named += [(f"{name}, spread_k = {row.spread_k}", row) for row in within_limit(of_arm)]
     return lost(named)
 
 
-def _with_gather(row: Row) -> Point:
-    name, total = f"{row['kernel']}, gather + kernel, spread_k = {row['spread_k']}", total_us(row)
+def _with_gather(row: KernelTimes) -> Point:
+    name, total = f"{row.kernel}, gather + kernel, spread_k = {row.spread_k}", total_us(row)
     if total is None:  # either has a mark of its own, or the arm a warning
-        return Point(row["spread_k"], None)
+        return Point(row.spread_k, None)
     whole = f"{ms(total, MEDIAN_DIGITS)} ms: medians of both, added"
-    return Point(row["spread_k"], total / 1000, None, Tip([name, whole]))
+    return Point(row.spread_k, total / 1000, None, Tip([name, whole]))
 
 
-def _rates(row: Row) -> list[str]:
-    return [f"{row['tflops']:.3g} TFLOP/s, {row['gbps']:.3g} GB/s"] if row["tflops"] else []
+def _rates(row: KernelTimes) -> list[str]:
+    return [f"{row.tflops:.3g} TFLOP/s, {row.gbps:.3g} GB/s"] if row.tflops else []
 
 
-def _remarks(rows: Sequence[Row]) -> list[str]:
+def _remarks(rows: Sequence[KernelTimes]) -> list[str]:
     """What a reader must know of an arm: a stand-in, a gather left out, where its line ends."""
     row = rows[0]
-    remarks = [row["provider"]] if "stand-in" in row["provider"] else []
+    remarks = [row.provider] if "stand-in" in row.provider else []
     remarks += ["after a gather, not counted"] if needs_gather(row) else []
-    limits = {limit for row in rows if (limit := most_runs(row)) and limit < row["spread_k"]}
-    return remarks + [f"{row['block_size']}-token blocks: at most {limit} runs" for limit in sorted(limits)]
+    limits = {limit for row in rows if (limit := most_runs(row)) and limit < row.spread_k}
+    return remarks + [f"{row.block_size}-token blocks: at most {limit} runs" for limit in sorted(limits)]

@@ -5,16 +5,19 @@ Every experiment's view makes one of these, and `page` draws it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from harness.report.charts.spec import BlockMap
-from harness.report.rows import Row, Warned, fold
+from harness.report.rows import Warned, fold
 from harness.report.tables import Table, facts, listed, wrapped
+from harness.runs.schema import RunRecord, Stored
 
+Fields = Mapping[str, Any]  # of a row, by name
 NOTHING = "nothing was measured"
 MOST_NAMED = 3  # cells of one kind of warning that the screen names
 
@@ -57,30 +60,30 @@ def figures_and_tables(tables: Sequence[Table], details: Sequence[Table] = ()) -
 class Document:
     """A run, finished or not, for its readers."""
 
-    record: Row
+    record: RunRecord
     title: str  # one line: what was measured, without the device
     answer: str  # one sentence, also of a run that has measured nothing
     parts: Sequence[Part]  # what matters most first
-    rows: Sequence[Row]  # flat, one a measured cell: tables.csv
+    rows: Sequence[Fields]  # flat, one a measured cell: tables.csv
     warnings: Sequence[Warned] = ()
     columns: Sequence[str] = ()  # of the rows, where there may be none
 
     @property
     def heading(self) -> str:
         """The title, and on what."""
-        return f"{self.title}, on {self.record['device']['name']}"
+        return f"{self.title}, on {self.record.device.name}"
 
     def screen_summary(self) -> str:
         """The end of a run, 80 columns wide: what matters most is what is read last, at the prompt."""
         shown = [part.tables if part.ending is None else part.ending for part in reversed(self.parts)]
         tables = [table.screen() for tables in shown for table in tables] or [NOTHING]
-        notes = [f"Note: {notice}" for notice in self.record["notices"]]
+        notes = [f"Note: {notice}" for notice in self.record.notices]
         notes += [f"Warning: {text}" for text in fold(self.warnings, MOST_NAMED)]
         return "\n\n".join(filter(None, [*tables, wrapped(notes), wrapped([self.answer])]))
 
     def markdown(self) -> str:
         """The whole of tables.md."""
-        blocks = [f"# {self.heading}", *(f"> {notice}" for notice in self.record["notices"])]
+        blocks = [f"# {self.heading}", *(f"> {notice}" for notice in self.record.notices)]
         blocks += [f"**{self.answer}**", listed(facts(self.record))]
         tables = [table for part in self.parts for table in (*part.details, *part.tables)]
         blocks += [table.markdown() for table in tables] or [NOTHING]
@@ -93,7 +96,12 @@ class Document:
         return csv_of(self.rows, self.columns)
 
 
-def csv_of(rows: Sequence[Row], columns: Sequence[str] = ()) -> str:
+def csv_rows(rows: Iterable[Stored]) -> list[Fields]:
+    """Rows of a summary for tables.csv."""
+    return [row.to_json() for row in rows]
+
+
+def csv_of(rows: Sequence[Fields], columns: Sequence[str] = ()) -> str:
     """Rows in one tidy table; an interval is two columns.
 
     Args:
@@ -105,9 +113,9 @@ def csv_of(rows: Sequence[Row], columns: Sequence[str] = ()) -> str:
     return csv
 
 
-def _flat(row: Row) -> Row:
+def _flat(row: Fields) -> dict[str, Any]:
     """Intervals as two columns, lists as text, numbers with four decimals."""
-    flat: Row = {}
+    flat: dict[str, Any] = {}
     for name, value in row.items():
         if name.startswith("ci95_"):
             unit = name.removeprefix("ci95_")

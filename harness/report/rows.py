@@ -1,16 +1,17 @@
-"""Finding rows and contrasts in a summary, and turning them into lines of a table."""
+"""Rows of summaries as lines of a table, and what is doubtful about them below it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 from harness.analysis import stats
-from harness.analysis.rows import Row as Row
-from harness.analysis.rows import find, select
+from harness.analysis.rows import select
 from harness.config.kernel_names import WITHOUT_TABLE
-from harness.report.tables import Line, Notes, difference, interval, ms, signed, span_pct
+from harness.report.tables import NONE, Line, Notes, difference, interval, ms, signed, span_pct
+from harness.runs.summary import ContrastFigures, KernelTimes, PairFigures
 
 TIME_COLUMNS = ("", "warm-up ms", "average ms", "median ms", "gather ms", "total ms")  # of `time_line`
 LABELS = {
@@ -26,110 +27,99 @@ REPAGED_RUNS = re.compile(
 )  # in the reason of a cell with larger blocks than the engine's
 
 
-@dataclass(frozen=True)
-class Mean:
-    """The summary's rows with layer "mean", and those end to end, by what identifies them.
-
-    Of several ranks the slowest one's, unless another is asked for.
-    """
-
-    summary: Row
-    rank: int | None = None
+class Explained(Protocol):
+    """A row that may say why it has no figure, or what to know of it."""
 
     @property
-    def kernels(self) -> list[Row]:
-        """The rows of the one rank."""
-        return select(self.summary["kernels"], rank=self._rank)
+    def reason(self) -> str | None: ...
+
+
+class Ended(Explained, Protocol):
+    """A row of something that was tried."""
 
     @property
-    def _rank(self) -> int | None:
-        slowest: int | None = self.summary.get("slowest_rank")  # of one rank there is none
-        return slowest if self.rank is None else self.rank
-
-    def kernel(self, kernel: str, arm: str, spread_k: int, data: str = "captured") -> Row | None:
-        """A kernel's row."""
-        return find(self.kernels, kernel=kernel, arm=arm, spread_k=spread_k, data=data, layer="mean")
-
-    def cache_write(self, spread_k: int) -> Row | None:
-        """The row of the kernel that writes the cache."""
-        return find(self.kernels, stage="cache_write", spread_k=spread_k, layer="mean")
-
-    def contrast(
-        self, kernel: str, baseline: str, treatment: str, spread_k: int, data: str | None = "captured"
-    ) -> Row | None:
-        """A contrast's row."""
-        arms: Row = {"kernel": kernel, "baseline": baseline, "treatment": treatment, "spread_k": spread_k}
-        whose: Row = {"layer": "mean", "rank": self._rank}
-        if kernel == "prefill":
-            whose = {"layer": None, "rank": None}
-        return find(self.summary["contrasts"], **arms, **whose, data=data)
-
-    def prefill_contrast(self, baseline: str, treatment: str) -> Row | None:
-        """The contrast of two arms of the prefill that there is one of only, at whatever spread_k."""
-        return find(self.summary["contrasts"], kernel="prefill", baseline=baseline, treatment=treatment)
-
-    def sweep(self) -> list[Row]:
-        """The prefill's rows over spread_k; its other arms are not among them."""
-        return select(self.summary["end_to_end"], arm="paged")
-
-    def baseline_us(self, kernel: str, baseline: str, spread_k: int) -> float | None:
-        """The median of an arm that is only a baseline inside the series of spread_k ("paged@1")."""
-        series: Row = {"kernel": kernel, "spread_k": spread_k, "layer": "mean", "data": "captured"}
-        row = find(self.summary["contrasts"], baseline=baseline, rank=self._rank, **series)
-        return row["baseline_us"] if row else None
-
-    def engine_kernels(self) -> list[str]:
-        """The kernels the engine itself ran for its attention: those with a dense or a paged arm."""
-        rows = select(self.kernels, stage="kernel")
-        return list(dict.fromkeys(row["kernel"] for row in rows if row["arm"] in ("dense", "paged")))
-
-    def spread_ks(self) -> list[int]:
-        """All spread_k that anything was tried at."""
-        return sorted({row["spread_k"] for row in self.kernels + self.sweep()})
+    def status(self) -> str: ...
 
 
-def remark(row: Row) -> str | None:
+class Changed(Protocol):
+    """A row of a difference."""
+
+    @property
+    def delta_pct(self) -> float | None: ...
+    @property
+    def ci95_pct(self) -> stats.Interval | None: ...
+
+
+class Sampled(Protocol):
+    """A row of samples."""
+
+    @property
+    def n(self) -> int: ...
+    @property
+    def warnings(self) -> list[str]: ...
+
+
+class TimedCell(Ended, Sampled, Protocol):
+    """A row of a cell whose times are in us."""
+
+    @property
+    def kernel(self) -> str: ...
+    @property
+    def arm(self) -> str: ...
+    @property
+    def spread_k(self) -> int: ...
+    @property
+    def median_us(self) -> float | None: ...
+    @property
+    def ci95_us(self) -> stats.Interval | None: ...
+    def to_json(self) -> dict[str, Any]: ...
+
+
+R = TypeVar("R", bound=Sampled)
+
+
+def remark(row: Ended) -> str | None:
     """What has to be said about a row below the table: its status, if not ok, and its reason."""
-    reason = REPAGED_RUNS.sub(r", at most \1 runs", row["reason"] or "")  # the same words at every spread_k
-    if "gather_us" in row and row["median_us"] is not None and total_us(row) is None:
+    reason = REPAGED_RUNS.sub(r", at most \1 runs", row.reason or "")  # the same words at every spread_k
+    if isinstance(row, KernelTimes) and row.median_us is not None and total_us(row) is None:
         reason = "; ".join(filter(None, [reason, "its gather was not measured, so there is no total"]))
-    if row["status"] == "ok":
+    if row.status == "ok":
         return reason or None
-    return f"{row['status']}: {reason or 'no reason was recorded'}"
+    return f"{row.status}: {reason or 'no reason was recorded'}"
 
 
-def most_runs(row: Row) -> int | None:
+def most_runs(row: Ended) -> int | None:
     """How many runs the arm can have at most, if a larger spread_k changes nothing; None: not limited."""
-    found = REPAGED_RUNS.search(row["reason"] or "")
+    found = REPAGED_RUNS.search(row.reason or "")
     return int(found[1]) if found else None
 
 
-def needs_gather(row: Row) -> bool:
+def needs_gather(row: KernelTimes) -> bool:
     """Whether the arm's kernel runs on what a gather has written."""
-    return row["kernel"] in WITHOUT_TABLE and row["arm"] == "fragmented"
+    return row.kernel in WITHOUT_TABLE and row.arm == "fragmented"
 
 
-def total_us(row: Row) -> float | None:
+def total_us(row: KernelTimes) -> float | None:
     """Kernel and gather together, in us; None if either was not measured."""
-    if row["median_us"] is None or not needs_gather(row):
-        return row["median_us"]  # type: ignore[no-any-return]
-    return None if row["gather_us"] is None else row["median_us"] + row["gather_us"]
+    if row.median_us is None or not needs_gather(row):
+        return row.median_us
+    return None if row.gather_us is None else row.median_us + row.gather_us
 
 
-def heading(kernel: str, row: Row, notes: Notes) -> str:
+def heading(kernel: str, row: KernelTimes, notes: Notes) -> str:
     """The kernel and whose it is; a stand-in is named as such."""
-    provider = row["provider"]
+    provider = row.provider
     if "stand-in" not in provider:
         return f"{kernel} ({provider})"
     note = f"{provider}: runs in flash-attn's place on this device; its times say nothing about flash-attn's."
     return f"{kernel} ({provider} {notes.mark(note)})"
 
 
-def time_line(label: str, row: Row, notes: Notes, digits: int) -> Line:
+def time_line(label: str, row: KernelTimes, notes: Notes, digits: int) -> Line:
     """warm-up, average, median, gather and total of one arm; or its status, if nothing was measured."""
-    if row["median_us"] is None:
+    if row.median_us is None:
         return status_line(label, row, notes)
-    figures = (row["warmup_us"], row["mean_us"], row["median_us"], row["gather_us"], total_us(row))
+    figures = (row.warmup_us, row.mean_us, row.median_us, row.gather_us, total_us(row))
     return Line(marked(label, row, notes), tuple(ms(figure, digits) for figure in figures))
 
 
@@ -138,18 +128,25 @@ def baseline_line(label: str, median_us: float, digits: int) -> Line:
     return Line(label, ("-", "-", ms(median_us, digits), "-", ms(median_us, digits)))
 
 
-def difference_line(label: str, row: Row | None, digits: int) -> list[Line]:
+def difference_line(label: str, row: PairFigures | None, digits: int) -> list[Line]:
     """A contrast's line, or none."""
     if row is None:
         return []
-    text = difference(row["delta_us"], row["delta_pct"], digits)
-    return [Line(label, text=text, interval=interval(row["ci95_pct"]), verdict=row["verdict"])]
+    text = difference(row.delta_us, row.delta_pct, digits)
+    return [Line(label, text=text, interval=interval(row.ci95_pct), verdict=row.verdict)]
 
 
-def change(row: Row) -> str:
-    """A contrast in percent with its interval, e.g. "+0.40% [+0.27, +0.46]"."""
-    bounds = row["ci95_pct"]
-    return f"{signed(row['delta_pct'])}%" + (f" [{signed(bounds[0])}, {signed(bounds[1])}]" if bounds else "")
+def change(row: Changed | None) -> str:
+    """A contrast in percent with its interval, e.g. "+0.40% [+0.27, +0.46]"; "-" if there is none."""
+    if row is None or row.delta_pct is None:
+        return NONE
+    bounds = row.ci95_pct
+    return f"{signed(row.delta_pct)}%" + (f" [{signed(bounds[0])}, {signed(bounds[1])}]" if bounds else "")
+
+
+def verdict(row: PairFigures | None) -> str:
+    """A contrast's verdict; "-" if there is none."""
+    return row.verdict if row else NONE
 
 
 @dataclass(frozen=True)
@@ -165,9 +162,9 @@ class Warned:
         return self.text.partition(":")[0]
 
 
-def warnings(rows: Iterable[Row], name: Callable[[Row], str]) -> list[Warned]:
+def warnings(rows: Iterable[R], name: Callable[[R], str]) -> list[Warned]:
     """All warnings of the rows."""
-    return [Warned(name(row), text) for row in rows for text in row.get("warnings", [])]
+    return [Warned(name(row), text) for row in rows for text in row.warnings]
 
 
 def fold(found: Iterable[Warned], most_named: int | None = None) -> list[str]:
@@ -190,40 +187,39 @@ def _folded(kind: str, first: Warned, *others: Warned, most_named: int | None) -
     return f"{first.where}: {first.text}{more}"
 
 
-def warning_lines(rows: Iterable[Row], name: Callable[[Row], str]) -> list[str]:
+def warning_lines(rows: Iterable[R], name: Callable[[R], str]) -> list[str]:
     """The warnings of a table's rows, for below it; one that all rows have names none of them."""
-    timed = [row for row in rows if row["n"]]
-    lists = [row["warnings"] for row in timed] if len(timed) > 1 else [[]]
+    timed = [row for row in rows if row.n]
+    lists = [row.warnings for row in timed] if len(timed) > 1 else [[]]
     shared = [text for text in lists[0] if all(text in each for each in lists)]
     own = [warned for warned in warnings(timed, name) if warned.text not in shared]
     return [f"Warning: {text}" for text in fold([*(Warned("all cells", text) for text in shared), *own])]
 
 
-def noise_floor_line(contrasts: Iterable[Row], arm: str) -> str:
+def noise_floor_line(contrasts: Iterable[ContrastFigures], arm: str) -> str:
     """What an arm differs from itself by at most, by the contrasts named A/A."""
-    bounds = [row["ci95_pct"] for row in select(contrasts, contrast="A/A")]
+    bounds = [row.ci95_pct for row in select(contrasts, contrast="A/A")]
     floors = [floor for each in bounds if (floor := stats.noise_floor_pct(each)) is not None]
     found = f", noise floor: {span_pct(floors)}" if floors else ": no interval; it takes 6 samples"
     return f"A/A ({arm} against itself){found}."
 
 
-def marked(label: str, row: Row, notes: Notes) -> str:
+def marked(label: str, row: Ended, notes: Notes) -> str:
     """A row's label or figure, with a mark if there is something to say about the row."""
     said = remark(row)
     return f"{label} {notes.mark(said)}" if said else label
 
 
-def status_text(row: Row, notes: Notes, short: bool = False) -> str:
+def status_text(row: Ended, notes: Notes, short: bool = False) -> str:
     """What stands in place of a row's figures: its status, with a mark for the reason.
 
     Args:
         short: for a cell among others.
     """
-    status: str = row["status"]
-    return marked(SHORT.get(status, status) if short else status, row, notes)
+    return marked(SHORT.get(row.status, row.status) if short else row.status, row, notes)
 
 
-def status_line(label: str, row: Row, notes: Notes) -> Line:
+def status_line(label: str, row: Ended, notes: Notes) -> Line:
     """The line of a row without figures."""
     return Line(label, text=status_text(row, notes))
 
@@ -241,6 +237,6 @@ def named_arm(arm: str, spread_k: int) -> str:
     return f"paged {spread_k}" if arm == "paged" else arm.replace("_", " ")
 
 
-def with_reason(shown: str, row: Row, notes: Notes) -> str:
+def with_reason(shown: str, row: Explained, notes: Notes) -> str:
     """A cell, with a mark if its row has a reason: why there is no figure, or what to know of it."""
-    return f"{shown} {notes.mark(row['reason'])}" if row["reason"] else shown
+    return f"{shown} {notes.mark(row.reason)}" if row.reason else shown

@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import shlex
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from tabulate import tabulate
+
+from harness.runs.schema import RunRecord
 
 WIDTH = 80
 NONE = "-"
@@ -75,23 +76,21 @@ class Notes:
         return [f"[{number}] {text}" for number, text in enumerate(self.texts, start=1)]
 
 
-def facts(record: Mapping[str, Any]) -> list[str]:
+def facts(record: RunRecord) -> list[str]:
     """What a reader of a run's tables must know of it: status, model, device, versions, command."""
-    of_model = [
-        f"{name}: {record['model'][name]}" for name in ("weights", "dtype") if name in record["model"]
-    ]
+    model = {"weights": record.model.weights, "dtype": record.model.dtype}
+    of_model = [f"{name}: {value}" for name, value in model.items() if value is not None]
     return [
-        f"status: {record['status']}",
+        f"status: {record.status}",
         *([", ".join(of_model)] if of_model else []),
-        f"device: {record['device']['name']}",
-        "versions: " + ", ".join(f"{name} {v}" for name, v in record["versions"].items()),
-        command(record),
+        f"device: {record.device.name}",
+        "versions: " + ", ".join(f"{name} {v}" for name, v in record.versions.items()),
+        command(record.command),
     ]
 
 
-def command(record: Mapping[str, Any]) -> str:
+def command(words: Sequence[str] | None) -> str:
     """How the run was started; as it was typed, unless that was in Python."""
-    words = record.get("command")
     return "command: none, started from Python" if words is None else f"command: `{shlex.join(words)}`"
 
 
@@ -204,7 +203,9 @@ def interval_of(
     return f"{shown[0]}{unit}" + (f" [{shown[1]}, {shown[2]}]" if bounds else "")
 
 
-def percent(value: float, bounds: Sequence[float] | None, digits: int = 2, sign: bool = True) -> str:
-    """A share with its interval, e.g. "+2.41% [+2.10, +2.80]"; fewer decimals where it is large."""
+def percent(value: float | None, bounds: Sequence[float] | None, digits: int = 2, sign: bool = True) -> str:
+    """A share with its interval, e.g. "+2.41% [+2.10, +2.80]", "-" of None; fewer decimals if it is large."""
+    if value is None:
+        return NONE
     digits = min(digits, 1 if max(map(abs, (value, *(bounds or ())))) >= 10 else 2)
     return interval_of(value, bounds, digits, sign, "%")

@@ -4,19 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from harness import units
+from harness.analysis import stats
 from harness.analysis.contrasts import name_in_series, rounds
+from harness.analysis.rows import ContrastRow, PrefillRow
 from harness.report.charts.spec import Point, Tip
-from harness.report.rows import Row, change
+from harness.report.rows import Ended, TimedCell, change
 from harness.report.tables import interval_of, ms
 from harness.runs.record import Result
-from harness.units import counted
+from harness.runs.summary import KernelTimes, PairFigures
+from harness.units import counted, in_ms
 
+T = TypeVar("T")
 Key = tuple[str, str, int]  # kernel, name of the arm within its series, spread_k that the series is about
 MEDIAN_DIGITS = 4  # of milliseconds
+
+
+class Counted(Protocol):
+    """A row of samples or pairs."""
+
+    @property
+    def n(self) -> int: ...
+
+
+class Tried(Ended, Counted, Protocol):
+    """A row that may have no samples."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +57,12 @@ class Tips:
         return cls(kept)
 
     def cell(
-        self, row: Row, name: str, *more: str, paired: Row | None = None, digits: int | None = None
+        self,
+        row: TimedCell | PrefillRow,
+        name: str,
+        *more: str,
+        paired: PairFigures | None = None,
+        digits: int | None = None,
     ) -> Tip:
         """A measured cell: median, difference to one run, number of samples, clock, doubts.
 
@@ -50,48 +71,52 @@ class Tips:
             more: lines after the median.
             paired: the cell's contrast with one run.
         """
-        results = self._results(row.get("kernel", "prefill"), row["arm"], row)
+        kernel = "prefill" if isinstance(row, PrefillRow) else row.kernel
+        results = self._results(kernel, row.arm, row.to_json())
         lines = [name, f"median {median_ms(row, digits)}", *more]
-        lines += [f"against one run {change(paired)}, {paired['verdict']}"] if paired else []
+        lines += [f"against one run {change(paired)}, {paired.verdict}"] if paired else []
         lines += [_rounds(row, results)]
-        if row.get("gather_us") is not None:
-            lines.append(f"gather {ms(row['gather_us'], MEDIAN_DIGITS)} ms, not counted here")
-        lines += [text for text in (row["reason"], *row["warnings"]) if text]
+        if isinstance(row, KernelTimes) and row.gather_us is not None:
+            lines.append(f"gather {ms(row.gather_us, MEDIAN_DIGITS)} ms, not counted here")
+        lines += [text for text in (row.reason, *row.warnings) if text]
         return Tip(lines, [float(mean) / 1000 for mean in rounds(results)])
 
-    def point(self, x: float, row: Row, name: str, *more: str, paired: Row | None = None) -> Point:
+    def point(
+        self, x: float, row: TimedCell, name: str, *more: str, paired: PairFigures | None = None
+    ) -> Point:
         """A cell's row as a point over `x`, in ms; with its status where it was not measured."""
-        if row["median_us"] is None:
+        if row.median_us is None:
             return lost_point(x, row, name)
-        bounds = row["ci95_us"] and [bound / 1000 for bound in row["ci95_us"]]
-        return Point(x, row["median_us"] / 1000, bounds, self.cell(row, name, *more, paired=paired))
+        bounds = stats.map_interval(row.ci95_us, in_ms)
+        return Point(x, row.median_us / 1000, bounds, self.cell(row, name, *more, paired=paired))
 
-    def contrast(self, row: Row) -> Tip:
+    def contrast(self, row: ContrastRow) -> Tip:
         """A contrast of the main run; its samples are the paired differences in percent of the baseline."""
-        k, layer = row["spread_k"], row["layer"]
-        bounds = row["ci95_us"] and [bound / 1000 for bound in row["ci95_us"]]
+        k, layer = row.spread_k, row.layer
+        bounds = stats.map_interval(row.ci95_us, in_ms)
         where = f"spread_k = {k}" + (f", layer {layer}" if isinstance(layer, int) else "")
-        delta = interval_of(row["delta_us"] / 1000, bounds, 4, unit=" ms")
-        sides = [self._side(row, arm) for arm in (row["baseline"], row["treatment"])]
+        delta = interval_of(row.delta_us / 1000, bounds, 4, unit=" ms")
+        sides = [self._side(row, arm) for arm in (row.baseline, row.treatment)]
         lines = [
-            f"{row['kernel']}, {where}: {row['treatment']} against {row['baseline']}",
-            f"{change(row)}, {row['verdict']}",
-            f"{delta} of {row['baseline_us'] / 1000:.4f} ms",
+            f"{row.kernel}, {where}: {row.treatment} against {row.baseline}",
+            f"{change(row)}, {row.verdict}",
+            f"{delta} of {row.baseline_us / 1000:.4f} ms",
             _rounds(row, sides[1]).replace("rounds", "pairs"),
         ]
         one, two = (rounds(side) for side in sides)
         n = min(len(one), len(two))
-        return Tip(lines, [float(x) for x in 100 * (two[:n] - one[:n]) / row["baseline_us"]], "%")
+        return Tip(lines, [float(x) for x in 100 * (two[:n] - one[:n]) / row.baseline_us], "%")
 
-    def _side(self, row: Row, arm: str) -> list[Result]:
+    def _side(self, row: ContrastRow, arm: str) -> list[Result]:
         """One arm of a contrast: "paged@1" is the paged arm itself where its series is about one run."""
-        like = {name: row[name] for name in ("layer", "data") if row[name] is not None}
-        alone = row["spread_k"] == 1 or row["kernel"] == "prefill"
+        known: dict[str, Any] = {"layer": row.layer, "data": row.data}
+        like = {name: value for name, value in known.items() if value is not None}
+        alone = row.spread_k == 1 or row.kernel == "prefill"
         if alone and arm.endswith("@1"):
-            return self._results(row["kernel"], arm.removesuffix("@1"), like | {"spread_k": 1})
-        return self._results(row["kernel"], arm, like | {"spread_k": row["spread_k"]})
+            return self._results(row.kernel, arm.removesuffix("@1"), like | {"spread_k": 1})
+        return self._results(row.kernel, arm, like | {"spread_k": row.spread_k})
 
-    def _results(self, kernel: str, arm: str, like: Row) -> list[Result]:
+    def _results(self, kernel: str, arm: str, like: Mapping[str, Any]) -> list[Result]:
         """The results with samples that agree with all that a row says of them, the latest of each layer."""
         latest: dict[int | None, Result] = {}
         for result in self.results.get((kernel, arm, like["spread_k"]), ()):
@@ -107,43 +132,43 @@ class Tips:
         return list(latest.values())
 
 
-def contrast_point(x: float, row: Row, name: str, *more: str) -> Point:
+def contrast_point(x: float, row: PairFigures, name: str, *more: str) -> Point:
     """A contrast over `x`, in percent of its baseline."""
-    lines = [name, f"{change(row)}, {row['verdict']}", *more, f"n = {counted(row['n'], 'pair')}"]
-    lines.insert(2, f"{row['delta_us'] / 1000:+.4f} of {row['baseline_us'] / 1000:.4f} ms")
-    return Point(x, row["delta_pct"], row["ci95_pct"], Tip(lines))
+    lines = [name, f"{change(row)}, {row.verdict}", *more, f"n = {counted(row.n, 'pair')}"]
+    lines.insert(2, f"{row.delta_us / 1000:+.4f} of {row.baseline_us / 1000:.4f} ms")
+    return Point(x, row.delta_pct, row.ci95_pct, Tip(lines))
 
 
-def lost_point(x: float, row: Row, name: str) -> Point:
+def lost_point(x: float, row: Ended, name: str) -> Point:
     """Where nothing was measured, and why."""
-    return Point(
-        x, None, None, Tip([f"{name}: {row['status']}", *([row["reason"]] if row["reason"] else [])])
-    )
+    return Point(x, None, None, Tip([f"{name}: {row.status}", *([row.reason] if row.reason else [])]))
 
 
-def lost(rows: Iterable[tuple[str, Row]]) -> str:
+def lost(rows: Iterable[tuple[str, Tried]]) -> str:
     """Which cells have no point and why; "" if none was lost."""
-    reasons = dict.fromkeys(f"{name}: {row['status']}" for name, row in rows if not row["n"])
+    reasons = dict.fromkeys(f"{name}: {row.status}" for name, row in rows if not row.n)
     return f"Not measured: {'; '.join(reasons)}." if reasons else ""
 
 
-def spaced(rows: Sequence[Row], most: int) -> list[Row]:
+def spaced(rows: Sequence[T], most: int) -> list[T]:
     """At most so many of the rows, evenly spread, the first and the last among them."""
     return [rows[n] for n in units.spaced(len(rows), most)]
 
 
-def median_ms(row: Row, digits: int | None = None) -> str:
+def median_ms(row: TimedCell | PrefillRow, digits: int | None = None) -> str:
     """The row's median with its interval, e.g. "0.1310 ms [0.1305, 0.1318]"."""
-    if "median_ms" in row:
-        return interval_of(row["median_ms"], row["ci95_ms"], digits or 3, sign=False, unit=" ms")
-    bounds = row["ci95_us"] and [bound / 1000 for bound in row["ci95_us"]]
-    digits = digits or (MEDIAN_DIGITS if row["median_us"] < 10_000 else 2)
-    return interval_of(row["median_us"] / 1000, bounds, digits, sign=False, unit=" ms")
+    if isinstance(row, PrefillRow):
+        return interval_of(row.median_ms, row.ci95_ms, digits or 3, sign=False, unit=" ms")
+    bounds = stats.map_interval(row.ci95_us, in_ms)
+    digits = digits or (MEDIAN_DIGITS if (row.median_us or 0) < 10_000 else 2)
+    median = None if row.median_us is None else row.median_us / 1000
+    return interval_of(median, bounds, digits, sign=False, unit=" ms")
 
 
-def _rounds(row: Row, results: Sequence[Result]) -> str:
+def _rounds(row: Counted, results: Sequence[Result]) -> str:
     """How many samples, of what, and at which clock they were taken."""
-    layers = f", each the mean over {counted(row['layers'], 'layer')}" if row.get("layers") else ""
+    count = getattr(row, "layers", None)
+    layers = f", each the mean over {counted(count, 'layer')}" if count else ""
     clocks = [mhz for result in results for mhz in result.clock_mhz]
     clock = f"SM clock {np.median(clocks):.0f} MHz" if clocks else "no clock read"
-    return f"n = {counted(row['n'], 'round')}{layers}; {clock}"
+    return f"n = {counted(row.n, 'round')}{layers}; {clock}"

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from functools import cache
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -29,6 +29,13 @@ MEMORY_WORDS = (  # PyTorch's words, then vLLM's when it starts
     "not enough memory|can.?not allocate memory|can't allocate memory|"
     "free memory on device|available (kv cache )?memory"
 )
+
+
+StatusName = Literal[
+    "ok", "out_of_memory", "unsupported", "wrong_output", "throttled", "interrupted", "error"
+]
+
+Data = Literal["captured", "synthetic"]
 
 
 class Status(str, Enum):
@@ -59,7 +66,7 @@ class Cell:
     spread_k: Index  # runs the request's KV is split into in this cell; 0: as the engine lays it out
     block_size: Index  # tokens per block, as the kernel sees it; 0: nothing is paged
     layer: Index | None  # index of the attention layer; None end to end
-    data: str  # "captured" or "synthetic"
+    data: Data  # where Q, K and V are from
     point: Point = ()
     variant: str | None = None  # which of several engines, e.g. "block_size=64"; None: the main job's own
     rank: Index | None = None  # of tensor parallelism, whose heads these are; None: there is one only

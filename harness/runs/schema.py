@@ -12,6 +12,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from harness import batch
+from harness.batch import Batch
+
 SCHEMA_VERSION = 2
 MOST_BLOCKS = 1 << 20  # of one block table: eight times the longest prompt with a token a block
 _RANGES = re.compile(r"\d{1,10}(-\d{1,10})?(,\d{1,10}(-\d{1,10})?)*|")
@@ -27,9 +30,12 @@ _LONGEST_TEXT = 120  # of a key or a value that an error names
 Count = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0)]
 Interval = Annotated[
-    list[float],
-    Field(min_length=2, max_length=2),
-    BeforeValidator(lambda bounds: list(bounds) if isinstance(bounds, tuple) else bounds),
+    tuple[float, float],
+    BeforeValidator(lambda bounds: tuple(bounds) if isinstance(bounds, list) else bounds),
+]
+Window = Annotated[
+    tuple[int, int],
+    BeforeValidator(lambda sides: tuple(sides) if isinstance(sides, list) else sides),
 ]
 RunStatus = Literal["running", "finished", "interrupted", "failed"]
 
@@ -232,7 +238,7 @@ class RunRecord(Stored):
     spread_k: list[Count] | None = Field(default=None, description="the sweep")
     num_blocks: Count | None = Field(default=None, description="of all prompts together")
     layers: list[Count] | None = Field(default=None, description="those replayed")
-    layer_windows: dict[str, Annotated[list[int], Field(min_length=2, max_length=2)]] | None = Field(
+    layer_windows: dict[str, Window] | None = Field(
         default=None, description="by layer: its sliding window, where it has one"
     )
     causal: bool | None = Field(default=None, description="whether attention is")
@@ -269,6 +275,13 @@ class RunRecord(Stored):
     )
     tokens: dict[str, list[Count]] | None = Field(default=None, description="by mode: what was generated")
     first_logits: dict[str, FirstLogits] | None = Field(default=None, description="by mode")
+
+    @property
+    def prompts(self) -> Batch:
+        """The requests of the run; none if its configuration does not tell."""
+        if written := self.config.get("batch"):
+            return batch.parse(written)
+        return (batch.Request(self.config["length"]),) if self.config.get("length") else ()
 
     @classmethod
     def parse(cls, data: object) -> RunRecord:

@@ -9,14 +9,12 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
+from harness.runs.record import StatusName
 from harness.runs.schema import Amount, Count, Interval, RunStatus, Stored, first_problem, require_readable
 
 SCHEMA_VERSION = 2
 S = TypeVar("S", bound="Summary")
 
-StatusName = Literal[
-    "ok", "out_of_memory", "unsupported", "wrong_output", "throttled", "interrupted", "error"
-]  # the values of record.Status
 Verdict = Literal["slower", "faster", "same", "unclear"]
 
 
@@ -83,6 +81,14 @@ class Outcome(Stored):
     reason: str | None = Field(default=None, description="why it is not `ok`, or what to know of it")
 
 
+class KernelTimes(Outcome, WarmUp, Timed, CellKeys):
+    """A kernel's arm, in us."""
+
+    gather_us: Amount | None = Field(description="of the gather that the arm needs first")
+    tflops: Amount | None = Field(description="TFLOP/s")
+    gbps: Amount | None = Field(description="the least memory traffic, GB/s")
+
+
 class PairFigures(Stored):
     """Treatment minus baseline, pair by pair."""
 
@@ -102,3 +108,7 @@ class ContrastKeys(Stored):
     contrast: str = Field(description="its name; `A/A` is the noise floor")
     kernel: str = Field(description="the treatment's")
     spread_k: Count = Field(description="the treatment's")
+
+
+class ContrastFigures(PairFigures, ContrastKeys):
+    """A contrast of an experiment."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from harness.analysis.breakdown.rows import MeasuredRow
 from harness.report.charts.spec import INK, Axis, Bars, Dot, Key, Tip
 from harness.report.charts.spec import Row as Entry
-from harness.report.rows import Row, change
+from harness.report.rows import change
 from harness.report.tables import percent
+from harness.sweep.summary import PointSummary
 from harness.units import counted
 
 TOTAL = Key("all three together, 95% interval", INK, "diamond", hollow=True)
@@ -23,7 +25,7 @@ KERNEL = {
 NO_ACCOUNT = "no account"
 
 
-def charts(points: Sequence[Row]) -> list[Bars]:
+def charts(points: Sequence[PointSummary]) -> list[Bars]:
     """A row a point, in percent of its own engine's prefill, and one in percent of its kernel's call.
 
     Args:
@@ -42,46 +44,47 @@ def charts(points: Sequence[Row]) -> list[Bars]:
     ]
 
 
-def _prefill(point: Row) -> Entry:
-    if not point["attribution"]:
+def _prefill(point: PointSummary) -> Entry:
+    if not point.attribution:
         return _without(point, NO_ACCOUNT)
-    rows = {row["component"]: row for row in point["attribution"]["measured"] if row["pct"] is not None}
+    rows = {row.component: row for row in point.attribution.measured if row.pct is not None}
     looks = {name: look for name, look in {**PARTS, "total": TOTAL}.items() if name in rows}
-    dots = [_dot(point["name"], rows[name], look) for name, look in looks.items()]
-    return Entry(point["name"], dots=dots)
+    dots = [_dot(point.name, rows[name], look) for name, look in looks.items()]
+    return Entry(point.name, dots=dots)
 
 
-def _kernel(point: Row) -> Entry:
-    rows = {name: point["kernel"][name] for name in KERNEL if point["kernel"] and point["kernel"][name]}
+def _kernel(point: PointSummary) -> Entry:
+    rows = point.kernel.contrasts if point.kernel else {}
     if not rows:
         return _without(point, "not replayed")
     dots = []
     for name, row in rows.items():
-        split = f", spread_k = {row['spread_k']}" if name == "fragmentation" else ""
+        split = f", spread_k = {row.spread_k}" if name == "fragmentation" else ""
         tip = Tip(
             [
-                f"{point['name']}: {KERNEL[name].label.partition(':')[0]}{split}",
-                f"{row['kernel']}: {change(row)}, {row['verdict']}",
-                f"n = {counted(row['n'], 'pair')}",
+                f"{point.name}: {KERNEL[name].label.partition(':')[0]}{split}",
+                f"{row.kernel}: {change(row)}, {row.verdict}",
+                f"n = {counted(row.n, 'pair')}",
             ]
         )
-        dots.append(Dot(row["delta_pct"], KERNEL[name], tip, row["ci95_pct"]))
-    return Entry(point["name"], dots=dots)
+        dots.append(Dot(row.delta_pct, KERNEL[name], tip, row.ci95_pct))
+    return Entry(point.name, dots=dots)
 
 
-def _without(point: Row, missing: str) -> Entry:
+def _without(point: PointSummary, missing: str) -> Entry:
     """A point without figures, with its status, or what a finished one has not."""
-    return Entry(f"{point['name']}: {missing if point['status'] == 'finished' else point['status']}")
+    return Entry(f"{point.name}: {missing if point.status == 'finished' else point.status}")
 
 
-def _dot(name: str, row: Row, look: Key) -> Dot:
-    shown = percent(row["pct"], row["ci95_pct"])
-    component = row["component"].replace("_", " ")
+def _dot(name: str, row: MeasuredRow, look: Key) -> Dot:
+    assert row.pct is not None
+    shown = percent(row.pct, row.ci95_pct)
+    component = row.component.replace("_", " ")
     tip = Tip(
         [
             f"{name}: {component}",
-            f"{shown} of the prefill, {row['verdict']}",
-            f"n = {counted(row['n'], 'pair')}",
+            f"{shown} of the prefill, {row.verdict}",
+            f"n = {counted(row.n, 'pair')}",
         ]
     )
-    return Dot(row["pct"], look, tip, row["ci95_pct"] if look is TOTAL else None)
+    return Dot(row.pct, look, tip, row.ci95_pct if look is TOTAL else None)

@@ -22,12 +22,13 @@ from harness.experiments import starting
 from harness.experiments.prefill.options import RunConfig
 from harness.runs import command
 from harness.runs.store import write_atomic, write_json
-from harness.sweep import RECORD, read
+from harness.sweep import RECORD
 from harness.sweep import plan as planning
 from harness.sweep.local import ThisMachine
 from harness.sweep.machines import Machines, Progress, Task
 from harness.sweep.plan import Options, Plan
 from harness.sweep.process import OPTIONS, Ended, is_finished
+from harness.sweep.record import Point, SweepRecord, read
 from harness.units import counted
 
 
@@ -54,7 +55,7 @@ def run(file: Path, output_dir: Path | None, resume: bool, ray_address: str | No
         tasks = [
             Task(number, directory / point.name, gpus[number])
             for number, point in enumerate(plan.points)
-            if sweep.record["points"][number]["status"] != "finished"
+            if sweep.record.points[number].status != "finished"
         ]
         with _stopped_by_signals() as stop:
             machines.run(tasks, Progress(sweep.started, sweep.ended, stop))
@@ -69,14 +70,14 @@ def run(file: Path, output_dir: Path | None, resume: bool, ray_address: str | No
 class Sweep:
     """Keeps the sweep's record, sweep.json, which is on disk after every change."""
 
-    def __init__(self, plan: Plan, directory: Path, record: dict[str, Any]) -> None:
+    def __init__(self, plan: Plan, directory: Path, record: SweepRecord) -> None:
         self.plan, self.directory, self.record = plan, directory, record
-        for point, row in zip(plan.points, record["points"], strict=True):
+        for point, row in zip(plan.points, record.points, strict=True):
             folder = directory / point.name
             options = yaml.safe_dump(point.options, sort_keys=False)
             write_atomic(folder / OPTIONS, options)
             if is_finished(folder):
-                row |= {"status": "finished", "reason": None}
+                row.status, row.reason = "finished", None
         self._write(status="running")
 
     def started(self, task: Task, said: str) -> None:
@@ -103,22 +104,23 @@ class Sweep:
 
     def all_finished(self) -> bool:
         """Whether every point is."""
-        return Counter(row["status"] for row in self.record["points"]).keys() == {"finished"}
+        return Counter(row.status for row in self.record.points).keys() == {"finished"}
 
     def _note(self, task: Task, **facts: Any) -> None:
-        self.record["points"][task.number] |= facts
+        points = self.record.points
+        points[task.number] = points[task.number].model_copy(update=facts)
         self._write()
 
     def _write(self, **facts: Any) -> None:
-        self.record |= facts
-        write_json(self.directory / RECORD, self.record)
+        self.record = self.record.model_copy(update=facts)
+        write_json(self.directory / RECORD, self.record.to_json())
 
     def _say(self, task: Task, text: str) -> None:
         name = self.plan.points[task.number].name
         print(f"[{task.number + 1}/{len(self.plan.points)}] {name}: {text}", file=sys.stderr, flush=True)
 
 
-def _new(directory: Path, plan: Plan) -> dict[str, Any]:
+def _new(directory: Path, plan: Plan) -> SweepRecord:
     """The record of a sweep that begins."""
     if (directory / RECORD).exists():
         raise ConfigError(
@@ -128,28 +130,27 @@ def _new(directory: Path, plan: Plan) -> dict[str, Any]:
         raise ConfigError(f"--output-dir {directory}: {problem}")
     if directory.exists() and any(directory.iterdir()):
         raise ConfigError(f"--output-dir {directory}: is not empty, and holds no sweep; choose another")
-    points = [
-        {"name": p.name, "options": p.options, "status": "waiting", "reason": None} for p in plan.points
-    ]
-    return {
-        "schema_version": 1,
-        "status": "running",
-        "started": _now(),
-        "command": command.typed(sys.argv),
-        "file": str(plan.path),
-        "varies": list(plan.varies),
-        "points": points,
-    }
+    return SweepRecord(
+        schema_version=1,
+        status="running",
+        started=_now(),
+        command=command.typed(sys.argv),
+        file=str(plan.path),
+        varies=list(plan.varies),
+        points=[
+            Point(name=p.name, options=dict(p.options), status="waiting", reason=None) for p in plan.points
+        ],
+    )
 
 
-def _resumed(directory: Path, plan: Plan, output_dir: Path | None) -> dict[str, Any]:
+def _resumed(directory: Path, plan: Plan, output_dir: Path | None) -> SweepRecord:
     """The record of the sweep to go on with."""
     if output_dir is None:
         raise ConfigError("--resume: name the sweep to go on with by --output-dir")
     if not (directory / RECORD).is_file():
         raise ConfigError(f"--resume: --output-dir {output_dir} holds no sweep; name the one to go on with")
     record = read(directory)
-    then = [(row["name"], row["options"]) for row in record["points"]]
+    then = [(row.name, row.options) for row in record.points]
     if then != [(point.name, point.options) for point in plan.points]:
         raise ConfigError(
             f"--resume: the sweep in {directory} has other points than {plan.path} has now; "
@@ -160,7 +161,8 @@ def _resumed(directory: Path, plan: Plan, output_dir: Path | None) -> dict[str, 
             f"--resume: the sweep in {directory} is finished; python -m harness report {output_dir} "
             "prints its tables"
         )
-    return record | {"resumed": [*record.get("resumed", []), _now()]}
+    record.resumed = [*(record.resumed or []), _now()]
+    return record
 
 
 def _machines(ray_address: str | None) -> Machines:

@@ -12,25 +12,23 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from harness.engine.exits import MemoryWatch
 from harness.runs.schema import RunRecord
 from harness.runs.store import RunDirectory, open_to_append
 from harness.shipped import python_path
+from harness.sweep.record import PointStatus
 
 COMMAND = [sys.executable, "-m", "harness", "prefill"]
 OPTIONS, LOG = "options.yaml", "log.txt"  # files in a point's directory, beside the run's own
 TIME_TO_STOP_S = 60.0  # for what is measured to be kept; then the process is killed
-
-Status = Literal["waiting", "running", "finished", "failed", "interrupted"]
 
 
 @dataclass(frozen=True)
 class Ended:
     """How a point's process ended."""
 
-    status: Status
+    status: PointStatus
     reason: str | None = None  # why it is not finished
     seconds: float | None = None  # that its process lived
     host: str | None = None  # the machine's name

@@ -3,86 +3,125 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
-from harness.analysis.rows import find
+from pydantic import Field
+
+from harness.analysis.breakdown.rows import Account
+from harness.analysis.rows import ContrastRow, find
+from harness.experiments.prefill.mean import Mean
 from harness.experiments.prefill.rows import PrefillSummary
-from harness.report.rows import Mean, Row, remark
+from harness.report.rows import remark
+from harness.runs.schema import Amount, Count, Interval, RunStatus, Stored
 from harness.runs.store import RunDirectory
+from harness.sweep.record import Point, SweepRecord
 
 
-def summarise(record: Row, directory: Path) -> Row:
-    """The content of the sweep's summary.json.
+class PointPrefill(Stored):
+    """The prefill with all blocks in one run."""
 
-    Each point has its run's account ("attribution"), its prefill with all blocks in one run ("prefill"), and
-    the engine's kernel ("kernel"); each None where the run has none. `record` is the sweep's own.
-    """
-    return {
-        "schema_version": 2,
-        "status": record["status"],
-        "varies": record["varies"],
-        "points": [point | _of_run(directory / point["name"]) for point in record["points"]],
-    }
+    median_ms: Amount
+    ci95_ms: Interval | None
+    n: Count = Field(description="samples")
+    noise_floor_pct: Amount | None = Field(description="by its A/A contrast")
+    fragmentation: ContrastRow | None = Field(description="the largest spread_k against one run")
 
 
-def _of_run(directory: Path) -> Row:
-    """What is told of a point's run; an unfinished one's figures do not count."""
-    facts: Row = {"device": None, "versions": None, "notices": []}
-    figures: Row = {"attribution": None, "prefill": None, "kernel": None}
-    run = RunDirectory(directory)
+class PointKernel(Stored):
+    """What the engine's kernel pays for the block table, and for the largest spread_k."""
+
+    kernel: str
+    paging: ContrastRow | None
+    fragmentation: ContrastRow | None
+    reasons: dict[str, str | None] = Field(description="by contrast: why there is none")
+
+    @property
+    def contrasts(self) -> dict[str, ContrastRow]:
+        """Those that there are, by name."""
+        both = {"paging": self.paging, "fragmentation": self.fragmentation}
+        return {name: row for name, row in both.items() if row}
+
+
+class PointSummary(Point):
+    """A point with what its finished run has; null where that has none."""
+
+    device: str | None = None
+    versions: dict[str, str | None] | None = None
+    notices: list[str] = Field(default=[])
+    attribution: Account | None = None
+    prefill: PointPrefill | None = None
+    kernel: PointKernel | None = None
+
+
+class SweepSummary(Stored):
+    """What a sweep's summary.json holds."""
+
+    schema_version: Literal[2] = 2
+    status: RunStatus
+    varies: list[str]
+    points: list[PointSummary]
+
+
+def summarise(record: SweepRecord, directory: Path) -> SweepSummary:
+    """The content of the sweep's summary.json."""
+    points = [_summarise_point(point, RunDirectory(directory / point.name)) for point in record.points]
+    return SweepSummary(schema_version=2, status=record.status, varies=record.varies, points=points)
+
+
+def _summarise_point(point: Point, run: RunDirectory) -> PointSummary:
+    """A point with what its run tells; an unfinished one's figures do not count."""
+    summary = PointSummary(**dict(point))
     if not run.record_path.is_file():
-        return facts | figures
+        return summary
     record = run.record()
-    facts |= {
-        "device": record.device.name,
-        "versions": record.versions,
-        "notices": record.notices,
-    }
+    summary.device, summary.versions = record.device.name, record.versions
+    summary.notices = record.notices
     if record.status == "finished" and run.summary_path.is_file():
-        summary = run.summary(PrefillSummary).to_json()
-        mean = Mean(summary)
-        figures = {"attribution": summary["attribution"], "prefill": _prefill(mean), "kernel": _kernel(mean)}
-    return facts | figures
+        of_run = run.summary(PrefillSummary)
+        mean = Mean(of_run)
+        summary.attribution = of_run.attribution
+        summary.prefill, summary.kernel = _prefill(mean), _kernel(mean)
+    return summary
 
 
-def _prefill(mean: Mean) -> Row | None:
-    """The prefill in one run in ms, and its fragmentation at the largest spread_k; None: not measured."""
+def _prefill(mean: Mean) -> PointPrefill | None:
+    """None: not measured."""
     one_run = find(mean.sweep(), spread_k=1)
-    if one_run is None or one_run["median_ms"] is None:
+    if one_run is None or one_run.median_ms is None:
         return None
-    most = max(row["spread_k"] for row in mean.sweep())
+    most = max(row.spread_k for row in mean.sweep())
     again = mean.contrast("prefill", "paged@1", "paged@1 again", 1)
-    return {
-        **{key: one_run[key] for key in ("median_ms", "ci95_ms", "n")},
-        "noise_floor_pct": again and again["noise_floor_pct"],
-        "fragmentation": mean.contrast("prefill", "paged@1", "paged", most),
-    }
+    return PointPrefill(
+        median_ms=one_run.median_ms,
+        ci95_ms=one_run.ci95_ms,
+        n=one_run.n,
+        noise_floor_pct=again.noise_floor_pct if again else None,
+        fragmentation=mean.contrast("prefill", "paged@1", "paged", most),
+    )
 
 
-def _kernel(mean: Mean) -> Row | None:
-    """What the engine's kernel pays for the block table, and for the largest spread_k; None: not replayed.
-
-    Either is a contrast's row of a run's summary or None; then `reasons` has why, under the same name.
-    """
+def _kernel(mean: Mean) -> PointKernel | None:
+    """None: not replayed."""
     for kernel in mean.engine_kernels():
-        ks = sorted({row["spread_k"] for row in mean.kernels if row["kernel"] == kernel})
+        ks = sorted({row.spread_k for row in mean.kernels if row.kernel == kernel})
         paging = mean.contrast(kernel, "dense", "paged@1", 1)
         fragmentation = mean.contrast(kernel, "paged@1", "paged", ks[-1])
         no_paging = "spread_k = 1 was not replayed" if ks[0] > 1 else _why_not(mean, kernel, 1)
         no_split = "only spread_k = 1 was replayed" if ks == [1] else _why_not(mean, kernel, ks[-1])
-        return {
-            "kernel": kernel,
-            "paging": paging,
-            "fragmentation": fragmentation,
-            "reasons": {
+        return PointKernel(
+            kernel=kernel,
+            paging=paging,
+            fragmentation=fragmentation,
+            reasons={
                 "paging": None if paging else no_paging,
                 "fragmentation": None if fragmentation else no_split,
             },
-        }
+        )
     return None
 
 
 def _why_not(mean: Mean, kernel: str, spread_k: int) -> str:
     """What is said of the arms that there is no contrast of."""
     arms = (mean.kernel(kernel, arm, spread_k) for arm in ("dense", "paged"))
-    said = [remark(row) for row in arms if row and row["median_us"] is None]
+    said = [remark(row) for row in arms if row and row.median_us is None]
     return next(filter(None, said), "not measured")

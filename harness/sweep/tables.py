@@ -7,12 +7,16 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from harness.analysis.rows import find
-from harness.report.rows import Row, change
+from harness.analysis import stats
+from harness.analysis.breakdown.rows import Account, MeasuredRow
+from harness.analysis.rows import ContrastRow, find
+from harness.report.rows import change
 from harness.report.tables import NONE, Line, Notes, Section, Table, interval_of, ms, percent
+from harness.sweep.summary import PointKernel, PointPrefill, PointSummary, SweepSummary
+from harness.units import in_ms
 
 # The cells of a point whose run has figures for them, else None; Notes for the marks in them.
-Cells = Callable[[Row, Notes], tuple[str, ...] | None]
+Cells = Callable[[PointSummary, Notes], tuple[str, ...] | None]
 
 PARTS = ("fragmentation", "paging", "cache_write")
 SHORT = {
@@ -26,7 +30,7 @@ NO_PREFILL = "no prefill in its summary: see its own tables"
 NO_ARMS = "the prefill with its blocks in one run: no other arm ran in the engine (attribution: false)"
 
 
-def tables(summary: Row, title: str, above: Sequence[str], full: bool = False) -> list[Table]:
+def tables(summary: SweepSummary, title: str, above: Sequence[str], full: bool = False) -> list[Table]:
     """All of them, of a sweep's summary; `full` ones have every interval, the others fit a screen.
 
     Args:
@@ -34,29 +38,29 @@ def tables(summary: Row, title: str, above: Sequence[str], full: bool = False) -
         above: prose above the first one.
     """
     found = [_whole(summary, title, above, full), _parts(summary, full)]
-    if any(point["kernel"] for point in summary["points"]):
+    if any(point.kernel for point in summary.points):
         found += [_paging(summary, full), _fragmentation(summary, full)]
     return found
 
 
-def component(account: Row | None, name: str) -> Row | None:
+def component(account: Account | None, name: str) -> MeasuredRow | None:
     """A component's row among those that an account has measured."""
-    return find(account["measured"], component=name) if account else None
+    return find(account.measured, component=name) if account else None
 
 
-def _whole(summary: Row, title: str, above: Sequence[str], full: bool) -> Table:
+def _whole(summary: SweepSummary, title: str, above: Sequence[str], full: bool) -> Table:
     """What the paged KV cache costs at each point, and how fine a difference could be seen there."""
     columns = ("engine ms" + (" [95%]" if full else ""), "cost [95%]", "verdict", "noise")
 
-    def cells(point: Row, notes: Notes) -> tuple[str, ...] | None:
-        account, prefill = point["attribution"], point["prefill"]
+    def cells(point: PointSummary, notes: Notes) -> tuple[str, ...] | None:
+        account, prefill = point.attribution, point.prefill
         if account:
             total = component(account, "total")
-            verdict = (total and total["verdict"]) or NONE
-            engine = _prefill_ms(account["engine_ms"], account["engine_ci95_ms"], full)
+            verdict = (total and total.verdict) or NONE
+            engine = _prefill_ms(account.engine_ms, account.engine_ci95_ms, full)
             return (engine, _share(total), verdict, _noise(account))
         if prefill:
-            median = _prefill_ms(prefill["median_ms"], prefill["ci95_ms"], full)
+            median = _prefill_ms(prefill.median_ms, prefill.ci95_ms, full)
             return (f"{median} {notes.mark(NO_ARMS)}", NONE, NONE, _noise(prefill))
         return None
 
@@ -67,19 +71,19 @@ def _whole(summary: Row, title: str, above: Sequence[str], full: bool) -> Table:
     return _table(summary, title, columns, cells, below, above, reasons=True)
 
 
-def _parts(summary: Row, full: bool) -> Table:
+def _parts(summary: SweepSummary, full: bool) -> Table:
     """What it is made of."""
     columns = tuple(part.replace("_", " ") + (" [95%]" if full else "") for part in PARTS)
 
-    def cells(point: Row, notes: Notes) -> tuple[str, ...] | None:
-        account, prefill = point["attribution"], point["prefill"]
+    def cells(point: PointSummary, notes: Notes) -> tuple[str, ...] | None:
+        account, prefill = point.attribution, point.prefill
         if account:
             return tuple(_part(component(account, part), full) for part in PARTS)
-        if prefill and prefill["fragmentation"]:
-            row = prefill["fragmentation"]
+        if prefill and prefill.fragmentation:
+            row = prefill.fragmentation
             mark = notes.mark("of the prefill in one run: the engine's own was not measured")
-            share = percent(row["delta_pct"], row["ci95_pct"] if full else None)
-            return (f"{share} {row['verdict']} {mark}", NONE, NONE)
+            share = percent(row.delta_pct, row.ci95_pct if full else None)
+            return (f"{share} {row.verdict} {mark}", NONE, NONE)
         return None
 
     below = (
@@ -89,27 +93,27 @@ def _parts(summary: Row, full: bool) -> Table:
     return _table(summary, "What the cost is made of", columns, cells, below)
 
 
-def _paging(summary: Row, full: bool) -> Table:
+def _paging(summary: SweepSummary, full: bool) -> Table:
     """What the engine's kernel pays for the block table."""
 
-    def cells(point: Row, notes: Notes) -> tuple[str, ...] | None:
-        kernel = point["kernel"]
-        return kernel and _contrast(kernel, "paging", full, notes)
+    def cells(point: PointSummary, notes: Notes) -> tuple[str, ...] | None:
+        kernel = point.kernel
+        return None if kernel is None else _contrast(kernel, "paging", full, notes)
 
     columns = ("dense ms", *_difference("paging tax", full), "verdict", "noise")
     below = f"{_kernels(summary)}, replayed: ms per attention call, dense; paging tax: one run against dense."
     return _table(summary, "The engine's kernel: paging tax", columns, cells, below)
 
 
-def _fragmentation(summary: Row, full: bool) -> Table:
+def _fragmentation(summary: SweepSummary, full: bool) -> Table:
     """What it pays for blocks in many runs."""
 
-    def cells(point: Row, notes: Notes) -> tuple[str, ...] | None:
-        kernel = point["kernel"]
+    def cells(point: PointSummary, notes: Notes) -> tuple[str, ...] | None:
+        kernel = point.kernel
         if not kernel:
             return None
-        row = kernel["fragmentation"]
-        return (str(row["spread_k"]) if row else NONE, *_contrast(kernel, "fragmentation", full, notes))
+        row = kernel.fragmentation
+        return (str(row.spread_k) if row else NONE, *_contrast(kernel, "fragmentation", full, notes))
 
     columns = ("spread_k", "1 run ms", *_difference("fragmentation", full), "verdict", "noise")
     below = (
@@ -123,26 +127,24 @@ def _difference(name: str, full: bool) -> tuple[str, ...]:
     return (f"{name} ms [95%]", f"{name} % [95%]") if full else (f"{name} [95%]",)
 
 
-def _contrast(kernel: Row, name: str, full: bool, notes: Notes) -> tuple[str, ...]:
+def _contrast(kernel: PointKernel, name: str, full: bool, notes: Notes) -> tuple[str, ...]:
     """The baseline's time, the difference, its verdict and the noise floor; or why there is none."""
-    row = kernel[name]
+    row = kernel.contrasts.get(name)
     if row is None:
-        return (f"{NONE} {notes.mark(kernel['reasons'][name])}", *[NONE] * (4 if full else 3))
-    digits = 4 if row["baseline_us"] < 10_000 else 3
-    bounds = row["ci95_us"] and [bound / 1000 for bound in row["ci95_us"]]
-    of_time = (interval_of(row["delta_us"] / 1000, bounds, digits),) if full else ()
-    return (ms(row["baseline_us"], digits), *of_time, change(row), row["verdict"], _noise(row))
+        return (f"{NONE} {notes.mark(kernel.reasons[name] or NONE)}", *[NONE] * (4 if full else 3))
+    digits = 4 if row.baseline_us < 10_000 else 3
+    bounds = stats.map_interval(row.ci95_us, in_ms)
+    of_time = (interval_of(row.delta_us / 1000, bounds, digits),) if full else ()
+    return (ms(row.baseline_us, digits), *of_time, change(row), row.verdict, _noise(row))
 
 
-def _kernels(summary: Row) -> str:
+def _kernels(summary: SweepSummary) -> str:
     """Which kernels the points' engines have."""
-    return ", ".join(
-        dict.fromkeys(point["kernel"]["kernel"] for point in summary["points"] if point["kernel"])
-    )
+    return ", ".join(dict.fromkeys(point.kernel.kernel for point in summary.points if point.kernel))
 
 
 def _table(
-    summary: Row,
+    summary: SweepSummary,
     title: str,
     columns: Sequence[str],
     cells: Cells,
@@ -164,27 +166,29 @@ def _table(
     return Table(title, (*heads, *columns), sections, list(above), [*notes.lines(), below])
 
 
-def _line(point: Row, names: Sequence[str], width: int, cells: Cells, notes: Notes, reasons: bool) -> Line:
+def _line(
+    point: PointSummary, names: Sequence[str], width: int, cells: Cells, notes: Notes, reasons: bool
+) -> Line:
     first, *others = (_shown(point, name) for name in names)
     if found := cells(point, notes):
         return Line(first, (*others, *found))
-    finished = point["status"] == "finished"
-    reason = NO_PREFILL if finished else point["reason"]
+    finished = point.status == "finished"
+    reason = NO_PREFILL if finished else point.reason
     mark = notes.mark(reason) if reasons and reason else ""
-    told = " ".join(filter(None, ["" if finished else point["status"], mark])) or NONE
+    told = " ".join(filter(None, ["" if finished else point.status, mark])) or NONE
     return Line(first, (*others, told, *[NONE] * (width - 1)))
 
 
-def _grouped(summary: Row) -> tuple[list[list[Row]], list[str], list[str]]:
+def _grouped(summary: SweepSummary) -> tuple[list[list[PointSummary]], list[str], list[str]]:
     """The points by model, what of that which varies is the same in each group, and what is not.
 
     There is but one group if nothing varies inside of several. Of a length and a batch every point has one:
     that is one thing which varies, "batch".
     """
-    points, varies = summary["points"], summary["varies"]
+    points, varies = summary.points, summary.varies
     if "batch" in varies:
         varies = list(dict.fromkeys("batch" if name == "length" else name for name in varies))
-    groups = [list(group) for _, group in groupby(points, key=lambda point: point["options"].get("model"))]
+    groups = [list(group) for _, group in groupby(points, key=lambda point: point.options.get("model"))]
     inside = [
         name
         for name in varies
@@ -195,7 +199,7 @@ def _grouped(summary: Row) -> tuple[list[list[Row]], list[str], list[str]]:
     return groups, [name for name in varies if name not in inside], inside
 
 
-def _heading(point: Row, shared: Sequence[str]) -> str:
+def _heading(point: PointSummary, shared: Sequence[str]) -> str:
     """What the points of a group have in common, e.g. "gpt2, max seconds 30"."""
     values = [(name, _shown(point, name)) for name in shared]
     return ", ".join(value if name == "model" else f"{_short(name)} {value}" for name, value in values)
@@ -205,7 +209,7 @@ def _short(name: str) -> str:
     return SHORT.get(name, name.replace("_", " "))
 
 
-def _shown(point: Row, name: str) -> str:
+def _shown(point: PointSummary, name: str) -> str:
     """A point's value of an option; a directory by its name."""
     value = _value(point, name)
     if value is None:
@@ -215,8 +219,8 @@ def _shown(point: Row, name: str) -> str:
     return Path(value).name if isinstance(value, str) else str(value)
 
 
-def _value(point: Row, name: str) -> Any:
-    options = point["options"]
+def _value(point: PointSummary, name: str) -> Any:
+    options = point.options
     return options.get("batch") or options.get("length") if name == "batch" else options.get(name)
 
 
@@ -226,17 +230,17 @@ def _prefill_ms(value: float | None, bounds: Sequence[float] | None, full: bool)
     return interval_of(value, bounds if full else None, 3 if value < 100 else 2, sign=False)
 
 
-def _noise(row: Row) -> str:
-    floor = row["noise_floor_pct"]
+def _noise(row: Account | PointPrefill | ContrastRow) -> str:
+    floor = row.noise_floor_pct
     return NONE if floor is None else f"{floor:.2f}%"
 
 
-def _share(row: Row | None) -> str:
-    return NONE if row is None or row["pct"] is None else percent(row["pct"], row["ci95_pct"])
+def _share(row: MeasuredRow | None) -> str:
+    return NONE if row is None else percent(row.pct, row.ci95_pct)
 
 
-def _part(row: Row | None, full: bool) -> str:
-    if row is None or row["pct"] is None:
+def _part(row: MeasuredRow | None, full: bool) -> str:
+    if row is None or row.pct is None:
         return NONE
-    share = percent(row["pct"], row["ci95_pct"] if full else None)
-    return f"{share} {row['verdict']}" if row["verdict"] else share
+    share = percent(row.pct, row.ci95_pct if full else None)
+    return f"{share} {row.verdict}" if row.verdict else share

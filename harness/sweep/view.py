@@ -6,19 +6,23 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from harness.analysis import stats
+from harness.analysis.breakdown.rows import Account
+from harness.analysis.rows import ContrastRow
 from harness.report.charts.spec import Sheet
-from harness.report.document import Document, csv_of, figures_and_tables
-from harness.report.page import page
-from harness.report.rows import Row
+from harness.report.document import csv_of, figures_and_tables
+from harness.report.page import draw
+from harness.report.page.facts import Facts
 from harness.report.tables import Table, command, listed, wrapped
 from harness.runs.store import RunDirectory, write_atomic, write_json
 from harness.sweep import charts as points
-from harness.sweep import read
 from harness.sweep import tables as sweep_tables
-from harness.sweep.summary import summarise
+from harness.sweep.record import SweepRecord, read
+from harness.sweep.summary import PointSummary, SweepSummary, summarise
 from harness.sweep.tables import component
-from harness.units import counted
+from harness.units import counted, in_ms
 
 COMPONENTS = ("total", "fragmentation", "paging", "cache_write")
 CSV = ("noise_floor_pct", "component", "spread_k", "ms", "ci95_ms", "pct", "ci95_pct", "verdict")
@@ -33,7 +37,7 @@ def write(directory: Path) -> SweepTables:
     summary = summarise(record, directory)
     document = SweepTables(record, summary)
     files = RunDirectory(directory)
-    write_json(files.summary_path, summary)
+    write_json(files.summary_path, summary.to_json())
     write_atomic(files.tables_path, document.markdown())
     write_atomic(files.csv_path, document.csv())
     write_atomic(files.page_path, document.page())
@@ -44,8 +48,8 @@ def write(directory: Path) -> SweepTables:
 class SweepTables:
     """The tables of a sweep, for a screen and for files."""
 
-    record: Row
-    summary: Row
+    record: SweepRecord
+    summary: SweepSummary
 
     def screen_summary(self) -> str:
         """What a sweep prints at its end; 80 columns if up to three options vary beside the model."""
@@ -58,8 +62,8 @@ class SweepTables:
     def markdown(self) -> str:
         """The whole of tables.md."""
         facts = [self._counts(), *self._facts("device"), *self._versions()]
-        facts.append(command(self.record))
-        parts = [f"# Sweep of {Path(self.record['file']).name}", listed(facts)]
+        facts.append(command(self.record.command))
+        parts = [f"# Sweep of {Path(self.record.file).name}", listed(facts)]
         shared, others = self._notices()
         parts += [f"> {notice}" for notice in shared]
         parts += [table.markdown() for table in self._tables(full=True)]
@@ -69,90 +73,103 @@ class SweepTables:
     def page(self) -> str:
         """The whole of report.html: a page of its own, beside those of its points' runs."""
         shared, others = self._notices()
-        measured = [point for point in self.summary["points"] if point["versions"]]
-        device = "; ".join(dict.fromkeys(point["device"] for point in measured)) or "no device yet"
-        of_runs = {"device": {"name": device}, "versions": measured[0]["versions"] if measured else {}}
-        document = Document(
-            self.record | of_runs | {"notices": [*shared, *others]},
-            f"Sweep of {Path(self.record['file']).name}",
-            f"{self._counts()}.",
+        measured = [point for point in self.summary.points if point.versions]
+        device = "; ".join(dict.fromkeys(point.device for point in measured if point.device))
+        versions = measured[0].versions or {} if measured else {}
+        title = f"Sweep of {Path(self.record.file).name}"
+        environment = [
+            Facts("Device", [("name", device or "no device yet")]),
+            Facts("Versions", [(name, version or "none") for name, version in versions.items()]),
+            Facts("Run", [(name, value) for name, value in self._times() if value]),
+        ]
+        return draw(
             figures_and_tables(self._tables(full=True)),
-            rows=[],
+            [Sheet("sweep", title, points.charts(self.summary.points))],
+            title=f"{title}, on {device or 'no device yet'}",
+            question="What does the paged KV cache cost a prefill, point by point?",
+            answer=f"{self._counts()}.",
+            status=self.record.status,
+            notices=[*shared, *others],
+            environment=[facts for facts in environment if facts.values],
+            typed=self.record.command,
+            commit=versions.get("commit"),
         )
-        sheets = [Sheet("sweep", document.title, points.charts(self.summary["points"]))]
-        return page(document, sheets, "What does the paged KV cache cost a prefill, point by point?", None)
+
+    def _times(self) -> list[tuple[str, str | None]]:
+        record = self.record
+        return [("status", record.status), ("started", record.started), ("finished", record.finished)]
 
     def csv(self) -> str:
         """tables.csv: a line a point and figure; of a point without any a line that says why."""
-        return csv_of([line for point in self.summary["points"] for line in self._csv_rows(point)])
+        return csv_of([line for point in self.summary.points for line in self._csv_rows(point)])
 
-    def _csv_rows(self, point: Row) -> Iterable[Row]:
-        about = {"point": point["name"]}
-        about |= {name: point["options"].get(name) for name in self.summary["varies"]}
-        about |= {"status": point["status"], "reason": point["reason"]}
-        account = point["attribution"]
+    def _csv_rows(self, point: PointSummary) -> Iterable[dict[str, Any]]:
+        about: dict[str, Any] = {"point": point.name}
+        about |= {name: point.options.get(name) for name in self.summary.varies}
+        about |= {"status": point.status, "reason": point.reason}
+        account = point.attribution
         rows = [*(_of_account(account) if account else _of_prefill(point)), *_of_kernel(point)]
         for row in rows or [{}]:
-            yield about | {"engine_ms": account and account["engine_ms"]} | {key: row.get(key) for key in CSV}
+            yield about | {"engine_ms": account and account.engine_ms} | {key: row.get(key) for key in CSV}
 
     def _tables(self, full: bool = False) -> list[Table]:
-        title = f"Sweep of {Path(self.record['file']).name}: {self._counts()}"
+        title = f"Sweep of {Path(self.record.file).name}: {self._counts()}"
         return sweep_tables.tables(self.summary, title, self._facts("device"), full)
 
     def _counts(self) -> str:
         """How many points there are, by status."""
-        counts = Counter(point["status"] for point in self.summary["points"])
+        counts = Counter(point.status for point in self.summary.points)
         count = counts.total()
         told = ", ".join(f"{number} {status}" for status, number in counts.items())
         return f"{counted(count, 'point')}, {told}"
 
     def _notices(self) -> tuple[list[str], list[str]]:
         """The runs' notices, each once: those that all runs have, and the others with their points."""
-        runs = [point for point in self.summary["points"] if point["versions"]]
+        runs = [point for point in self.summary.points if point.versions]
         about: dict[str, list[str]] = {}
         for point in runs:
-            for text in point["notices"]:
-                about.setdefault(text, []).append(point["name"])
+            for text in point.notices:
+                about.setdefault(text, []).append(point.name)
         shared = [text for text, names in about.items() if len(names) == len(runs)]
         others = [f"{', '.join(names)}: {text}" for text, names in about.items() if text not in shared]
         return shared, others
 
     def _facts(self, name: str) -> list[str]:
-        found = dict.fromkeys(point[name] for point in self.summary["points"] if point[name])
+        found = dict.fromkeys(getattr(point, name) for point in self.summary.points if getattr(point, name))
         return [f"{name}: {'; '.join(found)}"] if found else []
 
     def _versions(self) -> list[str]:
         told = [
-            ", ".join(f"{name} {version}" for name, version in point["versions"].items())
-            for point in self.summary["points"]
-            if point["versions"]
+            ", ".join(f"{name} {version}" for name, version in point.versions.items())
+            for point in self.summary.points
+            if point.versions
         ]
         return [f"versions: {versions}" for versions in dict.fromkeys(told)]
 
 
-def _of_account(account: Row) -> Iterable[Row]:
+def _of_account(account: Account) -> Iterable[dict[str, Any]]:
     for name in COMPONENTS:
-        row = component(account, name) or {}
-        k = {"total": account["spread_k"], "fragmentation": account["spread_k"], "paging": 1}.get(name)
-        yield row | {"component": name, "spread_k": k, "noise_floor_pct": account["noise_floor_pct"]}
+        row = component(account, name)
+        k = {"total": account.spread_k, "fragmentation": account.spread_k, "paging": 1}.get(name)
+        about = {"component": name, "spread_k": k, "noise_floor_pct": account.noise_floor_pct}
+        yield (row.to_json() if row else {}) | about
 
 
-def _of_prefill(point: Row) -> Iterable[Row]:
+def _of_prefill(point: PointSummary) -> Iterable[dict[str, Any]]:
     """What there is without an account: the prefill in one run, and its fragmentation."""
-    if not (prefill := point["prefill"]):
+    if not (prefill := point.prefill):
         return
-    yield {"component": "prefill", "spread_k": 1, "ms": prefill["median_ms"], **prefill}
-    if row := prefill["fragmentation"]:
+    yield {"component": "prefill", "spread_k": 1, "ms": prefill.median_ms, **prefill.to_json()}
+    if row := prefill.fragmentation:
         yield _in_ms(row) | {"component": "fragmentation"}
 
 
-def _of_kernel(point: Row) -> Iterable[Row]:
-    for name in ("paging", "fragmentation") if point["kernel"] else ():
-        if row := point["kernel"][name]:
-            yield _in_ms(row) | {"component": f"kernel_{name}"}
+def _of_kernel(point: PointSummary) -> Iterable[dict[str, Any]]:
+    for name, row in point.kernel.contrasts.items() if point.kernel else ():
+        yield _in_ms(row) | {"component": f"kernel_{name}"}
 
 
-def _in_ms(row: Row) -> Row:
+def _in_ms(row: ContrastRow) -> dict[str, Any]:
     """A contrast's row of a run's summary under an account's names."""
-    bounds = row["ci95_us"] and [bound / 1000 for bound in row["ci95_us"]]
-    return row | {"ms": row["delta_us"] / 1000, "ci95_ms": bounds, "pct": row["delta_pct"]}
+    bounds = stats.map_interval(row.ci95_us, in_ms)
+    return row.to_json() | {"ms": row.delta_us / 1000, "ci95_ms": bounds, "pct": row.delta_pct}

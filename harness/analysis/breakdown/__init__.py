@@ -8,7 +8,6 @@ behind the host; what it shows and nothing predicts is not understood. Times are
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -21,22 +20,22 @@ from harness.analysis.breakdown.differences import (
     predicted_rounds,
     predicted_rows,
 )
-from harness.analysis.breakdown.samples import Replayed, Row, why_not
+from harness.analysis.breakdown.rows import Account, ClosureRow
+from harness.analysis.breakdown.samples import Replayed, why_not
 from harness.analysis.contrasts import prefill_arms
 from harness.runs.record import Result
+from harness.runs.schema import RunRecord
 
 UNDIVIDED = ("engine", "wrapped", "paged")  # arms that say nothing of what the paged KV cache costs
 
 
-def account(record: Mapping[str, Any], results: Sequence[Result]) -> Row | None:
+def account(record: RunRecord, results: Sequence[Result]) -> Account | None:
     """summary.json's "attribution"; None if no arm but the engine's own and chosen blocks was tried.
 
     Where a row cannot be formed its figures are None and `reason` says why. Percentages are of the median
     of arm `engine`; of paged@1 where the engine was not measured, which the sentence then says.
 
     Args:
-        record: the run's, see runs/store.py; read are "model", "config", "device", "engine_spread_k",
-            "profile", "planted_ms" and "layer_windows", as far as they are there.
         results: all of the run; of a cell that was measured twice only the later.
     """
     end_to_end = [r for r in results if r.cell.stage == "end_to_end"]
@@ -45,39 +44,41 @@ def account(record: Mapping[str, Any], results: Sequence[Result]) -> Row | None:
     arms = prefill_arms(end_to_end)
     spread_k = max((r.cell.spread_k for r in end_to_end if r.cell.arm == "paged"), default=1)
     replayed = Replayed.of(results, spread_k)
-    num_layers = record.get("model", {}).get("num_layers")
-    found: Row = {
-        "spread_k": spread_k,
-        **_engine(arms),
-        "engine_spread_k": record.get("engine_spread_k"),
-        "noise_floor_pct": _noise_floor_pct(arms),
-        "layers": num_layers,
-        "layers_replayed": len(replayed.layers),
-    }
-    base_ms = found["engine_ms"] or _median_ms(arms.get("paged@1"))
+    num_layers = record.model.num_layers
+    engine = _engine(arms)
+    base_ms = engine.median if engine else _median_ms(arms.get("paged@1"))
     measured = measured_rounds(arms, spread_k)
     predicted = predicted_rounds(replayed, spread_k, num_layers)
     closures = closure_rows(measured, predicted, num_layers)
-    found |= {
-        "components": profiles.components(record, arms),
-        "measured": measured_rows(measured, spread_k, base_ms),
-        "predicted": predicted_rows(predicted, base_ms),
-        "closure": closures,
-        "closure_pct": next(_magnitude(row) for row in closures if row["component"] == "paging"),
-        "host_bound": host.host_bound(record, arms),
-        "profiled": profiles.profiled(record, arms),
-        "captured_vs_synthetic": inputs.compared(record, replayed),
-        "break_even": break_even.rows(record, replayed),
-    }
-    return found | {"sentence": sentence.of(record, found)}
+    found = Account(
+        spread_k=spread_k,
+        engine_ms=engine.median if engine else None,
+        engine_ci95_ms=engine.ci95 if engine else None,
+        engine_spread_k=record.engine_spread_k,
+        noise_floor_pct=_noise_floor_pct(arms),
+        layers=num_layers,
+        layers_replayed=len(replayed.layers),
+        components=profiles.components(record, arms),
+        measured=measured_rows(measured, spread_k, base_ms),
+        predicted=predicted_rows(predicted, base_ms),
+        closure=closures,
+        closure_pct=next(_magnitude(row) for row in closures if row.component == "paging"),
+        host_bound=host.host_bound(record, arms),
+        profiled=profiles.profiled(record, arms),
+        captured_vs_synthetic=inputs.compared(record, replayed),
+        break_even=break_even.rows(record, replayed),
+        sentence="",
+    )
+    found.sentence = sentence.of(record, found)
+    return found
 
 
-def _engine(arms: Mapping[str, Result]) -> Row:
+def _engine(arms: Mapping[str, Result]) -> stats.MedianInterval | None:
+    """The untouched engine's prefill, in ms."""
     engine = arms.get("engine")
     if engine is None or why_not(engine, "engine"):
-        return {"engine_ms": None, "engine_ci95_ms": None}
-    median = stats.median_interval(np.asarray(engine.samples_us) / 1000)
-    return {"engine_ms": median.median, "engine_ci95_ms": median.ci95 and list(median.ci95)}
+        return None
+    return stats.median_interval(np.asarray(engine.samples_us) / 1000)
 
 
 def _median_ms(result: Result | None) -> float | None:
@@ -101,5 +102,5 @@ def _noise_floor_pct(arms: Mapping[str, Result]) -> float | None:
     return floor * paged_ms / engine_ms
 
 
-def _magnitude(row: Row) -> float | None:
-    return None if row["pct_of_measured"] is None else abs(row["pct_of_measured"])
+def _magnitude(row: ClosureRow) -> float | None:
+    return None if row.pct_of_measured is None else abs(row.pct_of_measured)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from harness import batch
 from harness.analysis import stats
-from harness.analysis.breakdown.samples import Array, Replayed, Row
+from harness.analysis.breakdown.rows import BreakEvenRow
+from harness.analysis.breakdown.samples import Array, Replayed
+from harness.runs.schema import RunRecord
 
 
 @dataclass(frozen=True)
@@ -28,10 +27,9 @@ CHOICES = (
     Choice("gather_kv", "flash_attn_with_kvcache fragmented", "flash_attn_func contiguous"),
     Choice("gather_qkv", "flash_attn_with_kvcache fragmented", "flash_attn_qkvpacked_func contiguous"),
 )
-UNDECIDED = {"reuses": None, "reuses_ci95": None, "length_for_one_use": None}
 
 
-def rows(record: Mapping[str, Any], replayed: Replayed) -> list[Row]:
+def rows(record: RunRecord, replayed: Replayed) -> list[BreakEvenRow]:
     """One row for each pair of kernels that was tried, mean over the layers that have all three arms.
 
     saving = paged - contiguous, a call; reuses = gather / saving: the number of attention calls that read
@@ -43,58 +41,57 @@ def rows(record: Mapping[str, Any], replayed: Replayed) -> list[Row]:
     return [_row(record, replayed, choice) for choice in CHOICES if replayed.has(choice.contiguous)]
 
 
-def _row(record: Mapping[str, Any], replayed: Replayed, choice: Choice) -> Row:
+def _row(record: RunRecord, replayed: Replayed, choice: Choice) -> BreakEvenRow:
     found = replayed.together([choice.contiguous, choice.paged, choice.gather])
     contiguous, paged, gather = found.values()
     saving = paged.values - contiguous.values
     kernel, blocks = replayed.first(choice.contiguous), replayed.first(choice.paged)
     assert kernel is not None
-    row: Row = {
-        "kernel": kernel.cell.kernel,
-        "provider": kernel.cell.provider,
-        "block_size": (blocks or kernel).cell.block_size,
-        "gather_us": gather.median,
-        "paged_us": paged.median,
-        "contiguous_us": contiguous.median,
-        "saving_us": None,
-        "saving_ci95_us": None,
-        **UNDECIDED,
-        "pays": "unclear",
-        "reason": contiguous.reason,
-    }
+    row = BreakEvenRow(
+        kernel=kernel.cell.kernel,
+        provider=kernel.cell.provider,
+        block_size=(blocks or kernel).cell.block_size,
+        gather_us=gather.median,
+        paged_us=paged.median,
+        contiguous_us=contiguous.median,
+        saving_us=None,
+        saving_ci95_us=None,
+        reuses=None,
+        reuses_ci95=None,
+        length_for_one_use=None,
+        pays="unclear",
+        reason=contiguous.reason,
+    )
     if not len(saving):
         return row
     median = stats.median_interval(saving)
-    row |= {"saving_us": median.median, "saving_ci95_us": median.ci95 and list(median.ci95)}
-    decided = _decided(gather.values, saving, float(np.median(paged.values)))
-    reasons = [decided.pop("reason"), contiguous.reason, _other_blocks(replayed, choice)]
-    if decided["reuses"] is not None:
-        decided["length_for_one_use"], assumed = _length(record, decided["reuses"])
+    row.saving_us, row.saving_ci95_us = median.median, median.ci95
+    undecided = _decide(row, gather.values, saving, float(np.median(paged.values)))
+    reasons = [undecided, contiguous.reason, _other_blocks(replayed, choice)]
+    if row.reuses is not None:
+        row.length_for_one_use, assumed = _length(record, row.reuses)
         reasons.append(assumed)
-    return row | decided | {"reason": "; ".join(filter(None, reasons)) or None}
+    row.reason = "; ".join(filter(None, reasons)) or None
+    return row
 
 
-def _decided(gather: Array, saving: Array, paged_us: float) -> Row:
-    """reuses, its interval, pays and why nothing can be said."""
-    interval = stats.median_interval(saving).ci95
+def _decide(row: BreakEvenRow, gather: Array, saving: Array, paged_us: float) -> str | None:
+    """Fill in reuses, its interval and `pays`; why nothing can be said."""
+    interval = row.saving_ci95_us
     if interval is None:
-        return UNDECIDED | {"pays": "unclear", "reason": f"too few rounds for an interval: {len(saving)}"}
+        return f"too few rounds for an interval: {len(saving)}"
     low, high = interval
     if low <= 0:
         share_pct = (100 * low / paged_us, 100 * high / paged_us)
         if high <= 0 or stats.verdict(share_pct) == "same":
-            return UNDECIDED | {"pays": "never", "reason": "the contiguous kernel saves nothing"}
-        reason = "whether the contiguous kernel saves anything is unclear: the interval includes 0"
-        return UNDECIDED | {"pays": "unclear", "reason": reason}
-    reuses = float(np.median(gather) / np.median(saving))
+            row.pays = "never"
+            return "the contiguous kernel saves nothing"
+        return "whether the contiguous kernel saves anything is unclear: the interval includes 0"
     bounds = stats.quotient_interval(stats.median_interval(gather).ci95, interval)
     assert bounds is not None  # the saving is above zero, and the gather has as many rounds
-    return UNDECIDED | {
-        "reuses": reuses,
-        "reuses_ci95": list(bounds),
-        "pays": _pays(bounds),
-        "reason": None,
-    }
+    row.reuses, row.reuses_ci95 = float(np.median(gather) / np.median(saving)), bounds
+    row.pays = _pays(bounds)
+    return None
 
 
 def _pays(bounds: stats.Interval) -> str:
@@ -113,10 +110,10 @@ def _other_blocks(replayed: Replayed, choice: Choice) -> str | None:
     return f"the gather is from {gather.cell.block_size}-token blocks"
 
 
-def _length(record: Mapping[str, Any], reuses: float) -> tuple[int | None, str | None]:
+def _length(record: RunRecord, reuses: float) -> tuple[int | None, str | None]:
     """length_for_one_use, and why it is not known."""
-    lengths = {request.length for request in batch.of_record(record)}
-    if record.get("layer_windows"):
+    lengths = {request.length for request in record.prompts}
+    if record.layer_windows:
         return None, "no length: under a sliding window the saving is not quadratic in it"
     if not lengths:
         return None, "no length: the prompt's is not known"

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from harness.analysis import stats
+from harness.analysis.breakdown.rows import ClosureRow, MeasuredRow, PredictedRow
 from harness.analysis.breakdown.samples import (
     Replayed,
     Rounds,
-    Row,
     enough,
     generator,
     nothing,
@@ -97,29 +98,32 @@ def _over_layers(mean_us: Rounds, num_layers: int | None) -> Rounds:
     return Rounds(mean_us.values * num_layers / 1000, told, mean_us.layers)
 
 
-def measured_rows(measured: Mapping[str, Rounds], spread_k: int, base_ms: float | None) -> list[Row]:
+def measured_rows(measured: Mapping[str, Rounds], spread_k: int, base_ms: float | None) -> list[MeasuredRow]:
     """The rows of `measured`; their interval is that of a median of paired differences."""
     rows = []
     for component, differences in measured.items():
         baseline, treatment = (_at(name, spread_k) for name in MEASURED[component])
         figures = _figures(differences, base_ms)
         verdict = stats.verdict(figures["ci95_pct"]) if figures["n"] else None
-        names = {"component": component, "baseline": baseline, "treatment": treatment}
-        rows.append({**names, **figures, "verdict": verdict})
+        rows.append(
+            MeasuredRow(
+                component=component, baseline=baseline, treatment=treatment, verdict=verdict, **figures
+            )
+        )
     return rows
 
 
-def predicted_rows(predicted: Mapping[str, Rounds], base_ms: float | None) -> list[Row]:
+def predicted_rows(predicted: Mapping[str, Rounds], base_ms: float | None) -> list[PredictedRow]:
     """The rows of `predicted`; `layers` is how many the figure was formed from."""
     return [
-        {"component": component, **_figures(sums, base_ms), "layers": sums.layers}
+        PredictedRow(component=component, layers=sums.layers, **_figures(sums, base_ms))
         for component, sums in predicted.items()
     ]
 
 
 def closure_rows(
     measured: Mapping[str, Rounds], predicted: Mapping[str, Rounds], num_layers: int | None
-) -> list[Row]:
+) -> list[ClosureRow]:
     """Measured minus predicted, of each component that has a prediction.
 
     The interval is the bootstrap's, of two independent series' medians; where the difference is hidden
@@ -133,33 +137,33 @@ def closure_rows(
         empty = dict.fromkeys(("ms", "ci95_ms", "pct_of_measured", "closed"))
         sides = {"measured": differences.reason, "predicted": sums.reason}
         reason = "; ".join(f"{side}: {text}" for side, text in sides.items() if text) or None
-        row: Row = {"component": component, **empty, "reason": reason}
+        row = ClosureRow(component=component, **empty, reason=reason)
         if differences.median is not None and sums.median is not None:
-            row["ms"] = differences.median - sums.median
+            row.ms = differences.median - sums.median
             if differences.median:
-                row["pct_of_measured"] = 100 * row["ms"] / abs(differences.median)
+                row.pct_of_measured = 100 * row.ms / abs(differences.median)
             if enough(differences.values, sums.values):
                 one, two = (resampled_medians(r.values, rng) for r in (differences, sums))
                 low, high = percentile_interval(one - two)
-                closed = low <= 0 <= high if sums.layers == num_layers else None
-                row |= {"ci95_ms": [low, high], "closed": closed}
+                row.ci95_ms = low, high
+                row.closed = low <= 0 <= high if sums.layers == num_layers else None
         rows.append(row)
     return rows
 
 
-def _figures(rounds_ms: Rounds, base_ms: float | None) -> Row:
+def _figures(rounds_ms: Rounds, base_ms: float | None) -> dict[str, Any]:
     """ms, pct, their intervals, n and reason of one row."""
     if not len(rounds_ms.values):
         empty = dict.fromkeys(("ms", "ci95_ms", "pct", "ci95_pct"))
         return {**empty, "n": 0, "reason": rounds_ms.reason}
-    found = stats.median_interval(rounds_ms.values)  # of ms here
-    interval = found.ci95 and list(found.ci95)
+    difference = stats.median_interval(rounds_ms.values)  # of ms here
+    share = stats.map_interval(difference.ci95, lambda bound: 100 * bound / base_ms) if base_ms else None
     return {
-        "ms": found.median,
-        "ci95_ms": interval,
-        "pct": base_ms and 100 * found.median / base_ms,
-        "ci95_pct": base_ms and interval and [100 * bound / base_ms for bound in interval],
-        "n": found.n,
+        "ms": difference.median,
+        "ci95_ms": difference.ci95,
+        "pct": base_ms and 100 * difference.median / base_ms,
+        "ci95_pct": share,
+        "n": difference.n,
         "reason": rounds_ms.reason,
     }
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from harness.analysis import stats
-from harness.analysis.breakdown.samples import Replayed, Rounds, Row
+from harness.analysis.breakdown.rows import StepRow
+from harness.analysis.breakdown.samples import Replayed, Rounds
+from harness.runs.schema import RunRecord
 from harness.units import counted
 
 # Each step differs from the one before it in one thing, which its name says.
@@ -20,7 +19,7 @@ IN_ENGINE = "engine (profiled)"
 FIGURES = ("us", "ci95_us", "delta_us", "delta_ci95_us", "delta_pct", "delta_ci95_pct", "verdict")
 
 
-def compared(record: Mapping[str, Any], replayed: Replayed) -> list[Row]:
+def compared(record: RunRecord, replayed: Replayed) -> list[StepRow]:
     """One row a step from a benchmark's inputs to the engine's own, dense arm; [] without random inputs.
 
     Times are the mean over the layers that have random inputs; the last step's over all layers, as it is
@@ -35,7 +34,7 @@ def compared(record: Mapping[str, Any], replayed: Replayed) -> list[Row]:
         for step, name in STEPS.items()
         if name != "synthetic random_unscheduled" or on_both.has(name)
     }
-    rows: list[Row] = []
+    rows: list[StepRow] = []
     previous: str | None = None
     for step, name in steps.items():
         rows.append(_row(step, on_both, previous, name))
@@ -43,47 +42,45 @@ def compared(record: Mapping[str, Any], replayed: Replayed) -> list[Row]:
     return [*rows, _in_engine(record, replayed)]
 
 
-def _row(step: str, replayed: Replayed, previous: str | None, name: str) -> Row:
+def _row(step: str, replayed: Replayed, previous: str | None, name: str) -> StepRow:
     own = replayed.together([name])[name]
-    row: Row = {"step": step, **dict.fromkeys(FIGURES), "n": len(own.values), "reason": own.reason}
+    row = StepRow(step=step, **dict.fromkeys(FIGURES), n=len(own.values), reason=own.reason)
     if not len(own.values):
         return row
     median = stats.median_interval(own.values)
-    row |= {"us": median.median, "ci95_us": median.ci95 and list(median.ci95)}
+    row.us, row.ci95_us = median.median, median.ci95
     if previous is not None:
         pair = replayed.together([previous, name])
-        row |= _delta(pair[previous], pair[name])
+        _compare(row, pair[previous], pair[name])
     return row
 
 
-def _delta(before: Rounds, after: Rounds) -> Row:
-    """The paired difference, on the layers that both steps have."""
+def _compare(row: StepRow, before: Rounds, after: Rounds) -> None:
+    """Fill in the paired difference, on the layers that both steps have."""
     if not len(before.values):
-        return {"reason": f"no difference: {before.reason}"}
-    found = stats.paired_difference(before.values, after.values)
-    return {
-        "delta_us": found.delta_us,
-        "delta_ci95_us": found.ci95_us and list(found.ci95_us),
-        "delta_pct": found.delta_pct,
-        "delta_ci95_pct": found.ci95_pct and list(found.ci95_pct),
-        "verdict": stats.verdict(found.ci95_pct),
-        "reason": before.reason,
-    }
+        row.reason = f"no difference: {before.reason}"
+        return
+    difference = stats.paired_difference(before.values, after.values)
+    row.delta_us, row.delta_ci95_us = difference.delta_us, difference.ci95_us
+    row.delta_pct, row.delta_ci95_pct = difference.delta_pct, difference.ci95_pct
+    row.verdict, row.reason = stats.verdict(difference.ci95_pct), before.reason
 
 
-def _in_engine(record: Mapping[str, Any], replayed: Replayed) -> Row:
+def _in_engine(record: RunRecord, replayed: Replayed) -> StepRow:
     """The profiled prefill's time in attention per layer: one prefill, so without an interval."""
-    row: Row = {"step": IN_ENGINE, **dict.fromkeys(FIGURES), "n": 0, "reason": None}
-    profile = next((p for p in record.get("profile") or [] if p["arm"] == "dense"), None)
-    num_layers = record.get("model", {}).get("num_layers")
+    row = StepRow(step=IN_ENGINE, **dict.fromkeys(FIGURES), n=0, reason=None)
+    profile = next((p for p in record.profile or [] if p.arm == "dense"), None)
+    num_layers = record.model.num_layers
     if profile is None or not num_layers:
-        return row | {"reason": "no prefill of dense was profiled" if num_layers else "layers not known"}
-    row |= {"us": 1000 * profile["categories"].get("attention", 0.0) / num_layers, "n": 1}
+        row.reason = "no prefill of dense was profiled" if num_layers else "layers not known"
+        return row
+    row.us, row.n = 1000 * profile.categories.get("attention", 0.0) / num_layers, 1
     replay = replayed.together(["dense"])["dense"]
     if replay.median is None:
-        return row | {"reason": f"no difference: {replay.reason}"}
-    row["delta_us"] = row["us"] - replay.median
-    row["delta_pct"] = 100 * row["delta_us"] / replay.median
+        row.reason = f"no difference: {replay.reason}"
+        return row
+    row.delta_us = row.us - replay.median
+    row.delta_pct = 100 * row.delta_us / replay.median
     if replay.layers != num_layers:
-        row["reason"] = f"replayed: {replay.layers} of {counted(num_layers, 'layer')}"
+        row.reason = f"replayed: {replay.layers} of {counted(num_layers, 'layer')}"
     return row

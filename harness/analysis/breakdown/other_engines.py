@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from dataclasses import dataclass
 
 from harness.analysis import stats
-from harness.analysis.breakdown.samples import Row, why_not
+from harness.analysis.breakdown.rows import Share, VariantRow
+from harness.analysis.breakdown.samples import why_not
 from harness.analysis.other_engines import AGAIN, BASELINE, Variant, by_engine, setting
 from harness.runs.record import Result, Status
+from harness.runs.schema import RunRecord
+from harness.runs.summary import Verdict
+from harness.units import in_ms
 
 
-def variant_rows(record: Mapping[str, Any], results: Iterable[Result]) -> list[Row]:
+@dataclass(frozen=True)
+class _Difference:
+    """The paired difference of two arms, in ms, and in percent of a whole."""
+
+    ms: float
+    ci95_ms: stats.Interval | None
+    pct: float | None
+    ci95_pct: stats.Interval | None
+    n: int
+    sound: bool  # both arms are ok
+
+
+def variant_rows(record: RunRecord, results: Iterable[Result]) -> list[VariantRow]:
     """summary.json's "variants": a row for each engine, the baseline's two first. Times in ms.
 
     An engine's difference is paired with the baseline's by rounds. Two engines of one configuration differ,
@@ -24,80 +40,87 @@ def variant_rows(record: Mapping[str, Any], results: Iterable[Result]) -> list[R
         return []
     first = engines.get(BASELINE, {}).get("engine")
     repeated = _difference(first, engines.get(AGAIN, {}).get("engine"))
-    floor = stats.noise_floor_pct(repeated["ci95_pct"]) if repeated else None
+    floor = stats.noise_floor_pct(repeated.ci95_pct) if repeated else None
     return [_row(record, name, arms, first, floor) for name, arms in engines.items()]
 
 
 def _row(
-    record: Mapping[str, Any],
+    record: RunRecord,
     name: str,
     arms: Mapping[str, Result],
     first: Result | None,
     floor: float | None,
-) -> Row:
+) -> VariantRow:
     engine, variant = arms["engine"], Variant.named(name)
     median = stats.median_interval(engine.samples_us) if engine.samples_us else None
     against = None if name == BASELINE else _difference(first, engine)
-    own = f"{variant.option}={setting(record.get('engine', {}), variant.option)}" if variant else None
-    return {
-        "variant": name,
-        "option": variant and variant.option,
-        "value": variant and variant.value,
-        "baseline": own,
-        "engine_ms": median and median.median / 1000,
-        "engine_ci95_ms": median and median.ci95 and [bound / 1000 for bound in median.ci95],
-        "n": len(engine.samples_us),
-        "delta_ms": against and against["ms"],
-        "ci95_ms": against and against["ci95_ms"],
-        "delta_pct": against and against["pct"],
-        "ci95_pct": against and against["ci95_pct"],
-        "verdict": against and _verdict(name, against, floor),
-        "noise_floor_pct": floor,
-        "paging": _within(arms, "dense", "paged"),
-        "cache_write": _within(arms, "no_write", "dense"),
-        "stopped": engine.stopped,
-        "status": engine.status.value,
-        "reason": engine.reason,
-        "warnings": stats.warnings(engine.samples_us) if engine.samples_us else [],
-    }
+    settings = record.engine.to_json() if record.engine else {}
+    return VariantRow(
+        variant=name,
+        option=variant.option if variant else None,
+        value=variant.value if variant else None,
+        baseline=f"{variant.option}={setting(settings, variant.option)}" if variant else None,
+        engine_ms=median.median / 1000 if median else None,
+        engine_ci95_ms=stats.map_interval(median.ci95, in_ms) if median else None,
+        n=len(engine.samples_us),
+        delta_ms=against.ms if against else None,
+        ci95_ms=against.ci95_ms if against else None,
+        delta_pct=against.pct if against else None,
+        ci95_pct=against.ci95_pct if against else None,
+        verdict=_verdict(name, against, floor) if against else None,
+        noise_floor_pct=floor,
+        paging=_within(arms, "dense", "paged"),
+        cache_write=_within(arms, "no_write", "dense"),
+        stopped=engine.stopped,
+        status=engine.status.value,
+        reason=engine.reason,
+        warnings=stats.warnings(engine.samples_us) if engine.samples_us else [],
+    )
 
 
-def _verdict(name: str, against: Row, floor: float | None) -> str:
-    bounds = against["ci95_pct"]
-    if bounds is None or not against["sound"]:
+def _verdict(name: str, against: _Difference, floor: float | None) -> Verdict:
+    bounds = against.ci95_pct
+    if bounds is None or not against.sound:
         return "unclear"
     if name == AGAIN:
         return stats.verdict(bounds)
     return "unclear" if floor is None else stats.verdict((bounds[0] - floor, bounds[1] + floor))
 
 
-def _within(arms: Mapping[str, Result], baseline: str, treatment: str) -> Row:
+def _within(arms: Mapping[str, Result], baseline: str, treatment: str) -> Share:
     """A difference of two arms of one engine, in percent of its `engine` arm."""
     one, two, whole = arms.get(baseline), arms.get(treatment), arms["engine"]
-    found = _difference(one, two, whole)
     # One reason is enough: of dense ahead of the others, which is in both figures.
     objections = (why_not(arms.get(name), name) for name in sorted((baseline, treatment)))
     lacking = next((text for text in objections if text), None)
     remarks = dict.fromkeys(arm.reason for arm in (one, two) if arm and arm.reason)
-    names = ("ms", "ci95_ms", "pct", "ci95_pct", "n")
-    figures = {name: found[name] for name in names} if found else dict.fromkeys(names) | {"n": 0}
-    return figures | {"reason": lacking or "; ".join(remarks) or None}
+    reason = lacking or "; ".join(remarks) or None
+    difference = _difference(one, two, whole)
+    if difference is None:
+        return Share(ms=None, ci95_ms=None, pct=None, ci95_pct=None, n=0, reason=reason)
+    return Share(
+        ms=difference.ms,
+        ci95_ms=difference.ci95_ms,
+        pct=difference.pct,
+        ci95_pct=difference.ci95_pct,
+        n=difference.n,
+        reason=reason,
+    )
 
 
-def _difference(one: Result | None, two: Result | None, whole: Result | None = None) -> Row | None:
+def _difference(one: Result | None, two: Result | None, whole: Result | None = None) -> _Difference | None:
     """The paired difference of two arms, in percent of `whole` (of `one`); None without pairs."""
     n = min(len(one.samples_us), len(two.samples_us)) if one and two else 0
     if not one or not two or not n:
         return None
-    found = stats.paired_difference(one.samples_us[:n], two.samples_us[:n])
+    paired = stats.paired_difference(one.samples_us[:n], two.samples_us[:n])
     of = whole.samples_us if whole else one.samples_us[:n]
     level_us = stats.median_interval(of).median if of else None
-    bounds = found.ci95_us
-    return {
-        "ms": found.delta_us / 1000,
-        "ci95_ms": bounds and [bound / 1000 for bound in bounds],
-        "pct": level_us and 100 * found.delta_us / level_us,
-        "ci95_pct": level_us and bounds and [100 * bound / level_us for bound in bounds],
-        "n": n,
-        "sound": one.status is Status.OK and two.status is Status.OK,
-    }
+    return _Difference(
+        ms=paired.delta_us / 1000,
+        ci95_ms=stats.map_interval(paired.ci95_us, in_ms),
+        pct=level_us and 100 * paired.delta_us / level_us,
+        ci95_pct=stats.map_interval(paired.ci95_us, lambda us: 100 * us / level_us) if level_us else None,
+        n=n,
+        sound=one.status is Status.OK and two.status is Status.OK,
+    )

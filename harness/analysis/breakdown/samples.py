@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +12,6 @@ from harness.analysis import stats
 from harness.analysis.contrasts import name_in_series, rounds
 from harness.runs.record import Result, Status, in_spread
 
-Row = dict[str, Any]
 Array = npt.NDArray[np.float64]
 
 ENGINE_ARMS = ("dense", "paged", "compact", "random", "random_unscheduled")

@@ -3,38 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from harness import batch
-from harness.analysis.breakdown.samples import Row
+from harness.analysis.breakdown.rows import Account, HostBound, MeasuredRow
+from harness.runs.schema import RunRecord
 from harness.units import counted
 
 PARTS = {"fragmentation": "fragmentation", "paging": "paging", "cache_write": "cache write"}
 
 
-def of(record: Mapping[str, Any], attribution: Row) -> str:
+def of(record: RunRecord, attribution: Account) -> str:
     """What the paged KV cache costs, of what; then what the host hides, and what a CPU cannot show."""
-    measured = {row["component"]: row for row in attribution["measured"]}
+    measured = {row.component: row for row in attribution.measured}
     parts = ", ".join(f"{name} {_figure(measured[component])}" for component, name in PARTS.items())
     verdict = _verdict(record, attribution, measured)
     sentences: list[str | None] = [f"{verdict}: {parts}."]
-    percent = any(row["pct"] is not None for row in measured.values())
-    if attribution["engine_ms"] is None and percent:
+    percent = any(row.pct is not None for row in measured.values())
+    if attribution.engine_ms is None and percent:
         sentences.append("Percentages are of paged@1: the engine's own blocks were not measured.")
-    sentences.append(_host(attribution["host_bound"]))
-    if record.get("device", {}).get("kind") == "cpu":
-        floor = _floor(attribution["noise_floor_pct"])
+    sentences.append(_host(attribution.host_bound))
+    if record.device.kind == "cpu":
+        floor = _floor(attribution.noise_floor_pct)
         below = "that floor" if floor in verdict else floor
         sentences.append(f"On a CPU, effects below {below} cannot be seen.")
     return " ".join(filter(None, sentences))
 
 
-def _verdict(record: Mapping[str, Any], attribution: Row, measured: Mapping[str, Row]) -> str:
+def _verdict(record: RunRecord, attribution: Account, measured: Mapping[str, MeasuredRow]) -> str:
     """The sentence up to its colon."""
-    prefill, floor = _prefill(record), attribution["noise_floor_pct"]
+    prefill, floor = _prefill(record), attribution.noise_floor_pct
     shares = [measured[name] for name in (*PARTS, "total")]
-    bounds = [row["ci95_pct"] for row in shares if row["ci95_pct"] is not None]
-    if all(row["ms"] is None for row in shares):
+    bounds = [row.ci95_pct for row in shares if row.ci95_pct is not None]
+    if all(row.ms is None for row in shares):
         return f"What the paged KV cache costs {prefill} was not measured"
     if not bounds:
         return f"There are too few rounds to say what the paged KV cache costs {prefill}"
@@ -42,18 +42,16 @@ def _verdict(record: Mapping[str, Any], attribution: Row, measured: Mapping[str,
         if floor is None:
             return f"No cost of the paged KV cache was found in {prefill}, whose noise floor was not measured"
         return f"No cost of the paged KV cache above {_floor(floor)} was found in {prefill}"
-    if measured["total"]["pct"] is None:
+    if measured["total"].pct is None:
         return f"What the paged KV cache costs {prefill} was measured in part"
     return f"The paged KV cache costs {_figure(measured['total'])} of {prefill}"
 
 
-def _prefill(record: Mapping[str, Any]) -> str:
-    """Which prefill, as far as it is known."""
-    model, device = (record.get(part, {}) for part in ("model", "device"))
-    text = f"the prefill of {model.get('name', 'the model')}"
-    requests = batch.of_record(record)
-    text += f" at {batch.described(requests)}" if requests else ""
-    return text + (f" on {device['name']}" if "name" in device else "")
+def _prefill(record: RunRecord) -> str:
+    """Which prefill."""
+    text = f"the prefill of {record.model.name}"
+    text += f" at {batch.described(record.prompts)}" if record.prompts else ""
+    return f"{text} on {record.device.name}"
 
 
 def _clear(bounds: Sequence[float], floor_pct: float) -> bool:
@@ -61,17 +59,16 @@ def _clear(bounds: Sequence[float], floor_pct: float) -> bool:
     return bounds[0] > floor_pct or bounds[1] < -floor_pct
 
 
-def _host(host_bound: Row) -> str | None:
-    verdict, passed = host_bound["verdict"], host_bound["pass_through_pct"]
+def _host(host_bound: HostBound) -> str | None:
+    verdict, passed, bounds = host_bound.verdict, host_bound.pass_through_pct, host_bound.ci95_pct
     if verdict in ("unknown", "not applicable"):
         return None
-    if host_bound["ci95_pct"] is None:
-        busy = f"{host_bound['gpu_busy_pct']:.0f}%"
+    busy = "" if host_bound.gpu_busy_pct is None else f"{min(host_bound.gpu_busy_pct, 100):.0f}%"
+    if passed is None or bounds is None:
         return f"The step is {verdict}, by the GPU's busy share alone: it works {busy} of the time."
-    if host_bound["reason"]:  # what became of the delay says nothing of the host
-        busy = f"{min(host_bound['gpu_busy_pct'], 100):.0f}%"
+    if host_bound.reason:  # what became of the delay says nothing of the host
         return f"The step is {verdict}: the GPU works {busy} of the time."
-    low, high = (_number(bound, 0) for bound in host_bound["ci95_pct"])
+    low, high = (_number(bound, 0) for bound in bounds)
     share = f"{_number(passed, 0)}% [{low}, {high}]"
     return f"The step is {verdict}: {share} of added GPU time reaches the latency."
 
@@ -82,19 +79,19 @@ def _floor(floor_pct: float | None) -> str:
     return f"the noise floor of {_percent(floor_pct, 1 if floor_pct >= 0.1 else 2)}"
 
 
-def _figure(row: Row) -> str:
+def _figure(row: MeasuredRow) -> str:
     """A component in percent with its interval; or why not."""
-    if row["ms"] is None:
-        return f"not measured ({row['reason']})"
-    if row["pct"] is None:
-        return f"{_number(row['ms'], 3)} ms"
-    if row["ci95_pct"] is None:
-        return f"{_percent(row['pct'])} (no interval: {counted(row['n'], 'round')})"
-    low, high = row["ci95_pct"]
+    if row.ms is None:
+        return f"not measured ({row.reason})"
+    if row.pct is None:
+        return f"{_number(row.ms, 3)} ms"
+    if row.ci95_pct is None:
+        return f"{_percent(row.pct)} (no interval: {counted(row.n, 'round')})"
+    low, high = row.ci95_pct
     digits = 1 if high - low > 0.1 else 2
     signs = float(_number(low, digits)) < 0
     ends = [_number(end, digits, signs) for end in (low, high)]
-    return f"{_percent(row['pct'], digits)} [{ends[0]}, {ends[1]}]"
+    return f"{_percent(row.pct, digits)} [{ends[0]}, {ends[1]}]"
 
 
 def _percent(value: float, digits: int = 1) -> str:

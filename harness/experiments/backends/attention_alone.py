@@ -28,7 +28,7 @@ from harness.replay.arms import Bound
 from harness.replay.series import Judge
 from harness.running.recorder import Recorder
 from harness.running.sampling import Sampling
-from harness.runs.record import Cell, Result, Status, status_of
+from harness.runs.record import Cell, Data, Result, Status, status_of
 from patches.attention import BACKENDS
 
 # What an arm runs, and the bytes that it copies for it.
@@ -173,10 +173,18 @@ class AttentionAlone:
         named = {"auto": "bfloat16", "half": "float16", "float": "float32"}
         return found[0] if found else named.get(self.config.dtype, self.config.dtype)
 
-    def _cell(self, size: Size, arm: str, data: str) -> Cell:
-        provider = f"PyTorch {self.recorder.record.versions['torch']} math"
-        of_cell = arm, 1, self.config.block_size or 0, None, data, point(size)
-        return Cell("kernel", "scaled_dot_product_attention", provider, *of_cell)
+    def _cell(self, size: Size, arm: str, data: Data) -> Cell:
+        return Cell(
+            stage="kernel",
+            kernel="scaled_dot_product_attention",
+            provider=f"PyTorch {self.recorder.record.versions['torch']} math",
+            arm=arm,
+            spread_k=1,
+            block_size=self.config.block_size or 0,
+            layer=None,
+            data=data,
+            point=point(size),
+        )
 
 
 class ArmFailed(RuntimeError):

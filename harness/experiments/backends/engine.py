@@ -179,5 +179,14 @@ class BackendEngine:
         engine = (self.recorder.record.engines or {}).get(self.series)
         block_size = engine and engine.block_size
         provider = f"vLLM {self.recorder.record.versions['vllm']}"
-        of_cell = self.name, 0, block_size or self.config.block_size or 0, None, "captured", point(size)
-        return Cell("end_to_end", self.config.phase, provider, *of_cell)
+        return Cell(
+            stage="end_to_end",
+            kernel=self.config.phase,
+            provider=provider,
+            arm=self.name,
+            spread_k=0,
+            block_size=block_size or self.config.block_size or 0,
+            layer=None,
+            data="captured",
+            point=point(size),
+        )

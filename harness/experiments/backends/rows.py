@@ -6,13 +6,12 @@ from typing import Literal
 
 from pydantic import Field
 
+from harness.runs.record import StatusName
 from harness.runs.schema import Amount, Count, Interval, Stored
 from harness.runs.summary import (
     CellKeys,
-    ContrastKeys,
+    ContrastFigures,
     Outcome,
-    PairFigures,
-    StatusName,
     Summary,
     Timed,
     Verdict,
@@ -83,7 +82,7 @@ class ExponentRow(Stored):
     ci95_exponent: Interval | None = Field(description="from both medians' intervals")
 
 
-class BackendContrast(PairFigures, _Axes, ContrastKeys):
+class BackendContrast(_Axes, ContrastFigures):
     """Block by block against the dense buffer, or `A/A`."""
 
 

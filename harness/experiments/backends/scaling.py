@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from harness.report.rows import Row
+from harness.analysis import stats
+from harness.experiments.backends.rows import BackendCell, ComputeBoundRow, ExponentRow
 
 # Time grows at least as the batch size to this power where the work, not what is around it, takes the time.
 COMPUTE_BOUND = 0.9
@@ -16,7 +17,7 @@ NO_INTERVAL = "no interval: a median has one from 6 samples on"
 NO_PAIR = "no two batch sizes were measured in one step each"
 
 
-def exponents(cells: Sequence[Row]) -> list[Row]:
+def exponents(cells: Sequence[BackendCell]) -> list[ExponentRow]:
     """From each batch size to the next, the power of it that time grows by, and that power's 95% interval.
 
     The interval holds the powers of all times within both medians' intervals; None where one has none.
@@ -25,36 +26,45 @@ def exponents(cells: Sequence[Row]) -> list[Row]:
     """
     found = []
     for backend, tokens in lines(cells):
-        here = [row for row in cells if (row["backend"], row["input_len"]) == (backend, tokens)]
-        whole = [row for row in here if row["status"] == "ok" and row["n"] and not is_split(row)]
+        here = [row for row in cells if (row.backend, row.input_len) == (backend, tokens)]
+        whole = [row for row in here if row.status == "ok" and row.n and not is_split(row)]
         for small, large in pairwise(whole):
             power, bounds = _power(small, large)
-            point = {"backend": backend, "input_len": tokens, "batch_size": small["batch_size"]}
-            to = {"next_batch_size": large["batch_size"]}
-            found.append(point | to | {"exponent": power, "ci95_exponent": bounds})
+            found.append(
+                ExponentRow(
+                    backend=backend,
+                    input_len=tokens,
+                    batch_size=small.batch_size,
+                    next_batch_size=large.batch_size,
+                    exponent=power,
+                    ci95_exponent=bounds,
+                )
+            )
     return found
 
 
-def lines(cells: Sequence[Row]) -> list[tuple[str, int]]:
+def lines(cells: Sequence[BackendCell]) -> list[tuple[str, int]]:
     """(backend, input length) of all cells."""
-    return list(dict.fromkeys((row["backend"], row["input_len"]) for row in cells))
+    return list(dict.fromkeys((row.backend, row.input_len) for row in cells))
 
 
-def is_split(row: Row) -> bool:
+def is_split(row: BackendCell) -> bool:
     """Whether a cell's prompts take more than one step to prefill."""
-    return (row["prefill_steps"] or 1) > 1
+    return (row.prefill_steps or 1) > 1
 
 
-def _power(small: Row, large: Row) -> tuple[float, list[float] | None]:
-    of_batch = math.log(large["batch_size"] / small["batch_size"])
-    power = math.log(large["median_us"] / small["median_us"]) / of_batch
-    if not (small["ci95_us"] and large["ci95_us"]):
+def _power(small: BackendCell, large: BackendCell) -> tuple[float, stats.Interval | None]:
+    of_batch = math.log(large.batch_size / small.batch_size)
+    assert small.median_us is not None
+    assert large.median_us is not None
+    power = math.log(large.median_us / small.median_us) / of_batch
+    if not (small.ci95_us and large.ci95_us):
         return power, None
-    (least, most), (low, high) = small["ci95_us"], large["ci95_us"]
-    return power, [math.log(low / most) / of_batch, math.log(high / least) / of_batch]
+    (least, most), (low, high) = small.ci95_us, large.ci95_us
+    return power, (math.log(low / most) / of_batch, math.log(high / least) / of_batch)
 
 
-def compute_bound(cells: Sequence[Row], powers: Sequence[Row]) -> list[Row]:
+def compute_bound(cells: Sequence[BackendCell], powers: Sequence[ExponentRow]) -> list[ComputeBoundRow]:
     """For each line, the batch size from which on time surely grows in proportion, or why there is none.
 
     Args:
@@ -62,13 +72,13 @@ def compute_bound(cells: Sequence[Row], powers: Sequence[Row]) -> list[Row]:
     """
     found = []
     for backend, tokens in lines(cells):
-        own = [row for row in powers if (row["backend"], row["input_len"]) == (backend, tokens)]
+        own = [row for row in powers if (row.backend, row.input_len) == (backend, tokens)]
         batch, reason = turning_point(own)
-        found.append({"backend": backend, "input_len": tokens, "batch_size": batch, "reason": reason})
+        found.append(ComputeBoundRow(backend=backend, input_len=tokens, batch_size=batch, reason=reason))
     return found
 
 
-def turning_point(powers: Sequence[Row]) -> tuple[int | None, str | None]:
+def turning_point(powers: Sequence[ExponentRow]) -> tuple[int | None, str | None]:
     """The least batch size from which on, up to the largest, no power's interval reaches below COMPUTE_BOUND.
 
     None and the reason if the last one's does.
@@ -78,17 +88,17 @@ def turning_point(powers: Sequence[Row]) -> tuple[int | None, str | None]:
     """
     turns = None
     for row in reversed(powers):
-        bounds = row["ci95_exponent"]
+        bounds = row.ci95_exponent
         if bounds is None or bounds[0] < COMPUTE_BOUND:
             break
-        turns = row["batch_size"]
+        turns = row.batch_size
     return turns, None if turns else _why_none(powers)
 
 
-def _why_none(powers: Sequence[Row]) -> str:
+def _why_none(powers: Sequence[ExponentRow]) -> str:
     if not powers:
         return NO_PAIR
-    bounds = powers[-1]["ci95_exponent"]
+    bounds = powers[-1].ci95_exponent
     if bounds is None:
         return NO_INTERVAL
     return NOT_HERE if bounds[1] < COMPUTE_BOUND else UNCLEAR

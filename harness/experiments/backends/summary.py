@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 from harness.analysis import figures, stats
 from harness.analysis.rows import find
 from harness.experiments.backends import scaling as backends_scaling
-from harness.report.rows import Row
+from harness.experiments.backends.rows import (
+    AgainRow,
+    BackendCell,
+    BackendContrast,
+    BackendsSummary,
+    WinnerRow,
+)
 from harness.runs.record import Result, latest
+from harness.runs.schema import RunRecord
 
 ALONE = {"gathered": "sdpa.math", "per_block": "per block"}  # arms of attention alone, as columns name them
 AGAINST, AGAIN = "per block against gathered", "A/A"
 
 
-def summarise(record: Row, results: Sequence[Result]) -> Row:
+def summarise(record: RunRecord, results: Sequence[Result]) -> BackendsSummary:
     """summary.json's lists: a row a measured cell, and what follows from several of them.
 
     `cells` (with `backend`, `tokens_per_s` and its interval), `winners` (the fastest of vLLM's backends
@@ -24,82 +32,97 @@ def summarise(record: Row, results: Sequence[Result]) -> Row:
     against the dense buffer).
     """
     kept = latest(results)
-    cells = [_cell(record, result) for result in kept if not result.control]
-    cells.sort(key=lambda row: (row["batch_size"], row["input_len"]))
+    cells = sorted((_cell(record, result) for result in kept if not result.control), key=_size)
     twins = [_cell(record, result) for result in kept if result.control]
-    again = [_again(cells, twin) for twin in twins if not twin["attention_alone"]]
-    noise = {(row["batch_size"], row["input_len"]): stats.noise_factor(row["ci95_ratio"]) for row in again}
+    again = sorted((_again(cells, twin) for twin in twins if not twin.attention_alone), key=_size)
+    noise = {_size(row): stats.noise_factor(row.ci95_ratio) for row in again}
     winners = [_winner(cells, size, noise.get(size)) for size in sizes(cells)]
     exponents = backends_scaling.exponents(cells)
-    return {
-        "schema_version": 2,
-        "status": record["status"],
-        "phase": phase(record),
-        "cells": cells,
-        "winners": [row for row in winners if row],
-        "engines_again": sorted(again, key=lambda row: (row["batch_size"], row["input_len"])),
-        "compute_bound": backends_scaling.compute_bound(cells, exponents),
-        "exponents": exponents,
-        "contrasts": _contrasts(kept),
-    }
+    return BackendsSummary(
+        schema_version=2,
+        status=record.status,
+        phase=phase(record),
+        cells=cells,
+        winners=[row for row in winners if row],
+        engines_again=again,
+        compute_bound=backends_scaling.compute_bound(cells, exponents),
+        exponents=exponents,
+        contrasts=_contrasts(kept),
+    )
 
 
-def phase(record: Row) -> str:
-    """ "prefill" or "decode"."""
-    return "decode" if record["config"]["output_len"] else "prefill"
+def _size(row: BackendCell | AgainRow | BackendContrast) -> tuple[int, int]:
+    return row.batch_size, row.input_len
 
 
-def sizes(cells: Sequence[Row]) -> list[tuple[int, int]]:
+def phase(record: RunRecord) -> Literal["prefill", "decode"]:
+    """What was timed."""
+    return "decode" if record.config["output_len"] else "prefill"
+
+
+def sizes(cells: Sequence[BackendCell]) -> list[tuple[int, int]]:
     """(batch size, input length) of all cells, ascending."""
-    return sorted({(row["batch_size"], row["input_len"]) for row in cells})
+    return sorted({_size(row) for row in cells})
 
 
-def _cell(record: Row, result: Result) -> Row:
-    row = figures.cell_row(result)
-    alone = row["stage"] == "kernel"
-    row |= {"backend": ALONE[row["arm"]] if alone else row["arm"], "attention_alone": alone}
-    row["prefill_steps"] = None if alone or phase(record) == "decode" else _prefill_steps(record, row)
-    low, high = row["ci95_us"] or (None, None)
-    tokens = _tokens(record, row)
-    row["tokens_per_s"] = _rate(tokens, row["median_us"])
-    row["ci95_tokens_per_s"] = [_rate(tokens, high), _rate(tokens, low)] if low else None
-    return row
+def _cell(record: RunRecord, result: Result) -> BackendCell:
+    fields = figures.cell_row(result)
+    alone = fields["stage"] == "kernel"
+    batch, length = fields["batch_size"], fields["input_len"]
+    low, high = fields["ci95_us"] or (None, None)
+    tokens = _tokens(record, batch, length, alone)
+    one_step = alone or phase(record) == "decode"
+    fast, slow = _rate(tokens, low), _rate(tokens, high)
+    return BackendCell(
+        **fields,
+        backend=ALONE[fields["arm"]] if alone else fields["arm"],
+        attention_alone=alone,
+        prefill_steps=None if one_step else _prefill_steps(record, batch * length),
+        tokens_per_s=_rate(tokens, fields["median_us"]),
+        ci95_tokens_per_s=(slow, fast) if slow is not None and fast is not None else None,
+    )
 
 
-def _prefill_steps(record: Row, row: Row) -> int:
-    """Engine steps that the cell's prompts take."""
-    most: int = record["config"]["max_num_batched_tokens"]
-    tokens: int = row["batch_size"] * row["input_len"]
+def _prefill_steps(record: RunRecord, tokens: int) -> int:
+    """Engine steps that prompts of so many tokens take."""
+    most: int = record.config["max_num_batched_tokens"]
     return math.ceil(tokens / most)
 
 
-def _tokens(record: Row, row: Row) -> float:
+def _tokens(record: RunRecord, batch: int, length: int, alone: bool) -> float:
     """Tokens that are through the model, or through all its attention layers, in the time of one sample."""
-    config, batch = record["config"], row["batch_size"]
-    if row["attention_alone"]:
-        each = 1 if config["output_len"] else row["input_len"]
-        return float(batch * each / record["model"]["num_layers"])
-    return float(batch * (config["output_len"] - 1 if config["output_len"] else row["input_len"]))
+    output_len = record.config["output_len"]
+    if alone:
+        assert record.model.num_layers is not None
+        return float(batch * (1 if output_len else length) / record.model.num_layers)
+    return float(batch * (output_len - 1 if output_len else length))
 
 
 def _rate(tokens: float, microseconds: float | None) -> float | None:
     return 1e6 * tokens / microseconds if microseconds else None
 
 
-def _again(cells: Sequence[Row], twin: Row) -> Row:
+def _again(cells: Sequence[BackendCell], twin: BackendCell) -> AgainRow:
     """A cell in the second engine of its backend against the first; the noise floor of that size.
 
     Args:
         twin: the second engine's cell.
     """
-    point: Row = {name: twin[name] for name in ("batch_size", "input_len", "backend")}
-    first = find(cells, **point)
+    first = find(cells, batch_size=twin.batch_size, input_len=twin.input_len, backend=twin.backend)
     ratio, bounds = None, None
-    if first and first["status"] == twin["status"] == "ok" and first["n"] and twin["n"]:
+    if first and first.status == twin.status == "ok" and first.n and twin.n:
         ratio, bounds = _quotient(twin, first)
-    floor_pct = _floor_pct(stats.noise_factor(bounds))
-    found = {"ratio": ratio, "ci95_ratio": bounds, "noise_floor_pct": floor_pct}
-    return point | found | {name: twin[name] for name in ("n", "status", "reason")}
+    return AgainRow(
+        batch_size=twin.batch_size,
+        input_len=twin.input_len,
+        backend=twin.backend,
+        ratio=ratio,
+        ci95_ratio=bounds,
+        noise_floor_pct=_floor_pct(stats.noise_factor(bounds)),
+        n=twin.n,
+        status=twin.status,
+        reason=twin.reason,
+    )
 
 
 def _floor_pct(noise: float | None) -> float | None:
@@ -107,7 +130,7 @@ def _floor_pct(noise: float | None) -> float | None:
     return noise and 100 * (noise - 1)
 
 
-def _winner(cells: Sequence[Row], size: tuple[int, int], noise: float | None) -> Row | None:
+def _winner(cells: Sequence[BackendCell], size: tuple[int, int], noise: float | None) -> WinnerRow | None:
     """The fastest engine of a cell and its speed-up over the second; None without two.
 
     Engines differ, too, by what two of one configuration do: the verdict is that of the interval widened by
@@ -116,45 +139,50 @@ def _winner(cells: Sequence[Row], size: tuple[int, int], noise: float | None) ->
     Args:
         noise: factor that two engines of one backend differ by there at most; None: not known.
     """
-    here = [row for row in cells if (row["batch_size"], row["input_len"]) == size]
-    timed = [row for row in here if not row["attention_alone"] and row["status"] == "ok" and row["n"]]
+    timed = [
+        (row.median_us, n, row)
+        for n, row in enumerate(cells)
+        if _size(row) == size and not row.attention_alone and row.status == "ok" and row.median_us
+    ]
     if len(timed) < 2:
         return None
-    first, second = sorted(timed, key=lambda row: row["median_us"])[:2]
+    (_, _, first), (_, _, second) = sorted(timed)[:2]
+    assert first.tokens_per_s is not None
     speed_up, bounds = _quotient(second, first)
     # Of the second, which is slower where the winner is faster.
     verdict = stats.quotient_verdict(bounds, noise)
-    return {
-        "batch_size": size[0],
-        "input_len": size[1],
-        "winner": first["backend"],
-        "tokens_per_s": first["tokens_per_s"],
-        "second": second["backend"],
-        "speed_up": speed_up,
-        "ci95_speed_up": bounds,
-        "noise_floor_pct": _floor_pct(noise),
-        "verdict": "faster" if verdict == "slower" else verdict,
-    }
+    return WinnerRow(
+        batch_size=size[0],
+        input_len=size[1],
+        winner=first.backend,
+        tokens_per_s=first.tokens_per_s,
+        second=second.backend,
+        speed_up=speed_up,
+        ci95_speed_up=bounds,
+        noise_floor_pct=_floor_pct(noise),
+        verdict="faster" if verdict == "slower" else verdict,
+    )
 
 
-def _quotient(over: Row, under: Row) -> tuple[float, stats.Interval | None]:
+def _quotient(over: BackendCell, under: BackendCell) -> tuple[float, stats.Interval | None]:
     """One cell's median over another's, and the quotients of all figures within both 95% intervals.
 
     They are of two engines, which run one after the other, so there are no pairs.
     """
-    bounds = stats.quotient_interval(over["ci95_us"], under["ci95_us"])
-    return over["median_us"] / under["median_us"], bounds
+    assert over.median_us is not None
+    assert under.median_us is not None
+    return over.median_us / under.median_us, stats.quotient_interval(over.ci95_us, under.ci95_us)
 
 
-def _contrasts(results: Sequence[Result]) -> list[Row]:
+def _contrasts(results: Sequence[Result]) -> list[BackendContrast]:
     """Block by block against the dense buffer, pair by pair, and the dense buffer against itself (A/A)."""
-    found = []
+    rows = []
     alone = [result for result in results if result.cell.arm in ALONE]
     gathered = {r.series: r for r in alone if r.cell.arm == "gathered" and not r.control}
     for result in alone:
         baseline = gathered.get(result.series)
         if baseline and baseline is not result:
             name = AGAIN if result.control else AGAINST
-            row = figures.contrast_row(name, baseline, result)
-            found += [row] if row else []
-    return sorted(found, key=lambda row: (row["batch_size"], row["input_len"]))
+            if fields := figures.contrast_row(name, baseline, result):
+                rows.append(BackendContrast(**fields))
+    return sorted(rows, key=_size)

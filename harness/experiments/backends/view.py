@@ -6,12 +6,19 @@ from collections import Counter
 from collections.abc import Sequence
 
 from harness.analysis.rows import find
-from harness.experiments.backends.rows import BackendsSummary
+from harness.experiments.backends.rows import (
+    AgainRow,
+    BackendCell,
+    BackendContrast,
+    BackendsSummary,
+    ComputeBoundRow,
+)
 from harness.experiments.backends.scaling import COMPUTE_BOUND, is_split
 from harness.experiments.backends.summary import AGAINST, ALONE, phase, sizes, summarise
-from harness.report.document import Document, figures_and_tables
-from harness.report.rows import Row, marked, noise_floor_line, remark, status_text, warnings
+from harness.report.document import Document, csv_rows, figures_and_tables
+from harness.report.rows import marked, noise_floor_line, remark, status_text, warnings
 from harness.report.tables import NONE, Line, Notes, Section, Table, ms, percent
+from harness.runs.schema import RunRecord
 from harness.units import counted
 
 __all__ = ["document", "summarise"]
@@ -22,47 +29,47 @@ DATA = {"captured": "captured", "synthetic": "random"}
 MIB = 2**20
 
 
-def document(record: Row, summary: Row) -> Document:
+def document(record: RunRecord, summary: BackendsSummary) -> Document:
     """The tables."""
-    batches = sorted({row["batch_size"] for row in summary["cells"]})
+    batches = sorted({row.batch_size for row in summary.cells})
     tables = [_crossover(record, summary, batch) for batch in batches]
     tables += [
         table for table in (_winners(summary), _turning_points(record, summary), _buffers(summary)) if table
     ]
-    title, cells = f"Attention backends in {inputs(record)}", summary["cells"]
-    found = warnings(cells, lambda row: f"{row['backend']}, {row['batch_size']} x {row['input_len']} tokens")
-    return Document(record, title, answer(summary), figures_and_tables(tables), cells, found)
+    title, cells = f"Attention backends in {inputs(record)}", summary.cells
+    found = warnings(cells, lambda row: f"{row.backend}, {row.batch_size} x {row.input_len} tokens")
+    return Document(record, title, answer(summary), figures_and_tables(tables), csv_rows(cells), found)
 
 
-def inputs(record: Row) -> str:
+def inputs(record: RunRecord) -> str:
     """What was measured, in words."""
-    out = record["config"]["output_len"]
-    return f"prefill, {record['model']['name']}" if not out else f"decoding, {record['model']['name']}"
+    out = record.config["output_len"]
+    return f"prefill, {record.model.name}" if not out else f"decoding, {record.model.name}"
 
 
-def backends(cells: Sequence[Row]) -> list[str]:
+def backends(cells: Sequence[BackendCell]) -> list[str]:
     """Names of the columns: vLLM's backends as they were asked for, then attention alone."""
-    ordered = sorted(cells, key=lambda row: (row["attention_alone"], row["arm"] == "per_block"))
-    return list(dict.fromkeys(row["backend"] for row in ordered))
+    ordered = sorted(cells, key=lambda row: (row.attention_alone, row.arm == "per_block"))
+    return list(dict.fromkeys(row.backend for row in ordered))
 
 
-def _crossover(record: Row, summary: Row, batch: int) -> Table:
+def _crossover(record: RunRecord, summary: BackendsSummary, batch: int) -> Table:
     """tokens/s of one batch size: a line a length, a column a backend."""
     notes = Notes()
-    cells = [row for row in summary["cells"] if row["batch_size"] == batch]
-    names = backends(summary["cells"])
-    layers = record["model"].get("num_layers")
+    cells = [row for row in summary.cells if row.batch_size == batch]
+    names = backends(summary.cells)
+    layers = record.model.num_layers
     of_layers = f", {counted(layers, 'layer')}" if layers else ""
     data = " or ".join(
-        DATA[name] for name in dict.fromkeys(row["data"] for row in cells if row["attention_alone"])
+        DATA[name] for name in dict.fromkeys(row.data for row in cells if row.attention_alone and row.data)
     )
     alone = f"PyTorch's attention alone, {data} Q, K and V{of_layers}: compare with each other only"
     columns = [f"{name} {notes.mark(alone)}" if name in ALONE.values() else name for name in names]
     lines = []
-    for tokens in sorted({row["input_len"] for row in cells}):
-        here = {row["backend"]: row for row in cells if row["input_len"] == tokens}
+    for tokens in sorted({row.input_len for row in cells}):
+        here = {row.backend: row for row in cells if row.input_len == tokens}
         fastest = _fastest(list(here.values()))
-        steps = max((row["prefill_steps"] for row in here.values() if is_split(row) and row["n"]), default=1)
+        steps = max((row.prefill_steps or 1 for row in here.values() if is_split(row) and row.n), default=1)
         label = str(tokens)
         if steps > 1:
             label += " " + notes.mark(f"an engine prefills these prompts in {steps} steps")
@@ -74,18 +81,18 @@ def _crossover(record: Row, summary: Row, batch: int) -> Table:
     return Table(title, ("tokens", *columns), [Section("", lines)], below=below)
 
 
-def _fastest(rows: Sequence[Row]) -> str | None:
+def _fastest(rows: Sequence[BackendCell]) -> str | None:
     """The fastest of several engines."""
-    timed = [row for row in rows if not row["attention_alone"] and row["tokens_per_s"]]
-    return max(timed, key=lambda row: row["tokens_per_s"])["backend"] if len(timed) > 1 else None
+    timed = {row.backend: row.tokens_per_s for row in rows if not row.attention_alone and row.tokens_per_s}
+    return max(timed, key=lambda backend: timed[backend]) if len(timed) > 1 else None
 
 
-def _shown(row: Row | None, notes: Notes, fastest: str | None) -> str:
+def _shown(row: BackendCell | None, notes: Notes, fastest: str | None) -> str:
     if row is None:
         return NONE
-    if row["tokens_per_s"] is None:
+    if row.tokens_per_s is None:
         return status_text(row, notes, short=True)
-    return marked(("* " if row["backend"] == fastest else "") + number(row["tokens_per_s"]), row, notes)
+    return marked(("* " if row.backend == fastest else "") + number(row.tokens_per_s), row, notes)
 
 
 def number(value: float) -> str:
@@ -93,10 +100,12 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
-def _precision(cells: Sequence[Row]) -> str:
-    counts = [row["n"] for row in cells if row["n"]]
+def _precision(cells: Sequence[BackendCell]) -> str:
+    counts = [row.n for row in cells if row.n]
     widths = [
-        50 * (row["ci95_us"][1] - row["ci95_us"][0]) / row["median_us"] for row in cells if row["ci95_us"]
+        50 * (row.ci95_us[1] - row.ci95_us[0]) / row.median_us
+        for row in cells
+        if row.ci95_us and row.median_us
     ]
     if not counts:
         return "nothing of this batch size could be measured"
@@ -105,25 +114,23 @@ def _precision(cells: Sequence[Row]) -> str:
     return f"medians of {samples} samples{widest}"
 
 
-def _winners(summary: Row) -> Table | None:
+def _winners(summary: BackendsSummary) -> Table | None:
     """The fastest of vLLM's backends in every cell."""
-    again = {(row["batch_size"], row["input_len"]): row for row in summary["engines_again"]}
+    again = {(row.batch_size, row.input_len): row for row in summary.engines_again}
     notes, sections = Notes(), dict[int, list[Line]]()
-    for row in summary["winners"]:
-        speed_up = f"{row['speed_up']:.2f}x"
-        if row["ci95_speed_up"]:
-            low, high = row["ci95_speed_up"]
+    for row in summary.winners:
+        speed_up = f"{row.speed_up:.2f}x"
+        if row.ci95_speed_up:
+            low, high = row.ci95_speed_up
             speed_up += f" [{low:.2f}, {high:.2f}]"
-        floor = _engines_floor(again.get((row["batch_size"], row["input_len"])), notes)
-        cells = row["winner"], row["second"], speed_up, floor, row["verdict"]
-        sections.setdefault(row["batch_size"], []).append(Line(str(row["input_len"]), cells))
+        floor = _engines_floor(again.get((row.batch_size, row.input_len)), notes)
+        cells = row.winner, row.second, speed_up, floor, row.verdict
+        sections.setdefault(row.batch_size, []).append(Line(str(row.input_len), cells))
     if not sections:
         return None
     columns = ("tokens", "winner", "second", "speed-up [95%]", "A/A", "verdict")
     listed = [Section(f"Batch size {batch}", lines) for batch, lines in sections.items()]
-    twice = (
-        " and ".join(dict.fromkeys(row["backend"] for row in summary["engines_again"])) or "the first backend"
-    )
+    twice = " and ".join(dict.fromkeys(row.backend for row in summary.engines_again)) or "the first backend"
     below = [
         *notes.lines(),
         "speed-up: of the winner over the second, with all quotients of their 95% intervals. Engines run one "
@@ -134,27 +141,27 @@ def _winners(summary: Row) -> Table | None:
     return Table("The fastest of vLLM's backends", columns, listed, below=below)
 
 
-def _engines_floor(again: Row | None, notes: Notes) -> str:
+def _engines_floor(again: AgainRow | None, notes: Notes) -> str:
     """What two engines of one backend differ by at most, or why that is not known."""
     if again is None:
         return f"{NONE} {notes.mark('A/A was not measured')}"
-    if again["noise_floor_pct"] is None:
+    if again.noise_floor_pct is None:
         return f"{NONE} {notes.mark('A/A: ' + (remark(again) or 'it takes 6 samples for an interval'))}"
-    return percent(again["noise_floor_pct"], None, sign=False)
+    return percent(again.noise_floor_pct, None, sign=False)
 
 
-def _turning_points(record: Row, summary: Row) -> Table | None:
+def _turning_points(record: RunRecord, summary: BackendsSummary) -> Table | None:
     """Where time begins to grow in proportion to the batch size."""
-    names, rows = backends(summary["cells"]), summary["compute_bound"]
-    if len({row["batch_size"] for row in summary["cells"]}) < 2:
+    names, rows = backends(summary.cells), summary.compute_bound
+    if len({row.batch_size for row in summary.cells}) < 2:
         return None
     notes, lines = Notes(), []
-    for tokens in sorted({row["input_len"] for row in rows}):
-        split = [row for row in summary["cells"] if row["input_len"] == tokens and is_split(row) and row["n"]]
+    for tokens in sorted({row.input_len for row in rows}):
+        split = [row for row in summary.cells if row.input_len == tokens and is_split(row) and row.n]
         label = f"{tokens} {notes.mark(_left_out(record, split))}" if split else str(tokens)
-        here = {row["backend"]: row for row in rows if row["input_len"] == tokens}
+        here = {row.backend: row for row in rows if row.input_len == tokens}
         lines.append(Line(label, tuple(_turn(here.get(name), notes) for name in names)))
-    limited = "" if summary["phase"] == "prefill" else ", or as bound by reading every prompt's K and V"
+    limited = "" if summary.phase == "prefill" else ", or as bound by reading every prompt's K and V"
     below = [
         *notes.lines(),
         f"from this batch size on time grows at least as the batch size to the power of {COMPUTE_BOUND}, "
@@ -163,29 +170,29 @@ def _turning_points(record: Row, summary: Row) -> Table | None:
     return Table("Compute-bound from batch size", ("tokens", *names), [Section("", lines)], below=below)
 
 
-def _turn(row: Row | None, notes: Notes) -> str:
+def _turn(row: ComputeBoundRow | None, notes: Notes) -> str:
     if row is None:
         return NONE
-    return str(row["batch_size"] or f"{NONE} {notes.mark(row['reason'])}")
+    return str(row.batch_size or f"{NONE} {notes.mark(row.reason or '')}")
 
 
-def _left_out(record: Row, split: Sequence[Row]) -> str:
+def _left_out(record: RunRecord, split: Sequence[BackendCell]) -> str:
     """Which batch sizes do not decide where an engine is compute-bound."""
-    steps = dict.fromkeys(f"{row['batch_size']} ({row['prefill_steps']} steps)" for row in split)
-    most = record["config"]["max_num_batched_tokens"]
+    steps = dict.fromkeys(f"{row.batch_size} ({row.prefill_steps} steps)" for row in split)
+    most = record.config["max_num_batched_tokens"]
     return f"engines: without batch size {', '.join(steps)}, as a step has at most {most} tokens"
 
 
-def _buffers(summary: Row) -> Table | None:
+def _buffers(summary: BackendsSummary) -> Table | None:
     """The dense buffer that PyTorch's attention needs, and what doing without it takes."""
-    rows = [row for row in summary["cells"] if row["attention_alone"]]
+    rows = [row for row in summary.cells if row.attention_alone]
     if not rows:
         return None
     notes, sections = Notes(), dict[int, list[Line]]()
     for batch, tokens in sizes(rows):
-        here = {r["arm"]: r for r in rows if (r["batch_size"], r["input_len"]) == (batch, tokens)}
+        here = {r.arm: r for r in rows if (r.batch_size, r.input_len) == (batch, tokens)}
         texts = [text for arm in ALONE for text in _buffer_cells(here.get(arm), notes)]
-        paired = find(summary["contrasts"], contrast=AGAINST, batch_size=batch, input_len=tokens)
+        paired = find(summary.contrasts, contrast=AGAINST, batch_size=batch, input_len=tokens)
         texts.append(times(paired) if paired else NONE)
         sections.setdefault(batch, []).append(Line(str(tokens), tuple(texts)))
     columns = ("tokens", "buffer MiB", "gathered ms", "block MiB", "per block ms", "takes [95%]")
@@ -194,53 +201,51 @@ def _buffers(summary: Row) -> Table | None:
         "PyTorch's attention (math) of one layer. buffer: K and V of the batch, gathered from their blocks, "
         "which is timed with it; block: one block of every prompt at a time, all that is copied without it. "
         "takes: per block, in times of gathered; from the median of paired differences and its 95% interval.",
-        noise_floor_line(summary["contrasts"], "gathered"),
+        noise_floor_line(summary.contrasts, "gathered"),
     ]
     listed = [Section(f"Batch size {batch}", lines) for batch, lines in sections.items()]
     return Table("What a dense buffer costs", columns, listed, below=below)
 
 
-def times(row: Row) -> str:
+def times(row: BackendContrast) -> str:
     """A contrast in times of its baseline, with its interval; paired differences can exceed the baseline."""
-    ratio, *bounds = (max(1 + pct / 100, 0.0) for pct in (row["delta_pct"], *(row["ci95_pct"] or ())))
+    ratio, *bounds = (max(1 + pct / 100, 0.0) for pct in (row.delta_pct, *(row.ci95_pct or ())))
     return f"{ratio:.2f}x" + (f" [{bounds[0]:.2f}, {bounds[1]:.2f}]" if bounds else "")
 
 
-def _buffer_cells(row: Row | None, notes: Notes) -> tuple[str, str]:
+def _buffer_cells(row: BackendCell | None, notes: Notes) -> tuple[str, str]:
     if row is None:
         return NONE, NONE
-    size = f"{row['buffer_bytes'] / MIB:,.2f}" if "buffer_bytes" in row else NONE
-    if row["median_us"] is None:
+    size = f"{row.buffer_bytes / MIB:,.2f}" if row.buffer_bytes is not None else NONE
+    if row.median_us is None:
         return size, status_text(row, notes, short=True)
-    return size, marked(ms(row["median_us"]), row, notes)
+    return size, marked(ms(row.median_us), row, notes)
 
 
-def answer(summary: Row) -> str:
+def answer(summary: BackendsSummary) -> str:
     """How many cells each backend wins; without two of them, what doing without a dense buffer takes."""
-    winners = summary["winners"]
+    winners = summary.winners
     if not winners:
         no_winner = "No two of vLLM's backends were measured in one cell, so there is no winner."
         return " ".join(filter(None, [no_winner, _dense_buffer(summary)]))
-    sure = sum(row["verdict"] == "faster" for row in winners)
-    told = [f"{name} in {count}" for name, count in Counter(row["winner"] for row in winners).most_common()]
+    sure = sum(row.verdict == "faster" for row in winners)
+    told = [f"{name} in {count}" for name, count in Counter(row.winner for row in winners).most_common()]
     return (
         f"Of vLLM's backends the fastest is {', '.join(told)} of {len(winners)} cells; in {sure} of "
         "these the verdict is faster."
     )
 
 
-def _dense_buffer(summary: Row) -> str:
+def _dense_buffer(summary: BackendsSummary) -> str:
     """What PyTorch's attention takes block by block in the largest cell that has both; "" if none has."""
-    paired = [row for row in summary["contrasts"] if row["contrast"] == AGAINST]
+    paired = [row for row in summary.contrasts if row.contrast == AGAINST]
     if not paired:
         return ""
-    row = max(paired, key=lambda row: row["batch_size"] * row["input_len"])
-    batch, tokens = row["batch_size"], row["input_len"]
-    (size,) = (
-        cell["buffer_bytes"]
-        for cell in summary["cells"]
-        if (cell["arm"], cell["batch_size"], cell["input_len"]) == ("gathered", batch, tokens)
-    )
+    row = max(paired, key=lambda row: row.batch_size * row.input_len)
+    batch, tokens = row.batch_size, row.input_len
+    dense = find(summary.cells, arm="gathered", batch_size=batch, input_len=tokens)
+    assert dense is not None
+    size = dense.buffer_bytes or 0
     prompts = f"{batch} prompt{'s' * (batch > 1)} of {tokens} token{'s' * (tokens > 1)}"
     return (
         f"For {prompts}, PyTorch's attention of one layer needs a dense buffer of {size / MIB:,.2f} MiB; "

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from harness.analysis import stats
+from harness.experiments.cache.rows import CacheCell, CacheContrast, CacheSummary
 from harness.experiments.cache.view import prompts_of, sizes_of
 from harness.report.charts.spec import SOFT, Axis, Band, Key, Line, Lines, Point, Sheet
-from harness.report.rows import Row
 from harness.report.tables import ms
 from harness.report.tips import Tips, contrast_point, lost, lost_point
+from harness.runs.schema import RunRecord
 from harness.units import counted
 
 LOOKS = (("#0072B2", "circle"), ("#D55E00", "square"))  # single prompts, batches
@@ -14,10 +16,10 @@ SHARE = Axis("share of the prompt that begins as a cached one, %", at_points=Tru
 EVEN = Key("time saved = tokens saved", SOFT, line="dotted")
 
 
-def charts(record: Row, summary: Row, tips: Tips) -> list[Sheet]:
+def charts(record: RunRecord, summary: CacheSummary, tips: Tips) -> list[Sheet]:
     """Difference and time over the share, and what the hits save."""
-    name, length = record["model"]["name"], record["config"]["length"]
-    title = f"Prefix cache: {name}, {counted(length, 'token')}, {record['device']['name']}"
+    name, length = record.model.name, record.config["length"]
+    title = f"Prefix cache: {name}, {counted(length, 'token')}, {record.device.name}"
     return [Sheet("cache", title, [_differences(summary), _times(summary, tips), _savings(summary)])]
 
 
@@ -33,70 +35,70 @@ def _key(size: int, arm: str = "") -> Key:
     )
 
 
-def _warm(summary: Row, size: int) -> list[Row]:
+def _warm(summary: CacheSummary, size: int) -> list[CacheContrast]:
     """The contrasts of warm against reset, by ascending share."""
-    return [r for r in summary["contrasts"] if (r["contrast"], r["batch_size"]) == ("warm", size)]
+    return [r for r in summary.contrasts if (r.contrast, r.batch_size) == ("warm", size)]
 
 
-def _told(row: Row) -> str:
-    return f"{prompts_of(row)}, {row['share_pct']}%: warm against reset"
+def _told(row: CacheContrast) -> str:
+    return f"{prompts_of(row)}, {row.share_pct}%: warm against reset"
 
 
-def _differences(summary: Row) -> Lines:
+def _differences(summary: CacheSummary) -> Lines:
     lines = [
-        Line(_key(size), [contrast_point(row["share_pct"], row, _told(row)) for row in _warm(summary, size)])
+        Line(_key(size), [contrast_point(row.share_pct, row, _told(row)) for row in _warm(summary, size)])
         for size in sizes_of(summary)
     ]
     unit = Axis("% of the time after a reset, with 95% intervals", zero=0.0)
-    return Lines("Warm against reset", SHARE, unit, lines, [Band.tolerance(summary["tolerance_pct"])])
+    return Lines("Warm against reset", SHARE, unit, lines, [Band.tolerance(summary.tolerance_pct)])
 
 
-def _times(summary: Row, tips: Tips) -> Lines:
+def _times(summary: CacheSummary, tips: Tips) -> Lines:
     lines = []
     for size in sizes_of(summary):
         for arm in ("reset", "warm"):
-            rows = [row for row in summary["cells"] if (row["batch_size"], row["arm"]) == (size, arm)]
+            rows = [row for row in summary.cells if (row.batch_size, row.arm) == (size, arm)]
             lines.append(Line(_key(size, arm), [_point(row, tips) for row in rows]))
     return Lines(
         "Time of an engine step, shared out among its prompts",
         SHARE,
         Axis("ms per prompt, with 95% intervals", zero=0.0),
         lines,
-        note=lost((_name(row), row) for row in summary["cells"]),
+        note=lost((_name(row), row) for row in summary.cells),
     )
 
 
-def _name(row: Row) -> str:
-    return f"{prompts_of(row)}, {row['share_pct']}%, {row['arm']}"
+def _name(row: CacheCell) -> str:
+    return f"{prompts_of(row)}, {row.share_pct}%, {row.arm}"
 
 
-def _point(row: Row, tips: Tips) -> Point:
+def _point(row: CacheCell, tips: Tips) -> Point:
     """A step's time, shared out among its prompts."""
-    if row["median_us"] is None:
-        return lost_point(row["share_pct"], row, _name(row))
-    rate, each = row.get("hit_rate_pct"), 1000 * row["batch_size"]
-    more = [] if rate is None else [f"hit rate {rate:.1f}%, expected {row['expected_rate_pct']:.1f}%"]
-    if row["batch_size"] > 1:
-        more.append(f"{ms(row['median_us'] / row['batch_size'], 2)} ms per prompt")
-    bounds = row["ci95_us"] and [bound / each for bound in row["ci95_us"]]
-    return Point(row["share_pct"], row["median_us"] / each, bounds, tips.cell(row, _name(row), *more))
+    if row.median_us is None:
+        return lost_point(row.share_pct, row, _name(row))
+    rate, each = row.hit_rate_pct, 1000 * row.batch_size
+    more = [] if rate is None else [f"hit rate {rate:.1f}%, expected {row.expected_rate_pct:.1f}%"]
+    if row.batch_size > 1:
+        more.append(f"{ms(row.median_us / row.batch_size, 2)} ms per prompt")
+    bounds = stats.map_interval(row.ci95_us, lambda bound: bound / each)
+    return Point(row.share_pct, row.median_us / each, bounds, tips.cell(row, _name(row), *more))
 
 
-def _savings(summary: Row) -> Lines:
+def _savings(summary: CacheSummary) -> Lines:
     """What share of the time the hits save, beside what they would if a step's time were its tokens'."""
     lines = []
     for size in sizes_of(summary):
         rates = {
-            row["share_pct"]: row.get("hit_rate_pct")
-            for row in summary["cells"]
-            if (row["batch_size"], row["arm"]) == (size, "warm")
+            row.share_pct: row.hit_rate_pct
+            for row in summary.cells
+            if (row.batch_size, row.arm) == (size, "warm")
         }
         points = []
         for row in _warm(summary, size):
-            if (rate := rates.get(row["share_pct"])) is not None:
+            if (rate := rates.get(row.share_pct)) is not None:
                 point = contrast_point(rate, row, f"{_told(row)}, hit rate {rate:.1f}%")
-                bounds = row["ci95_pct"] and [-bound for bound in reversed(row["ci95_pct"])]
-                points.append(Point(rate, -row["delta_pct"], bounds, point.tip))
+                bounds = row.ci95_pct and (-row.ci95_pct[1], -row.ci95_pct[0])
+                points.append(Point(rate, -row.delta_pct, bounds, point.tip))
         lines.append(Line(_key(size), sorted(points, key=lambda point: point.x)))
     if any(line.measured for line in lines):
         lines.append(Line(EVEN, [Point(end, end) for end in (0.0, 100.0)]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from harness.runs.schema import Amount, Count, Stored
-from harness.runs.summary import CellKeys, ContrastKeys, Outcome, PairFigures, Summary, Timed, WarmUp
+from harness.runs.summary import CellKeys, ContrastFigures, Outcome, Summary, Timed, WarmUp
 
 
 class _Axes(Stored):
@@ -27,7 +27,7 @@ class CacheCell(Outcome, _Readings, WarmUp, Timed, _Axes, CellKeys):
     """A prefill under one state of the cache, in us."""
 
 
-class CacheContrast(PairFigures, _Axes, ContrastKeys):
+class CacheContrast(_Axes, ContrastFigures):
     """`warm` against reset, or `A/A`."""
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from harness.analysis import figures, stats
 from harness.analysis.rows import find
-from harness.experiments.cache.rows import CacheSummary
-from harness.report.document import Document, figures_and_tables
-from harness.report.rows import Row, change, marked, noise_floor_line, warnings
+from harness.experiments.cache.rows import CacheCell, CacheContrast, CacheSummary
+from harness.report.document import Document, csv_rows, figures_and_tables
+from harness.report.rows import change, marked, noise_floor_line, verdict, warnings
 from harness.report.tables import NONE, Line, Notes, Section, Table, ms, percent
 from harness.runs.record import Result, latest
+from harness.runs.schema import ComparedOutput, RunRecord
+from harness.runs.summary import Timed
 from harness.units import counted
 
 Summary = CacheSummary  # of summary.json
@@ -19,7 +22,7 @@ COLUMNS = ("shared", "hit rate", "expected", "reset ms", "warm ms", "difference 
 OUTPUT_WIDTH = 27  # characters shown of an output; run.json has all of it
 
 
-def summarise(record: Row, results: Sequence[Result]) -> Row:
+def summarise(record: RunRecord, results: Sequence[Result]) -> CacheSummary:
     """`cells`, a row for each arm, share and batch size, and `contrasts` ("warm" and "A/A", against reset).
 
     A cell's `cached_tokens`, `hit_rate_pct` and `expected_rate_pct` are medians over its rounds, its
@@ -28,117 +31,125 @@ def summarise(record: Row, results: Sequence[Result]) -> Row:
     series: dict[str, list[Result]] = {}
     for result in latest(results):
         series.setdefault(result.series, []).append(result)
-    found: Row = {"schema_version": 2, "status": record["status"], "cells": [], "contrasts": []}
-    found["tolerance_pct"] = stats.SAME_TOLERANCE_PCT
-    found["reset"] = figures.of_samples(
-        [us for r in latest(results) if r.cell.arm == "reset" for us in r.readings.get("reset_us", [])]
-    )
+    resets = [us for r in latest(results) if r.cell.arm == "reset" for us in r.readings.get("reset_us", [])]
+    cells: list[CacheCell] = []
+    contrasts: list[CacheContrast] = []
     for members in series.values():
         arms = {(r.cell.arm, r.control): r for r in members}
         reset = arms.get(("reset", False))
-        found["cells"] += [_cell(result) for result in members if not result.control]
+        cells += [_cell(result) for result in members if not result.control]
         for name, treatment in (("warm", arms.get(("warm", False))), ("A/A", arms.get(("reset", True)))):
-            if reset and treatment and (row := figures.contrast_row(name, reset, treatment)):
-                found["contrasts"].append(row)
-    for rows in (found["cells"], found["contrasts"]):
-        rows.sort(key=lambda row: (row["batch_size"], row["share_pct"]))
-    return found
-
-
-def _cell(result: Result) -> Row:
-    changed = sum(result.readings.get("changed_first_tokens", []))
-    return figures.cell_row(result) | {"changed_first_tokens": int(changed)}
-
-
-def document(record: Row, summary: Row) -> Document:
-    """Warm against reset; outputs side by side, of every prompt in tables.md, of the first on the screen."""
-    config = record["config"]
-    title = (
-        f"A warm prefix cache against none: {record['model']['name']}, {counted(config['length'], 'token')}"
+            if reset and treatment and (fields := figures.contrast_row(name, reset, treatment)):
+                contrasts.append(CacheContrast(**fields))
+    return CacheSummary(
+        schema_version=2,
+        status=record.status,
+        cells=sorted(cells, key=_size_and_share),
+        contrasts=sorted(contrasts, key=_size_and_share),
+        tolerance_pct=stats.SAME_TOLERANCE_PCT,
+        reset=Timed(**figures.of_samples(resets)),
     )
-    outputs = record.get("outputs", {})
-    tables = [_over_shares(record, summary)] if summary["cells"] else []
+
+
+def _size_and_share(row: CacheCell | CacheContrast) -> tuple[int, int]:
+    return row.batch_size, row.share_pct
+
+
+def _cell(result: Result) -> CacheCell:
+    changed = sum(result.readings.get("changed_first_tokens", []))
+    return CacheCell(**figures.cell_row(result) | {"changed_first_tokens": int(changed)})
+
+
+def document(record: RunRecord, summary: CacheSummary) -> Document:
+    """Warm against reset; outputs side by side, of every prompt in tables.md, of the first on the screen."""
+    config = record.config
+    title = f"A warm prefix cache against none: {record.model.name}, {counted(config['length'], 'token')}"
+    outputs = record.outputs or {}
+    tables = [_over_shares(record, summary)] if summary.cells else []
     tables += [_side_by_side(outputs, 1)] if outputs else []
     every = [_side_by_side(outputs, config["prompts"])] if outputs and config["prompts"] > 1 else []
-    cells, parts = summary["cells"], figures_and_tables(tables, every)
-    found = warnings(cells, lambda row: f"{row['share_pct']}% x{row['batch_size']} {row['arm']}")
-    return Document(record, title, answer(summary), parts, cells, found)
+    cells, parts = summary.cells, figures_and_tables(tables, every)
+    found = warnings(cells, lambda row: f"{row.share_pct}% x{row.batch_size} {row.arm}")
+    return Document(record, title, answer(summary), parts, csv_rows(cells), found)
 
 
-def _over_shares(record: Row, summary: Row) -> Table:
+def _over_shares(record: RunRecord, summary: CacheSummary) -> Table:
     notes, sections = Notes(), []
     for size in sizes_of(summary):
         lines = [_line(summary, size, share, notes) for share in _shares(summary, size)]
         sections.append(Section("one prompt" if size == 1 else f"{size} prompts in one step", lines))
-    config, model = record["config"], record["model"]
-    above = [f"ms per engine step, {model['name']}, {counted(config['length'], 'token')} per prompt"]
+    config, model = record.config, record.model
+    above = [f"ms per engine step, {model.name}, {counted(config['length'], 'token')} per prompt"]
     return Table("Prefix cache: warm against reset", COLUMNS, sections, above, _below(record, summary, notes))
 
 
-def _line(summary: Row, size: int, share: int, notes: Notes) -> Line:
-    of_cell = {"batch_size": size, "share_pct": share}
-    reset, warm = (find(summary["cells"], **of_cell, arm=arm) for arm in ("reset", "warm"))
-    paired = find(summary["contrasts"], **of_cell, contrast="warm")
+def _line(summary: CacheSummary, size: int, share: int, notes: Notes) -> Line:
+    of_cell: dict[str, Any] = {"batch_size": size, "share_pct": share}
+    reset, warm = (find(summary.cells, **of_cell, arm=arm) for arm in ("reset", "warm"))
+    paired = find(summary.contrasts, **of_cell, contrast="warm")
     label = f"{share}%"
     for row in (reset, warm):
         label = marked(label, row, notes) if row else label
-    if warm and warm["changed_first_tokens"]:
+    if warm and warm.changed_first_tokens:
         label += f" {notes.mark(_changed(warm))}"
     return Line(
         label,
         (
-            _rate(warm, "hit_rate_pct"),
-            _rate(warm, "expected_rate_pct"),
-            ms(reset["median_us"] if reset else None, 2),
-            ms(warm["median_us"] if warm else None, 2),
-            percent(paired["delta_pct"], paired["ci95_pct"]) if paired else NONE,
-            paired["verdict"] if paired else NONE,
+            _rate(warm.hit_rate_pct if warm else None),
+            _rate(warm.expected_rate_pct if warm else None),
+            ms(reset.median_us if reset else None, 2),
+            ms(warm.median_us if warm else None, 2),
+            percent(paired.delta_pct, paired.ci95_pct) if paired else NONE,
+            verdict(paired),
         ),
     )
 
 
-def _changed(warm: Row) -> str:
+def _changed(warm: CacheCell) -> str:
     return (
-        f"{warm['changed_first_tokens']} of {warm['n'] * warm['batch_size']} first tokens differ from those "
+        f"{warm.changed_first_tokens} of {warm.n * warm.batch_size} first tokens differ from those "
         "after a reset; how far the logits do is said below"
     )
 
 
-def _rate(row: Row | None, name: str) -> str:
-    return NONE if row is None or row.get(name) is None else f"{row[name]:.1f}%"
+def _rate(rate_pct: float | None) -> str:
+    return NONE if rate_pct is None else f"{rate_pct:.1f}%"
 
 
-def _below(record: Row, summary: Row, notes: Notes) -> list[str]:
-    reset = summary["reset"]
+def _below(record: RunRecord, summary: CacheSummary, notes: Notes) -> list[str]:
+    reset = summary.reset
     lines = notes.lines()
-    if reset["median_us"] is not None:
-        bounds = " [{:.1f}, {:.1f}]".format(*reset["ci95_us"]) if reset["ci95_us"] else ""
-        pool = record.get("engine", {}).get("num_blocks_in_pool")
+    if reset.median_us is not None:
+        bounds = " [{:.1f}, {:.1f}]".format(*reset.ci95_us) if reset.ci95_us else ""
+        pool = record.engine.num_blocks_in_pool if record.engine else None
         of_pool = f" for a pool of {counted(pool, 'block')}" if pool else ""
         lines.append(
-            f"the reset itself: {reset['median_us']:.1f} us{bounds}{of_pool} ({reset['n']} resets); it is in "
+            f"the reset itself: {reset.median_us:.1f} us{bounds}{of_pool} ({reset.n} resets); it is in "
             "no other figure."
         )
     return [
         *lines,
-        noise_floor_line(summary["contrasts"], "reset"),
+        noise_floor_line(summary.contrasts, "reset"),
         "hit rate: vLLM's own count of cached tokens; expected: the whole blocks of what is shared, less the "
         "last token's. difference: median of paired differences, warm minus reset.",
     ]
 
 
-def _side_by_side(outputs: Row, prompts: int) -> Table:
+def _side_by_side(outputs: Mapping[str, Sequence[ComparedOutput]], prompts: int) -> Table:
     """What was generated for the first `prompts` prompts of each share."""
     sections = []
     for share in sorted(outputs, key=int):
         lines = [
-            Line(f"prompt {n}", (_shown(row, "reset"), _shown(row, "warm"), _verdict(row)))
+            Line(
+                f"prompt {n}",
+                (_shown(row.reset, row.reset_text), _shown(row.warm, row.warm_text), _verdict(row)),
+            )
             for n, row in enumerate(outputs[share][:prompts], start=1)
         ]
         sections.append(Section(f"{share}% shared", lines))
     rows = [row for share in outputs for row in outputs[share]]
-    same = sum(row["reset"][0] == row["warm"][0] for row in rows)
-    worst = max(row["logits_error"] for row in rows)
+    same = sum(row.reset[0] == row.warm[0] for row in rows)
+    worst = max(row.logits_error for row in rows)
     below = [
         f"first token the same: {same} of {counted(len(rows), 'prompt')}; the first logits differ by at most "
         f"{worst:.2g} of their spread (root mean square). same: tokens up to the first that differs.",
@@ -148,42 +159,41 @@ def _side_by_side(outputs: Row, prompts: int) -> Table:
     return Table(title, ("", "after a reset", "from a warm cache", "same"), sections, [], below)
 
 
-def _shown(row: Row, arm: str) -> str:
-    text = row[f"{arm}_text"]
-    shown = " ".join(map(str, row[arm])) if text is None else repr(text)
+def _shown(tokens: Sequence[int], text: str | None) -> str:
+    shown = " ".join(map(str, tokens)) if text is None else repr(text)
     return shown if len(shown) <= OUTPUT_WIDTH else shown[: OUTPUT_WIDTH - 3] + "..."
 
 
-def _verdict(row: Row) -> str:
-    pairs = list(zip(row["reset"], row["warm"], strict=True))
-    if row["objection"]:
+def _verdict(row: ComparedOutput) -> str:
+    pairs = list(zip(row.reset, row.warm, strict=True))
+    if row.objection:
         return "wrong"
     return next((f"{n} of {len(pairs)}" for n, (one, two) in enumerate(pairs) if one != two), "all")
 
 
-def sizes_of(summary: Row) -> list[int]:
+def sizes_of(summary: CacheSummary) -> list[int]:
     """Every number of prompts in a step that was tried, ascending."""
-    return sorted({row["batch_size"] for row in summary["cells"]})
+    return sorted({row.batch_size for row in summary.cells})
 
 
-def _shares(summary: Row, size: int) -> list[int]:
-    return sorted({row["share_pct"] for row in summary["cells"] if row["batch_size"] == size})
+def _shares(summary: CacheSummary, size: int) -> list[int]:
+    return sorted({row.share_pct for row in summary.cells if row.batch_size == size})
 
 
-def answer(summary: Row) -> str:
+def answer(summary: CacheSummary) -> str:
     """The difference at the largest share, for single prompts and for batches."""
-    rows = [row for row in summary["contrasts"] if row["contrast"] == "warm"]
+    rows = [row for row in summary.contrasts if row.contrast == "warm"]
     if not rows:
         return "No contrast was measured."
-    most = max(row["share_pct"] for row in rows)
+    most = max(row.share_pct for row in rows)
     told = [
-        f"a prefill of {prompts_of(row)} changes by {change(row)}, {row['verdict']}"
+        f"a prefill of {prompts_of(row)} changes by {change(row)}, {row.verdict}"
         for row in rows
-        if row["share_pct"] == most
+        if row.share_pct == most
     ]
     return f"With a cache that has {most}% of the prompt, {'; '.join(told)}."
 
 
-def prompts_of(row: Row) -> str:
+def prompts_of(row: CacheCell | CacheContrast) -> str:
     """How many prompts a step has, in words."""
-    return "one prompt" if row["batch_size"] == 1 else f"{row['batch_size']} prompts"
+    return "one prompt" if row.batch_size == 1 else f"{row.batch_size} prompts"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from harness.analysis.rows import select
 from harness.config.kernel_names import looks
+from harness.experiments.kernels.rows import KernelsSummary
 from harness.experiments.kernels.view import (
     ARMS,
     compared,
@@ -15,21 +16,21 @@ from harness.experiments.kernels.view import (
 )
 from harness.report.arms import arm_key, arm_lines, lost_arms, spread_axis
 from harness.report.charts.spec import Axis, Band, Line, Lines, Sheet
-from harness.report.rows import Row
 from harness.report.tips import Tips, contrast_point
+from harness.runs.schema import RunRecord
 from harness.units import counted
 
 
-def charts(record: Row, summary: Row, tips: Tips) -> list[Sheet]:
+def charts(record: RunRecord, summary: KernelsSummary, tips: Tips) -> list[Sheet]:
     """Differences in percent, and times, over spread_k."""
     title = (
-        f"{whose(summary)} on contiguous and fragmented K and V, {record['device']['name']}: "
-        f"{inputs(record['config'])}"
+        f"{whose(summary)} on contiguous and fragmented K and V, {record.device.name}: "
+        f"{inputs(record.config)}"
     )
     return [Sheet("kernels", title, [_differences(summary), _times(summary, tips)])]
 
 
-def _differences(summary: Row) -> Lines:
+def _differences(summary: KernelsSummary) -> Lines:
     lines = []
     look_of = looks(kernels_of(summary))
     for kernel in kernels_of(summary):
@@ -37,7 +38,7 @@ def _differences(summary: Row) -> Lines:
         points = [
             contrast_point(k, row, f"{kernel}, {counted(k, 'run')} against {against}")
             for row in contrasts_of(summary, kernel)
-            for k in [row["spread_k"]]
+            for k in [row.spread_k]
         ]
         lines.append(Line(arm_key(kernel, "fragmented", look_of[kernel]), points))
     return Lines(
@@ -45,16 +46,16 @@ def _differences(summary: Row) -> Lines:
         spread_axis(spreads_of(summary)),
         Axis("% of the baseline, with 95% intervals", zero=0.0),
         lines,
-        [Band.tolerance(summary["tolerance_pct"])],
+        [Band.tolerance(summary.tolerance_pct)],
         note="Of kernels without a block table against contiguous K and V, the gather not counted; of those "
         "with one against one run, as a block table selects other code.",
     )
 
 
-def _times(summary: Row, tips: Tips) -> Lines:
+def _times(summary: KernelsSummary, tips: Tips) -> Lines:
     look_of = looks(kernels_of(summary))
     arms = [(kernel, arm) for kernel in kernels_of(summary) for arm in ARMS]
-    by_arm = [select(summary["cells"], kernel=kernel, arm=arm) for kernel, arm in arms]
+    by_arm = [select(summary.cells, kernel=kernel, arm=arm) for kernel, arm in arms]
     return Lines(
         "Time of a call",
         spread_axis(spreads_of(summary)),

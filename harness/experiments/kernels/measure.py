@@ -50,7 +50,7 @@ def measure(config: KernelsConfig, recorder: Recorder) -> None:
         for k in todo:
             with recorder.peak_memory(_series(k)):
                 _measure(sampling, config, k, timer, budget)
-            recorder.print(view.comparison_of(recorder.record.to_json(), recorder.kept, k))
+            recorder.print(view.comparison_of(recorder.record, recorder.kept, k))
             bar.update()
     sampling.note_limits(getattr(timer, "launch_bound", 0))
 

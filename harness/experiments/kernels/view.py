@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from harness.analysis import figures, stats
 from harness.analysis import roofline as work
 from harness.analysis.contrasts import name_in_series, series_pairs
 from harness.analysis.rows import find, select
 from harness.config.kernel_names import FUNCTIONS, WITHOUT_TABLE, gather_for
-from harness.experiments.kernels.rows import KernelsSummary
-from harness.report.document import Document, figures_and_tables
+from harness.experiments.kernels.rows import KernelCell, KernelContrast, KernelsSummary
+from harness.report.document import Document, csv_rows, figures_and_tables
 from harness.report.rows import (
     LABELS,
     TIME_COLUMNS,
-    Row,
     change,
     difference_line,
     folded,
@@ -24,11 +24,13 @@ from harness.report.rows import (
     status_line,
     time_line,
     total_us,
+    verdict,
     warning_lines,
     warnings,
 )
 from harness.report.tables import NONE, Line, Notes, Section, Table, ms
 from harness.runs.record import Result, latest
+from harness.runs.schema import RunRecord
 from harness.units import ELEMENT_BYTES, counted
 
 Summary = KernelsSummary  # of summary.json
@@ -45,7 +47,7 @@ CONTRASTS = {
 }
 
 
-def summarise(record: Row, results: Sequence[Result]) -> Row:
+def summarise(record: RunRecord, results: Sequence[Result]) -> KernelsSummary:
     """`cells`, a row for each arm and spread_k in us, and `contrasts` ("core", "fragmentation", "A/A").
 
     A cell has the gather that its kernel needs first, TFLOP/s, and the bandwidth of the least memory traffic.
@@ -53,32 +55,37 @@ def summarise(record: Row, results: Sequence[Result]) -> Row:
     series: dict[str, list[Result]] = {}
     for result in latest(results):
         series.setdefault(result.series, []).append(result)
-    found: Row = {"schema_version": 2, "status": record["status"], "cells": [], "contrasts": []}
-    found["tolerance_pct"] = stats.SAME_TOLERANCE_PCT
+    cells: list[KernelCell] = []
+    contrasts: list[KernelContrast] = []
     for members in series.values():
-        gathers = {r.cell.kernel: figures.cell_row(r) for r in members if r.cell.stage == "gather"}
+        gathers = {r.cell.kernel: r for r in members if r.cell.stage == "gather"}
         arms = [r for r in members if r.cell.stage == "kernel" and not r.one_run_for]
-        found["cells"] += [_cell(record, result, gathers) for result in arms]
+        cells += [_cell(record, result, gathers) for result in arms]
         for one, two in series_pairs(members):
             name = CONTRASTS[name_in_series(members[one]), name_in_series(members[two])]
-            row = figures.contrast_row(name, members[one], members[two])
-            spread_k = members[two].one_run_for or members[two].cell.spread_k
-            found["contrasts"] += [row | {"spread_k": spread_k}] if row else []
-    found["cells"].sort(key=lambda row: row["spread_k"])
-    found["contrasts"].sort(key=lambda row: row["spread_k"])
-    return found
+            if fields := figures.contrast_row(name, members[one], members[two]):
+                spread_k = members[two].one_run_for or members[two].cell.spread_k
+                contrasts.append(KernelContrast(**fields | {"spread_k": spread_k}))
+    return KernelsSummary(
+        schema_version=2,
+        status=record.status,
+        cells=sorted(cells, key=lambda row: row.spread_k),
+        contrasts=sorted(contrasts, key=lambda row: row.spread_k),
+        tolerance_pct=stats.SAME_TOLERANCE_PCT,
+    )
 
 
-def _cell(record: Row, result: Result, gathers: dict[str, Row]) -> Row:
-    row = figures.cell_row(result)
+def _cell(record: RunRecord, result: Result, gathers: dict[str, Result]) -> KernelCell:
+    fields = figures.cell_row(result)
     gather = gathers.get(gather_for(result.cell.kernel)) if result.cell.arm == "fragmented" else None
-    row["gather_us"] = gather["median_us"] if gather else None
-    if gather and gather["status"] != "ok" and row["status"] == "ok":
-        row["warnings"].append(f"gather: {gather['status']}: {gather['reason']}")
-    return row | _rates(record["config"], row["median_us"])
+    copying = figures.cell_row(gather) if gather else {}
+    if copying and copying["status"] != "ok" and fields["status"] == "ok":
+        fields["warnings"].append(f"gather: {copying['status']}: {copying['reason']}")
+    rates = _rates(record.config, fields["median_us"])
+    return KernelCell(**fields, gather_us=copying.get("median_us"), **rates)
 
 
-def _rates(config: Row, microseconds: float | None) -> Row:
+def _rates(config: Mapping[str, Any], microseconds: float | None) -> dict[str, Any]:
     """tflops and gbps of a call that took so long; None if it was not measured."""
     if not microseconds:
         return {"tflops": None, "gbps": None}
@@ -91,37 +98,39 @@ def _rates(config: Row, microseconds: float | None) -> Row:
     }
 
 
-def comparison_of(record: Row, results: Sequence[Result], spread_k: int) -> str:
+def comparison_of(record: RunRecord, results: Sequence[Result], spread_k: int) -> str:
     """The table of one spread_k, 80 columns wide, while a run goes on."""
     return comparison(record, summarise(record, results), spread_k).screen()
 
 
-def comparison(record: Row, summary: Row, spread_k: int) -> Table:
+def comparison(record: RunRecord, summary: KernelsSummary, spread_k: int) -> Table:
     """`Comparison Results (spread=K)`: each kernel's points, and their differences."""
     notes, sections = Notes(), []
     for kernel in kernels_of(summary):
-        cells = select(summary["cells"], kernel=kernel, spread_k=spread_k)
+        cells = select(summary.cells, kernel=kernel, spread_k=spread_k)
         rows = [row for arm in ARMS if (row := find(cells, arm=arm))]
         if rows:
             digits = _digits(summary)
-            lines = [time_line(LABELS[row["arm"]], row, notes, digits) for row in rows]
+            lines = [time_line(LABELS[row.arm], row, notes, digits) for row in rows]
             lines += _differences(summary, kernel, spread_k, notes, digits)
             sections.append(Section(heading(kernel, rows[0], notes), lines))
     title = f"Comparison Results (spread={spread_k})"
-    unit = [f"ms per call, {inputs(record['config'])}"]
+    unit = [f"ms per call, {inputs(record.config)}"]
     return Table(
         title, TIME_COLUMNS, sections, unit, [*notes.lines(), *_warnings(summary, spread_k)], text_column=3
     )
 
 
-def _warnings(summary: Row, spread_k: int) -> list[str]:
-    here = select(summary["cells"], spread_k=spread_k)
+def _warnings(summary: KernelsSummary, spread_k: int) -> list[str]:
+    here = select(summary.cells, spread_k=spread_k)
     return warning_lines(here, _name)
 
 
-def _differences(summary: Row, kernel: str, spread_k: int, notes: Notes, digits: int) -> list[Line]:
+def _differences(
+    summary: KernelsSummary, kernel: str, spread_k: int, notes: Notes, digits: int
+) -> list[Line]:
     core, split, again = (
-        find(summary["contrasts"], kernel=kernel, spread_k=spread_k, contrast=name)
+        find(summary.contrasts, kernel=kernel, spread_k=spread_k, contrast=name)
         for name in ("core", "fragmentation", "A/A")
     )
     label = "Core Diff"
@@ -140,60 +149,62 @@ def _differences(summary: Row, kernel: str, spread_k: int, notes: Notes, digits:
     ]
 
 
-def document(record: Row, summary: Row) -> Document:
+def document(record: RunRecord, summary: KernelsSummary) -> Document:
     """A table a spread_k for tables.md; on the screen, where those went by already, the one over all."""
     spreads = spreads_of(summary)
     tables = [comparison(record, summary, k) for k in spreads]
     over_all = [_over_all(record, summary)] if spreads else []
-    title = f"{whose(summary)} on {inputs(record['config'])}"
-    cells = summary["cells"]
-    found = warnings(cells, lambda row: f"{_name(row)}, spread_k = {row['spread_k']}")
-    return Document(record, title, answer(summary), figures_and_tables(over_all, tables), cells, found)
+    title = f"{whose(summary)} on {inputs(record.config)}"
+    cells = summary.cells
+    found = warnings(cells, lambda row: f"{_name(row)}, spread_k = {row.spread_k}")
+    return Document(
+        record, title, answer(summary), figures_and_tables(over_all, tables), csv_rows(cells), found
+    )
 
 
-def _name(row: Row) -> str:
-    return f"{row['kernel']}, {LABELS[row['arm']]}"
+def _name(row: KernelCell) -> str:
+    return f"{row.kernel}, {LABELS[row.arm]}"
 
 
-def _over_all(record: Row, summary: Row) -> Table:
+def _over_all(record: RunRecord, summary: KernelsSummary) -> Table:
     notes, sections = Notes(), []
     for kernel in kernels_of(summary):
-        rows = select(summary["cells"], kernel=kernel, arm="fragmented")
+        rows = select(summary.cells, kernel=kernel, arm="fragmented")
         if rows:
             compared = (
                 "non-contiguous against contiguous" if kernel in WITHOUT_TABLE else "k runs against one run"
             )
             lines = folded([_summary_line(summary, row, notes) for row in rows])
             sections.append(Section(f"{heading(kernel, rows[0], notes)}: {compared}", lines))
-    unit = [f"ms per call, {inputs(record['config'])}"]
+    unit = [f"ms per call, {inputs(record.config)}"]
     below = [
         *notes.lines(),
-        noise_floor_line(summary["contrasts"], "one run"),
+        noise_floor_line(summary.contrasts, "one run"),
         "difference: median of paired differences with its 95% interval; same: the interval lies within "
-        f"+-{summary['tolerance_pct']:g}%. with gather: the kernel's median plus its gather's.",
+        f"+-{summary.tolerance_pct:g}%. with gather: the kernel's median plus its gather's.",
     ]
     return Table("Summary over all spread_k", SUMMARY_COLUMNS, sections, unit, below)
 
 
-def _summary_line(summary: Row, row: Row, notes: Notes) -> Line:
-    kernel, k = row["kernel"], row["spread_k"]
-    if row["median_us"] is None:
+def _summary_line(summary: KernelsSummary, row: KernelCell, notes: Notes) -> Line:
+    kernel, k = row.kernel, row.spread_k
+    if row.median_us is None:
         return status_line(str(k), row, notes)
     name = "core" if kernel in WITHOUT_TABLE else "fragmentation"
-    paired = find(summary["contrasts"], kernel=kernel, spread_k=k, contrast=name)
-    whole = find(summary["cells"], kernel=kernel, spread_k=k, arm="contiguous")
+    paired = find(summary.contrasts, kernel=kernel, spread_k=k, contrast=name)
+    whole = find(summary.cells, kernel=kernel, spread_k=k, arm="contiguous")
     digits = _digits(summary)
     cells = (
-        ms(whole["median_us"] if whole else None, digits),
-        ms(row["median_us"], digits),
+        ms(whole.median_us if whole else None, digits),
+        ms(row.median_us, digits),
         ms(total_us(row), digits) if kernel in WITHOUT_TABLE else NONE,
-        change(paired) if paired else NONE,
-        paired["verdict"] if paired else NONE,
+        change(paired),
+        verdict(paired),
     )
     return Line(marked(str(k), row, notes), cells)
 
 
-def inputs(config: Row) -> str:
+def inputs(config: Mapping[str, Any]) -> str:
     """What the kernels were given, in words."""
     queries, keys = config["seq_len_q"], config["length"]
     tokens = counted(keys, "token") if queries == keys else f"{queries} queries on {keys} keys"
@@ -205,44 +216,41 @@ def inputs(config: Row) -> str:
     return f"{batch}{tokens}, {heads} heads x {config['head_dim']}, {config['dtype']}, {causal}, random data"
 
 
-def kernels_of(summary: Row) -> list[str]:
+def kernels_of(summary: KernelsSummary) -> list[str]:
     """The kernels, in the order in which they were asked for."""
-    return list(dict.fromkeys(row["kernel"] for row in summary["cells"]))
+    return list(dict.fromkeys(row.kernel for row in summary.cells))
 
 
-def whose(summary: Row) -> str:
+def whose(summary: KernelsSummary) -> str:
     """Whose kernels they are, for a title."""
     return "flash-attn's functions" if {*kernels_of(summary)} <= {*FUNCTIONS} else "Attention kernels"
 
 
-def spreads_of(summary: Row) -> list[int]:
+def spreads_of(summary: KernelsSummary) -> list[int]:
     """Every spread_k that was tried, ascending."""
-    return sorted({row["spread_k"] for row in summary["cells"]})
+    return sorted({row.spread_k for row in summary.cells})
 
 
-def _digits(summary: Row) -> int:
+def _digits(summary: KernelsSummary) -> int:
     """Decimals of a time in ms: tenths of a microsecond where calls are short."""
-    return 4 if all((row["median_us"] or 0) < 10_000 for row in summary["cells"]) else 3
+    return 4 if all((row.median_us or 0) < 10_000 for row in summary.cells) else 3
 
 
-def answer(summary: Row) -> str:
+def answer(summary: KernelsSummary) -> str:
     """What the most runs change for each kernel."""
-    most = max((row["spread_k"] for row in summary["contrasts"]), default=0)
+    most = max((row.spread_k for row in summary.contrasts), default=0)
     rows = [
-        row
-        for kernel in kernels_of(summary)
-        for row in contrasts_of(summary, kernel)
-        if row["spread_k"] == most
+        row for kernel in kernels_of(summary) for row in contrasts_of(summary, kernel) if row.spread_k == most
     ]
     if not rows:
         return "No contrast was measured."
-    told = [f"{row['kernel']} by {change(row)}, {row['verdict']}" for row in rows]
+    told = [f"{row.kernel} by {change(row)}, {row.verdict}" for row in rows]
     return f"K and V in {counted(most, 'run')} change {'; '.join(told)}."
 
 
-def contrasts_of(summary: Row, kernel: str) -> list[Row]:
+def contrasts_of(summary: KernelsSummary, kernel: str) -> list[KernelContrast]:
     """What is compared for a kernel, over spread_k."""
-    return select(summary["contrasts"], kernel=kernel, contrast=compared(kernel))
+    return select(summary.contrasts, kernel=kernel, contrast=compared(kernel))
 
 
 def compared(kernel: str) -> str:

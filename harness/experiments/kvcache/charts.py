@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from harness.analysis import stats
+from harness.experiments.kvcache.rows import KVCacheSummary, ModeRow, StepRow
 from harness.experiments.kvcache.summary import MODES
 from harness.experiments.kvcache.view import LABELS, MIB, mib
 from harness.report.charts.spec import (
@@ -21,8 +23,9 @@ from harness.report.charts.spec import (
 from harness.report.charts.spec import (
     Row as Entry,
 )
-from harness.report.rows import Row
 from harness.report.tips import Tips, median_ms, spaced
+from harness.runs.schema import RunRecord
+from harness.units import in_ms
 
 LOOKS = {
     mode: Key(LABELS[mode], colour, marker, "solid")
@@ -36,10 +39,10 @@ STEP = Axis("generated token")
 SPEED_UPS = {"kv_cache": "KV cache against no cache", "paged": "paged against no cache"}
 
 
-def charts(record: Row, summary: Row, tips: Tips) -> list[Sheet]:
+def charts(record: RunRecord, summary: KVCacheSummary, tips: Tips) -> list[Sheet]:
     """Bars of whole generations; lines over the tokens."""
-    where = f"{record['model']['name']}, {record['device']['name']}"
-    modes = summary["modes"]
+    where = f"{record.model.name}, {record.device.name}"
+    modes = summary.modes
     whole = [
         Bars("The whole generation", Axis("ms"), [_mode(row, summary, tips) for row in modes]),
         Bars("Peak memory of the mode's own process", Axis("MiB"), [_peak(row) for row in modes]),
@@ -50,10 +53,10 @@ def charts(record: Row, summary: Row, tips: Tips) -> list[Sheet]:
     ]
 
 
-def _steps(summary: Row, tips: Tips) -> list[Lines]:
-    count = len({row["step"] for row in summary["steps"]})
+def _steps(summary: KVCacheSummary, tips: Tips) -> list[Lines]:
+    count = len({row.step for row in summary.steps})
     note = f"{MOST_STEPS} of the {count} tokens are drawn; summary.json has all." * (count > MOST_STEPS)
-    times = [_line(summary, mode, lambda row: tips.point(row["step"], row, _name(row))) for mode in MODES]
+    times = [_line(summary, mode, lambda row: tips.point(row.step, row, _name(row))) for mode in MODES]
     kept = [_line(summary, mode, _kept) for mode in MODES]
     if kept[1].points:
         kept.append(Line(FORMULA, _line(summary, MODES[1], _formula).points))
@@ -69,51 +72,45 @@ def _steps(summary: Row, tips: Tips) -> list[Lines]:
     ]
 
 
-def _mode(row: Row, summary: Row, tips: Tips) -> Entry:
-    name = LABELS[row["arm"]]
-    if row["median_us"] is None:
-        return Entry(f"{name}: {row['status']}")
+def _mode(row: ModeRow, summary: KVCacheSummary, tips: Tips) -> Entry:
+    name = LABELS[row.arm]
+    if row.median_us is None:
+        return Entry(f"{name}: {row.status}")
     speed_up = next(
-        (
-            f"{each['speed_up']:.2f}x"
-            for each in summary["speed_ups"]
-            if each["contrast"] == SPEED_UPS.get(row["arm"])
-        ),
+        (f"{each.speed_up:.2f}x" for each in summary.speed_ups if each.contrast == SPEED_UPS.get(row.arm)),
         "",
     )
-    bounds = row["ci95_us"] and [bound / 1000 for bound in row["ci95_us"]]
-    tip = tips.cell(row, f"{name}, {row['output_len']} tokens")
-    bar = Part(row["median_us"] / 1000, LOOKS[row["arm"]], tip, bounds, speed_up)
+    bounds = stats.map_interval(row.ci95_us, in_ms)
+    tip = tips.cell(row, f"{name}, {row.output_len} tokens")
+    bar = Part(row.median_us / 1000, LOOKS[row.arm], tip, bounds, speed_up)
     return Entry(f"{name}: {median_ms(row)}" + (f", {speed_up}" if speed_up else ""), [bar])
 
 
-def _peak(row: Row) -> Entry:
-    name, peak = LABELS[row["arm"]], row["peak_bytes"]
+def _peak(row: ModeRow) -> Entry:
+    name, peak = LABELS[row.arm], row.peak_bytes
     if peak is None:
-        return Entry(f"{name}: {row['status'] if row['status'] != 'ok' else 'not counted here'}")
+        return Entry(f"{name}: {row.status if row.status != 'ok' else 'not counted here'}")
     label = f"{name}: {mib(peak)} MiB"
-    return Entry(
-        label, [Part(peak / MIB, LOOKS[row["arm"]], Tip([f"{name}, peak memory", f"{mib(peak)} MiB"]))]
-    )
+    return Entry(label, [Part(peak / MIB, LOOKS[row.arm], Tip([f"{name}, peak memory", f"{mib(peak)} MiB"]))])
 
 
-def _line(summary: Row, mode: str, point: Callable[[Row], Point]) -> Line:
-    rows = [row for row in summary["steps"] if row["arm"] == mode and row["median_us"] is not None]
+def _line(summary: KVCacheSummary, mode: str, point: Callable[[StepRow], Point]) -> Line:
+    rows = [row for row in summary.steps if row.arm == mode and row.median_us is not None]
     return Line(LOOKS[mode], [point(row) for row in spaced(rows, MOST_STEPS)])
 
 
-def _name(row: Row) -> str:
-    return f"{LABELS[row['arm']]}, token {row['step']} after {row['tokens']}"
+def _name(row: StepRow) -> str:
+    return f"{LABELS[row.arm]}, token {row.step} after {row.tokens}"
 
 
-def _kept(row: Row) -> Point:
-    if (kept := row.get("cache_bytes")) is None:
-        return Point(row["step"], None)
-    return Point(row["step"], kept / MIB, None, Tip([_name(row), f"{kept / MIB:,.3f} MiB are kept"]))
+def _kept(row: StepRow) -> Point:
+    if (kept := row.cache_bytes) is None:
+        return Point(row.step, None)
+    return Point(row.step, kept / MIB, None, Tip([_name(row), f"{kept / MIB:,.3f} MiB are kept"]))
 
 
-def _formula(row: Row) -> Point:
-    if (size := row["formula_bytes"]) is None:
-        return Point(row["step"], None)
-    told = [f"{row['tokens']} tokens, by the formula", f"{size / MIB:,.3f} MiB"]
-    return Point(row["step"], size / MIB, None, Tip(told))
+def _formula(row: StepRow) -> Point:
+    if (size := row.formula_bytes) is None:
+        return Point(row.step, None)
+    told = [f"{row.tokens} tokens, by the formula", f"{size / MIB:,.3f} MiB"]
+    return Point(row.step, size / MIB, None, Tip(told))

@@ -212,9 +212,17 @@ class Modes:
         versions = self.recorder.record.versions
         paged = mode == "paged"
         provider = f"vLLM {versions['vllm']}" if paged else f"transformers {versions['transformers']}"
-        point = (("input_len", len(self.ids)), ("output_len", self.config.output_len or 1))
-        of_cell = mode, 0, self.block_size if paged else 0, None, "captured", point
-        return Cell("end_to_end", "generation", provider, *of_cell)
+        return Cell(
+            stage="end_to_end",
+            kernel="generation",
+            provider=provider,
+            arm=mode,
+            spread_k=0,
+            block_size=self.block_size if paged else 0,
+            layer=None,
+            data="captured",
+            point=(("input_len", len(self.ids)), ("output_len", self.config.output_len or 1)),
+        )
 
 
 def step_results(config: KVCacheConfig, series: Series, seen: dict[float, Generated]) -> list[Result]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.analysis import figures, stats
-from harness.report.rows import Row
+from harness.experiments.kvcache.rows import KVCacheSummary, ModeRow, SpeedUpRow, StepRow
 from harness.runs.record import Result, Status, latest
+from harness.runs.schema import RunRecord
 from harness.units import ELEMENT_BYTES, kv_bytes_per_token
 
 MODES = ("no_cache", "kv_cache", "paged")
@@ -16,7 +17,7 @@ CONTRASTS = (("no_cache", "kv_cache"), ("no_cache", "paged"), ("kv_cache", "page
 AGAIN = "A/A"
 
 
-def summarise(record: Row, results: Sequence[Result]) -> Row:
+def summarise(record: RunRecord, results: Sequence[Result]) -> KVCacheSummary:
     """summary.json's lists, each with a row a mode or a pair of them.
 
     `modes` (whole generations, first token, tokens after it, memory, tokens equal to those without a cache),
@@ -27,80 +28,76 @@ def summarise(record: Row, results: Sequence[Result]) -> Row:
     again = next((r for r in kept if r.control), None)
     memory = {r.cell.arm: r for r in kept if r.cell.stage == "memory"}
     steps = [_step(record, r) for r in kept if r.cell.stage == "step"]
-    steps.sort(key=lambda row: (MODES.index(row["arm"]), row["step"]))
-    modes = [_mode(record, whole[mode], memory.get(mode), steps) for mode in MODES if mode in whole]
-    return {
-        "schema_version": 2,
-        "status": record["status"],
-        "modes": modes,
-        "speed_ups": _speed_ups(whole, again),
-        "steps": steps,
-    }
+    steps.sort(key=lambda row: (MODES.index(row.arm), row.step))
+    return KVCacheSummary(
+        schema_version=2,
+        status=record.status,
+        modes=[_mode(record, whole[mode], memory.get(mode), steps) for mode in MODES if mode in whole],
+        speed_ups=_speed_ups(whole, again),
+        steps=steps,
+    )
 
 
-def token_bytes(record: Row) -> int | None:
+def token_bytes(record: RunRecord) -> int | None:
     """Bytes of K and V of a token: 2 * layers * KV heads * head size * bytes of a number.
 
     None if no engine said which data type it took.
     """
-    model, dtype = record["model"], record.get("engine", {}).get("dtype")
-    if dtype not in ELEMENT_BYTES or "num_layers" not in model:
+    model, size = record.model, ELEMENT_BYTES.get(str(record.engine.dtype)) if record.engine else None
+    if not (size and model.num_layers and model.num_kv_heads and model.head_dim):
         return None
-    layers, heads, width = (model[name] for name in ("num_layers", "num_kv_heads", "head_dim"))
-    return kv_bytes_per_token(layers, heads, width, ELEMENT_BYTES[dtype])
+    return kv_bytes_per_token(model.num_layers, model.num_kv_heads, model.head_dim, size)
 
 
-def _step(record: Row, result: Result) -> Row:
+def _step(record: RunRecord, result: Result) -> StepRow:
     """One token; after the first, the cache holds the prompt, and after every other one token more."""
-    row = figures.cell_row(result)
-    each = token_bytes(record)
-    row["tokens"] = row["input_len"] + row["step"] - 1
-    row["formula_bytes"] = None if each is None else each * row["tokens"]
-    return row
+    fields = figures.cell_row(result)
+    tokens, each = fields["input_len"] + fields["step"] - 1, token_bytes(record)
+    return StepRow(**fields, tokens=tokens, formula_bytes=None if each is None else each * tokens)
 
 
-def _mode(record: Row, result: Result, memory: Result | None, steps: Sequence[Row]) -> Row:
-    row = figures.cell_row(result)
-    own = [step for step in steps if step["arm"] == result.cell.arm and step["median_us"] is not None]
-    later = [step["median_us"] for step in own[1:]]
-    found = memory.readings if memory else {}
-    start, peak = found.get("start_bytes"), found.get("peak_bytes")
+def _mode(record: RunRecord, result: Result, memory: Result | None, steps: Sequence[StepRow]) -> ModeRow:
+    own = [step for step in steps if step.arm == result.cell.arm and step.median_us is not None]
+    medians = [step.median_us for step in own if step.median_us is not None]
+    later = medians[1:]
+    readings = memory.readings if memory else {}
     same, of = _same_tokens(record, result.cell.arm)
-    checked = record.get("first_logits", {}).get(result.cell.arm, {})
-    return row | {
-        "first_token_us": own[0]["median_us"] if own else None,
-        "token_us": sum(later) / len(later) if later else None,
-        "last_token_us": later[-1] if later else None,
-        "start_bytes": _median(start),
-        "peak_bytes": _median(peak),
-        "cache_bytes": own[-1]["cache_bytes"] if own else None,
-        "formula_bytes": own[-1]["formula_bytes"] if own else None,
-        "same_tokens": same,
-        "compared_tokens": of,
-        "logits_error": checked.get("error"),
-        "objection": checked.get("objection"),
-    }
+    checked = (record.first_logits or {}).get(result.cell.arm)
+    return ModeRow(
+        **figures.cell_row(result),
+        first_token_us=medians[0] if medians else None,
+        token_us=sum(later) / len(later) if later else None,
+        last_token_us=later[-1] if later else None,
+        start_bytes=_median(readings.get("start_bytes")),
+        peak_bytes=_median(readings.get("peak_bytes")),
+        cache_bytes=own[-1].cache_bytes if own else None,
+        formula_bytes=own[-1].formula_bytes if own else None,
+        same_tokens=same,
+        compared_tokens=of,
+        logits_error=checked.error if checked else None,
+        objection=checked.objection if checked else None,
+    )
 
 
 def _median(values: Sequence[float] | None) -> float | None:
     return stats.median_interval(values).median if values else None
 
 
-def _same_tokens(record: Row, mode: str) -> tuple[int | None, int | None]:
+def _same_tokens(record: RunRecord, mode: str) -> tuple[int | None, int | None]:
     """How many tokens from the first on are those without a cache, and of how many; None: not comparable."""
-    tokens = record.get("tokens", {})
+    tokens = record.tokens or {}
     if mode not in tokens or "no_cache" not in tokens or drawn_apart(record, mode):
         return None, None
     pairs = list(zip(tokens[mode], tokens["no_cache"], strict=True))
     return next((n for n, (one, two) in enumerate(pairs) if one != two), len(pairs)), len(pairs)
 
 
-def drawn_apart(record: Row, mode: str) -> bool:
+def drawn_apart(record: RunRecord, mode: str) -> bool:
     """Whether the mode has other weights than transformers, as each draws its own."""
-    return mode == "paged" and bool(record["model"].get("drawn_apart"))
+    return mode == "paged" and bool(record.model.drawn_apart)
 
 
-def _speed_ups(whole: dict[str, Result], again: Result | None) -> list[Row]:
+def _speed_ups(whole: dict[str, Result], again: Result | None) -> list[SpeedUpRow]:
     """How many times as fast each mode is as another, from the quotients of their pairs.
 
     Not from differences: times that differ severalfold have quotients of less spread.
@@ -109,15 +106,17 @@ def _speed_ups(whole: dict[str, Result], again: Result | None) -> list[Row]:
     twins = whole.get("kv_cache"), again
     noise = _speed_up(AGAIN, *twins, factor=1.0)  # widened by nothing
     sound = all(result and result.status is Status.OK for result in twins)
-    factor = stats.noise_factor(noise["ci95_speed_up"]) if noise and sound else None
-    found = [_speed_up(name, one, two, factor) for name, one, two in pairs]
+    factor = stats.noise_factor(noise.ci95_speed_up) if noise and sound else None
+    rows = [row for name, one, two in pairs if (row := _speed_up(name, one, two, factor))]
     floor_pct = factor and 100 * (factor - 1)
-    return [row | {"noise_floor_pct": floor_pct} for row in [*found, noise] if row]
+    return [
+        row.model_copy(update={"noise_floor_pct": floor_pct}) for row in [*rows, *([noise] if noise else [])]
+    ]
 
 
 def _speed_up(
     name: str, baseline: Result | None, treatment: Result | None, factor: float | None
-) -> Row | None:
+) -> SpeedUpRow | None:
     """Baseline's time over the treatment's; `verdict` is of the treatment's time. None without a pair.
 
     Args:
@@ -130,10 +129,11 @@ def _speed_up(
     taken = stats.median_interval([two / one for one, two in pairs])
     bounds = taken.ci95
     sound = baseline.status is treatment.status is Status.OK
-    return {
-        "contrast": name,
-        "speed_up": 1 / taken.median,
-        "ci95_speed_up": [1 / bounds[1], 1 / bounds[0]] if bounds else None,
-        "verdict": stats.quotient_verdict(bounds, factor) if sound else "unclear",
-        "n": n,
-    }
+    return SpeedUpRow(
+        contrast=name,
+        speed_up=1 / taken.median,
+        ci95_speed_up=(1 / bounds[1], 1 / bounds[0]) if bounds else None,
+        verdict=stats.quotient_verdict(bounds, factor) if sound else "unclear",
+        n=n,
+        noise_floor_pct=None,
+    )

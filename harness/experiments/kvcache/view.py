@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.experiments.kvcache.rows import KVCacheSummary
+from harness.experiments.kvcache.rows import KVCacheSummary, ModeRow, StepRow
 from harness.experiments.kvcache.summary import AGAIN, MODES, drawn_apart, summarise, token_bytes
-from harness.report.document import Document, figures_and_tables
-from harness.report.rows import Row, marked, status_line, warnings
+from harness.report.document import Document, csv_rows, figures_and_tables
+from harness.report.rows import marked, status_line, warnings
 from harness.report.tables import NONE, Line, Notes, Section, Table, ms, signed
+from harness.runs.schema import RunRecord
 from harness.units import ELEMENT_BYTES, counted
 
 __all__ = ["document", "summarise"]
@@ -23,31 +24,31 @@ OWN_WEIGHTS = "vLLM and transformers draw their own weights, so their tokens do 
 MIB = 2**20
 
 
-def document(record: Row, summary: Row) -> Document:
+def document(record: RunRecord, summary: KVCacheSummary) -> Document:
     """The tables; in tables.csv the modes and every step."""
-    makers = (_generations, _speed_up_table, _cache_table, _along_the_way) if summary["modes"] else ()
+    makers = (_generations, _speed_up_table, _cache_table, _along_the_way) if summary.modes else ()
     tables = [table for make in makers if (table := make(record, summary))]
-    title = f"Generation with and without a KV cache, {record['model']['name']}"
-    rows = [*summary["modes"], *summary["steps"]]
-    found = warnings(summary["modes"], lambda row: LABELS[row["arm"]])
-    found += warnings(summary["steps"], lambda row: f"{LABELS[row['arm']]}, step {row['step']}")
-    return Document(record, title, answer(summary), figures_and_tables(tables), rows, found)
+    title = f"Generation with and without a KV cache, {record.model.name}"
+    rows = [*summary.modes, *summary.steps]
+    found = warnings(summary.modes, lambda row: LABELS[row.arm])
+    found += warnings(summary.steps, lambda row: f"{LABELS[row.arm]}, step {row.step}")
+    return Document(record, title, answer(summary), figures_and_tables(tables), csv_rows(rows), found)
 
 
-def _generations(record: Row, summary: Row) -> Table:
+def _generations(record: RunRecord, summary: KVCacheSummary) -> Table:
     notes, lines = Notes(), []
-    for row in summary["modes"]:
-        if row["median_us"] is None:
-            lines.append(status_line(LABELS[row["arm"]], row, notes))
+    for row in summary.modes:
+        if row.median_us is None:
+            lines.append(status_line(LABELS[row.arm], row, notes))
             continue
-        label = marked(LABELS[row["arm"]], row, notes)
+        label = marked(LABELS[row.arm], row, notes)
         same = _same(record, row, notes)
-        times = ms(row["median_us"], 1), ms(row["first_token_us"], 2), ms(row["token_us"], 2)
-        lines.append(Line(label, (*times, mib(row["peak_bytes"]), mib(_growth(row)), same)))
+        times = ms(row.median_us, 1), ms(row.first_token_us, 2), ms(row.token_us, 2)
+        lines.append(Line(label, (*times, mib(row.peak_bytes), mib(_growth(row)), same)))
     columns = ("", "total ms", "first ms", "token ms", "peak MiB", "grew MiB", "same")
     below = [
         *notes.lines(),
-        _counts(summary["modes"]),
+        _counts(summary.modes),
         "first: until the first token; token: mean over those after it. peak: memory of the mode's own "
         f"process ({_source(record)}), weights and what its libraries hold included; grew: by so much "
         "during the generation. same: tokens equal to those without a cache, up to the first that is not.",
@@ -55,42 +56,42 @@ def _generations(record: Row, summary: Row) -> Table:
     return Table(_title(summary), columns, [Section("", lines)], below=below)
 
 
-def _same(record: Row, row: Row, notes: Notes) -> str:
+def _same(record: RunRecord, row: ModeRow, notes: Notes) -> str:
     """How many tokens are the same, with a mark where nothing can be said or the first one is not."""
-    if drawn_apart(record, row["arm"]):
+    if drawn_apart(record, row.arm):
         return f"{NONE} {notes.mark(OWN_WEIGHTS)}"
-    if row["same_tokens"] is None:
+    if row.same_tokens is None:
         return NONE
-    shown = f"{row['same_tokens']}/{row['compared_tokens']}"
-    if row["objection"]:
-        return f"{shown} {notes.mark('more than rounding: ' + row['objection'])}"
-    if row["same_tokens"] == 0 and row["logits_error"] is not None:
-        error = f"{row['logits_error']:.2g}"
+    shown = f"{row.same_tokens}/{row.compared_tokens}"
+    if row.objection:
+        return f"{shown} {notes.mark('more than rounding: ' + row.objection)}"
+    if row.same_tokens == 0 and row.logits_error is not None:
+        error = f"{row.logits_error:.2g}"
         return f"{shown} {notes.mark(f'a tie: the first logits differ by {error} of their spread')}"
     return shown
 
 
-def _title(summary: Row) -> str:
-    row = summary["modes"][0]
-    return f"{row['output_len']} tokens generated from {row['input_len']}"
+def _title(summary: KVCacheSummary) -> str:
+    row = summary.modes[0]
+    return f"{row.output_len} tokens generated from {row.input_len}"
 
 
-def _counts(modes: Sequence[Row]) -> str:
-    counts = sorted({row["n"] for row in modes if row["n"]})
+def _counts(modes: Sequence[ModeRow]) -> str:
+    counts = sorted({row.n for row in modes if row.n})
     if not counts:
         return "nothing could be measured"
     return f"medians of {counts[0]} generations" + (f" to {counts[-1]}" if len(counts) > 1 else "")
 
 
-def _source(record: Row) -> str:
-    on_gpu = record["device"]["kind"] == "cuda"
+def _source(record: RunRecord) -> str:
+    on_gpu = record.device.kind == "cuda"
     return "PyTorch's allocated GPU memory" if on_gpu else "resident memory, RSS"
 
 
-def _growth(row: Row) -> float | None:
-    if row["peak_bytes"] is None or row["start_bytes"] is None:
+def _growth(row: ModeRow) -> float | None:
+    if row.peak_bytes is None or row.start_bytes is None:
         return None
-    return max(row["peak_bytes"] - row["start_bytes"], 0.0)  # type: ignore[no-any-return]
+    return max(row.peak_bytes - row.start_bytes, 0.0)
 
 
 def mib(value: float | None) -> str:
@@ -98,12 +99,12 @@ def mib(value: float | None) -> str:
     return NONE if value is None else f"{value / MIB:,.{1 if value >= 100 * MIB else 3}f}"
 
 
-def _speed_up_table(record: Row, summary: Row) -> Table | None:
+def _speed_up_table(record: RunRecord, summary: KVCacheSummary) -> Table | None:
     lines = []
-    for row in summary["speed_ups"]:
-        bounds = row["ci95_speed_up"]
+    for row in summary.speed_ups:
+        bounds = row.ci95_speed_up
         interval = f"[{bounds[0]:.2f}, {bounds[1]:.2f}]" if bounds else "no interval"
-        lines.append(Line(row["contrast"], (f"{row['speed_up']:.2f}x", interval, row["verdict"])))
+        lines.append(Line(row.contrast, (f"{row.speed_up:.2f}x", interval, row.verdict)))
     if not lines:
         return None
     below = [
@@ -114,45 +115,45 @@ def _speed_up_table(record: Row, summary: Row) -> Table | None:
     return Table("Speed-ups", columns, [Section("", lines)], below=below)
 
 
-def _noise(summary: Row) -> str:
-    floor = summary["speed_ups"][0]["noise_floor_pct"]
+def _noise(summary: KVCacheSummary) -> str:
+    floor = summary.speed_ups[0].noise_floor_pct
     if floor is None:
         return ", which is not known, so every verdict is unclear"
     return f": a factor of up to {1 + floor / 100:.2f}, by which the other verdicts' intervals are widened"
 
 
-def _cache_table(record: Row, summary: Row) -> Table | None:
-    each = token_bytes(record)
-    if each is None:
+def _cache_table(record: RunRecord, summary: KVCacheSummary) -> Table | None:
+    each, engine, model = token_bytes(record), record.engine, record.model
+    if each is None or engine is None:
         return None
-    model, dtype = record["model"], record["engine"]["dtype"]
     lines = []
-    for row in summary["modes"]:
-        if row["cache_bytes"] is None:
+    for row in summary.modes:
+        if row.cache_bytes is None:
             continue
-        expected = 0.0 if row["arm"] == "no_cache" else row["formula_bytes"]
-        more = row["cache_bytes"] - expected
+        expected = 0.0 if row.arm == "no_cache" else row.formula_bytes or 0.0
+        more = row.cache_bytes - expected
         percent = f"{signed(100 * more / expected, 1)}%" if expected else NONE
-        lines.append(Line(LABELS[row["arm"]], (mib(expected), mib(row["cache_bytes"]), mib(more), percent)))
+        lines.append(Line(LABELS[row.arm], (mib(expected), mib(row.cache_bytes), mib(more), percent)))
     if not lines:
         return None
-    layers, heads = counted(model["num_layers"], "layer"), counted(model["num_kv_heads"], "KV head")
-    pool, size = record["engine"].get("kv_cache_bytes"), record["engine"].get("block_size")
+    layers, heads = counted(model.num_layers or 0, "layer"), counted(model.num_kv_heads or 0, "KV head")
+    pool = mib(engine.kv_cache_bytes)
     below = [
-        f"formula: 2 x {layers} x {heads} x {model['head_dim']} x {ELEMENT_BYTES[dtype]} bytes "
-        f"({dtype}) = {each:,} bytes a token. "
-        f"measured: in transformers the bytes of its K and V tensors, in vLLM whole blocks of {size} tokens "
-        f"that the request holds, out of a pool of {mib(pool)} MiB that it has from the start.",
+        f"formula: 2 x {layers} x {heads} x {model.head_dim} x {ELEMENT_BYTES[str(engine.dtype)]} "
+        f"bytes ({engine.dtype}) = {each:,} bytes a token. "
+        f"measured: in transformers the bytes of its K and V tensors, in vLLM whole blocks of "
+        f"{engine.block_size} tokens that the request holds, out of a pool of {pool} MiB "
+        "that it has from the start.",
     ]
-    tokens = summary["modes"][0]["input_len"] + summary["modes"][0]["output_len"] - 1
+    tokens = summary.modes[0].input_len + summary.modes[0].output_len - 1
     columns = ("", "formula MiB", "measured MiB", "more MiB", "more")
     return Table(f"KV cache of {tokens} tokens", columns, [Section("", lines)], below=below)
 
 
-def _along_the_way(record: Row, summary: Row) -> Table | None:
-    by_step: dict[int, dict[str, Row]] = {}
-    for row in summary["steps"]:
-        by_step.setdefault(row["step"], {})[row["arm"]] = row
+def _along_the_way(record: RunRecord, summary: KVCacheSummary) -> Table | None:
+    by_step: dict[int, dict[str, StepRow]] = {}
+    for row in summary.steps:
+        by_step.setdefault(row.step, {})[row.arm] = row
     if not by_step:
         return None
     last = max(by_step)
@@ -162,20 +163,20 @@ def _along_the_way(record: Row, summary: Row) -> Table | None:
     lines = []
     for step in chosen:
         here = by_step[step]
-        times = [ms(here[mode]["median_us"]) if mode in here else NONE for mode in MODES]
-        caches = [mib(here[mode].get("cache_bytes")) if mode in here else NONE for mode in MODES[1:]]
-        lines.append(Line(str(step), (str(next(iter(here.values()))["tokens"]), *times, *caches)))
+        times = [ms(here[mode].median_us) if mode in here else NONE for mode in MODES]
+        caches = [mib(here[mode].cache_bytes) if mode in here else NONE for mode in MODES[1:]]
+        lines.append(Line(str(step), (str(next(iter(here.values())).tokens), *times, *caches)))
     columns = ("step", "tokens", "no cache ms", "KV cache ms", "paged ms", "KV MiB", "paged MiB")
     below = ["tokens: that the step's attention sees; KV and paged MiB: K and V that are kept after it."]
     return Table("Along the generation", columns, [Section("", lines)], below=below)
 
 
-def answer(summary: Row) -> str:
+def answer(summary: KVCacheSummary) -> str:
     """The speed-ups."""
     told = []
-    for row in summary["speed_ups"]:
-        if row["contrast"] != AGAIN:
-            bounds = row["ci95_speed_up"]
+    for row in summary.speed_ups:
+        if row.contrast != AGAIN:
+            bounds = row.ci95_speed_up
             interval = f" [{bounds[0]:.2f}, {bounds[1]:.2f}]" if bounds else ""
-            told.append(f"{row['contrast']} {row['speed_up']:.2f}x{interval}, {row['verdict']}")
+            told.append(f"{row.contrast} {row.speed_up:.2f}x{interval}, {row.verdict}")
     return f"Speed-up of a whole generation: {'; '.join(told)}." if told else "No two modes were measured."

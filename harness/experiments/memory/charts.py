@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from harness.experiments.memory.rows import MemoryCell, MemorySummary
 from harness.experiments.memory.view import COUNTERS, ENGINES, MIB, WAYS
 from harness.report.charts.spec import INK, SOFT, Axis, Bars, Dot, Key, Part, Sheet, Tip
 from harness.report.charts.spec import Row as Entry
-from harness.report.rows import Row
 from harness.report.tips import Tips
+from harness.runs.schema import RunRecord
 
 # Hollow where a counter lies beside a like marker; what is held lies around what is used.
 KEYS = {
@@ -21,15 +22,15 @@ SMALLEST_MIB = 1e-3  # on a logarithmic axis; there is no zero
 WITH, WITHOUT = Key("with a token", "#009E73"), Key("without", SOFT, hatched=True)
 
 
-def charts(record: Row, summary: Row, tips: Tips) -> list[Sheet]:
+def charts(record: RunRecord, summary: MemorySummary, tips: Tips) -> list[Sheet]:
     """A row a stage with a point a counter, for each engine; and a bar for each way to keep K and V."""
-    title = f"Memory: {record['model']['name']}, {record['device']['name']}"
+    title = f"Memory: {record.model.name}, {record.device.name}"
     waste = Bars("KV cache of all inputs at once", Axis("MiB"), _waste(summary))
     return [Sheet("memory", title, [*(_stages(summary, engine) for engine in ENGINES), waste])]
 
 
-def _stages(summary: Row, engine: str) -> Bars:
-    rows = [_stage(row) for row in summary["cells"] if row["arm"] == engine]
+def _stages(summary: MemorySummary, engine: str) -> Bars:
+    rows = [_stage(row) for row in summary.cells if row.arm == engine]
     note = "What is zero or not counted here has no point; the table has it." if rows else ""
     drawn = {dot.key for row in rows for dot in row.dots}
     return Bars(
@@ -41,44 +42,44 @@ def _stages(summary: Row, engine: str) -> Bars:
     )
 
 
-def _stage(row: Row) -> Entry:
-    label = row["moment"] + (f", {row['tokens']} tokens" if row["tokens"] else "")
+def _stage(row: MemoryCell) -> Entry:
+    label = row.moment + (f", {row.tokens} tokens" if row.tokens else "")
     dots = []
     for name, key in COUNTERS.items():
-        size = (row.get(key) or 0) / MIB
+        size = (getattr(row, key) or 0) / MIB
         if size >= SMALLEST_MIB:
             dots.append(
                 Dot(
                     size,
                     KEYS[name],
-                    Tip([f"{row['arm']}, {label}: {name}", _told(row, key), _processes(row)]),
+                    Tip([f"{row.arm}, {label}: {name}", _told(row, key), _processes(row)]),
                 )
             )
-    return Entry(label if row["status"] == "ok" else f"{label}: {row['status']}", dots=dots)
+    return Entry(label if row.status == "ok" else f"{label}: {row.status}", dots=dots)
 
 
-def _told(row: Row, key: str) -> str:
-    bounds = row[f"ci95_{key}"]
+def _told(row: MemoryCell, key: str) -> str:
+    bounds = getattr(row, f"ci95_{key}")
     interval = f" [{bounds[0] / MIB:,.1f}, {bounds[1] / MIB:,.1f}]" if bounds else ""
-    return f"{row[key] / MIB:,.1f} MiB{interval}"
+    return f"{getattr(row, key) / MIB:,.1f} MiB{interval}"
 
 
-def _processes(row: Row) -> str:
-    return f"n = {row['n']} process{'es' * (row['n'] > 1)}" + (f"; {row['reason']}" if row["reason"] else "")
+def _processes(row: MemoryCell) -> str:
+    return f"n = {row.n} process{'es' * (row.n > 1)}" + (f"; {row.reason}" if row.reason else "")
 
 
-def _waste(summary: Row) -> list[Entry]:
+def _waste(summary: MemorySummary) -> list[Entry]:
     entries = []
-    for row in summary["waste"]:
-        name = WAYS[row["way"]]
-        if row["used_bytes"] is None:
-            entries.append(Entry(f"{name}: {row['status']}"))
+    for row in summary.waste:
+        name = WAYS[row.way]
+        if row.used_bytes is None or row.unused_bytes is None:
+            entries.append(Entry(f"{name}: {row.status}"))
             continue
-        unused = row["unused_bytes"] / MIB
-        needed = row["used_bytes"] / MIB - unused
+        unused = row.unused_bytes / MIB
+        needed = row.used_bytes / MIB - unused
         parts = [Part(needed, WITH, Tip([name, f"{needed:,.1f} MiB hold a token"]))]
         if unused > 0:
-            without = f"{unused:,.1f} MiB without a token, {row['unused_pct']:.1f}%"
+            without = f"{unused:,.1f} MiB without a token, {row.unused_pct:.1f}%"
             parts.append(Part(unused, WITHOUT, Tip([name, without])))
-        entries.append(Entry(f"{name}: {row['used_bytes'] / MIB:,.1f} MiB", parts))
+        entries.append(Entry(f"{name}: {row.used_bytes / MIB:,.1f} MiB", parts))
     return entries

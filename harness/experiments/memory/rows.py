@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from harness.runs.record import StatusName
 from harness.runs.schema import Count, Interval, Stored
-from harness.runs.summary import CellKeys, StatusName, Summary
+from harness.runs.summary import CellKeys, Summary
 
 
 class _Axes(Stored):

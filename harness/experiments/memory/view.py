@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from harness.analysis import figures, stats
 from harness.analysis.rows import find
-from harness.experiments.memory.rows import MemorySummary
-from harness.report.document import Document, figures_and_tables
-from harness.report.rows import Row, marked
+from harness.experiments.memory.rows import MemoryCell, MemorySummary, WasteRow
+from harness.report.document import Document, csv_rows, figures_and_tables
+from harness.report.rows import marked
 from harness.report.tables import NONE, Line, Notes, Section, Table
 from harness.runs.record import Result, Status, latest
+from harness.runs.schema import RunRecord
 
 Summary = MemorySummary  # of summary.json
 
@@ -32,7 +33,7 @@ WAYS = {
 }
 
 
-def summarise(record: Row, results: Sequence[Result]) -> Row:
+def summarise(record: RunRecord, results: Sequence[Result]) -> MemorySummary:
     """`cells`, a row for each engine and stage with its bytes, and `waste`, a row for each way to keep KV.
 
     Bytes are medians over the processes, `n` of them, with intervals from 6 on.
@@ -40,89 +41,83 @@ def summarise(record: Row, results: Sequence[Result]) -> Row:
     cells: dict[tuple[str, int | float | str | None], list[Result]] = {}
     for result in latest(results):
         cells.setdefault((result.cell.arm, result.cell.at("order")), []).append(result)
-    found: Row = {"schema_version": 2, "status": record["status"]}
-    found["cells"] = sorted(map(_cell, cells.values()), key=lambda r: (ENGINES.index(r["arm"]), r["order"]))
-    found["waste"] = _waste(record, found["cells"])
-    return found
+    rows = sorted(map(_cell, cells.values()), key=lambda row: (ENGINES.index(row.arm), row.order))
+    return MemorySummary(schema_version=2, status=record.status, cells=rows, waste=_waste(record, rows))
 
 
-def _cell(members: list[Result]) -> Row:
+def _cell(members: list[Result]) -> MemoryCell:
     """One stage over all processes; what went wrong in any of them is its status."""
     lost = [r for r in members if r.status is not Status.OK]
-    row = figures.cell_row([*lost, *members][0])
+    fields = figures.cell_row([*lost, *members][0])
     if lost and len(members) > 1:
-        row["reason"] = f"in {len(lost)} of {len(members)} processes: {row['reason']}"
+        fields["reason"] = f"in {len(lost)} of {len(members)} processes: {fields['reason']}"
     for name in ("median_us", "ci95_us", "mean_us", "warmup_us", "warnings", "stopped"):
-        del row[name]
+        del fields[name]
     values: dict[str, list[float]] = {}
     for result in members:
         for name, read in result.readings.items():
             values.setdefault(name, []).extend(read)
     for name, read in values.items():
         of_all = stats.median_interval(read)
-        row[name] = int(of_all.median)
-        row[f"ci95_{name}"] = of_all.ci95 and list(of_all.ci95)
-    return row | {"n": len(next(iter(values.values()), []))}
+        fields[name], fields[f"ci95_{name}"] = int(of_all.median), of_all.ci95
+    return MemoryCell(**fields | {"n": len(next(iter(values.values()), []))})
 
 
-def _waste(record: Row, cells: list[Row]) -> list[Row]:
+def _waste(record: RunRecord, cells: list[MemoryCell]) -> list[WasteRow]:
     """For each way: bytes of KV cache with all inputs in it, those without a token, requests that fit."""
-    lengths = record["config"]["lengths"]
-    needed = sum(lengths) * record["kv_bytes_per_token"] if "kv_bytes_per_token" in record else None
-    batch, padded = (
-        find(cells, arm="vLLM", moment="all inputs"),
-        find(cells, arm="transformers", moment="all, padded"),
-    )
-    if needed is None or batch is None:
+    lengths, of_token = record.config["lengths"], record.kv_bytes_per_token
+    batch = find(cells, arm="vLLM", moment="all inputs")
+    padded = find(cells, arm="transformers", moment="all, padded")
+    if of_token is None or batch is None:
         return []
-    pool = batch.get("cache_held_bytes")
-    used = {"needed": needed, "blocks": batch.get("cache_used_bytes")}
-    used["padded"] = padded.get("cache_used_bytes") if padded else None
-    rows = []
-    for way, held in used.items():
-        of_cell = {"needed": None, "blocks": batch, "padded": padded}[way]
-        rows.append(
-            {
-                "way": way,
-                "used_bytes": held,
-                "unused_bytes": held and held - needed,
-                "unused_pct": held and 100 * (held - needed) / held,
-                "requests_that_fit": held and pool and int(pool * len(lengths) // held),
-                "pool_bytes": pool,
-                "status": of_cell["status"] if of_cell else "ok",
-                "reason": of_cell["reason"] if of_cell else None,
-            }
+    needed, pool = sum(lengths) * of_token, batch.cache_held_bytes
+    ways = {
+        "needed": (needed, None),
+        "blocks": (batch.cache_used_bytes, batch),
+        "padded": (padded.cache_used_bytes if padded else None, padded),
+    }
+    return [
+        WasteRow(
+            way=way,
+            used_bytes=held,
+            unused_bytes=held and held - needed,
+            unused_pct=held and 100 * (held - needed) / held,
+            requests_that_fit=held and pool and int(pool * len(lengths) // held),
+            pool_bytes=pool,
+            status=cell.status if cell else "ok",
+            reason=cell.reason if cell else None,
         )
-    return rows
+        for way, (held, cell) in ways.items()
+    ]
 
 
-def document(record: Row, summary: Row) -> Document:
+def document(record: RunRecord, summary: MemorySummary) -> Document:
     """Memory at every stage, and the waste of each way to keep the KV cache."""
-    count, name = len(record["config"]["lengths"]), record["model"]["name"]
-    tables = [_stages(record, summary)] if summary["cells"] else []
-    tables += [_waste_table(record, summary)] if summary["waste"] else []
+    count, name = len(record.config["lengths"]), record.model.name
+    tables = [_stages(record, summary)] if summary.cells else []
+    tables += [_waste_table(record, summary)] if summary.waste else []
     title = f"Memory of {count} inputs: {name}"
-    return Document(record, title, answer(summary), figures_and_tables(tables), summary["cells"])
+    return Document(record, title, answer(summary), figures_and_tables(tables), csv_rows(summary.cells))
 
 
-def _stages(record: Row, summary: Row) -> Table:
+def _stages(record: RunRecord, summary: MemorySummary) -> Table:
     notes, sections = Notes(), []
     for engine in ENGINES:
-        rows = [row for row in summary["cells"] if row["arm"] == engine]
+        rows = [row for row in summary.cells if row.arm == engine]
         if rows:
             how = {"transformers": "one request at a time", "vLLM": "all requests in one batch"}[engine]
-            sections.append(Section(f"{rows[0]['provider']}: {how}", [_line(row, notes) for row in rows]))
-    model = record["model"]
-    about = [f"MiB held by the engine's own process, {model['name']}, {model.get('dtype', '')}".rstrip(", ")]
+            sections.append(Section(f"{rows[0].provider}: {how}", [_line(row, notes) for row in rows]))
+    model = record.model
+    about = [f"MiB held by the engine's own process, {model.name}, {model.dtype or ''}".rstrip(", ")]
     below = [*notes.lines(), *_sources(record), _processes(summary)]
     return Table("Memory through the stages of a job", ("", *COUNTERS), sections, about, below)
 
 
-def _line(row: Row, notes: Notes) -> Line:
-    label = row["moment"]
-    if row["tokens"]:
-        label += f": {row['tokens']} tokens" if label.startswith("input") else f": {row['tokens']}"
-    return Line(marked(label, row, notes), tuple(_mib(row.get(name)) for name in COUNTERS.values()))
+def _line(row: MemoryCell, notes: Notes) -> Line:
+    label = row.moment
+    if row.tokens:
+        label += f": {row.tokens} tokens" if label.startswith("input") else f": {row.tokens}"
+    return Line(marked(label, row, notes), tuple(_mib(getattr(row, name)) for name in COUNTERS.values()))
 
 
 def _mib(value: float | None) -> str:
@@ -131,10 +126,10 @@ def _mib(value: float | None) -> str:
     return f"{value / MIB:.1f}"
 
 
-def _sources(record: Row) -> list[str]:
+def _sources(record: RunRecord) -> list[str]:
     """What says each figure, once where both engines' processes have it from the same counter."""
     of_engines: dict[str, dict[str, list[str]]] = {}
-    for engine, sources in record.get("sources", {}).items():
+    for engine, sources in (record.sources or {}).items():
         for column, source in sources.items():
             of_engines.setdefault(column, {}).setdefault(source, []).append(engine)
     lines = []
@@ -151,39 +146,38 @@ def _sources(record: Row) -> list[str]:
     ]
 
 
-def _processes(summary: Row) -> str:
-    most = max(row["n"] for row in summary["cells"])
+def _processes(summary: MemorySummary) -> str:
+    most = max(row.n for row in summary.cells)
     if most == 1:
         return "One process of each; --repeats 6 gives intervals (in tables.csv)."
     widths = [
-        100 * (high - low) / row[name]
-        for row in summary["cells"]
+        100 * (bounds[1] - bounds[0]) / value
+        for row in summary.cells
         for name in COUNTERS.values()
-        if row.get(name) and row.get(f"ci95_{name}")
-        for low, high in [row[f"ci95_{name}"]]
+        if (value := getattr(row, name)) and (bounds := getattr(row, f"ci95_{name}"))
     ]
     spread = f"; 95% intervals are up to {max(widths):.2f}% wide (in tables.csv)" if widths else ""
     return f"Medians of {most} processes of each{spread}."
 
 
-def _waste_table(record: Row, summary: Row) -> Table:
+def _waste_table(record: RunRecord, summary: MemorySummary) -> Table:
     notes = Notes()
     lines = [
         Line(
-            marked(WAYS[row["way"]], row, notes),
+            marked(WAYS[row.way], row, notes),
             (
-                _mib(row["used_bytes"]),
-                _mib(row["unused_bytes"]),
-                NONE if row["unused_pct"] is None else f"{row['unused_pct']:.1f}%",
-                NONE if row["requests_that_fit"] is None else str(row["requests_that_fit"]),
+                _mib(row.used_bytes),
+                _mib(row.unused_bytes),
+                NONE if row.unused_pct is None else f"{row.unused_pct:.1f}%",
+                NONE if row.requests_that_fit is None else str(row.requests_that_fit),
             ),
         )
-        for row in summary["waste"]
+        for row in summary.waste
     ]
-    lengths, pool = record["config"]["lengths"], summary["waste"][0]["pool_bytes"]
-    batch = find(summary["cells"], arm="vLLM", moment="all inputs")
+    lengths, pool = record.config["lengths"], summary.waste[0].pool_bytes
+    batch = find(summary.cells, arm="vLLM", moment="all inputs")
     assert batch is not None, "there is no waste without it"
-    size = batch["block_size"]
+    size = batch.block_size
     columns = ("", "MiB", "without a token", "share", "requests that fit")
     below = [
         *notes.lines(),
@@ -196,14 +190,14 @@ def _waste_table(record: Row, summary: Row) -> Table:
     return Table(title, columns, [Section("", lines)], [], below)
 
 
-def answer(summary: Row) -> str:
+def answer(summary: MemorySummary) -> str:
     """What share of the KV cache holds no token, each way."""
     told = [
-        f"{row['unused_pct']:.1f}% holds no token in {WAYS[row['way']]}"
-        if row["way"] == "blocks"
-        else f"{row['unused_pct']:.1f}% {WAYS[row['way']]}"
-        for row in summary["waste"]
-        if row["unused_pct"] is not None and row["way"] != "needed"
+        f"{row.unused_pct:.1f}% holds no token in {WAYS[row.way]}"
+        if row.way == "blocks"
+        else f"{row.unused_pct:.1f}% {WAYS[row.way]}"
+        for row in summary.waste
+        if row.unused_pct is not None and row.way != "needed"
     ]
     if not told:
         return "How much of the KV cache holds no token was not measured."

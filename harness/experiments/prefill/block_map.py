@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from harness import layout
 from harness.layout import Run
 from harness.report.charts.spec import BlockMap, Tip
 from harness.report.document import Album
+from harness.runs.schema import RunRecord
 from harness.units import counted, spaced
 
 MOST_REQUESTS = 16  # drawn of a layout
 MOST_LISTED = 64  # runs spelled out below a picture
 
 
-def albums(record: dict[str, Any]) -> list[Album]:
+def albums(record: RunRecord) -> list[Album]:
     """Every layout's block tables, all on one scale; none if the run did not choose blocks."""
     tables = {
         name: {n: layout.runs(layout.from_ranges(requests[n])) for n in spaced(len(requests), MOST_REQUESTS)}
-        for name, requests in record.get("block_ids", {}).items()
+        for name, requests in (record.block_ids or {}).items()
     }
     drawn = [run for requests in tables.values() for runs in requests.values() for run in runs]
     if not drawn:
         return []
     ids = min(run.first_id for run in drawn), max(run.first_id + run.length for run in drawn)
-    return [_layout(name, tables[name], len(record["block_ids"][name]), ids) for name in tables]
+    counts = {name: len(requests) for name, requests in (record.block_ids or {}).items()}
+    return [_layout(name, tables[name], counts[name], ids) for name in tables]
 
 
 def _layout(name: str, requests: dict[int, list[Run]], count: int, ids: tuple[int, int]) -> Album:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from harness.analysis import stats
+from harness.analysis.breakdown.rows import Account, MeasuredRow, PredictedRow
+from harness.analysis.rows import PrefillRow, find
 from harness.experiments.prefill.breakdown_tables import decimals
+from harness.experiments.prefill.mean import Mean
+from harness.experiments.prefill.rows import PrefillSummary
 from harness.report.charts.spec import BAND, INK, SOFT, Axis, Bars, Dot, Key, Part, Sheet, Tip
 from harness.report.charts.spec import Row as Entry
-from harness.report.rows import Mean, Row, named_arm
+from harness.report.rows import named_arm
 from harness.report.tables import interval_of, percent, with_interval
 from harness.report.tips import Tips
 from harness.units import counted
@@ -22,6 +27,7 @@ COLOURS = {
     "copies": "#009E73",
     "other": INK,
 }
+Component = MeasuredRow | PredictedRow
 ORDER = ("engine", "paged", "dense", "no_write", "compact")
 # From an arm with neither cache nor block table up to the fragmented one: each begins where the last ended.
 STEPS = {"cache_write": "#F0E442", "paging": "#D55E00", "fragmentation": "#CC79A7"}
@@ -30,23 +36,23 @@ PREDICTED = Key("predicted from replayed kernels", INK, "diamond", hollow=True)
 NOT_PROFILED = Key("", SOFT, hollow=True)
 
 
-def sheets(summary: Row, tips: Tips) -> list[Sheet]:
+def sheets(summary: PrefillSummary, tips: Tips) -> list[Sheet]:
     """What the paged KV cache adds to a prefill, and what each arm's prefill consists of."""
-    account = summary.get("attribution")
+    account = summary.attribution
     if not account:
         return []
     return [
-        Sheet("attribution", account["sentence"], [_costs(summary, account), _times(summary, account, tips)])
+        Sheet("attribution", account.sentence, [_costs(summary, account), _times(summary, account, tips)])
     ]
 
 
-def _costs(summary: Row, account: Row) -> Bars:
+def _costs(summary: PrefillSummary, account: Account) -> Bars:
     """A bar a component. Those that add up to the total each begin where the one before ends."""
-    measured = {row["component"]: row for row in account["measured"] if row["ms"] is not None}
-    predicted = {row["component"]: row for row in account["predicted"] if row["ms"] is not None}
-    levels = {row["spread_k"]: row["median_ms"] for row in Mean(summary).sweep()}
-    floor = account["noise_floor_pct"]
-    floor_ms = None if levels.get(1) is None or floor is None else levels[1] * floor / 100
+    measured = {row.component: row for row in account.measured if row.ms is not None}
+    predicted = {row.component: row for row in account.predicted if row.ms is not None}
+    one_run, floor = find(Mean(summary).sweep(), spread_k=1), account.noise_floor_pct
+    level_ms = one_run.median_ms if one_run else None
+    floor_ms = None if level_ms is None or floor is None else level_ms * floor / 100
     rows, level = [], 0.0
     for component in (*STEPS, *(name for name in measured if name not in STEPS)):
         if component not in measured:
@@ -55,8 +61,8 @@ def _costs(summary: Row, account: Row) -> Bars:
         band = None if floor_ms is None else (start - floor_ms, start + floor_ms)
         dots = [_predicted(predicted[component], start, account)] if component in predicted else []
         rows.append(Entry(_cost_label(row, account), [_cost(row, start, account)], dots, start, band))
-        level += row["ms"] if component in STEPS else 0.0
-    keys = [Key(with_interval("measured", *(row["ci95_ms"] for row in measured.values())), SOFT)]
+        level += row.ms or 0.0 if component in STEPS else 0.0
+    keys = [Key(with_interval("measured", *(row.ci95_ms for row in measured.values())), SOFT)]
     keys += [PREDICTED] if any(row.dots for row in rows) else []
     keys += [Key("noise floor (A/A), around the bar's start", BAND)] if floor_ms is not None else []
     whole = {*STEPS, "total"} <= measured.keys()
@@ -65,74 +71,75 @@ def _costs(summary: Row, account: Row) -> Bars:
     return Bars("What the paged KV cache costs a prefill", axis, rows, legend=keys, note=note)
 
 
-def _cost_label(row: Row, account: Row) -> str:
-    of_prefill = row["pct"] is not None
-    cost = percent(row["pct"], row["ci95_pct"]) if of_prefill else f"{_added(row, account)} ms"
-    return f"{_name(row)}: {cost}, {row['verdict']}"
+def _cost_label(row: MeasuredRow, account: Account) -> str:
+    of_prefill = row.pct is not None
+    cost = percent(row.pct, row.ci95_pct) if of_prefill else f"{_added(row, account)} ms"
+    return f"{_name(row)}: {cost}, {row.verdict}"
 
 
-def _added(row: Row, account: Row) -> str:
-    return f"{row['ms']:+.{decimals(account)}f}"
+def _added(row: MeasuredRow, account: Account) -> str:
+    return f"{row.ms:+.{decimals(account)}f}"
 
 
-def _cost(row: Row, start: float, account: Row) -> Part:
-    colour = STEPS.get(row["component"], TOTAL if row["component"] == "total" else OTHER)
+def _cost(row: MeasuredRow, start: float, account: Account) -> Part:
+    assert row.ms is not None
+    colour = STEPS.get(row.component, TOTAL if row.component == "total" else OTHER)
     lines = [
-        f"{_name(row)}: {row['treatment']} minus {row['baseline']}",
-        f"measured {interval_of(row['ms'], row['ci95_ms'], decimals(account), unit=' ms')}, {row['verdict']}",
-        *([] if row["pct"] is None else [f"{percent(row['pct'], row['ci95_pct'])} of the prefill"]),
-        f"n = {counted(row['n'], 'pair')}",
-        *([row["reason"]] if row["reason"] else []),
+        f"{_name(row)}: {row.treatment} minus {row.baseline}",
+        f"measured {interval_of(row.ms, row.ci95_ms, decimals(account), unit=' ms')}, {row.verdict}",
+        *([] if row.pct is None else [f"{percent(row.pct, row.ci95_pct)} of the prefill"]),
+        f"n = {counted(row.n, 'pair')}",
+        *([row.reason] if row.reason else []),
     ]
-    return Part(row["ms"], Key("", colour), Tip(lines), _from(start, row), _added(row, account))
+    return Part(row.ms, Key("", colour), Tip(lines), _from(start, row), _added(row, account))
 
 
-def _predicted(row: Row, start: float, account: Row) -> Dot:
-    told = interval_of(row["ms"], row["ci95_ms"], decimals(account), unit=" ms")
+def _predicted(row: PredictedRow, start: float, account: Account) -> Dot:
+    assert row.ms is not None
+    told = interval_of(row.ms, row.ci95_ms, decimals(account), unit=" ms")
     tip = Tip([f"{_name(row)}, predicted from replayed kernels", f"predicted {told}"])
-    return Dot(start + row["ms"], PREDICTED, tip, _from(start, row), below=True)
+    return Dot(start + row.ms, PREDICTED, tip, _from(start, row), below=True)
 
 
-def _from(start: float, row: Row) -> list[float] | None:
+def _from(start: float, row: Component) -> stats.Interval | None:
     """The interval of a bar's end."""
-    return row["ci95_ms"] and [start + bound for bound in row["ci95_ms"]]
+    return stats.map_interval(row.ci95_ms, lambda bound: start + bound)
 
 
-def _name(row: Row) -> str:
-    return str(row["component"]).replace("_", " ")
+def _name(row: Component) -> str:
+    return row.component.replace("_", " ")
 
 
-def _times(summary: Row, account: Row, tips: Tips) -> Bars:
+def _times(summary: PrefillSummary, account: Account, tips: Tips) -> Bars:
     """A bar for each arm that was profiled, in its categories, with its median; and paged in one run."""
-    profiled = {(row["arm"], row["spread_k"]) for row in account["profiled"]}
+    profiled = {(row.arm, row.spread_k) for row in account.profiled}
     beside = {("paged", 1)} if profiled else set()
     arms = [
         row
-        for row in summary["end_to_end"]
-        if row["median_ms"] is not None and (row["arm"], row["spread_k"]) in profiled | beside
+        for row in summary.end_to_end
+        if row.median_ms is not None and (row.arm, row.spread_k) in profiled | beside
     ]
-    arms.sort(
-        key=lambda row: (ORDER.index(row["arm"]) if row["arm"] in ORDER else len(ORDER), -row["spread_k"])
-    )
-    median = with_interval("the arm's median prefill without a profiler", *(row["ci95_ms"] for row in arms))
+    arms.sort(key=lambda row: (ORDER.index(row.arm) if row.arm in ORDER else len(ORDER), -row.spread_k))
+    median = with_interval("the arm's median prefill without a profiler", *(row.ci95_ms for row in arms))
     rows = [_arm(row, account, Key(median, INK, "tick"), tips) for row in arms]
     return Bars("Where the time goes: one profiled prefill of each arm", Axis("ms per prefill"), rows)
 
 
-def _arm(row: Row, account: Row, median: Key, tips: Tips) -> Entry:
+def _arm(row: PrefillRow, account: Account, median: Key, tips: Tips) -> Entry:
     """An arm's categories, end to end, and its median."""
-    digits, name = decimals(account), named_arm(row["arm"], row["spread_k"])
-    whole = row["median_ms"]
+    digits, name = decimals(account), named_arm(row.arm, row.spread_k)
+    whole = row.median_ms
+    assert whole is not None
     shown = next((places for places, limit in ((2, 10), (1, 100)) if whole < limit), 0)
     parts = []
-    for part in account["components"]:
-        if part["ms"] and (part["arm"], part["spread_k"]) == (row["arm"], row["spread_k"]):
-            share = "" if part["pct"] is None else f", {part['pct']:.1f}% of the prefill"
-            tip = Tip([f"{name}: {part['category']}", f"{part['ms']:.{digits}f} ms{share}"])
-            text = f"{part['ms']:.{min(digits, shown)}f}"
-            parts.append(Part(part["ms"], _category(part["category"]), tip, text=text))
+    for part in account.components:
+        if part.ms and (part.arm, part.spread_k) == (row.arm, row.spread_k):
+            share = "" if part.pct is None else f", {part.pct:.1f}% of the prefill"
+            tip = Tip([f"{name}: {part.category}", f"{part.ms:.{digits}f} ms{share}"])
+            text = f"{part.ms:.{min(digits, shown)}f}"
+            parts.append(Part(part.ms, _category(part.category), tip, text=text))
     parts = parts or [Part(whole, NOT_PROFILED, Tip([f"{name}: not profiled"]), text="not profiled")]
-    dot = Dot(whole, median, tips.cell(row, f"prefill, {name}", digits=digits), row["ci95_ms"])
+    dot = Dot(whole, median, tips.cell(row, f"prefill, {name}", digits=digits), row.ci95_ms)
     return Entry(f"{name}: {whole:.{digits}f} ms", parts, [dot])
 
 
@@ -140,11 +147,9 @@ def _category(name: str) -> Key:
     return Key(name, COLOURS[name]) if name in COLOURS else Key(name, SOFT, hatched=True)
 
 
-def missing(summary: Row) -> Sequence[str]:
+def missing(summary: PrefillSummary) -> Sequence[str]:
     """Which components have no bar, and why."""
-    account = summary.get("attribution")
+    account = summary.attribution
     if not account:
         return ["The prefill was not timed with attention steered inside the engine, so there is no account."]
-    return [
-        f"{_name(row)}: not measured ({row['reason']})" for row in account["measured"] if row["ms"] is None
-    ]
+    return [f"{_name(row)}: not measured ({row.reason})" for row in account.measured if row.ms is None]

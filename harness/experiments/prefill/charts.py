@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from harness.analysis.rows import Row
 from harness.experiments.prefill import breakdown_charts, spread_charts
+from harness.experiments.prefill.rows import PrefillSummary
 from harness.report.charts.spec import Sheet
 from harness.report.tips import Tips
+from harness.runs.schema import RunRecord
 
 
-def charts(record: Row, summary: Row, tips: Tips) -> list[Sheet]:
+def charts(record: RunRecord, summary: PrefillSummary, tips: Tips) -> list[Sheet]:
     """Where the prefill's time goes, what there is over spread_k, and what layer by layer."""
     return [*breakdown_charts.sheets(summary, tips), *spread_charts.sheets(record, summary, tips)]

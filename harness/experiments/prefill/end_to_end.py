@@ -203,5 +203,5 @@ def planted_ms(without_us: Sequence[float], planted_us: Sequence[float]) -> Plan
     n, found = len(differences), stats.median_interval(differences)
     return PlantedDelay(
         ms=n * found.median / 1000,
-        ci95_ms=[n * bound / 1000 for bound in found.ci95] if found.ci95 else None,
+        ci95_ms=stats.map_interval(found.ci95, lambda bound: n * bound / 1000),
     )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from harness.analysis.breakdown.rows import Share, VariantRow
 from harness.analysis.other_engines import Variant
-from harness.analysis.rows import Row, find
-from harness.report.rows import Mean, change, marked, named_arm, status_line, with_reason
+from harness.analysis.rows import ContrastRow, PrefillRow, find
+from harness.experiments.prefill.mean import Mean
+from harness.experiments.prefill.rows import PrefillSummary
+from harness.report.rows import change, marked, named_arm, status_line, verdict, with_reason
 from harness.report.tables import NONE, Line, Notes, Section, Table, interval_of, percent
 
 ARMS = ("engine", "wrapped", "dense", "no_write", "compact")  # spin and spin_0 are a probe, no way to prefill
@@ -18,25 +21,25 @@ def sweep_section(mean: Mean, columns: int, notes: Notes) -> Section | None:
     """The prefill at each spread_k against one run, and the latter against itself, in that many columns."""
     lines = []
     for row in mean.sweep():
-        k = row["spread_k"]
+        k = row.spread_k
         paired = mean.contrast("prefill", "paged@1", "paged", k)
-        if row["median_ms"] is None:
+        if row.median_ms is None:
             lines.append(status_line(str(k), row, notes))
         else:
-            lines.append(_sweep_line(marked(str(k), row, notes), f"{row['median_ms']:.3f}", paired, columns))
+            lines.append(_sweep_line(marked(str(k), row, notes), f"{row.median_ms:.3f}", paired, columns))
     if repeat := mean.contrast("prefill", "paged@1", "paged@1 again", 1):
         lines.append(_sweep_line("A/A", NONE, repeat, columns))
     return Section("Prefill, end to end: ms per prefill", lines) if lines else None
 
 
-def _sweep_line(label: str, median: str, paired: Row | None, columns: int) -> Line:
-    cells = (median, change(paired) if paired else NONE, paired["verdict"] if paired else NONE)
+def _sweep_line(label: str, median: str, paired: ContrastRow | None, columns: int) -> Line:
+    cells = (median, change(paired), verdict(paired))
     return Line(label, (*cells, NONE, NONE)[: columns - 1])
 
 
 def arms_table(mean: Mean) -> Table | None:
     """The prefill's other arms, each against the arm that it differs from in one thing; None without any."""
-    rows = {row["arm"]: row for row in mean.summary["end_to_end"] if row["arm"] in ARMS}
+    rows = {row.arm: row for row in mean.summary.end_to_end if row.arm in ARMS}
     if not rows:
         return None
     one_run = find(mean.sweep(), spread_k=1)
@@ -52,21 +55,21 @@ def arms_table(mean: Mean) -> Table | None:
     ):
         row = one_run if arm == "paged 1" else rows.get(arm)
         if row:
-            lines.append(_arm_line(row, baseline or named_arm("paged", row["spread_k"]), paired, notes))
+            lines.append(_arm_line(row, baseline or named_arm("paged", row.spread_k), paired, notes))
     return Table("Prefill, end to end, other arms", COLUMNS, [Section("", lines)], below=notes.lines())
 
 
-def _arm_line(row: Row, against: str, paired: Row | None, notes: Notes) -> Line:
-    name = named_arm(row["arm"], row["spread_k"])
-    if row["median_ms"] is None:
+def _arm_line(row: PrefillRow, against: str, paired: ContrastRow | None, notes: Notes) -> Line:
+    name = named_arm(row.arm, row.spread_k)
+    if row.median_ms is None:
         return status_line(name, row, notes)
-    difference = (against, change(paired), paired["verdict"]) if paired else (NONE, NONE, NONE)
-    return Line(marked(name, row, notes), (f"{row['median_ms']:.3f}", *difference))
+    difference = (against, change(paired), paired.verdict) if paired else (NONE, NONE, NONE)
+    return Line(marked(name, row, notes), (f"{row.median_ms:.3f}", *difference))
 
 
-def engine_tables(summary: Row) -> list[Table]:
+def engine_tables(summary: PrefillSummary) -> list[Table]:
     """Other engines against the baseline's, and each engine's own costs; none without variants."""
-    rows = summary.get("variants") or []
+    rows = summary.variants or []
     found = [_engines(rows), _costs(rows)] if rows else []
     return [table for table in found if table]
 
@@ -77,11 +80,11 @@ def label(name: str) -> str:
     return SHORT[variant.option].format(variant.value) if variant else name
 
 
-def _engines(rows: list[Row]) -> Table:
+def _engines(rows: list[VariantRow]) -> Table:
     notes = Notes()
     lines = [_engine_line(row, notes) for row in rows]
-    owns = ", ".join(dict.fromkeys(row["baseline"] for row in rows if row["baseline"]))
-    floor = rows[0]["noise_floor_pct"]
+    owns = ", ".join(dict.fromkeys(row.baseline for row in rows if row.baseline))
+    floor = rows[0].noise_floor_pct
     known = "not known, as there is no A/A" if floor is None else f"up to {percent(floor, None, sign=False)}"
     below = [
         *notes.lines(),
@@ -93,24 +96,24 @@ def _engines(rows: list[Row]) -> Table:
     return Table("Prefill, end to end, other engines", ENGINES, [Section("", lines)], below=below)
 
 
-def _engine_line(row: Row, notes: Notes) -> Line:
-    name = label(row["variant"])
-    if row["engine_ms"] is None:
+def _engine_line(row: VariantRow, notes: Notes) -> Line:
+    name = label(row.variant)
+    if row.engine_ms is None:
         return status_line(name, row, notes)
-    against = change(row) if row["delta_pct"] is not None else NONE
-    return Line(marked(name, row, notes), (f"{row['engine_ms']:.3f}", against, row["verdict"] or NONE))
+    against = change(row)
+    return Line(marked(name, row, notes), (f"{row.engine_ms:.3f}", against, row.verdict or NONE))
 
 
-def _costs(rows: list[Row]) -> Table | None:
+def _costs(rows: list[VariantRow]) -> Table | None:
     """What one engine's arms differ by: no other engine is in these figures."""
-    timed = [row for row in rows if row["engine_ms"] is not None]
+    timed = [row for row in rows if row.engine_ms is not None]
     if not timed:
         return None
-    notes, digits = Notes(), 3 if max(row["engine_ms"] for row in timed) < 100 else 2
+    notes, digits = Notes(), 3 if max(row.engine_ms or 0 for row in timed) < 100 else 2
     lines = [
         Line(
-            label(row["variant"]),
-            (*_cost(row["paging"], digits, notes), *_cost(row["cache_write"], digits, notes)),
+            label(row.variant),
+            (*_cost(row.paging, digits, notes), *_cost(row.cache_write, digits, notes)),
         )
         for row in timed
     ]
@@ -122,6 +125,6 @@ def _costs(rows: list[Row]) -> Table | None:
     return Table("What the cache costs in each engine", COSTS, [Section("", lines)], below=below)
 
 
-def _cost(row: Row, digits: int, notes: Notes) -> tuple[str, str]:
-    shown = with_reason(interval_of(row["ms"], row["ci95_ms"], digits), row, notes)
-    return shown, NONE if row["pct"] is None else percent(row["pct"], None)
+def _cost(row: Share, digits: int, notes: Notes) -> tuple[str, str]:
+    shown = with_reason(interval_of(row.ms, row.ci95_ms, digits), row, notes)
+    return shown, percent(row.pct, None)

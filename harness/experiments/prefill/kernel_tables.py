@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from harness import batch
-from harness.analysis.rows import Row, select
+from harness.analysis.rows import ContrastRow, KernelRow, RequestRow, select
 from harness.config.kernel_names import FUNCTIONS, WITHOUT_TABLE
 from harness.experiments.prefill.end_to_end_tables import sweep_section
+from harness.experiments.prefill.mean import Mean
+from harness.experiments.prefill.rows import PrefillSummary
 from harness.report.rows import (
     LABELS,
     TIME_COLUMNS,
-    Mean,
     baseline_line,
     change,
     difference_line,
@@ -19,19 +20,20 @@ from harness.report.rows import (
     status_line,
     time_line,
     total_us,
+    verdict,
     warning_lines,
 )
 from harness.report.tables import NONE, Line, Notes, Section, Table, ms, signed
+from harness.runs.schema import RunRecord
 from harness.units import counted
 
 COLUMNS = ("spread_k", "captured ms", "vs spread=1", "verdict", "synth. ms", "vs synth.")
 PREFILL_COLUMNS = ("spread_k", "median ms", "vs spread=1", "verdict")  # where no kernel was measured
 RANK_COLUMNS = ("rank", "baseline ms", "median ms", "difference", "verdict")
 REQUEST_COLUMNS = ("", "blocks", "spread_k", "dense", "1 run", "split", "fragmentation")
-REQUEST_FIGURES = ("dense_us", "one_run_us", "paged_us")
 
 
-def comparison(record: Row, summary: Row, spread_k: int) -> Table | None:
+def comparison(record: RunRecord, summary: PrefillSummary, spread_k: int) -> Table | None:
     """`Comparison Results (spread=K)`; None without any kernel's row."""
     notes, mean = Notes(), Mean(summary)
     found = [_function(mean, kernel, spread_k, notes) for kernel in FUNCTIONS]
@@ -40,15 +42,15 @@ def comparison(record: Row, summary: Row, spread_k: int) -> Table | None:
     if not sections:
         return None
     rows = select(mean.kernels, spread_k=spread_k, layer="mean", data="captured")
-    doubts = warning_lines(rows, lambda row: f"{row['kernel']}, {LABELS.get(row['arm'], row['arm'])}")
+    doubts = warning_lines(rows, lambda row: f"{row.kernel}, {LABELS.get(row.arm, row.arm)}")
     title, above = f"Comparison Results (spread={spread_k})", [f"{_unit(record, summary)}, captured data"]
     return Table(title, TIME_COLUMNS, sections, above, [*notes.lines(), *doubts], text_column=3)
 
 
-def overview(record: Row, summary: Row) -> Table | None:
+def overview(record: RunRecord, summary: PrefillSummary) -> Table | None:
     """The table over all spread_k, of kernels and of whole prefills; None if nothing was measured."""
     notes, mean = Notes(), Mean(summary)
-    columns = COLUMNS if summary["kernels"] else PREFILL_COLUMNS
+    columns = COLUMNS if summary.kernels else PREFILL_COLUMNS
     arms = [(kernel, "fragmented") for kernel in FUNCTIONS]
     arms += [(kernel, "paged") for kernel in mean.engine_kernels()]
     sections = []
@@ -60,18 +62,18 @@ def overview(record: Row, summary: Row) -> Table | None:
             sections.append(Section(title, folded([_over_all(mean, row, notes) for row in rows])))
     if sweep := sweep_section(mean, len(columns), notes):
         sections.append(sweep)
-    above = [_unit(record, summary)] if summary["kernels"] else []
+    above = [_unit(record, summary)] if summary.kernels else []
     below = [*notes.lines(), *_reading(summary)]
     return Table("Summary over all spread_k", columns, sections, above, below) if sections else None
 
 
-def _reading(summary: Row) -> list[str]:
+def _reading(summary: PrefillSummary) -> list[str]:
     """How the columns are to be read."""
     paired = (
         "Differences are medians of paired differences with a 95% interval; same: the interval lies within "
-        f"+-{summary['tolerance_pct']:g}%. A/A is the paged one-run arm against itself: the noise floor."
+        f"+-{summary.tolerance_pct:g}%. A/A is the paged one-run arm against itself: the noise floor."
     )
-    if not summary["kernels"]:
+    if not summary.kernels:
         return [paired]
     return [
         paired,
@@ -80,9 +82,9 @@ def _reading(summary: Row) -> list[str]:
     ]
 
 
-def _unit(record: Row, summary: Row) -> str:
+def _unit(record: RunRecord, summary: PrefillSummary) -> str:
     """What a time is of."""
-    layers, prompts, rank = record.get("layers"), batch.of_record(record), summary["slowest_rank"]
+    layers, prompts, rank = record.layers, record.prompts, summary.slowest_rank
     unit = "ms per attention call" + (f" of {batch.described(prompts)}" if len(prompts) > 1 else "")
     if layers and len(layers) == 1:
         unit += f", layer {layers[0]}"
@@ -99,7 +101,7 @@ def _function(mean: Mean, kernel: str, spread_k: int, notes: Notes) -> Section |
     if not present:
         return None
     digits = _digits(mean, spread_k)
-    lines = [time_line(LABELS[row["arm"]], row, notes, digits) for row in present]
+    lines = [time_line(LABELS[row.arm], row, notes, digits) for row in present]
     title = heading(kernel, present[0], notes)
     core = mean.contrast(kernel, "contiguous", "fragmented", spread_k)
     split = mean.contrast(kernel, "fragmented@1", "fragmented", spread_k)
@@ -135,10 +137,10 @@ def _engine_kernel(mean: Mean, kernel: str, spread_k: int, notes: Notes) -> Sect
     return Section(heading(kernel, first, notes) + ": the engine's kernel", lines) if first else None
 
 
-def _over_all(mean: Mean, row: Row, notes: Notes) -> Line:
+def _over_all(mean: Mean, row: KernelRow, notes: Notes) -> Line:
     """Captured, its difference to spread_k = 1, synthetic, and captured against synthetic."""
-    kernel, arm, k = row["kernel"], row["arm"], row["spread_k"]
-    if row["median_us"] is None:
+    kernel, arm, k = row.kernel, row.arm, row.spread_k
+    if row.median_us is None:
         return status_line(str(k), row, notes)
     label = marked(str(k), row, notes)
     synthetic = mean.kernel(kernel, arm, k, "synthetic")
@@ -147,10 +149,10 @@ def _over_all(mean: Mean, row: Row, notes: Notes) -> Line:
     digits = _digits(mean, k)
     cells = (
         ms(total_us(row), digits),
-        change(paired) if paired else NONE,
-        paired["verdict"] if paired else NONE,
+        change(paired),
+        verdict(paired),
         ms(total_us(synthetic), digits) if synthetic else NONE,
-        f"{signed(against['delta_pct'])}%" if against else NONE,
+        f"{signed(against.delta_pct)}%" if against else NONE,
     )
     return Line(label, cells)
 
@@ -158,12 +160,12 @@ def _over_all(mean: Mean, row: Row, notes: Notes) -> Line:
 def _digits(mean: Mean, spread_k: int) -> int:
     """Decimals of a time in ms: tenths of a microsecond where kernels are short."""
     rows = select(mean.kernels, spread_k=spread_k, layer="mean")
-    return 4 if all((row["median_us"] or 0) < 10_000 for row in rows) else 3
+    return 4 if all((row.median_us or 0) < 10_000 for row in rows) else 3
 
 
-def ranks(summary: Row) -> Table | None:
+def ranks(summary: PrefillSummary) -> Table | None:
     """The engine's kernel in every rank, which replays the heads that are its own; None if there is one."""
-    numbers = sorted({row["rank"] for row in summary["kernels"] if row["rank"] is not None})
+    numbers = sorted({row.rank for row in summary.kernels if row.rank is not None})
     if not numbers:
         return None
     means = [Mean(summary, rank) for rank in numbers]
@@ -185,43 +187,47 @@ def ranks(summary: Row) -> Table | None:
     return Table("Ranks", RANK_COLUMNS, sections, below=[below])
 
 
-def _rank(mean: Mean, row: Row) -> Line:
+def _rank(mean: Mean, row: ContrastRow) -> Line:
     """Median of the baseline and of the treatment, whose own row it is, and the difference."""
-    slowest = mean.rank == mean.summary["slowest_rank"]
-    treatment = mean.kernel(row["kernel"], "paged", row["spread_k"])
-    medians = ms(row["baseline_us"], 4), ms(treatment["median_us"], 4) if treatment else NONE
+    slowest = mean.rank == mean.summary.slowest_rank
+    treatment = mean.kernel(row.kernel, "paged", row.spread_k)
+    medians = ms(row.baseline_us, 4), ms(treatment.median_us, 4) if treatment else NONE
     label = f"{mean.rank}, slowest" if slowest else str(mean.rank)
-    return Line(label, (*medians, change(row), row["verdict"]))
+    return Line(label, (*medians, change(row), row.verdict))
 
 
-def requests(summary: Row) -> Table | None:
+def requests(summary: PrefillSummary) -> Table | None:
     """The requests of a batch, each alone, beside their sum and the step that has them all.
 
     A section for each layer; None for a run of one prompt.
     """
-    rows = summary.get("requests") or []
+    rows = summary.requests or []
     if not rows:
         return None
     notes = Notes()
-    figures = [row[name] for row in rows for name in REQUEST_FIGURES if row[name]]
+    figures = [us for row in rows for us in _times(row) if us]
     digits = 4 if all(us < 10_000 for us in figures) else 3
     sections = [
         Section(f"layer {layer}", [_request(row, notes, digits) for row in select(rows, layer=layer)])
-        for layer in dict.fromkeys(row["layer"] for row in rows)
+        for layer in dict.fromkeys(row.layer for row in rows)
     ]
     above = [
-        f"ms of {rows[0]['kernel']} ({rows[0]['provider']}), the engine's kernel, on one request of the step "
+        f"ms of {rows[0].kernel} ({rows[0].provider}), the engine's kernel, on one request of the step "
         "alone; NxLENGTH: there are N of these."
     ]
     below = ["sum: of all requests, one after the other; step: all of them in one call, as the engine does."]
     return Table("Per request", REQUEST_COLUMNS, sections, above, [*notes.lines(), *below])
 
 
-def _request(row: Row, notes: Notes, digits: int) -> Line:
-    label = f"{row['count']}x{row['length']}" if row["length"] else row["request"]
-    if row["reason"]:
-        reason = f"{row['status']}: {row['reason']}"
+def _request(row: RequestRow, notes: Notes, digits: int) -> Line:
+    label = f"{row.count}x{row.length}" if row.length else str(row.request)
+    if row.reason:
+        reason = f"{row.status}: {row.reason}"
         label += f" {notes.mark(reason)}"
-    cells = [NONE if row[name] is None else str(row[name]) for name in ("blocks", "spread_k")]
-    cells += [ms(row[name], digits) for name in REQUEST_FIGURES]
-    return Line(label, (*cells, NONE if row["delta_pct"] is None else change(row)))
+    cells = [NONE if count is None else str(count) for count in (row.blocks, row.spread_k)]
+    cells += [ms(us, digits) for us in _times(row)]
+    return Line(label, (*cells, change(row)))
+
+
+def _times(row: RequestRow) -> tuple[float | None, ...]:
+    return row.dense_us, row.one_run_us, row.paged_us

@@ -218,7 +218,7 @@ class Job:
                     self.replaying.take(sampled, budget)
                     bar.update()
                 self.recorder.note_peak(f"spread={k}", max(ranks.call("end_peak")))
-                self.recorder.print(comparison_of(self.recorder.record.to_json(), self.recorder.kept, k))
+                self.recorder.print(comparison_of(self.recorder.record, self.recorder.kept, k))
         return problems
 
     def _end_to_end(

@@ -121,8 +121,17 @@ class Member:
     def cell(self, arm: ArmFacts, vllm: str, block_size: int) -> Cell:
         """Of one arm of the engine."""
         variant = self.variant.name if self.variant else BASELINE
-        of_arm = arm.name, arm.spread_k, block_size, None, "captured"
-        return Cell("variant", "prefill", f"vLLM {vllm}", *of_arm, variant=variant)
+        return Cell(
+            stage="variant",
+            kernel="prefill",
+            provider=f"vLLM {vllm}",
+            arm=arm.name,
+            spread_k=arm.spread_k,
+            block_size=block_size,
+            layer=None,
+            data="captured",
+            variant=variant,
+        )
 
 
 class _Engines:

@@ -47,7 +47,7 @@ class Replaying(Sampling):
     def describe(self, calls: Sequence[AttentionCall], model: Model) -> None:
         """Note the calls' shapes, and the model with the heads that they have."""
         call = calls[0]
-        windows = {str(c.layer): list(c.sliding_window) for c in calls if c.sliding_window != (-1, -1)}
+        windows = {str(c.layer): c.sliding_window for c in calls if c.sliding_window != (-1, -1)}
         with self.recorder.noting() as record:
             record.spread_k, record.num_blocks = self.config.spreads(), self.config.num_blocks()
             record.requests = self._requests()

@@ -45,7 +45,7 @@ def replay(config: RunConfig, recorder: Recorder) -> None:
                     with_synthetic = first_of_shape and config.synthetic
                     replaying.take([bench.measure(place, with_synthetic, budget, None)], budget)
                     bar.update()
-            recorder.print(comparison_of(recorder.record.to_json(), recorder.kept, k))
+            recorder.print(comparison_of(recorder.record, recorder.kept, k))
     replaying.note_limits(bench.launch_bound)
 
 

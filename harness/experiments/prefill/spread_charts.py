@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from harness import batch
+from harness.analysis.rows import ContrastRow, KernelRow, select
 from harness.config.kernel_names import FUNCTIONS, looks
+from harness.experiments.prefill.mean import Mean
+from harness.experiments.prefill.rows import PrefillSummary
 from harness.report.arms import ENGINE_LOOK, arm_key, arm_lines, lost_arms, spread_axis
 from harness.report.charts.spec import Axis, Band, Key, Line, Lines, Point, Sheet
-from harness.report.rows import Mean, Row
 from harness.report.tips import Tips, lost, lost_point
+from harness.runs.schema import RunRecord
 from harness.units import counted
 
 PREFILL = Key("prefill, end to end", "#CC79A7", "circle", "solid")
 ARMS = ("contiguous", "fragmented", "dense", "paged")
 
 
-def sheets(record: Row, summary: Row, tips: Tips) -> list[Sheet]:
+def sheets(record: RunRecord, summary: PrefillSummary, tips: Tips) -> list[Sheet]:
     """Differences to one run, kernel times and prefill times over spread_k; differences layer by layer."""
-    mean, requests = Mean(summary), batch.of_record(record)
+    mean, requests = Mean(summary), record.prompts
     prompts = f", {batch.described(requests)}" if requests else ""
-    where = f"{record['model']['name']}{prompts}, {record['device']['name']}"
-    tolerance = summary["tolerance_pct"]
+    where = f"{record.model.name}{prompts}, {record.device.name}"
+    tolerance = summary.tolerance_pct
     over_spread = [_differences(mean, tips, tolerance), _kernels(mean, tips), _prefills(mean, tips)]
     return [
         Sheet("spread_k", f"Prefill under fragmented KV layouts: {where}", over_spread),
@@ -46,9 +49,9 @@ def _differences(mean: Mean, tips: Tips, tolerance_pct: float) -> Lines:
     )
 
 
-def _paired(key: Key, rows: list[Row], tips: Tips, by: str = "spread_k") -> Line:
+def _paired(key: Key, rows: list[ContrastRow], tips: Tips, by: str = "spread_k") -> Line:
     """A contrast's rows as a line in percent."""
-    return Line(key, [Point(r[by], r["delta_pct"], r["ci95_pct"], tips.contrast(r)) for r in rows])
+    return Line(key, [Point(getattr(r, by), r.delta_pct, r.ci95_pct, tips.contrast(r)) for r in rows])
 
 
 def _kernels(mean: Mean, tips: Tips) -> Lines:
@@ -71,18 +74,18 @@ def _kernels(mean: Mean, tips: Tips) -> Lines:
     )
 
 
-def _to_one_run(mean: Mean, row: Row) -> Row | None:
-    return mean.contrast(row["kernel"], f"{row['arm']}@1", row["arm"], row["spread_k"])
+def _to_one_run(mean: Mean, row: KernelRow) -> ContrastRow | None:
+    return mean.contrast(row.kernel, f"{row.arm}@1", row.arm, row.spread_k)
 
 
 def _noise_floor(mean: Mean, kernel: str) -> list[Band]:
     """A/A: within this band around paged in one run a difference is no finding."""
     repeats = [mean.contrast(kernel, "paged@1", "paged@1 again", k) for k in mean.spread_ks()]
     edges = [
-        (float(row["spread_k"]), level * (1 - share), level * (1 + share))
+        (float(row.spread_k), level * (1 - share), level * (1 + share))
         for row in repeats
-        if row and row["noise_floor_pct"] is not None
-        for level, share in [(row["baseline_us"] / 1000, row["noise_floor_pct"] / 100)]
+        if row and row.noise_floor_pct is not None
+        for level, share in [(row.baseline_us / 1000, row.noise_floor_pct / 100)]
     ]
     return [Band(f"{kernel}, paged, 1 run: noise floor (A/A)", edges)] if edges else []
 
@@ -91,18 +94,18 @@ def _prefills(mean: Mean, tips: Tips) -> Lines:
     """The whole prefill, in ms, and the noise floor around one run."""
     points, named = [], []
     for row in mean.sweep():
-        k = row["spread_k"]
+        k = row.spread_k
         name = f"prefill, {counted(k, 'run')}"
         named.append((name, row))
-        if row["median_ms"] is None:
+        if row.median_ms is None:
             points.append(lost_point(k, row, name))
             continue
         tip = tips.cell(row, name, paired=mean.contrast("prefill", "paged@1", "paged", k))
-        points.append(Point(k, row["median_ms"], row["ci95_ms"], tip))
+        points.append(Point(k, row.median_ms, row.ci95_ms, tip))
     bands = []
     repeat = mean.contrast("prefill", "paged@1", "paged@1 again", 1)
-    if repeat and repeat["noise_floor_pct"] is not None:
-        level, share = repeat["baseline_us"] / 1000, repeat["noise_floor_pct"] / 100
+    if repeat and repeat.noise_floor_pct is not None:
+        level, share = repeat.baseline_us / 1000, repeat.noise_floor_pct / 100
         bands.append(Band.level("noise floor (A/A) around one run", level * (1 - share), level * (1 + share)))
     return Lines(
         "Prefill, end to end",
@@ -114,7 +117,7 @@ def _prefills(mean: Mean, tips: Tips) -> Lines:
     )
 
 
-def _over_layers(summary: Row, tips: Tips) -> list[Lines]:
+def _over_layers(summary: PrefillSummary, tips: Tips) -> list[Lines]:
     """The engine's kernels layer by layer: paging at one run, fragmentation at the most runs."""
     mean = Mean(summary)
     most = max(mean.spread_ks(), default=1)
@@ -124,15 +127,20 @@ def _over_layers(summary: Row, tips: Tips) -> list[Lines]:
             (f"Paging: one run against dense, {kernel}", "dense", "paged@1", 1),
             (f"Fragmentation: {counted(most, 'run')} against one, {kernel}", "paged@1", "paged", most),
         ):
-            wanted: Row = {"kernel": kernel, "baseline": baseline, "treatment": treatment, "spread_k": k}
-            wanted |= {"data": "captured", "rank": summary["slowest_rank"]}
-            rows = [row for row in summary["contrasts"] if wanted.items() <= row.items()]
-            rows = sorted(
-                (row for row in rows if isinstance(row["layer"], int)), key=lambda row: row["layer"]
+            rows = select(
+                summary.contrasts,
+                kernel=kernel,
+                baseline=baseline,
+                treatment=treatment,
+                spread_k=k,
+                data="captured",
+                rank=summary.slowest_rank,
             )
+            by_layer = {row.layer: row for row in rows if isinstance(row.layer, int)}
+            rows = [row for _, row in sorted(by_layer.items())]
             key = Key(kernel, *ENGINE_LOOK, "solid", hollow=True)
             unit = Axis("% of the baseline, with 95% intervals", zero=0.0)
-            band = Band.tolerance(summary["tolerance_pct"])
+            band = Band.tolerance(summary.tolerance_pct)
             layers = Axis("layer", at_points=True)
             panels.append(Lines(title, layers, unit, [_paired(key, rows, tips, by="layer")], [band]))
     return panels

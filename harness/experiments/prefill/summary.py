@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -14,19 +13,21 @@ from harness.analysis.breakdown.other_engines import variant_rows
 from harness.analysis.contrasts import (
     Group,
     Layer,
-    Row,
     arms_of,
     end_to_end_contrasts,
     kernel_contrasts,
     rounds,
     spread_of,
 )
+from harness.analysis.rows import ContrastRow, KernelRow, PrefillRow
 from harness.config.kernel_names import gather_for
+from harness.experiments.prefill.rows import PrefillSummary
 from harness.runs.record import Result, Status, latest
-from harness.units import counted
+from harness.runs.schema import RunRecord
+from harness.units import counted, in_ms
 
 
-def summarise(record: dict[str, Any], results: Sequence[Result]) -> dict[str, Any]:
+def summarise(record: RunRecord, results: Sequence[Result]) -> PrefillSummary:
     """The content of summary.json; times in us, end to end in ms, null where nothing was measured.
 
     Rows with layer "mean" are formed round by round: the n-th samples of all layers are averaged, up to
@@ -40,8 +41,8 @@ def summarise(record: dict[str, Any], results: Sequence[Result]) -> dict[str, An
     slowest = _slowest_rank(replayed)
     # A step waits for its slowest rank.
     decisive = [r for r in replayed if r.cell.rank == slowest]
-    kernels: list[Row] = []
-    contrasts: list[Row] = []
+    kernels: list[KernelRow] = []
+    contrasts: list[ContrastRow] = []
     for (_, spread_k), in_spread in _by_rank_and_spread(replayed).items():
         arms = arms_of(r for r in in_spread if r.cell.stage == "kernel")
         gathers = arms_of(r for r in in_spread if r.cell.stage == "gather")
@@ -56,18 +57,18 @@ def summarise(record: dict[str, Any], results: Sequence[Result]) -> dict[str, An
                 mean = _kernel_row(record, group, "mean", gather)
                 kernels += [mean, _sum_row(mean)]
         contrasts += kernel_contrasts(spread_k, arms)
-    return {
-        "schema_version": 2,
-        "status": record["status"],
-        "tolerance_pct": stats.SAME_TOLERANCE_PCT,
-        "slowest_rank": slowest,
-        "kernels": kernels,
-        "contrasts": contrasts + end_to_end_contrasts(end_to_end),
-        "end_to_end": [_end_to_end_row(r) for r in end_to_end if not r.control],
-        "requests": per_request.rows(record, [r for r in alone if r.cell.rank == slowest], decisive),
-        "attribution": account(record, end_to_end + decisive),
-        "variants": variant_rows(record, final),
-    }
+    return PrefillSummary(
+        schema_version=2,
+        status=record.status,
+        tolerance_pct=stats.SAME_TOLERANCE_PCT,
+        slowest_rank=slowest,
+        kernels=kernels,
+        contrasts=contrasts + end_to_end_contrasts(end_to_end),
+        end_to_end=[_end_to_end_row(r) for r in end_to_end if not r.control],
+        requests=per_request.rows(record, [r for r in alone if r.cell.rank == slowest], decisive),
+        attribution=account(record, end_to_end + decisive),
+        variants=variant_rows(record, final),
+    )
 
 
 def _slowest_rank(replayed: Iterable[Result]) -> int | None:
@@ -94,50 +95,52 @@ def _by_rank_and_spread(results: Iterable[Result]) -> dict[tuple[int, int], list
     return dict(sorted(found.items()))
 
 
-def _kernel_row(record: dict[str, Any], group: Group, layer: Layer, gather: Group | None) -> Row:
+def _kernel_row(record: RunRecord, group: Group, layer: Layer, gather: Group | None) -> KernelRow:
     """One row of `kernels`; `gather` is the copy that the arm needs first, on all layers."""
     cell = group.cell
     warmups = [float(np.mean(r.warmup_us)) for r in group.measured if r.warmup_us]
-    found = figures.of_samples(rounds(group.measured))
+    fields = figures.of_samples(rounds(group.measured))
+    fields["warnings"] += _clock_warnings(group.measured)
     copying, doubts = _gather(group, gather)
+    fields["warnings"] += doubts
     clocks = [mhz for r in group.measured for mhz in r.clock_mhz]
     attended = [r.cell.layer for r in group.measured if cell.stage == "kernel"]
-    return {
+    return KernelRow(
         **figures.cell_fields(cell),
-        "layer": layer,
-        "layers": len(group.measured) if layer == "mean" else None,
-        "rank": cell.rank,
-        "median_us": found["median_us"],
-        "ci95_us": found["ci95_us"],
-        "mean_us": found["mean_us"],
-        "warmup_us": float(np.mean(warmups)) if warmups else None,
-        "gather_us": copying["median_us"],
-        "gather_ci95_us": copying["ci95_us"],
-        "gather_gbps": work.gather_gbps(record, cell.kernel, copying["median_us"]),
-        **work.rates(record, attended, found["median_us"]),
-        "clock_mhz": float(np.median(clocks)) if clocks else None,
-        "n": found["n"],
-        "stopped": _stopped(group.results),
-        "status": group.status.value,
-        "reason": _reason(record, group) if layer == "mean" else group.reason,
-        "warnings": found["warnings"] + _clock_warnings(group.measured) + doubts,
-    }
+        **fields,
+        **work.rates(record, attended, fields["median_us"]),
+        layer=layer,
+        layers=len(group.measured) if layer == "mean" else None,
+        rank=cell.rank,
+        warmup_us=float(np.mean(warmups)) if warmups else None,
+        gather_us=copying["median_us"],
+        gather_ci95_us=copying["ci95_us"],
+        gather_gbps=work.gather_gbps(record, cell.kernel, copying["median_us"]),
+        clock_mhz=float(np.median(clocks)) if clocks else None,
+        stopped=_stopped(group.results),
+        status=group.status.value,
+        reason=_reason(record, group) if layer == "mean" else group.reason,
+    )
 
 
-def _sum_row(mean: Row) -> Row:
+def _sum_row(mean: KernelRow) -> KernelRow:
     """The sum over the layers of the mean: its times, times their number; rates are the mean's."""
-    names = ("median_us", "mean_us", "warmup_us", "gather_us")
-    times = {name: mean[name] and mean["layers"] * mean[name] for name in names}
+    layers = mean.layers or 0
+    times = {
+        name: value and layers * value
+        for name in ("median_us", "mean_us", "warmup_us", "gather_us")
+        for value in [getattr(mean, name)]
+    }
     intervals = {
-        name: mean[name] and [mean["layers"] * bound for bound in mean[name]]
+        name: stats.map_interval(getattr(mean, name), lambda bound: layers * bound)
         for name in ("ci95_us", "gather_ci95_us")
     }
-    return mean | times | intervals | {"layer": "sum"}
+    return mean.model_copy(update={"layer": "sum", **times, **intervals})
 
 
-def _reason(record: dict[str, Any], group: Group) -> str | None:
+def _reason(record: RunRecord, group: Group) -> str | None:
     """The group's reason, and how many of the run's layers it lacks; synthetic inputs are on few anyway."""
-    layers = record.get("layers", [])
+    layers = record.layers or []
     lacking = len(set(layers) - {r.cell.layer for r in group.results})
     if not lacking or group.cell.data != "captured":
         return group.reason
@@ -156,7 +159,7 @@ def _clock_warnings(results: Iterable[Result]) -> list[str]:
     return [text for r in results for text in figures.clock_warnings(r)][:1]
 
 
-def _gather(group: Group, gather: Group | None) -> tuple[Row, list[str]]:
+def _gather(group: Group, gather: Group | None) -> tuple[figures.Fields, list[str]]:
     """The figures of the arm's gather on the arm's layers, and why they may be missing."""
     on_same = gather.on_layers(r.cell.layer for r in group.measured or group.results) if gather else None
     if on_same is None:
@@ -167,18 +170,17 @@ def _gather(group: Group, gather: Group | None) -> tuple[Row, list[str]]:
     return figures.of_samples(rounds(on_same.measured)), doubts
 
 
-def _end_to_end_row(result: Result) -> Row:
+def _end_to_end_row(result: Result) -> PrefillRow:
     """One row of `end_to_end`, in ms."""
-    found = figures.of_samples(result.samples_us)
-    ci95_us = found["ci95_us"]
-    return {
-        "arm": result.cell.arm,
-        "spread_k": result.cell.spread_k,
-        "median_ms": None if found["median_us"] is None else found["median_us"] / 1000,
-        "ci95_ms": ci95_us and [bound / 1000 for bound in ci95_us],
-        "n": found["n"],
-        "stopped": result.stopped,
-        "status": result.status.value,
-        "reason": result.reason,
-        "warnings": found["warnings"] + figures.clock_warnings(result),
-    }
+    fields = figures.of_samples(result.samples_us)
+    return PrefillRow(
+        arm=result.cell.arm,
+        spread_k=result.cell.spread_k,
+        median_ms=None if fields["median_us"] is None else fields["median_us"] / 1000,
+        ci95_ms=stats.map_interval(fields["ci95_us"], in_ms),
+        n=fields["n"],
+        stopped=result.stopped,
+        status=result.status.value,
+        reason=result.reason,
+        warnings=fields["warnings"] + figures.clock_warnings(result),
+    )

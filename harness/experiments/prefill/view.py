@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from harness import batch
-from harness.analysis.rows import Row, select
+from harness.analysis import stats
+from harness.analysis.rows import select
 from harness.experiments.prefill import block_map, breakdown_tables, end_to_end_tables, kernel_tables
-from harness.experiments.prefill.rows import PrefillSummary as Summary
+from harness.experiments.prefill.mean import Mean
+from harness.experiments.prefill.rows import PrefillSummary
 from harness.experiments.prefill.summary import summarise
-from harness.report.document import Document, Part
-from harness.report.rows import Mean, Warned, change, named_arm, warnings
+from harness.report.document import Document, Part, csv_rows
+from harness.report.rows import Warned, change, named_arm, warnings
 from harness.report.tables import Table
 from harness.runs.record import Result, in_spread
+from harness.runs.schema import RunRecord
 
-__all__ = ["Summary", "comparison_of", "document", "summarise"]
+__all__ = ["comparison_of", "document", "summarise"]
+Summary = PrefillSummary  # of summary.json
 
 CSV_COLUMNS = (
     *("stage", "kernel", "provider", "arm", "spread_k", "block_size", "layer", "layers", "data", "rank"),
@@ -24,41 +29,41 @@ CSV_COLUMNS = (
 NO_BREAKDOWN = "The prefill was not timed with attention steered inside the engine, so there is no account."
 
 
-def document(record: Row, summary: Row) -> Document:
+def document(record: RunRecord, summary: PrefillSummary) -> Document:
     """The run, for its readers."""
-    prompts = batch.of_record(record)
-    title = record["model"]["name"] + (f", {batch.described(prompts)}" if prompts else "")
+    prompts = record.prompts
+    title = record.model.name + (f", {batch.described(prompts)}" if prompts else "")
     parts, rows = _parts(record, summary), list(_csv_rows(summary))
     return Document(record, title, answer(summary), parts, rows, _warnings(summary), CSV_COLUMNS)
 
 
-def comparison_of(record: Row, results: Sequence[Result], spread_k: int) -> str:
+def comparison_of(record: RunRecord, results: Sequence[Result], spread_k: int) -> str:
     """The table of one spread_k, 80 columns wide, while a run goes on; "" without any kernel's row."""
     of_spread = [result for result in results if in_spread(result.series, spread_k)]
     table = kernel_tables.comparison(record, summarise(record, of_spread), spread_k)
     return table.screen() if table else ""
 
 
-def answer(summary: Row) -> str:
+def answer(summary: PrefillSummary) -> str:
     """The account in a sentence, or the prefill's fragmentation without one."""
-    if summary.get("attribution"):
-        return str(summary["attribution"]["sentence"])
+    if summary.attribution:
+        return summary.attribution.sentence
     mean = Mean(summary)
     for k in reversed(mean.spread_ks()):
         if k > 1 and (row := mean.contrast("prefill", "paged@1", "paged", k)):
-            return f"{k} runs against one change the prefill by {change(row)}: {row['verdict']}."
-    if not summary["kernels"]:
+            return f"{k} runs against one change the prefill by {change(row)}: {row.verdict}."
+    if not summary.kernels:
         return "No prefill was measured over spread_k."
     return "Only attention kernels were measured in this run, no whole prefill."
 
 
-def _parts(record: Row, summary: Row) -> list[Part]:
+def _parts(record: RunRecord, summary: PrefillSummary) -> list[Part]:
     mean, account = Mean(summary), breakdown_tables.tables(summary)
     comparisons = [kernel_tables.comparison(record, summary, k) for k in mean.spread_ks()]
     overview = [kernel_tables.overview(record, summary), end_to_end_tables.arms_table(mean)]
     overview += [kernel_tables.ranks(summary), kernel_tables.requests(summary)]
     engines = end_to_end_tables.engine_tables(summary)
-    size = record["config"].get("block_size")
+    size = record.config.get("block_size")
     of_tokens = f" of {size} tokens" if size else ""
     return [
         Part(
@@ -102,24 +107,24 @@ def _present(*tables: Table | None) -> list[Table]:
     return [table for table in tables if table]
 
 
-def _warnings(summary: Row) -> list[Warned]:
+def _warnings(summary: PrefillSummary) -> list[Warned]:
     """Of kernels, whole prefills and other engines; none of a probe, as it is no way to run a prefill."""
     kernels = select(Mean(summary).kernels, layer="mean", data="captured")
     shown = ("paged", *end_to_end_tables.ARMS)
-    prefills = [row for row in summary["end_to_end"] if row["arm"] in shown]
+    prefills = [row for row in summary.end_to_end if row.arm in shown]
     return [
-        *warnings(kernels, lambda row: f"{row['kernel']}, {row['arm']}, spread_k = {row['spread_k']}"),
-        *warnings(prefills, lambda row: f"prefill, {named_arm(row['arm'], row['spread_k'])}"),
-        *warnings(summary.get("variants") or [], lambda row: end_to_end_tables.label(row["variant"])),
+        *warnings(kernels, lambda row: f"{row.kernel}, {row.arm}, spread_k = {row.spread_k}"),
+        *warnings(prefills, lambda row: f"prefill, {named_arm(row.arm, row.spread_k)}"),
+        *warnings(summary.variants, lambda row: end_to_end_tables.label(row.variant)),
     ]
 
 
-def _csv_rows(summary: Row) -> Iterator[Row]:
+def _csv_rows(summary: PrefillSummary) -> Iterator[dict[str, Any]]:
     """All rows of `kernels`, "mean" and "sum" too, and of `end_to_end`, in us."""
-    for row in summary["kernels"]:
-        yield {name: row.get(name) for name in CSV_COLUMNS}
-    for row in summary["end_to_end"]:
-        in_us = {"median_us": row["median_ms"] and row["median_ms"] * 1000}
-        in_us["ci95_us"] = row["ci95_ms"] and [bound * 1000 for bound in row["ci95_ms"]]
-        of_row = {"stage": "end_to_end", "kernel": "prefill", "data": "captured"} | row | in_us
+    for kernel in csv_rows(summary.kernels):
+        yield {name: kernel.get(name) for name in CSV_COLUMNS}
+    for row in summary.end_to_end:
+        in_us: dict[str, Any] = {"median_us": row.median_ms and row.median_ms * 1000}
+        in_us |= {"ci95_us": stats.map_interval(row.ci95_ms, lambda ms: ms * 1000)}
+        of_row = {"stage": "end_to_end", "kernel": "prefill", "data": "captured"} | row.to_json() | in_us
         yield {name: of_row.get(name) for name in CSV_COLUMNS}

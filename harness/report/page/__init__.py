@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from markupsafe import Markup
 
@@ -11,7 +13,7 @@ from harness.report.charts.spec import Sheet
 from harness.report.document import Document, Part
 from harness.report.page import facts
 from harness.report.page.rendering import render
-from harness.report.rows import Row, fold
+from harness.report.rows import fold
 
 
 def page(document: Document, sheets: Iterable[Sheet], question: str, in_full: str | None) -> str:
@@ -22,18 +24,61 @@ def page(document: Document, sheets: Iterable[Sheet], question: str, in_full: st
         in_full: the command that makes the run again, with every option that is not a default.
     """
     record = document.record
-    return render(
-        "run.html.j2",
+    return draw(
+        document.parts,
+        sheets,
         title=document.heading,
         question=question,
         answer=document.answer,
-        status=record["status"],
-        sections=[_section(part, list(sheets)) for part in document.parts],
-        **facts.closing(record, fold(document.warnings), in_full),
+        status=record.status,
+        notices=record.notices,
+        warnings=fold(document.warnings),
+        environment=facts.environment(record),
+        typed=record.command,
+        in_full=in_full,
+        commit=record.versions.get("commit"),
     )
 
 
-def _section(part: Part, sheets: Sequence[Sheet]) -> Row:
+def draw(
+    parts: Iterable[Part],
+    sheets: Iterable[Sheet],
+    *,
+    title: str,
+    question: str,
+    answer: str,
+    status: str,
+    notices: Sequence[str],
+    environment: Sequence[facts.Facts],
+    typed: Sequence[str] | None,
+    warnings: Sequence[str] = (),
+    in_full: str | None = None,
+    commit: str | None = None,
+) -> str:
+    """A page with these parts and charts.
+
+    Args:
+        typed: the command that made what it shows.
+        in_full: the same with every option that is not a default.
+        commit: of the harness.
+    """
+    return render(
+        "run.html.j2",
+        title=title,
+        question=question,
+        answer=answer,
+        status=status,
+        sections=[_section(part, list(sheets)) for part in parts],
+        notices=notices,
+        warnings=warnings,
+        environment=environment,
+        typed=typed and shlex.join(typed),
+        in_full=in_full,
+        commit=commit,
+    )
+
+
+def _section(part: Part, sheets: Sequence[Sheet]) -> dict[str, Any]:
     """A part as the template takes it."""
     charts = [
         chart

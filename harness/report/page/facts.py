@@ -1,13 +1,12 @@
-"""What a run was made with and on, its doubts, and the command that makes it again."""
+"""What a run was made with and on."""
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness.analysis.rows import Row
+from harness.runs.schema import RunRecord
 
 MIB, GIB = 2**20, 2**30
 SHOWN_RUN = (
@@ -31,32 +30,15 @@ class Facts:
     values: list[tuple[str, str]]
 
 
-def closing(record: Row, doubts: Sequence[str], in_full: str | None) -> Row:
-    """The values of closing.html.j2, which ends every run's page."""
-    return {
-        "notices": record["notices"],
-        "warnings": doubts,
-        "environment": environment(record),
-        "typed": record["command"] and shlex.join(record["command"]),
-        "in_full": in_full,
-        "commit": record["versions"].get("commit"),
-    }
-
-
-def environment(record: Row) -> list[Facts]:
+def environment(record: RunRecord) -> list[Facts]:
     """Device, versions, model, engine, and how the run went; what the record lacks is left out."""
-    run: Row = {name: record[name] for name in SHOWN_RUN if name in record}
-    run |= {f"ceiling_{name}": value for name, value in (record.get("ceilings") or {}).items()}
-    if peaks := record.get("peak_memory_bytes"):
+    known = record.to_json()
+    run = {name: known[name] for name in SHOWN_RUN if name in known}
+    run |= {f"ceiling_{name}": value for name, value in known.get("ceilings", {}).items()}
+    if peaks := record.peak_memory_bytes:
         run["peak_memory_bytes"] = max(peaks.values())
-    parts = {
-        "Device": record.get("device"),
-        "Versions": record.get("versions"),
-        "Model": record.get("model"),
-        "Engine": record.get("engine"),
-        "Run": run,
-    }
-    return [Facts(title, _flat(values)) for title, values in parts.items() if values]
+    parts = {title: known.get(title.lower()) for title in ("Device", "Versions", "Model", "Engine")}
+    return [Facts(title, _flat(values)) for title, values in {**parts, "Run": run}.items() if values]
 
 
 def _flat(values: Mapping[str, Any]) -> list[tuple[str, str]]:

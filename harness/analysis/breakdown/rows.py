@@ -1,0 +1,178 @@
+"""Rows of the breakdown, and of engines that differ in one option, as the main job's summary has them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from harness.runs.record import StatusName
+from harness.runs.schema import Amount, Count, Interval, SpreadRange, Stored
+from harness.runs.summary import Verdict
+
+Bound = Literal["GPU-bound", "host-bound", "partly host-bound", "unknown", "not applicable"]
+
+
+class MeasuredRow(Stored):
+    """A component of what the paged KV cache costs, measured in the engine."""
+
+    component: str = Field(description="`fragmentation`, `paging`, `cache_write`, `total`, ...")
+    baseline: str = Field(description="its arm")
+    treatment: str = Field(description="its arm")
+    ms: float | None = Field(description="median of the differences")
+    ci95_ms: Interval | None = Field(description="null below 6 pairs")
+    pct: float | None = Field(description="of the prefill")
+    ci95_pct: Interval | None = Field(description="of the prefill")
+    n: Count = Field(description="pairs")
+    reason: str | None = Field(description="why there are no figures, or what to know of them")
+    verdict: Verdict | None = Field(description="of the treatment")
+
+
+class PredictedRow(Stored):
+    """The same as a sum of replayed kernels."""
+
+    component: str = Field(description="as in `measured`")
+    ms: float | None = Field(description="over all layers")
+    ci95_ms: Interval | None = Field(description="null below 6 rounds")
+    pct: float | None = Field(description="of the prefill")
+    ci95_pct: Interval | None = Field(description="of the prefill")
+    n: Count = Field(description="rounds")
+    reason: str | None = Field(description="why there are no figures, or what to know of them")
+    layers: Count | None = Field(description="how many it was formed from")
+
+
+class ClosureRow(Stored):
+    """Measured minus predicted."""
+
+    component: str = Field(description="as in `measured`")
+    ms: float | None = Field(description="the difference")
+    ci95_ms: Interval | None = Field(description="of two independent medians, by bootstrap")
+    pct_of_measured: float | None = Field(description="the difference")
+    closed: bool | None = Field(
+        description="whether the interval holds zero; null where fewer layers than all were replayed"
+    )
+    reason: str | None = Field(description="what to know of either side")
+
+
+class CategoryRow(Stored):
+    """Part of a profiled arm's step."""
+
+    arm: str = Field(description="of the whole prefills")
+    spread_k: Count = Field(description="runs of a prompt's blocks")
+    category: str = Field(description="of kernels, or `GPU idle`")
+    ms: Amount | None = Field(description="its time")
+    pct: Amount | None = Field(
+        description="of the shorter of the profiled prefill and the median without a profiler"
+    )
+
+
+class ProfilingRow(Stored):
+    """What profiling itself cost an arm."""
+
+    arm: str = Field(description="of the whole prefills")
+    spread_k: Count = Field(description="runs of a prompt's blocks")
+    profiled_ms: Amount = Field(description="the profiled prefill")
+    unprofiled_ms: Amount | None = Field(description="median of the others")
+    overhead_pct: float | None = Field(description="of that median")
+
+
+class HostBound(Stored):
+    """Whether the step waits for the GPU or for the host that launches its work."""
+
+    verdict: Bound = Field(description="what it waits for")
+    gpu_busy_pct: Amount | None = Field(description="how much of the step the GPU works")
+    planted_ms: float | None = Field(description="a delay ahead of every layer's attention")
+    planted_ci95_ms: Interval | None = Field(description="its interval")
+    pass_through_pct: float | None = Field(description="of the delay, what reached the latency")
+    ci95_pct: Interval | None = Field(description="its interval")
+    reason: str | None = Field(description="what else is to be known of it")
+
+
+class StepRow(Stored):
+    """From random inputs to the engine's, one step in one thing."""
+
+    step: str = Field(description="what differs from the step before")
+    us: Amount | None = Field(description="a layer's attention")
+    ci95_us: Interval | None = Field(description="null below 6 rounds")
+    delta_us: float | None = Field(description="from the step before")
+    delta_ci95_us: Interval | None = Field(description="its interval")
+    delta_pct: float | None = Field(description="of the step before")
+    delta_ci95_pct: Interval | None = Field(description="its interval")
+    verdict: Verdict | None = Field(description="against the step before")
+    n: Count = Field(description="rounds")
+    reason: str | None = Field(description="why there are no figures, or what to know of them")
+
+
+class BreakEvenRow(Stored):
+    """From how many uses a gather pays."""
+
+    kernel: str = Field(description="the contiguous one")
+    provider: str = Field(description="who it comes from")
+    block_size: Count = Field(description="the paged kernel's")
+    gather_us: Amount | None = Field(description="the copy")
+    paged_us: Amount | None = Field(description="attention on the blocks")
+    contiguous_us: Amount | None = Field(description="attention on the copy")
+    saving_us: float | None = Field(description="paged less contiguous, pair by pair")
+    saving_ci95_us: Interval | None = Field(description="its interval")
+    reuses: Amount | None = Field(description="attention calls on one copy")
+    reuses_ci95: Interval | None = Field(description="its interval")
+    length_for_one_use: Count | None = Field(description="tokens; assumed, not measured")
+    pays: str = Field(description="in words")
+    reason: str | None = Field(description="what to know of it")
+
+
+class Account(Stored):
+    """What the paged KV cache costs the prefill; null if no arm was steered."""
+
+    spread_k: Count = Field(description="the largest, at which fragmentation is taken")
+    engine_ms: Amount | None = Field(description="vLLM untouched: what shares are of")
+    engine_ci95_ms: Interval | None = Field(description="its interval")
+    engine_spread_k: SpreadRange | None = Field(description="what it allocates by itself")
+    noise_floor_pct: Amount | None = Field(description="by the A/A contrast")
+    layers: Count | None = Field(description="of the model")
+    layers_replayed: Count = Field(description="of those")
+    components: list[CategoryRow] = Field(default=[])
+    measured: list[MeasuredRow]
+    predicted: list[PredictedRow]
+    closure: list[ClosureRow]
+    closure_pct: Amount | None = Field(description="of paging")
+    host_bound: HostBound
+    profiled: list[ProfilingRow] = Field(default=[])
+    captured_vs_synthetic: list[StepRow] = Field(default=[])
+    break_even: list[BreakEvenRow]
+    sentence: str = Field(description="the account in words")
+
+
+class Share(Stored):
+    """A difference of two arms of one engine."""
+
+    ms: float | None = Field(description="median of the differences")
+    ci95_ms: Interval | None = Field(description="null below 6 pairs")
+    pct: float | None = Field(description="of the engine's prefill")
+    ci95_pct: Interval | None = Field(description="of the engine's prefill")
+    n: Count = Field(description="pairs")
+    reason: str | None = Field(description="why there are no figures, or what to know of them")
+
+
+class VariantRow(Stored):
+    """Another engine; the baseline's two come first."""
+
+    variant: str = Field(description="its name")
+    option: str | None = Field(description="null: the baseline")
+    value: int | str | None = Field(description="null: the baseline")
+    baseline: str | None = Field(description="the baseline's own value")
+    engine_ms: Amount | None = Field(description="median prefill")
+    engine_ci95_ms: Interval | None = Field(description="its interval")
+    n: Count = Field(description="samples")
+    delta_ms: float | None = Field(description="from the baseline, pair by pair")
+    ci95_ms: Interval | None = Field(description="its interval")
+    delta_pct: float | None = Field(description="of the baseline")
+    ci95_pct: Interval | None = Field(description="of the baseline")
+    verdict: Verdict | None = Field(description="by the interval widened by the noise floor")
+    noise_floor_pct: Amount | None = Field(description="between two engines of one configuration")
+    paging: Share
+    cache_write: Share
+    stopped: str | None = Field(description="what ended its series")
+    status: StatusName = Field(description="`ok`, or what it ended with")
+    reason: str | None = Field(description="why it is not `ok`, or what to know of it")
+    warnings: list[str] = Field(description="doubts about the samples, in words")

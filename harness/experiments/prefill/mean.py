@@ -1,0 +1,82 @@
+"""The main job's rows that its tables and charts show: means over layers, of the rank that decides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.analysis.rows import ContrastRow, KernelRow, PrefillRow, find, select
+from harness.experiments.prefill.rows import PrefillSummary
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The summary's rows with layer "mean", and those end to end, by what identifies them.
+
+    Of several ranks the slowest one's, unless another is asked for.
+    """
+
+    summary: PrefillSummary
+    rank: int | None = None
+
+    @property
+    def kernels(self) -> list[KernelRow]:
+        """The rows of the one rank."""
+        return select(self.summary.kernels, rank=self._rank)
+
+    @property
+    def _rank(self) -> int | None:
+        return self.summary.slowest_rank if self.rank is None else self.rank  # of one rank there is none
+
+    def kernel(self, kernel: str, arm: str, spread_k: int, data: str = "captured") -> KernelRow | None:
+        """A kernel's row."""
+        return find(self.kernels, kernel=kernel, arm=arm, spread_k=spread_k, data=data, layer="mean")
+
+    def cache_write(self, spread_k: int) -> KernelRow | None:
+        """The row of the kernel that writes the cache."""
+        return find(self.kernels, stage="cache_write", spread_k=spread_k, layer="mean")
+
+    def contrast(
+        self, kernel: str, baseline: str, treatment: str, spread_k: int, data: str | None = "captured"
+    ) -> ContrastRow | None:
+        """A contrast's row."""
+        whole = kernel == "prefill"
+        return find(
+            self.summary.contrasts,
+            kernel=kernel,
+            baseline=baseline,
+            treatment=treatment,
+            spread_k=spread_k,
+            data=data,
+            layer=None if whole else "mean",
+            rank=None if whole else self._rank,
+        )
+
+    def prefill_contrast(self, baseline: str, treatment: str) -> ContrastRow | None:
+        """The contrast of two arms of the prefill that there is one of only, at whatever spread_k."""
+        return find(self.summary.contrasts, kernel="prefill", baseline=baseline, treatment=treatment)
+
+    def sweep(self) -> list[PrefillRow]:
+        """The prefill's rows over spread_k; its other arms are not among them."""
+        return select(self.summary.end_to_end, arm="paged")
+
+    def baseline_us(self, kernel: str, baseline: str, spread_k: int) -> float | None:
+        """The median of an arm that is only a baseline inside the series of spread_k ("paged@1")."""
+        row = find(
+            self.summary.contrasts,
+            kernel=kernel,
+            baseline=baseline,
+            spread_k=spread_k,
+            layer="mean",
+            data="captured",
+            rank=self._rank,
+        )
+        return row.baseline_us if row else None
+
+    def engine_kernels(self) -> list[str]:
+        """The kernels the engine itself ran for its attention: those with a dense or a paged arm."""
+        rows = select(self.kernels, stage="kernel")
+        return list(dict.fromkeys(row.kernel for row in rows if row.arm in ("dense", "paged")))
+
+    def spread_ks(self) -> list[int]:
+        """All spread_k that anything was tried at."""
+        return sorted({row.spread_k for row in self.kernels} | {row.spread_k for row in self.sweep()})
