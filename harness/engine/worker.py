@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from patches import PatchError, engine, positions, windows
+from patches import PatchError, amx, engine, positions, windows
 
 if TYPE_CHECKING:
     from harness.engine.rank import Rank
 
+amx.enable()
 positions.extend_in_worker()
 
 

@@ -10,7 +10,7 @@ import torch
 from harness.calls.capture import AttentionCall
 from harness.kernels import DenseKV, Output, PagedKV, Run, Unsupported, vllm_support
 from harness.kernels.support import require
-from patches import Symbol, attention
+from patches import Symbol, amx, attention
 from patches.steering import LayerStep
 
 # By this name vLLM's backend calls the kernel.
@@ -41,6 +41,7 @@ class VllmCpuAttention:
     support = vllm_support.CPU
 
     def __init__(self) -> None:
+        amx.enable()
         self._out = Output()
 
     def dense(self, call: AttentionCall, kv: DenseKV) -> Run:
