@@ -19,9 +19,9 @@ from harness.experiments import prefill
 from harness.experiments.prefill.options import GROUPS, RunConfig
 from harness.layout import LayoutError
 from patches import PatchError
-from tests import fixtures as made_run
 from tests.attention_calls import make_call
 from tests.command_line import ROOT, run, run_all, run_here
+from tests.made_up.prefill import record
 
 SWEEP = "configs/cpu-sweep.yaml"
 
@@ -121,7 +121,7 @@ def test_a_directory_that_holds_a_run_is_refused(tmp_path):
     ],
 )
 def test_a_damaged_run_is_one_line(tmp_path, file, text, message):
-    (tmp_path / "run.json").write_text(json.dumps(made_run.record() | {"status": "running"}))
+    (tmp_path / "run.json").write_text(json.dumps(record() | {"status": "running"}))
     (tmp_path / file).write_text(text)
     run = str(tmp_path)
     commands = ["report", run], ["compare", run, run], ["prefill", "--resume", "--output-dir", run]

@@ -9,7 +9,7 @@ import pytest
 
 from harness.runs.record import Cell, Result, Status
 from harness.runs.store import RunDirectory, RunExists
-from tests import records
+from tests.made_up.builder import run_record
 
 
 def result(spread_k: int, samples: list[float] | None = None) -> Result:
@@ -19,12 +19,12 @@ def result(spread_k: int, samples: list[float] | None = None) -> Result:
 
 def test_results_come_back_as_they_were_appended(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "deep" / "run")
-    run.write_record(records.made())
+    run.write_record(run_record())
     run.append([result(1)])
     run.append([result(2), result(4)])
     again = RunDirectory.open(tmp_path / "deep" / "run")
     assert again.results() == [result(1), result(2), result(4)]
-    assert again.record() == records.made()
+    assert again.record() == run_record()
 
 
 @pytest.mark.parametrize("kept", range(1, 40, 6))
@@ -49,14 +49,14 @@ def test_a_whole_line_that_is_no_result_is_named(tmp_path: Path) -> None:
 
 def test_nan_is_refused_and_leaves_the_files_as_they_were(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path)
-    run.write_record(records.made())
+    run.write_record(run_record())
     run.append([result(1)])
     with pytest.raises(ValueError, match="JSON"):
         run.append([result(2, [float("nan")])])
     with pytest.raises(ValueError, match="finite"):
         run.record().engine_start_s = float("inf")
     assert run.results() == [result(1)]
-    assert run.record() == records.made()
+    assert run.record() == run_record()
 
 
 def test_clocks_are_appended_a_line_each_with_the_same_care(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_a_directory_with_a_run_is_refused(tmp_path: Path, file: str) -> None:
 
 def test_overwrite_removes_the_run_s_own_files_only(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path)
-    run.write_record(records.made(status="finished"))
+    run.write_record(run_record(status="finished"))
     run.append([result(1)])
     run.append_clocks({"series": "a"})
     run.captures_path.mkdir()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from harness.runs.record import Result, Status
-from tests.account_samples import (
+from tests.made_up.breakdown import (
     ENGINE,
     LAYERS,
     ROUNDS,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from harness.analysis.breakdown.host import judged
-from tests.account_samples import (
+from tests.made_up.breakdown import (
     CPU,
     PLANTED,
     K,
