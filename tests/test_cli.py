@@ -45,14 +45,8 @@ BAD_INPUT = [
     ("--batch 4x64 --max-num-batched-tokens 200", "must be at least --batch 4x64 (256 tokens)"),
     ("--spread-k 0,4", "--spread-k 0,4: must be at least 1"),
     ("--spread-k 1,,4", "--spread-k 1,,4: must be a list of whole numbers"),
-    (
-        "--length 64 --block-size 32 --spread-k 3",
-        "--spread-k 3: must be within 1..2, the number of blocks",
-    ),
-    (
-        "--spread-k 1 --spread-step 2",
-        "--spread-k 1 and --spread-step 2: exclude each other; leave one out",
-    ),
+    ("--length 64 --block-size 32 --spread-k 3", "--spread-k 3: must be within 1..2, the number of blocks"),
+    ("--spread-k 1 --spread-step 2", "--spread-k 1 and --spread-step 2: exclude each other; leave one out"),
     ("--block-size 20", "--block-size 20: must be a multiple of "),
     ("--load-format safetensor", "--load-format safetensor: vLLM has no such load format; take one of"),
     ("--block-sizes 64,20", "--block-sizes 20: must be a multiple of "),

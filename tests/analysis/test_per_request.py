@@ -52,9 +52,7 @@ def results() -> list[Result]:
 
 def request_rows(found: list[Result]) -> list[dict[str, Any]]:
     return rows(
-        RECORD,
-        [r for r in found if r.cell.request is not None],
-        [r for r in found if r.cell.request is None],
+        RECORD, [r for r in found if r.cell.request is not None], [r for r in found if r.cell.request is None]
     )
 
 

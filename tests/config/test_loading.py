@@ -183,11 +183,7 @@ def test_spreads_of_eight_blocks(options, spreads):
         ({"block_size": 8}, "cuda", "--block-size 8: must be a multiple of 16 for FLASH_ATTN; take 16"),
         ({"block_size": 48}, "cpu", "--block-size 48: must be a multiple of 32 for CPU_ATTN; take 64"),
         ({"max_num_batched_tokens": 4095}, "cuda", "--max-num-batched-tokens 4095: must be at least .* 4096"),
-        (
-            {"timer": "perf_counter"},
-            "cuda",
-            "--timer perf_counter: not on CUDA; take auto or events",
-        ),
+        ({"timer": "perf_counter"}, "cuda", "--timer perf_counter: not on CUDA; take auto or events"),
         ({"timer": "cupti"}, "cpu", "--timer cupti: not on a CPU; take auto or perf_counter"),
         ({"timer": "events"}, "cpu", "--timer events: not on a CPU; take auto or perf_counter"),
         ({"l2": "cold"}, "cpu", "--l2 cold: a CPU's caches are left as they are; leave it out"),

@@ -260,10 +260,7 @@ def test_kinds_of_positions(config: dict[str, Any], positions: str) -> None:
     limit=st.integers(1, 10**6), factor=st.integers(1, 64), needed=st.integers(1, 10**7), nested=st.booleans()
 )
 def test_with_positions_makes_room(limit: int, factor: int, needed: int, nested: bool) -> None:
-    text = LLAMA | {
-        "max_position_embeddings": limit,
-        "rope_scaling": {"type": "linear", "factor": factor},
-    }
+    text = LLAMA | {"max_position_embeddings": limit, "rope_scaling": {"type": "linear", "factor": factor}}
     config = {"text_config": text} if nested else text
     assert read_shape(config, "config").max_positions == limit * factor
     overrides = with_positions(config, needed)

@@ -7,14 +7,7 @@ from dataclasses import replace
 import pytest
 
 from harness.experiments.kvcache import summary as kvcache_summary
-from tests.made_up.kvcache import (
-    OUTPUT,
-    TOKEN_BYTES,
-    cached_bytes,
-    record,
-    results,
-    step_us,
-)
+from tests.made_up.kvcache import OUTPUT, TOKEN_BYTES, cached_bytes, record, results, step_us
 from tests.made_up.views import charts_of, document_from, document_of, page_of, summary_of
 
 

@@ -112,8 +112,7 @@ def test_a_run_without_results_has_charts_with_nothing_to_draw() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spreads", "log"),
-    [([1, 2, 4, 8], True), ([1, 2], True), ([1], True), (list(range(1, 17)), False)],
+    ("spreads", "log"), [([1, 2, 4, 8], True), ([1, 2], True), ([1], True), (list(range(1, 17)), False)]
 )
 def test_a_regular_sweep_has_a_regular_axis(spreads: list[int], log: bool) -> None:
     assert spread_axis(spreads).log == log
