@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Any
 
@@ -95,15 +94,6 @@ def test_the_figures_of_the_step_are_what_they_are_without_those_of_requests():
     with_requests, without = summary_of(RECORD, results()), summary_of(RECORD, whole)
     assert with_requests | {"requests": []} == without
     assert with_requests["requests"]
-
-
-def test_an_older_line_of_samples_is_read_and_a_request_s_comes_back():
-    for result in results():
-        line = result.to_json()
-        assert Result.parse(json.dumps(line)) == result
-        if result.cell.request is None:
-            del line["cell"]["request"]
-            assert Result.parse(json.dumps(line)) == result
 
 
 def test_a_series_of_a_request_is_finished_for_itself():

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from harness import __main__, cli
-from harness.config import ConfigError, load
+from harness.config import ConfigError, expects, load
 from harness.experiments import EXPERIMENTS, views
 from harness.running.recorder import recording
 from harness.runs.record import Cell, Result, Status
@@ -211,25 +211,11 @@ def test_help_shows_the_groups_and_what_an_option_takes(capsys):
     assert "--precision X" in said
 
 
-def test_axes_and_readings_come_back_as_they_were_written():
-    cell = Cell("memory", "loaded", "vLLM", "batch", 0, 16, None, "captured", (("share", 25), ("mode", "a")))
-    result = Result(cell, "s", Status.OK, readings={"allocated_bytes": [1.0, 2.0]})
-    line = json.loads(json.dumps(result.to_json()))
-    assert line["cell"]["point"] == {"share": 25, "mode": "a"}
-    assert Result.parse(json.dumps(line)) == result
-    assert hash(Result.parse(json.dumps(line)).cell) == hash(cell)
-
-
-def test_a_line_from_before_there_were_axes_is_read():
-    result = Result(Cell("kernel", "f", "p", "dense", 1, 16, 0, "captured"), "s", Status.OK)
-    line = result.to_json()
-    del line["cell"]["point"], line["readings"]
-    assert Result.parse(json.dumps(line)) == result
-
-
 @pytest.mark.parametrize(("name", "experiment"), [*EXPERIMENTS.items(), ("toy", EXPERIMENT)])
 def test_each_experiment_s_options_are_in_one_group_and_described(name, experiment):
     grouped = [field for fields in experiment.groups.values() for field in fields]
     assert sorted(grouped) == sorted(experiment.config.model_fields)
-    assert all(field.description for field in experiment.config.model_fields.values())
+    for field, about in experiment.config.model_fields.items():
+        assert about.description, field
+        assert expects(experiment.config, field), field
     assert experiment.config.experiment == name

@@ -126,9 +126,21 @@ LINE = Result(
 
 
 def test_a_result_comes_back_from_its_line() -> None:
-    again = Result.parse(json.dumps(LINE.to_json()))
+    line = LINE.to_json()
+    assert line["cell"]["point"] == {"batch_size": 4, "share": 0.5, "at": "end"}
+    again = Result.parse(json.dumps(line))
     assert again == LINE
     assert hash(again.cell) == hash(LINE.cell)
+
+
+def test_a_line_of_before_a_field_was_added_is_read() -> None:
+    result = Result(Cell("kernel", "f", "p", "dense", 1, 16, 0, "captured"), "s", Status.OK)
+    line = result.to_json()
+    for later in ("clock_mhz", "stopped", "seed", "readings"):
+        del line[later]
+    for later in ("point", "variant", "request"):
+        del line["cell"][later]
+    assert Result.parse(json.dumps(line)) == result
 
 
 @pytest.mark.parametrize(
@@ -154,7 +166,9 @@ def test_a_result_comes_back_from_its_line() -> None:
 )
 def test_a_line_that_is_no_result_says_why(changes: dict[str, Any], told: str, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
-    run.samples_path.write_text(json.dumps(LINE.to_json() | changes) + "\n")
-    with pytest.raises(Damaged, match=rf"samples\.jsonl, line 1: not a result \({told}") as error:
+    run.append([LINE])
+    with run.samples_path.open("a") as file:
+        file.write(json.dumps(LINE.to_json() | changes) + "\n")
+    with pytest.raises(Damaged, match=rf"samples\.jsonl, line 2: not a result \({told}") as error:
         run.results()
     assert "\n" not in str(error.value)

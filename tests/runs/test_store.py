@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -36,15 +35,6 @@ def test_a_line_cut_short_is_ignored_and_removed_by_the_next_append(tmp_path: Pa
     assert run.results() == [result(1)]
     run.append([result(2)])
     assert run.results() == [result(1), result(2)]
-
-
-def test_a_whole_line_that_is_no_result_is_named(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path)
-    run.append([result(1)])
-    with run.samples_path.open("a") as file:
-        file.write('{"cell": 1}\n')
-    with pytest.raises(ValueError, match="line 2"):
-        run.results()
 
 
 def test_nan_is_refused_and_leaves_the_files_as_they_were(tmp_path: Path) -> None:
@@ -111,10 +101,3 @@ def test_a_file_and_an_empty_directory_hold_no_run(tmp_path: Path) -> None:
         RunDirectory.create(tmp_path / "file")
     with pytest.raises(FileNotFoundError, match=r"run\.json"):
         RunDirectory.open(tmp_path)
-
-
-def test_a_result_of_before_there_were_clocks_is_read() -> None:
-    line = result(1).to_json()
-    for later in ("clock_mhz", "stopped", "seed"):
-        del line[later]
-    assert Result.parse(json.dumps(line)) == result(1)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-
 import pytest
 
 from harness.experiments.memory import view as memory
@@ -51,14 +48,6 @@ def test_waste_is_what_has_no_token(summary):
     assert padded["unused_pct"] == pytest.approx(100 * (1 - tokens / 3024))
     assert blocks["requests_that_fit"] == 3000 * BLOCK_SIZE * 3 // (16 + 1008 + 112)
     assert padded["requests_that_fit"] == 3000 * BLOCK_SIZE * 3 // (3 * 1008)
-
-
-def test_csv_has_a_row_a_stage(summary):
-    rows = list(csv.DictReader(io.StringIO(document_from(record(), summary).csv())))
-    assert [row["moment"] for row in rows if row["arm"] == "vLLM"] == [
-        "start", "model loaded", "warmed up", "all inputs", "done",
-    ]  # fmt: skip
-    assert {"rss_bytes", "ci95_low_rss_bytes", "status", "reason"} <= set(rows[0])
 
 
 def test_a_cpu_has_no_cuda_counters():

@@ -19,8 +19,7 @@ from harness.report.tips import Tips
 from harness.runs.record import Result, Status
 from tests.drawings import assert_no_text_is_hidden
 from tests.made_up import prefill, prefill_gpu
-from tests.made_up.builder import DATA
-from tests.made_up.views import Row, document_from, spread_table, summary_of
+from tests.made_up.views import Row, document_from, summary_of
 
 
 @pytest.fixture(scope="module")
@@ -61,24 +60,6 @@ def line(text: str, start: str) -> str:
 
 def flat(text: str) -> str:
     return " ".join(text.split())
-
-
-def test_the_answer_comes_last_on_the_screen_and_first_in_the_file(frozen: tuple[Row, Row]) -> None:
-    found, sentence = document_from(*frozen), frozen[1]["attribution"]["sentence"]
-    screen = flat(found.screen_summary())
-    titles = [
-        "Summary over all spread_k",
-        "Break-even",
-        "Where the time goes",
-        "How much of the prefill",
-        "Note:",
-    ]
-    places = [screen.index(title) for title in [*titles, sentence]]
-    assert places == sorted(places)
-    assert screen.endswith(sentence)
-    markdown = found.markdown()
-    assert markdown.count(sentence) == 1
-    assert markdown.index(sentence) < markdown.index("## ")
 
 
 def test_a_run_without_attribution_looks_as_before_and_has_no_plot() -> None:
@@ -182,13 +163,6 @@ def test_a_closure_is_marked_if_its_interval_excludes_zero(account: tuple[Row, R
     assert "*" not in line(text, "total") + line(text, "compact ")
 
 
-def test_a_cpu_has_time_outside_operators_and_nothing_to_wait_for() -> None:
-    text = (DATA / "prefill.txt").read_text(encoding="utf-8")
-    assert "outside operators" in text
-    assert "GPU idle" not in text
-    assert "Host or GPU: not applicable; the prefill runs on a CPU" in flat(text)
-
-
 def test_categories_longer_than_the_prefill_are_said_to_be(account: tuple[Row, Row]) -> None:
     record, summary = account
     row = next(c for c in summary["attribution"]["components"] if c["arm"] == "dense")
@@ -216,25 +190,9 @@ def test_whether_the_step_is_host_bound_says_what_it_rests_on(host: tuple[Any, .
     assert host_line(dict(zip(keys, host, strict=True))) == text
 
 
-def test_the_probe_s_arms_are_in_no_table_of_prefills(frozen: tuple[Row, Row]) -> None:
-    assert any(row["arm"] == "spin" for row in frozen[1]["end_to_end"])
-    for text in (document_from(*frozen).screen_summary(), document_from(*frozen).markdown()):
-        assert "spin " not in text
-        assert "spin_0" not in text
-
-
 def test_other_arms_are_no_layouts_of_the_sweep(frozen: tuple[Row, Row]) -> None:
-    found = document_from(*frozen)
-    assert "spread=250" not in found.markdown()
     spread, _ = sweep.sheets(*frozen, Tips.of([]))
     assert [chart.xs() for chart in spread.charts] == [[256], [256], [1, 256]]
-
-
-def test_the_cache_write_is_a_line_of_the_engine_s_kernel(frozen: tuple[Row, Row]) -> None:
-    text = spread_table(document_from(*frozen), 256)
-    assert "reshape_and_cache" not in text + document_from(*frozen).screen_summary()
-    assert line(text, "Cache write").split()[-1] == "0.0069"
-    assert line(text, "Compact").split()[-1] == "0.0736"
 
 
 def test_warnings_of_other_arms_are_by_their_name() -> None:
@@ -333,7 +291,6 @@ def test_a_component_that_was_not_measured_is_named_below_its_chart() -> None:
 
 
 CASES = {
-    "whole": lambda: of(prefill_gpu.results()),
     "no profile": lambda: of(prefill_gpu.results(), profile=[]),
     "no prediction": lambda: of([r for r in prefill_gpu.results() if r.cell.layer is None]),
     "no no_write": lambda: of(failed("no_write")),
@@ -341,7 +298,6 @@ CASES = {
     "bars alone": lambda: of([r for r in prefill_gpu.results() if r.cell.arm in ("engine", "spin")]),
     "three rounds": lambda: of([replace(r, samples_us=r.samples_us[:3]) for r in prefill_gpu.results()]),
     "long": lambda: of(scaled(300)),
-    "cpu": lambda: (prefill.record(), summary_of(prefill.record(), prefill.results())),
 }
 
 

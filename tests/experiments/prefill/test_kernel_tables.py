@@ -15,31 +15,12 @@ from tests.made_up.prefill import record, repaged, results
 from tests.made_up.views import document_of, spread_table
 
 
-def test_what_is_doubtful_of_all_arms_is_one_line() -> None:
-    short = [replace(r, samples_us=r.samples_us[:3]) for r in results()]
-    screen = spread_table(document_of(record(), short), 4)
-    assert [line for line in screen.splitlines() if line.startswith("Warning")] == [
-        "Warning: all cells: few samples: 3; a 95% interval needs 6"
-    ]
-
-
 def test_the_screen_is_80_columns_wide() -> None:
     slow = [replace(r, samples_us=[s * 1000 for s in r.samples_us]) for r in results()]
     for found in (results(), slow):
         tables = document_of(record(), found)
         text = spread_table(tables, 8) + "\n" + tables.screen_summary()
         assert max(map(len, text.splitlines())) <= 80
-
-
-def test_every_table_has_the_three_functions_and_a_core_diff() -> None:
-    text = spread_table(document_of(record(), results()), 4)
-    assert text.startswith("Comparison Results (spread=4)\n")
-    for function in ("flash_attn_func", "flash_attn_qkvpacked_func", "flash_attn_with_kvcache"):
-        assert re.search(rf"^{function} \(SDPA stand-in \[1\]\)\nContiguous .*\nNon-contiguous ", text, re.M)
-    found = re.findall(
-        r"^Core Diff(?: \[\d\])? +[+-]\d+\.\d{4} \([+-]\d+\.\d\d%\) +95% \[.*\] +slower$", text, re.M
-    )
-    assert len(found) == 2
 
 
 def test_an_arm_that_could_not_be_measured_says_why() -> None:
@@ -124,7 +105,9 @@ def test_short_series_show_no_interval_and_say_so() -> None:
     found = [replace(r, samples_us=r.samples_us[:3]) for r in results()]
     text = spread_table(document_of(record(), found), 4)
     assert re.search(r"^Core Diff(?: \[\d\])? +\S+ \(\S+\) +no interval +unclear$", text, re.M)
-    assert "few samples: 3" in text
+    assert [line for line in text.splitlines() if line.startswith("Warning")] == [
+        "Warning: all cells: few samples: 3; a 95% interval needs 6"
+    ]
 
 
 def test_the_csv_has_layers_their_mean_and_their_sum() -> None:

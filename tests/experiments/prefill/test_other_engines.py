@@ -163,12 +163,6 @@ def test_a_finished_series_is_told_from_a_part_of_one() -> None:
     assert finished_series(again[1:]) == set()
 
 
-def test_a_cell_of_before_there_were_variants_is_read() -> None:
-    old = variant_results()[0].to_json()
-    del old["cell"]["variant"]
-    assert Result.parse(json.dumps(old)).cell.variant is None
-
-
 @pytest.mark.parametrize(
     "text",
     [

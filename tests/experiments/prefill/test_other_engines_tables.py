@@ -9,14 +9,7 @@ from harness.experiments.prefill.end_to_end_tables import label
 from harness.runs.record import Status
 from tests.made_up.prefill_gpu import account
 from tests.made_up.variants import record, results
-from tests.made_up.views import document_of, summary_of
-
-
-def test_an_engine_that_did_not_fit_says_so_in_its_line() -> None:
-    text = document_of(record(), results()).screen_summary()
-    assert "block size 256" in text
-    assert "out_of_memory [" in text
-    assert "CUDA out of memory" in text
+from tests.made_up.views import summary_of
 
 
 def test_without_a_second_baseline_the_footnote_says_that_the_floor_is_not_known() -> None:
