@@ -114,10 +114,9 @@ def test_a_key_that_is_none_cannot_be_set() -> None:
         record.num_blocks = 1.5  # type: ignore[assignment]
 
 
+POINT = (("batch_size", 4), ("share", 0.5), ("at", "end"))
 LINE = Result(
-    Cell(
-        "kernel", "f", "p", "paged", 4, 16, 0, "captured", (("batch_size", 4), ("share", 0.5), ("at", "end"))
-    ),
+    Cell("kernel", "f", "p", "paged", 4, 16, 0, "captured", POINT, "block_size=64", rank=1, request=2),
     "spread=4 layer=0",
     Status.OK,
     samples_us=[1.5, 2.0],

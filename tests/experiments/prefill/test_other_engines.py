@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +14,6 @@ from harness.experiments.prefill.options import RunConfig
 from harness.experiments.prefill.other_engines import asked_for, kv_cache_bytes, with_variant
 from harness.models.shape import Shape
 from harness.runs.record import Result, Status, status_of
-from harness.runs.resume import finished_series
 from tests.made_up.variants import record as variant_record
 from tests.made_up.variants import results as variant_results
 from tests.made_up.views import summary_of
@@ -153,14 +151,6 @@ def test_the_other_figures_of_a_run_do_not_see_the_variants() -> None:
     summary = summary_of(variant_record(), variant_results())
     assert summary["kernels"] == summary["contrasts"] == summary["end_to_end"] == []
     assert summary["attribution"] is None
-
-
-def test_a_finished_series_is_told_from_a_part_of_one() -> None:
-    results = [replace(r, series_size=len(variant_results())) for r in variant_results()]
-    again = [Result.parse(json.dumps(r.to_json())) for r in results]
-    assert again == results
-    assert finished_series(again) == {"variants"}
-    assert finished_series(again[1:]) == set()
 
 
 @pytest.mark.parametrize(
