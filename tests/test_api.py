@@ -20,23 +20,16 @@ from harness.config import ConfigError
 from harness.experiments import EXPERIMENTS, starting, views
 from harness.running.recorder import recording
 from harness.runs.store import RunDirectory
-from tests import (
-    backends_run,
-    cache_run,
-    fixtures,
-    kernels_run,
-    kvcache_run,
-    memory_run,
-    records,
-    toy_experiment,
-)
+from tests import toy_experiment
+from tests.made_up import RUNS, cache, prefill
+from tests.made_up.builder import DATA, write_run
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> harness.Run:
-    shutil.copytree(fixtures.DATA / "run", tmp_path / "run")
+    shutil.copytree(DATA / "run", tmp_path / "run")
     return harness.open(tmp_path / "run")
 
 
@@ -62,9 +55,7 @@ def test_samples_are_those_on_disk(run: harness.Run) -> None:
 
 
 def test_a_run_without_figures_has_empty_frames(tmp_path: Path) -> None:
-    directory = RunDirectory.create(tmp_path / "run")
-    directory.write_record(records.made(fixtures.record(), status="running"))
-    run = harness.open(directory.path)
+    run = harness.open(write_run(tmp_path / "run", prefill.record() | {"status": "running"}).path)
     frames = (run.kernels, run.contrasts, run.end_to_end, run.attribution, run.samples)
     assert all(frame.empty for frame in frames)
     assert (run.status, run.sentence) == ("running", None)
@@ -73,49 +64,38 @@ def test_a_run_without_figures_has_empty_frames(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("made", "lists"),
+    ("name", "lists"),
     [
-        (kernels_run, ["cells", "contrasts"]),
-        (cache_run, ["cells", "contrasts"]),
-        (memory_run, ["cells", "waste"]),
-        (
-            backends_run,
-            ["cells", "winners", "engines_again", "compute_bound", "exponents", "contrasts"],
-        ),
-        (kvcache_run, ["modes", "speed_ups", "steps"]),
+        ("kernels", ["cells", "contrasts"]),
+        ("cache", ["cells", "contrasts"]),
+        ("memory", ["cells", "waste"]),
+        ("backends", ["cells", "winners", "engines_again", "compute_bound", "exponents", "contrasts"]),
+        ("kvcache", ["modes", "speed_ups", "steps"]),
     ],
 )
-def test_a_companion_s_frames_are_its_summary_s_lists(made: Any, lists: list[str], tmp_path: Path) -> None:
-    directory = RunDirectory.create(tmp_path)
-    directory.write_record(records.made(made.record()))
-    directory.append(made.results())
+def test_a_companion_s_frames_are_its_summary_s_lists(name: str, lists: list[str], tmp_path: Path) -> None:
+    directory = write_run(tmp_path, *RUNS[name].both())
     unread = harness.open(tmp_path)  # without a summary.json yet
     views.write(directory)
     summary = json.loads(directory.summary_path.read_text(encoding="utf-8"))
     for run in (unread, harness.open(tmp_path)):
-        assert (run.experiment, list(run.lists)) == (made.record()["experiment"], lists)
-        for name in lists:
-            frame = run.frame(name)
-            assert list(frame.columns) == list(pd.DataFrame(summary[name]).columns)
-            assert len(frame) == len(summary[name])
+        assert (run.experiment, list(run.lists)) == (name, lists)
+        for rows in lists:
+            frame = run.frame(rows)
+            assert list(frame.columns) == list(pd.DataFrame(summary[rows]).columns)
+            assert len(frame) == len(summary[rows])
         assert (run.sentence, run.attribution.empty) == (None, True)
         with pytest.raises(ValueError, match=f"^end_to_end: no list of .*; it has {', '.join(lists)}$"):
             run.end_to_end  # noqa: B018
-    points = {axis for result in made.results() for axis, _ in result.cell.point if result.samples_us}
+    points = {axis for result in RUNS[name].results() for axis, _ in result.cell.point if result.samples_us}
     assert points <= set(run.samples.columns)
 
 
-def test_the_stored_run_of_the_examples_is_the_made_one() -> None:
-    run = RunDirectory.open(fixtures.DATA / "cache")
-    assert (run.record(), run.results()) == (records.made(cache_run.record()), cache_run.results())
-
-
 def test_what_is_no_run_is_one_error_that_names_it(tmp_path: Path) -> None:
-    directory = RunDirectory.create(tmp_path)
-    directory.write_record(records.made(experiment="poetry"))
+    directory = write_run(tmp_path, {"experiment": "poetry"})
     with pytest.raises(ValueError, match=f"^{tmp_path}: a run of poetry: this version knows prefill"):
         harness.open(tmp_path)
-    directory.write_record(records.made(cache_run.record()))
+    directory = write_run(tmp_path, cache.record())
     directory.samples_path.write_text("{}\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"samples\.jsonl, line 1: not a result"):
         harness.open(tmp_path)
@@ -204,10 +184,9 @@ class TestRun:
 
 
 def test_runs_are_compared_as_frames(tmp_path: Path) -> None:
-    directory = RunDirectory.create(tmp_path)
-    directory.write_record(records.made(fixtures.record(), device={"name": "another", "kind": "cpu"}))
-    directory.append([r for r in fixtures.results() if r.cell.spread_k != 8])
-    compared = harness.compare_runs(fixtures.DATA / "run", tmp_path)
+    elsewhere = prefill.record() | {"device": {"name": "another", "kind": "cpu"}}
+    write_run(tmp_path, elsewhere, [r for r in prefill.results() if r.cell.spread_k != 8])
+    compared = harness.compare_runs(DATA / "run", tmp_path)
     assert set(compared.ratios.verdict) == {"same"}
     assert set(compared.lone.spread_k) == {8}
     assert list(compared.differences.columns) == ["name", "A", "B"]

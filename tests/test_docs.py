@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from chores import pages
-from harness.experiments.prefill.summary import summarise
-from tests import fixtures
+from tests.made_up import RUNS
+from tests.made_up.views import summary_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
@@ -97,11 +97,9 @@ def keys(value: Any) -> Iterator[str]:
 def test_every_key_of_a_run_is_explained() -> None:
     text = (ROOT / "docs" / "run-directory.md").read_text(encoding="utf-8")
     explained = set(re.findall(r"`([a-z_0-9]+)`", text))
-    for record, results in (
-        (fixtures.record(), fixtures.results()),
-        (fixtures.gpu_record(), fixtures.gpu_results()),
-    ):
-        found = {*keys(record), *keys(summarise(record, results)), *keys(results[0].to_json())}
+    for name in ("prefill", "gpu"):
+        record, results = RUNS[name].both()
+        found = {*keys(record), *keys(summary_of(record, results)), *keys(results[0].to_json())}
         assert found - explained == set()
 
 

@@ -19,6 +19,7 @@ from harness.engine import compatibility
 from patches import TESTED_VERSIONS, PatchError, reach
 
 ROOT = Path(__file__).parent.parent
+BLOCK_POOL = "vllm.v1.core.block_pool"
 on_cpu = pytest.mark.skipif(
     device.kind() != "cpu", reason="what can run depends on the GPU machine's packages"
 )
@@ -101,15 +102,31 @@ def test_the_table_is_what_the_kernels_declare():
         assert taken == kernel.support.features
 
 
-def test_a_moved_symbol_is_named(tmp_path):
+@pytest.mark.parametrize(
+    ("module", "needed", "moved", "words"),
+    [
+        (
+            BLOCK_POOL,
+            "def get_new",
+            "def take",
+            "patches/block_pool.py: vLLM has no {}:BlockPool.get_new_blocks",
+        ),
+        (
+            "vllm.v1.attention.backend",
+            "attn_meta",
+            "meta",
+            "{}:AttentionImpl.forward has no parameter attn_meta",
+        ),
+    ],
+)
+def test_a_moved_symbol_or_a_lost_parameter_is_named(tmp_path, module, needed, moved, words):
     modules = as_needed()
-    pool = "vllm.v1.core.block_pool"
-    modules[pool] = modules[pool].replace("def get_new_blocks", "def take_blocks")
+    modules[module] = modules[module].replace(needed, moved)
     done = doctor(write_vllm(tmp_path, modules))
     assert done.returncode == 1
     text = " ".join(done.stdout.split())
     assert text.count("PROBLEM: ") == 1, done.stdout
-    assert f"patches/block_pool.py: vLLM has no {pool}:BlockPool.get_new_blocks" in text
+    assert words.format(module) in text
     assert "The main job cannot run here." in text
 
 
@@ -122,28 +139,17 @@ def test_every_patch_says_what_it_needs_and_what_only_on_a_gpu():
     assert build in [symbol.path for symbol in of_cuda["patches/windows.py"]]
 
 
-def test_a_lost_parameter_is_named(tmp_path):
-    modules = as_needed()
-    attention = "vllm.v1.attention.backend"
-    modules[attention] = modules[attention].replace("attn_metadata", "metadata")
-    done = doctor(write_vllm(tmp_path, modules))
-    assert done.returncode == 1
-    assert f"{attention}:AttentionImpl.forward has no parameter attn_metadata" in " ".join(
-        done.stdout.split()
-    )
-
-
 def test_the_main_job_refuses_a_vllm_with_moved_symbols_before_anything_starts(tmp_path):
     modules = as_needed()
-    pool, output = "vllm.v1.core.block_pool", "vllm.v1.core.sched.output"
-    modules[pool] = modules[pool].replace("def get_new_blocks", "def take_blocks")
+    output = "vllm.v1.core.sched.output"
+    modules[BLOCK_POOL] = modules[BLOCK_POOL].replace("def get_new_blocks", "def take_blocks")
     modules[output] = modules[output].replace("num_computed_tokens", "computed")
     fake = write_vllm(tmp_path / "site", modules)
     options = ["--model", "gpt2", "--length", "64", "--output-dir", str(tmp_path / "run")]
     done = run("run_vllm_prefill.py", *options, first_on_path=fake)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert f"vLLM has no {pool}:BlockPool.get_new_blocks" in line
+    assert f"vLLM has no {BLOCK_POOL}:BlockPool.get_new_blocks" in line
     assert f"{output}:NewRequestData has no parameter num_computed_tokens" in line
     assert all(version in line for versions in TESTED_VERSIONS.values() for version in versions)
     assert done.stdout == ""

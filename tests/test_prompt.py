@@ -105,24 +105,22 @@ def test_prompt_file(source: ModelSource, tmp_path: Path) -> None:
     assert description.startswith("the first 5 of ")
 
 
-def test_prompt_file_too_short(source: ModelSource, tmp_path: Path) -> None:
-    file = tmp_path / "prompt.txt"
-    file.write_text("memory")
-    with pytest.raises(PromptError, match=r"has \d+ tokens, fewer than --length 100; use a longer text"):
-        token_ids(source, [100], file, seed=0)
-
-
-def test_prompt_files_that_cannot_be_read(
-    source: ModelSource, without_tokenizer: ModelSource, tmp_path: Path
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file"),
+        (b"\xff\xfe\xff", "cannot be read as UTF-8"),
+        (b"memory", r"has \d+ tokens, fewer than --length 100; use a longer text"),
+    ],
+)
+def test_prompt_files_that_do_not_do(
+    source: ModelSource, tmp_path: Path, content: bytes | None, message: str
 ) -> None:
-    with pytest.raises(PromptError, match="no such file"):
-        token_ids(source, [1], tmp_path / "missing.txt", seed=0)
-    binary = tmp_path / "binary"
-    binary.write_bytes(b"\xff\xfe\xff")
-    with pytest.raises(PromptError, match="cannot be read as UTF-8"):
-        token_ids(source, [1], binary, seed=0)
-    with pytest.raises(PromptError, match=r"has no tokenizer\.json .* smollm2-135m"):
-        token_ids(without_tokenizer, [1], binary, seed=0)
+    file = tmp_path / "prompt.txt"
+    if content:
+        file.write_bytes(content)
+    with pytest.raises(PromptError, match=message):
+        token_ids(source, [100], file, seed=0)
 
 
 def test_a_broken_tokenizer(source: ModelSource, tmp_path: Path) -> None:
@@ -137,6 +135,8 @@ def test_without_tokenizer_the_seed_decides(without_tokenizer: ModelSource) -> N
     assert "seed 3" in description
     assert (ids, description) == token_ids(without_tokenizer, [100], None, seed=3)
     assert ids != token_ids(without_tokenizer, [100], None, seed=4)[0]
+    with pytest.raises(PromptError, match=r"has no tokenizer\.json .* smollm2-135m"):
+        token_ids(without_tokenizer, [1], PASSAGE, seed=0)
 
 
 @given(

@@ -17,12 +17,10 @@ from harness.analysis.breakdown import other_engines as variants
 from harness.analysis.breakdown.samples import why_not
 from harness.analysis.contrasts import Group, arms_of, end_to_end_contrasts, kernel_contrasts, rounds
 from harness.compare import ratios as compare
-from harness.experiments.backends import summary as backends_summary
-from harness.experiments.kvcache import summary as kvcache_summary
-from harness.experiments.memory import view as memory
 from harness.runs import resume
-from harness.runs.record import Cell, Result, Status
-from tests import backends_run, kvcache_run, memory_run
+from harness.runs.record import Result, Status
+from tests.made_up import backends, builder, kvcache, memory
+from tests.made_up.views import summary_of
 
 REASON = "a reason"
 
@@ -30,12 +28,12 @@ REASON = "a reason"
 def timed(status: Status, arm: str, us: float, layer: int | None = 0, **more: Any) -> Result:
     """A kernel's cell of one series, with ten samples."""
     stage = "kernel" if layer is not None else "end_to_end"
-    cell = Cell(
-        stage, "a kernel", "a provider", arm, 1, 16, layer, "captured", variant=more.pop("variant", None)
-    )
-    samples = [us + 0.01 * n for n in range(10)]
-    reason = None if status is Status.OK else REASON
-    return Result(cell, "spread=1 layer=0", status, reason, samples, series_size=2, **more)
+    of: dict[str, Any] = {"status": status, "layer": layer, "series": "spread=1 layer=0", "series_size": 2}
+    of |= {
+        "samples_us": [us + 0.01 * n for n in range(10)],
+        "reason": None if status is Status.OK else REASON,
+    }
+    return builder.result(stage, "a kernel", "a provider", arm, **of, **more)
 
 
 def two_layers(status: Status) -> list[Result]:
@@ -130,17 +128,14 @@ def speed_up_of_generations(status: Status) -> bool:
     def paged(result: Result) -> bool:
         return result.cell.arm == "paged" and result.cell.stage == "end_to_end"
 
-    rows = kvcache_summary.summarise(kvcache_run.record(), changed(kvcache_run.results(), paged, status))
+    rows = summary_of(kvcache.record(), changed(kvcache.results(), paged, status))
     row = next(row for row in rows["speed_ups"] if row["contrast"] == "paged against KV cache")
     return row["verdict"] != "unclear"
 
 
 def noise_floor_of_generations(status: Status) -> bool:
-    results = changed(kvcache_run.results(), lambda result: result.control, status)
-    return (
-        kvcache_summary.summarise(kvcache_run.record(), results)["speed_ups"][0]["noise_floor_pct"]
-        is not None
-    )
+    results = changed(kvcache.results(), lambda result: result.control, status)
+    return summary_of(kvcache.record(), results)["speed_ups"][0]["noise_floor_pct"] is not None
 
 
 def backends_cell(result: Result) -> bool:
@@ -149,9 +144,7 @@ def backends_cell(result: Result) -> bool:
 
 
 def winning_backend(status: Status) -> bool:
-    rows = backends_summary.summarise(
-        backends_run.record(), changed(backends_run.results(), backends_cell, status)
-    )
+    rows = summary_of(backends.record(), changed(backends.results(), backends_cell, status))
     (winner,) = (row for row in rows["winners"] if (row["batch_size"], row["input_len"]) == (4, 512))
     (again,) = (row for row in rows["engines_again"] if (row["batch_size"], row["input_len"]) == (4, 512))
     powers = [
@@ -166,10 +159,8 @@ def winning_backend(status: Status) -> bool:
 
 
 def stage_of_all_processes(status: Status) -> bool:
-    first = memory_run.results()[0]
-    rows = memory.summarise(
-        memory_run.record(), [first, replace(first, series="again", status=status, reason=REASON)]
-    )
+    first = memory.results()[0]
+    rows = summary_of(memory.record(), [first, replace(first, series="again", status=status, reason=REASON)])
     return rows["cells"][0]["status"] == "ok"
 
 

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -28,11 +27,8 @@ class Installed:
 
     def __call__(self, *options: object) -> subprocess.CompletedProcess[str]:
         """Run the console script."""
-        command: list[Any] = [
-            sys.executable,
-            self.target / "bin" / "prefill-layout-harness",
-            *map(str, options),
-        ]
+        script = str(self.target / "bin" / "prefill-layout-harness")
+        command = [sys.executable, script, *map(str, options)]
         environment = os.environ | {"PYTHONPATH": str(self.target)}
         return subprocess.run(command, cwd=self.elsewhere, env=environment, capture_output=True, text=True)
 
@@ -44,17 +40,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     for name in SOURCES:  # a copy: a build leaves files behind, and takes in those of the last one
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, source / name)
-    pip = [
-        sys.executable,
-        "-m",
-        "pip",
-        "--quiet",
-        "install",
-        "--no-deps",
-        "--no-build-isolation",
-        "--no-index",
-    ]
-    subprocess.run([*pip, "--target", target, source], check=True, cwd=elsewhere)
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--target", str(target)]
+    subprocess.run([sys.executable, "-m", "pip", "install", *options, source], check=True, cwd=elsewhere)
     return Installed(target, elsewhere)
 
 

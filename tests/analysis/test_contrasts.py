@@ -12,15 +12,16 @@ from harness.analysis.contrasts import (
     kernel_contrasts,
     series_pairs,
 )
-from harness.experiments.prefill.summary import summarise
-from harness.runs.record import Cell, Result, Status
-from tests import fixtures
+from harness.runs.record import Result
+from tests.made_up.builder import record, result
+from tests.made_up.prefill import results
+from tests.made_up.views import summary_of
 
 
 def by_series() -> dict[str, list[Result]]:
     found: dict[str, list[Result]] = {}
-    for result in fixtures.results():
-        found.setdefault(result.series, []).append(result)
+    for each in results():
+        found.setdefault(each.series, []).append(each)
     return found
 
 
@@ -33,7 +34,7 @@ def deltas(series: list[Result]) -> set[float]:
 def test_every_contrast_of_the_summary_is_a_pair_of_its_series_and_no_other_is() -> None:
     assert len(by_series()) == 9
     for name, series in by_series().items():
-        rows = summarise({"status": "finished"}, series)["contrasts"]
+        rows = summary_of(record(), series)["contrasts"]
         rows = [row for row in rows if row["layer"] not in ("mean", "sum") and row["data"] is not None]
         assert deltas(series) == {round(row["delta_us"], 9) for row in rows}, name
         assert len(set(series_pairs(series))) == len(series_pairs(series))
@@ -48,8 +49,8 @@ def test_asking_for_pairs_changes_nothing_and_names_none_twice() -> None:
 
 
 def prefill(arm: str, k: int, us: float, control: bool = False) -> Result:
-    cell = Cell("end_to_end", "prefill", "vLLM", arm, k, 16, None, "captured")
-    return Result(cell, "end_to_end", Status.OK, samples_us=[us + n for n in range(10)], control=control)
+    samples = [us + n for n in range(10)]
+    return result("end_to_end", "prefill", "vLLM", arm, spread_k=k, samples_us=samples, control=control)
 
 
 PREFILLS = [
@@ -110,8 +111,8 @@ def test_compacting_one_run_is_set_against_it() -> None:
 
 def test_strides_are_a_contrast_and_a_cache_write_is_in_none() -> None:
     def kernel(arm: str, us: float, stage: str = "kernel", data: str = "captured") -> Result:
-        cell = Cell(stage, "a kernel" if stage == "kernel" else "a write", "vLLM", arm, 4, 16, 0, data)
-        return Result(cell, "spread=4 layer=0", Status.OK, samples_us=[us + n for n in range(10)])
+        name, samples = "a kernel" if stage == "kernel" else "a write", [us + n for n in range(10)]
+        return result(stage, name, "vLLM", arm, spread_k=4, layer=0, data=data, samples_us=samples)
 
     series = [kernel("dense", 100), kernel("compact", 103), kernel("paged", 7, stage="cache_write")]
     series += [kernel(arm, 90, data="synthetic") for arm in ("dense", "random", "random_unscheduled")]

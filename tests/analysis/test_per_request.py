@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from harness.analysis.per_request import rows
-from harness.experiments.prefill.summary import summarise
-from harness.experiments.prefill.view import document
 from harness.runs.record import Cell, Result, Status, request_series_name, series_name
 from harness.runs.resume import finished_series
-from tests import fixtures
+from tests.made_up import prefill
+from tests.made_up.views import document_of, summary_of
 
 REQUESTS = [(300, 10), (20, 1), (20, 1), (97, 4)]
-RECORD = fixtures.record() | {
+RECORD = prefill.record() | {
     "config": {"batch": "1x300,2x20,1x97@2", "length": 300},
     "layers": [0],
     "requests": [
@@ -53,9 +51,7 @@ def results() -> list[Result]:
 
 def request_rows(found: list[Result]) -> list[dict[str, Any]]:
     return rows(
-        RECORD,
-        [r for r in found if r.cell.request is not None],
-        [r for r in found if r.cell.request is None],
+        RECORD, [r for r in found if r.cell.request is not None], [r for r in found if r.cell.request is None]
     )
 
 
@@ -90,23 +86,14 @@ def test_without_one_request_there_is_no_sum():
         None,
     )
     assert (found["sum"]["status"], found["sum"]["paged_us"]) == ("out_of_memory", None)
-    assert "1x97 [1]" in document(RECORD, summarise(RECORD, lost)).screen_summary()
+    assert "1x97 [1]" in document_of(RECORD, lost).screen_summary()
 
 
 def test_the_figures_of_the_step_are_what_they_are_without_those_of_requests():
     whole = [r for r in results() if r.cell.request is None]
-    with_requests, without = summarise(RECORD, results()), summarise(RECORD, whole)
+    with_requests, without = summary_of(RECORD, results()), summary_of(RECORD, whole)
     assert with_requests | {"requests": []} == without
     assert with_requests["requests"]
-
-
-def test_an_older_line_of_samples_is_read_and_a_request_s_comes_back():
-    for result in results():
-        line = result.to_json()
-        assert Result.parse(json.dumps(line)) == result
-        if result.cell.request is None:
-            del line["cell"]["request"]
-            assert Result.parse(json.dumps(line)) == result
 
 
 def test_a_series_of_a_request_is_finished_for_itself():
@@ -134,11 +121,11 @@ sum: of all requests, one after the other; step: all of them in one call, as
 
 
 def test_the_tables_say_which_prompts():
-    tables = document(RECORD, summarise(RECORD, results()))
+    tables = document_of(RECORD, results())
     screen = tables.screen_summary()
     assert TABLE in screen
     assert "ms per attention call of 4 prompts (2x20, 1x97, 1x300), layer 0" in screen
     assert max(map(len, screen.splitlines())) <= 80
     assert tables.markdown().startswith("# gpt2, 4 prompts (2x20, 1x97, 1x300), on A CPU")
     assert "## Per request" in tables.markdown()
-    assert "Per request" not in document(fixtures.record(), summarise(fixtures.record(), [])).screen_summary()
+    assert "Per request" not in document_of(prefill.record(), []).screen_summary()

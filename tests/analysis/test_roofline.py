@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.analysis import roofline as work
-from harness.experiments.prefill.summary import summarise
-from harness.runs.record import Cell, Result, Status
+from harness.runs.record import Status
+from tests.made_up import builder
+from tests.made_up.builder import result
+from tests.made_up.views import summary_of
 
 lengths = st.integers(0, 24)
 windows = st.sampled_from([-1, 0, 1, 5, 40])
@@ -63,7 +65,7 @@ def test_a_gather_reads_and_writes():
 
 RECORD: dict[str, Any] = {
     "status": "finished",
-    "model": {"num_heads": 12, "num_kv_heads": 12, "head_dim": 64, "dtype": "bfloat16"},
+    "model": {"name": "gpt2", "num_heads": 12, "num_kv_heads": 12, "head_dim": 64, "dtype": "bfloat16"},
     "config": {"length": 4096},
     "ceilings": {"tflops": 800.0, "gbps": 2500.0},
     "layer_windows": {"1": [1023, 0]},
@@ -73,14 +75,11 @@ WINDOWED = 4 * 12 * 64 * (1024 * 1025 / 2 + 1024 * 3072)
 
 
 def rows(record, *samples_us):
-    cells = [
-        Cell("kernel", "k", "test", "dense", 1, 16, layer, "captured") for layer in range(len(samples_us))
-    ]
-    results = [
-        Result(cell, f"s{cell.layer}", Status.OK if us else Status.ERROR, samples_us=[us] * 10 if us else [])
-        for cell, us in zip(cells, samples_us, strict=True)
-    ]
-    return {row["layer"]: row for row in summarise(record, results)["kernels"]}
+    results = []
+    for layer, us in enumerate(samples_us):
+        of = {"samples_us": [us] * 10} if us else {"status": Status.ERROR}
+        results.append(result("kernel", "k", "test", "dense", layer=layer, series=f"s{layer}", **of))
+    return {row["layer"]: row for row in summary_of(builder.record(record), results)["kernels"]}
 
 
 def test_rates_of_each_layer_and_of_their_mean():

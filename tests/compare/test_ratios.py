@@ -18,10 +18,11 @@ from scipy import stats as scipy_stats
 
 from harness.compare import view as report
 from harness.compare.ratios import Limit, Run, compare, differences, ratio_interval, verdict
-from harness.runs.record import Cell, Result, Status
-from harness.runs.store import RunDirectory
-from tests import backends_run, cache_run, fixtures, kernels_run, kvcache_run, memory_run, records
+from harness.runs.record import Result, Status
+from tests import made_up
 from tests.browser import opened, started
+from tests.made_up import builder, comparison, prefill
+from tests.made_up.builder import DATA, write_run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,18 +31,12 @@ def cell(arm: str = "paged", k: int = 4, layer: int | None = 0, **more: Any) -> 
     kernel = "prefill" if layer is None else "a_kernel"
     stage = "end_to_end" if layer is None else "kernel"
     samples = more.pop("samples_us", [100.0 + n % 3 for n in range(20)])
-    made = Cell(stage, kernel, more.pop("provider", "vLLM 1"), arm, k, 16, layer, "captured")
-    return Result(made, "series", more.pop("status", Status.OK), samples_us=samples, **more)
+    provider, of = more.pop("provider", "vLLM 1"), {"spread_k": k, "layer": layer, "samples_us": samples}
+    return builder.result(stage, kernel, provider, arm, **of, **more)
 
 
 def run(label: str, results: list[Result], **record: Any) -> Run:
-    return Run.of(label, f"runs/{label}", fixtures.record() | record, results)
-
-
-def test_the_made_runs_give_exactly_the_expected_text() -> None:
-    text = report.screen(fixtures.comparison(), Limit("slower", 2)) + "\n"
-    assert text == (fixtures.DATA / "compare.txt").read_text(encoding="utf-8")
-    assert max(map(len, text.splitlines())) <= 80
+    return Run.of(label, f"runs/{label}", prefill.record() | record, results)
 
 
 def test_a_cell_that_fails_in_the_other_run_is_beyond_the_limit_and_an_unjudged_one_is_counted() -> None:
@@ -185,36 +180,32 @@ def test_what_differs_is_named_but_where_a_run_is_stored() -> None:
     assert found == [("config.length", (1, 2)), ("config.seed", (0, 1)), ("device.name", ("X", None))]
 
 
-def of_experiment(made: Any, factor: float = 1.0) -> Run:
-    """A made run of a companion experiment in which everything takes `factor` times as long."""
-    results = [replace(r, samples_us=[factor * us for us in r.samples_us]) for r in made.results()]
-    return Run.of(
-        "A" if factor == 1 else "B", f"runs/{factor:g}", made.record() | {"started": "now"}, results
-    )
+def of_experiment(name: str, factor: float = 1.0) -> Run:
+    """A made-up run of a companion experiment in which everything takes `factor` times as long."""
+    record, results = made_up.RUNS[name].both()
+    slower = [replace(r, samples_us=[factor * us for us in r.samples_us]) for r in results]
+    return Run.of("A" if factor == 1 else "B", f"runs/{factor:g}", record | {"started": "now"}, slower)
 
 
 @pytest.mark.parametrize(
-    ("made", "cells"),
-    [(kernels_run, 22), (cache_run, 11), (backends_run, 39), (kvcache_run, 3)],
+    ("name", "cells"), [("kernels", 22), ("cache", 11), ("backends", 39), ("kvcache", 3)]
 )
-def test_runs_of_a_companion_experiment_are_matched_on_their_axes(made: Any, cells: int) -> None:
-    comparison = compare([of_experiment(made), of_experiment(made, 1.25)])
-    assert [row.ratio for row in comparison.ratios] == pytest.approx([1.25] * cells)
-    assert {row.verdict for row in comparison.ratios} == {"slower"}
-    assert comparison.lone == []
-    text = report.screen(comparison)
+def test_runs_of_a_companion_experiment_are_matched_on_their_axes(name: str, cells: int) -> None:
+    found = compare([of_experiment(name), of_experiment(name, 1.25)])
+    assert [row.ratio for row in found.ratios] == pytest.approx([1.25] * cells)
+    assert {row.verdict for row in found.ratios} == {"slower"}
+    assert found.lone == []
+    text = report.screen(found)
     assert max(map(len, text.splitlines())) <= 80
-    names = [
-        (report.heading(row.cell, row.cell["provider"]), report.label(row.cell)) for row in comparison.ratios
-    ]
+    names = [(report.heading(row.cell, row.cell["provider"]), report.label(row.cell)) for row in found.ratios]
     assert len(set(names)) == cells, "every cell has a name of its own"
 
 
 def test_runs_that_cannot_be_compared_are_refused_in_a_line() -> None:
     with pytest.raises(ValueError, match=r"^runs/1: a run of kernels, not of cache$"):
-        compare([of_experiment(cache_run), of_experiment(kernels_run)])
+        compare([of_experiment("cache"), of_experiment("kernels")])
     with pytest.raises(ValueError, match=r"^runs/1: a run of memory has no times to compare; "):
-        compare([of_experiment(memory_run), of_experiment(memory_run)])
+        compare([of_experiment("memory"), of_experiment("memory")])
 
 
 @pytest.mark.parametrize("text", ["slower", "slower:2", "slower:-2%", "same:1%", "slower:2%%", ""])
@@ -236,11 +227,8 @@ def command(*arguments: object) -> subprocess.CompletedProcess[str]:
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The made runs on disk."""
     folder = tmp_path_factory.mktemp("runs")
-    shutil.copytree(fixtures.DATA / "run", folder / "old")
-    record, results = fixtures.other_run()
-    new = RunDirectory.create(folder / "new")
-    new.write_record(records.made(record))
-    new.append(results)
+    shutil.copytree(DATA / "run", folder / "old")
+    write_run(folder / "new", *prefill.other_run())
     return folder / "old", folder / "new"
 
 
@@ -252,8 +240,8 @@ def test_the_exit_status_is_one_beyond_the_limit_only(folders: tuple[Path, Path]
     assert "Certainly slower by more than 2%" in html
     with (tmp_path / "out" / "compare.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    comparison = fixtures.comparison()
-    assert len(rows) == len(comparison.ratios) + len(comparison.lone)
+    found = comparison()
+    assert len(rows) == len(found.ratios) + len(found.lone)
     assert [row["arm"] for row in rows if row["measured_in"] == str(folders[1])] == ["paged"]
     assert command(*folders, "--fail-on", "slower:6%").returncode == 1, (
         "cells of the old run failed in the new"
@@ -263,8 +251,7 @@ def test_the_exit_status_is_one_beyond_the_limit_only(folders: tuple[Path, Path]
 
 
 def test_bad_input_is_one_line_and_status_two(folders: tuple[Path, Path], tmp_path: Path) -> None:
-    empty = RunDirectory.create(tmp_path / "empty")
-    empty.write_record(records.made(fixtures.record()))
+    empty = write_run(tmp_path / "empty", prefill.record())
     for arguments, message in (
         ([folders[0]], "name two runs or more"),
         ([folders[0], tmp_path], "holds no run.json"),
@@ -279,18 +266,18 @@ def test_bad_input_is_one_line_and_status_two(folders: tuple[Path, Path], tmp_pa
 
 
 def test_the_page_escapes_and_says_the_same_in_a_browser(tmp_path: Path) -> None:
-    old, new = fixtures.comparison().runs
+    old, new = comparison().runs
     evil = replace(new, record={**new.record, "model": {"name": "<script>alert(1)</script>"}})
-    comparison = compare([old, evil])
-    report.write(comparison, tmp_path)
+    found = compare([old, evil])
+    report.write(found, tmp_path)
     with started() as browser, opened(browser, tmp_path / "compare.html", 375) as tab:
         assert tab.evaluate("document.documentElement.scrollWidth") <= 375
         assert tab.locator("script").count() == 1
         text = tab.locator("main").inner_text()
         assert "<script>alert(1)</script>" in text
-        for row in comparison.ratios:
+        for row in found.ratios:
             assert report.interval(row) in text
-        assert tab.locator(".mark").count() == len(comparison.ratios)
+        assert tab.locator(".mark").count() == len(found.ratios)
         assert "compare runs/old runs/new --output DIR" in tab.locator("pre").last.inner_text()
         tab.locator(".mark").first.focus()
         assert "n = 12" in tab.locator("#tip").inner_text()

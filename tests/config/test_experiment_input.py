@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import pytest
 
+from harness.config import ConfigError, load
+from harness.experiments.kernels.options import KernelsConfig
 from tests.command_line import run_all
 
 REFUSED = [
     ("kernels --length 64 --seq-len-q 65", "--seq-len-q 65: must be at most --length 64"),
     ("kernels --kernels sdpa-mat,fa4", "--kernels sdpa-mat: no such kernel; take one of the nearest, sdpa"),
+    ("kernels --num-heads 4 --num-kv-heads 3", "--num-kv-heads 3: must divide --num-heads 4; take 2"),
+    ("kernels --num-heads 4 --num-kv-heads 8", "--num-kv-heads 8: must divide --num-heads 4; take 4"),
+    ("kernels --length 150 --block-size 16 --spread-k 11", "--spread-k 11: must be within 1..10"),
+    ("kernels --timer cupti", "--timer cupti: not on a CPU"),
+    ("cache --max-num-batched-tokens 9", "--max-num-batched-tokens 9: must be at least 2048 (--prompts 4"),
     ("cache --shares 0,150", "--shares 0,150: must be at most 100"),
     ("cache --load-format safetensor", "--load-format safetensor: vLLM has no such load format; take "),
     (
         "cache --model qwen2.5-7b --length 131072",
         "a prompt of 131079 tokens: qwen2.5-7b has 131072 positions; take at most 131071",
     ),
+    ("memory --lengths 1,99 --max-num-batched-tokens 9", "--max-num-batched-tokens 9: must be at least 100"),
+    ("memory --tensor-parallel-size 2", "--tensor-parallel-size 2: must be 1"),
+    ("memory --lengths 7", "--lengths 7: must be a list of whole numbers"),
     ("memory --lengths 16,x", "--lengths 16,x: must be a list of whole numbers"),
     ("memory --load-format safetensor", "--load-format safetensor: vLLM has no such load format; take "),
     (
@@ -22,16 +32,11 @@ REFUSED = [
         "--lengths 1023: gpt2 has 1024 learned positions, which transformers does not extend; take 1 token ",
     ),
     ("backends --attention-backends FLASH_ATTN", "--attention-backends FLASH_ATTN: vLLM has CPU_ATTN alone"),
-    (
-        "backends --attention-backends CPU_ATN",
-        "--attention-backends CPU_ATN: vLLM has no such backend; take one of the nearest, CPU_ATTN, ",
-    ),
     ("backends --attention-backends sdpa.flash", "--attention-backends sdpa.flash: PyTorch's attention is"),
     ("backends --batch-sizes 0", "--batch-sizes 0: must be at least 1"),
     ("backends --batch-sizes 1,2000", "--batch-sizes 2000: must be at most 1024 prompts"),
     ("backends --input-lens 131073", "--input-lens 131073: a prompt must have 1..131072 tokens"),
     ("backends --output-len 1", "--output-len 1: must be at least 2"),
-    ("backends --block-size 20", "--block-size 20: must be a multiple of 32 for CPU_ATTN; take 32"),
     ("backends --batch-sizes 8 --max-num-batched-tokens 4", "--max-num-batched-tokens 4: must be at least 8"),
     (
         "backends --model qwen2.5-7b --input-lens 131072",
@@ -39,7 +44,6 @@ REFUSED = [
     ),
     ("kvcache --output-len 1", "--output-len 1: must be at least 2"),
     ("kvcache --input-len 0", "--input-len 0: must be at least 1"),
-    ("kvcache --block-size 20", "--block-size 20: must be a multiple of 32 for CPU_ATTN; take 32"),
     ("kvcache --load-format safetensor", "--load-format safetensor: vLLM has no such load format; take "),
     (
         "kvcache --input-len 1000 --output-len 100",
@@ -49,6 +53,18 @@ REFUSED = [
     *(
         (f"{command} --model no:such", "--model 'no:such': not a directory, a Hugging Face name or one of g")
         for command in ("cache", "memory", "backends", "kvcache")
+    ),
+    *(
+        (f"{command} --block-size 20", "--block-size 20: must be a multiple of 32 for CPU_ATTN; take 32")
+        for command in ("cache", "backends", "kvcache")
+    ),
+    *(
+        (
+            f"{command} {option} CPU_ATN",
+            f"{option} CPU_ATN: vLLM has no such backend; take one of the nearest, ",
+        )
+        for command, s in (("cache", ""), ("memory", ""), ("backends", "s"))
+        for option in [f"--attention-backend{s}"]
     ),
 ]
 
@@ -65,3 +81,8 @@ def test_bad_input_is_one_line_before_anything_heavy(refusals, argv, message):
     done = refusals[argv]
     assert (done.returncode, done.stderr.count("\n"), done.stdout, done.heavy) == (2, 1, "", [])
     assert done.stderr.startswith(f"python -m harness: error: {message}")
+
+
+def test_kernels_are_at_least_one():
+    with pytest.raises(ConfigError, match=r"--kernels : must be a list of names.*, at least 1 of them"):
+        load(KernelsConfig, {"kernels": []})

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 
 from harness import __main__, cli
-from harness.config import ConfigError, load
+from harness.config import ConfigError, expects, load
 from harness.experiments import EXPERIMENTS, views
 from harness.running.recorder import recording
 from harness.runs.record import Cell, Result, Status
 from harness.runs.store import RunDirectory
-from tests import records, toy_experiment
+from tests import toy_experiment
+from tests.made_up import builder
 from tests.toy_experiment import EXPERIMENT, ToyConfig
 
 
@@ -90,7 +91,7 @@ def test_its_report_is_made_again_from_the_run_directory(tmp_path, capsys):
 def test_a_killed_run_goes_on_and_measures_nothing_twice(tmp_path):
     toy(tmp_path)
     run = RunDirectory.open(tmp_path)
-    records.change(run, status="running")
+    builder.change(run, status="running")
     samples = run.samples_path.read_bytes()
     assert toy(tmp_path, "--resume") == 0
     assert run.samples_path.read_bytes() == samples
@@ -156,13 +157,13 @@ def test_one_figure_is_enough(tmp_path, monkeypatch, figures):
 
 
 def test_a_run_of_another_experiment_does_not_go_on_as_this_one(tmp_path, capsys):
-    RunDirectory.create(tmp_path).write_record(records.made())
+    builder.write_run(tmp_path, {})
     assert toy(tmp_path, "--resume") == cli.BAD_INPUT
     assert f"the run in {tmp_path} is one of prefill, not of toy" in capsys.readouterr().err
 
 
 def test_a_run_that_this_version_does_not_know_is_one_line(tmp_path, capsys):
-    RunDirectory.create(tmp_path).write_record(records.made(experiment="poetry"))
+    builder.write_run(tmp_path, {"experiment": "poetry"})
     assert __main__.main(["report", str(tmp_path)]) == cli.BAD_INPUT
     said = capsys.readouterr().err
     assert f"{tmp_path}: a run of poetry: this version knows prefill" in said
@@ -210,25 +211,11 @@ def test_help_shows_the_groups_and_what_an_option_takes(capsys):
     assert "--precision X" in said
 
 
-def test_axes_and_readings_come_back_as_they_were_written():
-    cell = Cell("memory", "loaded", "vLLM", "batch", 0, 16, None, "captured", (("share", 25), ("mode", "a")))
-    result = Result(cell, "s", Status.OK, readings={"allocated_bytes": [1.0, 2.0]})
-    line = json.loads(json.dumps(result.to_json()))
-    assert line["cell"]["point"] == {"share": 25, "mode": "a"}
-    assert Result.parse(json.dumps(line)) == result
-    assert hash(Result.parse(json.dumps(line)).cell) == hash(cell)
-
-
-def test_a_line_from_before_there_were_axes_is_read():
-    result = Result(Cell("kernel", "f", "p", "dense", 1, 16, 0, "captured"), "s", Status.OK)
-    line = result.to_json()
-    del line["cell"]["point"], line["readings"]
-    assert Result.parse(json.dumps(line)) == result
-
-
 @pytest.mark.parametrize(("name", "experiment"), [*EXPERIMENTS.items(), ("toy", EXPERIMENT)])
 def test_each_experiment_s_options_are_in_one_group_and_described(name, experiment):
     grouped = [field for fields in experiment.groups.values() for field in fields]
     assert sorted(grouped) == sorted(experiment.config.model_fields)
-    assert all(field.description for field in experiment.config.model_fields.values())
+    for field, about in experiment.config.model_fields.items():
+        assert about.description, field
+        assert expects(experiment.config, field), field
     assert experiment.config.experiment == name

@@ -118,21 +118,6 @@ def test_every_round_has_each_arm_once_in_changing_order():
     assert len(set(rounds)) > 5
 
 
-def test_an_arm_that_runs_out_of_memory_leaves_the_others_measured():
-    calls = iter(range(1000))
-
-    def greedy() -> float:
-        if next(calls) > 5:
-            raise MemoryError("no room")
-        return 1.0
-
-    results = sample(series_of(lambda: 1.0, greedy, lambda: 2.0), SimulatedTimer(), budget(10), seed=0)
-    assert [r.status for r in results] == [Status.OK, Status.OUT_OF_MEMORY, Status.OK]
-    assert len(results[0].samples_us) == len(results[2].samples_us) == 10
-    assert len(results[1].samples_us) < 10
-    assert "no room" in (results[1].reason or "")
-
-
 def test_interrupting_keeps_the_samples_and_says_so():
     calls = iter(range(1000))
 

@@ -64,10 +64,7 @@ def test_what_happens_on_a_cpu():
     timer = timers.for_device("cpu")
     assert timer.name == timers.for_device("cpu", "perf_counter").name == "perf_counter"
     order: list[str] = []
-    steps = [
-        Step(lambda: order.append("a")),
-        Step(lambda: order.append("b")),
-    ]
+    steps = [Step(lambda: order.append("a")), Step(lambda: order.append("b"))]
     times = timers.time_rounds(timer, [steps, steps[::-1]])
     assert order == ["a", "b", "b", "a"]
     assert [len(one) for one in times] == [2, 2]

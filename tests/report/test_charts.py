@@ -1,22 +1,17 @@
-"""Both renderers of charts, on one made-up chart of each kind, and the files of every experiment's plots."""
+"""Both renderers of charts, on one made-up chart of each kind."""
 
 from __future__ import annotations
 
-import itertools
 import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from harness.__main__ import main
 from harness.config.kernel_names import KERNELS
-from harness.experiments import views
 from harness.report.charts import mpl, svg
 from harness.report.charts.spec import (
     BAND,
@@ -34,32 +29,10 @@ from harness.report.charts.spec import (
     Sheet,
     Tip,
 )
-from harness.runs.schema import RunRecord
-from harness.runs.store import RunDirectory
-from tests import backends_run, cache_run, fixtures, kernels_run, kvcache_run, memory_run
+from tests.made_up import kernels
+from tests.made_up.builder import write_run
 
 HOSTILE = r"a $\frac{b}{$ <c> & \alpha_1^2"  # neither a formula nor markup
-ENDS = ("png", "svg")
-NAMES = {
-    "cpu": {"attribution", "spread_k", "layers"},
-    "gpu": {"attribution", "spread_k", "layers"},
-    "kernels": {"kernels"},
-    "other kernels": {"kernels"},
-    "cache": {"cache"},
-    "memory": {"memory"},
-    "backends": {"backends"},
-    "kvcache": {"kvcache_steps", "kvcache_modes"},
-}
-RUNS: dict[str, tuple[Any, Any]] = {
-    "cpu": (fixtures.record, fixtures.results),
-    "gpu": (fixtures.gpu_record, fixtures.gpu_results),
-    "kernels": (kernels_run.record, kernels_run.results),
-    "other kernels": (kernels_run.record, kernels_run.other_results),
-    "cache": (cache_run.record, cache_run.results),
-    "memory": (memory_run.record, memory_run.results),
-    "backends": (backends_run.record, backends_run.results),
-    "kvcache": (kvcache_run.record, kvcache_run.results),
-}
 
 LINES = Lines(
     HOSTILE,
@@ -108,45 +81,13 @@ def drawn(*charts: Lines | Bars) -> Figure:
     return figure
 
 
-def assert_no_text_is_hidden(sheet: Sheet) -> None:
-    """No text of its figure lies on another or outside."""
-    figure = mpl.draw(sheet)
-    assert figure is not None
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    texts = [text for text in figure.findobj(matplotlib.text.Text) if text.get_text() and text.get_visible()]
-    boxes = [(text.get_text(), text.get_window_extent()) for text in texts]
-    width, height = canvas.get_width_height()
-    for name, box in boxes:
-        assert 0 <= box.x0 <= box.x1 <= width, name
-        assert 0 <= box.y0 <= box.y1 <= height, name
-    for (name, box), (other, its_box) in itertools.combinations(boxes, 2):
-        assert not box.overlaps(its_box), (name, other)
-
-
-@pytest.mark.parametrize("run", RUNS)
-def test_every_plot_is_readable_has_a_name_of_its_own_and_does_not_change(run: str, tmp_path: Path) -> None:
-    record, results = RUNS[run][0](), RUNS[run][1]()
-    summary = views.view_of(record).summarise(record, results)
-    sheets = [sheet for sheet in views.charts(record, summary, results) if mpl.write(sheet, tmp_path)]
-    names = {sheet.name for sheet in sheets}
-    assert names == NAMES[run]
-    assert {path.name for path in tmp_path.iterdir()} == {f"{n}.{end}" for n in names for end in ENDS}
-    for sheet in sheets:
-        assert_no_text_is_hidden(sheet)
-        before = (tmp_path / f"{sheet.name}.svg").read_bytes()
-        mpl.write(sheet, tmp_path)
-        assert (tmp_path / f"{sheet.name}.svg").read_bytes() == before
-
-
 def test_a_kernel_that_no_list_names_goes_all_the_way(tmp_path: Path, capsys: Any) -> None:
     """As in a run that another version has stored."""
     name = r"my-$\frac{"
     for folder in "ab":
-        run = RunDirectory.create(tmp_path / folder)
-        run.write_record(RunRecord.parse(kernels_run.record()))
-        named = [r for r in kernels_run.results() if r.cell.kernel == "flash_attn_func"]
-        run.append(replace(r, cell=replace(r.cell, kernel=name)) for r in named)
+        named = [r for r in kernels.results() if r.cell.kernel == "flash_attn_func"]
+        results = [replace(r, cell=replace(r.cell, kernel=name)) for r in named]
+        run = write_run(tmp_path / folder, kernels.record(), results)
         assert main(["report", str(run.path)]) == 0
         assert f"{name}, non-contiguous" in run.page_path.read_text(encoding="utf-8")
         assert f"{name}, non-contiguous" in (run.plots_path / "kernels.svg").read_text(encoding="utf-8")

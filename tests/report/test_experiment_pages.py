@@ -6,7 +6,6 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +14,15 @@ import pytest
 from harness.config import load
 from harness.experiments import EXPERIMENTS, views
 from harness.report.tables import ms
-from harness.runs.record import Result
 from harness.sweep import view as sweep
 from harness.units import counted
-from tests import backends_run, cache_run, kernels_run, kvcache_run, memory_run, sweep_fixtures
+from tests import made_up
 from tests.browser import opened, started
-from tests.report.test_page import Elements
+from tests.made_up import COMPANIONS, backends, kernels
+from tests.made_up.views import Row, page_of, summary_of
 
-Row = dict[str, Any]
 Pages = dict[str, tuple[Path, Row]]
-MADE: dict[str, Any] = {
-    "kernels": kernels_run,
-    "cache": cache_run,
-    "memory": memory_run,
-    "backends": backends_run,
-    "kvcache": kvcache_run,
-}
 FIGURES = {"kernels": 2, "cache": 3, "memory": 3, "backends": 3, "kvcache": 4}
-
-
-def page_of(name: str, results: list[Result], **changes: Any) -> tuple[str, Row]:
-    """The page of a run of the experiment, and its summary."""
-    record = MADE[name].record() | changes
-    view = views.view_of(record)
-    summary = view.summarise(record, results)
-    return views.page_of(view.document(record, summary), views.charts(record, summary, results)), summary
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +30,10 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Pages:
     """Each experiment's page and summary."""
     folder = tmp_path_factory.mktemp("pages")
     found = {}
-    for name, made in MADE.items():
-        html, summary = page_of(name, made.results())
-        (folder / f"{name}.html").write_text(html, encoding="utf-8")
-        found[name] = folder / f"{name}.html", summary
+    for name in COMPANIONS:
+        record, results = made_up.RUNS[name].both()
+        found[name] = folder / f"{name}.html", summary_of(record, results)
+        found[name][0].write_text(page_of(record, results, found[name][1]), encoding="utf-8")
     return found
 
 
@@ -60,42 +43,7 @@ def browser() -> Iterator[Any]:
         yield browser
 
 
-def test_no_experiment_is_forgotten() -> None:
-    assert {*MADE, "prefill"} == set(EXPERIMENTS)
-
-
-@pytest.mark.parametrize("name", MADE)
-def test_the_documentation_names_its_lists(name: str) -> None:
-    text = (Path(__file__).parents[2] / "docs" / "run-directory.md").read_text(encoding="utf-8")
-    (line,) = re.findall(rf"^\| \[`{name}`\].*$", text, re.MULTILINE)
-    _, summary = page_of(name, MADE[name].results())
-    lists = [key for key, rows in summary.items() if isinstance(rows, list)]
-    assert re.findall(r"`(\w+)`", line.split("|")[2])[: len(lists)] == lists
-
-
-@pytest.mark.parametrize("name", MADE)
-def test_a_page_is_well_formed_loads_nothing_and_escapes_what_a_run_calls_things(name: str) -> None:
-    evil = "<script>alert(1)</script>\"'&"
-    results = [replace(r, reason=evil) for r in MADE[name].results()]
-    model = MADE[name].record()["model"] | {"name": evil}
-    html, _ = page_of(name, results, model=model, notices=[evil], command=["x.py", evil])
-    assert "alert(1)</script>" not in html
-    found = Elements(html).found
-    assert [tag for tag, _ in found].count("script") == 1
-    assert not {tag for tag, _ in found} & {"link", "img", "iframe", "object"}
-    assert all((attributes.get("href") or "#").startswith("#") for _, attributes in found)
-    assert not [attributes for _, attributes in found if "src" in attributes]
-
-
-@pytest.mark.parametrize("name", MADE)
-@pytest.mark.parametrize("kept", [0, 1])
-def test_a_run_that_hardly_began_has_a_page(name: str, kept: int) -> None:
-    html, _ = page_of(name, MADE[name].results()[:kept], status="interrupted")
-    assert "This run is interrupted" in html
-    assert not re.search(r"\b(nan|None|inf)\b", re.sub(r"(?s)<(script|style)>.*?</\1>", "", html))
-
-
-@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize("name", COMPANIONS)
 @pytest.mark.parametrize(("width", "scheme"), [(1100, "light"), (390, "dark")])
 def test_every_figure_is_drawn_and_nothing_sticks_out(
     browser: Any, pages: Pages, name: str, width: int, scheme: str
@@ -209,16 +157,16 @@ def test_backends_figures_are_the_summary_s(browser: Any, pages: Pages) -> None:
 
 def test_with_one_backend_the_answer_is_the_dense_buffer_s() -> None:
     engines = ("FLASH_ATTN again", "TRITON_ATTN", "FLEX_ATTENTION")
-    kept = [result for result in backends_run.results() if result.series not in engines]
-    html, summary = page_of("backends", kept)
+    kept = [result for result in backends.results() if result.series not in engines]
+    html = page_of(backends.record(), kept)
     row = next(
         r
-        for r in summary["contrasts"]
+        for r in summary_of(backends.record(), kept)["contrasts"]
         if (r["batch_size"], r["input_len"]) == (16, 512) and r["verdict"] == "slower"
     )
     assert "so there is no winner. For 4 prompts of 2048 tokens, PyTorch&#39;s attention of one layer" in html
     assert f"24.00 MiB; without it, block by block, it takes {1 + row['delta_pct'] / 100:.0f}" in html
-    html, _ = page_of("backends", [result for result in kept if result.cell.stage != "kernel"])
+    html = page_of(backends.record(), [result for result in kept if result.cell.stage != "kernel"])
     assert "dense buffer of" not in html
 
 
@@ -239,7 +187,7 @@ def test_kvcache_figures_are_the_summary_s(browser: Any, pages: Pages) -> None:
             assert lines[1] == f"{row['cache_bytes'] / 2**20:,.3f} MiB are kept"
 
 
-@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize("name", COMPANIONS)
 def test_tables_and_verdicts_are_on_the_page(browser: Any, pages: Pages, name: str) -> None:
     path, summary = pages[name]
     with opened(browser, path) as tab:
@@ -259,7 +207,7 @@ def test_tables_and_verdicts_are_on_the_page(browser: Any, pages: Pages, name: s
 def test_the_command_in_full_asks_for_the_same_run() -> None:
     asked = {"length": 2048, "block_size": 64, "causal": False, "max_seconds": 2.5, "spread_k": [1, 8]}
     config = load(EXPERIMENTS["kernels"].config, asked, None)
-    record = kernels_run.record() | {"config": config.model_dump(mode="json")}
+    record = kernels.record() | {"config": config.model_dump(mode="json")}
     words = shlex.split(views.in_full(record))
     assert words[:4] == ["python", "-m", "harness", "kernels"]
     options = "--length 2048 --block-size 64 --no-causal --max-seconds 2.5 --spread-k 1,8"
@@ -267,7 +215,7 @@ def test_the_command_in_full_asks_for_the_same_run() -> None:
 
 
 def test_a_sweep_s_page_has_each_point_s_account(browser: Any, tmp_path: Path) -> None:
-    sweep.write(sweep_fixtures.write(tmp_path))
+    sweep.write(made_up.sweep.write(tmp_path))
     summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
     with opened(browser, tmp_path / "report.html", 390) as tab:
         assert tab.evaluate("document.documentElement.scrollWidth") <= 390

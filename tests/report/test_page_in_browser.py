@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 
 from harness.experiments import views
-from harness.experiments.prefill.view import document
 from harness.runs.store import RunDirectory
-from tests import fixtures
 from tests.browser import opened, started
-
-Row = dict[str, Any]
+from tests.made_up import prefill_gpu
+from tests.made_up.builder import DATA
+from tests.made_up.views import Row, page_of
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +28,13 @@ def browser() -> Iterator[Any]:
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Row]]:
     """Page and summary of the frozen run on a CPU, and of a run on a GPU."""
     folder = tmp_path_factory.mktemp("pages")
-    shutil.copytree(fixtures.DATA / "run", folder / "run")
+    shutil.copytree(DATA / "run", folder / "run")
     views.write(RunDirectory.open(folder / "run"))
-    of_gpu = fixtures.gpu_account()
-    html = views.page_of(document(*of_gpu), views.charts(*of_gpu, fixtures.gpu_results()))
+    record, of_gpu = prefill_gpu.account()
+    html = page_of(record, prefill_gpu.results(), of_gpu)
     (folder / "gpu.html").write_text(html, encoding="utf-8")
     summary = json.loads((folder / "run" / "summary.json").read_text(encoding="utf-8"))
-    return {"cpu": (folder / "run" / "report.html", summary), "gpu": (folder / "gpu.html", of_gpu[1])}
+    return {"cpu": (folder / "run" / "report.html", summary), "gpu": (folder / "gpu.html", of_gpu)}
 
 
 @pytest.mark.parametrize("name", ["cpu", "gpu"])

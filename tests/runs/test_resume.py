@@ -16,7 +16,7 @@ from harness.experiments.prefill.options import RunConfig, resolve
 from harness.runs import resume
 from harness.runs.record import Cell, Result, Status
 from harness.runs.store import RunDirectory
-from tests import records
+from tests.made_up.builder import run_record
 
 
 def started(config: RunConfig, **facts: Any) -> dict[str, Any]:
@@ -38,14 +38,14 @@ def result(series: str, arm: str, size: int = 2, **fields: Any) -> Result:
 def test_how_long_and_how_it_is_looked_at_may_change(tmp_path):
     before = RunConfig(output_dir=tmp_path, max_seconds=5)
     after = RunConfig(output_dir=tmp_path / ".", max_seconds=9, quiet=True, resume=True)
-    assert resume.differences(records.made(started(before)), after) == []
+    assert resume.differences(run_record(started(before)), after) == []
 
 
 def test_every_other_change_is_named():
     record = started(RunConfig(seed=3, spread_k=[1, 4]))
     record["device"] = {"name": "abacus", "kind": "cpu"}
     record["versions"] = record["versions"] | {"torch": "0.1"}
-    found = resume.differences(records.made(record), RunConfig(seed=5, spread_k=[1, 2]))
+    found = resume.differences(run_record(record), RunConfig(seed=5, spread_k=[1, 2]))
     assert "--seed 3, not 5" in found
     assert "--spread-k [1, 4], not [1, 2]" in found
     assert any(text.startswith("device abacus, not ") for text in found)
@@ -56,8 +56,8 @@ def test_every_other_change_is_named():
 def test_an_option_the_record_does_not_know_differs_only_if_it_is_used():
     record = started(RunConfig())
     del record["config"]["l2"]
-    assert resume.differences(records.made(record), RunConfig()) == []
-    assert resume.differences(records.made(record), RunConfig(l2="cold")) == ["--l2 None, not cold"]
+    assert resume.differences(run_record(record), RunConfig()) == []
+    assert resume.differences(run_record(record), RunConfig(l2="cold")) == ["--l2 None, not cold"]
 
 
 def test_a_replay_of_captures_goes_on(tmp_path, monkeypatch):
@@ -71,7 +71,7 @@ def test_a_replay_of_captures_goes_on(tmp_path, monkeypatch):
 
     record = started(configured())
     assert (record["config"]["length"], record["config"]["block_size"]) == (640, 64)
-    RunDirectory.create(tmp_path / "run").write_record(records.made(record))
+    RunDirectory.create(tmp_path / "run").write_record(run_record(record))
     resume.check(configured(resume=True))
 
 
@@ -101,9 +101,9 @@ def test_no_run_and_a_finished_one_cannot_go_on(tmp_path):
     with pytest.raises(ConfigError, match="holds no run"):
         resume.check(config)
     run = RunDirectory.create(tmp_path)
-    run.write_record(records.made(started(config, status="finished")))
+    run.write_record(run_record(started(config, status="finished")))
     with pytest.raises(ConfigError, match="is finished"):
         resume.check(config)
-    run.write_record(records.made(started(config)))
+    run.write_record(run_record(started(config)))
     with pytest.raises(ConfigError, match="was started with --seed 0, not 1; resume it as it was"):
         resume.check(config.model_copy(update={"seed": 1}))

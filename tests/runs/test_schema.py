@@ -13,7 +13,7 @@ import pytest
 from harness.runs.record import Cell, Result, Status
 from harness.runs.schema import FORMER_ARMS, RunRecord, TooNew
 from harness.runs.store import Damaged, RunDirectory
-from tests import records
+from tests.made_up.builder import run_record
 
 ROOT = Path(__file__).resolve().parents[2]
 STORED = sorted([*ROOT.glob("tests/data/*/run.json"), *ROOT.glob("docs/study/data/*/*/run.json")])
@@ -36,7 +36,7 @@ def test_a_stored_record_keeps_every_key_and_figure(stored: Path) -> None:
 
 def test_first_tokens_that_were_by_engine_have_a_name_of_their_own() -> None:
     tokens = {"vLLM": {"all inputs": [4, 2]}}
-    record = records.made(experiment="memory", first_tokens=tokens)
+    record = run_record(experiment="memory", first_tokens=tokens, schema_version=1)
     assert (record.tokens_by_stage, record.first_tokens) == (tokens, None)
 
 
@@ -79,13 +79,13 @@ JUNK: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("facts", "told"), JUNK, ids=[told for _, told in JUNK])
 def test_a_record_that_is_none_is_one_line_with_the_key(facts: dict[str, Any], told: str) -> None:
     with pytest.raises(ValueError, match=told) as error:
-        records.made(facts)
+        run_record(facts)
     assert "\n" not in str(error.value)
 
 
 def test_what_a_key_is_called_is_shown_without_what_a_terminal_obeys() -> None:
     with pytest.raises(ValueError, match=r"^\?\[31mred\?\?+x+\.\.\.$") as error:
-        records.made({"\x1b[31mred\n\x07" + 500 * "x": 1})
+        run_record({"\x1b[31mred\n\x07" + 500 * "x": 1})
     assert len(str(error.value)) < 150
 
 
@@ -98,7 +98,7 @@ def test_a_file_that_holds_no_record_is_damaged_and_named(tmp_path: Path, junk: 
 
 
 def test_a_later_version_s_record_is_not_called_damaged(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text(json.dumps(records.made().to_json() | {"schema_version": 3, "new": 1}))
+    (tmp_path / "run.json").write_text(json.dumps(run_record().to_json() | {"schema_version": 3, "new": 1}))
     with pytest.raises(Damaged, match="schema_version 3: a newer version wrote it") as error:
         RunDirectory.open(tmp_path).record()
     assert "damaged" not in str(error.value)
@@ -107,17 +107,16 @@ def test_a_later_version_s_record_is_not_called_damaged(tmp_path: Path) -> None:
 
 
 def test_a_key_that_is_none_cannot_be_set() -> None:
-    record = records.made()
+    record = run_record()
     with pytest.raises(ValueError, match="no attribute"):
         record.spread = 3  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="valid integer"):
         record.num_blocks = 1.5  # type: ignore[assignment]
 
 
+POINT = (("batch_size", 4), ("share", 0.5), ("at", "end"))
 LINE = Result(
-    Cell(
-        "kernel", "f", "p", "paged", 4, 16, 0, "captured", (("batch_size", 4), ("share", 0.5), ("at", "end"))
-    ),
+    Cell("kernel", "f", "p", "paged", 4, 16, 0, "captured", POINT, "block_size=64", rank=1, request=2),
     "spread=4 layer=0",
     Status.OK,
     samples_us=[1.5, 2.0],
@@ -126,9 +125,21 @@ LINE = Result(
 
 
 def test_a_result_comes_back_from_its_line() -> None:
-    again = Result.parse(json.dumps(LINE.to_json()))
+    line = LINE.to_json()
+    assert line["cell"]["point"] == {"batch_size": 4, "share": 0.5, "at": "end"}
+    again = Result.parse(json.dumps(line))
     assert again == LINE
     assert hash(again.cell) == hash(LINE.cell)
+
+
+def test_a_line_of_before_a_field_was_added_is_read() -> None:
+    result = Result(Cell("kernel", "f", "p", "dense", 1, 16, 0, "captured"), "s", Status.OK)
+    line = result.to_json()
+    for later in ("clock_mhz", "stopped", "seed", "readings"):
+        del line[later]
+    for later in ("point", "variant", "request"):
+        del line["cell"][later]
+    assert Result.parse(json.dumps(line)) == result
 
 
 @pytest.mark.parametrize(
@@ -154,7 +165,9 @@ def test_a_result_comes_back_from_its_line() -> None:
 )
 def test_a_line_that_is_no_result_says_why(changes: dict[str, Any], told: str, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
-    run.samples_path.write_text(json.dumps(LINE.to_json() | changes) + "\n")
-    with pytest.raises(Damaged, match=rf"samples\.jsonl, line 1: not a result \({told}") as error:
+    run.append([LINE])
+    with run.samples_path.open("a") as file:
+        file.write(json.dumps(LINE.to_json() | changes) + "\n")
+    with pytest.raises(Damaged, match=rf"samples\.jsonl, line 2: not a result \({told}") as error:
         run.results()
     assert "\n" not in str(error.value)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from harness.runs.record import Cell, Result, Status
 from harness.runs.store import RunDirectory, RunExists
-from tests import records
+from tests.made_up.builder import run_record
 
 
 def result(spread_k: int, samples: list[float] | None = None) -> Result:
@@ -19,12 +18,12 @@ def result(spread_k: int, samples: list[float] | None = None) -> Result:
 
 def test_results_come_back_as_they_were_appended(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "deep" / "run")
-    run.write_record(records.made())
+    run.write_record(run_record())
     run.append([result(1)])
     run.append([result(2), result(4)])
     again = RunDirectory.open(tmp_path / "deep" / "run")
     assert again.results() == [result(1), result(2), result(4)]
-    assert again.record() == records.made()
+    assert again.record() == run_record()
 
 
 @pytest.mark.parametrize("kept", range(1, 40, 6))
@@ -38,25 +37,16 @@ def test_a_line_cut_short_is_ignored_and_removed_by_the_next_append(tmp_path: Pa
     assert run.results() == [result(1), result(2)]
 
 
-def test_a_whole_line_that_is_no_result_is_named(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path)
-    run.append([result(1)])
-    with run.samples_path.open("a") as file:
-        file.write('{"cell": 1}\n')
-    with pytest.raises(ValueError, match="line 2"):
-        run.results()
-
-
 def test_nan_is_refused_and_leaves_the_files_as_they_were(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path)
-    run.write_record(records.made())
+    run.write_record(run_record())
     run.append([result(1)])
     with pytest.raises(ValueError, match="JSON"):
         run.append([result(2, [float("nan")])])
     with pytest.raises(ValueError, match="finite"):
         run.record().engine_start_s = float("inf")
     assert run.results() == [result(1)]
-    assert run.record() == records.made()
+    assert run.record() == run_record()
 
 
 def test_clocks_are_appended_a_line_each_with_the_same_care(tmp_path: Path) -> None:
@@ -79,7 +69,7 @@ def test_a_directory_with_a_run_is_refused(tmp_path: Path, file: str) -> None:
 
 def test_overwrite_removes_the_run_s_own_files_only(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path)
-    run.write_record(records.made(status="finished"))
+    run.write_record(run_record(status="finished"))
     run.append([result(1)])
     run.append_clocks({"series": "a"})
     run.captures_path.mkdir()
@@ -111,10 +101,3 @@ def test_a_file_and_an_empty_directory_hold_no_run(tmp_path: Path) -> None:
         RunDirectory.create(tmp_path / "file")
     with pytest.raises(FileNotFoundError, match=r"run\.json"):
         RunDirectory.open(tmp_path)
-
-
-def test_a_result_of_before_there_were_clocks_is_read() -> None:
-    line = result(1).to_json()
-    for later in ("clock_mhz", "stopped", "seed"):
-        del line[later]
-    assert Result.parse(json.dumps(line)) == result(1)

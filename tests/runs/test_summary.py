@@ -13,7 +13,7 @@ from harness.experiments import views
 from harness.experiments.cache.rows import CacheSummary
 from harness.experiments.prefill.rows import PrefillSummary
 from harness.runs.store import Damaged, RunDirectory
-from tests import cache_run, records
+from tests.made_up import builder, cache
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDIED = sorted(ROOT.glob("docs/study/data/*/*/summary.json"))
@@ -29,9 +29,7 @@ def test_a_stored_summary_keeps_every_figure(stored: Path) -> None:
 @pytest.fixture
 def run(tmp_path: Path) -> RunDirectory:
     """A run with all its views."""
-    directory = RunDirectory.create(tmp_path / "run")
-    directory.write_record(records.made(cache_run.record()))
-    directory.append(cache_run.results())
+    directory = builder.write_run(tmp_path / "run", cache.record(), cache.results())
     views.write(directory)
     return directory
 
@@ -73,8 +71,8 @@ def test_a_later_version_s_summary_is_not_called_damaged(run: RunDirectory) -> N
 def test_a_run_that_went_on_after_its_summary_shows_the_figures_of_now(
     run: RunDirectory, status: str
 ) -> None:
-    more = [r for r in cache_run.results() if r.cell.at("share_pct") == 0]
+    more = [r for r in cache.results() if r.cell.at("share_pct") == 0]
     run.samples_path.write_bytes(b"")
     run.append(more)
-    records.change(run, status=status)
+    builder.change(run, status=status)
     assert set(harness.open(run.path).cells.share_pct) == {0}

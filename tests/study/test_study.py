@@ -23,7 +23,7 @@ from harness.analysis import stats
 from harness.sweep import plan
 from study import collect, coverage, figures, findings, page, points
 from study.points import Effect, Point
-from tests.study_fixtures import H100, H200, write_run
+from tests.made_up.study import H100, H200, write_run
 
 ROOT = Path(__file__).resolve().parents[2]
 PLANS = ROOT / "configs" / "study"

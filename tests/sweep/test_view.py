@@ -1,4 +1,4 @@
-"""A sweep's tables: texts as they were, and a row for every point whatever became of it."""
+"""A sweep's tables: a row for every point whatever became of it."""
 
 from __future__ import annotations
 
@@ -9,34 +9,18 @@ import json
 import pytest
 
 from harness.__main__ import main
-from harness.experiments.prefill.summary import summarise
-from harness.report.tables import WIDTH
 from harness.sweep import read, summary
 from harness.sweep import view as sweep
-from tests import fixtures
-from tests.sweep_fixtures import DATA, DIED, record, texts, write
+from tests.made_up import prefill
+from tests.made_up.sweep import record, write
+from tests.made_up.views import summary_of
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     directory = tmp_path_factory.mktemp("sweep")
-    return directory, texts(directory)
-
-
-@pytest.mark.parametrize("name", ["sweep.txt", "sweep.md", "sweep.csv"])
-def test_the_texts_are_as_they_were(made, name):
-    assert made[1][name] == (DATA / name).read_text(encoding="utf-8")
-
-
-def test_the_screen_s_tables_fit_it(made):
-    assert max(map(len, made[1]["sweep.txt"].splitlines())) <= WIDTH
-
-
-def test_every_point_has_its_line_and_a_failed_one_its_reason(made):
-    rows = list(csv.DictReader(io.StringIO(made[1]["sweep.csv"])))
-    assert {row["point"] for row in rows} == {point["name"] for point in record()["points"]}
-    assert [row["reason"] for row in rows if row["status"] == "failed"] == [DIED]
-    assert made[1]["sweep.txt"].count("failed [2]") == 1
+    tables = sweep.write(write(directory))
+    return directory, {"screen": tables.screen_summary() + "\n", "csv": tables.csv(), "md": tables.markdown()}
 
 
 def test_the_summary_has_each_run_s_account(made):
@@ -48,16 +32,16 @@ def test_the_summary_has_each_run_s_account(made):
 def test_a_point_without_an_account_has_its_prefill_and_its_kernel(made):
     """Its figures are those of its run's own summary, at the largest spread_k."""
     point = json.loads((made[0] / "summary.json").read_text())["points"][2]
-    run = summarise(fixtures.record(), fixtures.results())
+    run = summary_of(prefill.record(), prefill.results())
     own = [row for row in run["contrasts"] if row["layer"] == "mean" and row["data"] == "captured"]
     names = ("kernel", "baseline", "treatment", "spread_k")
     of = {tuple(row[name] for name in names): row for row in own}
     kernel = "cpu_attention_with_kv_cache"
     assert point["kernel"]["paging"] == of[kernel, "dense", "paged@1", 1]
-    assert point["kernel"]["fragmentation"] == of[kernel, "paged@1", "paged", max(fixtures.SPREAD_K)]
+    assert point["kernel"]["fragmentation"] == of[kernel, "paged@1", "paged", max(prefill.SPREAD_K)]
     one_run = next(row for row in run["end_to_end"] if (row["arm"], row["spread_k"]) == ("paged", 1))
     assert point["prefill"]["median_ms"] == one_run["median_ms"]
-    rows = list(csv.DictReader(io.StringIO(made[1]["sweep.csv"])))
+    rows = list(csv.DictReader(io.StringIO(made[1]["csv"])))
     told = [row["component"] for row in rows if row["point"] == point["name"]]
     assert told == ["prefill", "fragmentation", "kernel_paging", "kernel_fragmentation"]
 
@@ -72,8 +56,8 @@ def test_without_any_replay_there_is_no_table_of_kernels(made):
 def test_the_report_command_makes_them_again_without_torch(made, capsys):
     (made[0] / "tables.md").unlink()
     assert main(["report", str(made[0])]) == 0
-    assert (made[0] / "tables.md").read_text(encoding="utf-8") == made[1]["sweep.md"]
-    assert capsys.readouterr().out == made[1]["sweep.txt"]
+    assert (made[0] / "tables.md").read_text(encoding="utf-8") == made[1]["md"]
+    assert capsys.readouterr().out == made[1]["screen"]
 
 
 def test_figures_of_a_run_that_did_not_end_do_not_count(tmp_path):

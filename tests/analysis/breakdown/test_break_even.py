@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from harness.runs.record import Result, Status
-from tests.account_samples import (
+from tests.made_up.breakdown import (
     ENGINE,
     LAYERS,
     ROUNDS,
@@ -37,8 +37,7 @@ class TestBreakEven:
         assert (row["block_size"], row["reason"]) == (16, None)
 
     @pytest.mark.parametrize(
-        ("gather_us", "pays"),
-        [(35.0, "on the first use"), (70.0, "unclear"), (350.0 * 1.01, "from 6 uses")],
+        ("gather_us", "pays"), [(35.0, "on the first use"), (70.0, "unclear"), (350.0 * 1.01, "from 6 uses")]
     )
     def test_when_it_pays(self, gather_us: float, pays: str) -> None:
         assert self.row(made(prefills() + replay({"gather_kv": gather_us})))["pays"] == pays

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from harness.analysis.breakdown import account
 from harness.runs.record import Status
-from tests.account_samples import (
+from tests.made_up.breakdown import (
     CPU,
     CUDA,
     LAYERS,

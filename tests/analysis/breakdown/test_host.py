@@ -7,15 +7,7 @@ from typing import Any
 import pytest
 
 from harness.analysis.breakdown.host import judged
-from tests.account_samples import (
-    CPU,
-    PLANTED,
-    K,
-    failed,
-    made,
-    prefills,
-    profile,
-)
+from tests.made_up.breakdown import CPU, PLANTED, K, failed, made, prefills, profile
 
 
 class TestHostBound:

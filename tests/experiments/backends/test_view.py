@@ -1,4 +1,4 @@
-"""What is made of a run of `backends`: texts as they were, who wins, where it turns compute-bound."""
+"""What is made of a run of `backends`: who wins, where it turns compute-bound."""
 
 from __future__ import annotations
 
@@ -11,29 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.experiments import views
 from harness.experiments.backends import scaling as backends_scaling
-from harness.experiments.backends import view as backends
-from harness.report.tables import WIDTH
-from tests.backends_run import BATCHES, DATA, LENGTHS, LOST, markdown, record, results, screen
+from tests.made_up.backends import BATCHES, LENGTHS, LOST, record, results
+from tests.made_up.views import charts_of, document_from, document_of, summary_of
 
 
 @pytest.fixture(scope="module")
 def summary():
-    return backends.summarise(record(), results())
-
-
-def test_the_tables_read_as_they_did():
-    assert screen() == (DATA / "backends.txt").read_text(encoding="utf-8")
-    assert markdown() == (DATA / "backends.md").read_text(encoding="utf-8")
-
-
-def test_the_screen_s_tables_fit_it():
-    assert max(map(len, screen().splitlines())) <= WIDTH
+    return summary_of(record(), results())
 
 
 def test_every_cell_has_a_row_and_what_was_lost_has_a_status(summary):
-    rows = list(csv.DictReader(io.StringIO(backends.document(record(), summary).csv())))
+    rows = list(csv.DictReader(io.StringIO(document_from(record(), summary).csv())))
     assert len(rows) == 5 * len(BATCHES) * len(LENGTHS)
     assert sum(row["status"] != "ok" for row in rows) == len(LOST)
     assert {row["tokens_per_s"] for row in rows if row["status"] != "ok"} == {""}
@@ -49,12 +38,12 @@ def test_throughput_is_of_all_prompts_and_attention_alone_of_all_layers(summary)
 
 
 def test_decoding_counts_the_tokens_of_its_steps():
-    decoding = backends.summarise(record(output_len=5), results())
+    decoding = summary_of(record(output_len=5), results())
     rows = {(row["backend"], row["batch_size"], row["input_len"]): row for row in decoding["cells"]}
     engine, alone = rows["FLASH_ATTN", 4, 512], rows["sdpa.math", 4, 512]
     assert engine["tokens_per_s"] == pytest.approx(4 * (5 - 1) / engine["median_us"] * 1e6)
     assert alone["tokens_per_s"] == pytest.approx(4 / 12 / alone["median_us"] * 1e6)
-    shown = backends.document(record(output_len=5), decoding).screen_summary()
+    shown = document_from(record(output_len=5), decoding).screen_summary()
     assert "Decoding, batch size 4: tokens/s" in shown
 
 
@@ -80,7 +69,7 @@ def test_a_verdict_takes_in_what_two_engines_of_one_backend_differ_by():
             else r
             for r in results()
         ]
-        summary = backends.summarise(record(), twins)
+        summary = summary_of(record(), twins)
         rows = {(row["batch_size"], row["input_len"]): row for row in summary["winners"]}
         found[slower] = rows[1, 512]
     assert [row["verdict"] for row in found.values()] == ["faster", "faster", "unclear"]
@@ -94,21 +83,19 @@ def test_without_two_engines_of_one_backend_no_verdict_is_given(summary):
     assert (rows[16, 512]["noise_floor_pct"], rows[16, 512]["verdict"]) == (None, "unclear")
     lost = next(row for row in summary["engines_again"] if (row["batch_size"], row["input_len"]) == (16, 512))
     assert (lost["status"], lost["n"], lost["ratio"]) == ("out_of_memory", 0, None)
-    alone = backends.summarise(record(), [r for r in results() if r.series != "FLASH_ATTN again"])
+    alone = summary_of(record(), [r for r in results() if r.series != "FLASH_ATTN again"])
     assert alone["engines_again"] == []
     assert {row["verdict"] for row in alone["winners"]} == {"unclear"}
-    assert "A/A was not measured" in backends.document(record(), alone).screen_summary()
+    assert "A/A was not measured" in document_from(record(), alone).screen_summary()
 
 
 def test_one_layer_is_singular():
     one = record() | {"model": record()["model"] | {"num_layers": 1}}
-    assert "Q, K and V, 1 layer: compare" in " ".join(
-        backends.document(one, backends.summarise(one, results())).screen_summary().split()
-    )
+    assert "Q, K and V, 1 layer: compare" in " ".join(document_of(one, results()).screen_summary().split())
 
 
 def test_where_q_k_and_v_are_from_is_said_of_every_cell(summary):
-    rows = list(csv.DictReader(io.StringIO(backends.document(record(), summary).csv())))
+    rows = list(csv.DictReader(io.StringIO(document_from(record(), summary).csv())))
     random = [row for row in rows if row["data"] == "synthetic"]
     assert {(row["batch_size"], row["input_len"]) for row in random} == {("4", "1")}
     assert all(row["reason"].startswith("random Q, K and V: ") for row in random)
@@ -167,7 +154,7 @@ def test_cells_know_in_how_many_steps_an_engine_prefills_them(summary):
     assert steps["FLASH_ATTN", 4, 512] == 1
     assert steps["FLASH_ATTN", 4, 2048] == 2
     assert steps["sdpa.math", 4, 2048] is None
-    decoding = backends.summarise(record(output_len=5), results())
+    decoding = summary_of(record(output_len=5), results())
     assert {row["prefill_steps"] for row in decoding["cells"]} == {None}
 
 
@@ -178,7 +165,7 @@ def test_a_floor_and_a_slope_turn_where_they_meet(turns, floor):
 
 
 def test_the_plot_has_a_line_a_backend_rings_and_crosses(summary):
-    (sheet,) = views.charts(record(), summary, results())
+    (sheet,) = charts_of(record(), results())
     lengths = sorted({row["input_len"] for row in summary["cells"]})
     turns = {(row["backend"], row["input_len"], row["batch_size"]) for row in summary["compute_bound"]}
     for tokens, chart in zip(lengths, sheet.charts, strict=True):
@@ -191,12 +178,3 @@ def test_the_plot_has_a_line_a_backend_rings_and_crosses(summary):
                 assert point.tip.lines[0].endswith(f": {row['status']}")
     keys = [key.label for chart in sheet.charts for key in chart.legend_keys()]
     assert {"compute-bound from here", "not measured"} <= {*keys}
-
-
-@pytest.mark.parametrize("kept", [[], results()[:1], results()[-1:]])
-def test_a_run_that_hardly_began_has_a_report(kept):
-    summary = backends.summarise(record(), kept)
-    document = backends.document(record(), summary)
-    assert document.screen_summary()
-    assert document.markdown()
-    assert views.charts(record(), summary, kept)

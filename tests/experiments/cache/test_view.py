@@ -1,30 +1,16 @@
-"""What is made of a run of `cache`: texts as they were, figures, and every point in the plot."""
+"""What is made of a run of `cache`: figures, and every point in the plot."""
 
 from __future__ import annotations
 
-import csv
-import io
-
 import pytest
 
-from harness.experiments import views
-from harness.experiments.cache import view as cache
-from harness.report.tables import WIDTH
-from tests.cache_run import DATA, SHARES, markdown, record, results, screen
+from tests.made_up.cache import SHARES, record, results
+from tests.made_up.views import charts_of, summary_of
 
 
 @pytest.fixture(scope="module")
 def summary():
-    return cache.summarise(record(), results())
-
-
-def test_the_tables_read_as_they_did():
-    assert screen() == (DATA / "cache.txt").read_text(encoding="utf-8")
-    assert markdown() == (DATA / "cache.md").read_text(encoding="utf-8")
-
-
-def test_the_screen_s_tables_fit_it():
-    assert max(map(len, screen().splitlines())) <= WIDTH
+    return summary_of(record(), results())
 
 
 def test_a_cell_for_every_arm_and_two_contrasts_where_both_were_measured(summary):
@@ -52,15 +38,9 @@ def test_a_batch_of_half_cached_prompts_is_that_much_faster(summary):
     assert row["verdict"] == "faster"
 
 
-def test_csv_has_a_row_a_cell_with_its_status(summary):
-    rows = list(csv.DictReader(io.StringIO(cache.document(record(), summary).csv())))
-    assert len(rows) == len(summary["cells"])
-    assert [row["status"] for row in rows].count("out_of_memory") == 1
-
-
 @pytest.fixture(scope="module")
 def charts(summary):
-    (sheet,) = views.charts(record(), summary, results())
+    (sheet,) = charts_of(record(), results())
     assert sheet.name == "cache"
     return sheet.charts
 
@@ -98,13 +78,3 @@ def test_times_are_per_prompt_an_arm_a_line_with_a_cross_where_one_is_missing(su
             assert point.y is None
             assert point.tip.lines == ["4 prompts, 100%, warm: out_of_memory", row["reason"]]
             assert "4 prompts, 100%, warm: out_of_memory" in charts[1].note
-
-
-@pytest.mark.parametrize("kept", [[], results()[:1]])
-def test_a_run_that_hardly_began_has_a_report(kept):
-    begun = {key: value for key, value in record().items() if key not in ("outputs", "engine")}
-    summary = cache.summarise(begun, kept)
-    document = cache.document(begun, summary)
-    assert document.screen_summary()
-    assert document.markdown()
-    assert views.charts(begun, summary, kept)

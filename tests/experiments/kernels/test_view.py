@@ -1,35 +1,21 @@
-"""What is made of a run of `kernels`: texts as they were, and every point in the plot."""
+"""What is made of a run of `kernels`: figures, and every point in the plot."""
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import replace
 
 import pytest
 
 from harness.config.kernel_names import looks
-from harness.experiments import views
-from harness.experiments.kernels import view as kernels
-from harness.report.tables import WIDTH
 from harness.runs.record import Status
-from tests.kernels_run import DATA, SPREADS, TOO_MUCH, markdown, other_results, record, results, screen
+from tests.made_up.builder import TOO_MUCH
+from tests.made_up.kernels import SPREADS, other_results, record, results
+from tests.made_up.views import charts_of, document_of, summary_of
 
 
 @pytest.fixture(scope="module")
 def summary():
-    return kernels.summarise(record(), results())
-
-
-def test_the_tables_read_as_they_did():
-    assert screen(results()) == (DATA / "kernels.txt").read_text(encoding="utf-8")
-    assert screen(other_results()) == (DATA / "kernels_others.txt").read_text(encoding="utf-8")
-    assert markdown() == (DATA / "kernels.md").read_text(encoding="utf-8")
-
-
-def test_the_screen_s_tables_fit_it():
-    lines = (screen(results()) + screen(other_results())).splitlines()
-    assert max(map(len, lines)) <= WIDTH
+    return summary_of(record(), results())
 
 
 def test_six_points_and_their_contrasts_for_every_spread_k(summary):
@@ -44,7 +30,7 @@ def test_six_points_and_their_contrasts_for_every_spread_k(summary):
 
 def test_what_none_of_the_spreads_could_hold_is_one_row():
     lost = [replace(r, status=Status.OUT_OF_MEMORY, reason=TOO_MUCH, samples_us=[]) for r in results()]
-    (over_all,) = kernels.document(record(), kernels.summarise(record(), lost)).parts[-1].tables
+    (over_all,) = document_of(record(), lost).parts[-1].tables
     rows = [line for section in over_all.sections for line in section.lines]
     assert [(line.label, line.text) for line in rows] == [("all", "out_of_memory [1]")] * 3
 
@@ -64,14 +50,8 @@ def test_rates_count_every_sequence_and_only_what_is_seen(summary):
     assert row["gbps"] == pytest.approx(2 * 4 * 4096 * 12 * 64 * 2 / row["median_us"] / 1e3)
 
 
-def test_csv_has_a_row_a_point_with_its_status(summary):
-    rows = list(csv.DictReader(io.StringIO(kernels.document(record(), summary).csv())))
-    assert len(rows) == len(summary["cells"])
-    assert [row["status"] for row in rows].count("out_of_memory") == 1
-
-
 def charts(kept):
-    (sheet,) = views.charts(record(), kernels.summarise(record(), kept), kept)
+    (sheet,) = charts_of(record(), kept)
     return sheet
 
 
@@ -124,12 +104,3 @@ def test_a_kernel_that_this_version_does_not_know_gets_the_next_free_look():
     assert look not in declared.values()
     assert looks(["my-kernel", "zzz"])["my-kernel"] == look
     assert len({*looks(f"kernel {n}" for n in range(60)).values()}) == len(declared) + 60
-
-
-@pytest.mark.parametrize("kept", [[], results()[:1]])
-def test_a_run_that_hardly_began_has_a_report(kept):
-    summary = kernels.summarise(record(), kept)
-    document = kernels.document(record(), summary)
-    assert document.screen_summary()
-    assert document.markdown()
-    assert views.charts(record(), summary, kept)

@@ -1,4 +1,4 @@
-"""What is made of a run of `kvcache`: texts as they were, speed-ups, the formula's cache, both plots."""
+"""What is made of a run of `kvcache`: speed-ups, the formula's cache, both plots."""
 
 from __future__ import annotations
 
@@ -6,35 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from harness.experiments import views
 from harness.experiments.kvcache import summary as kvcache_summary
-from harness.experiments.kvcache import view as kvcache
-from harness.report.tables import WIDTH
-from tests.kvcache_run import (
-    DATA,
-    OUTPUT,
-    TOKEN_BYTES,
-    cached_bytes,
-    markdown,
-    record,
-    results,
-    screen,
-    step_us,
-)
+from tests.made_up.kvcache import OUTPUT, TOKEN_BYTES, cached_bytes, record, results, step_us
+from tests.made_up.views import charts_of, document_from, document_of, page_of, summary_of
 
 
 @pytest.fixture(scope="module")
 def summary():
-    return kvcache.summarise(record(), results())
-
-
-def test_the_tables_read_as_they_did():
-    assert screen() == (DATA / "kvcache.txt").read_text(encoding="utf-8")
-    assert markdown() == (DATA / "kvcache.md").read_text(encoding="utf-8")
-
-
-def test_the_screen_s_tables_fit_it():
-    assert max(map(len, screen().splitlines())) <= WIDTH
+    return summary_of(record(), results())
 
 
 def test_speed_ups_are_quotients_of_the_samples(summary):
@@ -61,14 +40,14 @@ def test_a_verdict_takes_in_what_a_mode_and_itself_differ_by():
         replace(r, samples_us=[us * x for us, x in zip(r.samples_us, noise, strict=True)]) if r.control else r
         for r in results()
     ]
-    found = {row["contrast"]: row for row in kvcache.summarise(record(), noisy)["speed_ups"]}
+    found = {row["contrast"]: row for row in summary_of(record(), noisy)["speed_ups"]}
     assert found["KV cache against no cache"]["verdict"] == "unclear"
     assert found["paged against KV cache"]["verdict"] == "unclear"
     assert found["paged against no cache"]["verdict"] == "faster"
     assert found["A/A"]["noise_floor_pct"] == pytest.approx(190, abs=6)
-    without = kvcache.summarise(record(), [result for result in results() if not result.control])
+    without = summary_of(record(), [result for result in results() if not result.control])
     assert {row["verdict"] for row in without["speed_ups"]} == {"unclear"}
-    assert "noise floor, which is not known" in kvcache.document(record(), without).screen_summary()
+    assert "noise floor, which is not known" in document_from(record(), without).screen_summary()
 
 
 def test_the_formula_is_held_against_what_was_measured(summary):
@@ -82,7 +61,7 @@ def test_the_formula_is_held_against_what_was_measured(summary):
 
 def test_one_layer_is_singular():
     one = record() | {"model": record()["model"] | {"num_layers": 1, "num_kv_heads": 1}}
-    shown = kvcache.document(one, kvcache.summarise(one, results())).screen_summary()
+    shown = document_of(one, results()).screen_summary()
     assert "2 x 1 layer x 1 KV head x " in " ".join(shown.split())
 
 
@@ -97,7 +76,7 @@ def test_the_tokens_that_are_the_same_are_counted_up_to_the_first_that_is_not(su
 def shown_as_the_same(**changes):
     """What stands under `same` for vLLM, and the notes below."""
     changed = record() | changes
-    text = kvcache.document(changed, kvcache.summarise(changed, results())).screen_summary()
+    text = document_of(changed, results()).screen_summary()
     table = text.split("Speed-ups")[0]
     line = next(line for line in table.splitlines() if line.startswith("vLLM, paged KV cache"))
     return line.split("3.032")[1].strip(), " ".join(table.split())
@@ -107,9 +86,7 @@ def test_tokens_of_other_weights_are_not_compared():
     shown, notes = shown_as_the_same(model=record()["model"] | {"drawn_apart": True})
     assert shown == "- [1]"
     assert "[1] vLLM and transformers draw their own weights, so their tokens do not compare" in notes
-    rows = kvcache.summarise(record() | {"model": record()["model"] | {"drawn_apart": True}}, results())[
-        "modes"
-    ]
+    rows = summary_of(record() | {"model": record()["model"] | {"drawn_apart": True}}, results())["modes"]
     assert {row["arm"]: row["same_tokens"] for row in rows} == {"no_cache": 8, "kv_cache": 8, "paged": None}
 
 
@@ -125,13 +102,14 @@ def test_a_first_token_that_differs_is_marked_as_a_tie_or_as_wrong():
 
 
 def test_a_mode_that_failed_keeps_its_row_and_has_no_speed_up():
-    found = kvcache.summarise(record(), results("no_cache"))
+    found = summary_of(record(), results("no_cache"))
     assert [row["status"] for row in found["modes"]] == ["out_of_memory", "ok", "ok"]
     assert [row["contrast"] for row in found["speed_ups"]] == ["paged against KV cache", "A/A"]
+    assert "out_of_memory" in page_of(record(), results("paged"))
 
 
 def test_charts_have_times_memory_and_speed_ups(summary):
-    modes, steps = views.charts(record(), summary, results())
+    modes, steps = charts_of(record(), results())
     whole, peak = modes.charts
     speed_ups = {row["contrast"]: row["speed_up"] for row in summary["speed_ups"]}
     for row, time, memory in zip(summary["modes"], whole.rows, peak.rows, strict=True):
@@ -148,13 +126,3 @@ def test_charts_have_times_memory_and_speed_ups(summary):
     assert kept[3].key.label == "K and V by the formula"
     formula = [row["formula_bytes"] / 2**20 for row in summary["steps"] if row["arm"] == "kv_cache"]
     assert [point.y for point in kept[3].points] == formula
-
-
-@pytest.mark.parametrize("kept", [[], results()[:1], results()[-1:], results("paged")])
-def test_a_run_that_hardly_began_has_a_report(kept):
-    summary = kvcache.summarise(record(), kept)
-    document = kvcache.document(record(), summary)
-    assert document.screen_summary()
-    assert document.markdown()
-    assert document.csv()
-    assert views.charts(record(), summary, kept)

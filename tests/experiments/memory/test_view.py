@@ -1,33 +1,19 @@
-"""What is made of a run of `memory`: texts as they were, figures, and the plot."""
+"""What is made of a run of `memory`: figures, and the plot."""
 
 from __future__ import annotations
 
-import csv
-import io
-
 import pytest
 
-from harness.experiments import views
 from harness.experiments.memory import view as memory
-from harness.report.tables import WIDTH
-from harness.runs.record import Status
-from tests.memory_run import BLOCK_SIZE, DATA, LENGTHS, PER_TOKEN, markdown, record, results, screen
+from tests.made_up.memory import BLOCK_SIZE, LENGTHS, PER_TOKEN, record, results
+from tests.made_up.views import charts_of, document_from, summary_of
 
 MIB = 2**20
 
 
 @pytest.fixture(scope="module")
 def summary():
-    return memory.summarise(record(), results())
-
-
-def test_the_tables_read_as_they_did():
-    assert screen() == (DATA / "memory.txt").read_text(encoding="utf-8")
-    assert markdown() == (DATA / "memory.md").read_text(encoding="utf-8")
-
-
-def test_the_screen_s_tables_fit_it():
-    assert max(map(len, screen().splitlines())) <= WIDTH
+    return summary_of(record(), results())
 
 
 def test_a_stage_s_figures_are_medians_over_the_processes(summary):
@@ -38,11 +24,11 @@ def test_a_stage_s_figures_are_medians_over_the_processes(summary):
 
 
 def test_intervals_from_six_processes_on():
-    summary = memory.summarise(record(), results(6))
+    summary = summary_of(record(), results(6))
     row = next(row for row in summary["cells"] if row["moment"] == "done")
     assert row["ci95_rss_bytes"] == [970 * MIB, 975 * MIB]
     assert "Medians of 6 processes of each; 95% intervals are up to 0.55% wide" in " ".join(
-        memory.document(record(), summary).screen_summary().split()
+        document_from(record(), summary).screen_summary().split()
     )
 
 
@@ -64,29 +50,21 @@ def test_waste_is_what_has_no_token(summary):
     assert padded["requests_that_fit"] == 3000 * BLOCK_SIZE * 3 // (3 * 1008)
 
 
-def test_csv_has_a_row_a_stage(summary):
-    rows = list(csv.DictReader(io.StringIO(memory.document(record(), summary).csv())))
-    assert [row["moment"] for row in rows if row["arm"] == "vLLM"] == [
-        "start", "model loaded", "warmed up", "all inputs", "done",
-    ]  # fmt: skip
-    assert {"rss_bytes", "ci95_low_rss_bytes", "status", "reason"} <= set(rows[0])
-
-
 def test_a_cpu_has_no_cuda_counters():
     on_cpu = results()
     for result in on_cpu:
         for name in [name for name in result.readings if not name.startswith(("rss", "peak_rss", "cache"))]:
             del result.readings[name]
-    summary = memory.summarise(record(), on_cpu)
-    lines = memory.document(record(), summary).screen_summary().splitlines()
+    summary = summary_of(record(), on_cpu)
+    lines = document_from(record(), summary).screen_summary().splitlines()
     assert next(line for line in lines if line.startswith("model loaded")).split()[2:5] == ["-", "-", "-"]
-    (sheet,) = views.charts(record(), summary, on_cpu)
+    (sheet,) = charts_of(record(), on_cpu)
     assert [key.label for key in sheet.charts[1].legend_keys()] == ["RSS", "KV used", "KV held"]
 
 
 def test_a_stage_has_a_point_a_counter_and_each_way_a_bar_in_two_parts():
-    summary = memory.summarise(record(), results())
-    (sheet,) = views.charts(record(), summary, results())
+    summary = summary_of(record(), results())
+    (sheet,) = charts_of(record(), results())
     *stages, waste = sheet.charts
     for engine, chart in zip(memory.ENGINES, stages, strict=True):
         rows = [row for row in summary["cells"] if row["arm"] == engine]
@@ -99,14 +77,3 @@ def test_a_stage_has_a_point_a_counter_and_each_way_a_bar_in_two_parts():
         sizes = {part.key.label: part.value for part in shown.parts}
         assert sum(sizes.values()) == pytest.approx(row["used_bytes"] / 2**20)
         assert sizes.get("without", 0) == pytest.approx(row["unused_bytes"] / 2**20)
-
-
-@pytest.mark.parametrize("kept", [[], results()[:2]])
-def test_a_run_that_hardly_began_has_a_report(kept):
-    begun = {key: value for key, value in record().items() if key not in ("sources", "kv_bytes_per_token")}
-    assert all(result.status is Status.OK for result in kept)
-    summary = memory.summarise(begun, kept)
-    document = memory.document(begun, summary)
-    assert document.screen_summary()
-    assert document.markdown()
-    assert views.charts(begun, summary, kept)

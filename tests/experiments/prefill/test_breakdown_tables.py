@@ -1,4 +1,4 @@
-"""The account as people see it. Expected texts anew: `python -m tests.fixtures`, then read the diff."""
+"""The account as people see it."""
 
 from __future__ import annotations
 
@@ -12,23 +12,19 @@ import pytest
 from harness.experiments.prefill import breakdown_charts as account_charts
 from harness.experiments.prefill import spread_charts as sweep
 from harness.experiments.prefill.breakdown_tables import host_line, tables
-from harness.experiments.prefill.summary import summarise
-from harness.experiments.prefill.view import document
 from harness.report.charts import mpl
 from harness.report.charts.spec import Bars
 from harness.report.tables import WIDTH
 from harness.report.tips import Tips
 from harness.runs.record import Result, Status
-from tests import fixtures
-from tests.fixtures import screen_table
-from tests.report.test_charts import assert_no_text_is_hidden
-
-Row = dict[str, Any]
+from tests.drawings import assert_no_text_is_hidden
+from tests.made_up import prefill, prefill_gpu
+from tests.made_up.views import Row, document_from, summary_of
 
 
 @pytest.fixture(scope="module")
 def frozen() -> tuple[Row, Row]:
-    return fixtures.gpu_account()
+    return prefill_gpu.account()
 
 
 @pytest.fixture
@@ -38,23 +34,23 @@ def account(frozen: tuple[Row, Row]) -> tuple[Row, Row]:
 
 
 def of(results: list[Result], **record: Any) -> tuple[Row, Row]:
-    changed = fixtures.gpu_record() | record
-    return changed, summarise(changed, results)
+    changed = prefill_gpu.record() | record
+    return changed, summary_of(changed, results)
 
 
 def without(*arms: str) -> list[Result]:
-    return [r for r in fixtures.gpu_results() if r.cell.stage != "end_to_end" or r.cell.arm not in arms]
+    return [r for r in prefill_gpu.results() if r.cell.stage != "end_to_end" or r.cell.arm not in arms]
 
 
 def scaled(factor: float) -> list[Result]:
-    return [replace(r, samples_us=[s * factor for s in r.samples_us]) for r in fixtures.gpu_results()]
+    return [replace(r, samples_us=[s * factor for s in r.samples_us]) for r in prefill_gpu.results()]
 
 
 def failed(arm: str) -> list[Result]:
     lost: Row = {"status": Status.ERROR, "reason": "no such operator", "samples_us": []}
     return [
         replace(r, **lost) if (r.cell.stage, r.cell.arm) == ("end_to_end", arm) else r
-        for r in fixtures.gpu_results()
+        for r in prefill_gpu.results()
     ]
 
 
@@ -66,36 +62,12 @@ def flat(text: str) -> str:
     return " ".join(text.split())
 
 
-def test_the_account_gives_exactly_the_expected_texts(frozen: tuple[Row, Row]) -> None:
-    found = document(*frozen)
-    assert found.screen_summary() + "\n" == (fixtures.DATA / "gpu.txt").read_text(encoding="utf-8")
-    assert found.markdown() == (fixtures.DATA / "gpu.md").read_text(encoding="utf-8")
-
-
-def test_the_answer_comes_last_on_the_screen_and_first_in_the_file(frozen: tuple[Row, Row]) -> None:
-    found, sentence = document(*frozen), frozen[1]["attribution"]["sentence"]
-    screen = flat(found.screen_summary())
-    titles = [
-        "Summary over all spread_k",
-        "Break-even",
-        "Where the time goes",
-        "How much of the prefill",
-        "Note:",
-    ]
-    places = [screen.index(title) for title in [*titles, sentence]]
-    assert places == sorted(places)
-    assert screen.endswith(sentence)
-    markdown = found.markdown()
-    assert markdown.count(sentence) == 1
-    assert markdown.index(sentence) < markdown.index("## ")
-
-
 def test_a_run_without_attribution_looks_as_before_and_has_no_plot() -> None:
-    record = fixtures.record()
-    sweep = [r for r in fixtures.results() if r.cell.stage != "end_to_end" or r.cell.arm == "paged"]
-    summary = summarise(record, sweep)
+    record = prefill.record()
+    sweep = [r for r in prefill.results() if r.cell.stage != "end_to_end" or r.cell.arm == "paged"]
+    summary = summary_of(record, sweep)
     assert summary["attribution"] is None
-    found = document(record, summary)
+    found = document_from(record, summary)
     for text in (found.screen_summary(), found.markdown()):
         assert "paged KV cache?" not in text
         assert "other arms" not in text
@@ -112,19 +84,19 @@ def test_the_screen_is_80_columns_wide_at_every_scale(factor: float) -> None:
         profile["categories"] = {name: ms * factor for name, ms in profile["categories"].items()}
         profile["busy_ms"] *= factor
     _, summary = of(scaled(factor), profile=record["profile"])
-    text = document(record, summary).screen_summary()
+    text = document_from(record, summary).screen_summary()
     assert max(map(len, text.splitlines())) <= 80, max(text.splitlines(), key=len)
 
 
 def test_footnotes_do_not_widen_the_screen() -> None:
     for arm in ("engine", "paged", "dense", "no_write", "compact"):
-        text = document(*of(failed(arm))).screen_summary()
+        text = document_from(*of(failed(arm))).screen_summary()
         assert max(map(len, text.splitlines())) <= 80
         assert "no such operator" in text
 
 
 def test_a_component_that_was_not_measured_says_why_and_keeps_its_prediction() -> None:
-    text = document(*of(failed("no_write"))).screen_summary()
+    text = document_from(*of(failed("no_write"))).screen_summary()
     cells = line(text.partition("How much of the prefill")[2], "cache write ").split()
     assert cells[2:] == ["-", "[1]", "-", "-", "+0.083", "-"]
     assert "[1] no_write: error: no such operator" in flat(text)
@@ -133,21 +105,21 @@ def test_a_component_that_was_not_measured_says_why_and_keeps_its_prediction() -
 
 
 def test_without_the_engine_s_own_arm_shares_are_of_one_run() -> None:
-    text = document(*of(without("engine"))).screen_summary()
+    text = document_from(*of(without("engine"))).screen_summary()
     assert "engine: not measured; shares are of paged in one run" in text
     assert "% of paged 1 [95%]" in text
 
 
 def test_too_few_rounds_for_a_noise_floor_are_not_called_a_series_without_one() -> None:
-    few = [replace(r, samples_us=r.samples_us[:3]) for r in fixtures.gpu_results()]
-    assert "noise floor not known: too few rounds" in flat(document(*of(few)).screen_summary())
-    alone = [r for r in fixtures.gpu_results() if not r.control]
-    assert "noise floor not known: no A/A series" in flat(document(*of(alone)).screen_summary())
+    few = [replace(r, samples_us=r.samples_us[:3]) for r in prefill_gpu.results()]
+    assert "noise floor not known: too few rounds" in flat(document_from(*of(few)).screen_summary())
+    alone = [r for r in prefill_gpu.results() if not r.control]
+    assert "noise floor not known: no A/A series" in flat(document_from(*of(alone)).screen_summary())
 
 
 def test_a_replay_of_few_layers_is_said_once() -> None:
-    some = [r for r in fixtures.gpu_results() if r.cell.layer in (None, 0, 5)]
-    text = flat(document(*of(some)).screen_summary())
+    some = [r for r in prefill_gpu.results() if r.cell.layer in (None, 0, 5)]
+    text = flat(document_from(*of(some)).screen_summary())
     assert "summed over the layers (2 of 12 layers, times 12)" in text
     assert text.count("2 of 12 layers, times 12") == 1
     assert "no * where predicted from 2 of 12 layers: their differences are not in its interval." in text
@@ -159,12 +131,12 @@ def test_no_closure_of_few_layers_is_marked() -> None:
         replace(r, samples_us=[10 * us for us in r.samples_us])
         if r.cell.layer is not None and r.cell.arm == "dense"
         else r
-        for r in fixtures.gpu_results()
+        for r in prefill_gpu.results()
     ]
-    every = document(*of(off)).screen_summary()
+    every = document_from(*of(off)).screen_summary()
     assert line(every, "paging ").split()[-2] == "*"
     assert "no * where" not in every
-    some = document(*of([r for r in off if r.cell.layer in (None, 0, 5)])).screen_summary()
+    some = document_from(*of([r for r in off if r.cell.layer in (None, 0, 5)])).screen_summary()
     assert "*" not in line(some, "paging ") + line(some, "total ")
 
 
@@ -186,23 +158,16 @@ def test_a_closure_is_marked_if_its_interval_excludes_zero(account: tuple[Row, R
         True,
         None,
     )
-    text = document(record, summary).screen_summary()
+    text = document_from(record, summary).screen_summary()
     assert line(text, "paging").split()[-2] == "*"
     assert "*" not in line(text, "total") + line(text, "compact ")
-
-
-def test_a_cpu_has_time_outside_operators_and_nothing_to_wait_for() -> None:
-    text = (fixtures.DATA / "screen.txt").read_text(encoding="utf-8")
-    assert "outside operators" in text
-    assert "GPU idle" not in text
-    assert "Host or GPU: not applicable; the prefill runs on a CPU" in flat(text)
 
 
 def test_categories_longer_than_the_prefill_are_said_to_be(account: tuple[Row, Row]) -> None:
     record, summary = account
     row = next(c for c in summary["attribution"]["components"] if c["arm"] == "dense")
     row["ms"] += 3
-    text = flat(document(record, summary).screen_summary())
+    text = flat(document_from(record, summary).screen_summary())
     assert "[1] the categories add up to more than the prefill" in text
 
 
@@ -225,34 +190,18 @@ def test_whether_the_step_is_host_bound_says_what_it_rests_on(host: tuple[Any, .
     assert host_line(dict(zip(keys, host, strict=True))) == text
 
 
-def test_the_probe_s_arms_are_in_no_table_of_prefills(frozen: tuple[Row, Row]) -> None:
-    assert any(row["arm"] == "spin" for row in frozen[1]["end_to_end"])
-    for text in (document(*frozen).screen_summary(), document(*frozen).markdown()):
-        assert "spin " not in text
-        assert "spin_0" not in text
-
-
 def test_other_arms_are_no_layouts_of_the_sweep(frozen: tuple[Row, Row]) -> None:
-    found = document(*frozen)
-    assert "spread=250" not in found.markdown()
     spread, _ = sweep.sheets(*frozen, Tips.of([]))
     assert [chart.xs() for chart in spread.charts] == [[256], [256], [1, 256]]
-
-
-def test_the_cache_write_is_a_line_of_the_engine_s_kernel(frozen: tuple[Row, Row]) -> None:
-    text = screen_table(document(*frozen), 256)
-    assert "reshape_and_cache" not in text + document(*frozen).screen_summary()
-    assert line(text, "Cache write").split()[-1] == "0.0069"
-    assert line(text, "Compact").split()[-1] == "0.0736"
 
 
 def test_warnings_of_other_arms_are_by_their_name() -> None:
     drifting = [6900.0 + 20 * n for n in range(60)]
     results = [
         replace(r, samples_us=drifting) if r.cell.arm in ("dense", "spin") and r.cell.layer is None else r
-        for r in fixtures.gpu_results()
+        for r in prefill_gpu.results()
     ]
-    text = flat(document(*of(results)).screen_summary())
+    text = flat(document_from(*of(results)).screen_summary())
     assert "Warning: prefill, dense: drift" in text
     assert "spin" not in text.partition("Warning")[2]
 
@@ -302,7 +251,7 @@ def test_a_gather_that_costs_next_to_nothing_pays_from_one_token_on(account: tup
 
 
 def test_one_run_of_blocks_is_singular() -> None:
-    alone = [r for r in fixtures.gpu_results() if r.cell.spread_k != 256]
+    alone = [r for r in prefill_gpu.results() if r.cell.spread_k != 256]
     text = "\n".join(
         table.screen() for table in tables(of(alone, engine_spread_k={"min": 1, "median": 1, "max": 1})[1])
     )
@@ -342,15 +291,13 @@ def test_a_component_that_was_not_measured_is_named_below_its_chart() -> None:
 
 
 CASES = {
-    "whole": lambda: of(fixtures.gpu_results()),
-    "no profile": lambda: of(fixtures.gpu_results(), profile=[]),
-    "no prediction": lambda: of([r for r in fixtures.gpu_results() if r.cell.layer is None]),
+    "no profile": lambda: of(prefill_gpu.results(), profile=[]),
+    "no prediction": lambda: of([r for r in prefill_gpu.results() if r.cell.layer is None]),
     "no no_write": lambda: of(failed("no_write")),
     "no dense": lambda: of(without("dense")),
-    "bars alone": lambda: of([r for r in fixtures.gpu_results() if r.cell.arm in ("engine", "spin")]),
-    "three rounds": lambda: of([replace(r, samples_us=r.samples_us[:3]) for r in fixtures.gpu_results()]),
+    "bars alone": lambda: of([r for r in prefill_gpu.results() if r.cell.arm in ("engine", "spin")]),
+    "three rounds": lambda: of([replace(r, samples_us=r.samples_us[:3]) for r in prefill_gpu.results()]),
     "long": lambda: of(scaled(300)),
-    "cpu": lambda: (fixtures.record(), summarise(fixtures.record(), fixtures.results())),
 }
 
 
@@ -364,7 +311,7 @@ def test_the_plot_is_written_and_no_text_lies_on_another_or_outside(case: str, t
 
 
 def test_nothing_to_draw_is_no_file(tmp_path: Path) -> None:
-    _, summary = of([r for r in fixtures.gpu_results() if r.cell.arm in ("engine", "spin")], profile=[])
+    _, summary = of([r for r in prefill_gpu.results() if r.cell.arm in ("engine", "spin")], profile=[])
     assert summary["attribution"] is not None
     (sheet,) = account_charts.sheets(summary, Tips.of([]))
     assert mpl.write(sheet, tmp_path / "plots") == []

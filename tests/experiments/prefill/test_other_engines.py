@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Any
 
@@ -13,19 +12,18 @@ from harness.analysis.contrasts import series_pairs
 from harness.analysis.other_engines import Variant
 from harness.experiments.prefill.options import RunConfig
 from harness.experiments.prefill.other_engines import asked_for, kv_cache_bytes, with_variant
-from harness.experiments.prefill.summary import summarise
 from harness.models.shape import Shape
 from harness.runs.record import Result, Status, status_of
-from harness.runs.resume import finished_series
-from tests.variant_fixtures import variant_record, variant_results
+from tests.made_up.variants import record as variant_record
+from tests.made_up.variants import results as variant_results
+from tests.made_up.views import summary_of
 
 Row = dict[str, Any]
 SETTINGS = {"block_size": 16, "flash_attn_version": 3, "attention_backend": ["FLASH_ATTN"]}
 
 
 def rows_of(results: list[Result]) -> dict[str, Row]:
-    found = summarise(variant_record(), results)["variants"]
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    found = summary_of(variant_record(), results)["variants"]
     return {row["variant"]: row for row in found}
 
 
@@ -150,23 +148,9 @@ def test_an_engine_that_died_keeps_what_it_gave_but_gets_no_verdict() -> None:
 
 
 def test_the_other_figures_of_a_run_do_not_see_the_variants() -> None:
-    summary = summarise(variant_record(), variant_results())
+    summary = summary_of(variant_record(), variant_results())
     assert summary["kernels"] == summary["contrasts"] == summary["end_to_end"] == []
     assert summary["attribution"] is None
-
-
-def test_a_finished_series_is_told_from_a_part_of_one() -> None:
-    results = [replace(r, series_size=len(variant_results())) for r in variant_results()]
-    again = [Result.parse(json.dumps(r.to_json())) for r in results]
-    assert again == results
-    assert finished_series(again) == {"variants"}
-    assert finished_series(again[1:]) == set()
-
-
-def test_a_cell_of_before_there_were_variants_is_read() -> None:
-    old = variant_results()[0].to_json()
-    del old["cell"]["variant"]
-    assert Result.parse(json.dumps(old)).cell.variant is None
 
 
 @pytest.mark.parametrize(

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness.experiments import views
-from harness.experiments.prefill.summary import summarise
 from harness.report.arms import spread_axis
 from harness.report.charts.spec import Line, Lines
-from harness.runs.store import RunDirectory
-from tests.fixtures import repaged
-
-RUN = RunDirectory.open(Path(__file__).resolve().parents[2] / "data" / "run")
-Row = dict[str, Any]
+from tests.made_up.prefill import record, repaged, results
+from tests.made_up.views import charts_of, summary_of
 
 
-def charts_of(record: Row, results: list[Any]) -> dict[str, Lines]:
+def by_title(results: list[Any]) -> dict[str, Lines]:
     """The charts of spread_k.png, by their titles' first words."""
-    sheets = {sheet.name: sheet for sheet in views.charts(record, summarise(record, results), results)}
+    sheets = {sheet.name: sheet for sheet in charts_of(record(), results)}
     return {chart.title.split(":")[0].split(",")[0]: chart for chart in sheets["spread_k"].charts}
 
 
 @pytest.fixture(scope="module")
 def charts() -> dict[str, Lines]:
-    return charts_of(RUN.record().to_json(), RUN.results())
+    return by_title(results())
 
 
 def by_arm(chart: Lines) -> dict[str, Line]:
@@ -47,7 +41,7 @@ def test_one_line_per_arm_contiguous_solid_fragmented_dashed(charts: dict[str, L
 
 
 def test_a_point_is_a_median_in_ms_and_a_cross_where_there_is_none(charts: dict[str, Lines]) -> None:
-    summary = summarise(RUN.record().to_json(), RUN.results())
+    summary = summary_of(record(), results())
     wanted = {"kernel": "flash_attn_func", "arm": "contiguous", "layer": "mean", "data": "captured"}
     rows = [row for row in summary["kernels"] if wanted.items() <= row.items()]
     points = by_arm(charts["Attention kernels"])["flash_attn_func, contiguous"].points
@@ -65,7 +59,7 @@ def test_a_point_is_a_median_in_ms_and_a_cross_where_there_is_none(charts: dict[
 
 
 def test_differences_are_of_k_runs_against_one_and_bands_the_noise(charts: dict[str, Lines]) -> None:
-    summary = summarise(RUN.record().to_json(), RUN.results())
+    summary = summary_of(record(), results())
     lines = {line.key.label.split(",")[0]: line for line in charts["Fragmentation"].lines}
     for kernel, arm in (("flash_attn_with_kvcache", "fragmented"), ("prefill", "paged")):
         rows = [
@@ -96,7 +90,7 @@ def test_differences_are_of_k_runs_against_one_and_bands_the_noise(charts: dict[
 
 
 def test_a_line_ends_where_larger_blocks_have_no_more_runs() -> None:
-    chart = charts_of(RUN.record().to_json(), repaged(RUN.results()))["Attention kernels"]
+    chart = by_title(repaged(results()))["Attention kernels"]
     line = by_arm(chart)["flash_attn_with_kvcache, non-contiguous"]
     assert "256-token blocks: at most 2 runs" in line.key.label
     assert [point.x for point in line.points] == [1, 2]
@@ -114,12 +108,11 @@ def test_kernel_and_gather_together_are_a_line(charts: dict[str, Lines]) -> None
 
 
 def test_a_run_without_results_has_charts_with_nothing_to_draw() -> None:
-    assert all(chart.empty for chart in charts_of(RUN.record().to_json(), []).values())
+    assert all(chart.empty for chart in by_title([]).values())
 
 
 @pytest.mark.parametrize(
-    ("spreads", "log"),
-    [([1, 2, 4, 8], True), ([1, 2], True), ([1], True), (list(range(1, 17)), False)],
+    ("spreads", "log"), [([1, 2, 4, 8], True), ([1, 2], True), ([1], True), (list(range(1, 17)), False)]
 )
 def test_a_regular_sweep_has_a_regular_axis(spreads: list[int], log: bool) -> None:
     assert spread_axis(spreads).log == log

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -10,21 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.experiments.prefill.summary import summarise
-from harness.runs.record import Cell, Result, Status
+from harness.runs.record import Result, Status
+from tests.made_up import builder
+from tests.made_up.views import Row, summary_of
 
 ENGINE = "flash_attn_varlen_func"
-Row = dict[str, Any]
 
 
 def result(arm: str, samples: list[float], **more: Any) -> Result:
     """An engine-kernel result in the series of its spread_k (or of one_run_for) and layer."""
-    k, layer = more.pop("spread_k", 1), more.pop("layer", 0)
-    kernel, data = more.pop("kernel", ENGINE), more.pop("data", "captured")
-    stage = more.pop("stage", "kernel")
-    series = more.pop("series", f"spread={more.get('one_run_for') or k} layer={layer}")
-    cell = Cell(stage, kernel, "vLLM FA3", arm, k, 16, layer, data)
-    return Result(cell, series, more.pop("status", Status.OK), samples_us=samples, **more)
+    of: Row = {"spread_k": 1, "layer": 0, "samples_us": samples} | more
+    of.setdefault("series", f"spread={of.get('one_run_for') or of['spread_k']} layer={of['layer']}")
+    stage, kernel = of.pop("stage", "kernel"), of.pop("kernel", ENGINE)
+    return builder.result(stage, kernel, "vLLM FA3", arm, **of)
 
 
 def of_rank(rank: int, found: Result) -> Result:
@@ -36,9 +33,8 @@ def rising(start: float, step: float = 1.0, n: int = 10) -> list[float]:
 
 
 def summary(*results: Result, **record: Any) -> Row:
-    found = summarise({"status": "finished"} | record, results)
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-    return found
+    record["model"] = {"name": "gpt2"} | record.get("model", {})
+    return summary_of(builder.record(record, status="finished"), results)
 
 
 def only(rows: list[Row], **wanted: Any) -> Row:

@@ -1,25 +1,18 @@
-"""A made-up sweep of six points; `python -m tests.sweep_fixtures` writes the texts expected of it.
-
-Two points have the run on a GPU, one has a CPU's without an account, one failed, one was interrupted, and one
-has not begun.
-"""
+"""A sweep of six points: two have the run on a GPU, one has a CPU's without an account, one failed, one was
+interrupted, and one has not begun."""
 
 from __future__ import annotations
 
 import copy
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from harness.experiments.prefill.summary import summarise
-from harness.runs.store import RunDirectory, write_json
+from harness.runs.store import write_json
 from harness.sweep import RECORD
-from harness.sweep import view as sweep
-from tests import fixtures, records
-from tests.fixtures import gpu_account
+from tests.made_up import prefill, prefill_gpu
+from tests.made_up.builder import write_run
+from tests.made_up.views import summary_of
 
-DATA = Path(__file__).resolve().parent / "data"
-LENGTHS, BLOCKS = (1024, 4096), (16, 128)
 DIED = "OutOfMemoryError: CUDA out of memory. Tried to allocate 16.00 GiB."
 
 
@@ -71,13 +64,11 @@ def write(directory: Path) -> Path:
     sweep_record = record()
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / RECORD, sweep_record)
-    of_gpu, summary = gpu_account()
-    cpu_kernels = summarise(fixtures.record(), fixtures.results())  # at every spread_k
+    of_gpu, summary = prefill_gpu.account()
+    cpu_kernels = summary_of(prefill.record(), prefill.results())  # at every spread_k
     for number, point in enumerate(sweep_record["points"][:5]):
-        run = RunDirectory(directory / point["name"])
-        run.path.mkdir(exist_ok=True)
         notices = ["seeded random weights", "no room for all layers"][: 1 + (number < 2)]
-        run.write_record(records.made(of_gpu, status=point["status"], notices=notices))
+        run = write_run(directory / point["name"], of_gpu | {"status": point["status"], "notices": notices})
         if point["status"] == "finished":
             own = cpu_kernels if number == 2 else summary
             write_json(run.summary_path, own | {"attribution": _account(summary, number)})
@@ -95,19 +86,3 @@ def _account(summary: dict[str, Any], number: int) -> dict[str, Any] | None:
         if row["component"] in ("cache_write", "total"):
             row |= {"pct": row["pct"] + number, "ci95_pct": [bound + number for bound in row["ci95_pct"]]}
     return account
-
-
-def texts(directory: Path) -> dict[str, str]:
-    """Everything that is made of the sweep, by the name of the file that it is expected in."""
-    tables = sweep.write(write(directory))
-    return {
-        "sweep.txt": tables.screen_summary() + "\n",
-        "sweep.md": tables.markdown(),
-        "sweep.csv": tables.csv(),
-    }
-
-
-if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as folder:
-        for name, text in texts(Path(folder)).items():
-            (DATA / name).write_text(text, encoding="utf-8")

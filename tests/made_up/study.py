@@ -1,4 +1,4 @@
-"""Made-up runs of the study with planted effects; `python -m tests.study_fixtures DIR` writes a page of them.
+"""Made-up runs of the study with planted effects; `python -m tests.made_up.study DIR` writes a page of them.
 
 That page has all points of configs/study on two devices, to be looked at.
 """
@@ -11,13 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from harness.experiments.prefill.summary import summarise
-from harness.runs.record import Cell, Result, Status
 from harness.sweep import plan
+from tests.made_up import builder
+from tests.made_up.builder import Builder
+from tests.made_up.views import summary_of
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 H100, H200 = "NVIDIA H100 80GB HBM3", "NVIDIA H200"
 HEADS = {"gpt2": (12, 12, 64), "llama-3-8b": (32, 8, 128), "qwen2.5-7b": (28, 4, 128)}
 ROUNDS = 40
@@ -49,14 +48,16 @@ def write_run(
     }  # fmt: skip
     if status == "failed":
         record["error"] = "OutOfMemoryError: CUDA out of memory."
-    rng = np.random.default_rng(length + block_size + version + len(model))
-    results = _kernels(rng, length, block_size, version, spread_k, paging_pct, fragmentation_pct, noise)
+    made = Builder(
+        length + block_size + version + len(model), noise=noise, rounds=ROUNDS, block_size=block_size
+    )
+    _add_kernels(made, length, version, spread_k, paging_pct, fragmentation_pct)
     if record["model"]["num_layers"] > 1:
-        results += _prefills(rng, length, block_size, spread_k, paging_pct / 5, fragmentation_pct, noise)
+        _add_prefills(made, length, spread_k, paging_pct / 5, fragmentation_pct)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "run.json").write_text(json.dumps(record))
     if status == "finished":
-        (directory / "summary.json").write_text(json.dumps(summarise(record, results)))
+        (directory / "summary.json").write_text(json.dumps(summary_of(builder.record(record), made.results)))
     (directory / "samples.jsonl").write_text("{}")
     return directory
 
@@ -92,76 +93,41 @@ def _model(name: str) -> dict[str, Any]:
     }
 
 
-def _result(
-    rng: np.random.Generator, cell: Cell, series: str, us: float, noise: float, **more: Any
-) -> Result:
-    samples = [float(x) for x in us * (1 + noise * rng.standard_normal(ROUNDS))]
-    return Result(cell, series, Status.OK, None, samples, **more)
-
-
-def _kernels(
-    rng: np.random.Generator,
-    length: int,
-    block_size: int,
-    version: int,
-    spread_k: Sequence[int],
-    paging_pct: float,
-    fragmentation_pct: float,
-    noise: float,
-) -> list[Result]:
+def _add_kernels(
+    made: Builder, length: int, version: int, spread_k: Sequence[int], paging_pct: float, split_pct: float
+) -> None:
     """The arms of one layer's replay: a call in us is proportional to the length squared."""
     dense = 70.0 * (length / 4096) ** 2
     paged = dense * (1 + paging_pct / 100)
-    split = paged * (1 + fragmentation_pct / 100)
-    found = []
+    engine = "kernel", "flash_attn_varlen_func", f"vLLM FA{version}"
     for k in spread_k:
-
-        def add(stage: str, kernel: str, provider: str, arm: str, us: float, k: int = k, **more: Any) -> None:
-            runs = more.pop("runs", k)
-            cell = Cell(stage, kernel, provider, arm, runs, block_size, 0, "captured")
-            found.append(_result(rng, cell, f"spread={k} layer=0", us, noise, **more))
-
-        engine = "flash_attn_varlen_func", f"vLLM FA{version}"
-        add("kernel", *engine, "dense", dense)
-        add("kernel", *engine, "paged", split if k > 1 else paged)
-        one_run: dict[str, Any] = {"runs": 1, "one_run_for": k} if k > 1 else {}
+        of: dict[str, Any] = {"spread_k": k, "layer": 0, "series": f"spread={k} layer=0"}
+        one_run = of | ({"spread_k": 1, "one_run_for": k} if k > 1 else {})
+        made.add(*engine, "dense", dense, **of)
+        made.add(*engine, "paged", paged * (1 + split_pct / 100) if k > 1 else paged, **of)
         if k > 1:
-            add("kernel", *engine, "paged", paged, **one_run)
-        add("kernel", *engine, "paged", paged, control=True, **one_run)
-        add("kernel", *engine, "compact", dense)
-        add("kernel", "flash_attn_func", "flash-attn 2.8.3", "fragmented", 2 * dense)
-        add("gather", "gather_kv", "torch", "fragmented", 16.0 * length / 4096)
-        add("cache_write", "reshape_and_cache_flash", f"vLLM FA{version}", "paged", 7.0)
-    return found
+            made.add(*engine, "paged", paged, **one_run)
+        made.add(*engine, "paged", paged, control=True, **one_run)
+        made.add(*engine, "compact", dense, **of)
+        made.add("kernel", "flash_attn_func", "flash-attn 2.8.3", "fragmented", 2 * dense, **of)
+        made.add("gather", "gather_kv", "torch", "fragmented", 16.0 * length / 4096, **of)
+        made.add("cache_write", "reshape_and_cache_flash", f"vLLM FA{version}", "paged", 7.0, **of)
 
 
-def _prefills(
-    rng: np.random.Generator,
-    length: int,
-    block_size: int,
-    spread_k: Sequence[int],
-    paging_pct: float,
-    fragmentation_pct: float,
-    noise: float,
-) -> list[Result]:
+def _add_prefills(
+    made: Builder, length: int, spread_k: Sequence[int], paging_pct: float, split_pct: float
+) -> None:
     """The arms of the whole prefill, the cache write being 2% of it."""
     no_cache, most = 6000.0 * length / 4096, max(spread_k)
     dense = no_cache * 1.02
     paged = dense * (1 + paging_pct / 100)
-    split = paged * (1 + fragmentation_pct / 100)
-    arms = [
-        ("engine", most, paged),
-        ("paged", 1, paged),
-        ("dense", 1, dense),
-        ("no_write", 1, no_cache),
-    ]
-    arms += [("paged", k, split) for k in spread_k if k > 1] + [("compact", most, 1.05 * dense)]
-    cells = [
-        (Cell("end_to_end", "prefill", "vLLM 0.26.0", arm, k, block_size, None, "captured"), us)
-        for arm, k, us in arms
-    ]
-    found = [_result(rng, cell, "end_to_end", us, noise) for cell, us in cells]
-    return [*found, _result(rng, cells[1][0], "end_to_end", paged, noise, control=True)]
+    arms = [("engine", most, paged), ("paged", 1, paged), ("dense", 1, dense), ("no_write", 1, no_cache)]
+    arms += [("paged", k, paged * (1 + split_pct / 100)) for k in spread_k if k > 1]
+    arms += [("compact", most, 1.05 * dense)]
+    step = "end_to_end", "prefill", "vLLM 0.26.0"
+    for arm, k, us in arms:
+        made.add(*step, arm, us, spread_k=k)
+    made.add(*step, "paged", paged, control=True)
 
 
 def write_all(folder: Path) -> None:

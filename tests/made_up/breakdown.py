@@ -1,4 +1,4 @@
-"""Made-up samples of a main job with known answers, and the account made of them."""
+"""Samples of a main job with known answers, and the account made of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from harness.analysis.breakdown import account
-from harness.runs.record import Cell, Result, Status
+from harness.runs.record import Result, Status
+from tests.made_up.builder import result
 
 ENGINE = "flash_attn_varlen_func"
 K = 8
@@ -65,10 +66,9 @@ def prefills(
     shared = 10_000 + noise(n, 99, 50)
     found = []
     for number, ((arm, k), us) in enumerate([*levels.items(), (("paged", 1), 0.0)]):
-        cell = Cell("end_to_end", "prefill", "vLLM", arm, k, 16, None, "captured")
-        samples = [float(x) for x in shared + us + noise(n, number, scale)]
-        control = number == len(levels)
-        found.append(Result(cell, "end_to_end", Status.OK, samples_us=samples, control=control))
+        of: Row = {"samples_us": [float(x) for x in shared + us + noise(n, number, scale)], "spread_k": k}
+        of["control"] = number == len(levels)
+        found.append(result("end_to_end", "prefill", "vLLM", arm, **of))
     return found
 
 
@@ -83,13 +83,10 @@ def kernel(name: str, us: float, layer: int, n: int = ROUNDS, k: int = K, **more
         stage, kernel_name, arm = "cache_write", "reshape_and_cache_flash", "paged"
     elif " " in name:
         kernel_name, arm = name.split(" ")
-    data, seed = more.pop("data", "captured"), more.pop("seed", len(name))
-    block_size, scale = more.pop("block_size", 16), more.pop("scale", 0.05)
-    cell = Cell(stage, kernel_name, "vLLM FA3", arm, 1 if one_run else k, block_size, layer, data)
-    samples = [float(us + x) for x in noise(n, 1000 * layer + seed, scale)]
-    given_samples = {"samples_us": samples} | more
-    status = given_samples.pop("status", Status.OK)
-    return Result(cell, f"spread={k} layer={layer}", status, one_run_for=one_run, **given_samples)
+    drawn = noise(n, 1000 * layer + more.pop("seed", len(name)), more.pop("scale", 0.05))
+    of: Row = {"spread_k": 1 if one_run else k, "layer": layer, "series": f"spread={k} layer={layer}"}
+    of |= {"samples_us": [float(us + x) for x in drawn], "one_run_for": one_run}
+    return result(stage, kernel_name, "vLLM FA3", arm, **of | more)
 
 
 def replay(

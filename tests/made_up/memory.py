@@ -1,21 +1,16 @@
-"""A small made-up run of `memory`; `python -m tests.memory_run` writes the texts expected of it.
-
-Two processes of each engine on a GPU; the padded batch ran out of memory in the second.
-"""
+"""`memory`: two processes of each engine on a GPU; the padded batch ran out of memory in the second."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from harness.experiments.memory import view as memory
 from harness.experiments.memory.jobs import ENGINES, EngineName, plan
-from harness.runs.record import Cell, Result, Status
+from harness.runs.record import Result, Status
+from tests.made_up import builder
+from tests.made_up.builder import TOO_MUCH
 
-DATA = Path(__file__).resolve().parent / "data"
 LENGTHS = (16, 1008, 100)
 BLOCK_SIZE, PER_TOKEN, MIB = 16, 36864, 2**20
-TOO_MUCH = "OutOfMemoryError: CUDA out of memory"
 BASE_MIB = {"start": 0, "model loaded": 240, "warmed up": 260}
 POOL = 3000 * BLOCK_SIZE * PER_TOKEN
 
@@ -28,7 +23,7 @@ def record() -> dict[str, Any]:
         "NVML": "NVML's figure for this process",
         "RSS": "VmRSS of /proc/self/status, resident pages",
     }
-    return {
+    facts = {
         "experiment": "memory",
         "status": "finished",
         "config": {"lengths": list(LENGTHS), "block_size": 8 * BLOCK_SIZE},  # not what the engine took
@@ -38,8 +33,8 @@ def record() -> dict[str, Any]:
         "sources": {"transformers": sources, "vLLM": sources | {"NVML": "NVML's figure for the whole GPU"}},
         "versions": {"torch": "2.11.0", "vllm": "0.26.0", "transformers": "5.0.0"},
         "command": ["python", "-m", "harness", "memory", "--repeats", "2"],
-        "notices": [],
     }
+    return builder.record(facts)
 
 
 def results(processes: int = 2) -> list[Result]:
@@ -66,19 +61,13 @@ def _process(engine: EngineName, number: int) -> list[Result]:
             "cache_used_bytes": used,
             "cache_held_bytes": held,
         }
-        lost = (stage.name, number) == ("all, padded", 1)
-        point = (("order", order), ("moment", stage.name), ("tokens", tokens))
-        block_size = BLOCK_SIZE if engine == "vLLM" else 0
-        found.append(
-            Result(
-                Cell("memory", "prefill", provider, engine, 0, block_size, None, "captured", point),
-                f"{engine} process={number}",
-                Status.OUT_OF_MEMORY if lost else Status.OK,
-                TOO_MUCH if lost else None,
-                series_size=len(stages),
-                readings={} if lost else {name: [float(value)] for name, value in figures.items()},
-            )
-        )
+        of: dict[str, Any] = {"readings": {name: [float(value)] for name, value in figures.items()}}
+        if (stage.name, number) == ("all, padded", 1):
+            of = {"status": Status.OUT_OF_MEMORY, "reason": TOO_MUCH}
+        of |= {"series": f"{engine} process={number}", "series_size": len(stages), "spread_k": 0}
+        of["point"] = (("order", order), ("moment", stage.name), ("tokens", tokens))
+        of["block_size"] = BLOCK_SIZE if engine == "vLLM" else 0
+        found.append(builder.result("memory", "prefill", provider, engine, **of))
     return found
 
 
@@ -87,23 +76,3 @@ def _kv_cache(engine: EngineName, lengths: tuple[int, ...]) -> int:
     if engine == "transformers":
         return len(lengths) * max(lengths, default=0)
     return sum(-(-length // BLOCK_SIZE) * BLOCK_SIZE for length in lengths)
-
-
-def screen() -> str:
-    """All tables as they are printed."""
-    return memory.document(record(), memory.summarise(record(), results())).screen_summary() + "\n"
-
-
-def markdown() -> str:
-    """tables.md."""
-    return memory.document(record(), memory.summarise(record(), results())).markdown()
-
-
-def main() -> None:
-    """Write the expected texts."""
-    (DATA / "memory.txt").write_text(screen(), encoding="utf-8")
-    (DATA / "memory.md").write_text(markdown(), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,3 @@
+from tests import made_up
+
+made_up.write()
