@@ -12,6 +12,7 @@ from harness.batch import LONGEST, MOST_REQUESTS, BatchError, Request
 from harness.config import ConfigError, load
 from harness.experiments.prefill.options import RunConfig, resolve
 from harness.layout import LayoutError
+from tests.made_up.builder import run_record
 
 LENGTHS = st.one_of(st.integers(1, LONGEST), st.sampled_from([1, 2, 17, 127, 4093, 131071, LONGEST]))
 
@@ -32,7 +33,7 @@ BATCHES = st.lists(requests(), min_size=1, max_size=12).map(lambda batch: tuple(
 @given(BATCHES)
 def test_what_is_written_is_read_again(asked):
     assert batch.parse(batch.written(asked)) == asked
-    assert batch.of_record({"config": {"batch": batch.written(asked), "length": 7}}) == asked
+    assert run_record(config={"batch": batch.written(asked), "length": 7}).prompts == asked
 
 
 @given(BATCHES, st.booleans())

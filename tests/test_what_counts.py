@@ -53,24 +53,24 @@ def mean_over_layers(status: Status) -> bool:
 def contrast_of_means(status: Status) -> bool:
     dense = [timed(Status.OK, "dense", 100, layer) for layer in (0, 1)]
     rows = kernel_contrasts(1, arms_of([*dense, *two_layers(status)]))
-    (mean,) = (row for row in rows if (row["layer"], row["treatment"]) == ("mean", "paged@1"))
-    (alone,) = (row for row in rows if (row["layer"], row["treatment"]) == (1, "paged@1"))
-    assert alone["delta_us"] == pytest.approx(200)
-    assert (alone["verdict"] == "slower") is (mean["layers"] == 2)
-    assert mean["delta_us"] == pytest.approx(100 if mean["layers"] == 2 else 0, abs=1e-6)
-    return mean["delta_us"] == pytest.approx(100)
+    (mean,) = (row for row in rows if (row.layer, row.treatment) == ("mean", "paged@1"))
+    (alone,) = (row for row in rows if (row.layer, row.treatment) == (1, "paged@1"))
+    assert alone.delta_us == pytest.approx(200)
+    assert (alone.verdict == "slower") is (mean.layers == 2)
+    assert mean.delta_us == pytest.approx(100 if mean.layers == 2 else 0, abs=1e-6)
+    return mean.delta_us == pytest.approx(100)
 
 
 def verdict_end_to_end(status: Status) -> bool:
     arms = [timed(Status.OK, "dense", 100, None), timed(status, "paged", 110, None)]
     (row,) = end_to_end_contrasts(arms)
-    return row["verdict"] == "slower"
+    return row.verdict == "slower"
 
 
 def verdict_of_a_companion(status: Status) -> bool:
-    row = figures.contrast_row("a contrast", timed(Status.OK, "dense", 100), timed(status, "paged", 110))
-    assert row is not None
-    return row["verdict"] == "slower"
+    fields = figures.contrast_row("a contrast", timed(Status.OK, "dense", 100), timed(status, "paged", 110))
+    assert fields is not None
+    return fields["verdict"] == "slower"
 
 
 def verdict_of_a_request(status: Status) -> bool:
@@ -79,15 +79,15 @@ def verdict_of_a_request(status: Status) -> bool:
     results = [
         replace(r, cell=replace(r.cell, request=0), series="spread=4 layer=0 request=0") for r in (one, split)
     ]
-    record = {"requests": [{"length": 64, "blocks": 4, "runs": {"4": 4}}]}
+    record = builder.run_record(requests=[{"length": 64, "blocks": 4, "runs": {"4": 4}}])
     single, total = per_request.rows(record, results, [])
-    assert single["delta_us"] == pytest.approx(10)
-    assert single["status"] == total["status"] == status.value
-    return single["verdict"] == "slower"
+    assert single.delta_us == pytest.approx(10)
+    assert single.status == total.status == status.value
+    return single.verdict == "slower"
 
 
 def ratio_of_two_runs(status: Status) -> bool:
-    record = {"experiment": "prefill"}
+    record = builder.run_record()
     runs = [
         compare.Run.of(label, label, record, [timed(each, "paged", 100)])
         for label, each in (("A", Status.OK), ("B", status))
@@ -100,7 +100,7 @@ def ratio_of_two_runs(status: Status) -> bool:
 
 
 def layer_of_two_runs(status: Status) -> bool:
-    record = {"experiment": "prefill"}
+    record = builder.run_record()
     runs = [
         compare.Run.of("A", "A", record, two_layers(Status.OK)),
         compare.Run.of("B", "B", record, two_layers(status)),
@@ -119,9 +119,9 @@ def verdict_of_another_engine(status: Status) -> bool:
         timed(Status.OK, "engine", 100, None, variant="baseline", control=True),
         timed(status, "engine", 110, None, variant="block_size=64"),
     ]
-    row = variants.variant_rows({}, engines)[-1]
-    assert row["status"] == status.value
-    return row["verdict"] == "slower"
+    row = variants.variant_rows(builder.run_record(), engines)[-1]
+    assert row.status == status.value
+    return row.verdict == "slower"
 
 
 def speed_up_of_generations(status: Status) -> bool:
@@ -129,8 +129,8 @@ def speed_up_of_generations(status: Status) -> bool:
         return result.cell.arm == "paged" and result.cell.stage == "end_to_end"
 
     rows = summary_of(kvcache.record(), changed(kvcache.results(), paged, status))
-    row = next(row for row in rows["speed_ups"] if row["contrast"] == "paged against KV cache")
-    return row["verdict"] != "unclear"
+    row = next(row for row in rows["speed_ups"] if row.contrast == "paged against KV cache")
+    return row.verdict != "unclear"
 
 
 def noise_floor_of_generations(status: Status) -> bool:
@@ -145,12 +145,12 @@ def backends_cell(result: Result) -> bool:
 
 def winning_backend(status: Status) -> bool:
     rows = summary_of(backends.record(), changed(backends.results(), backends_cell, status))
-    (winner,) = (row for row in rows["winners"] if (row["batch_size"], row["input_len"]) == (4, 512))
-    (again,) = (row for row in rows["engines_again"] if (row["batch_size"], row["input_len"]) == (4, 512))
+    (winner,) = (row for row in rows["winners"] if (row.batch_size, row.input_len) == (4, 512))
+    (again,) = (row for row in rows["engines_again"] if (row.batch_size, row.input_len) == (4, 512))
     powers = [
-        (row["batch_size"], row["next_batch_size"])
+        (row.batch_size, row.next_batch_size)
         for row in rows["exponents"]
-        if (row["backend"], row["input_len"]) == ("FLASH_ATTN", 512)
+        if (row.backend, row.input_len) == ("FLASH_ATTN", 512)
     ]
     won = winner["winner"] == "FLASH_ATTN"
     assert (again["ratio"] is not None) is won

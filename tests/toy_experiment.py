@@ -14,11 +14,12 @@ from harness.config.fields import Count
 from harness.experiments import Experiment
 from harness.report import tables as text
 from harness.report.charts.spec import Axis, Key, Line, Lines, Sheet
-from harness.report.document import Document, figures_and_tables
+from harness.report.document import Document, csv_rows, figures_and_tables
 from harness.report.tables import Section, Table, ms
 from harness.report.tips import Tips
 from harness.runs import summary
 from harness.runs.record import Cell, Result, latest
+from harness.runs.schema import RunRecord
 from harness.runs.summary import CellKeys, Outcome, Timed, WarmUp
 
 GROUPS = {"input": ["sizes", "seed"], **fields.COMMON_GROUPS}
@@ -79,24 +80,23 @@ class Summary(summary.Summary):
     cells: list[SumRow]
 
 
-def summarise(record: dict[str, Any], results: list[Result]) -> dict[str, Any]:
+def summarise(record: RunRecord, results: list[Result]) -> Summary:
     """A row a size."""
-    return {"status": record["status"], "cells": [cell_row(result) for result in latest(results)]}
+    cells = [SumRow(**cell_row(result)) for result in latest(results)]
+    return Summary(status=record.status, cells=cells)
 
 
-def document(record: dict[str, Any], summary: dict[str, Any]) -> Document:
+def document(record: RunRecord, summary: Summary) -> Document:
     """One table."""
-    lines = [
-        text.Line(str(row["size"]), (ms(row["median_us"], 4), str(row["n"]))) for row in summary["cells"]
-    ]
+    lines = [text.Line(str(row.size), (ms(row.median_us, 4), str(row.n))) for row in summary.cells]
     table = Table("How long a sum takes", ("numbers", "median ms", "n"), [Section("", lines)])
-    cells, parts = summary["cells"], figures_and_tables([table] if lines else [])
-    return Document(record, "Sums", f"{len(cells)} sums were measured.", parts, cells)
+    parts = figures_and_tables([table] if lines else [])
+    return Document(record, "Sums", f"{len(lines)} sums were measured.", parts, csv_rows(summary.cells))
 
 
-def charts(record: dict[str, Any], summary: dict[str, Any], tips: Tips) -> list[Sheet]:
+def charts(record: RunRecord, summary: Summary, tips: Tips) -> list[Sheet]:
     """One."""
-    points = [tips.point(row["size"], row, f"{row['size']} numbers") for row in summary["cells"]]
+    points = [tips.point(row.size, row, f"{row.size} numbers") for row in summary.cells]
     lines = [Line(Key("sum", marker="circle", line="solid"), points)]
     return [Sheet("toy", "Sums", [Lines("How long a sum takes", Axis("numbers"), Axis("ms"), lines)])]
 

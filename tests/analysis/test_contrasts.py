@@ -35,8 +35,8 @@ def test_every_contrast_of_the_summary_is_a_pair_of_its_series_and_no_other_is()
     assert len(by_series()) == 9
     for name, series in by_series().items():
         rows = summary_of(record(), series)["contrasts"]
-        rows = [row for row in rows if row["layer"] not in ("mean", "sum") and row["data"] is not None]
-        assert deltas(series) == {round(row["delta_us"], 9) for row in rows}, name
+        rows = [row for row in rows if row.layer not in ("mean", "sum") and row.data is not None]
+        assert deltas(series) == {round(row.delta_us, 9) for row in rows}, name
         assert len(set(series_pairs(series))) == len(series_pairs(series))
 
 
@@ -70,7 +70,7 @@ PREFILLS = [
 
 def test_in_engine_arms_are_set_against_what_they_differ_from_in_one_thing() -> None:
     rows = end_to_end_contrasts(PREFILLS)
-    found = {(r["baseline"], r["treatment"], r["spread_k"]): round(r["delta_us"], 6) for r in rows}
+    found = {(r.baseline, r.treatment, r.spread_k): round(r.delta_us, 6) for r in rows}
     assert found == {
         ("paged@1", "paged", 4): 10,
         ("paged@1", "paged", 8): 20,
@@ -82,7 +82,7 @@ def test_in_engine_arms_are_set_against_what_they_differ_from_in_one_thing() -> 
         ("paged", "compact", 8): -15,
         ("spin_0", "spin", 1): 100,
     }
-    assert len({r["noise_floor_pct"] for r in rows}) == 1
+    assert len({r.noise_floor_pct for r in rows}) == 1
     pairs = series_pairs(PREFILLS)
     arms = {(PREFILLS[one].cell.arm, PREFILLS[two].cell.arm) for one, two in pairs}
     assert len(pairs) == len(set(pairs)) == len(found)
@@ -91,7 +91,7 @@ def test_in_engine_arms_are_set_against_what_they_differ_from_in_one_thing() -> 
 
 def test_an_arm_s_contrasts_are_missing_with_it() -> None:
     arms = [r for r in PREFILLS if r.cell.arm not in ("dense", "spin_0") and r.cell.spread_k != 8]
-    found = {(r["baseline"], r["treatment"]) for r in end_to_end_contrasts(arms)}
+    found = {(r.baseline, r.treatment) for r in end_to_end_contrasts(arms)}
     pairs = {
         ("paged@1", "paged"),
         ("paged@1", "paged@1 again"),
@@ -101,12 +101,12 @@ def test_an_arm_s_contrasts_are_missing_with_it() -> None:
     assert found == pairs
     without_one_run = [r for r in PREFILLS if r.cell.arm in ("dense", "no_write")]
     (row,) = end_to_end_contrasts(without_one_run)
-    assert (row["baseline"], row["treatment"], row["noise_floor_pct"]) == ("no_write", "dense", None)
+    assert (row.baseline, row.treatment, row.noise_floor_pct) == ("no_write", "dense", None)
 
 
 def test_compacting_one_run_is_set_against_it() -> None:
     found = end_to_end_contrasts([prefill("paged", 1, 1000), prefill("compact", 1, 990)])
-    assert [(row["baseline"], row["treatment"]) for row in found] == [("paged@1", "compact")]
+    assert [(row.baseline, row.treatment) for row in found] == [("paged@1", "compact")]
 
 
 def test_strides_are_a_contrast_and_a_cache_write_is_in_none() -> None:
@@ -118,7 +118,7 @@ def test_strides_are_a_contrast_and_a_cache_write_is_in_none() -> None:
     series += [kernel(arm, 90, data="synthetic") for arm in ("dense", "random", "random_unscheduled")]
     assert series_pairs(series) == [(0, 1)]
     rows = kernel_contrasts(4, arms_of(r for r in series if r.cell.stage == "kernel"))
-    found = {(r["baseline"], r["treatment"]): r["delta_us"] for r in rows if r["layer"] == 0}
+    found = {(r.baseline, r.treatment): r.delta_us for r in rows if r.layer == 0}
     assert found == {("dense", "compact"): 3, ("synthetic dense", "captured dense"): 10}
 
 

@@ -11,6 +11,7 @@ from harness.analysis.per_request import rows
 from harness.runs.record import Cell, Result, Status, request_series_name, series_name
 from harness.runs.resume import finished_series
 from tests.made_up import prefill
+from tests.made_up.builder import run_record
 from tests.made_up.views import document_of, summary_of
 
 REQUESTS = [(300, 10), (20, 1), (20, 1), (97, 4)]
@@ -50,9 +51,9 @@ def results() -> list[Result]:
 
 
 def request_rows(found: list[Result]) -> list[dict[str, Any]]:
-    return rows(
-        RECORD, [r for r in found if r.cell.request is not None], [r for r in found if r.cell.request is None]
-    )
+    alone = [r for r in found if r.cell.request is not None]
+    steps = [r for r in found if r.cell.request is None]
+    return [row.to_json() for row in rows(run_record(RECORD), alone, steps)]
 
 
 def test_rows_of_requests_their_sum_and_the_step():

@@ -19,6 +19,7 @@ from scipy import stats as scipy_stats
 from harness.compare import view as report
 from harness.compare.ratios import Limit, Run, compare, differences, ratio_interval, verdict
 from harness.runs.record import Result, Status
+from harness.runs.schema import Model
 from tests import made_up
 from tests.browser import opened, started
 from tests.made_up import builder, comparison, prefill
@@ -36,7 +37,7 @@ def cell(arm: str = "paged", k: int = 4, layer: int | None = 0, **more: Any) -> 
 
 
 def run(label: str, results: list[Result], **record: Any) -> Run:
-    return Run.of(label, f"runs/{label}", prefill.record() | record, results)
+    return Run.of(label, f"runs/{label}", builder.run_record(prefill.record() | record), results)
 
 
 def test_a_cell_that_fails_in_the_other_run_is_beyond_the_limit_and_an_unjudged_one_is_counted() -> None:
@@ -171,20 +172,25 @@ def test_all_later_runs_are_held_against_the_first() -> None:
 
 def test_what_differs_is_named_but_where_a_run_is_stored() -> None:
     one = {
-        "device": {"name": "X"},
+        "device": {"name": "X", "kind": "cpu"},
         "config": {"length": 1, "seed": 0, "output_dir": "a"},
         "versions": {"vllm": "1"},
     }
     two = {"config": {"length": 2, "seed": 1, "output_dir": "b"}, "versions": {"vllm": "1", "torch": None}}
-    found = [(fact.name, fact.values) for fact in differences([one, two])]
-    assert found == [("config.length", (1, 2)), ("config.seed", (0, 1)), ("device.name", ("X", None))]
+    found = [(fact.name, fact.values) for fact in differences([*map(builder.run_record, (one, two))])]
+    assert found == [("config.length", (1, 2)), ("config.seed", (0, 1)), ("device.name", ("X", "abacus"))]
 
 
 def of_experiment(name: str, factor: float = 1.0) -> Run:
     """A made-up run of a companion experiment in which everything takes `factor` times as long."""
     record, results = made_up.RUNS[name].both()
     slower = [replace(r, samples_us=[factor * us for us in r.samples_us]) for r in results]
-    return Run.of("A" if factor == 1 else "B", f"runs/{factor:g}", record | {"started": "now"}, slower)
+    return Run.of(
+        "A" if factor == 1 else "B",
+        f"runs/{factor:g}",
+        builder.run_record(record | {"started": "now"}),
+        slower,
+    )
 
 
 @pytest.mark.parametrize(
@@ -267,7 +273,9 @@ def test_bad_input_is_one_line_and_status_two(folders: tuple[Path, Path], tmp_pa
 
 def test_the_page_escapes_and_says_the_same_in_a_browser(tmp_path: Path) -> None:
     old, new = comparison().runs
-    evil = replace(new, record={**new.record, "model": {"name": "<script>alert(1)</script>"}})
+    evil = replace(
+        new, record=new.record.model_copy(update={"model": Model(name="<script>alert(1)</script>")})
+    )
     found = compare([old, evil])
     report.write(found, tmp_path)
     with started() as browser, opened(browser, tmp_path / "compare.html", 375) as tab:

@@ -15,7 +15,7 @@ from harness.compare.ratios import Comparison, Limit, Run, compare
 from harness.runs.record import Result
 from harness.sweep import view as sweep_view
 from tests.made_up import backends, cache, kernels, kvcache, memory, prefill, prefill_gpu, sweep, variants
-from tests.made_up.builder import DATA
+from tests.made_up.builder import DATA, run_record
 from tests.made_up.views import Row, document_of, text_of
 
 
@@ -49,7 +49,7 @@ STORED = {"run": "prefill", "cache": "cache"}  # folders of tests/data, written 
 def comparison() -> Comparison:
     """The main job's run and another."""
     runs = (("A", "runs/old", prefill.record(), prefill.results()), ("B", "runs/new", *prefill.other_run()))
-    return compare([Run.of(*run) for run in runs])
+    return compare([Run.of(label, path, run_record(record), of) for label, path, record, of in runs])
 
 
 def texts() -> dict[str, str]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from harness.analysis.breakdown import account
 from harness.runs.record import Result, Status
-from tests.made_up.builder import result
+from tests.made_up.builder import result, run_record
 
 ENGINE = "flash_attn_varlen_func"
 K = 8
@@ -98,10 +98,11 @@ def replay(
 
 def made(results: list[Result], record: Row | None = None) -> Row:
     """The account, which must survive JSON unchanged."""
-    found = account(CUDA | (record or {}), results)
+    found = account(run_record(CUDA | (record or {})), results)
     assert found is not None
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-    return found
+    plain = found.to_json()
+    assert json.loads(json.dumps(plain, allow_nan=False)) == plain
+    return plain
 
 
 def component(found: Row, part: str, name: str) -> Row:

@@ -1,30 +1,44 @@
 """What is made of a made-up run.
 
-Tests have records and summaries as JSON objects; this is where views get them.
+Tests have records and summaries as JSON objects, as files hold them; here they become what views take.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 from harness.experiments import views
+from harness.experiments.prefill.rows import PrefillSummary
 from harness.report.charts.spec import Sheet
 from harness.report.document import Document
 from harness.runs.record import Result
+from tests.made_up.builder import run_record
 
 Row = dict[str, Any]
 
 
+def view_of(record: Row) -> views.View:
+    """The view of the record's experiment."""
+    return views.view_of(views.experiment_of(run_record(record)))
+
+
 def summary_of(record: Row, results: Sequence[Result]) -> Row:
     """What summary.json of the run holds, which passes its schema."""
-    view = views.view_of(record)
-    return view.Summary.model_validate(view.summarise(record, results)).to_json()
+    summary = view_of(record).summarise(run_record(record), results)
+    return type(summary).parse(json.loads(json.dumps(summary.to_json(), allow_nan=False))).to_json()
+
+
+def prefill_summary(summary: Row) -> PrefillSummary:
+    """A summary of the main job."""
+    return PrefillSummary.model_validate(summary)
 
 
 def document_from(record: Row, summary: Row) -> Document:
     """The answer and the tables of a run with this summary."""
-    return views.view_of(record).document(record, summary)
+    view = view_of(record)
+    return view.document(run_record(record), view.Summary.model_validate(summary))
 
 
 def document_of(record: Row, results: Sequence[Result]) -> Document:
@@ -34,7 +48,8 @@ def document_of(record: Row, results: Sequence[Result]) -> Document:
 
 def charts_of(record: Row, results: Sequence[Result], summary: Row | None = None) -> list[Sheet]:
     """Its charts."""
-    return views.charts(record, summary or summary_of(record, results), results)
+    made = view_of(record).Summary.model_validate(summary or summary_of(record, results))
+    return views.charts(run_record(record), made, results)
 
 
 def page_of(record: Row, results: Sequence[Result], summary: Row | None = None) -> str:

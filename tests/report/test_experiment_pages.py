@@ -19,6 +19,7 @@ from harness.units import counted
 from tests import made_up
 from tests.browser import opened, started
 from tests.made_up import COMPANIONS, backends, kernels
+from tests.made_up.builder import run_record
 from tests.made_up.views import Row, page_of, summary_of
 
 Pages = dict[str, tuple[Path, Row]]
@@ -208,7 +209,7 @@ def test_the_command_in_full_asks_for_the_same_run() -> None:
     asked = {"length": 2048, "block_size": 64, "causal": False, "max_seconds": 2.5, "spread_k": [1, 8]}
     config = load(EXPERIMENTS["kernels"].config, asked, None)
     record = kernels.record() | {"config": config.model_dump(mode="json")}
-    words = shlex.split(views.in_full(record))
+    words = shlex.split(views.in_full(run_record(record)))
     assert words[:4] == ["python", "-m", "harness", "kernels"]
     options = "--length 2048 --block-size 64 --no-causal --max-seconds 2.5 --spread-k 1,8"
     assert sorted(words[4:]) == sorted(options.split())

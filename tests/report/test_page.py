@@ -23,8 +23,9 @@ from harness.experiments.prefill.view import answer
 from harness.report.charts import svg
 from harness.report.charts.scale import Scale, tick_label
 from harness.runs.record import Status
+from tests.made_up.builder import run_record
 from tests.made_up.prefill import ENGINE, ROUNDS, record, results, two_ranks
-from tests.made_up.views import Row, page_of, summary_of
+from tests.made_up.views import Row, page_of, prefill_summary, summary_of
 from tests.pages import EVIL, Elements, check
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,7 +82,9 @@ def test_a_run_without_an_account_begins_with_what_it_has() -> None:
     sweep = [r for r in results() if r.cell.layer is not None or r.cell.arm == "paged"]
     summary = summary_of(record(), sweep)
     row = next(r for r in summary["contrasts"] if r["kernel"] == "prefill" and r["spread_k"] == 8)
-    assert f"8 runs against one change the prefill by {row['delta_pct']:+.2f}%" in answer(summary)
+    assert f"8 runs against one change the prefill by {row['delta_pct']:+.2f}%" in answer(
+        prefill_summary(summary)
+    )
     assert "no whole prefill" in page_of(record(), CASES["replay"])
 
 
@@ -95,13 +98,13 @@ def test_every_layout_has_its_runs_drawn_and_listed(whole: str) -> None:
 def test_of_many_requests_some_are_drawn_and_the_rest_is_counted() -> None:
     """A batch of 64 prompts of 4096 blocks: 16 pictures of a layout, the first and the last prompt's too."""
     plans = layout.plan_batch([4096] * 64, [4096] * 64, range(1, 64 * 4096 + 1), seed=1)
-    found = blocks.albums({"block_ids": {"4096": [layout.to_ranges(plan) for plan in plans]}})
+    found = blocks.albums(run_record(block_ids={"4096": [layout.to_ranges(plan) for plan in plans]}))
     (one,) = found
     assert len(one.pictures) == blocks.MOST_REQUESTS == 16
     assert [one.pictures[0].title, one.pictures[-1].title] == ["request 0", "request 63"]
     assert one.rest == "16 of 64 requests, spread over the batch; run.json has the other 48."
     assert sum(len(svg.draw_block_map(picture)) for picture in one.pictures) < 2_000_000
-    few = blocks.albums({"block_ids": {"1": ["1-4"] * 16, "engine": ["9,8,7,6"] * 16}})
+    few = blocks.albums(run_record(block_ids={"1": ["1-4"] * 16, "engine": ["9,8,7,6"] * 16}))
     assert [(len(each.pictures), each.rest) for each in few] == [(16, "")] * 2
 
 
@@ -184,7 +187,7 @@ OPTIONS = st.fixed_dictionaries(
 @given(OPTIONS)
 def test_the_command_in_full_asks_for_the_same_run(options: Row) -> None:
     asked = RunConfig.model_validate(options)
-    words = shlex.split(views.in_full({"experiment": "prefill", "config": asked.model_dump(mode="json")}))
+    words = shlex.split(views.in_full(run_record(config=asked.model_dump(mode="json"))))
     assert words[:4] == ["python", "-m", "harness", "prefill"]
     found: Row = {}
     for word, value in pairwise([*words[4:], "--"]):

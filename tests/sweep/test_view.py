@@ -9,11 +9,19 @@ import json
 import pytest
 
 from harness.__main__ import main
-from harness.sweep import read, summary
+from harness.sweep import summary
 from harness.sweep import view as sweep
+from harness.sweep.record import SweepRecord, read
+from harness.sweep.summary import SweepSummary
 from tests.made_up import prefill
 from tests.made_up.sweep import record, write
 from tests.made_up.views import summary_of
+
+
+def screen_of(summary):
+    """The tables of a sweep's summary."""
+    made = SweepRecord.model_validate(record()), SweepSummary.model_validate(summary)
+    return sweep.SweepTables(*made).screen_summary()
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +57,7 @@ def test_a_point_without_an_account_has_its_prefill_and_its_kernel(made):
 def test_without_any_replay_there_is_no_table_of_kernels(made):
     summary = json.loads((made[0] / "summary.json").read_text())
     points = [point | {"kernel": None} for point in summary["points"]]
-    text = sweep.SweepTables(record(), summary | {"points": points}).screen_summary()
+    text = screen_of(summary | {"points": points})
     assert "engine's kernel" not in text
 
 
@@ -65,7 +73,7 @@ def test_figures_of_a_run_that_did_not_end_do_not_count(tmp_path):
     name = record()["points"][0]["name"]
     run = tmp_path / name / "run.json"
     run.write_text(run.read_text().replace('"finished"', '"running"', 1))
-    assert summary.summarise(read(tmp_path), tmp_path)["points"][0]["attribution"] is None
+    assert summary.summarise(read(tmp_path), tmp_path).points[0].attribution is None
 
 
 def test_what_varies_is_in_columns_or_over_them_whatever_it_is(made):
@@ -73,8 +81,7 @@ def test_what_varies_is_in_columns_or_over_them_whatever_it_is(made):
     points = summary["points"]
 
     def screen(varies, *kept):
-        of = summary | {"varies": varies, "points": [points[n] for n in kept]}
-        return sweep.SweepTables(record(), of).screen_summary()
+        return screen_of(summary | {"varies": varies, "points": [points[n] for n in kept]})
 
     assert "\nmodel       max seconds" in screen(["model", "max_seconds"], 0, 3)
     assert "\nlength  block" in screen(["length", "block_size"], 0, 1, 2)
@@ -83,10 +90,10 @@ def test_what_varies_is_in_columns_or_over_them_whatever_it_is(made):
 
 
 def test_lengths_and_batches_share_a_column(made):
-    points = json.loads((made[0] / "summary.json").read_text())["points"][:2]
+    summary = json.loads((made[0] / "summary.json").read_text())
+    points = summary["points"][:2]
     batch = "1x4096,8x512"
     points[1]["options"] = {"model": "gpt2", "batch": batch}
-    of = {"points": points, "varies": ["length", "batch"]}
-    lines = sweep.SweepTables(record(), of).screen_summary().splitlines()
+    lines = screen_of(summary | {"points": points, "varies": ["length", "batch"]}).splitlines()
     columns = lines.index(next(line for line in lines if line.startswith("prompts")))
     assert [line.split()[0] for line in lines[columns + 2 : columns + 4]] == ["1024", batch]

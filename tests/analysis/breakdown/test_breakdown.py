@@ -25,6 +25,7 @@ from tests.made_up.breakdown import (
     prefills,
     replay,
 )
+from tests.made_up.builder import run_record
 
 
 class TestAccount:
@@ -103,9 +104,9 @@ class TestAccount:
 
     def test_no_arm_but_the_sweep_and_the_engine_is_no_account(self) -> None:
         others = ("wrapped", "dense", "no_write", "compact", "spin", "spin_0")
-        assert account(CUDA, prefills(without=others) + replay()) is None
-        assert account({}, []) is None
-        assert account(CUDA, replay()) is None
+        assert account(run_record(CUDA), prefills(without=others) + replay()) is None
+        assert account(run_record(), []) is None
+        assert account(run_record(CUDA), replay()) is None
 
     def test_without_the_engine_s_own_blocks_percent_are_of_one_run(self) -> None:
         found = made(prefills(without=["engine"]) + replay())
@@ -310,6 +311,6 @@ class TestSentence:
         assert none["sentence"].endswith("On a CPU, effects below that floor cannot be seen.")
 
     def test_little_is_known_of_the_run(self) -> None:
-        found = account({}, prefills())
+        found = account(run_record(), prefills())
         assert found is not None
-        assert " of the prefill of the model: fragmentation" in found["sentence"]
+        assert " of the prefill of gpt2 on abacus: fragmentation" in found.sentence

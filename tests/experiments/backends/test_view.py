@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.experiments.backends import scaling as backends_scaling
+from harness.experiments.backends.rows import BackendCell
 from tests.made_up.backends import BATCHES, LENGTHS, LOST, record, results
 from tests.made_up.views import charts_of, document_from, document_of, summary_of
 
@@ -105,17 +106,18 @@ def line(times, spread=0.0, n=12, steps=()):
     """Cells of one engine and length: (batch size, median), each with an interval of +-spread (a share)."""
     found = []
     for batch, us in times:
-        bounds = [us * (1 - spread), us * (1 + spread)] if n >= 6 else None
+        bounds = (us * (1 - spread), us * (1 + spread)) if n >= 6 else None
         figures = {"median_us": us, "ci95_us": bounds, "n": n, "status": "ok"}
         name = {"backend": "FLASH_ATTN", "input_len": 512, "batch_size": batch}
-        found.append(name | figures | {"prefill_steps": dict(steps).get(batch, 1)})
+        steps_of = {"prefill_steps": dict(steps).get(batch, 1)}
+        found.append(BackendCell.model_construct(**name | figures | steps_of))
     return found
 
 
 def turn(*args, **kwargs):
     cells = line(*args, **kwargs)
     (row,) = backends_scaling.compute_bound(cells, backends_scaling.exponents(cells))
-    return row["batch_size"], row["reason"]
+    return row.batch_size, row.reason
 
 
 @pytest.mark.parametrize(
@@ -138,8 +140,8 @@ def test_what_the_intervals_do_not_show_is_not_called_compute_bound():
     assert turn(timed, spread=0.5) == (None, backends_scaling.UNCLEAR)
     assert turn(timed, n=5) == (None, backends_scaling.NO_INTERVAL)
     power, _ = backends_scaling.exponents(line(timed, spread=0.5))
-    assert power["exponent"] == pytest.approx(1.0)
-    assert power["ci95_exponent"] == pytest.approx([1 - math.log2(3), 1 + math.log2(3)])
+    assert power.exponent == pytest.approx(1.0)
+    assert power.ci95_exponent == pytest.approx([1 - math.log2(3), 1 + math.log2(3)])
 
 
 def test_prefills_that_are_split_do_not_decide():

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from harness.experiments.kvcache import summary as kvcache_summary
+from tests.made_up.builder import run_record
 from tests.made_up.kvcache import OUTPUT, TOKEN_BYTES, cached_bytes, record, results, step_us
 from tests.made_up.views import charts_of, document_from, document_of, page_of, summary_of
 
@@ -51,7 +52,7 @@ def test_a_verdict_takes_in_what_a_mode_and_itself_differ_by():
 
 
 def test_the_formula_is_held_against_what_was_measured(summary):
-    assert kvcache_summary.token_bytes(record()) == TOKEN_BYTES
+    assert kvcache_summary.token_bytes(run_record(record())) == TOKEN_BYTES
     rows = {(row["arm"], row["step"]): row for row in summary["steps"]}
     assert len(rows) == 3 * OUTPUT
     for (mode, step), row in rows.items():

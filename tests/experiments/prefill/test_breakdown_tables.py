@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from harness.analysis.breakdown.rows import HostBound
 from harness.experiments.prefill import breakdown_charts as account_charts
 from harness.experiments.prefill import spread_charts as sweep
 from harness.experiments.prefill.breakdown_tables import host_line, tables
@@ -19,7 +20,8 @@ from harness.report.tips import Tips
 from harness.runs.record import Result, Status
 from tests.drawings import assert_no_text_is_hidden
 from tests.made_up import prefill, prefill_gpu
-from tests.made_up.views import Row, document_from, summary_of
+from tests.made_up.builder import run_record
+from tests.made_up.views import Row, document_from, prefill_summary, summary_of
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +74,8 @@ def test_a_run_without_attribution_looks_as_before_and_has_no_plot() -> None:
         assert "paged KV cache?" not in text
         assert "other arms" not in text
         assert "None" not in found.screen_summary()
-    assert tables(summary) == []
-    assert account_charts.sheets(summary, Tips.of([])) == []
+    assert tables(prefill_summary(summary)) == []
+    assert account_charts.sheets(prefill_summary(summary), Tips.of([])) == []
 
 
 @pytest.mark.parametrize("factor", [0.01, 1, 20, 300, 4000, 50_000])
@@ -147,7 +149,7 @@ def test_wrappers_that_cost_more_than_the_noise_floor_are_named(account: tuple[R
     said = "The harness's idle wrappers cost 13.9% [13.0, 14.9] of the prefill here."
     for bounds, expected in (([13.0, 14.9], True), ([1.0, 14.9], False)):
         hooks |= {"pct": 13.9, "ci95_pct": bounds}
-        assert (said in flat("\n".join(tables(summary)[0].below))) is expected
+        assert (said in flat("\n".join(tables(prefill_summary(summary))[0].below))) is expected
 
 
 def test_a_closure_is_marked_if_its_interval_excludes_zero(account: tuple[Row, Row]) -> None:
@@ -187,11 +189,12 @@ def test_categories_longer_than_the_prefill_are_said_to_be(account: tuple[Row, R
 )
 def test_whether_the_step_is_host_bound_says_what_it_rests_on(host: tuple[Any, ...], text: str) -> None:
     keys = ("verdict", "gpu_busy_pct", "planted_ms", "pass_through_pct", "ci95_pct", "reason")
-    assert host_line(dict(zip(keys, host, strict=True))) == text
+    found = HostBound.model_validate(dict(zip(keys, host, strict=True)) | {"planted_ci95_ms": None})
+    assert host_line(found) == text
 
 
 def test_other_arms_are_no_layouts_of_the_sweep(frozen: tuple[Row, Row]) -> None:
-    spread, _ = sweep.sheets(*frozen, Tips.of([]))
+    spread, _ = sweep.sheets(run_record(frozen[0]), prefill_summary(frozen[1]), Tips.of([]))
     assert [chart.xs() for chart in spread.charts] == [[256], [256], [1, 256]]
 
 
@@ -208,7 +211,7 @@ def test_warnings_of_other_arms_are_by_their_name() -> None:
 
 def charts_of(record: Row, summary: Row) -> tuple[Bars, Bars]:
     """What the paged KV cache costs, and where the time goes."""
-    (sheet,) = account_charts.sheets(summary, Tips.of([]))
+    (sheet,) = account_charts.sheets(prefill_summary(summary), Tips.of([]))
     costs, times = sheet.charts
     assert isinstance(costs, Bars)
     assert isinstance(times, Bars)
@@ -236,9 +239,9 @@ def test_tables_fit_the_screen_though_a_profiler_slows_a_step_fifty_times(accoun
         row["ms"] *= 60
     for row in of_layout["break_even"]:
         row["saving_ci95_us"] = [123.45, 13951.0]
-    for table in tables(account[1]):
+    for table in tables(prefill_summary(account[1])):
         assert max(map(len, table.screen().splitlines())) <= WIDTH
-    told = "\n".join(table.screen() for table in tables(account[1]))
+    told = "\n".join(table.screen() for table in tables(prefill_summary(account[1])))
     assert "x60 [1]" in told
     assert "[+123, +13951]" in told
 
@@ -246,14 +249,17 @@ def test_tables_fit_the_screen_though_a_profiler_slows_a_step_fifty_times(accoun
 def test_a_gather_that_costs_next_to_nothing_pays_from_one_token_on(account: tuple[Row, Row]) -> None:
     rows = account[1]["attribution"]["break_even"]
     rows[0] |= {"reuses": 0.0123, "reuses_ci95": [0.0101, 0.0149], "length_for_one_use": 0}
-    (table,) = (table for table in tables(account[1]) if table.title.startswith("Break-even"))
+    (table,) = (
+        table for table in tables(prefill_summary(account[1])) if table.title.startswith("Break-even")
+    )
     assert table.screen().count("0.012 [0.010, 0.015]             1") == 1
 
 
 def test_one_run_of_blocks_is_singular() -> None:
     alone = [r for r in prefill_gpu.results() if r.cell.spread_k != 256]
     text = "\n".join(
-        table.screen() for table in tables(of(alone, engine_spread_k={"min": 1, "median": 1, "max": 1})[1])
+        table.screen()
+        for table in tables(prefill_summary(of(alone, engine_spread_k={"min": 1, "median": 1, "max": 1})[1]))
     )
     assert "median 1 run;" in text
     assert "fragmentation: many runs against 1" in text
@@ -303,7 +309,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_plot_is_written_and_no_text_lies_on_another_or_outside(case: str, tmp_path: Path) -> None:
-    (sheet,) = account_charts.sheets(CASES[case]()[1], Tips.of([]))
+    (sheet,) = account_charts.sheets(prefill_summary(CASES[case]()[1]), Tips.of([]))
     png, svg = mpl.write(sheet, tmp_path)
     assert png.read_bytes().startswith(b"\x89PNG")
     assert "per prefill" in svg.read_text(encoding="utf-8")
@@ -313,6 +319,6 @@ def test_the_plot_is_written_and_no_text_lies_on_another_or_outside(case: str, t
 def test_nothing_to_draw_is_no_file(tmp_path: Path) -> None:
     _, summary = of([r for r in prefill_gpu.results() if r.cell.arm in ("engine", "spin")], profile=[])
     assert summary["attribution"] is not None
-    (sheet,) = account_charts.sheets(summary, Tips.of([]))
+    (sheet,) = account_charts.sheets(prefill_summary(summary), Tips.of([]))
     assert mpl.write(sheet, tmp_path / "plots") == []
     assert not (tmp_path / "plots").exists()

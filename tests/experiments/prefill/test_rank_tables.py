@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.experiments.prefill import kernel_tables
 from tests.made_up.prefill import record, results, two_ranks
-from tests.made_up.views import document_of, spread_table, summary_of
+from tests.made_up.views import document_of, prefill_summary, spread_table, summary_of
 
 SCREEN = """\
 Ranks
@@ -25,11 +25,11 @@ ms per attention call of the engine's kernel, mean over the layers. The tables
 
 
 def test_one_rank_has_no_table():
-    assert kernel_tables.ranks(summary_of(record(), results())) is None
+    assert kernel_tables.ranks(prefill_summary(summary_of(record(), results()))) is None
 
 
 def test_ranks_stand_side_by_side():
-    found = kernel_tables.ranks(summary_of(record(), two_ranks()))
+    found = kernel_tables.ranks(prefill_summary(summary_of(record(), two_ranks())))
     assert found.screen() + "\n" == SCREEN
 
 
