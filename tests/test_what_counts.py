@@ -129,8 +129,8 @@ def speed_up_of_generations(status: Status) -> bool:
         return result.cell.arm == "paged" and result.cell.stage == "end_to_end"
 
     rows = summary_of(kvcache.record(), changed(kvcache.results(), paged, status))
-    row = next(row for row in rows["speed_ups"] if row.contrast == "paged against KV cache")
-    return row.verdict != "unclear"
+    row = next(row for row in rows["speed_ups"] if row["contrast"] == "paged against KV cache")
+    return row["verdict"] != "unclear"
 
 
 def noise_floor_of_generations(status: Status) -> bool:
@@ -145,12 +145,12 @@ def backends_cell(result: Result) -> bool:
 
 def winning_backend(status: Status) -> bool:
     rows = summary_of(backends.record(), changed(backends.results(), backends_cell, status))
-    (winner,) = (row for row in rows["winners"] if (row.batch_size, row.input_len) == (4, 512))
-    (again,) = (row for row in rows["engines_again"] if (row.batch_size, row.input_len) == (4, 512))
+    (winner,) = (row for row in rows["winners"] if (row["batch_size"], row["input_len"]) == (4, 512))
+    (again,) = (row for row in rows["engines_again"] if (row["batch_size"], row["input_len"]) == (4, 512))
     powers = [
-        (row.batch_size, row.next_batch_size)
+        (row["batch_size"], row["next_batch_size"])
         for row in rows["exponents"]
-        if (row.backend, row.input_len) == ("FLASH_ATTN", 512)
+        if (row["backend"], row["input_len"]) == ("FLASH_ATTN", 512)
     ]
     won = winner["winner"] == "FLASH_ATTN"
     assert (again["ratio"] is not None) is won

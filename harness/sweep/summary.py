@@ -70,7 +70,15 @@ def summarise(record: SweepRecord, directory: Path) -> SweepSummary:
 
 def _summarise_point(point: Point, run: RunDirectory) -> PointSummary:
     """A point with what its run tells; an unfinished one's figures do not count."""
-    summary = PointSummary(**dict(point))
+    summary = PointSummary(
+        **point.model_dump(exclude_unset=True),
+        device=None,
+        versions=None,
+        notices=[],
+        attribution=None,
+        prefill=None,
+        kernel=None,
+    )
     if not run.record_path.is_file():
         return summary
     record = run.record()

@@ -35,8 +35,8 @@ def test_every_contrast_of_the_summary_is_a_pair_of_its_series_and_no_other_is()
     assert len(by_series()) == 9
     for name, series in by_series().items():
         rows = summary_of(record(), series)["contrasts"]
-        rows = [row for row in rows if row.layer not in ("mean", "sum") and row.data is not None]
-        assert deltas(series) == {round(row.delta_us, 9) for row in rows}, name
+        rows = [row for row in rows if row["layer"] not in ("mean", "sum") and row["data"] is not None]
+        assert deltas(series) == {round(row["delta_us"], 9) for row in rows}, name
         assert len(set(series_pairs(series))) == len(series_pairs(series))
 
 

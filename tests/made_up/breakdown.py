@@ -126,6 +126,7 @@ def profile(
     attention: float = 3.0,
     profiled_ms: float = 15.0,
 ) -> Row:
+    attention = min(attention, busy_ms)
     categories = {"attention": attention, "matrix products": busy_ms - attention}
     times = {"profiled_ms": profiled_ms, "busy_ms": busy_ms, "categories": categories, "top": []}
     return {"arm": arm, "spread_k": k, "device": device, **times}

@@ -58,6 +58,11 @@ def page_of(record: Row, results: Sequence[Result], summary: Row | None = None) 
     return views.page_of(document_from(record, summary), charts_of(record, results, summary))
 
 
+def pair(bounds: list[float] | None) -> tuple[float, ...] | None:
+    """An interval of a summary as charts have it."""
+    return None if bounds is None else tuple(bounds)
+
+
 def text_of(document: Document) -> str:
     """All of its tables as on a screen: those printed while the run goes on, then what it ends with."""
     tables = [table.screen() for part in document.parts for table in part.details]

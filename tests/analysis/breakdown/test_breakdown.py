@@ -258,7 +258,7 @@ class TestPredicted:
         assert sums["total"] == pytest.approx(parts, abs=0.001)
 
     def test_without_the_number_of_layers_there_is_no_sum(self) -> None:
-        found = made(prefills() + replay(), {"model": {}})
+        found = made(prefills() + replay(), {"model": {"name": "gpt2"}})
         row = component(found, "predicted", "paging")
         assert (row["ms"], row["reason"]) == (None, "the model's number of layers is not known")
         assert found["layers"] is None

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from harness.experiments.backends import scaling as backends_scaling
 from harness.experiments.backends.rows import BackendCell
 from tests.made_up.backends import BATCHES, LENGTHS, LOST, record, results
-from tests.made_up.views import charts_of, document_from, document_of, summary_of
+from tests.made_up.views import charts_of, document_from, document_of, pair, summary_of
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +174,7 @@ def test_the_plot_has_a_line_a_backend_rings_and_crosses(summary):
         lines = {line.key.label.removesuffix(" (attention alone)"): line.points for line in chart.lines}
         for row in (row for row in summary["cells"] if row["input_len"] == tokens):
             (point,) = (p for p in lines[row["backend"]] if p.x == row["batch_size"])
-            assert (point.y, point.interval) == (row["tokens_per_s"], row["ci95_tokens_per_s"])
+            assert (point.y, point.interval) == (row["tokens_per_s"], pair(row["ci95_tokens_per_s"]))
             assert point.ringed == ((row["backend"], tokens, row["batch_size"]) in turns)
             if not row["n"]:
                 assert point.tip.lines[0].endswith(f": {row['status']}")

@@ -10,7 +10,7 @@ from harness.config.kernel_names import looks
 from harness.runs.record import Status
 from tests.made_up.builder import TOO_MUCH
 from tests.made_up.kernels import SPREADS, other_results, record, results
-from tests.made_up.views import charts_of, document_of, summary_of
+from tests.made_up.views import charts_of, document_of, pair, summary_of
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_a_colour_a_function_contiguous_solid_non_contiguous_dashed(summary):
     for row in summary["contrasts"]:
         if row["contrast"] == ("fragmentation" if row["kernel"] == "flash_attn_with_kvcache" else "core"):
             (point,) = (p for p in compared[row["kernel"]] if p.x == row["spread_k"])
-            assert (point.y, point.interval) == (row["delta_pct"], row["ci95_pct"])
+            assert (point.y, point.interval) == (row["delta_pct"], pair(row["ci95_pct"]))
 
 
 def test_a_kernel_that_this_version_does_not_know_gets_the_next_free_look():

@@ -9,7 +9,7 @@ import pytest
 from harness.report.arms import spread_axis
 from harness.report.charts.spec import Line, Lines
 from tests.made_up.prefill import record, repaged, results
-from tests.made_up.views import charts_of, summary_of
+from tests.made_up.views import charts_of, pair, summary_of
 
 
 def by_title(results: list[Any]) -> dict[str, Lines]:
@@ -51,7 +51,7 @@ def test_a_point_is_a_median_in_ms_and_a_cross_where_there_is_none(charts: dict[
     (prefill,) = charts["Prefill"].lines
     rows = [row for row in summary["end_to_end"] if row["arm"] == "paged"]
     assert [(p.x, p.y, p.interval) for p in prefill.points] == [
-        (row["spread_k"], row["median_ms"], row["ci95_ms"]) for row in rows
+        (row["spread_k"], row["median_ms"], pair(row["ci95_ms"])) for row in rows
     ]
     (cross,) = prefill.lost
     assert cross.tip is not None
@@ -71,7 +71,7 @@ def test_differences_are_of_k_runs_against_one_and_bands_the_noise(charts: dict[
             and r["spread_k"] > 1
         ]
         shown = [(p.x, p.y, p.interval) for p in lines[kernel].points]
-        assert shown == [(r["spread_k"], r["delta_pct"], r["ci95_pct"]) for r in rows]
+        assert shown == [(r["spread_k"], r["delta_pct"], pair(r["ci95_pct"])) for r in rows]
     (tolerance,) = charts["Fragmentation"].bands
     assert tolerance.edges[0][1:] == (-summary["tolerance_pct"], summary["tolerance_pct"])
     noise = [r for r in summary["contrasts"] if r["treatment"] == "paged@1 again"]
