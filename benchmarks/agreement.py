@@ -1,24 +1,24 @@
-"""Whether this harness and its peers agree on what a kernel takes, and how far each repeats itself.
+"""Whether this harness and its peers agree on a kernel's time, and how repeatable each is.
 
     python benchmarks/agreement.py [--processes 10] [--seconds 0.4] [--calls "20 us,1 ms"]
         [--tools events,cupti,do_bench,nvbench] [--no-trace] [--output FILE]
-    python benchmarks/agreement.py --observations FILE      judges an earlier output again, without a GPU
+    python benchmarks/agreement.py --observations FILE      judge an earlier output again, without a GPU
 
 FA3 calls of about 20 us, 100 us and 1 ms, from a flushed L2 cache, by this harness (CUDA events, and CUPTI
 kernel time), by triton.testing.do_bench and by NVBench (`pip install cuda-bench`); medians. Every tool gets
 --seconds for each kernel: more than do_bench's default of 0.1, less than NVBench's of 0.5 s of kernel time.
 
-Who is right where they differ is decided by a CUPTI trace of each tool at work: "error %" is its figure over
-what the kernel itself took in that trace, "clock MHz" the SM clock meanwhile, "traced us" its figure then.
-How long a call takes depends on the clock, and that on how a tool loads the GPU: a tool is right if it tells
+A CUPTI trace of each tool at work decides who is right where they differ: "error %" is the tool's figure over
+the kernel's own time in that trace, "clock MHz" the SM clock meanwhile, "traced us" its figure then. How long
+a call takes depends on the clock, and that on how a tool loads the GPU: a tool is right if its figure matches
 what it ran.
 
 With --processes the figures are medians over as many fresh processes, only the first of which is traced, and
-a second table has the spread over them: of the figure, and of the contrast between the call on 16 runs of
+a second table has the spread over them: of the figure, and of the contrast between the call on 16 segments of
 blocks and on one, which this harness takes from interleaved pairs and the others from two figures. The
-harness shares the time of the two kernels with the series' two other arms; what it finds for the call in
-that series, where another kernel ran ahead as in an engine, is "behind others us". Tools take turns in a
-random order; NVBench, which runs all it has at once, comes last.
+harness shares the time of the two kernels with the series' two other arms; its figure for the call in that
+series, where another kernel ran before it as in an engine, is "behind others us". Tools take turns in a
+random order; NVBench, which runs all its calls at once, comes last.
 
 Targets: ratio or error within 1% over 100 us, within 3% over 20 us; the smallest spread is ours.
 """

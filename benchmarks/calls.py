@@ -17,7 +17,7 @@ from harness.runs.record import Result, Status
 from tests.attention_calls import make_call, place, plan
 
 SPREAD_K = 16
-# Names are what they take on an H100, roughly.
+# Named after their rough time on an H100.
 CALLS = {
     "20 us": {"length": 1152, "heads": 12, "kv_heads": 12, "head_dim": 64},
     "100 us": {"length": 4608, "heads": 12, "kv_heads": 12, "head_dim": 64},
@@ -26,7 +26,7 @@ CALLS = {
 
 
 class Placed:
-    """A call in a cache of its own, in one run and in SPREAD_K runs, with the engine's kernel to read it."""
+    """A call in its own cache, in one segment and in SPREAD_K segments, with the engine's kernel."""
 
     def __init__(self, **shape: Any) -> None:
         call = make_call(**shape, block_size=16, device="cuda", fa_version=3)
@@ -36,7 +36,9 @@ class Placed:
         self.judge = Judge(self.call)
 
     def series(self, name: str) -> Series:
-        """The engine kernel's arms as the main job has them: dense, paged in k runs, in one run, again."""
+        """The engine kernel's arms as the main job has them: dense, paged in k segments, in one segment,
+        again.
+        """
         functions = kernels.flash_attn_functions("cuda")
         found = arms.of_series(self.placement, self.kernel, functions, "captured", plan)
         engines = [arm for arm in found if arm.cell.kernel == self.kernel.name]
@@ -46,17 +48,17 @@ class Placed:
                 raise SystemExit(f"{result.cell.arm}: {result.status.value}: {result.reason}")
         return series
 
-    def one_run(self) -> Step:
-        """The kernel on the cache in one run of blocks."""
-        return Step(self.kernel.paged(self.call, self.placement.one_run))
+    def one_segment(self) -> Step:
+        """The kernel on the cache in one segment of blocks."""
+        return Step(self.kernel.paged(self.call, self.placement.one_segment))
 
     def fragmented(self) -> Step:
-        """The kernel on the cache in SPREAD_K runs."""
+        """The kernel on the cache in SPREAD_K segments."""
         return Step(self.kernel.paged(self.call, self.placement.split))
 
 
 def contrast(results: Sequence[Result]) -> tuple[Result, Result]:
-    """The series' one-run baseline and its repetition: the A/A contrast."""
-    (baseline,) = (r for r in results if r.one_run_for and not r.control)
+    """The series' one-segment baseline and its repetition: the A/A contrast."""
+    (baseline,) = (r for r in results if r.one_segment_for and not r.control)
     (again,) = (r for r in results if r.control)
     return baseline, again

@@ -1,4 +1,4 @@
-"""What the benchmarks share: where they ran, and how they print."""
+"""Shared by the benchmarks: where they ran, and how they print."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))  # so that `python benchmarks/NAME.py` finds the h
 
 
 def parser_of(description: str | None) -> argparse.ArgumentParser:
-    """What every benchmark has: its description as written, and --output."""
+    """A parser with a benchmark's description, verbatim, and --output."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -54,11 +54,11 @@ def report(
     where: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> None:
-    """Print the rows as a table under the device and versions; write them as JSON too if asked.
+    """Print the rows as a table under the device and versions, and write them as JSON if requested.
 
     Args:
         where: the device, versions and start (ISO 8601) of what was measured elsewhere, as in a run's record.
-        more: what else goes into the JSON.
+        more: more entries for the JSON.
     """
     where = where or here()
     about, versions, date = where["device"], where["versions"], where["started"][:10]
@@ -71,7 +71,7 @@ def report(
 
 
 def inputs(model: str, length: int) -> tuple[RunConfig, ModelSource, list[list[int]]]:
-    """An engine's configuration and model, and the prompt as the main job would have them."""
+    """An engine's configuration, model and prompt, as in the main job."""
     from harness import config, device, models, prompt
     from harness.experiments.prefill.options import RunConfig, resolve
 

@@ -1,8 +1,8 @@
-"""How near the compaction copy comes to a plain device-to-device copy.
+"""How close the compaction copy comes to a plain device-to-device copy.
 
     python benchmarks/compaction.py [--gib 1] [--output FILE]
 
-Gathers K and V of one request, in as many runs as it has blocks, into contiguous tensors, and clones the
+Gathers K and V of one request, in as many segments as it has blocks, into contiguous tensors, and clones the
 same bytes, interleaved; bandwidth counts bytes read plus bytes written. Target: 80% for 1 GiB and more.
 """
 

@@ -1,15 +1,12 @@
-"""What the hooks cost a prefill while they change nothing.
+"""The cost of idle hooks for a prefill.
 
     python benchmarks/idle_hooks.py [--model gpt2] [--length 4096] [--pairs 100] [--output FILE]
 
-One engine; every round has a prefill of each kind in random order, all on the same blocks:
-untouched     vLLM as it is, twice: the noise floor
-observed      every attention call passes the tap that captures, which is idle
-steered       every attention call passes the wrappers of the in-engine arms, which change nothing; put on
-              and taken off around each prefill, as in the main job
-kept steered  the same, put on once for three prefills, of which the last is timed
-vLLM's blocks as untouched, on the blocks that vLLM allocates
-Target: under 1%.
+One engine; every round has a prefill of each kind in random order, all on the same blocks: untouched vLLM as
+it is, twice: the noise floor observed every attention call passes the hook that captures, which is idle
+steered every attention call passes the wrappers of the in-engine arms, which change nothing; installed and
+removed around each prefill, as in the main job kept steered the same, installed once for three prefills, the
+last of which is timed vLLM's blocks as untouched, on the blocks that vLLM allocates Target: under 1%.
 """
 
 from __future__ import annotations
@@ -24,7 +21,7 @@ from harness import layout
 from harness.analysis import stats
 from harness.engine.engine import Engine
 from harness.stack import with_room
-from patches.steering import Course
+from patches.steering import Override
 
 UNTOUCHED = "untouched"
 
@@ -36,7 +33,7 @@ def main() -> None:
     settings, source, prompts = inputs(options.model, options.length)
     with Engine(settings.engine(), source) as engine:
         blocks = [layout.plan(settings.num_blocks(), 1, engine.free_block_ids())]
-        times = interleaved(ways(engine, prompts, blocks), options.pairs)
+        times = interleave(ways(engine, prompts, blocks), options.pairs)
     report(f"idle hooks, {options.model}/{options.length}", rows(times), options.output)
 
 
@@ -44,12 +41,12 @@ def ways(
     engine: Engine, prompts: Sequence[Sequence[int]], blocks: Sequence[Sequence[int]]
 ) -> dict[str, Callable[[], float]]:
     """Each kind of prefill, which returns the step's seconds."""
-    as_is, rank = Course(), engine.ranks.only
+    as_is, rank = Override(), engine.ranks.only
 
     def observed() -> float:
-        rank.tap.install()
+        rank.hook.install()
         seconds = engine.prefill(prompts, blocks).seconds
-        rank.tap.remove()
+        rank.hook.remove()
         return seconds
 
     def kept() -> float:
@@ -67,7 +64,7 @@ def ways(
     }
 
 
-def interleaved(kinds: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+def interleave(kinds: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
     """Microseconds of each kind, all once a round in random order, after one run of each."""
     for run in kinds.values():
         run()

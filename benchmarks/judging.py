@@ -1,10 +1,11 @@
-"""What the figures of several tools for the same kernels say: who is right, why, and who repeats himself.
+"""Conclusions from several tools' figures for the same kernels: who is right, why, and whose figures are
+repeatable.
 
 No torch here: a benchmark's JSON can be judged again anywhere. An observation is one tool's of one call in
 one process, a dictionary with
     call, tool
-    us              its figure for the kernel on one run of blocks
-    contrast %      its figure for the kernel on several runs, over that on one, less 1
+    us              its figure for the kernel on one segment of blocks
+    contrast %      its figure for the kernel on several segments, over that on one, less 1
     behind others us    of this harness only: its figure where other kernels ran ahead, in random order
 and of the process in which the tool was traced also
     traced us       its figure while a CUPTI trace was taken
@@ -26,7 +27,7 @@ Row = dict[str, Any]
 
 
 def target_pct(us: float) -> float | None:
-    """How far figures for a kernel that takes so long may be apart; None: too short for a target."""
+    """How far apart figures for a kernel of this duration may be; None: too short for a target."""
     if us > 100:
         return OVER_100_US_PCT
     return OVER_20_US_PCT if us > 20 else None
@@ -52,7 +53,7 @@ def agreement(observations: Iterable[Row]) -> list[Row]:
 
 
 def conclusions(rows: Sequence[Row]) -> list[str]:
-    """For each call and each other tool: do they agree, and if not, which is right and why."""
+    """For each call and each other tool: whether they agree, and if not, which is right and why."""
     ours = {row["call"]: row for row in rows if row["tool"] == OURS and row["us"]}
     others = [row for row in rows if row["tool"] != OURS and row["us"] and row["call"] in ours]
     return [f"{row['call']}: {_conclusion(ours[row['call']], row)}" for row in others]
@@ -103,7 +104,7 @@ def _pct(ratio: float) -> str:
 
 
 def spreads(observations: Iterable[Row]) -> list[Row]:
-    """How far each tool's figures lie apart over processes, in percent of their median.
+    """The spread of each tool's figures over processes, in percent of their median.
 
     "contrast" is of the difference that the layout makes, which is what the harness is for, in percentage
     points. "range" is the largest less the smallest, "middle half" the distance of the quartiles.
@@ -128,7 +129,7 @@ def _apart(values: np.ndarray) -> dict[str, float]:
 
 
 def smallest(rows: Sequence[Row]) -> list[str]:
-    """For each call, whose spreads are the smallest."""
+    """For each call, the tool with the smallest spreads."""
     found = []
     for call in dict.fromkeys(row["call"] for row in rows):
         mine = [row for row in rows if row["call"] == call]
@@ -150,7 +151,7 @@ def _by_call_and_tool(observations: Iterable[Row]) -> list[list[Row]]:
 
 
 def _medians(members: Sequence[Row]) -> Row:
-    """One row of medians; what nobody observed is None, remarks are kept."""
+    """One row of medians; None where there is no observation; remarks are kept."""
     row: Row = {"call": members[0]["call"], "tool": members[0]["tool"]}
     for name in ("us", "behind others us", "traced us", "kernel us", "clock MHz"):
         values = [one[name] for one in members if one.get(name)]

@@ -2,11 +2,11 @@
 
     python benchmarks/overhead.py [RUN] [--output FILE] [-- OPTIONS OF run_vllm_prefill.py]
 
-Of a finished run's directory, or of a run made for this. From the moment the engine is up. Measuring is what
-goes on in the sampler: warm-up, timed rounds and what they wait for; the rest is prefills that are captured,
-arms made ready and checked, files and tables. "in timed calls s" is the part of the measuring in which a
-clock ran; the rest sets the cache state of calls, spins while the host launches, reads the GPU's clocks.
-Target for the default sweep: under 0.3.
+Of a finished run's directory, or of a run made for this. From the moment the engine is up. Measuring is the
+time in the sampler: warm-up, timed rounds and their waits; the rest is captured prefills, preparing and
+checking arms, files and tables. "in timed calls s" is the part of the measuring in which a clock ran; the
+rest sets the cache state of calls, spins while the host launches, reads the GPU's clocks. Target for the
+default sweep: under 0.3.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How surely the harness finds a slow-down that is there.
+"""How reliably the harness detects a real slow-down.
 
     python benchmarks/power.py [--series 30] [--seconds 45] [--precision 0.5] [--timer events] [--l2 warm]
         [--output FILE]
@@ -19,7 +19,7 @@ from common import report, sampling_parser
 
 TILE = 128  # rows and columns of FA3's tiles for causal bfloat16 at a head size of 128
 HEAD_DIM = 128
-PLANTED = {"0.5%": (400, 1), "1%": (200, 4), "3%": (66, 32)}  # tiles in the sequence, heads
+INJECTED = {"0.5%": (400, 1), "1%": (200, 4), "3%": (66, 32)}  # tiles in the sequence, heads
 
 
 def main() -> None:
@@ -30,8 +30,8 @@ def main() -> None:
     import torch
 
     with torch.inference_mode():
-        rows = [measure(name, *PLANTED[name], options) for name in PLANTED]
-    report(f"planted slow-downs, {options.l2} L2", rows, options.output)
+        rows = [measure(name, *INJECTED[name], options) for name in INJECTED]
+    report(f"injected slow-downs, {options.l2} L2", rows, options.output)
 
 
 def measure(name: str, tiles: int, heads: int, options: argparse.Namespace) -> dict[str, object]:
@@ -46,14 +46,14 @@ def measure(name: str, tiles: int, heads: int, options: argparse.Namespace) -> d
 
     lengths = tiles * TILE, (tiles + 1) * TILE
     shape = {"heads": heads, "kv_heads": heads, "head_dim": HEAD_DIM}
-    steps = [Placed(length=length, **shape).one_run() for length in lengths]
+    steps = [Placed(length=length, **shape).one_segment() for length in lengths]
     flops = [work.attention_flops([length], [length], heads, HEAD_DIM) for length in lengths]
     timer, monitor = timers.for_device("cuda", options.timer, options.l2), clocks.for_device("cuda")
-    budget = Budget(options.seconds / len(PLANTED), options.series)
+    budget = Budget(options.seconds / len(INJECTED), options.series)
     found = []
     for n in range(options.series):
-        # In the sampler's eyes the longer call is the fragmented arm.
-        arms: tuple[tuple[int, dict[str, Any]], ...] = ((1, {"one_run_for": 2}), (2, {}))
+        # The sampler sees the longer call as the fragmented arm.
+        arms: tuple[tuple[int, dict[str, Any]], ...] = ((1, {"one_segment_for": 2}), (2, {}))
         results = [
             Result(Cell("kernel", "fa3", "vLLM FA3", "paged", k, 16, 0, "captured"), name, Status.OK, **more)
             for k, more in arms
@@ -66,7 +66,7 @@ def measure(name: str, tiles: int, heads: int, options: argparse.Namespace) -> d
             found.append((difference.delta_pct, *difference.ci95_pct, difference.baseline_us, difference.n))
     delta, low, high, baseline_us, pairs = np.array(found).T
     return {
-        "planted": name,
+        "injected": name,
         "true %": 100 * (flops[1] / flops[0] - 1),
         "found %": np.median(delta),
         "right sign %": 100 * np.mean(low > 0),

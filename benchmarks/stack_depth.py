@@ -1,4 +1,4 @@
-"""What a prefill's host time owes to the depth of Python's stack that it is called from.
+"""How a prefill's host time depends on the depth of Python's stack.
 
     python benchmarks/stack_depth.py [--model gpt2] [--length 512] [--rounds 10] [--output FILE]
 
@@ -6,7 +6,7 @@ One engine; rounds in turns with harness.stack.with_room and without it. A round
 on the same blocks,
 the control  vLLM untouched from one depth, as often as there are depths: what medians differ by anyway
 untouched    vLLM untouched from each depth
-steered      by way of the wrappers of the in-engine arms, which change nothing, from each depth
+steered      through the wrappers of the in-engine arms, which change nothing, from each depth
 Target: with room the depths differ by no more than the control does.
 """
 
@@ -23,9 +23,9 @@ from common import inputs, prefill_parser, report
 from harness import layout
 from harness.engine.engine import Engine
 from harness.stack import with_room
-from patches.steering import Course
+from patches.steering import Override
 
-DEPTHS = range(0, 60, 3)  # frames more than this script has; a chunk holds some 40 of a model's
+DEPTHS = range(0, 60, 3)  # frames on top of this script's; a chunk holds some 40 of a model's
 CONTROL, UNTOUCHED, STEERED = "control", "untouched", "steered"
 Times = dict[tuple[str, int], list[float]]  # ms, by kind and depth
 
@@ -39,8 +39,8 @@ def main() -> None:
     with Engine(settings.engine(), source) as engine:
         blocks = [layout.plan(settings.num_blocks(), 1, engine.free_block_ids())]
 
-        def prefill(course: Course | None) -> float:
-            return 1e3 * engine.prefill(prompts, blocks, course).seconds
+        def prefill(override: Override | None) -> float:
+            return 1e3 * engine.prefill(prompts, blocks, override).seconds
 
         one_round(prefill, {})
         for _ in range(options.rounds):
@@ -49,18 +49,18 @@ def main() -> None:
     report(f"stack depth, {options.model}/{options.length}", rows(found), options.output)
 
 
-def one_round(prefill: Callable[[Course | None], float], times: Times) -> None:
+def one_round(prefill: Callable[[Override | None], float], times: Times) -> None:
     """A prefill of each kind from each depth, after one that is not timed."""
     prefill(None)
     kinds = list(product((CONTROL, UNTOUCHED, STEERED), DEPTHS))
     for name, depth in random.sample(kinds, len(kinds)):
-        course = Course() if name == STEERED else None
-        took = from_depth(0 if name == CONTROL else depth, lambda course=course: prefill(course))  # type: ignore[misc]
+        override = Override() if name == STEERED else None
+        took = from_depth(0 if name == CONTROL else depth, lambda override=override: prefill(override))  # type: ignore[misc]
         times.setdefault((name, depth), []).append(took)
 
 
 def from_depth(depth: int, call: Callable[[], float]) -> float:
-    """What `call` returns, called from so many frames deeper."""
+    """Call `call` from `depth` frames deeper and return its result."""
     return from_depth(depth - 1, call) if depth else call()
 
 
@@ -75,17 +75,17 @@ def rows(found: dict[bool, Times]) -> list[dict[str, Any]]:
         made.append(
             {
                 "room": "yes" if room else "no",
-                "one depth, ms": spanned([times[CONTROL, depth] for depth in DEPTHS]),
-                f"{len(DEPTHS)} depths, ms": spanned(untouched),
-                "steered, ms": spanned(steered),
-                "steered - untouched, ms": spanned(paired),
+                "one depth, ms": format_range([times[CONTROL, depth] for depth in DEPTHS]),
+                f"{len(DEPTHS)} depths, ms": format_range(untouched),
+                "steered, ms": format_range(steered),
+                "steered - untouched, ms": format_range(paired),
             }
         )
     return made
 
 
-def spanned(samples: Sequence[Sequence[float]]) -> str:
-    """The least and the largest median."""
+def format_range(samples: Sequence[Sequence[float]]) -> str:
+    """The smallest and the largest median."""
     medians = sorted(map(median, samples))
     return f"{medians[0]:.2f} to {medians[-1]:.2f}"
 

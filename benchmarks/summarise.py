@@ -3,9 +3,10 @@
     python benchmarks/summarise.py [--repeats 3] [--output FILE]
 
 Two runs' worth of made-up samples, skewed and with outliers as timings have them: 250 series of the engine
-kernel's four arms, 1000 rounds each, through all that makes summary.json of them (medians, intervals, paired
-differences, verdicts, warnings, means over layers); and a single contrast of a million pairs. The file is not
-called after the statistics because a `statistics.py` here would hide Python's own. Target: 2 s on two cores.
+kernel's four arms, 1000 rounds each, through everything that turns them into summary.json (medians,
+intervals, paired differences, verdicts, warnings, means over layers); and a single contrast of a million
+pairs. The file is not called after the statistics because a `statistics.py` here would hide Python's own.
+Target: 2 s on two cores.
 """
 
 from __future__ import annotations
@@ -45,14 +46,14 @@ def main() -> None:
 
     samples = sum(len(result.samples_us) for result in results)
     rows = [
-        timed(f"{len(SPREADS) * LAYERS} series, {ROUNDS} rounds", samples, whole_run, options.repeats),
-        timed(f"one contrast, {PAIRS} pairs", 2 * PAIRS, one_contrast, options.repeats),
+        time_work(f"{len(SPREADS) * LAYERS} series, {ROUNDS} rounds", samples, whole_run, options.repeats),
+        time_work(f"one contrast, {PAIRS} pairs", 2 * PAIRS, one_contrast, options.repeats),
     ]
     report("statistics", rows, options.output)
 
 
 def series(spread_k: int, layer: int, rng: np.random.Generator) -> list[Result]:
-    """The four arms of the engine's kernel, the one-run baseline twice."""
+    """The four arms of the engine's kernel, the one-segment baseline twice."""
     arms = [
         ("dense", spread_k, None, False),
         ("paged", spread_k, None, False),
@@ -61,15 +62,15 @@ def series(spread_k: int, layer: int, rng: np.random.Generator) -> list[Result]:
     ]
     return [
         Result(
-            Cell("kernel", "flash_attn_varlen_func", "made up", arm, runs, 16, layer, "captured"),
+            Cell("kernel", "flash_attn_varlen_func", "made up", arm, segments, 16, layer, "captured"),
             series_name(spread_k, layer),
             Status.OK,
             samples_us=timings(rng, ROUNDS).tolist(),
             warmup_us=[100.0] * 3,
-            one_run_for=one_run_for,
+            one_segment_for=one_segment_for,
             control=control,
         )
-        for arm, runs, one_run_for, control in arms
+        for arm, segments, one_segment_for, control in arms
     ]
 
 
@@ -80,7 +81,7 @@ def timings(rng: np.random.Generator, count: int) -> np.ndarray:
     return times
 
 
-def timed(work: str, samples: int, run: Callable[[], int], repeats: int) -> dict[str, object]:
+def time_work(work: str, samples: int, run: Callable[[], int], repeats: int) -> dict[str, object]:
     """A row: the median and the slowest of a few repetitions. `run` says how many figures it made."""
     seconds, figures = [], 0
     for _ in range(repeats):

@@ -1,7 +1,8 @@
-"""The tools that agreement.py sets side by side, each at work on the same calls.
+"""The tools that agreement.py compares, on the same calls.
 
-A tool gets the same time for each of two kernels: a call on one run of blocks, and on several. Its figures
-for them, and what a CUPTI trace of it at work on the first one shows, are an observation (see judging.py).
+A tool gets the same time for each of two kernels: a call on one segment of blocks, and on several. Its
+figures for them, and what a CUPTI trace of it at work on the first one shows, are an observation (see
+judging.py).
 """
 
 from __future__ import annotations
@@ -35,17 +36,17 @@ def harness(call: str, placed: Placed, tool: str, timer: str, seconds: float, tr
     def measure(series: Series, for_s: float) -> Sequence[Result]:
         timed = timers.for_device("cuda", timer, "cold")
         budget = Budget(for_s, 1, most_rounds=NO_LIMIT)
-        # No interval is narrower than nothing: only the time ends it.
+        # No interval is narrower than 0: only time ends it.
         return sample(series, timed, budget, seed, monitor=clocks.for_device("cuda"), precision_pct=-1.0)
 
     def alone() -> list[float]:
         series = placed.series(call)
-        return measure(Series(series.results[:1], [placed.one_run()]), seconds)[0].samples_us
+        return measure(Series(series.results[:1], [placed.one_segment()]), seconds)[0].samples_us
 
     results = measure(placed.series(call), 2 * seconds)
-    one_run, _ = contrast(results)
+    one_segment, _ = contrast(results)
     (split,) = (r for r in results if r.cell.arm == "paged" and r.cell.spread_k == SPREAD_K)
-    found = stats.paired_difference(one_run.samples_us, split.samples_us)
+    found = stats.paired_difference(one_segment.samples_us, split.samples_us)
     samples = alone()
     row: Row = {"call": call, "tool": tool, "us": median(samples), "samples": len(samples)}
     row |= {"behind others us": found.baseline_us, "contrast %": found.delta_pct}
@@ -65,38 +66,38 @@ def do_bench(call: str, placed: Placed, seconds: float, trace: bool) -> Row:
     def measure(step: Step) -> list[float]:
         return [1e3 * ms for ms in benchmark(step.run, rep=round(1e3 * seconds), return_mode="all")]
 
-    times = [measure(step) for step in (placed.one_run(), placed.fragmented())]
+    times = [measure(step) for step in (placed.one_segment(), placed.fragmented())]
     row = one_after_the_other(call, "triton do_bench", times)
     if not trace:
         return row
-    step = placed.one_run()
+    step = placed.one_segment()
     return row | traced(lambda: measure(step))
 
 
 def one_after_the_other(call: str, tool: str, times: Sequence[Sequence[float]]) -> Row:
-    """An observation by a tool that has measured first the one run, then several."""
-    one_run, split = (float(np.median(each)) for each in times)
+    """An observation by a tool that measured first the one segment, then several."""
+    one_segment, split = (float(np.median(each)) for each in times)
     return {
         "call": call,
         "tool": tool,
-        "us": one_run,
-        "contrast %": 100 * (split / one_run - 1),
+        "us": one_segment,
+        "contrast %": 100 * (split / one_segment - 1),
         "samples": len(times[0]),
     }
 
 
 def nvbench(placed: dict[str, Placed], seconds: float, trace: bool) -> list[Row]:
-    """NVBench, all calls in one go; rows with a remark where it is not installed (ImportError) or fails."""
+    """NVBench, all calls in one go; rows with a remark if it is not installed (ImportError) or fails."""
     tool = "NVBench"
     traces: dict[str, Row] = {}
     try:
         from cuda import bench
 
         for call, made in placed.items():
-            for name, step in (("one run", made.one_run()), ("split", made.fragmented())):
+            for name, step in (("one segment", made.one_segment()), ("split", made.fragmented())):
                 bench.register(nvbench_plain(step, seconds)).set_name(f"{call}, {name}")
             if trace:
-                work = nvbench_traced(made.one_run(), seconds, call, traces)
+                work = nvbench_traced(made.one_segment(), seconds, call, traces)
                 bench.register(work).set_name(f"{call}, traced")
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder) / "nvbench.json"
@@ -114,7 +115,7 @@ def nvbench(placed: dict[str, Placed], seconds: float, trace: bool) -> list[Row]
         return [{"call": call, "tool": tool, "us": None, "remark": why} for call in placed]
     rows = []
     for call in placed:
-        row = one_after_the_other(call, tool, [times[f"{call}, one run"], times[f"{call}, split"]])
+        row = one_after_the_other(call, tool, [times[f"{call}, one segment"], times[f"{call}, split"]])
         if call in traces:
             row |= traces[call] | {"traced us": float(np.median(times[f"{call}, traced"]))}
         rows.append(row)

@@ -1,4 +1,4 @@
-"""What the GPU does while a tool measures: the kernel's own time by CUPTI, and the SM clock by NVML."""
+"""The GPU while a tool measures: the kernel's own time by CUPTI, and the SM clock by NVML."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 POLL_S = 0.005
 
 
-def traced(work: Callable[[], list[float]]) -> dict[str, Any]:
-    """What a tool says, what a CUPTI trace says of the kernel, and the clock, while the tool works once.
+def trace(work: Callable[[], list[float]]) -> dict[str, Any]:
+    """Run a tool once: its figure, the kernel's time in a CUPTI trace, and the clock.
 
     Args:
         work: lets the tool measure one kernel; microseconds of each call, or nothing where it keeps them.
@@ -21,7 +21,7 @@ def traced(work: Callable[[], list[float]]) -> dict[str, Any]:
     import torch
 
     activities = [torch.profiler.ProfilerActivity.CUDA]
-    with torch.profiler.profile(activities=activities) as profile, clock_watched() as readings:
+    with torch.profiler.profile(activities=activities) as profile, watching_clock() as readings:
         figures = work()
         torch.cuda.synchronize()
     events = [
@@ -46,7 +46,7 @@ def kernel_us(events: Sequence[tuple[str, float]]) -> float | None:
 
 
 @contextmanager
-def clock_watched() -> Iterator[list[int]]:
+def watching_clock() -> Iterator[list[int]]:
     """The SM clock in MHz, read every POLL_S by another thread."""
     from harness.measure import clocks
 

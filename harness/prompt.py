@@ -1,4 +1,4 @@
-"""The prompts of a run: exactly as many token ids as asked for. Imports nothing heavy."""
+"""The prompts of a run, with the exact number of token ids. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ from typing import TYPE_CHECKING, Any
 from harness.models import ModelSource
 from harness.models.shape import text_config
 from harness.shipped import configs
-from harness.units import counted
+from harness.units import pluralise
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 PASSAGE = configs("prompts", "passage.txt")
-STRIDE = 997  # tokens of the passage from where one prompt begins to where the next does; a prime
+STRIDE = 997  # tokens between the starts of two prompts in the passage; a prime
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id")
 
 
 class PromptError(ValueError):
-    """A prompt that cannot be made as asked: one line with the value, the limit and the way out."""
+    """A prompt that cannot be made as requested: one line with the value, the limit and the way out."""
 
 
 def check(source: ModelSource, prompt_file: Path | None) -> None:
-    """Raise PromptError if the file is missing or the model will have no tokenizer to read it with."""
+    """Raise PromptError if the file is missing or the model has no tokenizer for it."""
     if prompt_file is None:
         return
     if not prompt_file.is_file():
         raise PromptError(f"--prompt-file {prompt_file}: no such file")
     if not source.has_tokenizer:
         raise PromptError(
-            f"--prompt-file {prompt_file}: {source.name} has no tokenizer.json to read it with; "
-            "choose another --model, e.g. smollm2-135m, or leave --prompt-file out"
+            f"--prompt-file {prompt_file}: {source.name} has no tokenizer.json; choose another --model, "
+            "e.g. smollm2-135m, or leave --prompt-file out"
         )
 
 
 def token_ids(
     source: ModelSource, lengths: Sequence[int], prompt_file: Path | None, seed: int
 ) -> tuple[list[list[int]], str]:
-    """The token ids of prompts of these lengths, and where they come from, in words.
+    """The token ids of prompts of these lengths, and a description of their source.
 
-    They come from `prompt_file`, one prompt after the other, else from a bundled passage, repeated as often
-    as it takes and begun at another place for each prompt, else, for a model without a tokenizer, from a
-    seeded generator.
+    They come from `prompt_file`, one prompt after the other; else from a bundled passage, repeated as needed
+    and started at a different place for each prompt; or, for a model without a tokenizer, from a seeded
+    generator.
 
     Args:
         source: materialised, if it has a tokenizer.
@@ -63,7 +63,7 @@ def token_ids(
 
 
 def random_ids(config: dict[str, Any], length: int, seed: int) -> list[int]:
-    """Uniform ids below the vocabulary's size, without the special tokens that the config names."""
+    """Uniform ids from the vocabulary, without the special tokens named in the config."""
     import numpy as np
 
     text = text_config(config)
@@ -87,7 +87,7 @@ def _load(source: ModelSource) -> Tokenizer:
         raise RuntimeError(f"{source.name} must be materialised before its tokenizer is used")
     try:
         tokenizer = Tokenizer.from_file(str(source.tokenizer))
-    except Exception as error:  # the library raises nothing narrower
+    except Exception as error:  # the library raises nothing more specific
         raise PromptError(f"{source.tokenizer}: not a tokenizer: {error}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -106,10 +106,10 @@ def _from_file(
     if len(ids) < wanted:
         asked = f"--length {wanted}" if len(lengths) == 1 else f"the {wanted} of --batch"
         raise PromptError(
-            f"--prompt-file {prompt_file}: has {counted(len(ids), 'token')}, fewer than {asked}; "
+            f"--prompt-file {prompt_file}: has {pluralise(len(ids), 'token')}, fewer than {asked}; "
             "use a longer text or shorter prompts"
         )
-    return _cut(ids, lengths), f"the first {wanted} of {counted(len(ids), 'token')} of {prompt_file}"
+    return _cut(ids, lengths), f"the first {wanted} of {pluralise(len(ids), 'token')} of {prompt_file}"
 
 
 def _from_passage(tokenizer: Tokenizer, lengths: Sequence[int]) -> tuple[list[list[int]], str]:
@@ -119,11 +119,11 @@ def _from_passage(tokenizer: Tokenizer, lengths: Sequence[int]) -> tuple[list[li
     wanted = max(start + length for start, length in zip(starts, lengths, strict=True))
     times = -(-wanted // once)
     ids: list[int] = tokenizer.encode(passage * times).ids
-    if len(ids) < wanted:  # special tokens were counted once a copy, or tokens merged across the seams
+    if len(ids) < wanted:  # special tokens were counted once per copy, or tokens merged across the seams
         times += 1 + times // 100
         ids = tokenizer.encode(passage * times).ids
     repeated = f", repeated {times} times" if times > 1 else ""
-    elsewhere = ", each prompt from another place in it" if len(lengths) > 1 else ""
+    elsewhere = ", each prompt from a different place in it" if len(lengths) > 1 else ""
     prompts = [ids[start : start + length] for start, length in zip(starts, lengths, strict=True)]
     return prompts, f"bundled passage of {once} tokens{repeated}{elsewhere}"
 

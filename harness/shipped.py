@@ -1,4 +1,4 @@
-"""Where the harness lies: a checkout, or what a wheel has installed; and configs/, which both have."""
+"""Where the harness is installed: a checkout or a wheel, and where its configs/ are."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent  # of a checkout, or of the installed packages
+ROOT = Path(__file__).resolve().parent.parent  # of the checkout, or of the installed packages
 _IN_WHEEL = Path(__file__).resolve().parent / "_configs"
 
 
@@ -16,5 +16,5 @@ def configs(*parts: str) -> Path:
 
 
 def python_path(environment: Mapping[str, str]) -> str:
-    """PYTHONPATH for a process that imports `harness` and `patches` wherever it starts."""
+    """PYTHONPATH for a process that imports `harness` and `patches` from any directory."""
     return os.pathsep.join(filter(None, (str(ROOT), environment.get("PYTHONPATH"))))

@@ -1,14 +1,14 @@
-"""Small rules that several rooms share: how things are counted, measured out and named."""
+"""Small helpers that several rooms share: plurals, spacing, error texts."""
 
 from __future__ import annotations
 
 
-def counted(number: float, noun: str) -> str:
-    """A count with its noun, which takes an s where it is not one: "1 token", "4096 tokens", "1.5 runs"."""
+def pluralise(number: float, noun: str) -> str:
+    """A count with its noun, in the plural unless it is one: "1 token", "4096 tokens", "1.5 segments"."""
     return f"{number:.12g} {noun}" + ("" if number == 1 else "s")
 
 
-# By PyTorch's names and vLLM's.
+# By PyTorch's names and by vLLM's.
 ELEMENT_BYTES = {"bfloat16": 2, "float16": 2, "half": 2, "float32": 4, "float": 4}
 
 
@@ -17,8 +17,10 @@ def kv_bytes_per_token(num_layers: int, num_kv_heads: int, head_dim: int, elemen
     return 2 * num_layers * num_kv_heads * head_dim * element_bytes
 
 
-def spaced(count: int, wanted: int) -> list[int]:
-    """`wanted` indices out of range(count), evenly spaced, ends included; all of them if they are fewer."""
+def pick_evenly(count: int, wanted: int) -> list[int]:
+    """`wanted` evenly spaced indices from range(count), including both ends; all of them if there are
+    fewer.
+    """
     if wanted >= count:
         return list(range(count))
     if wanted == 1:
@@ -27,7 +29,7 @@ def spaced(count: int, wanted: int) -> list[int]:
 
 
 def first_line(error: object) -> str:
-    """The first line of an error's text that is not empty; without one, the error's type."""
+    """The first non-empty line of an error's text, or the error's type if there is none."""
     lines = (line.strip() for line in str(error).splitlines())
     return next(filter(None, lines), type(error).__name__)
 

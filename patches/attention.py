@@ -1,4 +1,4 @@
-"""See vLLM's attention calls: what each layer's attention got and returned in an engine step."""
+"""A hook on vLLM's attention calls: the arguments and result of each layer's attention in an engine step."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Observer = Callable[[Any, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor
 
 
 def backend_needs(module: str, impl: str, metadata: str) -> tuple[Symbol, ...]:
-    """What capturing and steering the calls of a backend needs of its two classes."""
+    """The symbols of a backend's two classes needed to capture and override its calls."""
     return (
         Symbol(f"{module}:{impl}", SETTINGS),
         Symbol(f"{module}:{impl}.forward", PARAMETERS),
@@ -35,12 +35,12 @@ def backend_needs(module: str, impl: str, metadata: str) -> tuple[Symbol, ...]:
 
 
 def cpu_isa(layer: Any) -> str | None:
-    """Instruction set of a layer's CPU kernel: on the layer since 0.29, before on its implementation."""
+    """The instruction set of a layer's CPU kernel: on the layer since 0.29, on its implementation before."""
     return getattr(layer, "isa", None) or getattr(layer.impl, "isa", None)
 
 
-class AttentionTap:
-    """Sits on the backend implementation of each attention layer while something is observed.
+class AttentionHook:
+    """Hooks the backend implementation of each attention layer while something observes it.
 
     The backend's `forward` is the one Python function that every attention call passes through, in
     eager mode and, because attention splits the graph, under piecewise CUDA graphs. `Attention`'s own
@@ -50,11 +50,11 @@ class AttentionTap:
     def __init__(self, layers: Mapping[str, Any]) -> None:
         """`layers`: vLLM's attention layers by name.
 
-        Layers without a single call for attention, or without a KV cache, are left alone; `out_of_scope` says
-        which, and why.
+        Layers without a single call for attention, or without a KV cache, are skipped; `out_of_scope` says
+        which and why.
 
         Raises:
-            PatchError: a layer is not built as its observers expect; names what is missing.
+            PatchError: a layer lacks what its observers need; names what is missing.
         """
         self.out_of_scope = out_of_scope(layers)
         layers = {name: layer for name, layer in layers.items() if name not in self.out_of_scope}
@@ -73,11 +73,11 @@ class AttentionTap:
         """Wrap every layer's `impl.forward`; idle until `observing`. Installing twice is an error."""
         for layer in self._layers.values():
             if "forward" in vars(layer.impl):
-                raise RuntimeError(f"{layer.layer_name}: its attention is tapped already")
-            layer.impl.forward = self._tapped(layer.impl.forward)
+                raise RuntimeError(f"{layer.layer_name}: its attention is already hooked")
+            layer.impl.forward = self._hook(layer.impl.forward)
 
     def remove(self) -> None:
-        """Give every layer its own `impl.forward` back."""
+        """Restore every layer's `impl.forward`."""
         for layer in self._layers.values():
             vars(layer.impl).pop("forward", None)
 
@@ -85,7 +85,7 @@ class AttentionTap:
     def observing(self, observer: Observer) -> Iterator[None]:
         """Call `observer` after each attention call of the steps run inside the block.
 
-        Outside of it vLLM runs untouched, unless `install` was called.
+        Outside the block vLLM runs untouched, unless `install` was called.
         """
         installed = any("forward" in vars(layer.impl) for layer in self._layers.values())
         if not installed:
@@ -98,8 +98,8 @@ class AttentionTap:
             if not installed:
                 self.remove()
 
-    def _tapped(self, forward: Callable[..., Any]) -> Callable[..., Any]:
-        def tapped(
+    def _hook(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def hooked(
             layer: Any,
             query: torch.Tensor,
             key: torch.Tensor,
@@ -111,16 +111,16 @@ class AttentionTap:
             **kwargs: Any,
         ) -> Any:
             result = forward(layer, query, key, value, kv_cache, attn_metadata, output, *args, **kwargs)
-            # Without metadata it is a profiling run; under capture nothing may be copied.
+            # Without metadata it is a profiling run; during graph capture nothing may be copied.
             if self._observer is not None and attn_metadata is not None and not _capturing():
                 self._observer(layer, query, key, value, kv_cache, attn_metadata, output)
             return result
 
-        return tapped
+        return hooked
 
 
 def out_of_scope(layers: Mapping[str, Any]) -> dict[str, str]:
-    """Why layers have no single call for attention, or keep no paged K and V per head; by name."""
+    """Layers without a single call for attention or without paged K and V per head: name -> reason."""
     return {name: f"{name}: {reason}" for name, layer in layers.items() if (reason := _out_of_scope(layer))}
 
 

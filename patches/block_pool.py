@@ -1,4 +1,4 @@
-"""Choose which physical blocks vLLM's next requests get."""
+"""Choosing the physical blocks that vLLM's next requests get."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def free_block_ids(block_pool: Any) -> list[int]:
 def next_block_ids(block_pool: Any, count: int) -> list[int]:
     """Ids of the blocks that the next request for `count` would get, in order.
 
-    Walks no further than it must: a walk over a whole pool ahead of some prefills only would be a difference
-    between them and the others.
+    Walks no further than necessary: walking the whole pool before some prefills only would make them differ
+    from the others.
     """
     ids: list[int] = []
     block = block_pool.free_block_queue.fake_free_list_head.next_free_block
@@ -47,7 +47,7 @@ def choose_next(block_pool: Any, block_ids: Sequence[int]) -> None:
     chosen = [block_pool.blocks[block_id] for block_id in block_ids]
     taken = [block.block_id for block in chosen if block.ref_cnt != 0 or block.is_null]
     if taken:
-        raise PatchError(f"blocks {taken[:8]} are in use, so the next request cannot get them")
+        raise PatchError(f"blocks {taken[:8]} are in use, so they cannot be given to the next request")
     queue = block_pool.free_block_queue
     for block in chosen:
         queue.remove(block)

@@ -1,4 +1,4 @@
-"""The ways into a running vLLM engine: its core, its block pool, and a worker's attention layers."""
+"""Access to a running vLLM engine: its core, its block pool, and a worker's attention layers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def core(engine: Any) -> Any:
 
 
 def settings(engine: Any) -> dict[str, Any]:
-    """What an `LLMEngine` made of its arguments, but for what its layers say."""
+    """The effective settings of an `LLMEngine`, except those of its layers."""
     vllm = reach(engine, "vllm_config")
     return {
         "dtype": str(vllm.model_config.dtype).removeprefix("torch."),
@@ -62,7 +62,7 @@ def settings(engine: Any) -> dict[str, Any]:
 
 
 def block_pool(engine_core: Any) -> Any:
-    """The pool that new requests get their blocks from."""
+    """The pool from which new requests get their blocks."""
     pool = reach(engine_core, "scheduler.kv_cache_manager.block_pool")
     reach(pool, "blocks")
     reach(pool, "free_block_queue.fake_free_list_head")
@@ -81,6 +81,6 @@ def backends(layers: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def flash_attn_version(layers: Mapping[str, Any]) -> int | None:
-    """Of the layers that run flash attention, the newest; None: there is none."""
+    """The newest flash attention version among the layers; None: no flash attention."""
     versions = [getattr(layer.impl, "vllm_flash_attn_version", None) for layer in layers.values()]
     return max((version for version in versions if version is not None), default=None)

@@ -1,4 +1,4 @@
-"""How much of vLLM's KV cache is in use, and forgetting the prefixes in it."""
+"""The use of vLLM's KV cache, and resetting its prefixes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NEEDS = (
 
 
 def reset_prefix_cache(llm: Any) -> bool:
-    """Forget all cached prefixes of the `LLMEngine`; False if vLLM refuses, as a request holds blocks."""
+    """Forget all cached prefixes of the `LLMEngine`; False if vLLM refuses because a request holds blocks."""
     return llm.reset_prefix_cache() is not False  # older versions return nothing
 
 
@@ -26,7 +26,7 @@ def block_bytes(llm: Any) -> int:
 
 
 def blocks_in_pool(block_pool: Any) -> int:
-    """Blocks that requests can get: all but vLLM's null block."""
+    """Blocks available to requests: all but vLLM's null block."""
     return int(block_pool.num_gpu_blocks) - 1
 
 

@@ -1,9 +1,9 @@
 """One KV cache group, and so one block table, for all layers of a model, sliding windows or not.
 
-Without its hybrid KV cache manager vLLM turns a window's cache spec into full attention's where a model has
-both. 0.26 lets a window choose a block size of its own, though, the smallest that its kernel takes, and
-forgets `indexes_kv_by_block_stride` in turning the spec; both leave specs that it refuses as unlike. Here
-all windows' specs are turned before vLLM looks at them, with the engine's block size.
+Without its hybrid KV cache manager vLLM converts a window's cache spec to full attention's if a model has
+both. But 0.26 lets a window choose its own block size, the smallest that its kernel supports, and drops
+`indexes_kv_by_block_stride` in the conversion; either leaves specs that it rejects as different. Here all
+windows' specs are converted first, with the engine's block size.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ NEEDS = (UNIFY, FULL, WINDOW)
 
 
 @contextmanager
-def unified(block_size: int) -> Iterator[None]:
-    """Engines that start inside the block have blocks of `block_size` tokens in every layer."""
+def unifying(block_size: int) -> Iterator[None]:
+    """Give engines that start inside the block `block_size`-token blocks in every layer."""
     module, _, name = UNIFY.path.partition(":")
     owner, unify = importlib.import_module(module), UNIFY.resolve()
     full, window = FULL.resolve(), WINDOW.resolve()
@@ -32,8 +32,8 @@ def unified(block_size: int) -> Iterator[None]:
     def unify_all(kv_cache_spec: dict[str, Any]) -> Any:
         for layer, spec in kv_cache_spec.items():
             if type(spec) is window:
-                kept = {f.name: getattr(spec, f.name) for f in fields(full) if hasattr(spec, f.name)}
-                kv_cache_spec[layer] = full(**kept | {"block_size": block_size})
+                shared_fields = {f.name: getattr(spec, f.name) for f in fields(full) if hasattr(spec, f.name)}
+                kv_cache_spec[layer] = full(**shared_fields | {"block_size": block_size})
         return unify(kv_cache_spec)
 
     setattr(owner, name, unify_all)

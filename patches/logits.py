@@ -1,4 +1,4 @@
-"""See the logits that vLLM samples from."""
+"""A hook on the logits that vLLM samples from."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ NEEDS = (
 
 
 @contextmanager
-def observed(model: Any) -> Iterator[list[torch.Tensor]]:
-    """While active, copies of what `model.compute_logits` returns, [requests, vocabulary], are collected."""
+def observing(model: Any) -> Iterator[list[torch.Tensor]]:
+    """Collect copies of what `model.compute_logits` returns, [requests, vocabulary], inside the block."""
     seen: list[torch.Tensor] = []
     compute_logits = model.compute_logits
 

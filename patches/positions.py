@@ -1,7 +1,7 @@
-"""Let models with learned positions (gpt2, OPT) take prompts longer than they were trained for.
+"""Longer prompts than trained for, for models with learned positions (gpt2, OPT).
 
-The position table is repeated to the asked length: timings are those of a longer model, predictions
-past the trained length mean nothing.
+The position table is repeated up to the requested length: timings are those of a longer model, predictions
+past the trained length are meaningless.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 
 from patches import PatchError, Symbol
 
-# Who loads the table, the table's name, and how many of its first rows are not positions.
+# The class that loads the table, the table's name, and how many of its first rows are not positions.
 _TABLES = (
     (Symbol("vllm.model_executor.models.gpt2:GPT2Model.load_weights", ("weights",)), "wpe.weight", 0),
     (Symbol("vllm.model_executor.models.opt:OPTForCausalLM.load_weights", ("weights",)),
@@ -24,14 +24,14 @@ _TABLES = (
 )  # fmt: skip
 NEEDS = tuple(symbol for symbol, _, _ in _TABLES)
 
-# In the environment of worker processes: the rows that position tables are repeated to.
+# In the environment of worker processes: the number of rows of extended position tables.
 EXTENDED_POSITIONS = "PREFILL_HARNESS_EXTENDED_POSITIONS"
 _in_worker = ExitStack()  # never closed: a worker loads one model and ends
 
 
 @contextmanager
-def extended(num_positions: int) -> Iterator[None]:
-    """While active, position tables loaded by vLLM are repeated up to `num_positions` rows."""
+def extending_in_process(num_positions: int) -> Iterator[None]:
+    """Extend position tables that vLLM loads inside the block to `num_positions` rows."""
     with ExitStack() as stack:
         for symbol, suffix, offset in _TABLES:
             module, _, name = symbol.path.partition(":")
@@ -42,21 +42,24 @@ def extended(num_positions: int) -> Iterator[None]:
 
 @contextmanager
 def extending(num_positions: int) -> Iterator[None]:
-    """While active, position tables are extended in this process, and in workers that start for as long as
-    they live."""
+    """Extend position tables in this process inside the block, and in workers started there for their
+    lifetime.
+    """
     os.environ[EXTENDED_POSITIONS] = f"{num_positions} by {os.getpid()}"
     try:
-        with extended(num_positions):
+        with extending_in_process(num_positions):
             yield
     finally:
         del os.environ[EXTENDED_POSITIONS]
 
 
 def extend_in_worker() -> None:
-    """Extend position tables from now on, if this is a process that started inside `extending`."""
+    """Extend position tables from now on if this process was started inside `extending`."""
     rows, _, process = os.environ.get(EXTENDED_POSITIONS, "").partition(" by ")
-    if rows and process != str(os.getpid()):  # else the only rank is where `extending` is, which ends
-        _in_worker.enter_context(extended(int(rows)))
+    if rows and process != str(
+        os.getpid()
+    ):  # else this is the only rank, in the process of `extending`, which undoes it
+        _in_worker.enter_context(extending_in_process(int(rows)))
 
 
 def _repeating(

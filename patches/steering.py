@@ -1,4 +1,4 @@
-"""Steer vLLM's attention while it prefills: what attention reads K and V from, and whether they are cached.
+"""Overrides of vLLM's attention during prefill: where it reads K and V, and whether they are cached.
 
 A step is steered if it is a pure prefill: whole prompts, none of whose tokens were computed before. Any
 other step (a decode, a chunk, a prefix hit, a mixture) runs untouched and is counted.
@@ -27,7 +27,9 @@ NEEDS = (
 
 
 class LayerStep(NamedTuple):
-    """What one layer's attention got in a steered step. (Made in every layer: a tuple costs the least.)"""
+    """The inputs of one layer's attention in a steered step. (Created in every layer; a tuple is
+    cheapest.)
+    """
 
     layer: Any
     key: torch.Tensor  # [tokens or more, num_kv_heads, head_dim], this step's own
@@ -36,38 +38,38 @@ class LayerStep(NamedTuple):
     lengths: tuple[int, ...]  # tokens of each request
 
 
-# Called in place of the backend's kernel: (kernel, its keyword arguments, what the layer got).
-Detour = Callable[[Callable[..., Any], dict[str, Any], LayerStep], Any]
+# Called instead of the backend's kernel: (kernel, its keyword arguments, the layer's inputs).
+KernelOverride = Callable[[Callable[..., Any], dict[str, Any], LayerStep], Any]
 
 
 @dataclass(frozen=True)
-class Course:
-    """How attention runs in a steered step. The default changes nothing, by way of the same wrappers.
+class Override:
+    """How attention runs in a steered step. The default changes nothing, but goes through the same wrappers.
 
-    A course can be pickled if `ahead` can: it may have to travel to the process that has the layers.
+    An override can be pickled if `ahead` can: it may have to be sent to the process with the layers.
     """
 
-    source: str | None = None  # of K and V: a name among the Steering's detours; None: as ever
+    source: str | None = None  # of K and V: a name among the Steering's kernel_overrides; None: vLLM's own
     write_cache: bool = True
-    ahead: Callable[[], object] | None = None  # runs ahead of every layer's attention kernel
+    ahead: Callable[[], object] | None = None  # runs before every layer's attention kernel
 
 
 class Steering:
-    """Puts courses on the attention layers of this process and takes them off again."""
+    """Applies overrides to the attention layers of this process and removes them."""
 
     def __init__(
         self,
         layers: Mapping[str, Any],
         model_runner: Any,
         kernels: Mapping[str, str],
-        detours: Mapping[str, Mapping[str, Detour]],
+        kernel_overrides: Mapping[str, Mapping[str, KernelOverride]],
     ) -> None:
         """
         Args:
             layers: vLLM's attention layers by name.
             model_runner: the worker's, whose `execute_model` gets every step's schedule.
             kernels: "module:name" of the function by which a backend calls its kernel, by backend.
-            detours: by the name of a course's source and the address of the backend's kernel.
+            kernel_overrides: by the name of an override's source and the address of the backend's kernel.
 
         Raises:
             PatchError: a layer keeps no K and V, writes the cache within its kernel or reads another's cache.
@@ -81,77 +83,81 @@ class Steering:
                 raise PatchError(f"{layer.layer_name} has no K and V of its own: it reads {shared}'s")
         self._layers = list(layers.values())
         self._model_runner = model_runner
-        self._detours = detours
+        self._kernel_overrides = kernel_overrides
         backends = {layer.attn_backend.get_name() for layer in self._layers}
         self._kernels = {kernels[backend] for backend in backends & kernels.keys()}
-        self.no_detour = sorted(backends - kernels.keys())  # backends whose kernels are not wrapped
+        self.no_override = sorted(backends - kernels.keys())  # backends whose kernels are not wrapped
         self._lengths: tuple[int, ...] | None = None  # of the step's requests; None: it is not steered
         self._now: LayerStep | None = None
         self.steered = 0  # steps
         self.untouched = 0
 
     @contextmanager
-    def on(self, course: Course) -> Iterator[None]:
-        """Run the steps inside the block on this course; vLLM is as before when it ends, however it ends."""
+    def on(self, override: Override) -> Iterator[None]:
+        """Run the steps inside the block with this override; vLLM is restored at the end, also after an
+        error.
+        """
         with ExitStack() as undo:
             runner = self._model_runner
-            _replace(undo, runner, "execute_model", self._watched(runner.execute_model))
-            detours = self._detours[course.source] if course.source else {}
+            _replace(undo, runner, "execute_model", self._watch(runner.execute_model))
+            kernel_overrides = self._kernel_overrides[override.source] if override.source else {}
             for address in self._kernels:
                 module, _, name = address.partition(":")
                 owner = importlib.import_module(module)
-                detoured = self._detoured(getattr(owner, name), course, detours.get(address))
-                _replace(undo, owner, name, detoured)
+                wrapped = self._wrap_kernel(getattr(owner, name), override, kernel_overrides.get(address))
+                _replace(undo, owner, name, wrapped)
             for layer in self._layers:
                 write = layer.impl.do_kv_cache_update
-                _replace(undo, layer.impl, "do_kv_cache_update", self._written(write, course))
+                _replace(undo, layer.impl, "do_kv_cache_update", self._wrap_write(write, override))
             undo.callback(self._forget)
             yield
 
     def _forget(self) -> None:
         self._lengths = self._now = None
 
-    def _watched(self, execute_model: Callable[..., Any]) -> Callable[..., Any]:
-        def watched(scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
+    def _watch(self, execute_model: Callable[..., Any]) -> Callable[..., Any]:
+        def watching(scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
             self._lengths = pure_prefill(scheduler_output)
             self.steered += self._lengths is not None
             self.untouched += self._lengths is None
             return execute_model(scheduler_output, *args, **kwargs)
 
-        return watched
+        return watching
 
-    def _written(self, write: Callable[..., Any], course: Course) -> Callable[..., Any]:
-        # vLLM writes a layer's K and V right before its attention, so what attention gets is known from here.
-        # A wrapper of `forward` too cost a host-bound prefill 2.1% instead of 0.6% (gpt2/4096, H100).
-        def written(
+    def _wrap_write(self, write: Callable[..., Any], override: Override) -> Callable[..., Any]:
+        # vLLM writes a layer's K and V right before its attention, so attention's inputs are known here.
+        # Wrapping `forward` as well cost a host-bound prefill 2.1% instead of 0.6% (gpt2/4096, H100).
+        def wrapped(
             layer: Any, key: torch.Tensor, value: torch.Tensor, kv_cache: torch.Tensor, slots: torch.Tensor
         ) -> Any:
             if self._lengths is not None:
                 self._now = LayerStep(layer, key, value, kv_cache, self._lengths)
-                if not course.write_cache:
+                if not override.write_cache:
                     return None
             return write(layer, key, value, kv_cache, slots)
 
-        return written
+        return wrapped
 
-    def _detoured(
-        self, kernel: Callable[..., Any], course: Course, detour: Detour | None
+    def _wrap_kernel(
+        self, kernel: Callable[..., Any], override: Override, kernel_override: KernelOverride | None
     ) -> Callable[..., Any]:
-        ahead = course.ahead
+        ahead = override.ahead
 
-        def detoured(*args: Any, **kwargs: Any) -> Any:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
             step, self._now = self._now, None
             if step is None:
                 return kernel(*args, **kwargs)
             if ahead is not None:
                 ahead()
-            return kernel(*args, **kwargs) if detour is None else detour(kernel, kwargs, step)
+            return (
+                kernel(*args, **kwargs) if kernel_override is None else kernel_override(kernel, kwargs, step)
+            )
 
-        return detoured
+        return wrapped
 
 
 def pure_prefill(scheduler_output: Any) -> tuple[int, ...] | None:
-    """The prompts' lengths if the step computes whole prompts from their first token, and nothing else."""
+    """The prompts' lengths if the step computes only whole prompts, from their first token; else None."""
     new = scheduler_output.scheduled_new_reqs
     if not new or scheduler_output.scheduled_cached_reqs.req_ids:
         return None
@@ -165,7 +171,7 @@ def pure_prefill(scheduler_output: Any) -> tuple[int, ...] | None:
 
 
 def _replace(undo: ExitStack, owner: Any, name: str, new: Any) -> None:
-    """Set an attribute and put its removal, or the old value's return, on `undo`."""
+    """Set an attribute and register its restoration with `undo`."""
     old = vars(owner).get(name)
     setattr(owner, name, new)
     if old is None:

@@ -15,7 +15,7 @@ NEEDS = (Symbol("vllm.v1.worker.worker_base:WorkerBase.get_model"),)
 
 
 def draw(worker: Any, std: float, seed: int) -> None:
-    """Draw every weight of a worker's model anew: matrices normal with `std`, norms 1, biases 0."""
+    """Redraw every weight of a worker's model: matrices normal with `std`, norms 1, biases 0."""
     with torch.inference_mode():
         parameters = dict(worker.get_model().named_parameters())
         device = next(iter(parameters.values())).device

@@ -1,7 +1,7 @@
-"""Every layer attends within its own sliding window, whatever the others of its KV cache group have.
+"""Each layer keeps its own sliding window, regardless of the others in its KV cache group.
 
-A FlashAttention step of vLLM 0.26 carries one window, the group's, and every layer takes it in place of its
-own. With one group for all layers (see `kv_cache_groups`) full attention then runs in the others' window.
+A FlashAttention step of vLLM 0.26 has one window, the group's, and every layer uses it instead of its own.
+With one group for all layers (see `kv_cache_groups`) full attention would run in the others' window.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ NEEDS_ON_CUDA = (Symbol(f"{BUILDER.path}.build"),)
 
 
 def keep_own(layers: Mapping[str, Any]) -> None:
-    """Take the group's window out of every step of this process, if these FlashAttention layers' differ.
+    """Remove the group's window from every step of this process, if these FlashAttention layers' windows
+    differ.
 
-    It stays so: where all layers of a group have one window, that is the step's as well.
+    Otherwise nothing changes: if all layers of a group have one window, it is also the step's.
     """
     own = {
         layer.impl.sliding_window

@@ -1,5 +1,5 @@
-"""The study: what layout costs a prefill, on the devices measured. From finished runs to docs/study.
+"""The study: what layout costs a prefill, on the devices measured; from finished runs to docs/study.
 
 `python -m study RUN_OR_SWEEP ...` keeps the runs' small summaries in docs/study/data, and writes the page and
-its figures from what lies there, and from nothing else.
+its figures from that data alone.
 """

@@ -1,4 +1,4 @@
-"""python -m study [RUN_OR_SWEEP ...]: take runs into the study's data, then write its page from the data."""
+"""python -m study [RUN_OR_SWEEP ...]: add runs to the study's data, then write its page from the data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ STUDY = ROOT / "docs" / "study"
 def main() -> int:
     """Exit status: 0, or 2 if a directory holds no run or there is nothing to write of."""
     parser = argparse.ArgumentParser(prog="python -m study", description=__doc__)
-    parser.add_argument("runs", type=Path, nargs="*", metavar="RUN_OR_SWEEP", help="directories to take in")
+    parser.add_argument("runs", type=Path, nargs="*", metavar="RUN_OR_SWEEP", help="directories to add")
     parser.add_argument(
         "--output",
         type=Path,

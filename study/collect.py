@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.runs.store import write_atomic
 from harness.sweep import RECORD as SWEEP
-from study.points import GATHERED, Point
+from study.points import GATHERED, Point, read_record, read_summary
 
 Row = dict[str, Any]
 
@@ -18,55 +18,55 @@ LARGEST_BYTES = 60_000  # of a point's files together
 RECORD_KEYS = (
     "schema_version", "status", "error", "started", "finished", "config", "device", "versions", "model",
     "notices", "prompt", "engine", "engine_start_s", "layers", "spread_k", "num_blocks", "engine_spread_k",
-    "timer", "ceilings", "planted_ms", "logits_error", "fewest_samples", "measuring_s", "sampling_s",
+    "timer", "ceilings", "injected_ms", "logits_error", "fewest_samples", "measuring_s", "sampling_s",
 )  # fmt: skip
 SUMMARY_KEYS = ("schema_version", "status", "tolerance_pct", "end_to_end")
-ACCOUNT_KEYS = (
+BREAKDOWN_KEYS = (
     "sentence", "spread_k", "engine_ms", "engine_ci95_ms", "engine_spread_k", "noise_floor_pct", "layers",
-    "layers_replayed", "measured", "predicted", "closure", "closure_pct", "host_bound", "break_even",
+    "layers_replayed", "measured", "predicted", "residual", "residual_pct", "host_bound", "break_even",
 )  # fmt: skip
-# Of rows: what all that are kept have in common, and what the study does not read.
+# Keys of rows that are the same in all stored rows, or that the study does not read.
 NOT_OF_A_ROW = ("layer", "data", "rank", "mean_us", "warmup_us", "share_of_ceiling_pct", "detectable_pct")
 NOT_OF_A_POINT = ("output_dir", "overwrite", "resume", "quiet")
 
 
 class CollectError(ValueError):
-    """One line that names the directory and what is wrong with it."""
+    """One line that names the directory and the problem."""
 
 
 def collect(paths: Sequence[Path], data: Path) -> Iterator[str]:
-    """Take the runs under these directories into `data`; yields what became of each, a line a run.
+    """Add the runs under these directories to `data`; yields a line on the outcome for each run.
 
-    A run that failed is kept with its error and without figures. Of two runs of one point the later is kept.
+    A run that failed is kept with its error and without figures. Of two runs of one point, the later is kept.
 
     Raises:
         CollectError: a path holds no run, or a summary is larger than the repository should hold.
     """
     for path in paths:
-        found = sorted(file.parent for file in path.rglob("run.json"))
-        if not found:
+        directories = sorted(file.parent for file in path.rglob("run.json"))
+        if not directories:
             raise CollectError(f"{path}: holds no run.json; name a run's directory, or a sweep's")
         if (path / SWEEP).is_file():
             yield from _never_begun(path)
-        for directory in found:
+        for directory in directories:
             yield f"{directory}: {_take(directory, data)}"
 
 
 def _never_begun(sweep: Path) -> Iterator[str]:
-    """Points of a sweep that left no run: nothing of them can be kept."""
+    """Points of a sweep that left no run, of which nothing can be kept."""
     for point in json.loads((sweep / SWEEP).read_text(encoding="utf-8"))["points"]:
         if not (sweep / point["name"] / "run.json").is_file():
             yield f"{sweep / point['name']}: left out: {point['status']}, {point['reason'] or 'not begun'}"
 
 
 def _take(directory: Path, data: Path) -> str:
-    record = json.loads((directory / "run.json").read_text(encoding="utf-8"))
+    record = read_record(directory / "run.json")
     if reason := _why_not(record, directory):
         return f"left out: {reason}"
     summary = None
     if record["status"] == "finished":
-        summary = trimmed_summary(json.loads((directory / "summary.json").read_text(encoding="utf-8")))
-    record = trimmed_record(record)
+        summary = trim_summary(read_summary(directory / "summary.json"))
+    record = trim_record(record)
     target = data / _slug(record["device"]["name"]) / name_of(Point(record, summary or {}))
     if (target / "run.json").is_file():
         before = json.loads((target / "run.json").read_text(encoding="utf-8"))
@@ -88,7 +88,7 @@ def _take(directory: Path, data: Path) -> str:
 
 
 def _why_not(record: Row, directory: Path) -> str | None:
-    """Why a run is none of the study's, or None."""
+    """Why a run is not part of the study, or None."""
     if record.get("experiment", "prefill") != "prefill" or record["config"].get("from_captures"):
         return "not the main job with an engine"
     if record["config"].get("batch") or record["config"].get("tensor_parallel_size", 1) > 1:
@@ -102,46 +102,46 @@ def _why_not(record: Row, directory: Path) -> str | None:
     return None
 
 
-def trimmed_record(record: Row) -> Row:
+def trim_record(record: Row) -> Row:
     """What the study keeps of a run.json: no block tables, no profiles, no paths."""
-    kept = {key: record[key] for key in RECORD_KEYS if key in record}
-    kept["config"] = {key: value for key, value in record["config"].items() if key not in NOT_OF_A_POINT}
-    kept["model"] = record["model"] | {"name": Path(record["model"]["name"]).name}
-    kept["model"].pop("path", None)
-    return kept
+    trimmed = {key: record[key] for key in RECORD_KEYS if key in record}
+    trimmed["config"] = {key: value for key, value in record["config"].items() if key not in NOT_OF_A_POINT}
+    trimmed["model"] = record["model"] | {"name": Path(record["model"]["name"]).name}
+    trimmed["model"].pop("path", None)
+    return trimmed
 
 
-def trimmed_summary(summary: Row) -> Row:
+def trim_summary(summary: Row) -> Row:
     """What the study keeps of a summary.json: the engine's own kernel and the gather, over all layers."""
     engines = {row["kernel"] for row in summary["kernels"] if row["arm"] == "dense"}
-    kept = {key: summary[key] for key in SUMMARY_KEYS}
-    kept["kernels"] = [
+    trimmed = {key: summary[key] for key in SUMMARY_KEYS}
+    trimmed["kernels"] = [
         row
         for row in _of_mean(summary["kernels"])
         if row["kernel"] in engines or row["stage"] == "cache_write" or _has_the_gather(row)
     ]
-    kept["contrasts"] = [
+    trimmed["contrasts"] = [
         row for row in _of_mean(summary["contrasts"]) if row["kernel"] in (*engines, "prefill")
     ]
-    account = summary["attribution"]
-    kept["attribution"] = account and {key: account.get(key) for key in ACCOUNT_KEYS}
-    return kept
+    breakdown = summary["attribution"]
+    trimmed["attribution"] = breakdown and {key: breakdown.get(key) for key in BREAKDOWN_KEYS}
+    return trimmed
 
 
 def _has_the_gather(row: Row) -> bool:
-    """Of K and V, which flash_attn_func needs first."""
+    """Whether the row has the gather of K and V that flash_attn_func needs."""
     return (row["kernel"], row["arm"]) == GATHERED
 
 
 def _of_mean(rows: Iterable[Row]) -> Iterator[Row]:
-    """The rows over all layers, or of whole prefills, without what all of these have in common."""
+    """The rows over all layers, or of whole prefills, without their common keys."""
     for row in rows:
         if row["layer"] in ("mean", None) and row["data"] == "captured":
             yield {key: value for key, value in row.items() if key not in NOT_OF_A_ROW}
 
 
 def name_of(point: Point) -> str:
-    """A point's directory: what was measured, so that a second run of it takes its place."""
+    """A point's directory, named after what was measured, so that a second run replaces the first."""
     config = point.record["config"]
     spreads = point.record.get("spread_k") or config.get("spread_k") or []
     kernel = point.attention if point.summary else f"FA{config.get('flash_attn_version')}"
@@ -155,7 +155,7 @@ def _slug(text: str) -> str:
 
 
 def _lines(content: Row) -> str:
-    """JSON with a line for each key, and for each row of a list: small, and fit for a diff."""
+    """JSON with a line for each key and each row of a list: small, and readable as a diff."""
     parts = []
     for key, value in content.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):

@@ -1,4 +1,4 @@
-"""What the study's figures are drawn with: panels on one scale, styles, lines with intervals, axes."""
+"""Drawing for the study's figures: panels on one scale, styles, lines with intervals, axes."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ STYLE: dict[Any, Any] = {"font.size": 9.0, "axes.spines.top": False, "axes.spine
 Errors = tuple[list[float], list[float]]
 
 
-def styled() -> Any:
-    """The context to draw in."""
+def plot_style() -> Any:
+    """The style context for drawing."""
     return matplotlib.rc_context(STYLE)
 
 
 def on_one_scale(figures: Sequence[Figure], across: bool) -> None:
-    """What is measured has one axis in all: `across` panel by panel, else upwards, which panels share."""
+    """The measured quantity has one scale in all panels: the x axis with `across`, else the shared y axis."""
     by_place = list(zip(*(figure.axes for figure in figures), strict=False))
     for of_all in by_place if across else by_place[:1]:
         limits = [axes.get_xlim() if across else axes.get_ylim() for axes in of_all]
@@ -48,7 +48,7 @@ def panels(
     zero: bool = True,
     legend: bool = True,
 ) -> Figure | None:
-    """A panel for each group of points, three a row, on one scale; None without any."""
+    """A panel for each group of points, three per row, on one scale; None without any."""
     groups: dict[tuple[str, ...], list[Point]] = {}
     for point in points:
         groups.setdefault(key(point), []).append(point)
@@ -77,7 +77,7 @@ def panels(
 
 
 def style_of(colour: int, marker: int) -> dict[str, Any]:
-    """How a line with intervals is drawn, its colour and marker by their numbers."""
+    """The style of a line with intervals, with colour and marker by number."""
     look = {"color": COLOURS[colour % len(COLOURS)], "marker": MARKERS[marker % len(MARKERS)]}
     return {**look, "markersize": 4, "capsize": 2, "linewidth": 1.0}
 
@@ -85,7 +85,7 @@ def style_of(colour: int, marker: int) -> dict[str, Any]:
 def legend(
     colours: Mapping[str, int], markers: Mapping[str, int], hollow: str | None, crossed: str | None
 ) -> list[Line2D]:
-    """What colours and markers stand for, by their numbers, and hollow and crossed ones if there are any."""
+    """A legend of colours and markers, by number, and of hollow and crossed ones if there are any."""
     keys = [Line2D([], [], color=style_of(n, 0)["color"], label=text) for text, n in colours.items()]
     plain: dict[str, Any] = {"color": "0.3", "linestyle": ""}
     keys += [
@@ -99,7 +99,7 @@ def legend(
 
 
 def line(axes: Axes, found: Sequence[Finding], places: Sequence[float], style: dict[str, Any]) -> None:
-    """Medians with their intervals, a cross where there is none; what was not measured is not on it."""
+    """Medians with their intervals, a cross where there is none; without points that were not measured."""
     known = [(x, f) for x, f in zip(places, found, strict=True) if f.effect.pct is not None]
     sure = [(x, f) for x, f in known if f.effect.ci95_pct is not None]
     if sure:
@@ -121,8 +121,8 @@ def errors(found: Iterable[Finding]) -> Errors:
     return below, above
 
 
-def cut(figure: Figure, effects: Sequence[Effect]) -> None:
-    """Show all medians, and nine of ten intervals whole: beside the widest the rest would be a flat line."""
+def clip(figure: Figure, effects: Sequence[Effect]) -> None:
+    """Show all medians, and nine of ten intervals whole: next to the widest the rest would be a flat line."""
     medians = [abs(e.pct) for e in effects if e.pct is not None]
     reach = [max(map(abs, e.ci95_pct)) for e in effects if e.ci95_pct is not None]
     if medians and reach:
@@ -131,7 +131,7 @@ def cut(figure: Figure, effects: Sequence[Effect]) -> None:
 
 
 def powers_of_two(axes: Axes, values: Iterable[int]) -> None:
-    """A logarithmic axis with the values measured on it, every other one where they are many."""
+    """A logarithmic axis with ticks at the measured values, every other one if there are many."""
     known = sorted(set(values))
     ticks = known[:: -(1 + len(known) // 7)][::-1]  # the largest is one of them
     axes.set_xscale("log", base=2)

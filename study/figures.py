@@ -16,7 +16,7 @@ from study.points import Point
 from study.words import kernel
 
 DPI = 110
-CURVE = 4  # values of spread_k from which on they are joined by a line
+CURVE = 4  # number of values of spread_k from which on a line joins them
 COMPONENTS = {
     "fragmentation": "fragmentation",
     "paging": "paging",
@@ -28,13 +28,13 @@ COMPONENTS = {
 def write(devices: Mapping[str, Sequence[Point]], folder: Path) -> dict[str, dict[str, str]]:
     """Draw each device's figures as NAME-DEVICE.png into the folder; the files' names by device and figure.
 
-    Devices have one scale and one meaning of colours and markers. A figure with nothing on it is not drawn.
+    Scales, colours and markers are the same for all devices. Empty figures are not drawn.
     """
     everywhere = [point for points in devices.values() for point in points]
     drawn = {device: _draw(points, everywhere) for device, points in devices.items()}
     for name in {name for figures in drawn.values() for name in figures}:
         alike = [figures[name] for figures in drawn.values() if name in figures]
-        drawing.on_one_scale(alike, across=name == "account")
+        drawing.on_one_scale(alike, across=name == "breakdown")
     folder.mkdir(parents=True, exist_ok=True)
     names: dict[str, dict[str, str]] = {device: {} for device in devices}
     for device, figures in drawn.items():
@@ -50,7 +50,7 @@ def _draw(points: Sequence[Point], everywhere: Sequence[Point]) -> dict[str, Fig
         "spread": _spread(points, everywhere),
         "paging": _paging(points, everywhere),
         "lengths": _lengths(points, everywhere),
-        "account": _account(points),
+        "breakdown": _breakdown(points),
         "gather": _gather(points, everywhere),
     }
     return {name: figure for name, figure in drawn.items() if figure is not None}
@@ -65,7 +65,7 @@ def _spread(points: Sequence[Point], everywhere: Sequence[Point]) -> Figure | No
     def lines(axes: Axes, group: Sequence[Point]) -> None:
         for n, point in enumerate(group):
             found = [Finding(point, k, point.fragmentation(k)) for k in point.spreads if k > 1]
-            # So that intervals are seen beside each other, none of them nearer to the next power of two.
+            # Offsets keep intervals apart, none of them nearer to the next power of two.
             aside = 2 ** (0.4 * (n - (len(group) - 1) / 2) / max(len(group), 6))
             style = drawing.style_of(lengths.index(point.length), sizes.index(point.block_size))
             if point.gap != "shuffled":
@@ -74,18 +74,19 @@ def _spread(points: Sequence[Point], everywhere: Sequence[Point]) -> Figure | No
                 style["linestyle"] = ""
             drawing.line(axes, found, [aside * f.spread_k for f in found], style)
         drawing.powers_of_two(axes, [k for p in group for k in p.spreads if k > 1])
-        axes.set_xlabel("runs")
+        axes.set_xlabel("segments")
 
     figure = drawing.panels(
         shown,
         lambda p: (kernel(p), p.shape),
         lines,
-        "The kernel on so many runs of blocks, against one run (95%, some cut off; grey: called the same)",
+        "The kernel with blocks in this many segments, against one segment (95%, some cut off; grey: called "
+        "the same)",
         legend=False,
     )
     if figure:
         effects = [p.fragmentation(k) for p in shown for k in p.spreads if k > 1]
-        drawing.cut(figure, effects)
+        drawing.clip(figure, effects)
         keys = drawing.legend(
             {f"{x} tokens": n for n, x in enumerate(lengths) if any(p.length == x for p in shown)},
             {f"block {x}": n for n, x in enumerate(sizes) if any(p.block_size == x for p in shown)},
@@ -125,7 +126,7 @@ def _tax(
     xlabel: str,
     label: str,
 ) -> Figure | None:
-    """The paging tax, a panel a shape, colours for kernels; only lines of two places or more."""
+    """The paging tax, a panel a shape, colours for kernels; only lines with at least two points."""
     known = [f for f in findings.paged_kernels(points) if f.effect.pct is not None]
     groups = findings.by(known, lambda p: (p.shape, *line(p)))
     shown = [f for group in groups.values() if len(group) > 1 for f in group]
@@ -146,13 +147,14 @@ def _tax(
         [f.point for f in shown],
         lambda p: (p.shape,),
         lines,
-        "The kernel through a block table, its blocks in one run, against none (95%; grey: called the same)",
+        "The kernel through a block table, its blocks in one segment, against none (95%; grey: called the "
+        "same)",
     )
 
 
-def _account(points: Sequence[Point]) -> Figure | None:
+def _breakdown(points: Sequence[Point]) -> Figure | None:
     """The components of every whole prefill, with intervals; the noise floor is a grey band behind them."""
-    whole = [p for p in points if p.account]
+    whole = [p for p in points if p.breakdown]
     if not whole:
         return None
     height = 1.4 + 0.32 * len(whole)
@@ -190,7 +192,9 @@ def _account(points: Sequence[Point]) -> Figure | None:
 
 
 def _gather(points: Sequence[Point], everywhere: Sequence[Point]) -> Figure | None:
-    """The uses of one copy from which a gather pays, over the length; on the first use below the line."""
+    """The number of uses of one copy after which a gather pays, over the length; below the line: on the first
+    use.
+    """
     found = [g for g in findings.gathers(points) if g.uses_ci95 is not None]
     kernels = sorted({p.attention for p in everywhere})
     sizes = sorted({p.block_size for p in everywhere})
@@ -202,7 +206,7 @@ def _gather(points: Sequence[Point], everywhere: Sequence[Point]) -> Figure | No
                 series.setdefault((g.point.attention, g.point.block_size), []).append(g)
         for n, ((attention, size), members) in enumerate(sorted(series.items())):
             ordered = sorted(members, key=lambda g: g.point.length)
-            aside = 2 ** (0.05 * (n - (len(series) - 1) / 2))  # those at one length lie side by side
+            aside = 2 ** (0.05 * (n - (len(series) - 1) / 2))  # points at one length are offset
             uses = [g.uses or 0.0 for g in ordered]
             bounds = [g.uses_ci95 or (0.0, 0.0) for g in ordered]
             axes.errorbar(

@@ -1,4 +1,4 @@
-"""What the points say to each question: effects with the place that they were measured at, and their sums."""
+"""The points' answers to each question: effects with their points, and tallies."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from harness.analysis import stats
 from study.points import Effect, Point
 
 ORDER = ("slower", "faster", "same", "below noise", "unclear", "too few rounds", "not measured")
-# Two processes of one configuration have differed by as much (docs/method.md): a prefill that waits for the
+# Two processes of one configuration have differed by this much (docs/method.md): a prefill that waits for the
 # GPU, and the paging tax of a kernel.
 BETWEEN_PROCESSES_PCT = 4.0
 BETWEEN_PROCESSES_POINTS = 1.3
 GPU_BOUND, OTHER = "GPU-bound", "host-bound or not known"
 
-ONE_RUN = ("paging", "cache_write")  # components that are measured on one run of blocks
+ONE_SEGMENT = ("paging", "cache_write")  # components that are measured on one segment of blocks
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ Key = TypeVar("Key", bound=tuple[Any, ...])
 
 
 def scrambled_kernels(points: Iterable[Point]) -> Findings:
-    """The kernel on the most runs that a point has, against one; of points alike that with most pairs."""
+    """The kernel on each point's most segments, against one; of equal points, the one with the most pairs."""
     best: dict[tuple[object, ...], Finding] = {}
     for p in points:
         k = p.spreads[-1]
@@ -47,7 +47,9 @@ def scrambled_kernels(points: Iterable[Point]) -> Findings:
 
 
 def curves(points: Iterable[Point]) -> list[Point]:
-    """One point for each shape, length, block size, kernel and gap: that with most values of spread_k."""
+    """One point for each shape, length, block size, kernel and gap: the one with the most values of
+    spread_k.
+    """
     best: dict[tuple[object, ...], Point] = {}
     for p in points:
         key = (p.shape, p.length, p.block_size, p.attention, p.gap)
@@ -57,7 +59,9 @@ def curves(points: Iterable[Point]) -> list[Point]:
 
 
 def paged_kernels(points: Sequence[Point]) -> Findings:
-    """The paging tax, once for each shape, length, block size and kernel: by the point with most pairs."""
+    """The paging tax, once for each shape, length, block size and kernel, from the point with the most
+    pairs.
+    """
     best: dict[tuple[object, ...], Finding] = {}
     for point in points:
         found = Finding(point, 1, point.paging())
@@ -68,19 +72,21 @@ def paged_kernels(points: Sequence[Point]) -> Findings:
 
 
 def in_prefills(points: Iterable[Point], component: str) -> Findings:
-    """A component of the account of every whole prefill."""
+    """A component of the breakdown of every whole prefill."""
     found = []
     for p in points:
-        if p.account:
-            k = 1 if component in ONE_RUN else p.account["spread_k"]
-            if component == "hooks" and p.account["engine_spread_k"]:  # on vLLM's own blocks
-                k = p.account["engine_spread_k"]["median"]
+        if p.breakdown:
+            k = 1 if component in ONE_SEGMENT else p.breakdown["spread_k"]
+            if component == "hooks" and p.breakdown["engine_spread_k"]:  # on vLLM's own blocks
+                k = p.breakdown["engine_spread_k"]["median"]
             found.append(Finding(p, k, p.in_engine(component)))
     return found
 
 
 def by_step(prefills: Iterable[Finding]) -> dict[str, Findings]:
-    """Whole prefills that wait for the GPU, apart from others, in which an arm costs the host's work."""
+    """Whole prefills that wait for the GPU, and the others, in which an arm's cost includes the host's
+    work.
+    """
     groups: dict[str, Findings] = {GPU_BOUND: []}
     for finding in prefills:
         step = GPU_BOUND if finding.point.bound_by == GPU_BOUND else OTHER
@@ -90,7 +96,7 @@ def by_step(prefills: Iterable[Finding]) -> dict[str, Findings]:
 
 @dataclass(frozen=True)
 class Gather:
-    """Whether it pays to copy a fragmented cache together before attention, at the most runs of a point."""
+    """Whether gathering a fragmented cache before attention pays, at a point's most segments."""
 
     point: Point
     spread_k: int
@@ -101,14 +107,14 @@ class Gather:
 
     @property
     def uses(self) -> float | None:
-        """Attention calls on one copy from which it pays; None where nothing is certain to be saved."""
+        """Attention calls on one copy after which it pays; None if a saving is not certain."""
         if self.gather_us is None or not self.saving_us or not self._saves():
             return None
         return self.gather_us / self.saving_us
 
     @property
     def uses_ci95(self) -> tuple[float, float] | None:
-        """By the interval of the saving, and of the gather's own time where it is known."""
+        """From the interval of the saving, and of the gather's time if it is known."""
         if self.uses is None or self.gather_us is None or self.saving_ci95_us is None:
             return None
         least, most = self.gather_ci95_us or (self.gather_us, self.gather_us)
@@ -117,7 +123,7 @@ class Gather:
 
     @property
     def pays(self) -> str:
-        """From which use, in words."""
+        """After how many uses it pays, as text."""
         if self.gather_us is None or self.saving_ci95_us is None:
             return "not measured"
         if self.saving_ci95_us[1] <= 0:
@@ -146,7 +152,7 @@ def gathers(points: Sequence[Point]) -> list[Gather]:
 
 
 def questions(points: Sequence[Point]) -> dict[str, Findings]:
-    """All that the study asks for differences of, in the order of the page."""
+    """Every question of the study about differences, in the page's order."""
     found = {"scrambling blocks, kernel": scrambled_kernels(points)}
     found |= _of_prefills("scrambling blocks", in_prefills(points, "fragmentation"))
     for (name, size), group in by(paged_kernels(points), kernel_and_block).items():
@@ -165,41 +171,41 @@ def _of_prefills(what: str, prefills: Findings) -> dict[str, Findings]:
 
 
 def tally(findings: Iterable[Finding]) -> dict[str, int]:
-    """How many effects are of each judgement."""
+    """The number of effects by judgement."""
     counts = Counter(finding.effect.judgement for finding in findings)
     return {name: counts[name] for name in ORDER if counts[name]}
 
 
 def measured(findings: Iterable[Finding]) -> Findings:
-    """Those that have an interval and a noise floor to be judged by."""
+    """Those with an interval and a noise floor."""
     return [f for f in findings if f.effect.judgement not in ("not measured", "too few rounds")]
 
 
-def judged(findings: Iterable[Finding], *judgements: str) -> Findings:
-    """Those of the judgements, the largest first."""
+def with_judgement(findings: Iterable[Finding], *judgements: str) -> Findings:
+    """Those with these judgements, the largest first."""
     found = [f for f in findings if f.effect.judgement in judgements]
     return sorted(found, key=lambda f: -abs(f.effect.pct or 0.0))
 
 
 def highest_bound(findings: Iterable[Finding]) -> Finding | None:
-    """The finding whose interval reaches furthest up: no effect is larger than that, at 95% each."""
+    """The finding whose interval reaches highest: an upper bound on every effect, at 95% each."""
     known = [f for f in findings if f.effect.ci95_pct is not None]
     return max(known, key=lambda f: (f.effect.ci95_pct or (0, 0))[1], default=None)
 
 
 def extremes(findings: Iterable[Finding]) -> tuple[Finding, Finding] | None:
-    """The findings with the lowest and the highest difference, of those that have one with an interval."""
+    """The findings with the smallest and the largest difference, among those with an interval."""
     known = sorted((f for f in findings if f.effect.ci95_pct is not None), key=lambda f: f.effect.pct or 0.0)
     return (known[0], known[-1]) if known else None
 
 
 def scattered(findings: Iterable[Finding]) -> Findings:
-    """Those whose runs lie all over the KV cache pool."""
+    """Those with segments spread over the whole KV cache pool."""
     return [f for f in findings if f.point.gap == "scattered"]
 
 
 def by(findings: Iterable[Finding], key: Callable[[Point], Key]) -> dict[Key, Findings]:
-    """Findings by something of their points, in its order."""
+    """Findings grouped by a key of their points, in the key's order."""
     groups: dict[Key, Findings] = {}
     for finding in findings:
         groups.setdefault(key(finding.point), []).append(finding)
@@ -213,21 +219,21 @@ def kernel_and_block(point: Point) -> tuple[str, int]:
 
 @dataclass(frozen=True)
 class BlockSizeChoice:
-    """The paging tax at the smallest block size measured and at the one to take, all else alike."""
+    """The paging tax at the smallest block size measured and at the recommended one, all else equal."""
 
     smallest: Finding
     best: Finding
 
     @property
     def certain(self) -> bool:
-        """Whether it costs less than the smallest: by more than two processes of one kernel differ."""
-        return not alike(self.smallest.effect, self.best.effect)
+        """Whether it costs less than the smallest by more than two processes of one kernel differ."""
+        return not are_alike(self.smallest.effect, self.best.effect)
 
 
 def block_size_choices(findings: Iterable[Finding]) -> dict[str, list[BlockSizeChoice]]:
-    """By kernel: for every shape and length that has two block sizes or more, which to take.
+    """By kernel: the recommended block size for every shape and length with at least two.
 
-    That is the smallest of those that are `alike` with the least costly.
+    That is the smallest of those that are `are_alike` with the least costly.
     """
     choices: dict[str, list[BlockSizeChoice]] = {}
     known = [f for f in findings if f.effect.ci95_pct is not None]
@@ -235,12 +241,12 @@ def block_size_choices(findings: Iterable[Finding]) -> dict[str, list[BlockSizeC
         ordered = sorted(group, key=lambda f: f.point.block_size)
         if len(ordered) > 1:
             least = min(ordered, key=lambda f: f.effect.pct or 0.0)
-            best = next(f for f in ordered if alike(f.effect, least.effect))
+            best = next(f for f in ordered if are_alike(f.effect, least.effect))
             choices.setdefault(best.point.attention, []).append(BlockSizeChoice(ordered[0], best))
     return choices
 
 
-def alike(one: Effect, other: Effect) -> bool:
+def are_alike(one: Effect, other: Effect) -> bool:
     """Whether the intervals of two runs are no further apart than those of one kernel in two processes."""
     (low, high), (lowest, highest) = one.ci95_pct or (0, 0), other.ci95_pct or (0, 0)
     return max(low - highest, lowest - high) <= BETWEEN_PROCESSES_POINTS
@@ -256,32 +262,33 @@ class VersionChoice:
 
 
 def version_choices(points: Iterable[Point]) -> list[VersionChoice]:
-    """For whole prefills that differ in the kernel alone and wait for the GPU.
+    """The faster kernel for whole prefills that differ only in the kernel and wait for the GPU.
 
-    What a host-bound prefill takes is its host's: gpt2 at 4096 tokens took 8 ms and 14 on one in minutes.
+    A host-bound prefill's time depends on the host: gpt2 at 4096 tokens took 8 ms and 14 ms on one within
+    minutes.
     """
     found: dict[tuple[str, int, int, str], list[Point]] = {}
     for point in points:
-        if point.account and point.account["engine_ci95_ms"] and point.bound_by == GPU_BOUND:
+        if point.breakdown and point.breakdown["engine_ci95_ms"] and point.bound_by == GPU_BOUND:
             place = (point.model, point.length, point.block_size, point.gap)
             found.setdefault(place, []).append(point)
     choices = []
     for group in found.values():
         by_kernel = {point.attention: point for point in group}
         if len(by_kernel) == 2:
-            fast, slow = sorted(by_kernel.values(), key=lambda p: (p.account or {})["engine_ms"])
+            fast, slow = sorted(by_kernel.values(), key=lambda p: (p.breakdown or {})["engine_ms"])
             apart = _bounds(slow)[0] / _bounds(fast)[1] - 1
             choices.append(VersionChoice(fast, slow, 100 * apart > BETWEEN_PROCESSES_PCT))
     return choices
 
 
 def _bounds(point: Point) -> Sequence[float]:
-    bounds: Sequence[float] = (point.account or {})["engine_ci95_ms"]
+    bounds: Sequence[float] = (point.breakdown or {})["engine_ci95_ms"]
     return bounds
 
 
-def shared(one: Iterable[Point], other: Iterable[Point]) -> list[tuple[Point, Point]]:
-    """Points that two devices have both measured: of each, those that were sampled alike."""
+def shared_points(one: Iterable[Point], other: Iterable[Point]) -> list[tuple[Point, Point]]:
+    """Pairs of points measured on both devices and sampled alike."""
 
     def key(p: Point) -> tuple[object, ...]:
         return p.shape, p.length, p.block_size, p.attention, p.model, p.gap, tuple(p.spreads)
@@ -293,4 +300,4 @@ def shared(one: Iterable[Point], other: Iterable[Point]) -> list[tuple[Point, Po
 def agreeing(pairs: Iterable[tuple[Point, Point]]) -> list[tuple[Point, Point]]:
     """The pairs whose paging taxes are alike."""
     known = [pair for pair in pairs if all(p.paging().ci95_pct is not None for p in pair)]
-    return [(one, other) for one, other in known if alike(one.paging(), other.paging())]
+    return [(one, other) for one, other in known if are_alike(one.paging(), other.paging())]

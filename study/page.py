@@ -14,7 +14,7 @@ from study import coverage, drawing, figures, findings, words
 from study.points import Point
 
 FOLDER = Path(__file__).resolve().parent
-EXPECTED = ("H100", "H200")  # devices that the study is about
+EXPECTED = ("H100", "H200")  # the study's devices
 
 
 @dataclass(frozen=True)
@@ -30,25 +30,25 @@ class Device:
 
     @property
     def short(self) -> str:
-        """H100, H200, or its whole name."""
+        """H100, H200, or its full name."""
         return next((short for short in EXPECTED if short in self.name), self.name)
 
     def facts(self, part: str, name: str) -> str:
-        """What its runs' records say, each value once."""
-        found = dict.fromkeys(str(p.record[part].get(name) or "-") for p in self.points)
-        return ", ".join(found)
+        """Facts from its runs' records, each value once."""
+        values = dict.fromkeys(str(p.record[part].get(name) or "-") for p in self.points)
+        return ", ".join(values)
 
     @property
     def commits(self) -> str:
-        """The harness's, short, each once."""
-        found = (str(p.record["versions"].get("commit", "-")) for p in self.points)
-        return ", ".join(dict.fromkeys(c[:10] + "-dirty" * c.endswith("-dirty") for c in found))
+        """The harness's commits, abbreviated, each once."""
+        commits = (str(p.record["versions"].get("commit", "-")) for p in self.points)
+        return ", ".join(dict.fromkeys(c[:10] + "-dirty" * c.endswith("-dirty") for c in commits))
 
     @property
     def failed(self) -> list[str]:
         """The points whose run failed, with its error."""
         return [
-            f"{coverage.named(p.record['config'] | {'model': p.model})}: {p.record['error']}"
+            f"{coverage.point_name(p.record['config'] | {'model': p.model})}: {p.record['error']}"
             for p in self.failures
         ]
 
@@ -60,7 +60,7 @@ class Device:
 
 
 def write(points: Sequence[Point], failures: Sequence[Point], plans: Path, output: Path) -> Path:
-    """Write README.md and figures/*.png; old figures go. Returns the page's path.
+    """Write README.md and figures/*.png, removing old figures. Returns the page's path.
 
     Args:
         plans: the folder of the study's sweeps, to say what is missing.
@@ -70,7 +70,7 @@ def write(points: Sequence[Point], failures: Sequence[Point], plans: Path, outpu
         old.unlink()
     names = dict.fromkeys(p.device for p in [*points, *failures])
     measured = {name: [p for p in points if p.device == name] for name in names}
-    with drawing.styled():
+    with drawing.plot_style():
         drawn = figures.write(measured, folder)
     devices = []
     for name, mine in measured.items():
@@ -92,8 +92,8 @@ def render(devices: Sequence[Device]) -> str:
 
 
 def environment() -> jinja2.Environment:
-    """What the page's template is rendered with."""
-    found = jinja2.Environment(
+    """The environment of the page's template."""
+    jinja = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
         trim_blocks=True,
         lstrip_blocks=True,
@@ -101,7 +101,7 @@ def environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
         autoescape=False,  # markdown
     )
-    found.filters["line"] = lambda text: " ".join(text.split())
-    found.filters["points"] = lambda some: f"{len(some)} point" + "s" * (len(some) != 1)
-    found.globals.update(words=words, find=findings)
-    return found
+    jinja.filters["line"] = lambda text: " ".join(text.split())
+    jinja.filters["points"] = lambda some: f"{len(some)} point" + "s" * (len(some) != 1)
+    jinja.globals.update(words=words, find=findings)
+    return jinja

@@ -1,4 +1,4 @@
-"""How the page writes figures, places and tables. Every figure has its interval beside it."""
+"""Formatting of the page's figures, points and tables. Every figure comes with its interval."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from harness.report.tables import percent as percent_of
 from study.findings import GPU_BOUND, Finding, Gather, extremes, questions, tally
 from study.points import Effect, Point
 
-EMPTY = "Nothing of this was measured."  # in the place of a table without rows
-_GROUPS = ("scrambling", "paging", "cache", "gathering")  # how the questions begin, in their order
+EMPTY = "Nothing of this was measured."  # instead of a table without rows
+_GROUPS = ("scrambling", "paging", "cache", "gathering")  # first words of the questions, in order
 
 
 def where(point: Point) -> str:
-    """A point in a sentence."""
+    """A point, for use in a sentence."""
     gap = f", {point.gap}" if point.gap != "shuffled" else ""
     return f"{point.shape} at {point.length} tokens, block size {point.block_size}, {kernel(point)}{gap}"
 
 
 def kernel(point: Point) -> str:
-    """What attends, without vLLM's name where that is clear."""
+    """The attention kernel, without vLLM's name."""
     return point.attention.removeprefix("vLLM ")
 
 
@@ -37,12 +37,12 @@ def floor(effect: Effect) -> str:
 
 
 def judgement(effect: Effect) -> str:
-    """What the study says of it, with the reason where nothing was measured."""
+    """The judgement, with the reason if nothing was measured."""
     return effect.judgement + (f" ({effect.reason})" if effect.reason else "")
 
 
-def counted(counts: Mapping[str, int]) -> str:
-    """A tally in words, e.g. "3 same, 1 slower"."""
+def format_tally(counts: Mapping[str, int]) -> str:
+    """A tally as text, e.g. "3 same, 1 slower"."""
     return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
@@ -53,14 +53,14 @@ def microseconds(value: float | None, bounds: Sequence[float] | None = None, sig
 
 def engine(point: Point) -> str:
     """The engine's own prefill in ms."""
-    account = point.account
-    if not account or account["engine_ms"] is None:
+    breakdown = point.breakdown
+    if not breakdown or breakdown["engine_ms"] is None:
         return NONE
-    return interval_of(account["engine_ms"], account["engine_ci95_ms"], 2, sign=False)
+    return interval_of(breakdown["engine_ms"], breakdown["engine_ci95_ms"], 2, sign=False)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """In markdown; the first column to the left, the others to the right."""
+    """A markdown table; the first column left-aligned, the others right-aligned."""
     listed = [list(map(str, row)) for row in rows]
     if not listed:
         return EMPTY
@@ -69,7 +69,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def in_short(points: Mapping[str, Sequence[Point]]) -> str:
-    """A row a question, a column a device."""
+    """A row for each question, a column for each device."""
     asked = {name: questions(mine) for name, mine in points.items()}
     rows: dict[str, list[str]] = {what: [] for found in asked.values() for what in found}
     order = sorted(rows, key=lambda what: (_GROUPS.index(what.split()[0].rstrip(",")), "whole" in what))
@@ -84,33 +84,33 @@ def _brief(findings: Sequence[Finding]) -> str:
         return "not measured"
     ends = extremes(findings)
     range_ = " to ".join(dict.fromkeys(percent(f.effect) for f in ends)) if ends else "no interval"
-    return f"{range_}<br>{counted(tally(findings))}"
+    return f"{range_}<br>{format_tally(tally(findings))}"
 
 
-def kernels_table(findings: Iterable[Finding], what: str, with_runs: bool) -> str:
-    """Effects on the kernel alone, a row each."""
-    columns = ["shape", "tokens", "block", "kernel", *(["runs"] if with_runs else []), "us a call"]
+def kernels_table(findings: Iterable[Finding], what: str, with_segments: bool) -> str:
+    """Effects on the kernel alone, one per row."""
+    columns = ["shape", "tokens", "block", "kernel", *(["segments"] if with_segments else []), "us a call"]
     rows: list[list[str]] = []
     for f in findings:
-        arm = f.point.kernel("paged" if with_runs else "dense", 1)
+        arm = f.point.kernel("paged" if with_segments else "dense", 1)
         base = microseconds(arm["median_us"] if arm else None)
-        runs = [_runs(f)] if with_runs else []
-        rows.append([*_place(f.point), *runs, base, *_effect(f.effect)])
+        segments = [_segments(f)] if with_segments else []
+        rows.append([*_place(f.point), *segments, base, *_effect(f.effect)])
     return table([*columns, f"{what} [95%]", "noise floor", "finding", "pairs"], rows)
 
 
 def prefills_table(findings: Iterable[Finding], what: str) -> str:
-    """Effects on whole prefills, a row each."""
-    columns = ["model", "tokens", "block", "kernel", "runs", "engine ms [95%]", f"{what} [95%]"]
+    """Effects on whole prefills, one per row."""
+    columns = ["model", "tokens", "block", "kernel", "segments", "engine ms [95%]", f"{what} [95%]"]
     rows = [
-        [*_place(f.point), _runs(f), engine(f.point), *_effect(f.effect), f.point.bound_by or NONE]
+        [*_place(f.point), _segments(f), engine(f.point), *_effect(f.effect), f.point.bound_by or NONE]
         for f in findings
     ]
     return table([*columns, "noise floor", "finding", "pairs", "step"], rows)
 
 
 def cache_writes_table(points: Iterable[Point]) -> str:
-    """What the write of one layer's K and V takes, beside that layer's attention without a block table."""
+    """The time to write one layer's K and V, beside that layer's attention without a block table."""
     columns = ["shape", "tokens", "block", "kernel", "cache write, us [95%]", "attention, us [95%]"]
     rows = []
     for point in points:
@@ -120,14 +120,14 @@ def cache_writes_table(points: Iterable[Point]) -> str:
     return table(columns, rows)
 
 
-def doubts_table(points: Iterable[Point]) -> str:
-    """What the runs of whole prefills said is doubtful about the engine's own prefill."""
+def warnings_table(points: Iterable[Point]) -> str:
+    """The warnings about the engine's own prefill in runs of whole prefills."""
     rows = []
     for point in points:
-        arms = point.summary["end_to_end"] if point.account else ()
-        doubts = [text for row in arms if row["arm"] == "engine" for text in row["warnings"]]
-        if doubts:
-            rows.append([*_place(point), "; ".join(doubts)])
+        arms = point.summary["end_to_end"] if point.breakdown else ()
+        warnings = [text for row in arms if row["arm"] == "engine" for text in row["warnings"]]
+        if warnings:
+            rows.append([*_place(point), "; ".join(warnings)])
     return table(["model", "tokens", "block", "kernel", "of the engine's own samples"], rows)
 
 
@@ -141,7 +141,7 @@ def shapes_table(points: Iterable[Point]) -> str:
 
 
 def gathers_table(gathers: Iterable[Gather]) -> str:
-    """What a gather takes, what it saves, and from when it pays."""
+    """What a gather costs, what it saves, and after how many uses it pays."""
     columns = ["shape", "tokens", "block", "kernel", "gather us", "saves us [95%]", "uses [95%]", "pays"]
     rows = [
         [
@@ -169,7 +169,7 @@ def block_sizes_table(findings: Sequence[Finding]) -> str:
 
 
 def devices_table(pairs: Iterable[tuple[Point, Point]], names: Sequence[str]) -> str:
-    """Two devices side by side: the kernel's paging tax and fragmentation, a GPU-bound prefill's ms."""
+    """Two devices compared: the kernel's paging tax and fragmentation, a GPU-bound prefill's ms."""
     columns = ["model", "tokens", "block", "kernel"]
     for what in ("paging tax", "fragmentation", "engine ms"):
         columns += [f"{what}, {name}" for name in names]
@@ -187,7 +187,7 @@ def _place(point: Point) -> list[str]:
     return [point.shape, str(point.length), str(point.block_size), kernel(point)]
 
 
-def _runs(f: Finding) -> str:
+def _segments(f: Finding) -> str:
     return str(f.spread_k) + (f" {f.point.gap}" if f.spread_k > 1 and f.point.gap != "shuffled" else "")
 
 

@@ -11,7 +11,7 @@ import torch
 from harness import kernels, layout
 from harness.calls.capture import AttentionCall
 from harness.replay import arms
-from harness.replay.placement import Placement, block_table, placed
+from harness.replay.placement import Placement, block_table, make_placement
 
 
 def make_call(
@@ -70,15 +70,15 @@ def make_call(
 
 
 def place(call: AttentionCall, spread_k: int, seed: int = 0) -> Placement:
-    """The call in a cache of its own, with the engine kernel's output on the single run."""
+    """The call in a cache of its own, with the engine kernel's output on the single segment."""
     kernel = kernels.for_engine(call)
     blocks = [layout.num_blocks(n, call.block_size) for n in call.lengths]
-    runs = [min(spread_k, n) for n in blocks]
+    segments = [min(spread_k, n) for n in blocks]
     free = range(sum(blocks) + 1, 2 * sum(blocks) + 1)
-    ids = layout.plan_batch(blocks, runs, free, seed=seed)
-    return arms.with_output(placed(call, kernel, spread_k, ids), kernel)
+    ids = layout.plan_batch(blocks, segments, free, seed=seed)
+    return arms.with_output(make_placement(call, kernel, spread_k, ids), kernel)
 
 
-def plan(blocks: Sequence[int], runs: Sequence[int]) -> list[list[int]]:
+def plan(blocks: Sequence[int], segments: Sequence[int]) -> list[list[int]]:
     """A layout for caches that the arms make themselves."""
-    return layout.plan_batch(blocks, runs, range(1, sum(blocks) + 1))
+    return layout.plan_batch(blocks, segments, range(1, sum(blocks) + 1))

@@ -25,7 +25,7 @@ from harness.runs.record import Result, Status
 from tests.engines import inputs
 from tests.feature_models import MODELS, VOCABULARY, Model
 
-LENGTH, BLOCK_SIZE, RUNS = 70, 32, 3
+LENGTH, BLOCK_SIZE, SEGMENTS = 70, 32, 3
 PROMPTS = [[(7 * n + n * n) % VOCABULARY for n in range(LENGTH)]]
 
 
@@ -41,11 +41,11 @@ def check(model: Model, path: Path, backend: str | None = None) -> Counter[str]:
     with torch.inference_mode(), start(path, model.dtype, backend) as engine:
         blocks = layout.num_blocks(LENGTH, BLOCK_SIZE)
         free = engine.free_block_ids()
-        split = layout.plan(blocks, RUNS, free[blocks : 4 * blocks], seed=1)
-        plans = {1: [free[:blocks]], RUNS: [split]}
+        split = layout.plan(blocks, SEGMENTS, free[blocks : 4 * blocks], seed=1)
+        plans = {1: [free[:blocks]], SEGMENTS: [split]}
         engine.prefill(PROMPTS, plans[1])
         base, _ = prefills.capture(engine, PROMPTS, plans[1], None)
-        problems = prefills.check(engine, PROMPTS, plans[RUNS], base)
+        problems = prefills.check(engine, PROMPTS, plans[SEGMENTS], base)
         assert problems == [], problems
         rank = engine.ranks.only
         assert_captured(model, rank.captured)
@@ -79,10 +79,10 @@ def replayed(captured: observing.Captured, checked: observing.Checked) -> Sequen
     results = []
     for call in captured.calls.values():
         assert call.kv_cache is not None
-        one_run, split = (
+        one_segment, split = (
             PagedKV(call.kv_cache, table) for table in (call.block_table, checked.tables[call.layer])
         )
-        place = Placement(call, RUNS, one_run, split, readable(call, split))
+        place = Placement(call, SEGMENTS, one_segment, split, readable(call, split))
         results += replay.series(place, with_synthetic=True).results
     for result in results:
         about = f"{result.cell.kernel} {result.cell.arm} {result.cell.data}: {result.status} {result.reason}"
@@ -100,9 +100,9 @@ def assert_steered(engine: Engine, plans: dict[int, list[list[int]]]) -> None:
     for arm in inengine.arms(engine, plans, natural_k=1, spin_us=None):
         assert arm.unsupported is None
         with engine.ranks.during("observing_logits") as seen:
-            done = engine.prefill(PROMPTS, arm.block_ids, arm.course)
+            done = engine.prefill(PROMPTS, arm.block_ids, arm.override)
         outcome = Outcome(seen[0][-1], done.first_tokens)
-        twin = outcomes.setdefault(arm.same_kernel_as if arm.course else arm.name, outcome)
+        twin = outcomes.setdefault(arm.same_kernel_as if arm.override else arm.name, outcome)
         objection = inengine.objection(outcome, outcomes["engine"], twin)
         assert objection is None, f"{arm.name} at spread_k = {arm.spread_k}: {objection}"
 

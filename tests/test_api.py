@@ -43,8 +43,8 @@ def test_frames_have_every_row_of_the_summary(run: harness.Run) -> None:
             assert len(frame) == len(summary[name])
             assert list(frame.columns) == list(summary[name][0])
         assert each.sentence == summary["attribution"]["sentence"]
-    row = next(r for r in summary["attribution"]["closure"] if r["component"] == "paging")
-    assert run.attribution.loc["paging", "closure_ms"] == pytest.approx(row["ms"])
+    row = next(r for r in summary["attribution"]["residual"] if r["component"] == "paging")
+    assert run.attribution.loc["paging", "residual_ms"] == pytest.approx(row["ms"])
     assert list(run.attribution.index) == [r["component"] for r in summary["attribution"]["measured"]]
 
 
@@ -73,7 +73,7 @@ def test_a_run_without_figures_has_empty_frames(tmp_path: Path) -> None:
         ("kvcache", ["modes", "speed_ups", "steps"]),
     ],
 )
-def test_a_companion_s_frames_are_its_summary_s_lists(name: str, lists: list[str], tmp_path: Path) -> None:
+def test_an_experiment_s_frames_are_its_summary_s_lists(name: str, lists: list[str], tmp_path: Path) -> None:
     directory = write_run(tmp_path, *RUNS[name].both())
     unread = harness.open(tmp_path)  # without a summary.json yet
     views.write(directory)
@@ -85,7 +85,7 @@ def test_a_companion_s_frames_are_its_summary_s_lists(name: str, lists: list[str
             assert list(frame.columns) == list(pd.DataFrame(summary[rows]).columns)
             assert len(frame) == len(summary[rows])
         assert (run.sentence, run.attribution.empty) == (None, True)
-        with pytest.raises(ValueError, match=f"^end_to_end: no list of .*; it has {', '.join(lists)}$"):
+        with pytest.raises(ValueError, match=f"^end_to_end: .* has no such list; it has {', '.join(lists)}$"):
             run.end_to_end  # noqa: B018
     points = {axis for result in RUNS[name].results() for axis, _ in result.cell.point if result.samples_us}
     assert points <= set(run.samples.columns)
@@ -174,12 +174,14 @@ class TestRun:
             pass
 
         monkeypatch.setattr(toy_experiment, "run", lambda c, _: recording(c, "it", idle, views.write))
-        with pytest.raises(harness.RunFailed, match="nothing was measured"):
+        with pytest.raises(harness.RunFailed, match="no cell produced a measurement"):
             harness.run("toy", output_dir=tmp_path, quiet=True)
         assert harness.open(tmp_path).status == "failed"
 
     def test_an_experiment_that_there_is_none_of_is_refused(self) -> None:
-        with pytest.raises(harness.ConfigError, match="poetry: no experiment; there are prefill, kernels"):
+        with pytest.raises(
+            harness.ConfigError, match="poetry: no such experiment; choose from prefill, kernels"
+        ):
             harness.run("poetry")
 
 
@@ -207,7 +209,7 @@ def test_the_main_job_in_three_lines(tiny_gpt2: Path, tmp_path: Path) -> None:
     assert "command: none, started from Python" in (run.path / "tables.md").read_text(encoding="utf-8")
     assert "As it was typed" not in html
     assert "--length 100" in html
-    assert html.count('class="runs"') == 3  # two layouts, and vLLM's own blocks
+    assert html.count('class="segments"') == 3  # two layouts, and vLLM's own blocks
     assert run.record.engine.enforce_eager is False
     blocks = run.record.block_ids
     assert set(blocks) == {"1", "2", "engine"}

@@ -32,14 +32,14 @@ BATCHES = st.lists(requests(), min_size=1, max_size=12).map(lambda batch: tuple(
 
 @given(BATCHES)
 def test_what_is_written_is_read_again(asked):
-    assert batch.parse(batch.written(asked)) == asked
-    assert run_record(config={"batch": batch.written(asked), "length": 7}).prompts == asked
+    assert batch.parse(batch.format_batch(asked)) == asked
+    assert run_record(config={"batch": batch.format_batch(asked), "length": 7}).prompts == asked
 
 
 @given(BATCHES, st.booleans())
 def test_a_file_holds_the_same_with_comments(tmp_path_factory, asked, counted):
     path = tmp_path_factory.mktemp("batch") / "lengths.txt"
-    parts = batch.written(asked).split(",") if counted else [batch.written((r,))[2:] for r in asked]
+    parts = batch.format_batch(asked).split(",") if counted else [batch.format_batch((r,))[2:] for r in asked]
     path.write_text("# lengths\n\n" + "".join(f"{part}  # {n}\n" for n, part in enumerate(parts)))
     assert batch.parse(str(path)) == asked
 
@@ -60,8 +60,8 @@ def test_the_three_ways_to_write_a_part_and_the_shortest_first():
         ("0x5", r"0x5: must be 1\.\.1024 prompts"),
         ("999999999999x5", r"must be 1\.\.1024 prompts"),
         ("600x5,600x6", "1200 prompts; must be at most 1024"),
-        ("17@0", r"17@0: must be split into 1\.\.17 runs"),
-        ("17@18", r"17@18: must be split into 1\.\.17 runs"),
+        ("17@0", r"17@0: must be split into 1\.\.17 segments"),
+        ("17@18", r"17@18: must be split into 1\.\.17 segments"),
     ],
 )
 def test_bad_texts_name_the_part_and_the_limit(text, words):
@@ -91,7 +91,7 @@ def test_bad_files_name_the_line(tmp_path, content, words):
     ],
 )
 def test_titles(text, title):
-    assert batch.described(batch.parse(text)) == title
+    assert batch.describe(batch.parse(text)) == title
 
 
 def resolved(**options):
@@ -101,25 +101,25 @@ def resolved(**options):
 def test_a_length_is_a_batch_of_one():
     one, same = resolved(length=300), resolved(batch="300")
     assert one.requests == same.requests == (Request(300),)
-    assert (one.num_blocks(), one.spreads(), one.runs(4)) == (10, [1, 8, 10], [4])
+    assert (one.num_blocks(), one.spreads(), one.segments(4)) == (10, [1, 8, 10], [4])
 
 
 @given(BATCHES, st.sampled_from([32, 64, 128]))
 def test_each_request_has_its_own_spread_k_within_its_blocks(asked, block_size):
     blocks = [-(-request.length // block_size) for request in asked]
     most = batch.largest_spread(asked, block_size)
-    assert batch.runs(asked, 1, block_size) == [1] * len(asked)
+    assert batch.segments(asked, 1, block_size) == [1] * len(asked)
     for k in batch.default_spreads(asked, block_size)[1:]:
         assert k <= most
-        for request, n, runs in zip(asked, blocks, batch.runs(asked, k, block_size), strict=True):
-            assert runs == min(request.spread_k or k, n)
+        for request, n, segments in zip(asked, blocks, batch.segments(asked, k, block_size), strict=True):
+            assert segments == min(request.spread_k or k, n)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"batch": "4x64", "length": 64}, "--length 64 and --batch 4x64: exclude each other; leave one out"),
-        ({"batch": "64@3"}, r"--batch 1x64@3: 64@3 must be split into 1\.\.2 runs, .* --block-size 32"),
+        ({"batch": "64@3"}, r"--batch 1x64@3: 64@3 must be split into 1\.\.2 segments, .* --block-size 32"),
         ({"batch": "1x64,300", "spread_k": [11]}, r"--spread-k 11: .* 1\.\.10, .* 1x64,1x300 takes"),
         ({"batch": "4x64", "max_num_batched_tokens": 255}, r"must be at least --batch 4x64 \(256 tokens\)"),
     ],
@@ -150,7 +150,7 @@ def counts_and_spreads(draw: st.DrawFn) -> tuple[list[int], list[int]]:
 
 @given(counts_and_spreads(), st.integers(0, 300), st.sampled_from(["shuffled", "scattered"]),
        st.sampled_from(["even", "random"]), st.integers(0, 2**32))  # fmt: skip
-def test_every_request_has_its_runs_and_no_block_is_in_two(asked, spare, gap, sizes, seed):
+def test_every_request_has_its_segments_and_no_block_is_in_two(asked, spare, gap, sizes, seed):
     counts, spreads = asked
     free = range(5, 5 + sum(counts) + spare)
     plans = layout.plan_batch(counts, spreads, free, gap=gap, sizes=sizes, seed=seed)
@@ -163,15 +163,15 @@ def test_every_request_has_its_runs_and_no_block_is_in_two(asked, spare, gap, si
         assert plans == [layout.plan(counts[0], spreads[0], free, gap=gap, sizes=sizes, seed=seed)]
 
 
-def test_the_runs_of_requests_lie_among_each_other():
+def test_the_segments_of_requests_lie_among_each_other():
     one, two = layout.plan_batch([64, 64], [16, 16], range(128), seed=1)
     assert min(one) < max(two)
     assert min(two) < max(one)
-    assert len(layout.runs(sorted(one))) > 4
+    assert len(layout.segments(sorted(one))) > 4
 
 
 def test_free_blocks_in_pieces_that_hold_no_plan_are_named():
-    with pytest.raises(LayoutError, match="6 blocks of 2 requests in 2 runs do not fit the 2 stretches"):
+    with pytest.raises(LayoutError, match="6 blocks of 2 requests in 2 segments do not fit the 2 stretches"):
         layout.plan_batch([3, 3], [1, 1], [0, 1, 2, 3, 5, 6])
     with pytest.raises(LayoutError, match=r"spread_k 4: must be within 1\.\.3"):
         layout.plan_batch([3, 3], [1, 4], range(20))
@@ -195,4 +195,4 @@ def test_every_token_of_every_request_has_its_own_slot(lengths, block_size, seed
 def test_as_many_as_there_may_be():
     text = f"{MOST_REQUESTS}x1"
     assert len(batch.parse(text)) == MOST_REQUESTS
-    assert batch.written(batch.parse(text)) == text
+    assert batch.format_batch(batch.parse(text)) == text

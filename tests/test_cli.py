@@ -46,7 +46,7 @@ BAD_INPUT = [
     ("--block-sizes 64,20", "--block-sizes 20: must be a multiple of "),
     ("--block-sizes 64,big", "--block-sizes 64,big: must be a list of whole numbers"),
     ("--block-sizes 64 --tensor-parallel-size 2", "leave it out or --tensor-parallel-size 2"),
-    ("--flash-attn-versions 2,5", "--flash-attn-versions 5: vLLM has 2, 3 and 4"),
+    ("--flash-attn-versions 2,5", "--flash-attn-versions 5: vLLM has versions 2, 3 and 4"),
     (
         "--attention-backend TRITON_ATTN --flash-attn-versions 2",
         "--flash-attn-versions 2: --attention-backend TRITON_ATTN has none; leave one out",
@@ -88,7 +88,7 @@ def test_bad_input_is_one_line_and_status_2_before_anything_heavy(refusals, argv
     ("file", "text", "message"),
     [
         ("run.json", "{", "run.json: damaged (Expecting property name"),
-        ("run.json", "[]", "run.json: damaged (no status in it); restore it, or measure again"),
+        ("run.json", "[]", "run.json: damaged (it has no status); restore it or measure again"),
         (
             "samples.jsonl",
             "{}\n",
@@ -117,7 +117,7 @@ def test_a_damaged_sweep_is_one_line(tmp_path):
         assert "sweep.json: damaged (Expecting property name" in done.stderr
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     done = run_here("sweep", SWEEP, "--resume")
-    assert "--resume: name the sweep to go on with by --output-dir" in done.stderr
+    assert "--resume: name the sweep to resume with --output-dir" in done.stderr
 
 
 def test_what_the_model_does_not_have_is_refused_before_the_engine_is_imported(tmp_path):
@@ -148,8 +148,8 @@ NOT_OF_CAPTURES = [
     ("--layers 0,1", "--layers 1: not among the captures in {}; take from 0,2"),
     ("--length 64", "--length 64: the captures in {} have 40; leave it out"),
     ("--block-size 64", "--block-size 64: the captures in {} have 16; leave it out"),
-    ("--save-captures", "--save-captures: nothing is captured with --from-captures"),
-    ("--block-sizes 16", "--block-sizes 16: there is no engine with --from-captures; leave one out"),
+    ("--save-captures", "--save-captures: --from-captures captures nothing"),
+    ("--block-sizes 16", "--block-sizes 16: --from-captures starts no engine; leave one out"),
 ]
 
 
@@ -195,7 +195,7 @@ def test_captures_of_a_batch_replace_the_prompts_and_may_get_runs_of_their_own(t
     assert [(c.batch, c.length, c.block_size) for c in configs] == [
         ("2x7,1x40", 40, 16), ("2x7,1x40@2", 40, 16)
     ]  # fmt: skip
-    assert configs[0].runs(3) == [1, 1, 3]
+    assert configs[0].segments(3) == [1, 1, 3]
     for option in (["--length", "40"], ["--batch", "40,7"]):
         done = run("--from-captures", str(tmp_path), *option)
         assert f"{' '.join(option)}: the captures in {tmp_path} have 2x7,1x40; leave it out" in done.stderr
@@ -262,5 +262,5 @@ def test_ctrl_c_is_status_130(capsys):
     def interrupted() -> int:
         raise KeyboardInterrupt
 
-    assert __main__.guarded("job", interrupted) == 130
+    assert __main__.run_guarded("job", interrupted) == 130
     assert capsys.readouterr().err == "job: interrupted\n"

@@ -75,7 +75,7 @@ def test_a_sound_machine():
     assert [title for title in titles if not title.startswith("note: ")] == [
         "Device",
         "Versions",
-        "What is needed inside vLLM",
+        "What the harness relies on inside vLLM",
         "Kernels that can run here, and why others cannot",
         "What kernels take (+)",
         "Types and sizes",
@@ -220,11 +220,11 @@ def test_without_vllm_it_says_so_in_a_line(monkeypatch, capsys):
 
     absent = find_spec
     monkeypatch.setattr(module, "find_spec", lambda name: None if name == "vllm" else absent(name))
-    module._broken.cache_clear()
+    module._import_problem.cache_clear()
     try:
         assert module.run() == 1
     finally:
-        module._broken.cache_clear()
+        module._import_problem.cache_clear()
     printed = capsys.readouterr().out
     assert "PROBLEM: vllm is not installed\n" in printed
     assert printed.count("PROBLEM") == 1

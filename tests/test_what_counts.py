@@ -67,19 +67,19 @@ def verdict_end_to_end(status: Status) -> bool:
     return row.verdict == "slower"
 
 
-def verdict_of_a_companion(status: Status) -> bool:
+def verdict_of_an_experiment(status: Status) -> bool:
     fields = figures.contrast_row("a contrast", timed(Status.OK, "dense", 100), timed(status, "paged", 110))
     assert fields is not None
     return fields["verdict"] == "slower"
 
 
 def verdict_of_a_request(status: Status) -> bool:
-    one = timed(Status.OK, "paged", 100, one_run_for=4)
+    one = timed(Status.OK, "paged", 100, one_segment_for=4)
     split = timed(status, "paged", 110)
     results = [
         replace(r, cell=replace(r.cell, request=0), series="spread=4 layer=0 request=0") for r in (one, split)
     ]
-    record = builder.run_record(requests=[{"length": 64, "blocks": 4, "runs": {"4": 4}}])
+    record = builder.run_record(requests=[{"length": 64, "blocks": 4, "segments": {"4": 4}}])
     single, total = per_request.rows(record, results, [])
     assert single.delta_us == pytest.approx(10)
     assert single.status == total.status == status.value
@@ -174,7 +174,7 @@ PLACES = [
     mean_over_layers,
     contrast_of_means,
     verdict_end_to_end,
-    verdict_of_a_companion,
+    verdict_of_an_experiment,
     verdict_of_a_request,
     ratio_of_two_runs,
     layer_of_two_runs,

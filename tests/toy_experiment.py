@@ -1,4 +1,4 @@
-"""A companion experiment as small as one can be: how long does a sum take? Job, view and page in one."""
+"""The smallest possible experiment: how long does a sum take? Job, view and page in one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which arms are set against which, and the paired difference of each such contrast."""
+"""Which arms form a contrast, and each contrast's paired difference."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Layer = (
     int | Literal["mean", "sum"] | None
 )  # an index, "mean" or "sum" over the measured layers, or None end to end
 
-# Baseline and treatment of the in-engine arms; the sweep over spread_k and `compact` are apart, as these are
-# not at spread_k = 1.
+#  Baseline and treatment of the in-engine arms; the sweep over spread_k and `compact` are handled separately,
+#  as they are not at spread_k = 1.
 PREFILL_CONTRASTS = (
     ("dense", "paged@1"),
     ("no_write", "dense"),
@@ -38,12 +38,12 @@ class Group:
 
     @property
     def cell(self) -> Cell:
-        """The first layer's cell: the others differ from it in their layer only."""
+        """The first layer's cell; the others differ in the layer only."""
         return self.results[0].cell
 
     @property
     def measured(self) -> tuple[Result, ...]:
-        """The ok layers; if there is none, those with samples all the same (throttled, interrupted)."""
+        """The ok layers; if there is none, those that have samples nevertheless (throttled, interrupted)."""
         ok = tuple(r for r in self.results if r.status is Status.OK and r.samples_us)
         return ok or tuple(r for r in self.results if r.samples_us)
 
@@ -55,12 +55,12 @@ class Group:
 
     @property
     def reason(self) -> str | None:
-        """The layers' reasons, each once; ahead of them which layers are in the figures, if not all."""
+        """The layers' reasons, each once, preceded by the layers in the figures if some are missing."""
         reasons = list(dict.fromkeys(r.reason for r in self.results if r.reason))
         lost = [f"{r.cell.layer} {r.status.value}" for r in self.results if r not in self.measured]
         if self.measured and lost:
-            kept = ", ".join(str(r.cell.layer) for r in self.measured)
-            reasons.insert(0, f"layer {kept} only (layer {', layer '.join(lost)})")
+            measured_layers = ", ".join(str(r.cell.layer) for r in self.measured)
+            reasons.insert(0, f"layer {measured_layers} only (layer {', layer '.join(lost)})")
         return "; ".join(reasons) or None
 
     def on_layers(self, layers: Iterable[Layer]) -> Group | None:
@@ -71,7 +71,7 @@ class Group:
 
 
 # One spread_k's arms by kernel, name within the series and data. Names are the arms' own, and "paged@1" for
-# the one-run baseline inside the series of a larger spread_k, "paged@1 again" for its A/A repetition.
+# the one-segment baseline inside the series of a larger spread_k, "paged@1 again" for its A/A repetition.
 Arms = dict[tuple[str, str, str], Group]
 
 
@@ -84,13 +84,14 @@ def arms_of(results: Iterable[Result]) -> Arms:
 
 
 def spread_of(series: Iterable[Result]) -> int:
-    """The spread_k that a series is about: the largest in it, as its baselines are at 1."""
-    return max(result.one_run_for or result.cell.spread_k for result in series)
+    """The series' spread_k: the largest in it, as its baselines are at 1."""
+    return max(result.one_segment_for or result.cell.spread_k for result in series)
 
 
 def series_pairs(results: Sequence[Result]) -> list[tuple[int, int]]:
-    """Indices of baseline and treatment of each contrast within one series' results, captured against
-    synthetic left out: those differ in their data, not in an arm."""
+    """Indices of baseline and treatment of each contrast within one series' results, without captured against
+    synthetic, which differ in data, not in an arm.
+    """
     if not results:
         return []
     places = {id(result): n for n, result in enumerate(results)}
@@ -103,12 +104,14 @@ def series_pairs(results: Sequence[Result]) -> list[tuple[int, int]]:
     for n, result in enumerate(results):
         if result.cell.stage == "kernel":
             arms.setdefault((result.cell.kernel, result.cell.data), {})[name_in_series(result)] = n
-    complete = [_with_one_run(spread_k, named) for named in arms.values()]
+    complete = [_with_one_segment(spread_k, named) for named in arms.values()]
     return [(named[one], named[two]) for named in complete for one, two in _pairs(spread_k, named)]
 
 
 def rounds(results: Sequence[Result]) -> npt.NDArray[np.float64]:
-    """The mean over layers, round by round, in us, up to the shortest layer's last; empty without layers."""
+    """The mean over layers in us, round by round, up to the last round that all layers have; empty without
+    layers.
+    """
     if not results:
         return np.empty(0)
     shortest = min(len(r.samples_us) for r in results)
@@ -119,7 +122,7 @@ def rounds(results: Sequence[Result]) -> npt.NDArray[np.float64]:
 def kernel_contrasts(spread_k: int, arms: Arms) -> list[ContrastRow]:
     """The contrasts of one spread_k on each layer, then on the mean and the sum over layers.
 
-    A contrast of which an arm has no samples has no row: the arm's own row says why.
+    A contrast with an arm without samples has no row: the arm's own row says why.
     """
     layers = dict.fromkeys(r.cell.layer for group in arms.values() for r in group.results)
     rows: list[ContrastRow] = []
@@ -132,17 +135,18 @@ def kernel_contrasts(spread_k: int, arms: Arms) -> list[ContrastRow]:
 
 def prefill_arms(end_to_end: Iterable[Result]) -> dict[str, Result]:
     """The arms of the end-to-end series by name: "paged@1", "paged@8", "paged@1 again" (A/A), "dense", ..."""
-    found = {}
+    arms = {}
     for result in end_to_end:
         arm = result.cell.arm
         name = f"{arm}@{result.cell.spread_k}" if arm == "paged" else arm
-        found[name + (" again" if result.control else "")] = result
-    return found
+        arms[name + (" again" if result.control else "")] = result
+    return arms
 
 
 def end_to_end_contrasts(results: Sequence[Result]) -> list[ContrastRow]:
-    """Each spread_k's prefill against that at spread_k = 1, the latter against itself (A/A), and the
-    in-engine arms against each other; `spread_k` is the treatment's."""
+    """Contrasts of the prefill at each spread_k with spread_k = 1, of the latter with itself (A/A), and
+    between the in-engine arms; `spread_k` is the treatment's.
+    """
     rows: list[ContrastRow] = []
     for baseline, one, treatment, two in _prefill_pairs(results):
         pair = Group((one,)), Group((two,))
@@ -152,13 +156,13 @@ def end_to_end_contrasts(results: Sequence[Result]) -> list[ContrastRow]:
 
 
 def _prefill_pairs(results: Sequence[Result]) -> list[tuple[str, Result, str, Result]]:
-    """Baseline and treatment of each end-to-end contrast, either one's name before it."""
+    """Baseline and treatment of each end-to-end contrast, each with its name."""
     named = prefill_arms(results)
     pairs: list[tuple[str, Result | None, str, Result | None]] = []
-    one_run = named.get("paged@1")
+    one_segment = named.get("paged@1")
     for name, result in named.items():
-        if result.cell.arm == "paged" and result is not one_run:
-            pairs.append(("paged@1", one_run, name if result.control else "paged", result))
+        if result.cell.arm == "paged" and result is not one_segment:
+            pairs.append(("paged@1", one_segment, name if result.control else "paged", result))
     for baseline, treatment in PREFILL_CONTRASTS:
         pairs.append((baseline, named.get(baseline), treatment, named.get(treatment)))
     if compact := named.get("compact"):
@@ -177,7 +181,7 @@ def _of_layer(spread_k: int, layer: Layer, arms: Arms) -> list[ContrastRow]:
     for kernel in dict.fromkeys(kernel for kernel, _, _ in arms):
         for data in get_args(Data):
             own = {name: group for (k, name, d), group in arms.items() if (k, d) == (kernel, data)}
-            named = _with_one_run(spread_k, own)
+            named = _with_one_segment(spread_k, own)
             for baseline, treatment in _pairs(spread_k, named):
                 pair = named[baseline], named[treatment]
                 rows += _contrast(pair, baseline, treatment, spread_k, layer, data)
@@ -195,7 +199,7 @@ def _of_layer(spread_k: int, layer: Layer, arms: Arms) -> list[ContrastRow]:
 
 
 def _sum(mean: ContrastRow) -> ContrastRow:
-    """The sum over the layers of the mean: its times, times their number; what is in percent stays."""
+    """The sum over the mean's layers: its times multiplied by their number; percentages stay."""
     layers = mean.layers or 0
     times = {
         "baseline_us": layers * mean.baseline_us,
@@ -206,12 +210,12 @@ def _sum(mean: ContrastRow) -> ContrastRow:
 
 
 def name_in_series(result: Result) -> str:
-    """The arm's name within its series, see Arms."""
-    return result.cell.arm + ("@1 again" if result.control else "@1" if result.one_run_for else "")
+    """The arm's name within its series; see Arms."""
+    return result.cell.arm + ("@1 again" if result.control else "@1" if result.one_segment_for else "")
 
 
-def _with_one_run(spread_k: int, named: Mapping[str, T]) -> dict[str, T]:
-    """One kernel's arms by name; at spread_k = 1 also as their own one-run baseline."""
+def _with_one_segment(spread_k: int, named: Mapping[str, T]) -> dict[str, T]:
+    """One kernel's arms by name; at spread_k = 1 also as their own one-segment baseline."""
     itself = {f"{arm}@1": named[arm] for arm in ("paged", "fragmented") if spread_k == 1 and arm in named}
     return {**named, **itself}
 
@@ -230,7 +234,7 @@ def _pairs(spread_k: int, names: Collection[str]) -> list[tuple[str, str]]:
 def _contrast(
     pair: tuple[Group, Group], baseline: str, treatment: str, spread_k: int, layer: Layer, data: Data | None
 ) -> list[ContrastRow]:
-    """The contrast's row on the layers that both arms have; none if there is no pair of samples.
+    """The contrast's row on the layers that both arms have; none without a pair of samples.
 
     If an arm's samples are not from an ok cell the figures stand, but the verdict is "unclear".
     """

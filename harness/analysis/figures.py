@@ -30,31 +30,31 @@ def of_pairs(baseline_us: stats.Samples, treatment_us: stats.Samples, sound: boo
     """baseline_us, delta_us, delta_pct, ci95_us, ci95_pct, verdict, detectable_pct and n of samples in us.
 
     Args:
-        baseline_us, treatment_us: at least one each; what one has more of is left out.
-        sound: whether all are of ok cells; if not, the figures stand, but the verdict is "unclear".
+        baseline_us, treatment_us: at least one each; a longer list is cut to the shorter one's length.
+        sound: whether all come from ok cells; if not, the figures stand, but the verdict is "unclear".
     """
     n = min(len(baseline_us), len(treatment_us))
-    found = stats.paired_difference(baseline_us[:n], treatment_us[:n])
+    difference = stats.paired_difference(baseline_us[:n], treatment_us[:n])
     return {
-        "baseline_us": found.baseline_us,
-        "delta_us": found.delta_us,
-        "delta_pct": found.delta_pct,
-        "ci95_us": found.ci95_us,
-        "ci95_pct": found.ci95_pct,
-        "verdict": stats.verdict(found.ci95_pct) if sound else "unclear",
-        "detectable_pct": stats.detectable_pct(found.ci95_pct),
-        "n": found.n,
+        "baseline_us": difference.baseline_us,
+        "delta_us": difference.delta_us,
+        "delta_pct": difference.delta_pct,
+        "ci95_us": difference.ci95_us,
+        "ci95_pct": difference.ci95_pct,
+        "verdict": stats.verdict(difference.ci95_pct) if sound else "unclear",
+        "detectable_pct": stats.detectable_pct(difference.ci95_pct),
+        "n": difference.n,
     }
 
 
 def clock_warnings(result: Result) -> list[str]:
-    """What is said of the clocks while the result was measured."""
+    """Warnings about the clocks while the result was measured."""
     text = stats.clock_fell(result.clock_mhz)
     return [text] if text else []
 
 
 def cell_fields(cell: Cell) -> Fields:
-    """The fields that cells of every experiment have."""
+    """The fields that the cells of every experiment have."""
     return {
         "stage": cell.stage,
         "kernel": cell.kernel,
@@ -67,7 +67,9 @@ def cell_fields(cell: Cell) -> Fields:
 
 
 def cell_row(result: Result) -> Fields:
-    """A companion experiment's cell: its fields and axes, figures, median readings, status and reason."""
+    """A cell of an experiment other than prefill: fields and axes, figures, median readings, status and
+    reason.
+    """
     row: Fields = {
         **cell_fields(result.cell),
         **dict(result.cell.point),

@@ -1,4 +1,4 @@
-"""Variants of the main job's engine: others that differ from it in one option, which no arm can switch."""
+"""Variants of the main job's engine: engines that differ from it in one option that no arm can switch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.runs.record import Result
 BASELINE = "baseline"  # the main job's own configuration, in an engine like the variants'
 AGAIN = "baseline again"
 
-# What may differ between two engines' settings besides the option itself: it follows from it.
+# Settings that follow from the option and so may differ between two engines.
 FOLLOWS = {
     "block_size": {"num_blocks_in_pool", "kv_cache_bytes"},
     "flash_attn_version": {"num_blocks_in_pool", "kv_cache_bytes"},
@@ -21,7 +21,7 @@ FOLLOWS = {
 
 @dataclass(frozen=True)
 class Variant:
-    """An engine whose `option` (a field of RunConfig) has this value, and nothing else is changed."""
+    """An engine whose `option` (a field of RunConfig) has this value and which is otherwise unchanged."""
 
     option: str
     value: int | str
@@ -32,8 +32,8 @@ class Variant:
         return f"{self.option}={self.value}"
 
     @classmethod
-    def named(cls, name: str) -> Variant | None:
-        """The variant of that name; None of the baseline's."""
+    def from_name(cls, name: str) -> Variant | None:
+        """The variant of that name; None for the baseline's."""
         option, _, value = name.partition("=")
         return cls(option, int(value) if value.isdigit() else value) if value else None
 
@@ -45,7 +45,7 @@ class Variant:
         return f"vLLM took {self.option} {got} in place of {self.value}"
 
     def also_differs(self, settings: Mapping[str, Any], baseline: Mapping[str, Any]) -> str | None:
-        """What else vLLM chose otherwise than in the baseline's engine, in words; None: nothing."""
+        """What else vLLM chose differently from the baseline's engine; None: nothing."""
         allowed = FOLLOWS[self.option] | {self.option}
         other = [name for name in settings if name not in allowed and settings[name] != baseline.get(name)]
         differences = (f"{name} {settings[name]}, not {baseline.get(name)}" for name in other)
@@ -60,12 +60,12 @@ def setting(settings: Mapping[str, Any], option: str) -> Any:
 
 def by_engine(results: Iterable[Result]) -> dict[str, dict[str, Result]]:
     """The series' results by engine ("baseline", "baseline again", "block_size=64", ...) and arm."""
-    found: dict[str, dict[str, Result]] = {}
+    engines: dict[str, dict[str, Result]] = {}
     for result in results:
         if result.cell.variant is not None:
             engine = AGAIN if result.control else result.cell.variant
-            found.setdefault(engine, {})[result.cell.arm] = result
-    return found
+            engines.setdefault(engine, {})[result.cell.arm] = result
+    return engines
 
 
 def pairs(results: Iterable[Result]) -> list[tuple[Result, Result]]:

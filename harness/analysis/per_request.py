@@ -1,4 +1,6 @@
-"""Figures of single requests of a batch: the engine's kernel on each alone, their sum, and the whole step."""
+"""Figures of single requests of a batch: the engine's kernel on each request alone, their sum, and the whole
+step.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +15,20 @@ from harness.analysis.rows import RequestRow
 from harness.runs.record import Result, Status, series_name
 from harness.runs.schema import RequestRecord, RunRecord
 
-FIGURES = {"dense_us": "dense", "one_run_us": "paged@1", "paged_us": "paged"}
+FIGURES = {"dense_us": "dense", "one_segment_us": "paged@1", "paged_us": "paged"}
 
 
 def rows(record: RunRecord, alone: Iterable[Result], steps: Sequence[Result]) -> list[RequestRow]:
-    """For every layer that has them, a row a request, one of their "sum" and one of the "step"; times in us.
+    """For every layer that has them, one row for each request, one for their "sum" and one for the "step";
+    times in us.
 
-    Requests of equal length and spread_k count as one, `count` of them; `request` is the first one's index.
-    The sum is over all requests of the step, each as often as it is there; without it if one has no figure.
+    Requests of equal length and spread_k share a row, `count` of them; `request` is the first one's index.
+    The sum is over all requests of the step and is left out if one has no figure.
 
     Args:
-        record: of the run; "requests" is read.
+        record: the run's; uses "requests".
         alone: results of single requests, of one rank; of a cell that was measured twice only the later.
-        steps: the rank's results of whole steps, likewise.
+        steps: the rank's results of whole steps; likewise only the later.
     """
     by_step: dict[tuple[int, int], dict[int, list[Result]]] = {}
     for result in alone:
@@ -33,11 +36,11 @@ def rows(record: RunRecord, alone: Iterable[Result], steps: Sequence[Result]) ->
         assert cell.layer is not None
         assert cell.request is not None
         by_step.setdefault((k, cell.layer), {}).setdefault(cell.request, []).append(result)
-    found = []
+    all_rows = []
     for (k, layer), of_requests in sorted(by_step.items()):
         own = [_request_row(record, k, index, members) for index, members in of_requests.items()]
-        found += own + _sum(record, own) + _step(steps, own, k, layer)
-    return found
+        all_rows += own + _sum(record, own) + _step(steps, own, k, layer)
+    return all_rows
 
 
 def _request_row(record: RunRecord, k: int, index: int, results: Sequence[Result]) -> RequestRow:
@@ -48,7 +51,7 @@ def _request_row(record: RunRecord, k: int, index: int, results: Sequence[Result
 
 
 def _about(request: RequestRecord, k: int) -> dict[str, Any]:
-    return {"length": request.length, "blocks": request.blocks, "spread_k": request.runs[str(k)]}
+    return {"length": request.length, "blocks": request.blocks, "spread_k": request.segments[str(k)]}
 
 
 def _step(steps: Iterable[Result], own: Sequence[RequestRow], k: int, layer: int) -> list[RequestRow]:
@@ -67,15 +70,15 @@ def _step(steps: Iterable[Result], own: Sequence[RequestRow], k: int, layer: int
 
 
 def _sum(record: RunRecord, own: Sequence[RequestRow]) -> list[RequestRow]:
-    """The requests' times, as if one ran after the other."""
+    """The sum of the requests' times, as if they ran one after the other."""
     requests = record.requests or []
     if sum(row.count or 0 for row in own) != len(requests):
         return []
     times = {name: _total(own, name) for name in FIGURES}
     delta_us = delta_pct = None
-    if times["paged_us"] and times["one_run_us"]:
-        delta_us = times["paged_us"] - times["one_run_us"]
-        delta_pct = 100 * delta_us / times["one_run_us"]
+    if times["paged_us"] and times["one_segment_us"]:
+        delta_us = times["paged_us"] - times["one_segment_us"]
+        delta_pct = 100 * delta_us / times["one_segment_us"]
     about = {"request": "sum", "count": len(requests), "reason": None, **times}
     about |= {"status": next((row.status for row in own if row.status != "ok"), "ok")}
     about |= {"blocks": _total(own, "blocks"), "delta_us": delta_us, "delta_pct": delta_pct}
@@ -90,7 +93,7 @@ def _total(rows: Sequence[RequestRow], figure: str) -> Any:
 
 
 def _row(results: Sequence[Result], **about: Any) -> RequestRow:
-    """One row out of one series: medians, and the paired difference of k runs and one."""
+    """One row out of one series: medians, and the paired difference of k segments and one."""
     named = {name_in_series(result): result for result in results}
     if spread_of(results) == 1:
         named["paged@1"] = named["paged"]

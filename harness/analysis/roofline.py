@@ -1,4 +1,4 @@
-"""How much work a call is: floating-point operations, and the bytes it cannot do without."""
+"""How much work a call is: its floating-point operations and its least memory traffic."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def attention_bytes(
     """The least memory traffic of attention: Q, K and V read once, the output written once.
 
     element_bytes * head_dim * (2 * queries * num_heads + 2 * keys * num_kv_heads), over all requests. A cache
-    that is too small for K and V makes it more; a window whose keys no query sees makes it less.
+    too small for K and V increases it; a window whose keys no query sees reduces it.
     """
     values = 2 * sum(query_lens) * num_heads + 2 * sum(kv_lens) * num_kv_heads
     return float(values * head_dim * element_bytes)
@@ -114,19 +114,19 @@ class _Shape:
 def rates(record: RunRecord, layers: Iterable[object], microseconds: float | None) -> dict[str, Any]:
     """tflops, gbps and share_of_ceiling_pct of an attention call over all prompts.
 
-    The share is of whichever of the device's two measured ceilings the call is nearer to; that of operations
+    The share is of the device's measured ceiling that the call is nearer to; that of operations
     counts for 16-bit types only, as it is measured in bfloat16. null: not measured, or not known.
 
     Args:
         record: of the run: "model", "config", and if known "causal" (default: true), "layer_windows"
             and "ceilings".
-        layers: whose time was averaged; their work is averaged too.
+        layers: whose times were averaged; their work is averaged too.
         microseconds: the average.
     """
-    found: dict[str, Any] = {"tflops": None, "gbps": None, "share_of_ceiling_pct": None}
+    figures: dict[str, Any] = {"tflops": None, "gbps": None, "share_of_ceiling_pct": None}
     shape = _Shape.of(record)
     if not microseconds or shape is None:
-        return found
+        return figures
     lengths, heads, dim = shape.lengths, shape.num_heads, shape.head_dim
     windows = record.layer_windows or {}
     causal = record.causal is not False
@@ -135,14 +135,14 @@ def rates(record: RunRecord, layers: Iterable[object], microseconds: float | Non
         for layer in layers
     ]
     if not flops:
-        return found
+        return figures
     moved = attention_bytes(lengths, lengths, heads, shape.num_kv_heads, dim, shape.element_bytes)
-    found["tflops"] = sum(flops) / len(flops) / microseconds / 1e6
-    found["gbps"] = moved / microseconds / 1e3
+    figures["tflops"] = sum(flops) / len(flops) / microseconds / 1e6
+    figures["gbps"] = moved / microseconds / 1e3
     ceilings = record.ceilings
     if ceilings and ceilings.gbps and ceilings.tflops:
-        shares = [found["gbps"] / ceilings.gbps]
+        shares = [figures["gbps"] / ceilings.gbps]
         if shape.element_bytes == 2:
-            shares.append(found["tflops"] / ceilings.tflops)
-        found["share_of_ceiling_pct"] = 100 * max(shares)
-    return found
+            shares.append(figures["tflops"] / ceilings.tflops)
+        figures["share_of_ceiling_pct"] = 100 * max(shares)
+    return figures

@@ -30,21 +30,22 @@ def _has(row: Stored, keys: dict[str, object]) -> bool:
 
 
 class KernelRow(KernelTimes):
-    """A cell that is no whole prefill, on a layer, and over the layers measured: their mean and their sum."""
+    """A cell other than a whole prefill, on one layer or as the mean or sum over the measured layers."""
 
     layer: Layer | None = Field(default=None, description='an index, `"mean"` or `"sum"`')
     layers: Count | None = Field(default=None, description="how many are in a mean or a sum")
-    rank: Count | None = Field(default=None, description="of several ranks which")
+    rank: Count | None = Field(default=None, description="which rank, if there are several")
     gather_ci95_us: Interval | None = Field(default=None, description="of the gather")
     gather_gbps: Amount | None = Field(default=None, description="the gather's bandwidth, GB/s")
-    share_of_ceiling_pct: Amount | None = Field(default=None, description="of what the device reaches")
+    share_of_ceiling_pct: Amount | None = Field(default=None, description="of the device's ceiling")
     clock_mhz: Amount | None = Field(default=None, description="median SM clock")
 
 
 class ContrastRow(PairFigures):
     """Treatment minus baseline, pair by pair.
 
-    In the series of a larger `spread_k`, `paged@1` is the one-run baseline, `paged@1 again` its repetition.
+    In the series of a larger `spread_k`, `paged@1` is the one-segment baseline, `paged@1 again` its
+    repetition.
     """
 
     kernel: str = Field(description="`prefill` end to end")
@@ -54,7 +55,7 @@ class ContrastRow(PairFigures):
     layer: Layer | None = Field(default=None, description='an index, `"mean"`, `"sum"`; null end to end')
     layers: Count | None = Field(default=None, description="how many are in a mean or a sum")
     data: Data | None = Field(default=None, description="which inputs; null: captured against synthetic")
-    rank: Count | None = Field(default=None, description="of several ranks which")
+    rank: Count | None = Field(default=None, description="which rank, if there are several")
     noise_floor_pct: Amount | None = Field(description="by the A/A contrast of the same series")
 
 
@@ -62,15 +63,15 @@ class PrefillRow(Outcome):
     """One way of running the whole prefill."""
 
     arm: str = Field(description="its name")
-    spread_k: Count = Field(description="runs that a prompt's blocks are split into")
+    spread_k: Count = Field(description="segments that a prompt's blocks are split into")
     median_ms: Amount | None = Field(description="null: not measured")
     ci95_ms: Interval | None = Field(description="null below 6 samples")
     n: Count = Field(description="samples")
-    warnings: list[str] = Field(description="doubts about the samples, in words")
+    warnings: list[str] = Field(description="warnings about the samples")
 
 
 class RequestRow(Stored):
-    """Of a batch: the engine's kernel on one request of the step alone, in the first layer of a shape."""
+    """For a batch: the engine's kernel on one request of the step alone, in the first layer of each shape."""
 
     request: int | Literal["sum", "step"] = Field(
         description='the first one\'s index; `"sum"` over all; `"step"`: all of them in one call'
@@ -79,15 +80,15 @@ class RequestRow(Stored):
     layer: Count = Field(description="index")
     length: Count | None = Field(description="tokens")
     blocks: Count | None = Field(description="of its KV cache")
-    spread_k: Count | None = Field(description="runs that they are split into")
+    spread_k: Count | None = Field(description="segments that they are split into")
     kernel: str = Field(description="the engine's")
-    provider: str = Field(description="who it comes from")
+    provider: str = Field(description="the kernel's origin")
     dense_us: Amount | None = Field(description="on contiguous K and V")
-    one_run_us: Amount | None = Field(description="on one run of blocks")
-    paged_us: Amount | None = Field(description="on spread_k runs")
-    delta_us: float | None = Field(description="`paged_us` less `one_run_us`, pair by pair")
-    delta_pct: float | None = Field(description="of `one_run_us`")
-    ci95_pct: Interval | None = Field(description="of `one_run_us`")
+    one_segment_us: Amount | None = Field(description="on one segment of blocks")
+    paged_us: Amount | None = Field(description="on spread_k segments")
+    delta_us: float | None = Field(description="`paged_us` minus `one_segment_us`, pair by pair")
+    delta_pct: float | None = Field(description="of `one_segment_us`")
+    ci95_pct: Interval | None = Field(description="of `one_segment_us`")
     verdict: Verdict | None = Field(description="of `paged_us`")
     n: Count | None = Field(description="samples")
     status: StatusName = Field(description="`ok`, or what it ended with")

@@ -1,9 +1,10 @@
-"""Medians, intervals, verdicts and doubts: what a list of timings says, and how surely. Times in us.
+"""Medians, intervals, verdicts and warnings: what a list of timings says, and how certain that is. Times in
+us.
 
 Intervals are order-statistic (sign test) intervals of a median, those of `scipy.stats.quantile_test` (which
 takes a millisecond where these take microseconds): they hold for any distribution, cover at least 95% at
 every n from 6 on (97.9% at n = 10, tending to 95%), and cost one sort. Below 6 samples there is none: None.
-They take samples for independent of each other: what moves slowly over several rounds makes them too narrow.
+They assume independent samples: slow drift over several rounds makes them too narrow.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from harness.runs.summary import Verdict
 Samples = Sequence[float] | npt.NDArray[np.float64]
 Interval = tuple[float, float]
 
-SAME_TOLERANCE_PCT = 0.5  # half of what the same arm's median differs by between fresh processes at best
+SAME_TOLERANCE_PCT = 0.5  # half of the smallest difference between fresh processes of the same arm's median
 INTERVAL_SAMPLES = 6  # the fewest with a 95% interval
-FEW_SAMPLES = 10  # here the interval is the second lowest to the second highest difference
+FEW_SAMPLES = 10  # at this n the interval runs from the second lowest to the second highest difference
 MODES_MIN_SAMPLES = 20
-OUTLIER_SHARE = 0.10  # timings are skewed: a few are normal
+OUTLIER_SHARE = 0.10  # timings are skewed: a few outliers are normal
 WIDE_SPREAD = 0.10
 CLOCK_FALL = 0.02
 
@@ -47,14 +48,14 @@ class PairedDifference:
     delta_us: float  # median of the paired differences
     ci95_us: Interval | None  # None below 6 pairs
     delta_pct: float  # the same, in percent of the baseline's median
-    ci95_pct: Interval | None  # each end is one round's difference: of a disturbed one even below -100
+    ci95_pct: Interval | None  # each end is one round's difference: below -100 if that round was disturbed
     baseline_us: float  # the baseline's median
     n: int  # pairs
 
 
 def median_interval(samples: Samples) -> MedianInterval:
     """The median and its 95% interval; raises ValueError if there is no sample or one is not finite."""
-    ordered = np.sort(_checked(samples))
+    ordered = np.sort(_to_array(samples))
     n = len(ordered)
     rank = _lower_rank(n)
     interval = (float(ordered[rank - 1]), float(ordered[n - rank])) if rank else None
@@ -63,7 +64,9 @@ def median_interval(samples: Samples) -> MedianInterval:
 
 @lru_cache(maxsize=4096)
 def _lower_rank(n: int) -> int:
-    """The largest r with P(fewer than r of n samples lie below the median) at most 2.5%; 0 if none has."""
+    """The largest r with P(fewer than r of n samples lie below the median) at most 2.5%; 0 if there is
+    none.
+    """
     return int(scipy_stats.binom.ppf(0.025, n, 0.5))
 
 
@@ -75,11 +78,11 @@ def paired_difference(baseline_us: Samples, treatment_us: Samples) -> PairedDiff
     """
     if len(baseline_us) != len(treatment_us):
         raise ValueError(f"{len(baseline_us)} baseline and {len(treatment_us)} treatment samples: no pairs")
-    baseline = _checked(baseline_us)
-    difference = median_interval(_checked(treatment_us) - baseline)
+    baseline = _to_array(baseline_us)
+    difference = median_interval(_to_array(treatment_us) - baseline)
     level = float(np.median(baseline))
     if level <= 0:
-        raise ValueError(f"a baseline of {level} us: differences in percent need one above zero")
+        raise ValueError(f"a baseline of {level} us: percentages need a baseline above zero")
     interval_pct: Interval | None = None
     if difference.ci95 is not None:
         low, high = difference.ci95
@@ -120,22 +123,23 @@ def verdict(ci_pct: Interval | None, tolerance_pct: float = SAME_TOLERANCE_PCT) 
 
 
 def detectable_pct(ci_pct: Interval | None) -> float | None:
-    """The smallest effect the series could have seen: half its interval's width, in percent."""
+    """The smallest effect that the series could have detected: half its interval's width, in percent."""
     return None if ci_pct is None else (ci_pct[1] - ci_pct[0]) / 2
 
 
 def noise_floor_pct(ci_pct: Interval | None) -> float | None:
-    """The largest effect that an A/A contrast, which has none, does not rule out, in percent."""
+    """The noise floor: the largest effect, in percent, that an A/A contrast does not rule out."""
     return None if ci_pct is None else max(abs(ci_pct[0]), abs(ci_pct[1]))
 
 
 def noise_factor(ci_quotient: Interval | None) -> float | None:
-    """The largest factor between two equals that a quotient of their times (A/A) does not rule out."""
+    """The same as a factor: the largest that the quotient of an A/A pair's times does not rule out."""
     return None if ci_quotient is None else max(ci_quotient[1], 1 / ci_quotient[0])
 
 
 def quotient_interval(over: Interval | None, under: Interval | None) -> Interval | None:
-    """The quotients of all figures within two medians' intervals; None without both or if `under` reaches 0.
+    """The interval of the quotient of two medians, from both intervals; None without both or if `under`
+    reaches 0.
 
     Of medians of 6 to 100 samples, 95% to over 99% hold the true quotient; of a bootstrap's, whose lower part
     is nearly certain, 88% to 96% do below 20 samples (simulated).
@@ -164,7 +168,7 @@ def outliers(samples: Samples) -> npt.NDArray[np.bool_]:
     Iglewicz and Hoaglin, "How to Detect and Handle Outliers" (1993): z = 0.6745 (x - median) / MAD; where
     more than half of the samples are equal (MAD = 0), z = (x - median) / (1.253314 * mean deviation).
     """
-    values = _checked(samples)
+    values = _to_array(samples)
     deviation = values - np.median(values)
     scale = float(scipy_stats.median_abs_deviation(values)) / 0.6745
     if scale == 0:
@@ -176,26 +180,26 @@ def outliers(samples: Samples) -> npt.NDArray[np.bool_]:
 
 
 def warnings(samples: Samples) -> list[str]:
-    """What is doubtful about the samples, in words; they are in the order in which they were taken."""
-    values = _checked(samples)
+    """Warnings about the samples, which are in the order in which they were taken."""
+    values = _to_array(samples)
     n = len(values)
     if n < FEW_SAMPLES:
         return [f"few samples: {n}" + ("; a 95% interval needs 6" if n < 6 else "")]
     level = abs(float(np.median(values)))
-    found = [_drift(values, level), _two_modes(values, level)]
+    texts = [_drift(values, level), _two_modes(values, level)]
     low, high = np.percentile(values, [25, 75])
     if level and (high - low) / level > WIDE_SPREAD:
-        found.append(f"wide spread: the middle half covers {(high - low) / level:.0%} of the median")
+        texts.append(f"wide spread: the middle half covers {(high - low) / level:.0%} of the median")
     flagged = int(outliers(values).sum())
     if flagged > OUTLIER_SHARE * n:
-        found.append(f"outliers: {flagged} of {n}, kept")
-    return [text for text in found if text]
+        texts.append(f"outliers: {flagged} of {n}, kept")
+    return [text for text in texts if text]
 
 
 def clock_fell(clock_mhz: Sequence[int]) -> str | None:
-    """Says so if the median clock of the blocks after the first is over 2% below the first block's, in MHz.
+    """A warning if the median clock, in MHz, of the later batches of rounds is over 2% below the first one's.
 
-    Differences taken pair by pair bear that; the figures themselves depend on when they were taken.
+    Paired differences are robust to that; the figures themselves depend on when they were taken.
     """
     if len(clock_mhz) < 2:
         return None
@@ -208,7 +212,7 @@ def clock_fell(clock_mhz: Sequence[int]) -> str | None:
 def _drift(values: npt.NDArray[np.float64], level: float) -> str | None:
     """Samples that rise or fall with time: Spearman's rank correlation with their order, p < 0.001.
 
-    Only said where the last third's median differs from the first third's by more than the tolerance.
+    Reported only where the medians of the first and the last third differ by more than the tolerance.
     """
     if not level or values.min() == values.max():
         return None
@@ -221,11 +225,11 @@ def _drift(values: npt.NDArray[np.float64], level: float) -> str | None:
 
 
 def _two_modes(values: npt.NDArray[np.float64], level: float) -> str | None:
-    """Two separate groups: the best split in two (least squares) leaves groups far apart for their widths.
+    """Two modes: the best split in two (least squares) leaves groups far apart for their widths.
 
     Far apart: Ashman's D = |m1 - m2| / sqrt((s1^2 + s2^2) / 2) above 5 (Ashman, Bird and Zepf 1994), means
-    that differ by over 1% of the median (a timer's ticks are no modes), and a tenth of the samples and at
-    least 4 on either side (outliers are no mode). D is 2.7 for a normal
+    that differ by over 1% of the median (a timer's ticks are not modes), and a tenth of the samples and at
+    least 4 on either side (outliers are not a mode). D is 2.7 for a normal
     distribution cut at its mean, 3.5 for a uniform one.
     """
     n = len(values)
@@ -248,7 +252,7 @@ def _two_modes(values: npt.NDArray[np.float64], level: float) -> str | None:
     return f"two modes: near {low:{digits}} us ({count / n:.0%}) and near {high:{digits}} us"
 
 
-def _checked(samples: Samples) -> npt.NDArray[np.float64]:
+def _to_array(samples: Samples) -> npt.NDArray[np.float64]:
     values = np.asarray(samples, dtype=np.float64)
     if values.ndim != 1 or len(values) == 0:
         raise ValueError("no samples")

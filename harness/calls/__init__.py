@@ -1,1 +1,1 @@
-"""Attention calls: captured in an engine, joined, made without one, saved and read again."""
+"""Attention calls: captured in an engine, joined, made without one, saved and loaded."""

@@ -1,4 +1,4 @@
-"""AttentionCall: what one layer's attention got in one engine step, and its file format."""
+"""AttentionCall: what one layer's attention receives in one engine step, and its file format."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from patches.attention import cpu_isa
 
 
 class CaptureError(ValueError):
-    """A capture cannot be read, or the layer is of a kind that cannot be captured."""
+    """A capture cannot be read, or this kind of layer cannot be captured."""
 
 
 @dataclass(frozen=True)
 class AttentionCall:
     """One layer's attention in one prefill step of one or more requests.
 
-    Tensors live on the engine's device. `query`, `key`, `value` keep the strides they had in the engine
-    where they tile one storage (gpt2's are views of one fused projection), else they are contiguous;
-    `qkv_strides` has the engine's strides always.
+    Tensors live on the engine's device. `query`, `key`, `value` keep their strides from the engine where they
+    tile one storage (gpt2's are views of one fused projection) and are contiguous otherwise; `qkv_strides`
+    always has the engine's strides.
     """
 
     layer: int  # index among the model's attention layers
@@ -40,11 +40,11 @@ class AttentionCall:
     output: torch.Tensor  # [tokens, num_heads, head_dim], as the engine's kernel wrote it
     block_table: (
         torch.Tensor
-    )  # [requests, blocks] int32, as wide as the longest needs; 0 past a request's own
+    )  # [requests, blocks] int32, as wide as the longest request needs; 0 past a request's own blocks
     slot_mapping: torch.Tensor  # [tokens] int64: block id * block_size + offset
     seq_lens: torch.Tensor  # [requests] int32
     query_start_loc: torch.Tensor  # [requests + 1] int32, cumulative
-    qkv_strides: tuple[tuple[int, ...], ...]  # of query, key and value in the engine, in elements
+    qkv_strides: tuple[tuple[int, ...], ...]  # strides of query, key and value in the engine, in elements
     block_size: int
     scale: float
     causal: bool
@@ -88,8 +88,9 @@ class AttentionCall:
 
     @property
     def key_start_loc(self) -> torch.Tensor:
-        """Where each request's K and V begin: [requests + 1] int32, cumulative; they may be more than the
-        queries."""
+        """Where each request's K and V begin: [requests + 1] int32, cumulative; there may be more keys than
+        queries.
+        """
         if self.num_tokens == len(self.key):
             return self.query_start_loc
         ends = self.seq_lens.cumsum(0, dtype=torch.int32)
@@ -101,7 +102,7 @@ class AttentionCall:
         return [row[: layout.num_blocks(length, self.block_size)] for row, length in rows]
 
     def shape_key(self) -> tuple[Any, ...]:
-        """Equal for layers whose attention does the same work, whatever the numbers in the tensors."""
+        """Equal for layers whose attention does the same work, whatever the values in the tensors."""
         return (
             self.backend, self.num_tokens, self.num_heads, self.num_kv_heads, self.head_dim,
             str(self.query.dtype), self.scale, self.causal, self.sliding_window, self.softcap,
@@ -119,10 +120,11 @@ def from_engine(
     metadata: Any,
     output: torch.Tensor,
 ) -> AttentionCall:
-    """Copy what vLLM's `impl.forward` got; its metadata tensors are buffers that the next step reuses.
+    """Copy the arguments of vLLM's `impl.forward`; its metadata tensors are buffers that the next step
+    reuses.
 
     Raises:
-        CaptureError: the layer keeps no paged K and V (encoder-only, MLA), so there is no layout to study.
+        CaptureError: the layer keeps no paged K and V (encoder-only, MLA), so it has no layout to study.
     """
     impl, tokens = layer.impl, metadata.num_actual_tokens
     if kv_cache.ndim != 4 or not hasattr(metadata, "block_table"):
@@ -132,7 +134,7 @@ def from_engine(
         )
     strides = tuple(tuple(tensor.stride()) for tensor in (query, key, value))
     query, key, value = clone_together([query[:tokens], key[:tokens], value[:tokens]])
-    table, seq_lens = trimmed_table(metadata, kv_cache.shape[2])
+    table, seq_lens = trim_table(metadata, kv_cache.shape[2])
     return AttentionCall(
         layer=index,
         layer_name=layer.layer_name,
@@ -165,21 +167,22 @@ def from_engine(
 
 
 def outline(call: AttentionCall) -> AttentionCall:
-    """The call without its numbers, for other processes: Q, K, V, output and cache on the meta device, which
-    keeps shapes and strides; its metadata on the CPU."""
+    """The call without its data, for other processes: Q, K, V, output and cache on the meta device, which
+    keeps shapes and strides; metadata on the CPU.
+    """
     big = ("query", "key", "value", "output", "kv_cache")
     tensors = {f.name: v for f in fields(call) if isinstance(v := getattr(call, f.name), torch.Tensor)}
-    return replace(call, **{n: _without_numbers(t) if n in big else t.cpu() for n, t in tensors.items()})
+    return replace(call, **{n: _drop_data(t) if n in big else t.cpu() for n, t in tensors.items()})
 
 
-def _without_numbers(tensor: torch.Tensor) -> torch.Tensor:
+def _drop_data(tensor: torch.Tensor) -> torch.Tensor:
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
 
 
-def trimmed_table(metadata: Any, block_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+def trim_table(metadata: Any, block_size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Copies of the block table ([requests, blocks in use]) and sequence lengths of a step.
 
-    What vLLM leaves in a row past its request's own blocks is of earlier requests; here it is 0.
+    Past its request's own blocks a row holds leftovers of earlier requests in vLLM; here it is 0.
     """
     requests = len(metadata.query_start_loc) - 1
     seq_lens = metadata.seq_lens[:requests].clone()
@@ -192,7 +195,9 @@ def trimmed_table(metadata: Any, block_size: int) -> tuple[torch.Tensor, torch.T
 
 
 def one_request(call: AttentionCall, index: int) -> AttentionCall:
-    """One request's part of a call, as views; without what FlashAttention 3 prepared for all of them."""
+    """One request's part of a call, as views; without FlashAttention 3's schedule, which is for all
+    requests.
+    """
     start, length = sum(call.lengths[:index]), call.lengths[index]
     tokens, blocks = slice(start, start + length), layout.num_blocks(length, call.block_size)
     return replace(
@@ -210,10 +215,10 @@ def one_request(call: AttentionCall, index: int) -> AttentionCall:
 
 
 def clone_together(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Clone views, each byte once, keeping their strides where they tile one piece of storage.
+    """Clone views, each byte once, keeping their strides where they tile one contiguous stretch of storage.
 
     Views that share a storage with others in between (so that keeping strides would copy more than
-    the views hold) are cloned on their own and become contiguous.
+    the views hold) are cloned separately and become contiguous.
     """
     spans = [_span(tensor) for tensor in tensors]
     groups: dict[tuple[int, torch.dtype], list[int]] = {}
@@ -250,7 +255,7 @@ def save(call: AttentionCall, path: Path) -> None:
 
 
 def load(path: Path, device: str) -> AttentionCall:
-    """Read a call that `save` wrote, with its strides, onto `device`.
+    """Load a call that `save` wrote, with its strides, onto `device`.
 
     Raises:
         CaptureError: the file is not a capture of this format.
@@ -263,14 +268,14 @@ def load(path: Path, device: str) -> AttentionCall:
             return _from_file(meta, tensors)
     except Exception as error:
         raise CaptureError(f"{path}: not a saved attention call ({error})") from error
-    raise CaptureError(f"{path}: format {meta['format']}, this version reads {FORMAT_VERSION}")
+    raise CaptureError(f"{path}: format {meta['format']}, but this version reads {FORMAT_VERSION}")
 
 
 _QKV = ("query", "key", "value")
 
 
 def _from_file(meta: dict[str, Any], tensors: dict[str, torch.Tensor]) -> AttentionCall:
-    """The call of a file's metadata and tensors, q, k and v in one storage again if they were."""
+    """The call from a file's metadata and tensors, with q, k and v in one storage again if they were."""
     if meta["fused"]:
         base = tensors["query"].new_empty(sum(tensors[name].numel() for name in _QKV))
         for name in _QKV:

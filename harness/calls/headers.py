@@ -1,4 +1,4 @@
-"""What a folder of saved captures holds, read from the files' headers, without torch."""
+"""What a folder of saved captures holds, read from the files' headers without torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ META_KEY = "attention_call"  # of the entry in a safetensors header that is ours
 
 @dataclass(frozen=True)
 class CaptureShapes:
-    """What the captures of one folder have in common, and which layers they are of."""
+    """What the captures in a folder have in common, and their layers."""
 
     lengths: tuple[int, ...]  # tokens of each request, in the order of the step
     block_size: int  # tokens per block of the engine's KV cache
@@ -27,8 +27,8 @@ def read_shapes(folder: Path) -> CaptureShapes:
     """The shapes of the *.safetensors in `folder`.
 
     Raises:
-        ConfigError: there are none, one is not a whole capture, two are of one layer, or they differ in
-            lengths or block size; it names the file.
+        ConfigError: there are none, one is incomplete, two are of one layer, or they differ in lengths or
+            block size; the message names the file.
     """
     paths = sorted(folder.glob("*.safetensors"))
     if not paths:
@@ -38,13 +38,13 @@ def read_shapes(folder: Path) -> CaptureShapes:
     for path in paths:
         layer, lengths, block_size = _read_call(path)
         if layer in files:
-            raise ConfigError(f"{path}: of layer {layer}, as {files[layer].name} is; remove one of them")
+            raise ConfigError(f"{path}: of layer {layer}, like {files[layer].name}; remove one of them")
         files[layer] = path
         shapes.add((lengths, block_size))
         if len(shapes) > 1:
             raise ConfigError(
                 f"{path}: {', '.join(map(str, lengths))} tokens in blocks of {block_size}, unlike "
-                f"{paths[0].name}; put the captures of each run into a folder of their own"
+                f"{paths[0].name}; put each run's captures into a folder of their own"
             )
     ((lengths, block_size),) = shapes
     return CaptureShapes(lengths, block_size, tuple(sorted(files)))
@@ -59,7 +59,7 @@ def _read_call(path: Path) -> tuple[int, tuple[int, ...], int]:
         lengths = _read_int32(path, start, header["seq_lens"])
         found = int(call["layer"]), lengths, int(call["block_size"])
         if sum(lengths) != int(header["query"]["shape"][0]) or min(lengths) < 1:
-            raise ValueError(f"its requests of {lengths} tokens are not its queries")
+            raise ValueError(f"its requests' lengths {lengths} do not match its queries")
     except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise ConfigError(
             f"{path}: not a saved attention call ({type(error).__name__}: {error}); make it again with "
@@ -67,14 +67,14 @@ def _read_call(path: Path) -> tuple[int, tuple[int, ...], int]:
         ) from error
     if version != FORMAT_VERSION:
         raise ConfigError(
-            f"{path}: format {version}, this version reads {FORMAT_VERSION}; make it again with "
+            f"{path}: format {version}, but this version reads {FORMAT_VERSION}; make it again with "
             "--save-captures"
         )
     return found
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """A safetensors file's header and where its data starts; raises ValueError if not all of it is there."""
+    """A safetensors file's header and where its data starts; raises ValueError if it is incomplete."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")

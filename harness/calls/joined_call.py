@@ -1,4 +1,4 @@
-"""One layer's attention call of a whole prefill, from those of the steps that vLLM cut it into."""
+"""One layer's attention call of a whole prefill, joined from the steps that vLLM split it into."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def part(call: AttentionCall) -> AttentionCall:
 def of_steps(steps: Sequence[AttentionCall]) -> AttentionCall:
     """The call of all steps together: requests one after the other, in the order in which they began.
 
-    Like random_call's it has no block table, no cache and no output.
+    Like random_call's calls, it has no block table, cache or output.
 
     Args:
         steps: the calls of one layer in order, of a prefill without a prefix cache; at least one.
     """
     requests: list[list[Piece]] = []
-    begun: dict[int, list[Piece]] = {}  # by first block: a request's own for as long as it is under way
+    begun: dict[int, list[Piece]] = {}  # by first block, which belongs to one request until it is finished
     for step in steps:
         bounds = pairwise(step.query_start_loc.tolist())
         for (start, end), length, block in zip(
@@ -60,7 +60,7 @@ def of_steps(steps: Sequence[AttentionCall]) -> AttentionCall:
 
 
 def last_token(call: AttentionCall) -> AttentionCall:
-    """The call of a decoding step: each request's last token alone asks, of all K and V."""
+    """The call of a decoding step: only each request's last token is a query, on all K and V."""
     last = call.query_start_loc[1:].long() - 1
     every = torch.arange(call.num_requests + 1, dtype=torch.int32, device=call.query.device)
     return replace(call, query=call.query[last], query_start_loc=every)

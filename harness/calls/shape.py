@@ -1,4 +1,4 @@
-"""AttentionShape: what an attention call is, but for the numbers in its tensors."""
+"""AttentionShape: an attention call's shape, without the data in its tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ratios of one run to another as a chart: a point with its interval for each cell."""
+"""A chart of one run's ratios to another: a point with its interval for each cell."""
 
 from __future__ import annotations
 

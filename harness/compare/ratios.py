@@ -1,8 +1,8 @@
-"""Two runs or more side by side: which cells both have measured, how much longer one took, what else differs.
+"""Comparing runs: which cells both measured, how their times compare, and what else differs.
 
-Samples of two runs have no pairs: an interval here is the bootstrap's, of the ratio of two independent
-medians. It knows what varies within either run, not what varies from process to process; hence a wider
-tolerance than that of paired contrasts.
+Samples of two runs are not paired, so an interval here is a bootstrap of the ratio of two independent
+medians. It covers variation within each run, not from process to process; hence a wider tolerance than for
+paired contrasts.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from harness.runs.store import RunDirectory
 
 # One kernel's median has differed by 1.3% between two processes on one GPU (docs/method.md).
 TOLERANCE_PCT = 2.0
-NATURAL = ("engine", "wrapped")  # arms whose blocks vLLM chose: their spread_k is a finding, not a setting
+NATURAL = ("engine", "wrapped")  # arms whose blocks vLLM chose: their spread_k is measured, not set
 PROBES = ("spin", "spin_0")
-# What says how a cell was measured, or by which software, and not what was measured.
+# Fields that say how or by which software a cell was measured, not what.
 NOT_IDENTITY = ("provider", "block_size", "layer", "data", "point")
 # The steps of a generation, which is compared as a whole.
 PARTS_OF_A_CELL = ("step",)
@@ -63,15 +63,15 @@ class Run:
 
 @dataclass(frozen=True)
 class Difference:
-    """A fact of the record that is not the same in all runs."""
+    """A fact of the record in which the runs differ."""
 
     name: str  # e.g. "versions.vllm"
-    values: tuple[Any, ...]  # one a run; None where its record has none
+    values: tuple[Any, ...]  # one per run; None where its record has none
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """One cell in two runs: how many times as long the other took as the first."""
+    """One cell in two runs: how many times as long the other run took."""
 
     other: str  # the other run's label
     cell: Mapping[str, Any]  # stage, kernel, arm, spread_k, ...; providers as "A, B" where they differ
@@ -86,7 +86,7 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Lone:
-    """A cell that only one of two runs has measured."""
+    """A cell that only one of two runs measured."""
 
     run: str  # the label of the run that has it
     other: str  # the label of the run that lacks it
@@ -118,7 +118,8 @@ def read(paths: Sequence[Path]) -> list[Run]:
 def compare(runs: Sequence[Run]) -> Comparison:
     """Each later run against the first, cell by cell.
 
-    Raises ValueError with fewer than two runs, with runs of two experiments, or if theirs times nothing.
+    Raises ValueError with fewer than two runs, with runs of different experiments, or if the experiment times
+    nothing.
     """
     if len(runs) < 2:
         raise ValueError("a comparison needs two runs or more")
@@ -143,14 +144,14 @@ def compare(runs: Sequence[Run]) -> Comparison:
 
 
 def cells_of(results: Iterable[Result]) -> Cells:
-    """A run's cells, their layers side by side; of one measured twice the later."""
-    found: dict[Key, dict[int | None, Result]] = {}
+    """A run's cells, grouped over layers; of a cell measured twice, the later."""
+    cells: dict[Key, dict[int | None, Result]] = {}
     for result in results:
         cell = result.cell
-        baseline = result.one_run_for is not None or result.control
+        baseline = result.one_segment_for is not None or result.control
         if not baseline and cell.arm not in PROBES and cell.stage not in PARTS_OF_A_CELL:
-            found.setdefault(_key(result), {})[cell.layer] = result
-    return {key: Group(tuple(layers.values())) for key, layers in found.items()}
+            cells.setdefault(_key(result), {})[cell.layer] = result
+    return {key: Group(tuple(layers.values())) for key, layers in cells.items()}
 
 
 def _key(result: Result) -> Key:
@@ -161,7 +162,7 @@ def _key(result: Result) -> Key:
 
 
 def _in_order(keys: Iterable[Key]) -> list[Key]:
-    """Each once: whole prefills first, then kernel by kernel."""
+    """The distinct keys, whole prefills first, then kernel by kernel."""
     cells = {key: dict(key) for key in keys}
     kernels = list(dict.fromkeys(cell["kernel"] for cell in cells.values()))
     return sorted(
@@ -170,7 +171,7 @@ def _in_order(keys: Iterable[Key]) -> list[Key]:
 
 
 def _ratio(cell: dict[str, Any], one: Group, two: Group, other: str) -> Ratio | None:
-    """None unless both have samples of ok cells on a layer in common."""
+    """The ratio; None unless both have ok samples on a common layer."""
     common = {r.cell.layer for r in _sound(one)} & {r.cell.layer for r in _sound(two)}
     if not common:
         return None
@@ -226,7 +227,7 @@ def _sound(group: Group) -> list[Result]:
 def _lone(
     cell: dict[str, Any], runs: tuple[Run, Run], sides: tuple[Group | None, Group | None]
 ) -> list[Lone]:
-    """What is said of a cell without a ratio; nothing if neither run has measured it."""
+    """A cell without a ratio, and why; nothing if neither run measured it."""
     has = [bool(side and _sound(side)) for side in sides]
     if not any(has):
         return []
@@ -239,7 +240,7 @@ def _lone(
 
 
 def differences(records: Sequence[RunRecord]) -> list[Difference]:
-    """What the records say differently of model, configuration, device and software, the model first."""
+    """Where the records differ in model, configuration, device and software, the model first."""
     flat = [_flat({part: known.get(part) for part in PARTS}) for known in map(RunRecord.to_json, records)]
     names = sorted(dict.fromkeys(name for facts in flat for name in facts), key=_place)
     found = [Difference(name, tuple(facts.get(name) for facts in flat)) for name in names]
@@ -251,17 +252,17 @@ def _place(name: str) -> int:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{name}.")
+            flat |= _flat(value, f"{prefix}{name}.")
         else:
-            found[prefix + name] = value
-    return found
+            flat[prefix + name] = value
+    return flat
 
 
-def lost(comparison: Comparison) -> list[Lone]:
-    """The cells of the first run that another has tried and not measured."""
+def failed_cells(comparison: Comparison) -> list[Lone]:
+    """The first run's cells that another run tried and failed to measure."""
     return [row for row in comparison.lone if row.failed and row.run == comparison.runs[0].label]
 
 
@@ -269,8 +270,8 @@ def lost(comparison: Comparison) -> list[Lone]:
 class Limit:
     """What makes a comparison fail: a cell that is certainly slower (or faster) by more than this.
 
-    So does a cell that the first run has and another has tried and not measured, for what runs out of memory
-    is no faster.
+    So does a cell that the first run has and another tried but failed to measure: running out of memory is
+    not faster.
     """
 
     direction: str  # "slower" or "faster"
@@ -279,18 +280,18 @@ class Limit:
     @classmethod
     def parse(cls, text: str) -> Limit:
         """From "slower:2%"; raises ValueError on anything else."""
-        found = re.fullmatch(r"(slower|faster):(\d+(?:\.\d+)?)%", text)
-        if not found:
+        match = re.fullmatch(r"(slower|faster):(\d+(?:\.\d+)?)%", text)
+        if not match:
             raise ValueError("must be like slower:2% or faster:5%")
-        return cls(found[1], float(found[2]))
+        return cls(match[1], float(match[2]))
 
-    def broken_by(self, comparison: Comparison) -> list[Ratio]:
+    def violations(self, comparison: Comparison) -> list[Ratio]:
         """The cells whose whole interval lies beyond the limit; one without an interval breaks none."""
         return [row for row in comparison.ratios if row.ci95 and self._beyond(row.ci95)]
 
     def fails(self, comparison: Comparison) -> bool:
         """Whether any cell is beyond the limit or lost."""
-        return bool(self.broken_by(comparison) or lost(comparison))
+        return bool(self.violations(comparison) or failed_cells(comparison))
 
     def _beyond(self, interval: stats.Interval) -> bool:
         if self.direction == "slower":

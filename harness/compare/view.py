@@ -12,43 +12,44 @@ import pandas as pd
 
 from harness import batch
 from harness.compare import charts as ratios
-from harness.compare.ratios import TOLERANCE_PCT, Comparison, Difference, Limit, Lone, Ratio, lost
+from harness.compare.ratios import TOLERANCE_PCT, Comparison, Difference, Limit, Lone, Ratio, failed_cells
 from harness.experiments import views
 from harness.report.charts import svg
 from harness.report.charts.spec import Bars
 from harness.report.page import facts
 from harness.report.page.rendering import render
-from harness.report.tables import NONE, Line, Notes, Section, Table, wrapped
+from harness.report.tables import NONE, Line, Notes, Section, Table, wrap
 from harness.runs.record import Cell
 from harness.runs.schema import RunRecord
 from harness.runs.store import write_atomic
-from harness.units import counted
+from harness.units import pluralise
 
 HOW = (
-    "ms: medians; of a kernel, of means over the layers that both have. Samples of two runs have no pairs: "
-    "the interval is the bootstrap's, of the ratio of two independent medians. It does not know what differs "
-    f"between two processes, so slower and faster mean beyond {TOLERANCE_PCT:g}%, same within; and whole "
-    "prefills can differ by more with nothing changed. Contrasts within a run are paired, and finer."
+    "ms: medians; of a kernel, of means over the layers that both have. Samples of two runs are not "
+    "paired: the interval is a bootstrap of the ratio of two independent medians. It does not cover "
+    f"differences between processes, so slower and faster mean beyond {TOLERANCE_PCT:g}%, same within; and "
+    "whole prefills can differ by more with nothing changed. Contrasts within a run are paired and more "
+    "precise."
 )
 FIELDS = {field.name for field in fields(Cell)}
-NOTHING = "Nothing in model, configuration, device or software."
+NOTHING = "Nothing: model, configuration, device and software are the same."
 
 
 def tables(comparison: Comparison, limit: Limit | None = None) -> list[Table]:
-    """Each later run's ratios, then what only one run has measured; `limit` adds what breaks it."""
+    """Each later run's ratios, then what only one run measured; `limit` adds the cells that break it."""
     found = [_ratios(comparison, run.label) for run in comparison.runs[1:]]
     if comparison.lone:
         found.append(_lone(comparison))
     if limit:
-        found.append(_broken(comparison, limit))
+        found.append(_limit_table(comparison, limit))
     return found
 
 
 def screen(comparison: Comparison, limit: Limit | None = None) -> str:
     """What differs between the runs, then all tables, as plain text, 80 columns wide."""
     runs = [f"{run.label}: {run.path} ({_title(run.record)})" for run in comparison.runs]
-    facts = [f"{fact.name}: {_told(comparison, fact)}" for fact in comparison.differences] or [NOTHING]
-    parts = [wrapped(runs), wrapped(["What differs", *facts])]
+    facts = [f"{fact.name}: {_describe(comparison, fact)}" for fact in comparison.differences] or [NOTHING]
+    parts = [wrap(runs), wrap(["What differs", *facts])]
     return "\n\n".join([*parts, *(table.screen() for table in tables(comparison, limit))])
 
 
@@ -71,14 +72,14 @@ def write(comparison: Comparison, folder: Path, limit: Limit | None = None) -> N
 
 
 def page(comparison: Comparison, limit: Limit | None = None) -> str:
-    """The comparison on one page that needs no network; all that the records say is escaped."""
+    """The comparison as one self-contained page; everything from the records is escaped."""
     labels = ", ".join(run.label for run in comparison.runs)
     return render(
         "compare.html.j2",
         title=f"Runs {labels}",
         runs=[(run.label, _title(run.record), run.path) for run in comparison.runs],
         how=HOW,
-        differences=[(fact.name, [_shown(v) for v in fact.values]) for fact in comparison.differences],
+        differences=[(fact.name, [_format_value(v) for v in fact.values]) for fact in comparison.differences],
         nothing=NOTHING,
         figures=[svg.draw(_chart(comparison, run.label)) for run in comparison.runs[1:]],
         tables=tables(comparison, limit),
@@ -91,7 +92,7 @@ def page(comparison: Comparison, limit: Limit | None = None) -> str:
 
 
 def _command(comparison: Comparison, limit: Limit | None) -> str:
-    """What makes the page again."""
+    """The command that makes the page again."""
     words = ["python", "-m", "harness", "compare", *(run.path for run in comparison.runs)]
     words += ["--fail-on", f"{limit.direction}:{limit.pct:g}%"] if limit else []
     return shlex.join([*words, "--output", "DIR"])
@@ -105,22 +106,22 @@ def _chart(comparison: Comparison, other: str) -> Bars:
 
 def _title(record: RunRecord) -> str:
     prompts = record.prompts
-    of_prompts = f", {batch.described(prompts)}" if prompts else ""
+    of_prompts = f", {batch.describe(prompts)}" if prompts else ""
     started = record.started or "not dated"
     return f"{record.model.name}{of_prompts}, on {record.device.name}, {started}"
 
 
-def _told(comparison: Comparison, fact: Difference) -> str:
-    """The fact's value in every run, in a line."""
+def _describe(comparison: Comparison, fact: Difference) -> str:
+    """The fact's value in every run, in one line."""
     values = zip(comparison.runs, fact.values, strict=True)
-    return "; ".join(f"{run.label} {_shown(value)}" for run, value in values)
+    return "; ".join(f"{run.label} {_format_value(value)}" for run, value in values)
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if value is None:
         return NONE
     if isinstance(value, list):
-        return ", ".join(map(_shown, value)) or NONE
+        return ", ".join(map(_format_value, value)) or NONE
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -136,19 +137,21 @@ def _ratios(comparison: Comparison, other: str) -> Table:
 
 
 def heading(cell: Mapping[str, Any], whose: str = "") -> str:
-    """Which kernel, and whose; with the arm, where the cells of an arm lie on axes of their own."""
+    """The kernel and its provider; with the arm, where an arm's cells have their own axes."""
     whole = cell["stage"] == "end_to_end"
     name = f"{cell['kernel'].capitalize()}, end to end" if whole else f"{cell['kernel']}{whose}"
     return f"{name}: {_name(cell)}" if _axes(cell) else name
 
 
 def label(cell: Mapping[str, Any]) -> str:
-    """The cell under its heading."""
+    """The cell's name under its heading."""
     return ", ".join(_axes(cell)) or arm(cell)
 
 
 def arm(cell: Mapping[str, Any]) -> str:
-    """The cell within its kernel, e.g. "paged 16"; of whole prefills only the sweep's have a spread_k."""
+    """The cell's name within its kernel, e.g. "paged 16"; of whole prefills only the sweep's have a
+    spread_k.
+    """
     k = cell["spread_k"]
     swept = k and (cell["stage"] != "end_to_end" or cell["arm"] == "paged")
     more = [f"{name} {cell[name]}" for name in ("variant", "rank", "request") if cell[name] is not None]
@@ -156,13 +159,13 @@ def arm(cell: Mapping[str, Any]) -> str:
 
 
 def _name(cell: Mapping[str, Any]) -> str:
-    """The arm's name: in words, but for an attention backend's, which is written in capitals."""
+    """The arm's name for a reader; attention backends stay in capitals."""
     name: str = cell["arm"]
     return name if name.isupper() else name.replace("_", " ")
 
 
 def _axes(cell: Mapping[str, Any]) -> list[str]:
-    """Where a companion experiment's cell lies, e.g. "batch 4" of an axis "batch_size"."""
+    """A cell's place on its experiment's axes, e.g. "batch 4" on the axis "batch_size"."""
     return [f"{name.partition('_')[0]} {value}" for name, value in cell.items() if name not in FIELDS]
 
 
@@ -179,7 +182,7 @@ def _line(row: Ratio) -> Line:
 
 
 def _lone(comparison: Comparison) -> Table:
-    """Cells that differ in their spread_k alone share a line."""
+    """The cells that only one run has; those that differ only in spread_k share a line."""
     notes = Notes()
     together: dict[tuple[str, str, str, str], list[str]] = {}
     for row in comparison.lone:
@@ -195,22 +198,24 @@ def _lone(comparison: Comparison) -> Table:
 
 
 def _spread_k(k: int | None) -> str:
-    """0 is that of a cell in which none is chosen."""
+    """0 means that vLLM chose the blocks."""
     if k is None:
         return "vLLM's own"
     return str(k) if k else NONE
 
 
-def _broken(comparison: Comparison, limit: Limit) -> Table:
-    """The cells that break the limit; that there is none is said too, and what was not judged."""
-    rows = limit.broken_by(comparison)
+def _limit_table(comparison: Comparison, limit: Limit) -> Table:
+    """The cells that break the limit, or that none does; and the cells that could not be judged."""
+    rows = limit.violations(comparison)
     title = f"Certainly {limit.direction} by more than {limit.pct:g}%"
     judged = sum(row.ci95 is not None for row in comparison.ratios)
-    below = [] if rows else [f"none of {counted(judged, 'cell')}"]
+    below = [] if rows else [f"none of {pluralise(judged, 'cell')}"]
     if unjudged := len(comparison.ratios) - judged:
-        below.append(f"not judged, too few samples for an interval: {counted(unjudged, 'cell')}")
-    if gone := len(lost(comparison)):
-        below.append(f"measured in A and failed in another, which counts as beyond: {counted(gone, 'cell')}")
+        below.append(f"not judged, too few samples for an interval: {pluralise(unjudged, 'cell')}")
+    if gone := len(failed_cells(comparison)):
+        below.append(
+            f"measured in A and failed in another, which counts as beyond: {pluralise(gone, 'cell')}"
+        )
     lines = [Line(f"{row.other}: {row.cell['kernel']}, {arm(row.cell)}", (interval(row),)) for row in rows]
     return Table(title, ("", "ratio to A [95%]"), [Section("", lines)] if rows else [], below=below)
 

@@ -1,8 +1,7 @@
-"""What a run is asked to do: defaults < a YAML file < the command line, validated.
+"""A run's configuration: defaults < a YAML file < the command line, validated.
 
-One file an experiment, made of the groups in `fields`. A model's fields are the one source of the YAML keys
-and of the command line's options. numpy is imported only once there is something to check, so that --help
-stays quick.
+One file an experiment, made of the groups in `fields`. The YAML keys and the command line's options both come
+from a model's fields. numpy is imported only for checks, so that --help stays quick.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What device and files do not allow: problems of options, each in one line, in words."""
+"""What the device and files do not allow: problems with options, one line each."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from harness.config import vllm_names
 from harness.config.defaults import DEVICES, TIMERS, DeviceKind
 from harness.config.engine import EngineSpec
 from harness.config.errors import label
-from harness.units import counted
+from harness.units import pluralise
 
 DEFAULT_BACKEND: dict[DeviceKind, str] = {"cuda": "FLASH_ATTN", "cpu": "CPU_ATTN"}
 BLOCK_MULTIPLES = {"FLASH_ATTN": 16, "CPU_ATTN": 32}  # of tokens; other backends take any
 
 
 def directory_problems(output_dir: Path | None, *, overwrite: bool, resume: bool) -> Iterable[str]:
-    """What the output directory does not allow."""
+    """Problems with the output directory."""
     if resume and overwrite:
         yield "--resume and --overwrite: exclude each other; leave one out"
     if output_dir is None:
@@ -29,12 +29,12 @@ def directory_problems(output_dir: Path | None, *, overwrite: bool, resume: bool
     elif (output_dir / "run.json").exists() and not (overwrite or resume):
         yield (
             f"{label('output_dir', output_dir)}: already holds a run; "
-            "choose another, --overwrite to replace it or --resume to go on with it"
+            "choose another, --overwrite to replace it or --resume to resume it"
         )
 
 
 def folder_problem(folder: Path) -> str | None:
-    """Why nothing can be written to a folder that is there or is to be made; None if it can."""
+    """Why a folder, existing or to be made, cannot be written to; None if it can."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
     if not there.is_dir():
         return f"{'' if there == folder.absolute() else f'{there} is '}not a directory; choose another"
@@ -44,30 +44,30 @@ def folder_problem(folder: Path) -> str | None:
 
 
 def timer_problems(timer: str, l2: str | None, device_kind: DeviceKind) -> Iterable[str]:
-    """What times a call, and the cache it starts from, on another kind of device."""
+    """Timers and L2 states that this kind of device does not have."""
     if timer not in TIMERS[device_kind]:
         choices = " or ".join(TIMERS[device_kind])
         yield f"{label('timer', timer)}: not {DEVICES[device_kind]}; take {choices}"
     if l2 and device_kind == "cpu":
-        yield f"{label('l2', l2)}: a CPU's caches are left as they are; leave it out"
+        yield f"{label('l2', l2)}: a CPU's caches are not controlled; leave it out"
 
 
 def engine_problems(engine: EngineSpec, device_kind: DeviceKind) -> Iterable[str]:
-    """What vLLM would refuse."""
+    """Engine options that vLLM would refuse."""
     yield from backend_problems("attention_backend", filter(None, [engine.attention_backend]))
     backend = engine.attention_backend or DEFAULT_BACKEND[device_kind]
     yield from block_size_problems("block_size", [engine.block_size], backend)
-    if device_kind == "cpu":  # where vLLM passes over both in silence
+    if device_kind == "cpu":  # where vLLM ignores both silently
         if backend.upper() != DEFAULT_BACKEND["cpu"]:
-            yield f"{label('attention_backend', backend)}: a CPU has CPU_ATTN alone; leave it out"
+            yield f"{label('attention_backend', backend)}: a CPU has only CPU_ATTN; leave it out"
         if engine.flash_attn_version is not None:
-            said = label("flash_attn_version", engine.flash_attn_version)
-            yield f"{said}: flash attention needs CUDA; leave it out"
+            option = label("flash_attn_version", engine.flash_attn_version)
+            yield f"{option}: flash attention needs CUDA; leave it out"
     yield from _rank_problems(engine.tensor_parallel_size, engine.distributed_executor_backend, device_kind)
 
 
 def block_size_problems(option: str, sizes: Iterable[int], backend: str) -> Iterable[str]:
-    """Blocks that a backend does not take."""
+    """Block sizes that a backend does not support."""
     multiple = BLOCK_MULTIPLES.get(backend.upper(), 1)
     for size in sizes:
         if size % multiple:
@@ -89,23 +89,23 @@ def backend_problems(option: str, names: Iterable[str]) -> Iterable[str]:
 
 
 def step_problems(tokens: int | None, needed: int, limit: str) -> Iterable[str]:
-    """A step (max_num_batched_tokens) of fewer tokens than `needed`; `limit` says how many and what for."""
+    """A max_num_batched_tokens below `needed`; `limit` says how many are needed and why."""
     if tokens is not None and tokens < needed:
-        said = label("max_num_batched_tokens", tokens)
-        yield f"{said}: must be at least {limit}; raise it or leave it out"
+        option = label("max_num_batched_tokens", tokens)
+        yield f"{option}: must be at least {limit}; raise it or leave it out"
 
 
 def _rank_problems(ranks: int, executor: str | None, device_kind: DeviceKind) -> Iterable[str]:
-    """What the devices and vLLM's executors do not allow."""
+    """Tensor parallelism that the devices or vLLM's executors do not allow."""
     if device_kind == "cuda" and 0 < (here := len(device.nvidia_devices())) < ranks:
-        gpus = counted(here, "GPU")
+        gpus = pluralise(here, "GPU")
         yield f"{label('tensor_parallel_size', ranks)}: this machine has {gpus}; take at most {here}"
     if executor is None:
         return
-    said = label("distributed_executor_backend", executor)
+    option = label("distributed_executor_backend", executor)
     if ranks == 1:
-        yield f"{said}: one rank runs in the main process; raise --tensor-parallel-size or leave it out"
+        yield f"{option}: one rank runs in the main process; raise --tensor-parallel-size or leave it out"
     elif executor == "ray" and device_kind == "cpu":
-        yield f"{said}: vLLM has no Ray workers on a CPU; take mp"
+        yield f"{option}: vLLM has no Ray workers on a CPU; take mp"
     elif executor == "ray" and importlib.util.find_spec("ray") is None:
-        yield f"{said}: Ray is not installed; pip install ray==2.60.0, or take mp"
+        yield f"{option}: Ray is not installed; pip install ray==2.60.0, or take mp"

@@ -1,4 +1,4 @@
-"""What a vLLM engine is started with, beside its model; the experiments' options say it of their own."""
+"""What a vLLM engine is started with besides its model, from an experiment's options."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pydantic import BaseModel
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """An engine that takes whole prompts; names that vLLM has are vLLM's own."""
+    """An engine that takes whole prompts; fields use vLLM's names where vLLM has them."""
 
-    max_model_len: int  # tokens of a prompt with all that is generated from it; a prompt must be shorter
-    max_num_seqs: int  # prompts at once; no more than needed, as graphs are captured for so many
+    max_model_len: int  # tokens of a prompt plus those generated from it; a prompt must be shorter
+    max_num_seqs: int  # prompts at once; no more than needed, as graphs are captured up to this number
     max_num_batched_tokens: int  # of one step
     block_size: int
     dtype: str = "auto"
@@ -26,16 +26,18 @@ class EngineSpec:
     distributed_executor_backend: str | None = None
     allow_long_max_model_len: bool = False
     enable_prefix_caching: bool = False
-    cached_tokens: int = 0  # that the KV cache holds on a CPU, whose engine takes the memory it is told to
+    cached_tokens: int = (
+        0  # capacity of the KV cache on a CPU, whose engine takes as much memory as it is told
+    )
     kv_cache_bytes: int | None = None  # of KV cache; None: what gpu_memory_utilization or cached_tokens gives
     num_gpu_blocks_override: int | None = None  # blocks of KV cache; None: as many as its memory holds
 
     @classmethod
     def of(cls, options: BaseModel, **sizes: Any) -> EngineSpec:
-        """The engine of an experiment's resolved options, as far as they name the fields above.
+        """The engine for an experiment's resolved options, from those that share a field's name.
 
         Args:
-            sizes: the other fields, and those that are not as the options have them.
+            sizes: the other fields, and overrides of the options'.
         """
         named = {f.name for f in fields(cls)} & type(options).model_fields.keys()
         return cls(**{name: getattr(options, name) for name in named} | sizes)

@@ -1,4 +1,4 @@
-"""What is wrong with the input, and how a problem names the value that it is about."""
+"""Errors about bad input, and how they name the value."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class ConfigError(ValueError):
 
 
 def label(name: str, value: Any, source: Path | None = None) -> str:
-    """The value and where it was written: an option, or a key of the YAML file `source`."""
+    """The value and where it comes from: an option, or a key of the YAML file `source`."""
     if isinstance(value, list):
         value = ",".join(map(str, value))
     return f"{source}: {name}: {value}" if source else f"--{name.replace('_', '-')} {value}"

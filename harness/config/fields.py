@@ -23,7 +23,7 @@ Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # NumPy's generators in vLLM t
 NonEmpty = Annotated[str, Field(min_length=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Percent = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-# A path may be written as text, though nothing else is converted.
+# A path may be given as text; nothing else is converted.
 AnyPath = Annotated[Path, Field(strict=False)]
 
 # The options of each group as --help shows them.
@@ -43,7 +43,7 @@ ENGINE_OPTIONS = [
     "distributed_executor_backend",
 ]
 MODEL_OPTIONS = ["model", "trust_remote_code", "allow_long_max_model_len"]
-SWEEP_OPTIONS = ["spread_k", "spread_min", "spread_max", "spread_step", "gap", "run_sizes"]
+SWEEP_OPTIONS = ["spread_k", "spread_min", "spread_max", "spread_step", "gap", "segment_sizes"]
 SAMPLING_OPTIONS = ["repeats", "max_seconds", "precision"]
 KERNEL_TIMING_OPTIONS = ["timer", "l2"]
 OUTPUT_OPTIONS = ["output_dir", "overwrite", "resume", "quiet"]
@@ -53,7 +53,7 @@ COMMON_GROUPS = {"measuring": SAMPLING_OPTIONS, "output": OUTPUT_OPTIONS}
 
 
 class Options(BaseModel):
-    """What all groups have in common: no unknown key, nothing converted, nothing changed later."""
+    """Common to all groups: no unknown keys, no conversion, immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -63,7 +63,7 @@ class Common(Options):
 
     experiment: ClassVar[str]  # its name: the subcommand, and "experiment" in run.json
 
-    seed: Seed = Field(0, description="for made-up weights, token ids, layouts and the order of samples")
+    seed: Seed = Field(0, description="for random weights, token ids, layouts and the order of samples")
     repeats: Count | None = Field(None, description="samples per cell (default: as many as fit the time)")
     max_seconds: Seconds | None = Field(
         None,
@@ -72,15 +72,15 @@ class Common(Options):
     )
     precision: Percent = Field(
         0.5,
-        description="stop sampling when every contrast's 95% interval is narrower than this from end to end, "
-        "in percent of its baseline",
+        description="stop sampling once every contrast's 95% interval is narrower than this, in percent of "
+        "its baseline",
     )
 
     output_dir: AnyPath | None = Field(
         None, description="where the run is stored (default: a new directory in runs/, named by the time)"
     )
-    overwrite: bool = Field(False, description="replace a run that the output directory holds")
-    resume: bool = Field(False, description="go on with the run that the output directory holds")
+    overwrite: bool = Field(False, description="replace the run in --output-dir")
+    resume: bool = Field(False, description="resume the run in --output-dir")
     quiet: bool = Field(False, description="no progress on screen")
 
 
@@ -94,8 +94,8 @@ class KernelTiming(Options):
     )
     l2: Literal["warm", "cold"] | None = Field(
         None,
-        description="the L2 cache that every call on CUDA starts from: warm, it has just read its inputs, or "
-        f"cold, flushed (default: {defaults.L2['cuda']})",
+        description="state of the L2 cache before every call on CUDA: warm (it has just read its inputs) "
+        f"or cold (flushed) (default: {defaults.L2['cuda']})",
     )
 
 
@@ -118,24 +118,26 @@ class Model(Blocks):
     )
     trust_remote_code: bool = Field(False, description="let the model's repository run its own code here")
     allow_long_max_model_len: bool = Field(
-        False, description="go beyond the positions a rotary model was made for"
+        False, description="allow prompts beyond the positions that a rotary model was trained for"
     )
 
     dtype: Literal["auto", "half", "float16", "bfloat16", "float", "float32"] = Field(
         "auto", description="data type of weights and activations"
     )
-    load_format: str = Field("auto", min_length=1, description="where weights come from; dummy makes them up")
+    load_format: str = Field(
+        "auto", min_length=1, description="where weights come from; dummy: random weights"
+    )
     gpu_memory_utilization: float = Field(
         0.6, gt=0, le=1, description="share of the GPU's memory for the engine; leaves room for the replay"
     )
     enforce_eager: bool = Field(False, description="no compilation, no CUDA graphs")
     max_num_batched_tokens: Count | None = Field(
-        None, description="at least --length, so that the prompt stays in one step (default: what it takes)"
+        None, description="at least --length, so that the prompt stays in one step (default: just enough)"
     )
 
     @field_validator("load_format")
     @classmethod
-    def _in_small_letters(cls, value: str) -> str:
+    def _lower_case(cls, value: str) -> str:
         """As vLLM reads it: DUMMY is dummy."""
         return value.lower()
 
@@ -151,7 +153,7 @@ class Model(Blocks):
 
 
 class Engine(Model):
-    """A model in vLLM, with what attends in it."""
+    """A model in vLLM, with its attention backend."""
 
     attention_backend: str | None = Field(
         None, min_length=1, description="vLLM's name, e.g. FLASH_ATTN (default: vLLM's choice)"
@@ -161,18 +163,18 @@ class Engine(Model):
     )
     tensor_parallel_size: Count = Field(1, description="GPUs to split the model over")
     distributed_executor_backend: Literal["mp", "ray"] | None = Field(
-        None, description="what runs the processes of several GPUs (default: mp)"
+        None, description="what starts the processes for several GPUs (default: mp)"
     )
 
 
 class Generation(Model):
-    """A model that generates, in engines that share the time for sampling."""
+    """A model that generates, in engines that share the sampling time."""
 
     max_seconds: Seconds | None = Field(
         None, description="time for all sampling, once engines are up (default: 60)"
     )
     max_num_batched_tokens: Count | None = Field(
-        None, description="of a step in vLLM; more is prefilled in several (default: what it takes)"
+        None, description="tokens of one step in vLLM; longer prompts take several (default: just enough)"
     )
 
 
@@ -182,12 +184,12 @@ def _powers(device_kind: DeviceKind) -> str:
 
 
 class Sweep(Blocks):
-    """A sequence of so many tokens whose KV cache is split into spread_k runs, for several spread_k."""
+    """A sequence whose KV cache is split into spread_k segments, for several values of spread_k."""
 
-    length: Count = Field(4096, description="tokens in the prompt, exactly")
+    length: Count = Field(4096, description="exact number of tokens in the prompt")
     spread_k: Annotated[list[Count], Field(min_length=1)] | None = Field(
         None,
-        description="numbers of runs to split the KV cache into, e.g. 1,4,16 "
+        description="numbers of segments to split the KV cache into, e.g. 1,4,16 "
         f"(default: {_powers('cuda')}, on a CPU {_powers('cpu')}, and the number of blocks)",
     )
     spread_min: Count | None = Field(None, description="first spread_k of a regular sweep (default: 1)")
@@ -197,9 +199,11 @@ class Sweep(Blocks):
     spread_step: Count | None = Field(None, description="step of a regular sweep (default: 1)")
     gap: Literal["shuffled", "scattered"] = Field(
         "shuffled",
-        description="how far apart runs lie: side by side but out of order, or all over the pool",
+        description="how far apart segments lie: adjacent but out of order, or spread over the whole pool",
     )
-    run_sizes: Literal["even", "random"] = Field("even", description="lengths of the runs, in whole blocks")
+    segment_sizes: Literal["even", "random"] = Field(
+        "even", description="lengths of the segments, in whole blocks"
+    )
 
     @field_validator("spread_k")
     @classmethod
@@ -215,9 +219,11 @@ class Sweep(Blocks):
         """Blocks of all requests' KV caches together; needs a block size (see `resolve`)."""
         return sum(batch.blocks(self.requests, self._block_size()))
 
-    def runs(self, spread_k: int) -> list[int]:
-        """How many runs each request's KV cache is split into at a spread_k of the sweep; as `num_blocks`."""
-        return batch.runs(self.requests, spread_k, self._block_size())
+    def segments(self, spread_k: int) -> list[int]:
+        """How many segments each request's KV cache is split into at a spread_k of the sweep; as
+        `num_blocks`.
+        """
+        return batch.segments(self.requests, spread_k, self._block_size())
 
     def spreads(self) -> list[int]:
         """The sweep's values of spread_k, ascending; needs a block size (see `resolve`)."""
@@ -238,17 +244,17 @@ class Sweep(Blocks):
         return self.block_size
 
     def prompts_label(self) -> str:
-        """The option that says how long the sequences are, with its value."""
+        """The option that sets the sequences' lengths, with its value."""
         return label("length", self.length)
 
     def spread_problems(self) -> Iterable[str]:
-        """Values of spread_k that the sequences have too few blocks for; needs a block size."""
+        """Values of spread_k for which the sequences have too few blocks; needs a block size."""
         size = self._block_size()
         for request, blocks in zip(self.requests, batch.blocks(self.requests, size), strict=True):
             if request.spread_k and request.spread_k > blocks:
                 yield (
                     f"{self.prompts_label()}: {request.length}@{request.spread_k} must be split into 1.."
-                    f"{blocks} runs, the number of its blocks at --block-size {size}"
+                    f"{blocks} segments, the number of its blocks at --block-size {size}"
                 )
                 return
         most = batch.largest_spread(self.requests, size)
@@ -269,10 +275,10 @@ Resolved = TypeVar("Resolved", bound=Common)
 
 
 def resolve_common(config: Resolved, device_kind: DeviceKind, name: str) -> Resolved:
-    """The configuration with what depends on the device filled in, as far as these groups have it.
+    """The configuration with these groups' device-dependent defaults filled in.
 
     Args:
-        name: of what is measured, for a new output directory: runs/<time>-<name>.
+        name: for a new output directory: runs/<time>-<name>.
     """
     chosen: dict[str, Any] = {
         "max_seconds": config.max_seconds or defaults.MAX_SECONDS[device_kind],
@@ -290,7 +296,7 @@ def resolve_common(config: Resolved, device_kind: DeviceKind, name: str) -> Reso
 
 
 def common_problems(config: Common, device_kind: DeviceKind) -> list[str]:
-    """What device and files do not allow of these groups' options."""
+    """Problems of these groups' options with device and files."""
     problems = [
         *checks.directory_problems(config.output_dir, overwrite=config.overwrite, resume=config.resume)
     ]
@@ -300,12 +306,12 @@ def common_problems(config: Common, device_kind: DeviceKind) -> list[str]:
 
 
 def model_name(config: Model) -> str:
-    """What the model is called where it is part of a file's name: a directory's own name, also of "."."""
+    """The model's name for use in a file name; a directory's own name, even for "."."""
     return Path(config.model).resolve().name
 
 
 def with_defaults(config: Resolved, defaults: Mapping[str, Any]) -> Resolved:
-    """The configuration with `defaults` in the place of what is None."""
+    """The configuration with None replaced by `defaults`."""
     missing = {name: value for name, value in defaults.items() if getattr(config, name) is None}
     return config.model_copy(update=missing)
 

@@ -1,4 +1,4 @@
-"""The names of `--kernels`, known without importing torch; `harness.kernels.listed` has the kernels."""
+"""The names for `--kernels`, without importing torch; the kernels are in `harness.kernels.listed`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ Look = tuple[str, str]  # "#rrggbb", and a marker of harness.report.charts.svg.M
 
 @dataclass(frozen=True)
 class KernelName:
-    """A kernel as it is known without being imported."""
+    """What is known of a kernel without importing it."""
 
     name: str
-    block_table: bool  # whether it reads one; without, it runs on a fragmented cache after a gather only
-    look: Look | None = None  # None: the next that is free
+    block_table: (
+        bool  # whether it reads one; otherwise it needs a gather before it can run on a fragmented cache
+    )
+    look: Look | None = None  # None: the next free one
 
 
 FUNCTIONS = ("flash_attn_func", "flash_attn_qkvpacked_func", "flash_attn_with_kvcache")
@@ -45,9 +47,9 @@ WITHOUT_TABLE = tuple(kernel.name for kernel in KERNELS if not kernel.block_tabl
 
 
 def looks(names: Iterable[str]) -> dict[str, Look]:
-    """Colour and marker of each kernel, also of those that only a stored run knows.
+    """Each kernel's colour and marker, also for kernels that exist only in a stored run.
 
-    A kernel that declares none gets a pair that no other declares, the first by name the first.
+    A kernel that declares none gets an unused pair, in order of name.
     """
     declared = {kernel.name: kernel.look for kernel in KERNELS if kernel.look}
     colours, markers = zip(*declared.values(), strict=True)
@@ -65,7 +67,7 @@ def gather_for(kernel: str) -> str:
 
 
 def problem(said: str, name: str) -> str | None:
-    """A line on a name that no kernel has; None where one does.
+    """One line about a name that no kernel has; None for a known name.
 
     Args:
         said: the option with what was written, e.g. "--kernels sdpa-mat".

@@ -1,4 +1,4 @@
-"""From a YAML file and a command line to a configuration, and everything that is wrong with them in words."""
+"""A configuration from a YAML file and a command line, or everything that is wrong with them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from harness import batch
+from harness.config import former_options
 from harness.config.errors import ConfigError, label
 from harness.shipped import configs
 
 Model = TypeVar("Model", bound=BaseModel)
 Options = Mapping[str, Any]
 
-# Two ways to say the same, each with its options.
+# Alternatives that exclude each other, each with its options.
 EITHER_OR = ((("spread_k",), ("spread_min", "spread_max", "spread_step")), (("length",), ("batch",)))
 
 
@@ -27,7 +28,8 @@ def load(model: type[Model], options: Options, yaml_path: Path | None = None) ->
 
     Raises ConfigError with everything that is wrong, in one line.
     """
-    from_yaml = _read_yaml(model, yaml_path) if yaml_path else {}
+    from_yaml = former_options.rename(_read_yaml(model, yaml_path) if yaml_path else {})
+    options = former_options.rename(options)
     for values, source in ((from_yaml, yaml_path), (options, None)):
         for ways in EITHER_OR:
             given = [[name for name in way if values.get(name) is not None] for way in ways]
@@ -47,7 +49,7 @@ def load(model: type[Model], options: Options, yaml_path: Path | None = None) ->
         return model.model_validate(merged)
     except ValidationError as error:
         source_of = {name: None if name in options else yaml_path for name in merged}
-        raise ConfigError("; ".join(_in_words(model, error, merged, source_of))) from None
+        raise ConfigError("; ".join(_describe_errors(model, error, merged, source_of))) from None
 
 
 def value_types(model: type[BaseModel], name: str) -> list[Any]:
@@ -61,7 +63,7 @@ def item_type(kind: Any) -> Any:
 
 
 def expects(model: type[BaseModel], name: str) -> str:
-    """What a field's value must be, in words that follow "must be"."""
+    """What a field's value must be: text that follows "must be"."""
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
     lists = {
         int: "a list of whole numbers, e.g. 1,4,16 (in YAML [1, 4, 16])",
@@ -89,16 +91,16 @@ def _plain_types(annotation: Any) -> Iterable[Any]:
 
 
 def _batch_and_longest(text: str, source: Path | None) -> dict[str, Any]:
-    """The batch, without the file that it may be in, and the length of its longest prompt."""
+    """The batch, read from its file if it names one, and the length of its longest prompt."""
     try:
         requests = batch.parse(text)
     except batch.BatchError as error:
         raise ConfigError(f"{label('batch', text, source)}: {error}") from None
-    return {"batch": batch.written(requests), "length": max(request.length for request in requests)}
+    return {"batch": batch.format_batch(requests), "length": max(request.length for request in requests)}
 
 
 def read_mapping(path: Path, named: str) -> dict[str, Any]:
-    """What a YAML file maps keys to, {} if it is empty; raises ConfigError, with the file as `named`."""
+    """A YAML file's mapping, {} if it is empty; raises ConfigError, which calls the file `named`."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -115,19 +117,19 @@ def read_mapping(path: Path, named: str) -> dict[str, Any]:
 def _read_yaml(model: type[BaseModel], path: Path) -> dict[str, Any]:
     values = read_mapping(path, f"--config {path}")
     for key in values:
-        if key not in model.model_fields:
+        if former_options.NAMES.get(key, key) not in model.model_fields:
             near = difflib.get_close_matches(str(key), model.model_fields, 1, cutoff=0)
             raise ConfigError(f"{path}: {key}: unknown key; the nearest is {near[0]}")
     return values
 
 
-def _in_words(
+def _describe_errors(
     model: type[BaseModel],
     error: ValidationError,
     values: Options,
     source_of: Mapping[str, Path | None],
 ) -> Iterable[str]:
-    """One problem for each field that is wrong; of a union's several complaints, the one about a limit."""
+    """One problem for each invalid field; of a union's several errors, the one about a limit."""
     limits = {"greater_than_equal": "at least", "greater_than": "more than", "less_than_equal": "at most"}
     must_be: dict[str, str] = {}
     for item in error.errors():

@@ -1,4 +1,4 @@
-"""Names that vLLM knows, read from its source: importing vllm takes seconds."""
+"""Names that vLLM knows, read from its source because importing vllm takes seconds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LOAD_FORMATS = "model_executor/model_loader/__init__.py", "LoadFormats"
 
 
 def unknown_backend(said: str, name: str) -> str | None:
-    """A line on an attention backend that vLLM has not; None if it has, or what it has cannot be found out.
+    """One line about an attention backend that vLLM lacks; None if it exists or cannot be determined.
 
     Args:
         said: the option with what was written, e.g. "--attention-backend flash_atn".
@@ -23,12 +23,12 @@ def unknown_backend(said: str, name: str) -> str | None:
 
 
 def unknown_load_format(said: str, name: str) -> str | None:
-    """The same of a load format, in small letters; None too where a plugin of vLLM may have brought it."""
+    """The same for a load format, in lower case; None also where a plugin of vLLM may provide it."""
     return None if _plugins() else _unknown(said, name, load_formats(), "load format")
 
 
 def backends() -> tuple[str, ...]:
-    """Attention backends as vLLM lists them; none if it is not installed, or lists them elsewhere."""
+    """Attention backends as vLLM lists them; none if vLLM is not installed or lists them elsewhere."""
     file, enum = BACKENDS
     members = [node.body for node in _source(file) if isinstance(node, ast.ClassDef) and node.name == enum]
     assigned = [line for body in members for line in body if isinstance(line, ast.Assign)]
@@ -57,9 +57,9 @@ def _source(file: str) -> list[ast.stmt]:
 
 
 def _plugins() -> bool:
-    """Whether packages other than vLLM's own are loaded into it as plugins, which may register more names."""
-    found = metadata.entry_points(group="vllm.general_plugins")
-    return any(not plugin.module.startswith("vllm.") for plugin in found)
+    """Whether vLLM loads plugins from other packages, which may register more names."""
+    plugins = metadata.entry_points(group="vllm.general_plugins")
+    return any(not plugin.module.startswith("vllm.") for plugin in plugins)
 
 
 def _unknown(said: str, name: str, listed: tuple[str, ...], what: str) -> str | None:

@@ -1,6 +1,6 @@
-"""Something heavy in a process of its own: several are up side by side, and one that dies is only one.
+"""A heavy object in a child process: several can be up at once, and one that dies takes no other with it.
 
-Questions and answers are pickled on a pipe of their own, so nothing that a library prints gets between them.
+Requests and answers are pickled over a dedicated pipe, so that a library's output cannot get in between.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from harness.runs.record import Status, status_of
 from harness.stack import with_room
 
 CLOSING_S = 5.0
-# Called in the child; what it yields answers with its methods, and with `facts()` once it is up.
+# Called in the child; the object that it yields answers calls of its methods, `facts()` first.
 Make = Callable[..., AbstractContextManager[Any]]
 
 
 class EngineFailed(RuntimeError):
-    """An engine could not do what it was asked, or its process is gone; `status` is its cells'."""
+    """An engine failed at a task, or its process is gone; `status` is for its cells."""
 
     def __init__(self, status: Status, reason: str) -> None:
         super().__init__(reason)
@@ -37,13 +37,13 @@ class ChildDied(EngineFailed):
 
 
 class Child:
-    """What `make(*arguments)` yields, in a child process; one call at a time, and the caller waits for it."""
+    """A proxy for what `make(*arguments)` yields in a child process; calls are synchronous, one at a time."""
 
     def __init__(self, make: Make, *arguments: Any) -> None:
-        """Start the process and wait until it is up; `facts` is what it says of itself then.
+        """Start the process and wait until it is up; `facts` is what it then reports about itself.
 
         Args:
-            make: a function of a module; it and the arguments must pickle.
+            make: a module-level function; it and the arguments must be picklable.
 
         Raises:
             EngineFailed: it did not start.
@@ -66,13 +66,13 @@ class Child:
         return self._process.pid
 
     def ask(self, name: str, *arguments: Any) -> Any:
-        """What the method of that name returns.
+        """Call the method of that name and return its result.
 
         Raises:
             EngineFailed: it raised.
             ChildDied: the process is gone.
         """
-        with contextlib.suppress(OSError):  # the child is gone, which reading says with its reason
+        with contextlib.suppress(OSError):  # the child is gone; reading reports why
             self._pipe.send((name, arguments))
         return self._answer()
 
@@ -88,13 +88,13 @@ class Child:
         return answer
 
     def close(self) -> None:
-        """End the process, whatever it is doing; its memory is free on return. Closing twice does nothing."""
-        self._pipe.close()  # at whose end it ends by itself, unless it is busy
+        """End the process, whatever it is doing; its memory is free on return. Closing twice is harmless."""
+        self._pipe.close()  # the child exits when the pipe closes, unless it is busy
         self._process.join(CLOSING_S)
         self.kill()
 
     def kill(self) -> None:
-        """End it at once: it has nothing to put in order."""
+        """Kill it at once: it has nothing to clean up."""
         self._pipe.close()
         self._process.kill()
         self._process.join()
@@ -114,13 +114,13 @@ class _Failure:
 
 @with_room
 def _serve(pipe: Connection, make: Make, arguments: tuple[Any, ...]) -> None:
-    """The child: make it, say so, and answer until it is killed or the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends its children
+    """The child's side: make the object, report it, and answer until killed or until the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends its children
     os.dup2(2, 1)  # stdout belongs to the parent's tables
     import torch
 
     try:
-        # vLLM's tensors may only be written to in inference mode.
+        # vLLM's tensors can only be written in inference mode.
         with torch.inference_mode(), make(*arguments) as served:
             pipe.send(served.facts())
             while True:
@@ -134,14 +134,16 @@ def _serve(pipe: Connection, make: Make, arguments: tuple[Any, ...]) -> None:
     except EOFError:
         return  # the parent is gone
     except Exception as error:
-        with contextlib.suppress(OSError):  # so is it here
+        with contextlib.suppress(OSError):  # the parent is gone
             pipe.send(_Failure(*status_of(error)))
 
 
 def _wake() -> None:
-    """Have the GPU switch to this process ahead of what is timed, not in it."""
+    """Make the GPU switch to this process before the timed call, not during it."""
     import torch
 
-    if torch.cuda.is_initialized():  # what has used no GPU yet is not to hold any of its memory
+    if (
+        torch.cuda.is_initialized()
+    ):  # a process that has not used the GPU should not allocate any of its memory
         torch.cuda._sleep(1)
         torch.cuda.synchronize()

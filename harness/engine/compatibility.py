@@ -1,4 +1,4 @@
-"""Whether the installed vLLM has all that this project relies on: its symbols decide, not its version."""
+"""Whether the installed vLLM has everything that this project relies on: symbols decide, not the version."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from patches import TESTED, PatchError, Symbol
 
 
 def needs(kind: Kind) -> dict[str, tuple[Symbol, ...]]:
-    """What is needed inside vLLM on this kind of device, by the file that needs it."""
+    """The symbols needed in vLLM on this kind of device, by the module that needs them."""
     modules = [import_module(f"patches.{module.name}") for module in pkgutil.iter_modules(patches.__path__)]
     modules += [vllm_cpu] if kind == "cpu" else [vllm_flash_attn, vllm_triton]
     names = ("NEEDS", "NEEDS_ON_CUDA") if kind == "cuda" else ("NEEDS",)
@@ -27,10 +27,10 @@ def needs(kind: Kind) -> dict[str, tuple[Symbol, ...]]:
 
 
 def require(kind: Kind, *, longer_positions: bool) -> None:
-    """Raise PatchError if vLLM does not load, or with all that it lacks.
+    """Raise PatchError if vLLM does not load or lacks something; the message names everything missing.
 
     Args:
-        longer_positions: the model's learned positions are to be extended.
+        longer_positions: whether the model's learned positions will be extended.
     """
     try:
         import_module("vllm")
@@ -46,5 +46,5 @@ def require(kind: Kind, *, longer_positions: bool) -> None:
     ]
     if lacking:
         listed = "; ".join(dict.fromkeys(lacking))
-        version = patches.installed() or "this vllm"
+        version = patches.installed_vllm() or "this vllm"
         raise PatchError(f"{version} is not supported: {listed}. Tested are {TESTED}")

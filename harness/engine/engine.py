@@ -1,4 +1,4 @@
-"""A vLLM engine whose only requests are the harness's own: start it, add prompts, step, close it."""
+"""A vLLM engine that serves only the harness's requests: start it, add prompts, step, close it."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from harness.engine.options import EXPORTED, EngineError, check_vllm, engine_arg
 from harness.engine.ranks import Ranks
 from harness.models import ModelSource
 from harness.runs.schema import EngineSettings
-from harness.units import counted, first_line
+from harness.units import first_line, pluralise
 
 if TYPE_CHECKING:
-    from patches.steering import Course
+    from patches.steering import Override
 
 Prompts = Sequence[Sequence[int]]  # token ids of each
 
 
 @dataclass(frozen=True)
 class EngineStep:
-    """One step of the engine, and where the prompts are after it; lists have the prompts' order."""
+    """One step of the engine and the prompts' state after it; lists are in the prompts' order."""
 
     seconds: float  # schedule, run the model, sample, process the output
     tokens: list[tuple[int, ...]]  # generated so far, greedily
-    cached_tokens: list[int]  # of each prompt, how many came out of the prefix cache: vLLM's own count
+    cached_tokens: list[int]  # for each prompt, how many came from the prefix cache, as vLLM counts
 
 
 @dataclass(frozen=True)
 class Prefill:
-    """What one prefill step gave."""
+    """The result of one prefill step."""
 
     first_tokens: tuple[int, ...]  # of each prompt
     seconds: float  # of the engine step
@@ -42,11 +42,11 @@ class Prefill:
 
 @dataclass(frozen=True)
 class EngineFacts:
-    """What a started engine says of itself."""
+    """What a started engine reports about itself."""
 
     settings: EngineSettings  # what vLLM made of its arguments
     block_size: int
-    num_blocks: int  # that requests can have
+    num_blocks: int  # available to requests
     block_bytes: int  # of K and V of a block, all layers together
     start_s: float
 
@@ -56,17 +56,17 @@ class EngineFacts:
 
 
 class Engine:
-    """vLLM in this process: its scheduler and block pool, and its layers too if there is one rank.
+    """vLLM in this process: its scheduler and block pool, and with one rank its layers too.
 
-    `ranks` reaches the layers wherever they are.
+    `ranks` reaches the layers in any case.
     """
 
     def __init__(self, spec: EngineSpec, source: ModelSource) -> None:
         """Start the engine with a materialised model.
 
         Raises:
-            PatchError: this vLLM lacks something that is needed to see and steer it.
-            EngineError: vLLM refuses what it is started with.
+            PatchError: this vLLM lacks something needed to observe and steer it.
+            EngineError: vLLM refuses its arguments.
         """
         check_vllm(source)
         arguments = engine_args(spec, source)
@@ -79,17 +79,17 @@ class Engine:
         deaths = executors.DeathWatch()
         with contextlib.ExitStack() as undo:
             undo.enter_context(deaths.listening())
-            with starting.patched(spec, source):
+            with starting.apply_patches(spec, source):
                 if spec.distributed_executor_backend == "ray":
                     executors.start_ray([*EXPORTED, positions.EXTENDED_POSITIONS])
                     undo.callback(executors.stop_ray)
                 try:
                     self.llm = LLMEngine.from_engine_args(EngineArgs(**arguments))
                 except (ValueError, NotImplementedError) as error:
-                    said = f"vLLM does not take {source.name} as asked: {_reason(error)}"
-                    raise EngineError(said) from error
+                    message = f"vLLM does not accept {source.name} with these options: {_reason(error)}"
+                    raise EngineError(message) from error
             undo.callback(self.llm.engine_core.shutdown)
-            # Not in a variable: a library that keeps an error of its import keeps this frame with it.
+            # Not in a variable: a library that keeps an import error would keep this frame alive.
             self._core = starting.complete(self.llm, spec.seed, source)
             self.block_pool = engine.block_pool(self._core)
             self.ranks = Ranks(self._core.model_executor, spec.tensor_parallel_size, deaths)
@@ -119,20 +119,20 @@ class Engine:
 
     @property
     def block_size(self) -> int:
-        """Tokens of a block, as vLLM has it."""
+        """Tokens of a block in vLLM."""
         from patches import engine
 
         return int(engine.settings(self.llm)["block_size"])
 
     @property
     def blocks_in_pool(self) -> int:
-        """Blocks that requests can have."""
+        """Blocks available to requests."""
         from patches import kv_cache
 
         return kv_cache.blocks_in_pool(self.block_pool)
 
     def cache_bytes(self) -> int:
-        """Of K and V in the blocks that requests hold now."""
+        """Bytes of K and V in the blocks that requests hold now."""
         from patches import kv_cache
 
         return kv_cache.blocks_in_use(self.block_pool) * self._block_bytes
@@ -144,7 +144,7 @@ class Engine:
         return block_pool.free_block_ids(self.block_pool)
 
     def next_block_ids(self, counts: Sequence[int]) -> list[list[int]]:
-        """The blocks that the next requests, of so many blocks each, would get if nothing were chosen."""
+        """The blocks that vLLM would give the next requests, of this many blocks each."""
         from patches import block_pool
 
         ids = iter(block_pool.next_block_ids(self.block_pool, sum(counts)))
@@ -158,13 +158,13 @@ class Engine:
         done = kv_cache.reset_prefix_cache(self.llm)
         seconds = time.perf_counter() - start
         if not done:
-            raise EngineError("vLLM did not reset its prefix cache: some request still holds blocks")
+            raise EngineError("vLLM did not reset its prefix cache: a request still holds blocks")
         return seconds
 
     def steps(self, prompts: Prompts, max_tokens: int) -> Generator[EngineStep, None, None]:
-        """Add the prompts and step until each has its tokens; what they held is free once this is closed.
+        """Add the prompts and yield each step until all have their tokens; closing frees their blocks.
 
-        Close it (contextlib.closing) to end the requests earlier, which an error does as well.
+        Close it early (contextlib.closing) to end the requests; an error does so as well.
 
         Args:
             max_tokens: to generate from each.
@@ -173,7 +173,7 @@ class Engine:
         cached = dict.fromkeys(tokens, 0)
         try:
             while self.llm.has_unfinished_requests():
-                with self.ranks.watched():
+                with self.ranks.watch():
                     start = time.perf_counter()
                     outputs = self.llm.step()
                     seconds = time.perf_counter() - start
@@ -196,22 +196,22 @@ class Engine:
         return names
 
     def prefill(
-        self, prompts: Prompts, block_ids: Prompts | None = None, course: Course | None = None
+        self, prompts: Prompts, block_ids: Prompts | None = None, override: Override | None = None
     ) -> Prefill:
         """Prefill prompts in one step and sample one token each.
 
         Args:
             block_ids: the physical blocks to put each one's K and V into, in order; None: as vLLM chooses.
-            course: how attention runs; None: vLLM untouched. Putting it on and off is not timed.
+            override: how attention runs; None: vLLM untouched. Installing and removing it is not timed.
 
         Raises:
             EngineError: the prompts took more than one step, or could not be steered.
         """
-        # Ranks in other processes are told something ahead of every prefill, so that all find them awake.
-        with self.ranks.during("steered", course) as steered:
+        # Ranks in other processes get a message before every prefill, so that every arm finds them awake.
+        with self.ranks.during("steered", override) as steered:
             done = self._prefill(prompts, block_ids)
-        if course is not None and any(steps != [1] for steps in steered):
-            raise EngineError("the prefill was no pure prefill of whole prompts, so it was not steered")
+        if override is not None and any(steps != [1] for steps in steered):
+            raise EngineError("the step was not a pure prefill of whole prompts, so it was not steered")
         return done
 
     def _prefill(self, prompts: Prompts, block_ids: Prompts | None) -> Prefill:
@@ -227,7 +227,7 @@ class Engine:
         return Prefill(tuple(tokens[0] for tokens in step.tokens), step.seconds)
 
     def close(self) -> None:
-        """Stop the engine and its ranks and give their memory back. Closing twice does nothing."""
+        """Stop the engine and its ranks and release their memory. Closing twice is harmless."""
         self._undo.close()
         self.block_pool = self._core = self.llm = self.ranks = None  # type: ignore[assignment]
         _free_memory()
@@ -240,18 +240,18 @@ class Engine:
 
 
 def several_steps(prompts: Prompts) -> EngineError:
-    """What to raise where one step did not take all prompts."""
+    """The error for prompts that took more than one step."""
     return EngineError(
-        f"{counted(len(prompts), 'prompt')} of {sum(map(len, prompts))} tokens in all took more than one "
-        "step; raise --max-num-batched-tokens to so many, or take fewer or shorter prompts"
+        f"{pluralise(len(prompts), 'prompt')} of {sum(map(len, prompts))} tokens in all took more than one "
+        "step; set --max-num-batched-tokens to at least that, or use fewer or shorter prompts"
     )
 
 
 def _reason(error: Exception) -> str:
     """The line that says what is wrong; pydantic puts it below a heading."""
     lines = [line.strip() for line in str(error).splitlines()]
-    found = next((line for line in lines if line.startswith("Value error, ")), first_line(error))
-    return found.removeprefix("Value error, ").partition(" [type=")[0]
+    reason = next((line for line in lines if line.startswith("Value error, ")), first_line(error))
+    return reason.removeprefix("Value error, ").partition(" [type=")[0]
 
 
 def _free_memory() -> None:
@@ -265,31 +265,31 @@ def _free_memory() -> None:
 
 
 def check_room(blocks: int, free: Sequence[int]) -> None:
-    """Check that the pool can hold the prompts' KV cache, of so many blocks, twice.
+    """Check that the pool can hold the prompts' KV cache, `blocks` blocks, twice.
 
     Raises:
-        EngineError: it cannot; the one-run baseline and the fragmented copy must live side by side.
+        EngineError: it cannot; the one-segment baseline and the fragmented copy must both be resident.
     """
     if len(free) < 2 * blocks:
         raise EngineError(
             f"the KV cache has {len(free)} free blocks, {2 * blocks} are needed (the prompts' {blocks} in "
-            "one run and again fragmented); raise --gpu-memory-utilization, or on a CPU the environment's "
-            "VLLM_CPU_KVCACHE_SPACE (GiB)"
+            "one segment and again fragmented); raise --gpu-memory-utilization, or on a CPU the "
+            "environment's VLLM_CPU_KVCACHE_SPACE (GiB)"
         )
 
 
 def check_backend(asked: str | None, got: Sequence[str]) -> None:
-    """Check that attention runs in the backend that was asked for.
+    """Check that attention runs in the requested backend.
 
     Args:
         asked: vLLM's name in any case, or None for its choice.
         got: the layers' backends, each once.
 
     Raises:
-        EngineError: vLLM took another one.
+        EngineError: vLLM chose another one.
     """
     if asked is not None and (others := [name for name in got if name != asked.upper()]):
         raise EngineError(
-            f"--attention-backend {asked}: vLLM took {', '.join(others)} in its place; ask for that one, or "
-            "leave it out"
+            f"--attention-backend {asked}: vLLM took {', '.join(others)} instead; choose that one, or leave "
+            "it out"
         )

@@ -12,15 +12,15 @@ from contextlib import contextmanager
 from harness.engine.exits import describe_exit
 from harness.shipped import python_path
 
-# Loggers that have pages to say in this process when a rank dies. What the ranks themselves log stays.
+# Loggers that print pages in this process when a rank dies. The ranks' own logs stay.
 TALKATIVE = ("vllm.logging_utils.dump_input", "vllm.v1.executor.multiproc_executor",
              "vllm.v1.executor.ray_executor_v2")  # fmt: skip
 
 
 class DeathWatch(logging.Filter):
-    """Hears from the executor which rank died first, and keeps what it would print off the screen.
+    """Learns from the executor which rank died first, and keeps its log output off the screen.
 
-    Exit codes do not tell: the executor ends the other ranks at once.
+    Exit codes do not tell which: the executor ends the other ranks at once.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class DeathWatch(logging.Filter):
         self._heard = threading.Event()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Remember the first record that says who died, and leave it to other engines' too."""
+        """Remember the first record that says which rank died, and pass it on to other engines' filters."""
         if not self._notice and "died unexpectedly" in record.getMessage():
             self._notice = record.getMessage()
             self._heard.set()
@@ -40,10 +40,10 @@ class DeathWatch(logging.Filter):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take the place of what vLLM would print, for as long as one engine lives."""
+        """Replace vLLM's log output for the lifetime of one engine."""
         loggers = [logging.getLogger(name) for name in TALKATIVE]
         for logger in loggers:
-            logger.filters.insert(0, self)  # ahead of every mute, which ends the list
+            logger.filters.insert(0, self)  # before all mutes, which are at the end of the list
             logger.addFilter(self._mute)
         try:
             yield
@@ -66,9 +66,10 @@ class DeathWatch(logging.Filter):
 
 
 def cpu_binding(ranks: int, cpus: Sequence[int]) -> str:
-    """VLLM_CPU_OMP_THREADS_BIND for so many ranks: equal shares of `cpus`, or no binding if they are too few.
+    """VLLM_CPU_OMP_THREADS_BIND for `ranks` ranks: equal shares of `cpus`, or no binding if there are too
+    few.
 
-    vLLM's own choice keeps CPUs back for other processes and fails where that leaves none.
+    vLLM's own choice reserves CPUs for other processes and fails if that leaves none.
     """
     share = len(cpus) // ranks
     if not share:
@@ -81,7 +82,7 @@ def start_ray(variables: Sequence[str]) -> None:
     """Start Ray on this machine, or join the cluster of the environment's RAY_ADDRESS.
 
     Args:
-        variables: of this process's environment that the workers get too, where they are set.
+        variables: of this process's environment to pass on to the workers, where set.
     """
     import ray
 
@@ -96,7 +97,9 @@ def start_ray(variables: Sequence[str]) -> None:
 
 
 def stop_ray() -> None:
-    """Disconnect, and stop what `start_ray` started. Left to the interpreter's exit, actors fail loudly."""
+    """Disconnect, and stop what `start_ray` started. If left to the interpreter's exit, actors fail
+    noisily.
+    """
     import ray
 
     ray.shutdown()

@@ -1,4 +1,4 @@
-"""How a process ended, in words, and whether the system's memory is why."""
+"""How a process ended, and whether it was killed for lack of memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ def describe_exit(exit_code: int | None) -> str:
 
 
 def _oom_kills() -> int | None:
-    """Processes that the kernel has killed for memory, in any container of this machine; None: not told."""
+    """How many processes the kernel has killed for memory, in any container of this machine; None:
+    unknown.
+    """
     try:
         counted = re.search(r"^oom_kill (\d+)$", VMSTAT.read_text(), re.MULTILINE)
     except OSError:
@@ -33,16 +35,16 @@ def _oom_kills() -> int | None:
 
 @dataclass(frozen=True)
 class MemoryWatch:
-    """Made as a process starts: whether the kernel kills for memory from then on."""
+    """Created as a process starts; tells whether the kernel has killed for memory since."""
 
     oom_kills: int | None = field(default_factory=_oom_kills)
 
     def ended(self, exit_code: int | None) -> tuple[Status, str]:
-        """The status of what a process leaves undone, and how it ended.
+        """The status for what a process leaves undone, and how it ended.
 
-        SIGKILL is what the kernel's out-of-memory killer sends, and not only that one. It is taken for the
-        killer's if the kernel has counted a kill since the process started. Any other end is an error, as is
-        a SIGKILL where the kernel has counted none or does not say.
+        The kernel's out-of-memory killer sends SIGKILL, but others may too. It counts as out of memory if the
+        kernel has counted a kill since the process started. Any other end is an error, as is a SIGKILL where
+        the kernel has counted none or does not say.
         """
         if exit_code != -signal.SIGKILL:
             return Status.ERROR, describe_exit(exit_code)

@@ -1,4 +1,4 @@
-"""Requests from their prompts to their last token, several at once, every step timed."""
+"""Generation: requests from prompt to last token, several at once, every step timed."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ FirstLogits = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Completed:
-    """What prompts that were prefilled in one step came to, each list in their order."""
+    """The result for prompts prefilled in one step; lists are in the prompts' order."""
 
     tokens: list[list[int]]  # generated, greedily
-    cached_tokens: list[int]  # of each prompt, how many came out of the prefix cache: vLLM's own count
+    cached_tokens: list[int]  # for each prompt, how many came from the prefix cache, as vLLM counts
     seconds: float  # of the engine's steps
 
 
@@ -41,8 +41,8 @@ def complete(
     """Prefill the prompts in one step and generate `output_len` tokens for each.
 
     Args:
-        engine: one that takes so many at once (max_num_seqs, max_num_batched_tokens).
-        on_step: called after every step, untimed; what its requests hold is released in the last one.
+        engine: must take them all at once (max_num_seqs, max_num_batched_tokens).
+        on_step: called after every step, untimed; the last step releases the requests' blocks.
 
     Raises:
         EngineError: the prompts took more than one step.
@@ -59,7 +59,9 @@ def complete(
 
 
 def warm_up(engine: Engine, lengths: Sequence[int], at_once: int) -> None:
-    """Run prompts of these lengths, alone and `at_once` together: what compiles or allocates does it here."""
+    """Run prompts of these lengths, alone and `at_once` together, so that compilation and allocation happen
+    here.
+    """
     for length in lengths:
         for count in sorted({1, at_once}):
             complete(engine, [[1 + n % 7 for n in range(length)]] * count)
@@ -70,33 +72,33 @@ class Step:
     """One step of an engine, or of a model that generates."""
 
     seconds: float
-    decoding: bool  # every prompt had its first token before and got another one
-    cache_bytes: int  # of K and V that are in use after it, whole blocks where they are paged
+    decoding: bool  # every prompt already had its first token and got another
+    cache_bytes: int  # K and V in use after it, in whole blocks where paged
     memory_bytes: int  # of the process after it, see measure.memory
 
 
 @dataclass(frozen=True)
 class Generated:
-    """What prompts that ran side by side came to."""
+    """The result for prompts that ran together."""
 
     tokens: tuple[tuple[int, ...], ...]  # greedily, of each prompt
     steps: tuple[Step, ...]
-    start_bytes: int  # of the process ahead of the first step, see measure.memory
-    peak_bytes: int  # the most from then on
+    start_bytes: int  # of the process before the first step, see measure.memory
+    peak_bytes: int  # the peak from then on
 
     @property
     def seconds(self) -> float:
-        """Of all steps."""
+        """Seconds of all steps."""
         return sum(step.seconds for step in self.steps)
 
     @property
     def decode_seconds(self) -> float:
-        """Of the steps in which every prompt was decoding."""
+        """Seconds of the steps in which every prompt was decoding."""
         return sum(step.seconds for step in self.steps if step.decoding)
 
 
 class Generating:
-    """An engine that generates, every step timed; what a child process with one answers with."""
+    """A generating engine with every step timed: the object behind a child process."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -107,15 +109,15 @@ class Generating:
         return self.engine.facts()
 
     def generate(self, prompts: Prompts, output_len: int) -> Generated:
-        """Prefill the prompts, then take `output_len` - 1 steps in each of which every prompt gets a token.
+        """Prefill the prompts, then take `output_len` - 1 steps, each of which gives every prompt a token.
 
-        Prompts of more than max_num_batched_tokens together take several steps, as vLLM cuts them. Those
-        that are through first decode meanwhile, in steps that do not count as decoding.
+        Prompts of more than max_num_batched_tokens together take several steps, as vLLM cuts them. Prompts
+        that finish first decode meanwhile, in steps that do not count as decoding.
 
         Args:
             prompts: all must fit the KV cache at once.
         """
-        # One more than is waited for: a request that ends gives its blocks back before they are counted.
+        # One more than needed: a request that ends releases its blocks before they are counted.
         most = 1 if output_len == 1 else output_len + 1 + self._prefill_steps(prompts)
         counts, steps = [0] * len(prompts), list[Step]()
         memory.start_peak(self._device)
@@ -141,7 +143,7 @@ class Generating:
         return 1e6 * self.generate(prompts, 1).seconds
 
     def first_logits(self, prompt: Sequence[int]) -> FirstLogits:
-        """Logits that the first token after a prompt is chosen from, float32, [vocabulary]."""
+        """Logits of the first token after a prompt, float32, [vocabulary]."""
         with self.engine.ranks.during("observing_logits") as seen:
             self.generate([prompt], 1)
         logits: FirstLogits = seen[0][-1][0].float().numpy()
@@ -150,12 +152,12 @@ class Generating:
     def capture(self, prompts: Prompts, path: Path) -> None:
         """Prefill the prompts and write the first attention layer's call, of all steps together, to a file.
 
-        Only for eager engines: a replayed CUDA graph, as of prompts of one token, passes by what looks on.
+        Only for eager engines: a replayed CUDA graph, as for one-token prompts, bypasses the hook.
 
         Raises:
-            CaptureError: the layer is of a kind that cannot be captured, or not all of the prompts were seen.
+            CaptureError: this kind of layer cannot be captured, or some prompts were not seen.
         """
-        from patches.attention import AttentionTap
+        from patches.attention import AttentionHook
 
         name, layer = next(iter(self.engine.ranks.only.layers.items()))
         steps: list[AttentionCall] = []
@@ -163,18 +165,18 @@ class Generating:
         def observe(layer: Any, *given: Any) -> None:
             steps.append(joined_call.part(from_engine(0, layer, *given)))
 
-        tap = AttentionTap({name: layer})
-        if tap.out_of_scope:
-            raise CaptureError(tap.out_of_scope[name])
-        with tap.observing(observe):
+        hook = AttentionHook({name: layer})
+        if hook.out_of_scope:
+            raise CaptureError(hook.out_of_scope[name])
+        with hook.observing(observe):
             self.generate(prompts, 1)
         call = joined_call.of_steps(steps) if steps else None
         if call is None or sorted(call.lengths) != sorted(map(len, prompts)):
-            raise CaptureError(f"{name}: not all of the prompts were seen in the attention's calls")
+            raise CaptureError(f"{name}: some prompts were not seen in the attention calls")
         save(call, path)
 
     def _prefill_steps(self, prompts: Prompts) -> int:
-        """At most so many steps until every prompt has its first token."""
+        """An upper bound on the steps until every prompt has its first token."""
         return prefill_steps(sum(map(len, prompts)), self.engine.settings.max_num_batched_tokens or 1)
 
 
@@ -186,6 +188,6 @@ def blocks_needed(prompt_len: int, output_len: int, block_size: int, steps: int)
 
 @contextmanager
 def generating(spec: EngineSpec, source: ModelSource) -> Iterator[Generating]:
-    """For `Child`: an engine of its own."""
+    """For `Child`: start an engine and yield it."""
     with Engine(spec, source) as engine:
         yield Generating(engine)

@@ -1,4 +1,4 @@
-"""In-engine arms: ways of running the same prefill inside vLLM, switched from one prefill to the next."""
+"""In-engine arms: ways of running the same prefill inside vLLM, switched between prefills."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import torch
 from harness import batch, layout
 from harness.config.engine import EngineSpec
 from harness.engine.engine import Engine, EngineFacts, Prefill, Prompts
-from harness.kernels import detours
+from harness.kernels import overrides
 from harness.measure.timers import CYCLES_PER_SECOND
 from harness.models import ModelSource
-from patches.steering import Course
+from patches.steering import Override
 
 LOGITS_TOLERANCE = 0.05  # relative, of the logits' spread; bfloat16 noise through all layers is under 2%
 
@@ -28,8 +28,8 @@ class InEngineArm:
 
     name: str  # as in record.Cell.arm
     spread_k: int
-    course: Course | None  # None: vLLM untouched
-    block_ids: Sequence[Sequence[int]] | None  # of each request; None: as vLLM allocates them
+    override: Override | None  # None: vLLM untouched
+    block_ids: Sequence[Sequence[int]] | None  # for each request; None: as vLLM allocates them
     control: bool = False
     same_kernel_as: str = "paged"  # the arm whose logits must be equal bit for bit
     remark: str | None = None
@@ -42,54 +42,54 @@ def arms(
     natural_k: int,
     spin_us: float | None,
 ) -> list[InEngineArm]:
-    """All arms of one engine: the sweep over its layouts, and the interventions.
+    """All arms of one engine: the sweep over layouts, and the overrides.
 
     Args:
         plans: each request's block ids by spread_k; 1 is among them.
         natural_k: spread_k of what vLLM allocates by itself.
-        spin_us: about how long "spin" holds up the GPU ahead of each layer's attention; None: no GPU.
+        spin_us: roughly how long "spin" delays the GPU before each layer's attention; None: no GPU.
     """
-    one_run, most = plans[1], max(plans)
-    as_is = Course()
-    remark = detours.dense_remark(engine.about.backends)
-    found = [
+    one_segment, most = plans[1], max(plans)
+    as_is = Override()
+    remark = overrides.dense_remark(engine.about.backends)
+    all_arms = [
         InEngineArm("engine", natural_k, None, None),
-        InEngineArm("wrapped", natural_k, as_is, None),  # as "engine", by way of the wrappers of the others
+        InEngineArm("wrapped", natural_k, as_is, None),  # like "engine", but through the other arms' wrappers
     ]
-    found += [InEngineArm("paged", k, as_is, plans[k]) for k in plans]
-    found.append(InEngineArm("paged", 1, as_is, one_run, control=True))
+    all_arms += [InEngineArm("paged", k, as_is, plans[k]) for k in plans]
+    all_arms.append(InEngineArm("paged", 1, as_is, one_segment, control=True))
     in_kernel = [
-        InEngineArm("dense", 1, Course("dense"), one_run, same_kernel_as="dense", remark=remark),
+        InEngineArm("dense", 1, Override("dense"), one_segment, same_kernel_as="dense", remark=remark),
         InEngineArm(
             "no_write",
             1,
-            Course("dense", write_cache=False),
-            one_run,
+            Override("dense", write_cache=False),
+            one_segment,
             same_kernel_as="dense",
             remark=remark,
         ),
-        InEngineArm("compact", most, Course("compact"), plans[most], same_kernel_as="dense"),
+        InEngineArm("compact", most, Override("compact"), plans[most], same_kernel_as="dense"),
     ]
     if spin_us is not None:
         cycles = max(1, int(spin_us * 1e-6 * CYCLES_PER_SECOND))
         in_kernel += [
-            InEngineArm("spin_0", 1, Course(ahead=partial(torch.cuda._sleep, 1)), one_run),
-            InEngineArm("spin", 1, Course(ahead=partial(torch.cuda._sleep, cycles)), one_run),
+            InEngineArm("spin_0", 1, Override(ahead=partial(torch.cuda._sleep, 1)), one_segment),
+            InEngineArm("spin", 1, Override(ahead=partial(torch.cuda._sleep, cycles)), one_segment),
         ]
-    return found + [replace(arm, unsupported=_no_detour(engine)) for arm in in_kernel]
+    return all_arms + [replace(arm, unsupported=_no_override(engine)) for arm in in_kernel]
 
 
-def _no_detour(engine: Engine) -> str | None:
-    """Why nothing can be changed where attention's kernel is called, or None."""
-    if not engine.about.no_detour:
+def _no_override(engine: Engine) -> str | None:
+    """Why the call of attention's kernel cannot be overridden, or None."""
+    if not engine.about.no_override:
         return None
-    unknown, known = ", ".join(engine.about.no_detour), ", ".join(detours.BACKEND_KERNELS)
-    return f"how {unknown} calls its kernel is not known, so nothing can be changed there; it is for {known}"
+    unknown, known = ", ".join(engine.about.no_override), ", ".join(overrides.BACKEND_KERNELS)
+    return f"how {unknown} calls its kernel is not known, so it cannot be overridden; known are {known}"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a prefill came to."""
+    """The outcome of a prefill."""
 
     logits: torch.Tensor  # [requests, vocabulary], what the first tokens were sampled from
     tokens: tuple[int, ...]
@@ -99,26 +99,29 @@ def objection(got: Outcome, engines: Outcome, twin: Outcome) -> str | None:
     """Why an arm's outcome is wrong, or None.
 
     Args:
-        engines: the outcome of vLLM untouched, to which it must be equal within the noise of its data type.
-        twin: the outcome of an arm with the same kernel, to which it must be equal bit for bit.
+        engines: the outcome of unmodified vLLM, which it must equal within the noise of its data type.
+        twin: the outcome of an arm with the same kernel, which it must equal bit for bit.
     """
     if not torch.equal(got.logits, twin.logits):
         different = float((got.logits != twin.logits).float().mean())
-        return f"{different:.2%} of the logits are not bit for bit those of the same kernel"
+        return (
+            f"{different:.2%} of the logits differ from those of the same kernel, which should be identical"
+        )
     error = difference(got, engines)
     if not error <= LOGITS_TOLERANCE:  # nan too
         return f"the logits differ by {error:.2g} of their spread, {LOGITS_TOLERANCE:g} allowed"
     noise = 2 * (got.logits.float() - engines.logits.float()).abs().amax(1)
     for row, (ours, theirs) in enumerate(zip(got.tokens, engines.tokens, strict=True)):
         lead = float(engines.logits[row, theirs] - engines.logits[row, ours])
-        if lead > noise[row]:  # a tie within the noise may fall either way
+        if lead > noise[row]:  # a tie within the noise may go either way
             return f"first token {ours}, not {theirs}, which leads by {lead:.3g}"
     return None
 
 
 def difference(got: Outcome, expected: Outcome) -> float:
-    """Root mean square of the logits' difference, relative to the expected logits' standard deviation, of
-    the request for which it is largest."""
+    """Root mean square of the logits' difference over the expected logits' standard deviation, for the worst
+    request.
+    """
     ours, theirs = got.logits.float(), expected.logits.float()
     off = (ours - theirs).square().mean(1).sqrt()
     return float((off / theirs.std(1).clamp_min(1e-12)).max())
@@ -126,7 +129,7 @@ def difference(got: Outcome, expected: Outcome) -> float:
 
 @dataclass(frozen=True)
 class ArmFacts:
-    """What is known of an arm outside the engine's process; see InEngineArm."""
+    """An arm as known outside the engine's process; see InEngineArm."""
 
     name: str
     spread_k: int
@@ -136,14 +139,14 @@ class ArmFacts:
 
 @dataclass(frozen=True)
 class ArmsFacts(EngineFacts):
-    """What an engine with arms says of itself."""
+    """What an engine with arms reports about itself."""
 
     arms: dict[str, ArmFacts]  # by name
     not_steered: str | None  # why there are only the arms "engine" and "paged"
 
 
 class Prefilling:
-    """What a child process with an engine answers with: prefills of the same prompts as its arms have them.
+    """An engine's arms, behind a child process: prefills of the same prompts.
 
     Not for tensor parallelism: the arms need the engine's layers in the process they run in.
     """
@@ -151,13 +154,13 @@ class Prefilling:
     def __init__(self, engine: Engine, requests: batch.Batch, seed: int) -> None:
         self.engine = engine
         blocks = batch.blocks(requests, engine.block_size)
-        one_run = layout.plan_batch(blocks, [1] * len(blocks), engine.free_block_ids(), seed=seed)
+        one_segment = layout.plan_batch(blocks, [1] * len(blocks), engine.free_block_ids(), seed=seed)
         natural_k = max(map(layout.spread_k, engine.next_block_ids(blocks)))
         if engine.about.not_steered is None:
-            found = arms(engine, {1: one_run}, natural_k, None)
+            found = arms(engine, {1: one_segment}, natural_k, None)
         else:
             untouched = InEngineArm("engine", natural_k, None, None)
-            found = [untouched, InEngineArm("paged", 1, None, one_run)]
+            found = [untouched, InEngineArm("paged", 1, None, one_segment)]
         self.arms = {arm.name: arm for arm in found if not arm.control}
 
     def facts(self) -> ArmsFacts:
@@ -169,9 +172,9 @@ class Prefilling:
         return ArmsFacts(**vars(self.engine.facts()), arms=known, not_steered=self.engine.about.not_steered)
 
     def prefill(self, prompts: Prompts, name: str) -> Prefill:
-        """Prefill the prompts once as an arm has it."""
+        """Prefill the prompts once in one arm."""
         arm = self.arms[name]
-        return self.engine.prefill(prompts, arm.block_ids, arm.course)
+        return self.engine.prefill(prompts, arm.block_ids, arm.override)
 
     def outcome(self, prompts: Prompts, name: str) -> tuple[npt.NDArray[np.float32], tuple[int, ...]]:
         """Logits, [requests, vocabulary] in float32, and first tokens of a prefill."""
@@ -184,6 +187,6 @@ class Prefilling:
 def prefilling(
     spec: EngineSpec, source: ModelSource, requests: batch.Batch, seed: int
 ) -> Iterator[Prefilling]:
-    """For `Child`: an engine of its own."""
+    """For `Child`: start an engine and yield it."""
     with Engine(spec, source) as engine:
         yield Prefilling(engine, requests, seed)

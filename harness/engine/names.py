@@ -1,4 +1,4 @@
-"""Names by which vLLM finds the harness in its workers."""
+"""Names under which vLLM finds the harness in its workers."""
 
 from __future__ import annotations
 

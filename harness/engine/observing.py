@@ -1,4 +1,4 @@
-"""What a rank looks at while a prefill runs: attention calls to keep, or to compare with those kept."""
+"""What a rank observes while a prefill runs: attention calls to capture, or to compare with captured ones."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from harness import layout
-from harness.calls.capture import AttentionCall, CaptureError, from_engine, trimmed_table
-from harness.units import counted
-from patches.attention import AttentionTap
+from harness.calls.capture import AttentionCall, CaptureError, from_engine, trim_table
+from harness.units import pluralise
+from patches.attention import AttentionHook
 
 Ids = Sequence[Sequence[int]]  # of each request
 
@@ -35,14 +35,16 @@ class Checked:
 
 @contextmanager
 def capturing(
-    engine_layers: Mapping[str, Any], tap: AttentionTap, layers: Sequence[int] | None
+    engine_layers: Mapping[str, Any], hook: AttentionHook, layers: Sequence[int] | None
 ) -> Iterator[Captured]:
-    """Keep the calls of `layers` (indices of `engine_layers`; None: all) of the prefill inside the block."""
+    """Capture the calls of `layers` (indices of `engine_layers`; None: all) in the prefill inside the
+    block.
+    """
     numbers = {name: number for number, name in enumerate(engine_layers)}
     calls: dict[int, AttentionCall] = {}
     skipped = {
         numbers[name]: reason
-        for name, reason in tap.out_of_scope.items()
+        for name, reason in hook.out_of_scope.items()
         if layers is None or numbers[name] in layers
     }
     captured = Captured(skipped=skipped)
@@ -57,16 +59,16 @@ def capturing(
         except CaptureError as error:
             captured.skipped[number] = str(error)
 
-    with tap.observing(observe):
+    with hook.observing(observe):
         yield captured
     captured.calls |= dict(sorted(calls.items()))
 
 
 @contextmanager
 def checking(
-    engine_layers: Mapping[str, Any], tap: AttentionTap, base: Captured, block_ids: Ids
+    engine_layers: Mapping[str, Any], hook: AttentionHook, base: Captured, block_ids: Ids
 ) -> Iterator[Checked]:
-    """Note the block tables of the prefill inside the block, and what is not as in `base`."""
+    """Record the block tables of the prefill inside the block, and how it differs from `base`."""
     numbers = {name: number for number, name in enumerate(engine_layers)}
     checked = Checked()
 
@@ -75,11 +77,11 @@ def checking(
         if call is None:
             return
         *_, metadata, output = arguments
-        checked.tables[call.layer], _ = trimmed_table(metadata, call.block_size)
+        checked.tables[call.layer], _ = trim_table(metadata, call.block_size)
         if not torch.equal(output[: call.num_tokens].reshape(call.output.shape), call.output):
-            checked.problems.append(f"layer {call.layer}: the output is not bit for bit that at spread_k = 1")
+            checked.problems.append(f"layer {call.layer}: the output differs from that at spread_k = 1")
 
-    with tap.observing(observe):
+    with hook.observing(observe):
         yield checked
     for number, table in checked.tables.items():
         if problem := _wrong_row(base.calls[number].block_ids(table), block_ids):
@@ -88,11 +90,11 @@ def checking(
 
 
 def _wrong_row(got: Ids, asked: Ids) -> str | None:
-    """The first request whose blocks are not those that were asked for."""
+    """A line about the first request whose blocks are not the requested ones."""
     for request, (ids, wanted) in enumerate(zip(got, asked, strict=True)):
         if list(ids) != list(wanted):
             return (
-                f"request {request} has {counted(layout.spread_k(ids), 'run')} in the engine's block table, "
-                f"{layout.spread_k(wanted)} asked for"
+                f"request {request} has {pluralise(layout.spread_k(ids), 'segment')} in the engine's block "
+                f"table instead of {layout.spread_k(wanted)}"
             )
     return None

@@ -15,18 +15,18 @@ from harness.engine.names import EXTENSION
 from harness.models import ModelSource
 
 GIB = 2**30
-# What is set below for workers that do not inherit it.
+# Variables set below, for workers that do not inherit them.
 EXPORTED = ("VLLM_NO_USAGE_STATS", "VLLM_LOGGING_LEVEL", "VLLM_ALLOW_LONG_MAX_MODEL_LEN")
 
 
 class EngineError(RuntimeError):
-    """The engine cannot start or did not do what a prefill-only engine must; says what to change."""
+    """The engine cannot start, or did not behave as a prefill-only engine must; says what to change."""
 
 
 def check_vllm(source: ModelSource) -> None:
-    """Raise PatchError if the installed vLLM lacks something that is needed to see and steer it.
+    """Raise PatchError if the installed vLLM lacks something needed to observe and steer it.
 
-    Takes the seconds of importing vllm; starts nothing.
+    Takes seconds, as it imports vllm; starts nothing.
     """
     _of_the_process()
     from harness.engine import compatibility
@@ -35,7 +35,7 @@ def check_vllm(source: ModelSource) -> None:
 
 
 def engine_args(spec: EngineSpec, source: ModelSource) -> dict[str, Any]:
-    """vLLM's arguments for an engine whose only requests are the harness's own."""
+    """vLLM's arguments for an engine that serves only the harness's requests."""
     arguments: dict[str, Any] = {
         "model": str(source.path),
         "hf_overrides": source.hf_overrides,
@@ -64,7 +64,8 @@ def engine_args(spec: EngineSpec, source: ModelSource) -> dict[str, Any]:
     }
     if spec.tensor_parallel_size > 1:
         # Where FlashInfer is installed vLLM 0.26 fuses the all-reduce with norms. Without NVLink multicast
-        # that writes to a null pointer (vllm-project/vllm#48071); off, engines are alike with and without it.
+        #  that writes to a null pointer (vllm-project/vllm#48071). Off, engines behave the same with and
+        #  without it.
         arguments["compilation_config"] = {"pass_config": {"fuse_allreduce_rms": False}}
     if spec.distributed_executor_backend:
         arguments["distributed_executor_backend"] = spec.distributed_executor_backend
@@ -78,24 +79,24 @@ def engine_args(spec: EngineSpec, source: ModelSource) -> dict[str, Any]:
 def _flash_attn_version(spec: EngineSpec, source: ModelSource) -> int | None:
     """The version to ask vLLM for; None: its own choice.
 
-    ALiBi is in version 2 alone. vLLM 0.26 runs 2 by itself, but plans steps for 3 if the GPU has it.
+    Only version 2 has ALiBi. vLLM 0.26 runs 2 by itself, but plans steps for 3 if the GPU has it.
     """
     if source.positions != "alibi" or device.kind() != "cuda":
         return spec.flash_attn_version
     if spec.flash_attn_version not in (None, 2):
         raise EngineError(
-            f"--flash-attn-version {spec.flash_attn_version}: {source.name} has ALiBi, which is in version "
-            "2 alone"
+            f"--flash-attn-version {spec.flash_attn_version}: {source.name} has ALiBi, which only version 2 "
+            "supports"
         )
     return 2
 
 
 def batched_tokens(spec: EngineSpec) -> int:
-    """max_num_batched_tokens, raised to what a step of max_num_seqs prompts can come to.
+    """max_num_batched_tokens, raised to the most that a step of max_num_seqs prompts can need.
 
-    Where FlashInfer is installed vLLM 0.26 tunes it in a step of so many tokens: each of max_num_seqs dummy
-    prompts has its share, the last what is left over as well. If that is more than max_model_len, attention
-    reads block ids behind the end of the block table, and K and V from anywhere.
+    Where FlashInfer is installed vLLM 0.26 tunes it with a step of that many tokens, shared by max_num_seqs
+    dummy prompts; the last also gets the remainder. If that exceeds max_model_len, attention reads block ids
+    past the end of the block table, and K and V from anywhere.
     """
     share, left_over = divmod(spec.max_num_batched_tokens, spec.max_num_seqs)
     if share + left_over > spec.max_model_len:
@@ -104,12 +105,12 @@ def batched_tokens(spec: EngineSpec) -> int:
 
 
 def kv_cache_space(num_bytes: int) -> dict[str, str]:
-    """The environment that gives an engine on a CPU so many bytes of KV cache, in whole GiB."""
+    """The environment that gives an engine on a CPU at least `needed` bytes of KV cache, in whole GiB."""
     return {"VLLM_CPU_KVCACHE_SPACE": str(max(1, math.ceil(num_bytes / GIB)))}
 
 
 def _of_the_process() -> None:
-    """What vLLM reads from the environment whatever the engine; set before vllm is imported."""
+    """Set what vLLM reads from the environment for any engine; call it before vllm is imported."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -117,7 +118,7 @@ def _of_the_process() -> None:
 
 @contextmanager
 def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Inside the block the environment has these variables; afterwards they are as they were."""
+    """Set these environment variables inside the block and restore them afterwards."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -131,14 +132,14 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 def unless_set(variables: Mapping[str, str]) -> dict[str, str]:
-    """Those that the environment does not have: what the user has set stays."""
+    """Those that are not set yet: the user's own stay."""
     return {name: value for name, value in variables.items() if name not in os.environ}
 
 
 def engine_environment(spec: EngineSpec, source: ModelSource) -> dict[str, str]:
     """What vLLM reads from the environment as one engine starts.
 
-    Another engine of this process has another length and other ranks, so nothing of it may be left behind.
+    The next engine in this process may have another length and other ranks, so nothing may be left behind.
     """
     # Room for the prompts twice, and a little more, in four-byte numbers.
     cached_bytes = math.ceil(2.5 * spec.cached_tokens * source.kv_bytes_per_token(4))
@@ -146,11 +147,11 @@ def engine_environment(spec: EngineSpec, source: ModelSource) -> dict[str, str]:
     if spec.tensor_parallel_size > 1:
         cpus = sorted(os.sched_getaffinity(0))
         variables["VLLM_CPU_OMP_THREADS_BIND"] = executors.cpu_binding(spec.tensor_parallel_size, cpus)
-        # A fork would inherit what this process has of NVML and of threads.
+        # A fork would inherit this process's NVML state and threads.
         variables["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
     variables = unless_set(variables)
     if spec.tensor_parallel_size > 1:
-        # What a rank that died left in shared memory is cleaned up without a word.
+        # Clean up a dead rank's shared memory silently.
         silent = "ignore::UserWarning:multiprocessing.resource_tracker"
         variables["PYTHONWARNINGS"] = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), silent)))
     if spec.allow_long_max_model_len:

@@ -1,6 +1,6 @@
-"""Real prefills on chosen blocks: one is captured, the others are held against it.
+"""Real prefills on chosen blocks: one is captured, the others are checked against it.
 
-Whoever runs the prefill tells every rank to look; a rank looks in the process that has its layers (see
+The caller tells every rank to observe; a rank observes in the process that holds its layers (see
 observing.py).
 """
 
@@ -17,7 +17,7 @@ def capture(
 ) -> tuple[Prefill, Captured]:
     """Prefill `prompts`, each on its `block_ids`; every rank keeps the calls of `layers` (None: all).
 
-    The answer has the first rank's calls, as outlines (see capture.outline): the other ranks' are alike.
+    Returns the first rank's calls as outlines (see capture.outline); the other ranks' look the same.
     """
     with engine.ranks.during("capturing", layers) as captured:
         prefill = engine.prefill(prompts, block_ids)
@@ -25,10 +25,10 @@ def capture(
 
 
 def check(engine: Engine, prompts: Ids, block_ids: Ids, base: Prefill) -> list[str]:
-    """Prefill on `block_ids`; anything that is not as in the captured prefill, in any rank.
+    """Prefill on `block_ids` and return every difference from the captured prefill, in any rank.
 
     The first tokens and every captured layer's output must be equal, bit for bit: the kernel is the
-    same, only the blocks differ. Each row of the block tables must be the one that was asked for.
+    same, only the blocks differ. Each row of the block tables must be the requested one.
     """
     with engine.ranks.during("checking", [list(ids) for ids in block_ids]) as found:
         prefill = engine.prefill(prompts, block_ids)

@@ -1,4 +1,4 @@
-"""What the harness changes in a vLLM engine while it starts, and right after; patches/ says why."""
+"""What the harness changes in a vLLM engine during and right after its start; patches/ says why."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from harness.models import ModelSource
 
 
 @contextmanager
-def patched(spec: EngineSpec, source: ModelSource) -> Iterator[None]:
-    """Engines that start inside the block have the environment and longer positions asked for, and one block
-    size."""
+def apply_patches(spec: EngineSpec, source: ModelSource) -> Iterator[None]:
+    """Give engines that start inside the block the requested environment, longer positions and one block
+    size.
+    """
     from patches import kv_cache_groups, positions
 
     longer: AbstractContextManager[None] = nullcontext()
@@ -24,10 +25,10 @@ def patched(spec: EngineSpec, source: ModelSource) -> Iterator[None]:
     with (
         environment(engine_environment(spec, source)),
         longer,
-        kv_cache_groups.unified(spec.block_size),
+        kv_cache_groups.unifying(spec.block_size),
         warnings.catch_warnings(),
     ):
-        warnings.simplefilter("ignore")  # vLLM's own: nothing a user of the harness could act on
+        warnings.simplefilter("ignore")  # vLLM's own: nothing that a user of the harness could act on
         yield
 
 

@@ -1,4 +1,4 @@
-"""A model in transformers that generates token by token, with its KV cache or without, every step timed."""
+"""A transformers model that generates token by token, with or without its KV cache, every step timed."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class TransformersModel:
 
         Args:
             prompt: token ids.
-            use_cache: keep K and V of earlier tokens; without, every step computes all of them again.
+            use_cache: keep K and V of earlier tokens; otherwise every step recomputes them.
         """
         from transformers import DynamicCache
 
-        # Without the model's configuration it keeps what a sliding window has passed, as vLLM's does here.
+        # Without the model's configuration it also keeps K and V outside a sliding window, as vLLM does here.
         cache = DynamicCache() if use_cache else None
         tokens, steps = list(prompt), []
         memory.start_peak(self._device)
@@ -67,17 +67,18 @@ class TransformersModel:
         return Generated(generated, tuple(steps), start_bytes, memory.peak_bytes(self._device))
 
     def first_logits(self, prompt: Sequence[int], use_cache: bool) -> FirstLogits:
-        """Logits that the first token after a prompt is chosen from, float32, [vocabulary]."""
+        """Logits of the first token after a prompt, float32, [vocabulary]."""
         ids = torch.tensor([list(prompt)], device=self._device)
         logits = self._model(ids, use_cache=use_cache, **self._last_only).logits
-        found: FirstLogits = logits[0, -1].float().cpu().numpy()
-        return found
+        first: FirstLogits = logits[0, -1].float().cpu().numpy()
+        return first
 
 
 def load(source: ModelSource, dtype: str, device: str, seed: int) -> tuple[Any, dict[str, int]]:
-    """A causal language model of transformers', and what makes it give the last token's logits alone.
+    """A transformers causal language model, and the arguments that make it return only the last token's
+    logits.
 
-    Weights that are not on disk are drawn with its own initialisation. Arguments: see TransformersModel.
+    Weights that are not on disk are drawn by its own initialisation. Arguments: see TransformersModel.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging

@@ -1,4 +1,4 @@
-"""What is added to vLLM's workers: a way to call the harness inside every rank, and patches of the model.
+"""What is added to vLLM's workers: a way to call the harness in every rank, and patches of the model.
 
 vLLM imports this module in each worker before the model is loaded, and makes the class below a base of the
 worker's (see names.EXTENSION).
@@ -21,23 +21,23 @@ class WorkerExtension:
     """Methods that Executor.collective_rpc reaches in every rank."""
 
     def rank_itself(self) -> Rank:
-        """This rank's side of the harness; the same object every time."""
+        """This rank's side of the harness, always the same object."""
         from harness.engine.rank import Rank
 
-        found: Rank | None = vars(self).get("_rank_itself")
-        if found is None:
-            found = vars(self)["_rank_itself"] = Rank(self)
-        return found
+        rank: Rank | None = vars(self).get("_rank_itself")
+        if rank is None:
+            rank = vars(self)["_rank_itself"] = Rank(self)
+        return rank
 
     def keep_own_windows(self) -> None:
-        """See patches/windows.py; wanted once, when the model is loaded."""
+        """See patches/windows.py; called once, when the model is loaded."""
         windows.keep_own(engine.attention_layers(self))
 
     def on_rank(self, method: str, args: tuple[Any, ...]) -> Any:
         """Call a method of the rank's side.
 
-        Errors that say what to do are the answer, not raised: what a worker raises loses its type on the way
-        and leaves pages of traceback behind.
+        Errors that say what to do are returned, not raised: an error raised in a worker loses its type on the
+        way and prints pages of traceback.
         """
         import torch
 

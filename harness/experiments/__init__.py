@@ -1,4 +1,4 @@
-"""One folder a question. The table below is what commands, reports and the Python API know of them.
+"""The experiments, one folder each. Commands, reports and the Python API know them by the table below.
 
 Nothing heavy is imported here: `job`, `view` and `charts` name modules, imported when they are needed.
 """
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A question, and what answers it."""
+    """A question and what answers it."""
 
     about: str  # one line for --help
     question: str  # what it answers: the head of its report.html
     config: type[Common]  # its options
     groups: Mapping[str, Sequence[str]]  # the options as --help shows them: title -> fields
     resolve: Callable[[Any, Any], Common]  # (config, "cuda" or "cpu") -> config; raises ConfigError
-    job: str  # the module whose run(config, source) does it; source: what find_model finds, else None
-    view: str  # the module that makes summary and document of a run: see views.View
-    charts: str  # the module that draws it: see views.Charts
+    job: str  # the module whose run(config, source) measures; source: find_model's result, or None
+    view: str  # the module that makes a run's summary and document: see views.View
+    charts: str  # the module that makes its charts: see views.Charts
     find_model: Callable[[Any], ModelSource | None] | None = None  # of a resolved config; raises ModelError
     adapt: Callable[[Any, Mapping[str, Any]], Common] | None = None  # ahead of resolve: (config, as typed)
-    compared: Callable[[Result], bool] = lambda result: True  # which results `compare` sets side by side
+    compared: Callable[[Result], bool] = lambda result: True  # which results `compare` compares
     timed: bool = True  # whether it has times to compare
 
 
@@ -45,7 +45,7 @@ class Experiment:
 EXPERIMENTS: dict[str, Experiment] = {
     "prefill": Experiment(
         about="run the main job, as run_vllm_prefill.py does",
-        question="How much of a prefill is the paged KV cache, and how much of that its layout?",
+        question="How much of a prefill is due to the paged KV cache, and how much of that to its layout?",
         config=prefill_options.RunConfig,
         groups=prefill_options.GROUPS,
         resolve=prefill_options.resolve,
@@ -57,8 +57,8 @@ EXPERIMENTS: dict[str, Experiment] = {
         compared=lambda result: result.cell.data == "captured",
     ),
     "kernels": Experiment(
-        about="time flash-attn's three functions, or other kernels, on random Q, K and V, without an engine",
-        question="What do attention kernels take on contiguous K and V, and on spread_k runs?",
+        about="time flash-attn's three functions or other kernels on random Q, K and V, without an engine",
+        question="How fast are attention kernels on contiguous K and V, and on spread_k segments?",
         config=kernels_options.KernelsConfig,
         groups=kernels_options.GROUPS,
         resolve=kernels_options.resolve,
@@ -67,8 +67,8 @@ EXPERIMENTS: dict[str, Experiment] = {
         charts="harness.experiments.kernels.charts",
     ),
     "cache": Experiment(
-        about="prefills with a warm prefix cache and without one, a share of the prompt being in it",
-        question="What does a warm prefix cache save a prefill, of which a share is in it?",
+        about="prefills with and without a warm prefix cache that holds a share of the prompt",
+        question="How much time does a warm prefix cache save a prefill when it holds a share of the prompt?",
         config=cache_options.CacheConfig,
         groups=cache_options.GROUPS,
         resolve=cache_options.resolve,
@@ -78,8 +78,8 @@ EXPERIMENTS: dict[str, Experiment] = {
         find_model=cache_options.find_model,
     ),
     "memory": Experiment(
-        about="memory through the stages of a job, in transformers and in vLLM",
-        question="What is in memory at which moment, and how much of the KV cache holds no token?",
+        about="memory at every stage of a job, in transformers and in vLLM",
+        question="What occupies memory at each stage, and how much of the KV cache holds no token?",
         config=memory_options.MemoryConfig,
         groups=memory_options.GROUPS,
         resolve=memory_options.resolve,
@@ -90,8 +90,8 @@ EXPERIMENTS: dict[str, Experiment] = {
         timed=False,
     ),
     "backends": Experiment(
-        about="attention backends over batch sizes and lengths, in prefill or in decoding",
-        question="Which of vLLM's attention backends is the fastest, for which batch size and length?",
+        about="attention backends over batch sizes and lengths, prefilling or decoding",
+        question="Which of vLLM's attention backends is fastest at which batch size and length?",
         config=backends_options.BackendsConfig,
         groups=backends_options.GROUPS,
         resolve=backends_options.resolve,
@@ -102,7 +102,8 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "kvcache": Experiment(
         about="generation without a KV cache, with one, and with vLLM's paged one, token by token",
-        question="What does a KV cache save a generation, token by token, and what memory does it take?",
+        question="How much time does a KV cache save a generation, token by token, and how much memory does "
+        "it take?",
         config=kvcache_options.KVCacheConfig,
         groups=kvcache_options.GROUPS,
         resolve=kvcache_options.resolve,

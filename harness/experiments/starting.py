@@ -1,4 +1,4 @@
-"""Run an experiment from its options: checked before anything heavy is imported, and then done."""
+"""Run an experiment from its options, which are checked before heavy imports."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from harness.stack import with_room
 
 
 class RunFailed(Exception):
-    """A run that ended early, or measured nothing, for a reason that its message says in full."""
+    """A run ended early or measured nothing; the message gives the full reason."""
 
 
 @with_room
 def run(name: str, options: Mapping[str, Any], config_file: Path | None = None) -> Path:
-    """Check an experiment's options against device, files and model, then run it; the run's directory.
+    """Check an experiment's options against device, files and model, run it, and return the run's directory.
 
     Args:
         name: of EXPERIMENTS.
-        options: values of its configuration's fields, which go before those of the file.
+        options: values of its configuration's fields; they override the file's.
 
     Raises:
-        ConfigError: they are not as they must be; nothing was run.
-        RunFailed: it ended early, or measured nothing; what was measured is in the directory.
-        Interrupted: Ctrl-C or a signal ended it; likewise.
+        ConfigError: they are invalid; nothing was run.
+        RunFailed: it ended early or measured nothing; what was measured is in the directory.
+        Interrupted: Ctrl-C or a signal ended it; what was measured is in the directory.
     """
     experiment = EXPERIMENTS[name]
-    config = _resolved(experiment, options, config_file, device.kind())
+    config = _resolve(experiment, options, config_file, device.kind())
     if config.resume:
         resume.check(config)
     with _input_errors():
-        source = experiment.find_model(config) if experiment.find_model else None  # ahead of torch
+        source = experiment.find_model(config) if experiment.find_model else None  # before importing torch
         job = import_module(experiment.job).run
         with _known_failures():
             job(config, source)
@@ -47,22 +47,22 @@ def run(name: str, options: Mapping[str, Any], config_file: Path | None = None) 
 
 
 def check(name: str, options: Mapping[str, Any], kind: device.Kind) -> Common:
-    """An experiment's configuration, checked as ahead of a run but for --resume; raises ConfigError.
+    """An experiment's configuration, checked as for a run, except for --resume; raises ConfigError.
 
     Args:
         name: of EXPERIMENTS.
         options: values of its configuration's fields.
-        kind: of device that it is to run on.
+        kind: of the device to run on.
     """
     experiment = EXPERIMENTS[name]
-    config = _resolved(experiment, options, None, kind)
+    config = _resolve(experiment, options, None, kind)
     with _input_errors():
         if experiment.find_model:
             experiment.find_model(config)
     return config
 
 
-def _resolved(
+def _resolve(
     experiment: Experiment, options: Mapping[str, Any], config_file: Path | None, kind: device.Kind
 ) -> Common:
     config = configuration.load(experiment.config, options, config_file)
@@ -71,7 +71,7 @@ def _resolved(
 
 @contextmanager
 def _input_errors() -> Iterator[None]:
-    """Turn what a model or a prompt does not allow into ConfigError."""
+    """Turn errors about models and prompts into ConfigErrors."""
     from harness import models, prompt
 
     try:
@@ -82,7 +82,7 @@ def _input_errors() -> Iterator[None]:
 
 @contextmanager
 def _known_failures() -> Iterator[None]:
-    """Turn failures whose message says all there is to say into RunFailed; imports torch."""
+    """Turn failures whose message is sufficient into RunFailed; imports torch."""
     from harness.calls.capture import CaptureError
     from harness.engine.options import EngineError
     from harness.engine.ranks import RankDied

@@ -1,4 +1,4 @@
-"""What is made of any experiment's run: summary.json, tables, plots and the page. Needs no GPU."""
+"""The views of any experiment's run: summary.json, tables, plots and the page. Needs no GPU."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from harness.report.document import Document
 from harness.report.page import page
 from harness.report.tips import Tips
 from harness.runs import summary as summaries
-from harness.runs.command import written_out
+from harness.runs.command import format_command
 from harness.runs.record import Result
 from harness.runs.schema import RunRecord
 from harness.runs.store import RunDirectory, write_atomic, write_json
 
 
 class View(Protocol):
-    """A module with what is read of one experiment's runs; it imports neither torch nor vLLM."""
+    """A module that reports one experiment's runs; it imports neither torch nor vLLM."""
 
     Summary: type[summaries.Summary]  # the schema of its summary.json
 
     def summarise(self, record: RunRecord, results: Sequence[Result]) -> summaries.Summary:
-        """The content of summary.json, of a run that is finished, under way or interrupted."""
+        """The content of summary.json for a finished, running or interrupted run."""
         ...
 
     def document(self, record: RunRecord, summary: Any) -> Document:
@@ -34,15 +34,15 @@ class View(Protocol):
 
 
 class Charts(Protocol):
-    """A module with what is drawn of one experiment's runs."""
+    """A module that charts one experiment's runs."""
 
     def charts(self, record: RunRecord, summary: Any, tips: Tips) -> list[Sheet]:
-        """Its charts from top to bottom; a sheet is also a file in plots/, by its name."""
+        """Its charts from top to bottom; a sheet is also a file of its name in plots/."""
         ...
 
 
 def experiment_of(record: RunRecord) -> Experiment:
-    """The experiment that a record is of; raises ValueError if this version has none of that name."""
+    """A record's experiment; raises ValueError if this version does not know it."""
     if record.experiment not in EXPERIMENTS:
         raise ValueError(f"a run of {record.experiment}: this version knows {', '.join(EXPERIMENTS)}")
     return EXPERIMENTS[record.experiment]
@@ -57,18 +57,18 @@ def charts(record: RunRecord, summary: Any, results: Iterable[Result]) -> list[S
     """The charts of a run, which its page and its plots both show.
 
     Args:
-        results: the samples behind them, for those who point at a mark.
+        results: the samples behind them, shown in tooltips.
     """
     module = cast(Charts, import_module(experiment_of(record).charts))
     return module.charts(record, summary, Tips.of(results, getattr(summary, "slowest_rank", None)))
 
 
 def in_full(record: RunRecord) -> str | None:
-    """The command of a run with every option written out that is not its default; None: it has no options."""
+    """The command of a run with every non-default option; None: it has no options."""
     if not record.config:
         return None
     words = ["python", "-m", "harness", record.experiment]
-    return written_out(words, record.config, experiment_of(record).config)
+    return format_command(words, record.config, experiment_of(record).config)
 
 
 def page_of(document: Document, sheets: Sequence[Sheet]) -> str:
@@ -80,9 +80,9 @@ def page_of(document: Document, sheets: Sequence[Sheet]) -> str:
 def write(run: RunDirectory) -> Document:
     """Write summary.json, tables.md, tables.csv, plots/ and report.html.
 
-    Works on a finished, a running and an interrupted run alike; returns the document, to be printed.
-    Raises FileNotFoundError without a run.json, ValueError if a line of samples.jsonl is no result or the
-    run is of an experiment that is not known.
+    Works on a finished, a running and an interrupted run alike; returns the document for printing. Raises
+    FileNotFoundError without a run.json, ValueError if a line of samples.jsonl is not a result or the
+    experiment is not known.
     """
     record = run.record()
     view = view_of(experiment_of(record))

@@ -1,4 +1,4 @@
-"""Kernels: one adapter a file, one protocol, one declaration each of what it takes."""
+"""Kernels: one adapter per file, one protocol, and a declaration of what each supports."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
 
 
 def for_engine(call: AttentionCall) -> EngineKernel:
-    """The adapter of the kernel that produced `call.output`."""
+    """The adapter for the kernel that produced `call.output`."""
     if call.backend == "FLASH_ATTN" and call.fa_version in (2, 3):
         from harness.kernels.vllm_flash_attn import VllmFlashAttention
 

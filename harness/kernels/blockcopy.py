@@ -1,14 +1,14 @@
-"""Copying blocks of a cache to token order: what every gather is made of."""
+"""Copying a cache's blocks into token order, the core of every gather."""
 
 from __future__ import annotations
 
 import torch
 
-FEW = 16  # rows up to which PyTorch's index_select is half as fast as advanced indexing
+FEW = 16  # up to this row size PyTorch's index_select is half as fast as advanced indexing
 
 
 def copy_blocks(cache: torch.Tensor, blocks: torch.Tensor, out: torch.Tensor) -> None:
-    """Copy blocks of a cache to token order.
+    """Copy a cache's blocks into token order.
 
     Args:
         cache: [num_blocks, block_size, heads, dim].
@@ -27,12 +27,12 @@ def copy_blocks(cache: torch.Tensor, blocks: torch.Tensor, out: torch.Tensor) ->
         else:
             target.copy_(cache.index_select(0, blocks[:whole]))
     if tokens % block_size:
-        last = cache.index_select(0, blocks[whole : whole + 1])  # an index of its own would wait for the GPU
+        last = cache.index_select(0, blocks[whole : whole + 1])  # a separate index would wait for the GPU
         out[whole * block_size :] = last[0, : tokens % block_size]
 
 
 def _widest(tensor: torch.Tensor) -> torch.Tensor:
-    """The same bytes as 64-bit words where they divide: PyTorch copies rows of those at twice the speed."""
+    """The same bytes as 64-bit words where possible: PyTorch copies those twice as fast."""
     words = 8 // tensor.element_size()
     counts = (*tensor.shape[-1:], *tensor.stride()[:-1], tensor.storage_offset())
     if tensor.stride(-1) == 1 and all(count % words == 0 for count in counts):

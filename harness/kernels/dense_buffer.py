@@ -1,8 +1,9 @@
-"""PyTorch's attention on K and V in blocks: gathered into a dense buffer first, and block by block without.
+"""PyTorch's attention on K and V in blocks: gathered into a dense buffer first, or block by block without
+one.
 
 PyTorch has no attention that reads a block table. So its mathematical form (`SDPBackend.MATH`, plain matrix
 products and a softmax) needs K and V of all requests in token order, a second copy of the cache, or its
-softmax has to be taken apart: block by block, with a running maximum and sum (Milakov and Gimelshein 2018,
+softmax must be split: block by block, with a running maximum and sum (Milakov and Gimelshein 2018,
 arXiv:1805.02867), which is what paged kernels do inside.
 """
 
@@ -24,12 +25,12 @@ def buffer_bytes(kv: PagedKV) -> int:
 
 
 def block_bytes(kv: PagedKV) -> int:
-    """Bytes of one block of every request: what `per_block` copies at a time."""
+    """Bytes of one block of every request: what `attend_per_block` copies at a time."""
     requests, heads, dim = kv.block_table.shape[0], kv.cache.shape[1], kv.cache.shape[3]
     return int(requests * kv.block_size * heads * dim * kv.cache.element_size())
 
 
-def gathered(call: AttentionCall, kv: PagedKV) -> Run:
+def attend_gathered(call: AttentionCall, kv: PagedKV) -> Run:
     """Gather K and V into a new dense buffer, then attend to it; requests of equal lengths."""
     blocks, length = kv.block_table.long(), int(call.seq_lens[0])
     caches = kv.split()
@@ -42,7 +43,7 @@ def gathered(call: AttentionCall, kv: PagedKV) -> Run:
     return run
 
 
-def per_block(call: AttentionCall, kv: PagedKV) -> Run:
+def attend_per_block(call: AttentionCall, kv: PagedKV) -> Run:
     """Attend to one block of every request at a time; nothing larger than that is copied."""
     length, queries = int(call.seq_lens[0]), call.num_tokens // call.num_requests
     first = length - queries  # position of the first query
@@ -60,7 +61,7 @@ def per_block(call: AttentionCall, kv: PagedKV) -> Run:
         for n, blocks in enumerate(columns):
             start = n * kv.block_size
             size = min(kv.block_size, length - start)
-            seen = max(start - first, 0) if call.causal else 0  # queries ahead of the block see none of it
+            seen = max(start - first, 0) if call.causal else 0  # queries before the block see none of it
             # [requests, KV heads, 1, tokens, head size]
             key, value = (
                 c[blocks, :size].transpose(1, 2).unsqueeze(2).float() for c in (key_cache, value_cache)

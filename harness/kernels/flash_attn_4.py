@@ -1,4 +1,4 @@
-"""FlashAttention 4 (CuTe DSL): out of the flash-attn-4 package, and the copy that vLLM brings along."""
+"""FlashAttention 4 (CuTe DSL): from the flash-attn-4 package, and vLLM's own copy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from harness.calls.capture import AttentionCall
 from harness.kernels import vllm_cache
 from harness.kernels.protocol import DenseKV, Output, PagedKV, Run
-from harness.kernels.support import Apart, Feature, Package, Sizes, Support, attempted, load, require
+from harness.kernels.support import Apart, Feature, Package, Sizes, Support, load, require, try_once
 
 # Of flash_attn/cute/interface.py: 8 to 256 on Hopper; Blackwell takes fewer and says so when called. Paged
 # caches need compute capability 9 to 11, and heads of whole 16s. By paged_kv.py and Hopper's tiles, heads of
@@ -58,11 +58,11 @@ class FlashAttention4:
             output: torch.Tensor = result[0] if isinstance(result, tuple) else result
             return output
 
-        return attempted(run, self)
+        return try_once(run, self)
 
 
 class VllmFlashAttention4(FlashAttention4):
-    """`flash_attn_varlen_func` out of vllm.vllm_flash_attn with fa_version=4, as vLLM's backend calls it."""
+    """`flash_attn_varlen_func` from vllm.vllm_flash_attn with fa_version=4, as vLLM's backend calls it."""
 
     provider = "vLLM FA4"
     writer = vllm_cache.FLASH_WRITER
@@ -94,7 +94,7 @@ class VllmFlashAttention4(FlashAttention4):
             "fa_version": 4,
             **where,
         }
-        return attempted(lambda: function(call.query, key, value, **arguments), self)
+        return try_once(lambda: function(call.query, key, value, **arguments), self)
 
 
 def _common(call: AttentionCall) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.calls.capture import AttentionCall
 from harness.kernels import DenseKV, PagedKV, Run, upstream
-from harness.kernels.support import attempted, refused, require
+from harness.kernels.support import refuse, require, try_once
 
 
 class FlashAttnFunc:
@@ -20,7 +20,7 @@ class FlashAttnFunc:
         require(self, call)
         arguments, function = upstream.arguments(call), upstream.function(self.name)
         query, key, value = (upstream.by_request(call, x) for x in (call.query, kv.key, kv.value))
-        return attempted(lambda: function(query, key, value, **arguments).flatten(0, 1), self)
+        return try_once(lambda: function(query, key, value, **arguments).flatten(0, 1), self)
 
     def paged(self, call: AttentionCall, kv: PagedKV) -> Run:
-        raise refused(self, call, kv.block_size)
+        raise refuse(self, call, kv.block_size)

@@ -8,7 +8,7 @@ import torch
 
 from harness.calls.capture import AttentionCall
 from harness.kernels import DenseKV, PagedKV, Run, Unsupported, upstream
-from harness.kernels.support import Feature, Support, attempted, refused, require
+from harness.kernels.support import Feature, Support, refuse, require, try_once
 
 _GROUPED = (
     "packing needs as many KV heads as query heads; this model has {kv_heads} and {heads} "
@@ -16,22 +16,22 @@ _GROUPED = (
 )
 
 
-def packing(support: Support) -> Support:
-    """A declaration less grouped queries: packing needs a K and a V head for every Q head."""
+def without_grouped_queries(support: Support) -> Support:
+    """A declaration without grouped queries: packing needs a K and a V head for every Q head."""
     grouped = {Feature.GQA, Feature.MQA}
     because = support.because | dict.fromkeys(grouped, _GROUPED)
     return replace(support, features=support.features - grouped, because=because)
 
 
-def packed(query: torch.Tensor, kv: DenseKV) -> torch.Tensor:
+def pack_qkv(query: torch.Tensor, kv: DenseKV) -> torch.Tensor:
     """Q, K and V ([tokens, num_heads, head_dim] each) as one tensor [tokens, 3, num_heads, head_dim].
 
-    K and V that are views of such a tensor already are taken as they are, without a copy. Raises Unsupported
+    K and V that are already views of such a tensor are used without a copy. Raises Unsupported
     if there are not as many queries as keys.
     """
     key, value = kv.key, kv.value
     if len(query) != len(key):
-        raise Unsupported(f"packing needs as many queries as keys; here are {len(query)} and {len(key)}")
+        raise Unsupported(f"packing needs as many queries as keys, but there are {len(query)} and {len(key)}")
     if key.untyped_storage().data_ptr() == value.untyped_storage().data_ptr() and key.stride(0) == 3 * (
         key.shape[1] * key.shape[2]
     ):
@@ -47,13 +47,13 @@ class FlashAttnQkvPacked:
 
     def __init__(self) -> None:
         self.provider = upstream.provider()
-        self.support = packing(upstream.support())
+        self.support = without_grouped_queries(upstream.support())
 
     def dense(self, call: AttentionCall, kv: DenseKV) -> Run:
         require(self, call)
         arguments, function = upstream.arguments(call), upstream.function(self.name)
-        qkv = upstream.by_request(call, packed(call.query, kv))
-        return attempted(lambda: function(qkv, **arguments).flatten(0, 1), self)
+        qkv = upstream.by_request(call, pack_qkv(call.query, kv))
+        return try_once(lambda: function(qkv, **arguments).flatten(0, 1), self)
 
     def paged(self, call: AttentionCall, kv: PagedKV) -> Run:
-        raise refused(self, call, kv.block_size)
+        raise refuse(self, call, kv.block_size)

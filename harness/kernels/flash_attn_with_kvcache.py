@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from harness.calls.capture import AttentionCall
 from harness.kernels import DenseKV, PagedKV, Run, upstream
-from harness.kernels.support import Feature, Sizes, attempted, require
+from harness.kernels.support import Feature, Sizes, require, try_once
 
 PAGE_MULTIPLE = 256  # flash-attn 2: "Paged KV cache block size must be divisible by 256"
 
@@ -29,7 +29,7 @@ class FlashAttnWithKvcache:
         arguments, function = upstream.arguments(call), upstream.function(self.name)
         query, key, value = (upstream.by_request(call, x) for x in (call.query, kv.key, kv.value))
         lengths = call.seq_lens
-        return attempted(
+        return try_once(
             lambda: function(query, key, value, cache_seqlens=lengths, **arguments).flatten(0, 1), self
         )
 
@@ -38,4 +38,4 @@ class FlashAttnWithKvcache:
         arguments, function = upstream.arguments(call), upstream.function(self.name)
         query, (key, value) = upstream.by_request(call, call.query), kv.split()
         where = {"cache_seqlens": call.seq_lens, "block_table": kv.block_table}
-        return attempted(lambda: function(query, key, value, **where, **arguments).flatten(0, 1), self)
+        return try_once(lambda: function(query, key, value, **where, **arguments).flatten(0, 1), self)

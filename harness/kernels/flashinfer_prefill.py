@@ -1,4 +1,4 @@
-"""FlashInfer's batch prefill, over a paged cache and over ragged tensors; planned when it is bound."""
+"""FlashInfer's batch prefill on a paged cache and on ragged tensors, planned when bound."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from harness.calls.capture import AttentionCall
 from harness.kernels.protocol import DenseKV, Output, PagedKV, Run
-from harness.kernels.support import Feature, Package, Sizes, Support, attempted, load, refused, require
+from harness.kernels.support import Feature, Package, Sizes, Support, load, refuse, require, try_once
 
 WORKSPACE_BYTES = 128 * 2**20  # what FlashInfer's documentation recommends
 _FORMS = {Feature.DENSE, Feature.PAGED}
@@ -20,12 +20,12 @@ _SUPPORT = Support(
     head_sizes=Sizes(only=(64, 128, 256)),
     package=Package("flashinfer", "pip install flashinfer-python (compiles with nvcc when first called)"),
     last_capability=(12, 1),
-    because={Feature.ALIBI: "FlashInfer computes ALiBi slopes of its own and takes none"},
+    because={Feature.ALIBI: "FlashInfer computes its own ALiBi slopes and accepts none"},
 )
 
 
 class _Prefill:
-    """What both wrappers share: the workspace, the output and the arguments of a plan."""
+    """Shared by both wrappers: workspace, output and the arguments of a plan."""
 
     provider = "FlashInfer"
 
@@ -40,13 +40,13 @@ class _Prefill:
 
 
 class FlashInferPaged(_Prefill):
-    """`BatchPrefillWithPagedKVCacheWrapper`; K and V may be views of any strides that end in 1."""
+    """`BatchPrefillWithPagedKVCacheWrapper`; K and V may be views with any strides whose last is 1."""
 
     name = "BatchPrefillWithPagedKVCacheWrapper"
     support = replace(_SUPPORT, features=_SUPPORT.features | {Feature.PAGED})
 
     def dense(self, call: AttentionCall, kv: DenseKV) -> Run:
-        raise refused(self, call)
+        raise refuse(self, call)
 
     def paged(self, call: AttentionCall, kv: PagedKV) -> Run:
         require(self, call, kv.block_size)
@@ -63,7 +63,7 @@ class FlashInferPaged(_Prefill):
             **_plan(call),
         )
         key_and_value, out = kv.split(), self._out.like(call.query)
-        return attempted(lambda: wrapper.run(call.query, key_and_value, out=out), self)
+        return try_once(lambda: wrapper.run(call.query, key_and_value, out=out), self)
 
 
 class FlashInferRagged(_Prefill):
@@ -78,10 +78,10 @@ class FlashInferRagged(_Prefill):
         starts = {"qo_indptr": call.query_start_loc.cpu(), "kv_indptr": call.key_start_loc.cpu()}
         wrapper.plan(**starts, **_plan(call))
         out = self._out.like(call.query)
-        return attempted(lambda: wrapper.run(call.query, kv.key, kv.value, out=out), self)
+        return try_once(lambda: wrapper.run(call.query, kv.key, kv.value, out=out), self)
 
     def paged(self, call: AttentionCall, kv: PagedKV) -> Run:
-        raise refused(self, call, kv.block_size)
+        raise refuse(self, call, kv.block_size)
 
 
 def _plan(call: AttentionCall) -> dict[str, Any]:

@@ -21,19 +21,19 @@ from harness.kernels.vllm_triton import VllmTritonAttention
 
 
 class DeclaredKernel(Kernel, Declared, Protocol):
-    """An adapter that holds itself to its declaration: what is not in it is refused."""
+    """An adapter that enforces its declaration: anything not in it is refused."""
 
 
 @dataclass(frozen=True)
 class Listed:
-    """An adapter by a short name, for tables."""
+    """An adapter under a short name, for tables."""
 
     label: str
     kernel: DeclaredKernel
 
     @property
     def option(self) -> str:
-        """Its name in `--kernels`: flash-attn's functions, and what stands in for them, have their own."""
+        """Its name in `--kernels`; flash-attn's functions and their stand-ins use the function's name."""
         return self.name if self.name in FUNCTIONS else self.label.lower().replace(" ", "-")
 
     @property
@@ -56,7 +56,7 @@ class Listed:
 
 
 def all_kernels(device: str) -> list[Listed]:
-    """All kernels, those too that cannot run here; SDPA's as they are on `device` ("cuda" or "cpu")."""
+    """All kernels, including those that cannot run here; SDPA's as on `device` ("cuda" or "cpu")."""
     kernels: dict[str, DeclaredKernel] = {
         "FA2 func": FlashAttnFunc(),
         "FA2 qkvpacked": FlashAttnQkvPacked(),
@@ -86,5 +86,5 @@ def all_kernels(device: str) -> list[Listed]:
 
 
 def by_option(device: str) -> dict[str, Listed]:
-    """All kernels by their names in `--kernels`; on a CPU the three functions are their stand-ins."""
+    """All kernels by their names in `--kernels`; on a CPU the three functions are stand-ins."""
     return {listed.option: listed for listed in all_kernels(device)}

@@ -1,4 +1,4 @@
-"""The protocol of kernel adapters: K and V as they take them, and their arguments bound, ready to run."""
+"""The protocol of kernel adapters: the forms of K and V, and calls bound to their arguments."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class DenseKV:
 
 @dataclass(frozen=True)
 class PagedKV:
-    """K and V in blocks, as vLLM keeps them: one tensor, K in the first half of its last dimension."""
+    """K and V in blocks, as in vLLM: one tensor, K in the first half of its last dimension."""
 
     cache: torch.Tensor  # [num_blocks, num_kv_heads, block_size, 2 * head_dim]
     block_table: torch.Tensor  # [requests, blocks] int32, on the cache's device
@@ -40,24 +40,25 @@ class PagedKV:
     def split(self) -> tuple[torch.Tensor, torch.Tensor]:
         """K and V as views, [num_blocks, block_size, num_kv_heads, head_dim].
 
-        Not for caches that vLLM's CPU kernels wrote: those may hold K and V packed for the instruction set.
+        Not for caches written by vLLM's CPU kernels, which may pack K and V for the instruction set.
         """
         key, value = self.cache.transpose(1, 2).chunk(2, dim=-1)
         return key, value
 
 
 class Output:
-    """One buffer that all arms of a kernel in a series write to.
+    """One output buffer for all arms of a kernel in a series.
 
-    With a buffer each, arms that do the same work differ by where theirs lies: A/A contrasts of a 100 us
-    call were off by 0.17%, and a quarter of their 95% intervals missed zero (H100, benchmarks/null.py).
+    With separate buffers, arms that do the same work differ by their buffers' addresses: A/A contrasts of a
+    100 us call were off by 0.17%, and a quarter of their 95% intervals missed zero (H100,
+    benchmarks/null.py).
     """
 
     def __init__(self) -> None:
         self._buffer: torch.Tensor | None = None
 
     def like(self, query: torch.Tensor) -> torch.Tensor:
-        """A contiguous buffer of the query's shape, dtype and device; the same one as long as they are."""
+        """A contiguous buffer of the query's shape, dtype and device; reused while these stay the same."""
         old = self._buffer
         if old is None or (old.shape, old.dtype, old.device) != (query.shape, query.dtype, query.device):
             old = self._buffer = torch.empty_like(query, memory_format=torch.contiguous_format)
@@ -65,7 +66,7 @@ class Output:
 
 
 class Kernel(Protocol):
-    """What every adapter offers. All raise Unsupported, with the reason, where they cannot serve."""
+    """The interface of every adapter. Methods raise Unsupported, with the reason, if they cannot serve."""
 
     @property
     def name(self) -> str:
@@ -74,7 +75,7 @@ class Kernel(Protocol):
 
     @property
     def provider(self) -> str:
-        """Whose it is, with its version."""
+        """Where it comes from, with the version."""
         ...
 
     def dense(self, call: AttentionCall, kv: DenseKV) -> Run:
@@ -87,7 +88,7 @@ class Kernel(Protocol):
 
 
 class EngineKernel(Kernel, Protocol):
-    """The kernel that the engine itself runs; it can also fill a cache the way the engine does."""
+    """The kernel that the engine runs; it can also fill a cache as the engine does."""
 
     @property
     def writer(self) -> str:
@@ -105,7 +106,7 @@ class EngineKernel(Kernel, Protocol):
 
 @dataclass(frozen=True)
 class NoAdapter:
-    """Stands for a backend of the engine that no adapter knows; whatever is asked of it is refused."""
+    """Stands in for a backend without an adapter; every call is refused."""
 
     name: str  # vLLM's name of the backend
     provider: str = "vLLM"

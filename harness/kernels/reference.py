@@ -1,4 +1,6 @@
-"""Attention in float32, written out, on a sample of query rows: what every arm's output is held against."""
+"""Attention in float32, spelled out, on a sample of query rows, which every arm's output is checked
+against.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,7 @@ def relative_error(
 ) -> float:
     """‖out - expected‖ / ‖expected‖ over the sampled rows of that request where it is largest.
 
-    Over all requests together, a wrong one among many would not show. nan if the output holds one.
+    Over all requests together, a wrong one among many would not show. nan if the output contains one.
     """
     squares = expected.new_zeros(2, call.num_requests)
     difference = output.reshape(call.num_tokens, call.num_heads, -1)[rows].float() - expected
@@ -118,7 +120,7 @@ def attend(
 def mask(
     positions: torch.Tensor, length: int, causal: bool, window: tuple[int, int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which keys are hidden from the queries at `positions`, and how far each lies to the left of them.
+    """Which keys are hidden from the queries at `positions`, and each key's distance to the left.
 
     Both [queries, length], bool and int64.
 

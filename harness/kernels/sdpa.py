@@ -1,4 +1,4 @@
-"""PyTorch's SDPA in the place of flash-attn's three functions, where those cannot run (on a CPU)."""
+"""PyTorch's SDPA in place of flash-attn's three functions where those cannot run (on a CPU)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from harness.calls.capture import AttentionCall
-from harness.kernels.flash_attn_qkvpacked import packed, packing
+from harness.kernels.flash_attn_qkvpacked import pack_qkv, without_grouped_queries
 from harness.kernels.protocol import DenseKV, PagedKV, Run
 from harness.kernels.support import Feature, Support, require
 from harness.kernels.torch_sdpa import SUPPORT, attention
@@ -15,7 +15,7 @@ from harness.kernels.torch_sdpa import SUPPORT, attention
 
 @dataclass(frozen=True)
 class StandIn:
-    """Has a function's name and takes the same form of K and V, but runs SDPA; its provider says so."""
+    """Has a function's name and form of K and V but runs SDPA, as its provider says."""
 
     name: str
     support: Support = SUPPORT
@@ -28,7 +28,7 @@ class StandIn:
 
     @classmethod
     def qkvpacked(cls) -> StandIn:
-        return cls("flash_attn_qkvpacked_func", packing(SUPPORT), packs=True)
+        return cls("flash_attn_qkvpacked_func", without_grouped_queries(SUPPORT), packs=True)
 
     @classmethod
     def with_kvcache(cls) -> StandIn:
@@ -38,11 +38,11 @@ class StandIn:
         require(self, call)
         query, key, value = call.query, kv.key, kv.value
         if self.packs:
-            query, key, value = packed(call.query, kv).unbind(1)
+            query, key, value = pack_qkv(call.query, kv).unbind(1)
         return lambda: attention(call, query, key, value)
 
     def paged(self, call: AttentionCall, kv: PagedKV) -> Run:
-        """SDPA reads no block table: the blocks are gathered inside the call, and timed with it."""
+        """SDPA reads no block table: blocks are gathered inside the timed call."""
         require(self, call, kv.block_size)
         key_cache, value_cache = kv.split()
         blocks, length = kv.block_table.long(), int(call.seq_lens[0])

@@ -1,4 +1,4 @@
-"""What a kernel takes, as plain data, and from it the reason why it cannot take a call."""
+"""What a kernel supports, as data, and the reasons that follow for refusing a call."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from harness.units import first_line
 
 
 class Feature(Enum):
-    """What an attention call can ask of a kernel; the value is its name in a sentence."""
+    """A feature that an attention call may need; the value is its name in a sentence."""
 
     DENSE = "K and V without a block table"
     PAGED = "block table"
@@ -74,25 +74,25 @@ class Package:
 
 @dataclass(frozen=True)
 class Apart:
-    """Two features that are taken one at a time, not together."""
+    """Two features that are supported separately but not together."""
 
     one: Feature
     other: Feature
-    head_sizes: tuple[int, ...] = ()  # only of heads of these sizes; none: of all
+    head_sizes: tuple[int, ...] = ()  # only for heads of these sizes; empty: for all
 
     def forbids(self, asked: set[Feature], head_dim: int) -> bool:
-        """Whether a call that asks for these features asks for both."""
+        """Whether a call with these features needs both."""
         return {self.one, self.other} <= asked and head_dim in (self.head_sizes or (head_dim,))
 
     @property
     def where(self) -> str:
-        """What it is so for, to end a sentence with, e.g. " for heads of 80 and 96"; "" if for all."""
+        """Where it applies, to end a sentence, e.g. " for heads of 80 and 96"; "" if always."""
         return f" for heads of {' and '.join(map(str, self.head_sizes))}" if self.head_sizes else ""
 
 
 @dataclass(frozen=True)
 class Support:
-    """What a kernel takes. A call is refused for what is not here, before the kernel sees it."""
+    """What a kernel supports. Calls that need anything else are refused before the kernel sees them."""
 
     features: frozenset[Feature]
     dtypes: tuple[str, ...]  # PyTorch's names, e.g. "bfloat16"
@@ -100,14 +100,16 @@ class Support:
     package: Package
     devices: tuple[Literal["cuda", "cpu"], ...] = ("cuda",)
     page_sizes: Sizes = ANY
-    paged_head_sizes: Sizes | None = None  # with a block table, where those are fewer
+    paged_head_sizes: Sizes | None = None  # with a block table, if more restricted
     capability: tuple[int, int] = (8, 0)  # lowest compute capability of an NVIDIA GPU
     last_capability: tuple[int, int] | None = None  # the highest; None: no limit
     apart: tuple[Apart, ...] = ()
-    because: dict[Feature, str] = field(default_factory=dict)  # why not, where the name alone does not tell
+    because: dict[Feature, str] = field(
+        default_factory=dict
+    )  # why not, if the feature's name does not explain it
 
     def head_sizes_of(self, *, paged: bool) -> Sizes:
-        """The head sizes that are taken with a block table, or without one."""
+        """The head sizes supported with a block table, or without one."""
         return (self.paged_head_sizes if paged else None) or self.head_sizes
 
 
@@ -123,7 +125,7 @@ class Declared(Protocol):
 
 
 def features_of(call: AttentionCall, page_size: int | None) -> set[Feature]:
-    """What a call asks for; `page_size` is None where K and V come without a block table."""
+    """The features that a call needs; `page_size` is None for K and V without a block table."""
     left, right = call.sliding_window
     lengths = call.query_start_loc.diff()
     usual_scale = call.head_dim**-0.5
@@ -154,8 +156,8 @@ def require(kernel: Declared, call: AttentionCall, page_size: int | None = None)
         raise Unsupported(reason)
 
 
-def refused(kernel: Declared, call: AttentionCall, page_size: int | None = None) -> Unsupported:
-    """The exception for a form of K and V that the kernel does not take at all."""
+def refuse(kernel: Declared, call: AttentionCall, page_size: int | None = None) -> Unsupported:
+    """The exception for a form of K and V that the kernel does not support at all."""
     return Unsupported(refusal(kernel, call, page_size))
 
 
@@ -176,7 +178,7 @@ def refusal(kernel: Declared, call: AttentionCall, page_size: int | None = None)
 def unavailable(support: Support, device: str) -> str | None:
     """Why a kernel cannot run on this machine's device ("cuda" or "cpu") whatever the call, or None.
 
-    Modules are looked for, not imported; one that is there but does not load says so when it is called.
+    Modules are located, not imported; a broken one raises when called.
     """
     if device not in support.devices:
         return {"cpu": "runs on an NVIDIA GPU only", "cuda": "runs on a CPU only"}[device]
@@ -185,7 +187,7 @@ def unavailable(support: Support, device: str) -> str | None:
         return f"{' and '.join(missing)} not installed; to get it: {support.package.install}"
     if device == "cuda":
         if not torch.cuda.is_available():
-            return "PyTorch sees no NVIDIA GPU: its build or the driver does not fit"
+            return "PyTorch sees no NVIDIA GPU: its build and the driver do not match"
         have, low, high = torch.cuda.get_device_capability(), support.capability, support.last_capability
         if have < low or (high and have > high):
             upwards = "up" if high is None else f"to {high[0]}.{high[1]}"
@@ -193,11 +195,12 @@ def unavailable(support: Support, device: str) -> str | None:
     return None
 
 
-def attempted(run: Run, kernel: Declared) -> Run:
-    """`run` itself, once it has run: what a build was made without becomes Unsupported, in its own words.
+def try_once(run: Run, kernel: Declared) -> Run:
+    """`run`, after a trial run: a feature missing from the build becomes Unsupported, with the build's
+    message.
 
-    Running out of memory and CUDA errors, which leave nothing usable behind, pass as they are; Triton raises
-    these as a RuntimeError of its own, so PyTorch is asked too.
+    Out-of-memory and CUDA errors, after which nothing works, pass unchanged; Triton raises its own
+    RuntimeError for these, so PyTorch is checked as well.
     """
     try:
         run()
@@ -214,12 +217,12 @@ def attempted(run: Run, kernel: Declared) -> Run:
 
 
 def load(package: Package, module: str | None = None) -> Any:
-    """Import a package's module; raises Unsupported with the import's own error and how to get it."""
+    """Import a package's module; raises Unsupported with the import error and how to install it."""
     try:
         return import_module(module or package.module)
-    except Exception as error:  # a build against another torch fails with OSError or ImportError
-        said = f"{package.module} cannot be loaded ({first_line(error)}); to get it: {package.install}"
-        raise Unsupported(said) from error
+    except Exception as error:  # a build for another torch fails with OSError or ImportError
+        message = f"{package.module} cannot be loaded ({first_line(error)}); to get it: {package.install}"
+        raise Unsupported(message) from error
 
 
 def _not_taken(kernel: Declared, call: AttentionCall, page_size: int | None) -> Iterable[str]:
@@ -249,5 +252,5 @@ def _not_taken(kernel: Declared, call: AttentionCall, page_size: int | None) -> 
 def _is_there(module: str) -> bool:
     try:
         return find_spec(module) is not None
-    except Exception:  # a parent that is missing, or does not import
+    except Exception:  # a parent package that is missing or fails to import
         return False

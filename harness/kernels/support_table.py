@@ -1,4 +1,4 @@
-"""The support table: what every kernel takes, from the kernels' own declarations, in 80 columns."""
+"""The support table: what every kernel supports, from the kernels' declarations, in 80 columns."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 
 from harness.kernels.support import Feature, Sizes, Support
 
-# Short enough for two columns of a legend.
+# Short, so that the legend fits in two columns.
 COLUMNS = {
     Feature.DENSE: ("dns", "K and V without a block table"),
     Feature.PAGED: ("pgd", "block table"),
@@ -32,7 +32,7 @@ SHORT_DTYPES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}
 
 
 class Row(Protocol):
-    """A kernel by its short name, with its declaration."""
+    """A kernel under its short name, with its declaration."""
 
     @property
     def label(self) -> str: ...
@@ -43,7 +43,7 @@ class Row(Protocol):
 
 
 def features(kernels: Sequence[Row]) -> list[str]:
-    """Lines: kernel x feature, "+" where it is taken, and what the columns mean."""
+    """Lines: kernel x feature, "+" where supported, and the meaning of the columns."""
     lines = [" " * LABEL + "".join(f" {short}" for short, _ in COLUMNS.values())]
     for kernel in kernels:
         taken = kernel.support.features

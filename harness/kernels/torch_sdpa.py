@@ -12,7 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from harness.calls.capture import AttentionCall
 from harness.kernels.protocol import DenseKV, PagedKV, Run
-from harness.kernels.support import ANY, Feature, Package, Sizes, Support, attempted, refused, require
+from harness.kernels.support import ANY, Feature, Package, Sizes, Support, refuse, require, try_once
 from harness.kernels.upstream import by_request
 
 Backend = Literal["math", "flash", "efficient", "cudnn"]
@@ -24,7 +24,8 @@ _BACKENDS = {
 }
 
 _GROUPED = {Feature.GQA, Feature.MQA}
-# Windows, soft-caps and biases would need a mask of tokens x tokens: other work than a kernel's own.
+#  Windows, soft-caps and biases would need a mask of tokens x tokens, which is more work than other kernels
+#  do.
 SUPPORT = Support(
     features=frozenset(
         {Feature.DENSE, Feature.CAUSAL, Feature.FULL, Feature.SCALE, Feature.BATCH} | _GROUPED
@@ -33,7 +34,7 @@ SUPPORT = Support(
     head_sizes=ANY,
     package=Package("torch", "pip install torch"),
     devices=("cuda", "cpu"),
-    because={Feature.RAGGED: "requests of different lengths: SDPA takes equal ones only"},
+    because={Feature.RAGGED: "requests of different lengths: SDPA needs equal lengths"},
 )
 _HALF = replace(SUPPORT, dtypes=("float16", "bfloat16"), devices=("cuda",))
 ON_CUDA = {
@@ -48,7 +49,9 @@ ON_CPU = {**ON_CUDA, "flash": SUPPORT}
 
 
 class TorchSdpa:
-    """`scaled_dot_product_attention` held to one backend; q, k and v [requests, heads, tokens, head_dim]."""
+    """`scaled_dot_product_attention` restricted to one backend; q, k and v [requests, heads, tokens,
+    head_dim].
+    """
 
     name = "scaled_dot_product_attention"
 
@@ -64,10 +67,10 @@ class TorchSdpa:
             with sdpa_kernel(self.backend):
                 return attention(call, call.query, kv.key, kv.value)
 
-        return attempted(run, self)
+        return try_once(run, self)
 
     def paged(self, call: AttentionCall, kv: PagedKV) -> Run:
-        raise refused(self, call, kv.block_size)
+        raise refuse(self, call, kv.block_size)
 
 
 def attention(
@@ -75,7 +78,7 @@ def attention(
 ) -> torch.Tensor:
     """SDPA on requests of equal lengths; all tensors, the output too, are [tokens, heads, head_dim].
 
-    Where there are fewer queries than keys they are the last tokens, as flash-attn has it.
+    If there are fewer queries than keys they are the last tokens, as in flash-attn.
     """
     query, key, value = (by_request(call, x).transpose(1, 2) for x in (query, key, value))
     queries, keys = query.shape[2], key.shape[2]

@@ -1,4 +1,4 @@
-"""What the three functions of the upstream flash-attn package have in common."""
+"""Common to the three functions of the upstream flash-attn package."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ PACKAGE = Package(
     "pip install --no-build-isolation flash-attn==2.8.3 (after torch; takes minutes to over an hour)",
 )
 _HEAD_SIZES = range(8, 257, 8)
-# Of flash-attn 2.8.3; `support` says what a build has left out.
+# For flash-attn 2.8.3; `support` finds out what a build left out.
 _LACKING = {Feature.PAGED, Feature.SINKS, Feature.RAGGED}
 SUPPORT = Support(
     features=frozenset(set(Feature) - _LACKING),
     dtypes=("float16", "bfloat16"),
     head_sizes=Sizes(multiple_of=_HEAD_SIZES.step, largest=_HEAD_SIZES[-1]),
     package=PACKAGE,
-    because={Feature.RAGGED: "requests of different lengths: this function takes equal ones only"},
+    because={Feature.RAGGED: "requests of different lengths: this function needs equal lengths"},
 )
-# What builds can be made without (FLASHATTENTION_DISABLE_*), and how to ask for it.
+# Features that builds can leave out (FLASHATTENTION_DISABLE_*), and arguments that use them.
 _OPTIONS: dict[Feature, dict[str, Any]] = {
     Feature.SOFTCAP: {"softcap": 1.0},
     Feature.ALIBI: {"alibi_slopes": 0.5},
@@ -38,15 +38,15 @@ _OPTIONS: dict[Feature, dict[str, Any]] = {
     Feature.SYMMETRIC: {"window_size": (3, 3)},
     Feature.LOPSIDED: {"window_size": (3, 1)},
 }
-_PROBE_TOKENS = 300  # a few times what a kernel takes at once
+_PROBE_TOKENS = 300  # a few times what a kernel processes at once
 
 
 @cache
 def support() -> Support:
-    """What the installed build takes, as small calls with known answers tell; all of it without a GPU.
+    """What the installed build supports, tested by small calls with known answers; everything without a GPU.
 
-    A version does not tell: builds leave out features and head sizes to compile in less time, and may then
-    refuse a call or answer it as if it had not been asked for them.
+    The version is not enough: builds leave out features and head sizes to compile faster, and then refuse a
+    call or silently ignore the feature.
     """
     if unavailable(SUPPORT, "cuda"):
         return SUPPORT
@@ -55,7 +55,7 @@ def support() -> Support:
     except Unsupported:
         return SUPPORT
     right = tuple(size for size in _HEAD_SIZES if _objection(attention, size) is None)
-    if not right:  # it takes nothing: whoever calls it is told so
+    if not right:  # it supports nothing; calling it raises
         return SUPPORT
     objections = {feature: _objection(attention, right[-1], **option) for feature, option in _OPTIONS.items()}
     left_out = {
@@ -80,7 +80,7 @@ def _objection(
     softcap: float = 0.0,
     alibi_slopes: float | None = None,
 ) -> str | None:
-    """Why the build's answer to a small call of one head is none or wrong; or None."""
+    """Why the build's answer to a small call with one head is missing or wrong, or None."""
     device, dtype = "cuda", torch.bfloat16
     generator = torch.Generator(device=device).manual_seed(0)
     shape = (3, 1, _PROBE_TOKENS, 1, head_dim)
@@ -108,7 +108,7 @@ def _objection(
 
 
 def provider() -> str:
-    """ "flash-attn" with its version, where it is installed."""
+    """ "flash-attn", with its version if it is installed."""
     try:
         return f"flash-attn {metadata.version('flash-attn')}"
     except metadata.PackageNotFoundError:
@@ -121,7 +121,7 @@ def function(name: str) -> Any:
 
 
 def arguments(call: AttentionCall) -> dict[str, Any]:
-    """Keyword arguments that all three functions take."""
+    """Keyword arguments common to all three functions."""
     return {
         "softmax_scale": call.scale,
         "causal": call.causal,
@@ -132,5 +132,5 @@ def arguments(call: AttentionCall) -> dict[str, Any]:
 
 
 def by_request(call: AttentionCall, tensor: torch.Tensor) -> torch.Tensor:
-    """[tokens, ...] of requests of equal lengths as a view [requests, tokens a request, ...]."""
+    """[tokens, ...] of requests of equal lengths as a view [requests, tokens per request, ...]."""
     return tensor.unflatten(0, (call.num_requests, -1))

@@ -1,4 +1,4 @@
-"""The K|V cache of vLLM's GPU backends: written, and copied out of; one layout, whichever kernel reads it."""
+"""The K|V cache of vLLM's GPU backends, written and gathered: one layout for all of their kernels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.kernels.blockcopy import copy_blocks
 from harness.kernels.protocol import DenseKV, PagedKV, Run
 
 FLASH_WRITER = "reshape_and_cache_flash"
-# Of a backend's own writer, in this order.
+# Parameters of a backend's own writer, in this order.
 WRITER = ("key", "value", "key_cache", "value_cache", "slot_mapping", "kv_cache_dtype", "k_scale", "v_scale")
 
 
@@ -22,7 +22,7 @@ def write(call: AttentionCall, cache: torch.Tensor, slots: torch.Tensor) -> None
     rows[slots] = torch.cat([call.key, call.value], dim=-1)
 
 
-def bound(writer: Callable[..., object], call: AttentionCall, kv: PagedKV, slots: torch.Tensor) -> Run:
+def bind_writer(writer: Callable[..., object], call: AttentionCall, kv: PagedKV, slots: torch.Tensor) -> Run:
     """A backend's own `writer` with the arguments of `reshape_and_cache_flash`, ready to be timed."""
     key_cache, value_cache = kv.split()
     unscaled = torch.ones((), dtype=torch.float32, device=call.key.device)
@@ -38,19 +38,19 @@ def flash_write(call: AttentionCall, kv: PagedKV, slots: torch.Tensor) -> Run:
     """The FlashAttention backend's own cache write, FLASH_WRITER, ready to be timed."""
     from vllm.v1.attention.backends.fa_utils import reshape_and_cache_flash
 
-    return bound(reshape_and_cache_flash, call, kv, slots)
+    return bind_writer(reshape_and_cache_flash, call, kv, slots)
 
 
 class Copies:
-    """Buffers for the requests' K and V in token order, one pair for each shape, kept from step to step."""
+    """Buffers for the requests' K and V in token order, one pair for each shape, reused across steps."""
 
     def __init__(self) -> None:
         self._buffers: dict[tuple[int, ...], DenseKV] = {}
 
-    def gathered(
+    def gather(
         self, key_cache: torch.Tensor, value_cache: torch.Tensor, table: torch.Tensor, lengths: Sequence[int]
     ) -> DenseKV:
-        """Copy all requests' K and V out of their blocks, one request behind the other.
+        """Copy all requests' K and V out of their blocks, one request after the other.
 
         Args:
             key_cache, value_cache: [blocks, block_size, num_kv_heads, head_dim].

@@ -13,7 +13,7 @@ from harness.kernels.support import require
 from patches import Symbol, amx, attention
 from patches.steering import LayerStep
 
-# By this name vLLM's backend calls the kernel.
+# The name by which vLLM's backend calls the kernel.
 BACKEND_KERNEL = "vllm._custom_ops:cpu_attention_with_kv_cache"
 NEEDS = (
     *attention.backend_needs("vllm.v1.attention.backends.cpu_attn", "CPUAttentionBackendImpl",
@@ -27,13 +27,13 @@ NEEDS = (
     Symbol("vllm._custom_ops:cpu_attn_reshape_and_cache",
            ("key", "value", "key_cache", "value_cache", "slot_mapping", "isa")),
 )  # fmt: skip
-# What the backend asks for the instruction set, which a call without an engine does not come with.
+# The backend's function for the instruction set, which a call without an engine lacks.
 CHOOSE_ISA = Symbol("vllm.v1.attention.backends.cpu_attn:_get_attn_isa", ("dtype", "block_size", "head_size"))
 BLOCK_MULTIPLE = 32  # the vectorised kernels' block sizes
 
 
 class VllmCpuAttention:
-    """`cpu_attention_with_kv_cache`; K and V live in the cache packed for the instruction set."""
+    """`cpu_attention_with_kv_cache`; the cache holds K and V packed for the instruction set."""
 
     name = "cpu_attention_with_kv_cache"
     writer = "cpu_attn_reshape_and_cache"
@@ -45,7 +45,7 @@ class VllmCpuAttention:
         self._out = Output()
 
     def dense(self, call: AttentionCall, kv: DenseKV) -> Run:
-        """The same kernel with one block for each request: it has no form without a block table."""
+        """The same kernel with one block per request: it always needs a block table."""
         require(self, call)
         padded, slots = _one_block_each(call.lengths)
         cache = call.key.new_zeros(call.num_requests, call.num_kv_heads, padded, 2 * call.head_dim)
@@ -120,18 +120,18 @@ class VllmCpuAttention:
         ops.cpu_attn_reshape_and_cache(key, value, key_cache, value_cache, slots, _isa(call))
 
 
-class Detours:
-    """The backend's own call in a running engine, with K and V from elsewhere.
+class KernelOverrides:
+    """The backend's call in a running engine, with K and V from elsewhere.
 
-    The kernel has no form without a block table and reads K and V as its own cache write packs them: "dense"
-    therefore packs the step's K and V into one block per request first, which is part of its time.
+    The kernel always needs a block table and K and V packed by its own cache write: "dense" therefore first
+    packs the step's K and V into one block per request, which counts in its time.
     """
 
     def __init__(self) -> None:
         self._scratch: dict[Any, torch.Tensor] = {}
 
     def dense(self, kernel: Callable[..., Any], arguments: dict[str, Any], step: LayerStep) -> Any:
-        """Attention reads the step's own K and V, from one block per request."""
+        """Make attention read the step's own K and V, from one block per request."""
         from vllm import _custom_ops as ops
 
         padded, slots = _one_block_each(step.lengths)
@@ -147,7 +147,7 @@ class Detours:
         )
 
     def compact(self, kernel: Callable[..., Any], arguments: dict[str, Any], step: LayerStep) -> Any:
-        """The blocks are copied side by side first; attention reads the copy, in blocks as before."""
+        """Copy the blocks next to each other first; attention reads the copy, in blocks as before."""
         requests, block_size = len(step.lengths), step.kv_cache.shape[2]
         blocks = -(-max(step.lengths) // block_size)
         table = arguments["block_table"][:requests, :blocks]
@@ -159,7 +159,7 @@ class Detours:
         )
 
     def _cache(self, step: LayerStep, padded: int) -> torch.Tensor:
-        """A cache of one block of `padded` tokens per request, kept."""
+        """A cache with one block of `padded` tokens per request, reused."""
         shape = (len(step.lengths), step.key.shape[1], padded, 2 * step.key.shape[2])
         cache = self._scratch.get(shape)
         if cache is None:
@@ -168,7 +168,9 @@ class Detours:
 
 
 def _isa(call: AttentionCall) -> str:
-    """The engine's choice; what it would choose where the call is of no engine. Raises Unsupported."""
+    """The engine's instruction set, or the one it would choose for a call without an engine. Raises
+    Unsupported.
+    """
     if call.isa is not None:
         return call.isa
     if problem := CHOOSE_ISA.problem():
@@ -178,7 +180,7 @@ def _isa(call: AttentionCall) -> str:
 
 
 def _one_block_each(lengths: Sequence[int]) -> tuple[int, torch.Tensor]:
-    """The size of a block that holds any of the requests, and their tokens' slots in one block each."""
+    """A block size that holds any of the requests, and their tokens' slots with one block each."""
     padded = -(-max(lengths) // BLOCK_MULTIPLE) * BLOCK_MULTIPLE
     return padded, torch.cat([torch.arange(n) + padded * r for r, n in enumerate(lengths)])
 

@@ -15,7 +15,7 @@ from patches.steering import LayerStep
 
 Kernel = Callable[..., Any]
 
-# By this name vLLM's backend calls the kernel.
+# The name by which vLLM's backend calls the kernel.
 BACKEND_KERNEL = "vllm.v1.attention.backends.flash_attn:flash_attn_varlen_func"
 _KERNEL = (
     "q", "k", "v", "max_seqlen_q", "cu_seqlens_q", "max_seqlen_k", "cu_seqlens_k", "seqused_k",
@@ -36,7 +36,7 @@ NEEDS = (
 
 
 class VllmFlashAttention:
-    """`flash_attn_varlen_func` out of vllm.vllm_flash_attn, with or without a block table."""
+    """`flash_attn_varlen_func` from vllm.vllm_flash_attn, with or without a block table."""
 
     name = "flash_attn_varlen_func"
     writer = vllm_cache.FLASH_WRITER
@@ -48,7 +48,9 @@ class VllmFlashAttention:
         self._out = Output()
 
     def dense(self, call: AttentionCall, kv: DenseKV) -> Run:
-        """Reads this step's own K and V. FA3's schedule is prepared ahead, as the engine does for paged."""
+        """Reads this step's own K and V. FA3's schedule is prepared in advance, as the engine does for
+        paged.
+        """
         require(self, call)
         schedule = self._schedule(call, page_size=None)
         return self._bind(
@@ -65,7 +67,7 @@ class VllmFlashAttention:
         return self._bind(call, kv.key, kv.value, cu_seqlens_k=call.key_start_loc)
 
     def paged(self, call: AttentionCall, kv: PagedKV) -> Run:
-        """Reads the cache in place; with the engine's own FA3 schedule if the pages are."""
+        """Reads the cache in place, with the engine's FA3 schedule if the pages are the engine's."""
         require(self, call, kv.block_size)
         same_pages = kv.block_size == call.block_size and call.scheduler_metadata is not None
         schedule = call.scheduler_metadata if same_pages else self._schedule(call, kv.block_size)
@@ -131,12 +133,12 @@ class VllmFlashAttention:
         return schedule
 
 
-class Detours:
-    """The backend's own call in a running engine, with K and V from elsewhere.
+class KernelOverrides:
+    """The backend's call in a running engine, with K and V from elsewhere.
 
-    Only what must change in the arguments does, in place, so that the host does nearly the same work for
-    every arm: a prefill that waits for the host would show any other. The engine prepares one FA3 schedule
-    a step, for its pages; the one without a table is made once and kept.
+    Arguments are changed in place and only where needed, so that the host does nearly the same work for every
+    arm: extra work would show in a host-bound prefill. The engine prepares one FA3 schedule per step, for its
+    pages; the one without a table is made once and reused.
     """
 
     def __init__(self) -> None:
@@ -144,7 +146,7 @@ class Detours:
         self._copies = vllm_cache.Copies()
 
     def dense(self, kernel: Kernel, arguments: dict[str, Any], step: LayerStep) -> Any:
-        """Attention reads the step's own K and V."""
+        """Make attention read the step's own K and V."""
         key, value, tokens = step.key, step.value, arguments["q"].shape[0]
         if key.shape[0] != tokens:  # padded
             key, value = key[:tokens], value[:tokens]
@@ -152,8 +154,8 @@ class Detours:
         return kernel(**arguments)
 
     def compact(self, kernel: Kernel, arguments: dict[str, Any], step: LayerStep) -> Any:
-        """The cache is gathered first; attention reads the copy."""
-        copy = self._copies.gathered(arguments["k"], arguments["v"], arguments["block_table"], step.lengths)
+        """Gather the cache first; attention reads the copy."""
+        copy = self._copies.gather(arguments["k"], arguments["v"], arguments["block_table"], step.lengths)
         self._leave_out_table(arguments, step, copy.key, copy.value)
         return kernel(**arguments)
 
@@ -168,12 +170,12 @@ class Detours:
 
     def _schedule(self, arguments: dict[str, Any], step: LayerStep) -> torch.Tensor:
         what = (step.lengths, step.layer.layer_name)
-        found = self._schedules.get(what)
-        if found is None:
+        schedule = self._schedules.get(what)
+        if schedule is None:
             from vllm.vllm_flash_attn import get_scheduler_metadata
 
             query, window = arguments["q"], arguments["window_size"]
-            found = self._schedules[what] = get_scheduler_metadata(
+            schedule = self._schedules[what] = get_scheduler_metadata(
                 batch_size=len(step.lengths),
                 max_seqlen_q=arguments["max_seqlen_q"],
                 max_seqlen_k=arguments["max_seqlen_k"],
@@ -189,4 +191,4 @@ class Detours:
                 has_softcap=arguments["softcap"] > 0,
                 num_splits=arguments["num_splits"],
             )
-        return found
+        return schedule

@@ -1,4 +1,4 @@
-"""What the kernels of vLLM's own backends take, as declared by those backends and checked by the tests."""
+"""What the kernels of vLLM's own backends support, as those backends declare and the tests check."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FA3 = Support(
     capability=(9, 0),
     last_capability=(9, 9),
 )
-# Always with a block table: dense is one block for each request. The window is one number, and reaches
+# Always with a block table: dense is one block per request. The window is one number, and extends
 # to both sides without a causal mask; ALiBi counts from the first token, which only a causal mask makes equal
 # to counting from the query. The head sizes are the kernel's; the backend itself does not list 48.
 CPU = Support(

@@ -10,7 +10,7 @@ import torch
 from harness.calls.capture import AttentionCall
 from harness.kernels import vllm_cache
 from harness.kernels.protocol import DenseKV, Output, PagedKV, Run, Unsupported
-from harness.kernels.support import Apart, Feature, Package, Sizes, Support, attempted, load, require
+from harness.kernels.support import Apart, Feature, Package, Sizes, Support, load, require, try_once
 from patches import Symbol, attention
 from patches.steering import LayerStep
 
@@ -33,9 +33,9 @@ SEGMENTS, SMALLEST_GRID = 16, 128  # NUM_PAR_SOFTMAX_SEGMENTS, MIN_LAUNCH_GRID_S
 
 
 class VllmTritonAttention:
-    """`unified_attention`; it has no form without a block table, so dense is one block of all tokens.
+    """`unified_attention`; it always needs a block table, so dense is one block of all tokens.
 
-    float32 is left out: Triton multiplies it as TF32, which is no float32 result.
+    float32 is left out: Triton multiplies it as TF32, which does not give float32 results.
     """
 
     name = "unified_attention"
@@ -58,7 +58,7 @@ class VllmTritonAttention:
         self._out = Output()
 
     def dense(self, call: AttentionCall, kv: DenseKV) -> Run:
-        """Reads K and V where they are, through a table of one block (see `one_block`)."""
+        """Reads K and V in place, through a table of one block (see `one_block`)."""
         require(self, call)
         return self._bind(call, *one_block(kv), starts_of(call.key_start_loc))
 
@@ -96,7 +96,7 @@ class VllmTritonAttention:
             function(**arguments)
             return out
 
-        return attempted(run, self)
+        return try_once(run, self)
 
     def write_cache(self, call: AttentionCall, cache: torch.Tensor, slots: torch.Tensor) -> None:
         vllm_cache.write(call, cache, slots)
@@ -105,15 +105,14 @@ class VllmTritonAttention:
         """The backend's own cache write, `triton_reshape_and_cache_flash`."""
         from vllm.v1.attention.ops.triton_reshape_and_cache_flash import triton_reshape_and_cache_flash
 
-        return vllm_cache.bound(triton_reshape_and_cache_flash, call, kv, slots)
+        return vllm_cache.bind_writer(triton_reshape_and_cache_flash, call, kv, slots)
 
 
 def one_block(kv: DenseKV) -> tuple[torch.Tensor, torch.Tensor]:
-    """K and V as caches of a block for each token, in place, each block reaching from its token to the end.
+    """K and V, in place, as caches with a block for each token that extends from its token to the end.
 
-    The kernel finds a block at its id times the first stride, which is a token's here: a request's tokens
-    are one block, whose id is where the request starts. The shape, which it takes the block size from, shows
-    the first block only.
+    The kernel finds a block at its id times the first stride, here a token's: a request is one block whose id
+    is the request's first token. The shape, from which it takes the block size, shows only the first block.
     """
     key, value = (
         tensor.as_strided((1, *tensor.shape), (tensor.stride(0), *tensor.stride()))
@@ -127,24 +126,24 @@ def starts_of(start_loc: torch.Tensor) -> torch.Tensor:
     return start_loc.unsqueeze(1)
 
 
-# By this name vLLM's backend calls the kernel.
+# The name by which vLLM's backend calls the kernel.
 BACKEND_KERNEL = "vllm.v1.attention.backends.triton_attn:unified_attention"
 
 
-class Detours:
-    """The backend's own call in a running engine, with K and V from elsewhere, as one block a request."""
+class KernelOverrides:
+    """The backend's own call in a running engine, with K and V from elsewhere, as one block per request."""
 
     def __init__(self) -> None:
         self._copies = vllm_cache.Copies()
 
     def dense(self, kernel: Callable[..., Any], arguments: dict[str, Any], step: LayerStep) -> Any:
-        """Attention reads the step's own K and V."""
+        """Make attention read the step's own K and V."""
         return self._in_place(kernel, arguments, DenseKV(step.key, step.value))
 
     def compact(self, kernel: Callable[..., Any], arguments: dict[str, Any], step: LayerStep) -> Any:
-        """The cache is gathered first; attention reads the copy."""
+        """Gather the cache first; attention reads the copy."""
         key_cache, value_cache, table = arguments["k"], arguments["v"], arguments["block_table"]
-        copy = self._copies.gathered(key_cache, value_cache, table, step.lengths)
+        copy = self._copies.gather(key_cache, value_cache, table, step.lengths)
         return self._in_place(kernel, arguments, copy)
 
     def _in_place(self, kernel: Callable[..., Any], arguments: dict[str, Any], kv: DenseKV) -> Any:
@@ -162,7 +161,7 @@ def _function() -> Any:
 
 
 def _segments(call: AttentionCall) -> dict[str, Any]:
-    """What the backend prepares for few one-token requests, which then run split along the keys."""
+    """The backend's buffers for a few one-token requests, which it splits along the keys."""
     few = SMALLEST_GRID // call.num_kv_heads
     padded = 1 << (call.head_dim - 1).bit_length()
     empty = call.query.new_empty

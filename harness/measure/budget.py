@@ -1,4 +1,4 @@
-"""The time for sampling, and how many rounds of a series fit into what is left of it."""
+"""The time for sampling, and how many rounds of a series fit into the rest of it."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from dataclasses import dataclass
 from harness.analysis import stats
 
 MIN_ROUNDS = 3
-# Rounds enough for an interval are taken in any case if, each as quick as the quickest, they take no longer.
+#  A series gets enough rounds for an interval if at the pace of the quickest round they take no longer than
+#  this.
 QUICK_S = 0.3
-MAX_ROUNDS = 1000  # a contrast that is not precise by then has other troubles than too few samples
+MAX_ROUNDS = 1000  # more samples do not help a contrast that is not precise by then
 
 
 @dataclass
 class Budget:
-    """Seconds left for sampling, shared by the series still to come: what one leaves, they get."""
+    """Seconds left for sampling, shared by the remaining series, which get what one leaves over."""
 
     seconds: float
     series_left: int  # a series of weight 2 counts as two
-    repeats: int | None = None  # rounds asked for by the user; None: as precision and time decide
-    min_rounds: int = MIN_ROUNDS  # even where they take longer than there is time for
+    repeats: int | None = None  # rounds requested by the user; None: precision and time decide
+    min_rounds: int = MIN_ROUNDS  # even if they exceed the time
     most_rounds: int = MAX_ROUNDS
     least_rounds: int | None = None  # the fewest that any series got
     shortened: bool = False  # whether time ended a series before it was precise
@@ -31,11 +32,11 @@ class Budget:
         return self.seconds * weight / max(self.series_left, weight)
 
     def rounds_left(self, done: int, seconds: float, round_s: float, quickest_round_s: float) -> int:
-        """How many more rounds a series may take that has `done` and `seconds` left; 0 or less: none.
+        """How many more rounds a series may take after `done`, with `seconds` left; 0 or less: none.
 
         Args:
             round_s: what the latest round took.
-            quickest_round_s: what the quickest took, as every round would if nothing held it up.
+            quickest_round_s: what the quickest took: the time of a round without disturbance.
         """
         if self.repeats is not None:
             return self.repeats - done
@@ -45,13 +46,13 @@ class Budget:
         return min(self.most_rounds - done, max(fitting, least - done))
 
     def end_of(self, done: int) -> str:
-        """Which limit a series has met that may take no more rounds."""
+        """Which limit ended a series that may take no more rounds."""
         if self.repeats is not None:
             return "repeats"
         return "rounds" if done >= self.most_rounds else "time"
 
     def spend(self, seconds: float, weight: int, rounds: int, stopped: str | None) -> None:
-        """Take a finished series off the account: what it took, its rounds, and what ended it."""
+        """Deduct a finished series: its time, its rounds, and what ended it."""
         self.seconds = max(self.seconds - seconds, 0.0)
         self.spent_s += seconds
         self.series_left -= weight
@@ -60,7 +61,7 @@ class Budget:
         self.shortened |= stopped in ("time", "rounds")
 
     def settle(self, copies: Sequence[Budget]) -> None:
-        """Become what copies of this budget came to, each of which paid for the same series: the slowest."""
+        """Adopt the slowest of several copies of this budget that were charged for the same series."""
         slowest = min(copies, key=lambda copy: copy.seconds)
         self.seconds, self.spent_s = slowest.seconds, slowest.spent_s
         self.series_left = slowest.series_left

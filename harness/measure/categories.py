@@ -1,4 +1,4 @@
-"""What the name of a kernel or an operator says: which part of a prefill it is, and how to print it.
+"""From the name of a kernel or an operator: which part of a prefill it is, and how to print it.
 
 Names are those that CUPTI gives for GPU kernels as vLLM launches them on Hopper (its own, FlashAttention 2
 and 3, FlashInfer, Triton, cuBLAS, CUTLASS, Inductor's, PyTorch's), and those that torch.profiler gives for
@@ -19,10 +19,10 @@ COPIES = "copies"
 OTHER = "other"
 CATEGORIES = (ATTENTION, CACHE_WRITE, MATRIX_PRODUCTS, NORMS, SAMPLING, COPIES, OTHER)
 
-# The first rule with a pattern that is found anywhere in the name, in either case, decides.
+# The first rule with a pattern found anywhere in the name, ignoring case, decides.
 RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
-    # Inductor names a fused kernel after all that is near it: a pointwise one may well hold "addmm" or
-    # "attention". What the kernel is stands ahead of that, and only templates (tem) multiply matrices.
+    # Inductor names a fused kernel after everything around it: a pointwise one may contain "addmm" or
+    # "attention". The kernel's own kind comes first, and only templates (tem) multiply matrices.
     (ATTENTION, (r"triton_tem_\w*attention",)),
     (MATRIX_PRODUCTS, (r"triton_(tem|mm|bmm)_",)),
     (SAMPLING, (r"triton_[a-z]+_fused\w*_(argmax|softmax|log_softmax|exponential|multinomial|topk|sort)",)),
@@ -41,7 +41,7 @@ RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
             r"^_fwd_(grouped_)?kernel",
         ),
     ),
-    # Norms may be written with CUTLASS as well.
+    # Norms may also be written with CUTLASS.
     (NORMS, (r"rms_?norm|layer_?norm|rotary|_rope|act_and_mul|(silu|gelu)\w*_and_mul",)),
     (
         MATRIX_PRODUCTS,
@@ -52,7 +52,7 @@ RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
             r"mkldnn|onednn|scaled_mm|weight_packed_linear|bmm_cpu",
         ),
     ),
-    # Routing to experts and making of indices sample nothing and compute no layer.
+    # Expert routing and index preparation neither sample nor compute a layer.
     (OTHER, (r"moe_|gating|grouped_topk|arange|elementwise_kernel_with_index",)),
     (
         SAMPLING,
@@ -71,8 +71,8 @@ RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
             r"^aten::(fill_|zero_|zeros|ones|full|new_zeros)$",
         ),
     ),
-    # Where nothing is fused, sums of residuals, gates and rotations are PyTorch's elementwise kernels. On a
-    # CPU, Inductor's loops (cpp_fused_*) are no operators: they are the graph's own time.
+    # Without fusion, residual sums, gates and rotations are PyTorch's elementwise kernels. On a
+    # CPU, Inductor's loops (cpp_fused_*) are not operators: they count as the graph's own time.
     (
         NORMS,
         (
@@ -92,7 +92,7 @@ LONGEST_NAME = 72
 
 @lru_cache(maxsize=4096)
 def category(name: str) -> str:
-    """The category, one of CATEGORIES, of the GPU kernel, copy, fill or CPU operator of this name."""
+    """The category (one of CATEGORIES) of the GPU kernel, copy, fill or CPU operator of this name."""
     return next((category for category, pattern in _COMPILED if pattern.search(name)), OTHER)
 
 
@@ -100,7 +100,7 @@ def category(name: str) -> str:
 def short_name(name: str) -> str:
     """The name without return type, arguments and template arguments, at most LONGEST_NAME characters.
 
-    Of PyTorch's generic kernels the operation stays: "elementwise_kernel<direct_copy_kernel_cuda>".
+    PyTorch's generic kernels keep the operation: "elementwise_kernel<direct_copy_kernel_cuda>".
     """
     if name.startswith(("Memcpy", "Memset")):
         return name

@@ -1,4 +1,4 @@
-"""What this device reaches at best, measured: the figures that kernels' TFLOP/s and GB/s are set against."""
+"""The device's measured ceilings, with which kernels' TFLOP/s and GB/s are compared."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SIZES = {"cuda": (8192, 2**29), "cpu": (1024, 2**26)}  # side of the matrices; b
 
 @dataclass(frozen=True)
 class Ceilings:
-    """The best of a few: a ceiling is what the device can do, not what it does on average."""
+    """The best of a few repetitions: a ceiling is what the device can do, not what it does on average."""
 
     tflops: float  # bfloat16 matrix product, 2 n^3 operations
     gbps: float  # copy within the device's memory, bytes read plus bytes written, 1e9 bytes a second

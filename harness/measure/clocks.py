@@ -1,4 +1,4 @@
-"""What the GPU's clocks do while samples are taken, asked of NVML. Nothing here sets a clock or a limit."""
+"""The GPU's clocks while samples are taken, from NVML. Nothing here sets a clock or a limit."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from typing import Any, Protocol
 
 from harness import device
 
-# Bits of NVML's clocks event reasons (nvml.h, nvmlClocksEventReasons) that mean the GPU protects itself
-# and is slower than its load and settings ask for. Left out, because they are the normal state of a sound
-# GPU: idle, application clocks, display clocks, sync boost. The power cap is apart: see ClockReading.
+# Bits of NVML's clocks event reasons (nvml.h, nvmlClocksEventReasons) that mean the GPU is protecting itself
+# and is slower than load and settings allow. Left out, as they are the normal state of a healthy
+# GPU: idle, application clocks, display clocks, sync boost. The power cap is separate: see ClockReading.
 THROTTLED_BY = {
-    0x08: "hardware slowdown",  # clocks cut to half or less: heat, power brake or a power spike
+    0x08: "hardware slowdown",  # clocks halved or lower: heat, power brake or a power spike
     0x20: "software thermal slowdown",
     0x40: "hardware thermal slowdown",
-    0x80: "power brake",  # asked for from outside, e.g. by the power supply
+    0x80: "power brake",  # requested externally, e.g. by the power supply
 }
 POWER_CAP = 0x04
 
 
 @dataclass(frozen=True)
 class ClockReading:
-    """One look at the GPU; None where it does not say. NVML's figures are up to tens of ms old."""
+    """One reading of the GPU; None where it does not report. NVML's figures are up to tens of ms old."""
 
     sm_mhz: int | None = None
     memory_mhz: int | None = None
     power_w: float | None = None
     temperature_c: int | None = None
-    throttle_reasons: tuple[str, ...] = ()  # names out of THROTTLED_BY; empty: not throttled
-    # The driver holds the clock below its maximum to stay within the power limit. That is no throttling:
-    # a data-centre GPU under a heavy kernel is meant to run there, and to discard it would discard the very
-    # load that is measured. What it does to the figures shows in sm_mhz.
+    throttle_reasons: tuple[str, ...] = ()  # names from THROTTLED_BY; empty: not throttled
+    # The driver keeps the clock below its maximum to stay within the power limit. That is not throttling:
+    # a data-centre GPU under a heavy kernel is meant to run there, and discarding it would discard the very
+    # load being measured. Its effect shows in sm_mhz.
     power_capped: bool = False
 
 
 class ClockMonitor(Protocol):
-    """Looks at the clocks; meant to be asked between blocks of samples, so cheap."""
+    """Reads the clocks; cheap, as it is called between batches of rounds."""
 
     def read(self) -> ClockReading:
         """The state right now; never raises."""
@@ -44,14 +44,14 @@ class ClockMonitor(Protocol):
 
 
 class NoClocks:
-    """For CPUs, and where NVML does not answer: nothing is known and nothing counts as throttled."""
+    """For CPUs and where NVML does not answer: nothing is known, and nothing counts as throttled."""
 
     def read(self) -> ClockReading:
         return ClockReading()
 
 
 class NvmlClocks:
-    """The clocks of one GPU, by its NVML handle; for a MIG slice those of the GPU it is a part of.
+    """The clocks of one GPU, by its NVML handle; for a MIG slice, those of its GPU.
 
     A reading is five NVML queries, none of which waits for the GPU.
     """
@@ -62,7 +62,7 @@ class NvmlClocks:
         self._nvml = pynvml
         try:
             self._handle = pynvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle)
-        except pynvml.NVMLError:  # it is a whole GPU
+        except pynvml.NVMLError:  # not a MIG slice
             self._handle = handle
 
     def read(self) -> ClockReading:
@@ -87,12 +87,12 @@ class NvmlClocks:
 
 
 def throttle_reasons(bits: int) -> tuple[str, ...]:
-    """The names of those of NVML's clocks event reasons that count as throttling."""
+    """Names of those NVML clocks event reasons that count as throttling."""
     return tuple(name for bit, name in THROTTLED_BY.items() if bits & bit)
 
 
 def for_device(kind: str, index: int = 0) -> ClockMonitor:
-    """The monitor for "cpu" or "cuda", NoClocks if the device tells none.
+    """The monitor for "cpu" or "cuda"; NoClocks if the device reports none.
 
     Args:
         index: of the device among those that CUDA may use.

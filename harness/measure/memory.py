@@ -1,4 +1,4 @@
-"""Memory of this process: of its GPU where it has one, else of its resident pages."""
+"""Memory of this process: of its GPU if it uses one, else its resident pages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 
 def now_bytes(device: str) -> int:
-    """Bytes at this moment: of tensors on the GPU, or of resident pages."""
+    """Bytes now in use: tensors on the GPU, or resident pages."""
     if device == "cuda":
         return int(torch.cuda.memory_allocated())
     resident = int(Path("/proc/self/statm").read_text().split()[1])
@@ -20,16 +20,16 @@ def now_bytes(device: str) -> int:
 
 
 def start_peak(device: str) -> None:
-    """Begin a new peak; `device` is "cuda" or "cpu"."""
+    """Start a new peak; `device` is "cuda" or "cpu"."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return
-    with contextlib.suppress(OSError):  # where the kernel lets a process do that (proc(5))
+    with contextlib.suppress(OSError):  # if the kernel allows it (proc(5))
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def end_peak(device: str) -> int:
-    """The peak in bytes since `start_peak`; what is no longer used is freed."""
+    """The peak in bytes since `start_peak`; frees unused memory."""
     gc.collect()
     peak = peak_bytes(device)
     if device == "cuda":
@@ -38,7 +38,7 @@ def end_peak(device: str) -> int:
 
 
 def peak_bytes(device: str) -> int:
-    """The peak in bytes since `start_peak`; nothing is freed."""
+    """The peak in bytes since `start_peak`; frees nothing."""
     if device == "cuda":
         return int(torch.cuda.max_memory_allocated())
     status = Path("/proc/self/status").read_text()

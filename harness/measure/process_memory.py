@@ -1,4 +1,4 @@
-"""What this process holds, by every counter that there is here; each says what it counts."""
+"""The memory of this process by every available counter; each says what it counts."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import torch
 
 from harness import device
 
-NO_CUDA = "none on a CPU, where PyTorch does not count"
+NO_CUDA = "none on a CPU, where PyTorch has no counter"
 
 
 class Meter:
-    """Reads the counters; made before anything of the job is in memory.
+    """Reads the counters; created before the job allocates anything.
 
     Attributes:
-        sources: of each figure, what says it, or why there is none.
+        sources: for each figure its counter, or why there is none.
     """
 
     def __init__(self, device_kind: device.Kind) -> None:
@@ -35,22 +35,24 @@ class Meter:
         }
 
     def read(self) -> dict[str, int]:
-        """Bytes by name; peaks are those since the last reading. A counter that is not here is left out."""
+        """Bytes by name; peaks since the last reading. Missing counters are left out."""
         gc.collect()
-        found = {"rss_bytes": _status("VmRSS"), "peak_rss_bytes": _status("VmHWM")}
-        with contextlib.suppress(OSError):  # where the kernel lets a process begin a new peak (proc(5))
+        readings = {"rss_bytes": _status("VmRSS"), "peak_rss_bytes": _status("VmHWM")}
+        with contextlib.suppress(OSError):  # if the kernel lets a process start a new peak (proc(5))
             Path("/proc/self/clear_refs").write_text("5")
         if self._cuda:
             torch.cuda.synchronize()
-            found["allocated_bytes"] = torch.cuda.memory_allocated()
-            found["peak_allocated_bytes"] = torch.cuda.max_memory_allocated()
-            found["reserved_bytes"] = torch.cuda.memory_reserved()
-            found["nvml_bytes"] = self._by_nvml()
+            readings["allocated_bytes"] = torch.cuda.memory_allocated()
+            readings["peak_allocated_bytes"] = torch.cuda.max_memory_allocated()
+            readings["reserved_bytes"] = torch.cuda.memory_reserved()
+            readings["nvml_bytes"] = self._by_nvml()
             torch.cuda.reset_peak_memory_stats()
-        return found
+        return readings
 
     def _by_nvml(self) -> int:
-        """What NVML has for this process; where it does not know it (in a container), what the GPU gained."""
+        """NVML's figure for this process, or in a container, where NVML does not know it, the GPU's
+        increase.
+        """
         import pynvml
 
         processes: list[Any] = []
@@ -60,7 +62,7 @@ class Meter:
         if own:
             self.sources["NVML"] = "NVML's figure for this process"
             return int(own[0])
-        self.sources["NVML"] = "NVML's figure for the whole GPU, less what was in use before"
+        self.sources["NVML"] = "NVML's figure for the whole GPU, minus what was in use before"
         return max(0, self._whole_gpu() - self._before)
 
     def _whole_gpu(self) -> int:
@@ -71,6 +73,6 @@ class Meter:
 
 def _status(name: str) -> int:
     """A line of /proc/self/status, in bytes."""
-    found = re.search(rf"^{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
-    assert found is not None
-    return 1024 * int(found[1])
+    match = re.search(rf"^{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    assert match is not None
+    return 1024 * int(match[1])

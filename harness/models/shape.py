@@ -1,4 +1,4 @@
-"""What a model's config.json says about its attention: heads, layers and positions."""
+"""A model's attention according to its config.json: heads, layers and positions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Positions = Literal["learned", "rotary", "alibi", "none"]
 
 # Learned position tables that patches/positions.py can repeat.
 EXTENDABLE = ("gpt2", "opt")
-# Neither generate a token nor keep a KV cache.
+# These neither generate tokens nor keep a KV cache.
 _ENCODERS = ("bert", "electra", "mpnet", "t5encoder")
 _LEARNED = (*EXTENDABLE, "gpt_bigcode", "gpt_neo", "biogpt", "xglm", "ctrl")
 
@@ -24,15 +24,15 @@ _PLAIN_ROPE = ("default", "linear", "dynamic", "llama3")
 
 
 class ModelError(ValueError):
-    """A model that cannot be used as asked: one line with the value, the limit and the way out."""
+    """A model that cannot be used as requested: one line with the value, the limit and the way out."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """The attention of a decoder-only model, and how many positions it has."""
+    """A decoder-only model's attention, and its number of positions."""
 
     positions: Positions
-    max_positions: int | None  # tokens its own configuration allows; None if it names no limit
+    max_positions: int | None  # tokens that its configuration allows; None: no limit
     num_layers: int
     num_heads: int  # query heads
     num_kv_heads: int
@@ -58,7 +58,7 @@ def read_shape(config: dict[str, Any], where: str) -> Shape:
         where: what to call the config in an error.
 
     Raises:
-        ModelError: it is no decoder-only model, or does not say how many layers, heads or how wide they are.
+        ModelError: it is not a decoder-only model, or the number of layers or heads or their size is missing.
     """
     text = text_config(config)
     _refuse_encoders(text, where)
@@ -78,7 +78,7 @@ def read_shape(config: dict[str, Any], where: str) -> Shape:
 
 
 def limit_key(config: dict[str, Any]) -> str | None:
-    """The key of a config.json's text part that limits its positions most; None if there is none."""
+    """The key in a config.json's text part with the tightest limit on positions; None if there is none."""
     text = text_config(config)
     present = [key for key in _LIMIT_KEYS if isinstance(text.get(key), int)]
     return min(present, key=lambda key: int(text[key]), default=None)
@@ -88,7 +88,7 @@ def with_positions(config: dict[str, Any], num_positions: int) -> dict[str, Any]
     """The `hf_overrides` that let vLLM build a model with `num_positions` positions from this config.
 
     Raises:
-        ModelError: its positions are computed in a way that a larger limit does not lengthen.
+        ModelError: its kind of positions cannot be extended by a larger limit.
     """
     rope_type = _rope(text_config(config)).get("rope_type", "default")
     if rope_type not in _PLAIN_ROPE:
@@ -116,7 +116,7 @@ def _number(config: dict[str, Any], where: str, *keys: str) -> int:
 
 
 def _num_kv_heads(text: dict[str, Any], num_heads: int) -> int:
-    # Falcon keeps its multi_query flag beside num_kv_heads, which counts only in the new architecture.
+    # Falcon has a multi_query flag besides num_kv_heads, which counts only in the new architecture.
     if text.get("multi_query") and not text.get("new_decoder_architecture"):
         return 1
     for key in ("n_head_kv", "num_kv_heads", "num_key_value_heads", "multi_query_group_num"):
@@ -142,7 +142,7 @@ def _rope(text: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rope_factor(text: dict[str, Any]) -> float:
-    # As vLLM does: other kinds keep a limit that is already scaled.
+    # As in vLLM: for other kinds the limit is already scaled.
     rope = _rope(text)
     scaled = rope["rope_type"] in ("linear", "dynamic") and "gemma3" not in str(text.get("model_type"))
     return float(rope.get("factor") or 1.0) if scaled else 1.0

@@ -1,1 +1,1 @@
-"""Attention calls run again: placed in memory, made into the arms of a series, checked and sampled."""
+"""Replay of attention calls: placed in memory, turned into the arms of a series, checked and sampled."""

@@ -1,4 +1,4 @@
-"""From an attention call and a layout to arms: ways of running the same work, ready to be timed."""
+"""From an attention call and a layout to arms: ways of running the same work, ready for timing."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ class Bound:
     """An arm with its inputs in memory."""
 
     run: Run
-    remark: str | None = None  # what a reader of the row must know
-    expected: torch.Tensor | None = None  # what `run` must return bit for bit, where that is known
-    is_output: bool = True  # `run` returns attention output, to be held against the reference
+    remark: str | None = None  # a remark for the row
+    expected: torch.Tensor | None = None  # what `run` must return bit for bit, if known
+    is_output: bool = True  # whether `run` returns attention output, to be checked against the reference
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One cell of a series and how to make it ready; `bind` may raise Unsupported or run out of memory."""
+    """One cell of a series and how to prepare it; `bind` may raise Unsupported or run out of memory."""
 
     cell: Cell
     bind: Callable[[], Bound]
-    one_run_for: int | None = None
+    one_segment_for: int | None = None
     control: bool = False
 
 
 def synthetic(call: AttentionCall, seed: int) -> AttentionCall:
-    """Random normal Q, K and V with a call's shapes and strides; its metadata, and no output yet."""
+    """Random normal Q, K and V with a call's shapes, strides and metadata, without output."""
     generator = torch.Generator(device=call.query.device).manual_seed(seed)
     clones = clone_together([call.query, call.key, call.value])
     for clone in clones:
@@ -46,7 +46,7 @@ def synthetic(call: AttentionCall, seed: int) -> AttentionCall:
     return replace(call, query=query, key=key, value=value, kv_cache=None)
 
 
-# Each request's number of blocks and of runs -> its block ids in a cache made here.
+# Each request's number of blocks and of segments -> its block ids in a cache made here.
 Plan = Callable[[Sequence[int], Sequence[int]], list[list[int]]]
 
 
@@ -56,7 +56,7 @@ def of_series(
     """All arms of one layer at one spread_k, the baseline twice (A/A).
 
     Args:
-        plan: lays out the cache of a kernel that does not take the engine's block size.
+        plan: lays out the cache of a kernel that does not support the engine's block size.
     """
     func, packed, with_kvcache = functions
     return [
@@ -81,7 +81,9 @@ def _cell(place: Placement, kernel: Kernel, arm: str, data: Data) -> Cell:
 
 
 def _gathering(place: Placement, kernel: Kernel, gather_name: str, data: Data) -> list[Arm]:
-    """A function without a block table: on the compact copy, and on what a gather wrote, timed apart."""
+    """A function without a block table: on the compact copy, and after a gather, which is timed
+    separately.
+    """
     call = place.call
 
     def target() -> tuple[DenseKV, Callable[[], object]]:
@@ -107,7 +109,7 @@ def _gathering(place: Placement, kernel: Kernel, gather_name: str, data: Data) -
         return Bound(kernel.dense(call, into))
 
     def gathering() -> Bound:
-        if gather_name == "gather_qkv":  # where packing is out of the question, so is its gather
+        if gather_name == "gather_qkv":  # if packing is impossible, so is its gather
             kernel.dense(call, place.compact)
         into, collect = target()
 
@@ -117,7 +119,7 @@ def _gathering(place: Placement, kernel: Kernel, gather_name: str, data: Data) -
 
         run()
         if not torch.equal(into.value, call.value):
-            raise ValueError("the gathered V is not the captured one")
+            raise ValueError("the gathered V differs from the captured one")
         return Bound(run, expected=call.key, is_output=False)
 
     cell = _cell(place, kernel, "fragmented", data)
@@ -129,7 +131,7 @@ def _gathering(place: Placement, kernel: Kernel, gather_name: str, data: Data) -
 
 
 def _with_kvcache(place: Placement, kernel: Kernel, data: Data, plan: Plan) -> list[Arm]:
-    """flash_attn_with_kvcache: without a table on the compact copy, with one on the blocks."""
+    """flash_attn_with_kvcache: without a block table on the compact copy, and with one on the blocks."""
     call = place.call
     multiple = getattr(kernel, "page_multiple", 1)
     in_place = call.block_size % multiple == 0
@@ -137,16 +139,16 @@ def _with_kvcache(place: Placement, kernel: Kernel, data: Data, plan: Plan) -> l
 
     def pages(spread_k: int) -> tuple[PagedKV, str | None]:
         if in_place:
-            return (place.blocks if spread_k > 1 else readable(call, place.one_run)), None
+            return (place.blocks if spread_k > 1 else readable(call, place.one_segment)), None
         blocks = [layout.num_blocks(length, page_size) for length in call.lengths]
-        runs = (
-            [min(k, n) for k, n in zip(place.runs, blocks, strict=True)]
+        segments = (
+            [min(k, n) for k, n in zip(place.segments, blocks, strict=True)]
             if spread_k > 1
             else [1] * len(blocks)
         )
-        most = f"{max(runs)} of {max(blocks)} runs"
-        remark = f"re-paged from {call.block_size} to {page_size} tokens a block, {most}"
-        return plain_pages(call, plan(blocks, runs), page_size), remark
+        most = f"{max(segments)} of {max(blocks)} segments"
+        remark = f"re-paged from {call.block_size} to {page_size} tokens per block, {most}"
+        return plain_pages(call, plan(blocks, segments), page_size), remark
 
     def contiguous() -> Bound:
         return Bound(kernel.dense(call, place.compact))
@@ -161,13 +163,14 @@ def _with_kvcache(place: Placement, kernel: Kernel, data: Data, plan: Plan) -> l
         Arm(cell, lambda: paged(place.spread_k)),
     ]
     if place.spread_k > 1:
-        arms.append(Arm(replace(cell, spread_k=1), lambda: paged(1), one_run_for=place.spread_k))
+        arms.append(Arm(replace(cell, spread_k=1), lambda: paged(1), one_segment_for=place.spread_k))
     return arms
 
 
 def _engine(place: Placement, kernel: EngineKernel, data: Data) -> list[Arm]:
-    """The engine's kernel: dense on the step's own K and V and on the compact copy, paged in one run (twice)
-    and in k runs; what writes the cache; of random inputs, dense as a benchmark without an engine has it.
+    """The engine's kernel: dense on the step's own K and V and on the compact copy, paged in one segment
+    (twice) and in k segments; the cache write; and on random inputs, dense as in a benchmark without an
+    engine.
     """
     call = place.call
 
@@ -178,20 +181,20 @@ def _engine(place: Placement, kernel: EngineKernel, data: Data) -> list[Arm]:
         return Bound(kernel.paged(call, kv), expected=call.output)
 
     cell = _cell(place, kernel, "paged", data)
-    one_run = replace(cell, spread_k=1)
+    one_segment = replace(cell, spread_k=1)
     arms = [
         Arm(_cell(place, kernel, "dense", data), lambda: dense(DenseKV(call.key, call.value))),
         Arm(_cell(place, kernel, "compact", data), lambda: dense(place.compact)),
         Arm(cell, lambda: paged(place.split)),
-        Arm(one_run, lambda: paged(place.one_run), one_run_for=place.spread_k, control=True),
+        Arm(one_segment, lambda: paged(place.one_segment), one_segment_for=place.spread_k, control=True),
     ]
     if place.spread_k > 1:
-        arms.append(Arm(one_run, lambda: paged(place.one_run), one_run_for=place.spread_k))
+        arms.append(Arm(one_segment, lambda: paged(place.one_segment), one_segment_for=place.spread_k))
     return arms + (_random(place, kernel, data) if data == "synthetic" else _cache_write(place, kernel, data))
 
 
 def _cache_write(place: Placement, kernel: EngineKernel, data: Data) -> list[Arm]:
-    """The engine's cache write, into the split blocks and into the single run."""
+    """The engine's cache write, into the split blocks and into the single segment."""
     call = place.call
 
     def writing(kv: PagedKV) -> Bound:
@@ -200,19 +203,21 @@ def _cache_write(place: Placement, kernel: EngineKernel, data: Data) -> list[Arm
         kv.cache[list(chain(*ids))] = 0
         run()
         if not torch.equal(kernel.paged(call, kv)(), call.output):
-            raise ValueError("attention over the written cache is not bit for bit the captured output")
+            raise ValueError("attention on the written cache differs from the captured output")
         return Bound(run, is_output=False)
 
     cell = replace(_cell(place, kernel, "paged", data), stage="cache_write", kernel=kernel.writer)
     arms = [Arm(cell, lambda: writing(place.split))]
     if place.spread_k > 1:
-        one_run = replace(cell, spread_k=1)
-        arms.append(Arm(one_run, lambda: writing(place.one_run), one_run_for=place.spread_k))
+        one_segment = replace(cell, spread_k=1)
+        arms.append(Arm(one_segment, lambda: writing(place.one_segment), one_segment_for=place.spread_k))
     return arms
 
 
 def _random(place: Placement, kernel: EngineKernel, data: Data) -> list[Arm]:
-    """Dense on contiguous tensors, with the schedule prepared ahead and, if the kernel has one, without."""
+    """Dense on contiguous tensors, with the schedule prepared in advance and, if the kernel has one,
+    without.
+    """
     call = place.call
 
     def contiguous() -> tuple[AttentionCall, DenseKV]:
@@ -228,7 +233,7 @@ def _random(place: Placement, kernel: EngineKernel, data: Data) -> list[Arm]:
 
 
 def of_request(place: Placement, engine: EngineKernel, index: int) -> list[Arm]:
-    """The arms of the engine's kernel, dense and paged, of a placement that holds one request of a batch.
+    """The arms of the engine's kernel, dense and paged, for a placement with one request of a batch.
 
     Args:
         index: of the request in the batch.
@@ -240,6 +245,6 @@ def of_request(place: Placement, engine: EngineKernel, index: int) -> list[Arm]:
 
 
 def with_output(place: Placement, kernel: EngineKernel) -> Placement:
-    """The placement with `call.output` set to what the engine's kernel gives on the single run."""
-    output = kernel.paged(place.call, place.one_run)().clone()
+    """The placement with `call.output` set to the engine's kernel's output on the single segment."""
+    output = kernel.paged(place.call, place.one_segment)().clone()
     return replace(place, call=replace(place.call, output=output))

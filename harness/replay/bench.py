@@ -1,4 +1,4 @@
-"""The replay of attention calls on this process's own device: timer, clocks, series and their sampling."""
+"""Replay on this process's device: timer, clocks, series and their sampling."""
 
 from __future__ import annotations
 
@@ -19,40 +19,40 @@ from harness.runs.record import Status, request_series_name, series_name
 
 @dataclass(frozen=True)
 class Sampled:
-    """A sampled series as it travels between processes, and the budget when it was done."""
+    """A sampled series in a form that processes can exchange, and the budget after it."""
 
     series: Series  # without steps
     budget: Budget
-    interrupted: bool = False  # by Ctrl-C; the series holds what was sampled until then
+    interrupted: bool = False  # by Ctrl-C; the series holds what was sampled up to then
 
 
 @dataclass(frozen=True)
 class Equipment:
-    """What a process measures with."""
+    """The equipment that a process measures with."""
 
     timer: str
-    ceilings: dict[str, float] | str | None  # figures, why there are none, or None: not asked for
+    ceilings: dict[str, float] | str | None  # figures, the reason why there are none, or None: not requested
 
 
 @dataclass(frozen=True)
 class ReplaySpec:
-    """How calls are replayed; the names are those of the options."""
+    """How calls are replayed; names are the options'."""
 
     timer: str
     l2: timers.L2 | None
     gap: layout.Gap
-    run_sizes: layout.Sizes
+    segment_sizes: layout.Sizes
     seed: int
     precision: float
 
     @classmethod
     def of(cls, options: BaseModel) -> ReplaySpec:
-        """As an experiment's resolved options have it."""
+        """From an experiment's resolved options."""
         return cls(**{each.name: getattr(options, each.name) for each in fields(cls)})
 
 
 class Bench:
-    """Samples series as it is told."""
+    """Samples series according to a ReplaySpec."""
 
     def __init__(self, spec: ReplaySpec, rank: int | None = None, gpu: int = 0) -> None:
         """
@@ -64,22 +64,22 @@ class Bench:
         self.device = device.kind()
         self.timer = timers.for_device(self.device, spec.timer, spec.l2)
         self.monitor = clocks.for_device(self.device, gpu)
-        self.replay = Replay(self.device, spec.gap, spec.run_sizes, spec.seed)
+        self.replay = Replay(self.device, spec.gap, spec.segment_sizes, spec.seed)
 
     @property
     def launch_bound(self) -> int:
-        """Samples that may hold time in which the GPU waited for the host."""
+        """Number of samples that may include time in which the GPU waited for the host."""
         return int(getattr(self.timer, "launch_bound", 0))
 
     def equipment(self, with_ceilings: bool) -> Equipment:
-        """What this process measures with."""
+        """This process's equipment."""
         return Equipment(self.timer.name, self._ceilings() if with_ceilings else None)
 
     def _ceilings(self) -> dict[str, float] | str:
-        """What the device reaches at best; or why that could not be measured."""
+        """The device's ceilings, or why they could not be measured."""
         try:
             return asdict(ceilings.measure(self.device))
-        except Exception as error:  # a figure beside the others, not worth a run
+        except Exception as error:  # a secondary figure, not worth failing the run
             return str(error)
         finally:
             if self.device == "cuda":
@@ -93,27 +93,28 @@ class Bench:
         return time.perf_counter() - start
 
     def measure(self, place: Placement, with_synthetic: bool, budget: Budget, problem: str | None) -> Sampled:
-        """Sample the series of one call at one spread_k; `budget` stays, the answer has a copy that paid.
+        """Sample the series of one call at one spread_k; `budget` is unchanged; the result has a copy that
+        was charged.
 
         Args:
-            problem: what was wrong with the fragmented prefill; its arms are then reported, not timed.
+            problem: what was wrong with the fragmented prefill, whose arms are then reported, not timed.
         """
         series = self.replay.series(place, with_synthetic)
         name = series_name(place.spread_k, place.call.layer, self.rank)
         seed = self.spec.seed + place.call.layer
-        return self._sampled(series, name, budget, problem, seed, 1 + with_synthetic)
+        return self._sample(series, name, budget, problem, seed, 1 + with_synthetic)
 
     def measure_request(self, place: Placement, index: int, budget: Budget, problem: str | None) -> Sampled:
-        """The same of the engine's kernel on one request of the call alone.
+        """The same for the engine's kernel on one request of the call alone.
 
         Args:
             index: of the request.
         """
         series = self.replay.request_series(place, index)
         name = request_series_name(place.spread_k, place.call.layer, index, self.rank)
-        return self._sampled(series, name, budget, problem, self.spec.seed + index, 1)
+        return self._sample(series, name, budget, problem, self.spec.seed + index, 1)
 
-    def _sampled(
+    def _sample(
         self, series: Series, name: str, budget: Budget, problem: str | None, seed: int, weight: int
     ) -> Sampled:
         budget, interrupted = replace(budget), False
@@ -132,11 +133,11 @@ class Bench:
             )
         except KeyboardInterrupt:
             interrupted = True
-        without_steps = Series(series.results, [None] * len(series.results), blocks=series.blocks)
+        without_steps = Series(series.results, [None] * len(series.results), batches=series.batches)
         return Sampled(without_steps, budget, interrupted)
 
     def _sign(self, series: Series, name: str) -> None:
-        """Say whose results these are."""
+        """Set the results' rank."""
         series.results[:] = [
             replace(result, cell=replace(result.cell, rank=self.rank), series=name)
             for result in series.results
@@ -147,6 +148,6 @@ def _mark_wrong(series: Series, problem: str) -> None:
     """The fragmented captured arms of a prefill that went wrong are reported, not timed."""
     for n in series.ready():
         result = series.results[n]
-        fragmented = result.cell.arm in ("fragmented", "paged") and not result.one_run_for
+        fragmented = result.cell.arm in ("fragmented", "paged") and not result.one_segment_for
         if fragmented and result.cell.data == "captured":
             series.fail(n, Status.WRONG_OUTPUT, problem)

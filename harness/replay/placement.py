@@ -1,4 +1,4 @@
-"""Where a call's K and V are: in one run and split, in the engine's cache or in one made for them."""
+"""Where a call's K and V are: in one segment and split, in the engine's cache or in a new one."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ BlockIds = Sequence[Sequence[int]]  # physical ids of each request's blocks
 
 @dataclass
 class Placement:
-    """Where a call's K and V are for one series: in one run and in `spread_k` runs, in the same cache."""
+    """Where a call's K and V are for one series: in one segment and in `spread_k` segments, in the same
+    cache.
+    """
 
     call: AttentionCall
     spread_k: int
-    one_run: PagedKV
-    split: PagedKV  # the same K and V in `spread_k` runs
-    blocks: PagedKV  # like `split`, readable as plain K and V (vLLM's CPU kernels pack theirs)
+    one_segment: PagedKV
+    split: PagedKV  # the same K and V in `spread_k` segments
+    blocks: PagedKV  # like `split`, but as plain K and V (vLLM's CPU kernels pack theirs)
 
     @cached_property
     def compact(self) -> DenseKV:
@@ -33,19 +35,19 @@ class Placement:
         return gather(self.blocks, self.call.lengths)
 
     @cached_property
-    def runs(self) -> list[int]:
-        """How many runs each request's blocks are in where they are split."""
+    def segments(self) -> list[int]:
+        """How many segments each request's blocks are in where they are split."""
         return [layout.spread_k(ids) for ids in self.call.block_ids(self.split.block_table)]
 
     def alone(self, index: int) -> Placement:
-        """One request of a batch, where it is."""
+        """The placement of one request of a batch."""
         call = one_request(self.call, index)
         blocks = call.block_table.shape[1]
-        one_run, split, readable = (
+        one_segment, split, readable = (
             PagedKV(kv.cache, kv.block_table[index : index + 1, :blocks].contiguous())
-            for kv in (self.one_run, self.split, self.blocks)
+            for kv in (self.one_segment, self.split, self.blocks)
         )
-        return Placement(call, self.runs[index], one_run, split, readable)
+        return Placement(call, self.segments[index], one_segment, split, readable)
 
 
 def gather(kv: PagedKV, lengths: Sequence[int], into: DenseKV | None = None) -> DenseKV:
@@ -54,7 +56,7 @@ def gather(kv: PagedKV, lengths: Sequence[int], into: DenseKV | None = None) -> 
     Args:
         kv: the fragmented cache.
         lengths: tokens of each request.
-        into: where to; new contiguous tensors otherwise.
+        into: destination; None: new contiguous tensors.
     """
     key_cache, value_cache = kv.split()
     if into is None:
@@ -70,29 +72,33 @@ def gather(kv: PagedKV, lengths: Sequence[int], into: DenseKV | None = None) -> 
     return into
 
 
-def placed(call: AttentionCall, kernel: EngineKernel, spread_k: int, block_ids: BlockIds) -> Placement:
-    """A call's K and V in a cache of its own: in blocks 1..n, a run each request, and as `block_ids` say.
+def make_placement(
+    call: AttentionCall, kernel: EngineKernel, spread_k: int, block_ids: BlockIds
+) -> Placement:
+    """A call's K and V in a new cache: in blocks 1..n with one segment per request, and at `block_ids`.
 
-    Used where the engine's cache is not at hand: random K and V, and saved captures.
+    Used without the engine's cache: for random K and V, and saved captures.
 
     Args:
         block_ids: physical ids beyond n.
     """
     ends = list(accumulate(map(len, block_ids)))
-    in_one_run = [list(range(end - len(ids) + 1, end + 1)) for end, ids in zip(ends, block_ids, strict=True)]
+    in_one_segment = [
+        list(range(end - len(ids) + 1, end + 1)) for end, ids in zip(ends, block_ids, strict=True)
+    ]
     heads, width = call.num_kv_heads, 2 * call.head_dim
     by_token = call.key.new_zeros(max(map(max, block_ids)) + 1, call.block_size, heads, width)
-    # The backend's own physical order: tokens outside heads for FlashAttention, inside on a CPU.
+    # The backend's physical order: tokens outside heads for FlashAttention, inside on a CPU.
     cache = by_token.transpose(1, 2)
     cache = cache.contiguous() if call.backend == "CPU_ATTN" else cache
-    one_run, split = (PagedKV(cache, block_table(call, ids)) for ids in (in_one_run, block_ids))
-    for ids in (in_one_run, block_ids):
+    one_segment, split = (PagedKV(cache, block_table(call, ids)) for ids in (in_one_segment, block_ids))
+    for ids in (in_one_segment, block_ids):
         kernel.write_cache(call, cache, slots(call, ids, call.block_size))
-    return Placement(call, spread_k, one_run, split, readable(call, split))
+    return Placement(call, spread_k, one_segment, split, readable(call, split))
 
 
 def block_table(call: AttentionCall, block_ids: BlockIds) -> torch.Tensor:
-    """A block table [requests, blocks of the longest], int32, 0 past a request's own."""
+    """A block table [requests, blocks of the longest], int32, 0 past a request's own blocks."""
     table = torch.zeros(len(block_ids), max(map(len, block_ids)), dtype=torch.int32)
     for row, ids in zip(table, block_ids, strict=True):
         row[: len(ids)] = torch.tensor(ids, dtype=torch.int32)
@@ -100,12 +106,12 @@ def block_table(call: AttentionCall, block_ids: BlockIds) -> torch.Tensor:
 
 
 def slots(call: AttentionCall, block_ids: BlockIds, block_size: int) -> torch.Tensor:
-    """Where each token of a call lies in these blocks, [tokens] int64."""
+    """The slot of each token of a call in these blocks, [tokens] int64."""
     return torch.from_numpy(layout.slots_of_batch(block_ids, block_size, call.lengths)).to(call.key.device)
 
 
 def readable(call: AttentionCall, kv: PagedKV) -> PagedKV:
-    """`kv` itself, or where vLLM's CPU kernels packed it, the call's K and V in the same blocks."""
+    """`kv` itself, or if vLLM's CPU kernels packed it, the call's K and V in the same blocks."""
     if call.backend != "CPU_ATTN":
         return kv
     return plain_pages(call, call.block_ids(kv.block_table), kv.block_size)

@@ -15,7 +15,7 @@ from harness.kernels import EngineKernel, PagedKV
 
 
 def make(shape: AttentionShape, device: str, seed: int) -> AttentionCall:
-    """A call of this shape on contiguous, normally distributed Q, K and V; a seed gives the same ones.
+    """A call of this shape on contiguous, normally distributed Q, K and V; determined by the seed.
 
     query [batch_size * query_len, num_heads, head_dim], key and value [batch_size * kv_len, num_kv_heads,
     head_dim]. It has no blocks, no cache and no output.
@@ -67,36 +67,36 @@ def make(shape: AttentionShape, device: str, seed: int) -> AttentionCall:
 
 @dataclass(frozen=True)
 class Blocks:
-    """K and V of all sequences in one cache, each of them in one run and again in `runs` runs."""
+    """K and V of all sequences in one cache, each of them in one segment and again in `segments` segments."""
 
-    one_run: PagedKV
-    split: PagedKV  # `one_run` itself where there is but one
+    one_segment: PagedKV
+    split: PagedKV  # `one_segment` itself if there is only one
 
 
 def in_blocks(
     call: AttentionCall,
     block_size: int,
-    runs: int = 1,
+    segments: int = 1,
     *,
     gap: layout.Gap = "shuffled",
     sizes: layout.Sizes = "even",
     seed: int = 0,
 ) -> Blocks:
-    """The K and V of a call whose sequences have one length in a new cache like vLLM's: tokens outside heads,
-    a head's K beside its V.
+    """K and V of a call with sequences of one length in a new cache like vLLM's: tokens outside heads, a
+    head's K next to its V.
 
     Args:
-        runs: that each sequence is split into; `gap`, `sizes` and `seed` are those of layout.plan.
+        segments: that each sequence is split into; `gap`, `sizes` and `seed` are those of layout.plan.
     """
     length = call.lengths[0]
     blocks = layout.num_blocks(length, block_size)
     tables = [[list(range(n * blocks, (n + 1) * blocks)) for n in range(call.num_requests)]]
-    if runs > 1:  # behind the blocks that the single runs take
+    if segments > 1:  # after the blocks of the single segments
         room = blocks * (layout.SCATTER if gap == "scattered" else 1)
         first = call.num_requests * blocks
         pools = [range(first + n * room, first + (n + 1) * room) for n in range(call.num_requests)]
-        plan = partial(layout.plan, blocks, runs, gap=gap, sizes=sizes)
-        tables.append([plan(ids, seed=seed + runs + n) for n, ids in enumerate(pools)])
+        plan = partial(layout.plan, blocks, segments, gap=gap, sizes=sizes)
+        tables.append([plan(ids, seed=seed + segments + n) for n, ids in enumerate(pools)])
     count = 1 + max(block for table in tables for ids in table for block in ids)
     pages = call.key.new_zeros(count, block_size, call.num_kv_heads, 2 * call.head_dim)
     both = torch.cat([call.key, call.value], dim=-1).split(length)
@@ -110,11 +110,11 @@ def in_blocks(
     return Blocks(placed[0], placed[-1])
 
 
-def written_by(kernel: EngineKernel, call: AttentionCall, blocks: Blocks) -> Blocks:
-    """The same blocks in a contiguous cache that the kernel's own cache write has filled."""
-    plain = blocks.one_run
+def fill_with_kernel(kernel: EngineKernel, call: AttentionCall, blocks: Blocks) -> Blocks:
+    """The same blocks in a contiguous cache filled by the kernel's own cache write."""
+    plain = blocks.one_segment
     cache = torch.zeros_like(plain.cache, memory_format=torch.contiguous_format)
-    for kv in (blocks.one_run, blocks.split):
+    for kv in (blocks.one_segment, blocks.split):
         slots = layout.slots_of_batch(kv.block_table.tolist(), plain.block_size, call.lengths)
         kernel.write_cache(call, cache, torch.from_numpy(slots).to(cache.device))
-    return Blocks(*(PagedKV(cache, kv.block_table) for kv in (blocks.one_run, blocks.split)))
+    return Blocks(*(PagedKV(cache, kv.block_table) for kv in (blocks.one_segment, blocks.split)))

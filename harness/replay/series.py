@@ -1,4 +1,4 @@
-"""Make the arms of a series ready and prove each right, before anything is timed."""
+"""Prepare the arms of a series and check each output before anything is timed."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from harness.measure.sampler import Series
 from harness.measure.timers import Step
 from harness.replay import arms
 from harness.replay.arms import Arm, Bound
-from harness.replay.placement import Placement, placed
+from harness.replay.placement import Placement, make_placement
 from harness.runs.record import Data, Result, Status, request_series_name, series_name, status_of
 
 
 class Judge:
-    """Holds a call's float32 reference and says whether an arm's output is right."""
+    """Holds a call's float32 reference and checks arms' outputs against it."""
 
     def __init__(self, call: AttentionCall) -> None:
         self.call = call
@@ -33,40 +33,42 @@ class Judge:
         return reference.relative_error(self.call, output, self.rows, self.expected)
 
     def objection(self, bound: Bound, output: torch.Tensor) -> str | None:
-        """Why the output is wrong, or None. What must be equal must be so bit for bit."""
+        """Why the output is wrong, or None. A known expected output must match bit for bit."""
         if bound.expected is not None and not torch.equal(
             output.reshape(bound.expected.shape), bound.expected
         ):
             different = (output.reshape(bound.expected.shape) != bound.expected).float().mean()
-            return f"{100 * float(different):.3g}% of it is not bit for bit what it must be"
+            return f"{100 * float(different):.3g}% of it differs from the exact expected output"
         if not bound.is_output:
             return None
         error = self.error_of(output)
-        if error <= self.tolerance:  # false for nan too
+        if error <= self.tolerance:  # also false for nan
             return None
         return f"relative error {error:.2g} against float32, {self.tolerance:.2g} allowed"
 
 
 @dataclass(frozen=True)
 class Replay:
-    """How attention calls are replayed in one run of the harness."""
+    """Builds the series for replaying attention calls in one run of the harness."""
 
     device: str  # "cpu" or "cuda"
-    gap: layout.Gap  # of the runs, in caches made here
+    gap: layout.Gap  # of the segments, in caches made here
     sizes: layout.Sizes
     seed: int
-    judges: dict[int, Judge] = field(default_factory=dict)  # by layer; a captured call is judged at every k
+    judges: dict[int, Judge] = field(default_factory=dict)  # by layer; a captured call is checked at every k
 
     def series(self, place: Placement, with_synthetic: bool) -> Series:
-        """All arms of one layer at one spread_k, ready and judged; random Q, K and V beside the captured."""
-        series = self._judged(place, "captured")
+        """All arms of one layer at one spread_k, prepared and checked, optionally also on random Q, K and
+        V.
+        """
+        series = self._series(place, "captured")
         if with_synthetic:
             more = self._synthetic(place)
             series = Series(series.results + more.results, series.steps + more.steps)
         return series
 
     def request_series(self, place: Placement, index: int) -> Series:
-        """The engine's kernel on one request of the step alone, ready and judged."""
+        """The engine's kernel on one request of the step alone, prepared and checked."""
         name = request_series_name(place.spread_k, place.call.layer, index)
         alone, engine = place.alone(index), kernels.for_engine(place.call)
         try:
@@ -76,24 +78,24 @@ class Replay:
             return prepare(failing(arms.of_request(alone, engine, index), error), None, name)
         return prepare(arms.of_request(alone, engine, index), judge, name)
 
-    def cache_plan(self, blocks: Sequence[int], runs: Sequence[int]) -> list[list[int]]:
-        """Each request's block ids in a cache made here, cut into so many runs, beyond sum(blocks).
+    def cache_plan(self, blocks: Sequence[int], segments: Sequence[int]) -> list[list[int]]:
+        """Each request's block ids in a new cache, split into `segments` segments, beyond sum(blocks).
 
-        Up to there they are the one run's. Scattered runs get a pool of layout.SCATTER times the blocks: the
-        engine's pool would not fit twice.
+        Lower ids belong to the single segments. Scattered segments get a pool of layout.SCATTER times the
+        blocks, as the engine's pool would not fit twice.
         """
         count = sum(blocks)
         pool = count * (layout.SCATTER if self.gap == "scattered" else 1)
         ids = range(count + 1, count + pool + 1)
-        seed = self.seed + max(runs)
-        return layout.plan_batch(blocks, runs, ids, gap=self.gap, sizes=self.sizes, seed=seed)
+        seed = self.seed + max(segments)
+        return layout.plan_batch(blocks, segments, ids, gap=self.gap, sizes=self.sizes, seed=seed)
 
-    def own_cache(self, call: AttentionCall, spread_k: int, runs: Sequence[int]) -> Placement:
-        """The call's K and V in a cache made for it, each request's in so many runs."""
+    def own_cache(self, call: AttentionCall, spread_k: int, segments: Sequence[int]) -> Placement:
+        """The call's K and V in a new cache, each request's in `segments` segments."""
         blocks = [layout.num_blocks(length, call.block_size) for length in call.lengths]
-        return placed(call, kernels.for_engine(call), spread_k, self.cache_plan(blocks, runs))
+        return make_placement(call, kernels.for_engine(call), spread_k, self.cache_plan(blocks, segments))
 
-    def _judged(self, place: Placement, data: Data) -> Series:
+    def _series(self, place: Placement, data: Data) -> Series:
         name = series_name(place.spread_k, place.call.layer)
         try:
             judge = self._judge(place.call)
@@ -102,11 +104,11 @@ class Replay:
         return prepare(self._arms(place, data), judge, name)
 
     def _judge(self, call: AttentionCall) -> Judge:
-        """The call's judge, made once as long as the call is the same."""
+        """The call's judge, reused while the call is the same."""
         judge = self.judges.get(call.layer)
         if judge is None or judge.call is not call:
             judge = Judge(call)
-            if call.kv_cache is not None:  # a captured call, which comes back at the next spread_k
+            if call.kv_cache is not None:  # a captured call, which returns at the next spread_k
                 self.judges[call.layer] = judge
         return judge
 
@@ -114,12 +116,12 @@ class Replay:
         try:
             call = arms.synthetic(place.call, self.seed)
             made = arms.with_output(
-                self.own_cache(call, place.spread_k, place.runs), kernels.for_engine(call)
+                self.own_cache(call, place.spread_k, place.segments), kernels.for_engine(call)
             )
         except Exception as error:
             name = series_name(place.spread_k, place.call.layer)
             return prepare(failing(self._arms(place, "synthetic"), error), None, name)
-        return self._judged(made, "synthetic")
+        return self._series(made, "synthetic")
 
     def _arms(self, place: Placement, data: Data) -> list[Arm]:
         functions = kernels.flash_attn_functions(self.device)
@@ -127,7 +129,7 @@ class Replay:
 
 
 def prepare(series_arms: Sequence[Arm], judge: Judge | None, name: str) -> Series:
-    """Bind every arm, run it once and judge its output; what fails is kept with its status and reason.
+    """Bind every arm, run it once and check its output; failures keep their status and reason.
 
     Args:
         judge: may be None only if no arm can be bound.
@@ -135,7 +137,9 @@ def prepare(series_arms: Sequence[Arm], judge: Judge | None, name: str) -> Serie
     series = Series([], [])
     for arm in series_arms:
         status, reason, step = _ready(arm, judge)
-        cell = Result(arm.cell, name, status, reason, one_run_for=arm.one_run_for, control=arm.control)
+        cell = Result(
+            arm.cell, name, status, reason, one_segment_for=arm.one_segment_for, control=arm.control
+        )
         series.results.append(cell)
         series.steps.append(step)
     return series
@@ -157,7 +161,7 @@ def _ready(arm: Arm, judge: Judge | None) -> tuple[Status, str | None, Step | No
 
 
 def failing(series_arms: Sequence[Arm], error: Exception) -> list[Arm]:
-    """The arms, none of which can be made ready because of `error`."""
+    """The arms, all of which failed because of `error`."""
 
     def bind() -> NoReturn:
         raise error

@@ -1,1 +1,1 @@
-"""Tables, charts and pages, as data and as what people read; it knows no experiment."""
+"""Tables, charts and pages, as data and rendered; knows no experiment."""

@@ -1,4 +1,4 @@
-"""Lines of kernels' arms over spread_k, as the experiments draw them that time kernels."""
+"""Chart lines of kernels' arms over spread_k, for the experiments that time kernels."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from typing import TypeVar
 
 from harness.config.kernel_names import Look
 from harness.report.charts.spec import INK, Axis, Key, Line, Point, Tip
-from harness.report.rows import most_runs, needs_gather, total_us
+from harness.report.rows import most_segments, needs_gather, total_us
 from harness.report.tables import ms
 from harness.report.tips import MEDIAN_DIGITS, Tips, lost
 from harness.runs.summary import KernelTimes, PairFigures
 
 K = TypeVar("K", bound=KernelTimes)
 DASHED_ARMS = ("fragmented", "paged")
-ARM_NAMES = {"fragmented": "non-contiguous", "paged": "paged, k runs"}
+ARM_NAMES = {"fragmented": "non-contiguous", "paged": "paged, k segments"}
 ENGINE_LOOK: Look = (INK, "diamond")
-OVER_SPREAD = "spread_k: runs of the KV cache (1: contiguous)"
+OVER_SPREAD = "spread_k: segments of the KV cache (1: contiguous)"
 
 
 def spread_axis(spreads: Sequence[int]) -> Axis:
-    """Of a regular sweep linear, of any other logarithmic."""
+    """The axis: linear for a regular sweep, otherwise logarithmic."""
     steps = {after - before for before, after in pairwise(spreads)}
     return Axis(OVER_SPREAD, log=len(spreads) < 3 or len(steps) > 1, at_points=True)
 
 
 def arm_key(kernel: str, arm: str, look: Look, *remarks: str) -> Key:
-    """How an arm of a kernel looks: colour and shape are the kernel's, dashes and hollows the arm's."""
+    """The look of a kernel's arm: colour and shape by kernel, dashes and hollow markers by arm."""
     dashed = arm in DASHED_ARMS
     name = f"{kernel}, {ARM_NAMES.get(arm, arm)}" + (f" ({'; '.join(remarks)})" if remarks else "")
     return Key(name, *look, "dashed" if dashed else "solid", hollow=dashed)
 
 
 def within_limit(rows: Sequence[K]) -> list[K]:
-    """An arm's rows up to the spread_k from which on it has no more runs."""
-    return [row for row in rows if row.spread_k <= (most_runs(row) or math.inf)] or list(rows[:1])
+    """An arm's rows up to the spread_k above which it has no more segments."""
+    return [row for row in rows if row.spread_k <= (most_segments(row) or math.inf)] or list(rows[:1])
 
 
 def arm_lines(
@@ -45,12 +45,12 @@ def arm_lines(
     tips: Tips,
     paired: Callable[[K], PairFigures | None] = lambda row: None,
 ) -> list[Line]:
-    """An arm's times over spread_k, and the kernel with its gather if it needs one first.
+    """An arm's times over spread_k, and kernel plus gather if it needs one.
 
     Args:
         rows: of one kernel and arm, by ascending spread_k.
-        looks: the kernels'; of one that is not in it the engine's.
-        paired: a row's contrast with one run, if there is one.
+        looks: by kernel; the engine's for one that is not in it.
+        paired: a row's contrast with one segment, if there is one.
     """
     if not rows:
         return []
@@ -66,12 +66,14 @@ def arm_lines(
 
 
 def arm_name(row: KernelTimes) -> str:
-    """A row's kernel, whose it is, and its arm."""
+    """A row's kernel, its provider, and its arm."""
     return f"{row.kernel} ({row.provider}), {row.arm}, spread_k = {row.spread_k}"
 
 
 def lost_arms(rows: Sequence[KernelTimes]) -> str:
-    """Which arms lack figures at which spread_k and why; an arm that failed alike everywhere once."""
+    """Which arms lack figures at which spread_k and why; an arm that failed everywhere for one reason,
+    once.
+    """
     by_arm: dict[str, list[KernelTimes]] = {}
     for row in rows:
         name = f"{row.kernel}, {ARM_NAMES.get(row.arm, row.arm)}"
@@ -87,7 +89,7 @@ def lost_arms(rows: Sequence[KernelTimes]) -> str:
 
 def _with_gather(row: KernelTimes) -> Point:
     name, total = f"{row.kernel}, gather + kernel, spread_k = {row.spread_k}", total_us(row)
-    if total is None:  # either has a mark of its own, or the arm a warning
+    if total is None:  # each has its own mark, or the arm a warning
         return Point(row.spread_k, None)
     whole = f"{ms(total, MEDIAN_DIGITS)} ms: medians of both, added"
     return Point(row.spread_k, total / 1000, None, Tip([name, whole]))
@@ -98,9 +100,9 @@ def _rates(row: KernelTimes) -> list[str]:
 
 
 def _remarks(rows: Sequence[KernelTimes]) -> list[str]:
-    """What a reader must know of an arm: a stand-in, a gather left out, where its line ends."""
+    """Remarks on an arm: a stand-in, a gather left out, where its line ends."""
     row = rows[0]
     remarks = [row.provider] if "stand-in" in row.provider else []
     remarks += ["after a gather, not counted"] if needs_gather(row) else []
-    limits = {limit for row in rows if (limit := most_runs(row)) and limit < row.spread_k}
-    return remarks + [f"{row.block_size}-token blocks: at most {limit} runs" for limit in sorted(limits)]
+    limits = {limit for row in rows if (limit := most_segments(row)) and limit < row.spread_k}
+    return remarks + [f"{row.block_size}-token blocks: at most {limit} segments" for limit in sorted(limits)]

@@ -1,6 +1,6 @@
-"""What is read of a run: its answer, its tables, what is doubtful; for the screen, tables.md and tables.csv.
+"""A run's report: its answer, tables and warnings, for the screen, tables.md and tables.csv.
 
-Every experiment's view makes one of these, and `page` draws it.
+Every experiment's view makes one, and `page` renders it.
 """
 
 from __future__ import annotations
@@ -13,44 +13,44 @@ import numpy as np
 import pandas as pd
 
 from harness.report.charts.spec import BlockMap
-from harness.report.rows import Warned, fold
-from harness.report.tables import Table, facts, listed, wrapped
+from harness.report.rows import Warned, group_warnings
+from harness.report.tables import Table, facts, list_lines, wrap
 from harness.runs.schema import RunRecord, Stored
 
 Fields = Mapping[str, Any]  # of a row, by name
 NOTHING = "nothing was measured"
-MOST_NAMED = 3  # cells of one kind of warning that the screen names
+MOST_NAMED = 3  # cells named on the screen for one kind of warning
 
 
 @dataclass(frozen=True)
 class Album:
-    """Block tables of one layout, for the page alone."""
+    """Block tables of one layout, only for the page."""
 
     title: str
     pictures: Sequence[BlockMap]
-    rest: str  # how many requests have no picture, in words; "" if all have one
+    rest: str  # a note on how many requests have no picture; "" if all have one
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a document, which is a section of its page."""
+    """A part of a document, a section of its page."""
 
     name: str  # of the section's anchor
     heading: str
     tables: Sequence[Table] = ()
-    details: Sequence[Table] = ()  # folded away on the page, ahead of `tables` in tables.md
-    ending: Sequence[Table] | None = None  # on the screen in place of `tables`
-    sheets: Sequence[str] | None = ()  # names of the charts, ahead of the tables on the page; None: all
+    details: Sequence[Table] = ()  # collapsed on the page, before `tables` in tables.md
+    ending: Sequence[Table] | None = None  # on the screen instead of `tables`
+    sheets: Sequence[str] | None = ()  # names of the charts, before the tables on the page; None: all
     albums: Sequence[Album] = ()
-    note: str = ""  # ahead of the charts
-    nothing: str = ""  # in place of charts, where there are none
+    note: str = ""  # before the charts
+    nothing: str = ""  # text shown if there are no charts
 
 
 def figures_and_tables(tables: Sequence[Table], details: Sequence[Table] = ()) -> list[Part]:
-    """The parts of an experiment that has one subject.
+    """The parts of an experiment with one subject.
 
     Args:
-        details: tables that were on the screen while the run went on.
+        details: tables that were printed during the run.
     """
     figures = Part("figures", "Figures", sheets=None, nothing="Nothing was measured.")
     return [figures, Part("tables", "Tables and their verdicts", tables, details)]
@@ -58,37 +58,37 @@ def figures_and_tables(tables: Sequence[Table], details: Sequence[Table] = ()) -
 
 @dataclass(frozen=True)
 class Document:
-    """A run, finished or not, for its readers."""
+    """A run, finished or not, as its readers see it."""
 
     record: RunRecord
     title: str  # one line: what was measured, without the device
-    answer: str  # one sentence, also of a run that has measured nothing
-    parts: Sequence[Part]  # what matters most first
-    rows: Sequence[Fields]  # flat, one a measured cell: tables.csv
+    answer: str  # one sentence, even if the run measured nothing
+    parts: Sequence[Part]  # the most important first
+    rows: Sequence[Fields]  # flat, one for each measured cell: tables.csv
     warnings: Sequence[Warned] = ()
-    columns: Sequence[str] = ()  # of the rows, where there may be none
+    columns: Sequence[str] = ()  # of the rows, in case there are none
 
     @property
     def heading(self) -> str:
-        """The title, and on what."""
+        """The title, with the device."""
         return f"{self.title}, on {self.record.device.name}"
 
     def screen_summary(self) -> str:
-        """The end of a run, 80 columns wide: what matters most is what is read last, at the prompt."""
+        """The end of a run, 80 columns wide, with the most important last, above the prompt."""
         shown = [part.tables if part.ending is None else part.ending for part in reversed(self.parts)]
         tables = [table.screen() for tables in shown for table in tables] or [NOTHING]
         notes = [f"Note: {notice}" for notice in self.record.notices]
-        notes += [f"Warning: {text}" for text in fold(self.warnings, MOST_NAMED)]
-        return "\n\n".join(filter(None, [*tables, wrapped(notes), wrapped([self.answer])]))
+        notes += [f"Warning: {text}" for text in group_warnings(self.warnings, MOST_NAMED)]
+        return "\n\n".join(filter(None, [*tables, wrap(notes), wrap([self.answer])]))
 
     def markdown(self) -> str:
         """The whole of tables.md."""
         blocks = [f"# {self.heading}", *(f"> {notice}" for notice in self.record.notices)]
-        blocks += [f"**{self.answer}**", listed(facts(self.record))]
+        blocks += [f"**{self.answer}**", list_lines(facts(self.record))]
         tables = [table for part in self.parts for table in (*part.details, *part.tables)]
         blocks += [table.markdown() for table in tables] or [NOTHING]
         if self.warnings:
-            blocks += ["## Warnings", listed(fold(self.warnings))]
+            blocks += ["## Warnings", list_lines(group_warnings(self.warnings))]
         return "\n\n".join(blocks) + "\n"
 
     def csv(self) -> str:
@@ -102,13 +102,13 @@ def csv_rows(rows: Iterable[Stored]) -> list[Fields]:
 
 
 def csv_of(rows: Sequence[Fields], columns: Sequence[str] = ()) -> str:
-    """Rows in one tidy table; an interval is two columns.
+    """Rows as one tidy table; an interval is two columns.
 
     Args:
-        columns: of the table, where there may be no row to tell them.
+        columns: of the table, in case there are no rows.
     """
     names = [*_flat(dict.fromkeys(columns))] or None
-    # As objects: a column of counts and gaps would else become one of floats.
+    # As objects; otherwise a column of counts with gaps would become floats.
     csv: str = pd.DataFrame([_flat(row) for row in rows], columns=names, dtype=object).to_csv(index=False)
     return csv
 
@@ -122,8 +122,8 @@ def _flat(row: Fields) -> dict[str, Any]:
             flat[f"ci95_low_{unit}"], flat[f"ci95_high_{unit}"] = value or (None, None)
         else:
             flat[name] = "; ".join(map(str, value)) if isinstance(value, list) else value
-    return {name: _rounded(value) for name, value in flat.items()}
+    return {name: _round(value) for name, value in flat.items()}
 
 
-def _rounded(value: object) -> object:
+def _round(value: object) -> object:
     return float(np.round(value, 4)) if isinstance(value, float) else value

@@ -22,13 +22,13 @@ LABELS = {
     "compact": "Compact",
 }
 SHORT = {"out_of_memory": "OOM"}
-REPAGED_RUNS = re.compile(
-    r", \d+ of (\d+) runs"
+REPAGED_SEGMENTS = re.compile(
+    r", \d+ of (\d+) (?:segments|runs)"  # "runs" in older files
 )  # in the reason of a cell with larger blocks than the engine's
 
 
 class Explained(Protocol):
-    """A row that may say why it has no figure, or what to know of it."""
+    """A row that may say why it has no figure, or a remark."""
 
     @property
     def reason(self) -> str | None: ...
@@ -79,8 +79,10 @@ R = TypeVar("R", bound=Sampled)
 
 
 def remark(row: Ended) -> str | None:
-    """What has to be said about a row below the table: its status, if not ok, and its reason."""
-    reason = REPAGED_RUNS.sub(r", at most \1 runs", row.reason or "")  # the same words at every spread_k
+    """A row's footnote: its status, if not ok, and its reason."""
+    reason = REPAGED_SEGMENTS.sub(
+        r", at most \1 segments", row.reason or ""
+    )  # the same words at every spread_k
     if isinstance(row, KernelTimes) and row.median_us is not None and total_us(row) is None:
         reason = "; ".join(filter(None, [reason, "its gather was not measured, so there is no total"]))
     if row.status == "ok":
@@ -88,14 +90,14 @@ def remark(row: Ended) -> str | None:
     return f"{row.status}: {reason or 'no reason was recorded'}"
 
 
-def most_runs(row: Ended) -> int | None:
-    """How many runs the arm can have at most, if a larger spread_k changes nothing; None: not limited."""
-    found = REPAGED_RUNS.search(row.reason or "")
-    return int(found[1]) if found else None
+def most_segments(row: Ended) -> int | None:
+    """The most segments that the arm can have, if a larger spread_k changes nothing; None: unlimited."""
+    match = REPAGED_SEGMENTS.search(row.reason or "")
+    return int(match[1]) if match else None
 
 
 def needs_gather(row: KernelTimes) -> bool:
-    """Whether the arm's kernel runs on what a gather has written."""
+    """Whether the arm's kernel runs on gathered K and V."""
     return row.kernel in WITHOUT_TABLE and row.arm == "fragmented"
 
 
@@ -107,24 +109,24 @@ def total_us(row: KernelTimes) -> float | None:
 
 
 def heading(kernel: str, row: KernelTimes, notes: Notes) -> str:
-    """The kernel and whose it is; a stand-in is named as such."""
+    """The kernel and its provider; stand-ins are labelled."""
     provider = row.provider
     if "stand-in" not in provider:
         return f"{kernel} ({provider})"
-    note = f"{provider}: runs in flash-attn's place on this device; its times say nothing about flash-attn's."
+    note = f"{provider}: replaces flash-attn on this device; its times say nothing about flash-attn's."
     return f"{kernel} ({provider} {notes.mark(note)})"
 
 
 def time_line(label: str, row: KernelTimes, notes: Notes, digits: int) -> Line:
-    """warm-up, average, median, gather and total of one arm; or its status, if nothing was measured."""
+    """warm-up, average, median, gather and total of one arm; or the status if nothing was measured."""
     if row.median_us is None:
         return status_line(label, row, notes)
     figures = (row.warmup_us, row.mean_us, row.median_us, row.gather_us, total_us(row))
-    return Line(marked(label, row, notes), tuple(ms(figure, digits) for figure in figures))
+    return Line(mark_if_remarked(label, row, notes), tuple(ms(figure, digits) for figure in figures))
 
 
 def baseline_line(label: str, median_us: float, digits: int) -> Line:
-    """The line of an arm of which only the median is in the summary."""
+    """The line of an arm with only a median in the summary."""
     return Line(label, ("-", "-", ms(median_us, digits), "-", ms(median_us, digits)))
 
 
@@ -151,14 +153,14 @@ def verdict(row: PairFigures | None) -> str:
 
 @dataclass(frozen=True)
 class Warned:
-    """What is doubtful about the figures of one row."""
+    """A warning about the figures of one row."""
 
     where: str  # the row's name
-    text: str  # its kind, a colon and what was seen: "drift: the last third took 2.1% longer"
+    text: str  # kind and finding: "drift: the last third took 2.1% longer"
 
     @property
     def kind(self) -> str:
-        """What several rows may have in common."""
+        """The part that several rows may share."""
         return self.text.partition(":")[0]
 
 
@@ -167,19 +169,19 @@ def warnings(rows: Iterable[R], name: Callable[[R], str]) -> list[Warned]:
     return [Warned(name(row), text) for row in rows for text in row.warnings]
 
 
-def fold(found: Iterable[Warned], most_named: int | None = None) -> list[str]:
-    """A line for each kind of warning: the first one whole, and where else there are such.
+def group_warnings(found: Iterable[Warned], most_named: int | None = None) -> list[str]:
+    """A line for each kind of warning: the first in full, and where else it occurs.
 
     Args:
-        most_named: places; of more their number is told. None: all are named.
+        most_named: places to name; beyond that only their number is given. None: name all.
     """
     kinds: dict[str, list[Warned]] = {}
     for warned in found:
         kinds.setdefault(warned.kind, []).append(warned)
-    return [_folded(kind, *same, most_named=most_named) for kind, same in kinds.items()]
+    return [_format_group(kind, *same, most_named=most_named) for kind, same in kinds.items()]
 
 
-def _folded(kind: str, first: Warned, *others: Warned, most_named: int | None) -> str:
+def _format_group(kind: str, first: Warned, *others: Warned, most_named: int | None) -> str:
     places = list(dict.fromkeys(other.where for other in others))
     if most_named is not None and len(places) > most_named:
         places = [f"{len(places)} other cells"]
@@ -188,35 +190,37 @@ def _folded(kind: str, first: Warned, *others: Warned, most_named: int | None) -
 
 
 def warning_lines(rows: Iterable[R], name: Callable[[R], str]) -> list[str]:
-    """The warnings of a table's rows, for below it; one that all rows have names none of them."""
+    """The warnings of a table's rows, to go below it; one that all rows share names none of them."""
     timed = [row for row in rows if row.n]
     lists = [row.warnings for row in timed] if len(timed) > 1 else [[]]
     shared = [text for text in lists[0] if all(text in each for each in lists)]
     own = [warned for warned in warnings(timed, name) if warned.text not in shared]
-    return [f"Warning: {text}" for text in fold([*(Warned("all cells", text) for text in shared), *own])]
+    return [
+        f"Warning: {text}" for text in group_warnings([*(Warned("all cells", text) for text in shared), *own])
+    ]
 
 
 def noise_floor_line(contrasts: Iterable[ContrastFigures], arm: str) -> str:
-    """What an arm differs from itself by at most, by the contrasts named A/A."""
+    """The most by which an arm differs from itself, by the contrasts named A/A."""
     bounds = [row.ci95_pct for row in select(contrasts, contrast="A/A")]
     floors = [floor for each in bounds if (floor := stats.noise_floor_pct(each)) is not None]
-    found = f", noise floor: {span_pct(floors)}" if floors else ": no interval; it takes 6 samples"
+    found = f", noise floor: {span_pct(floors)}" if floors else ": no interval; that needs 6 samples"
     return f"A/A ({arm} against itself){found}."
 
 
-def marked(label: str, row: Ended, notes: Notes) -> str:
-    """A row's label or figure, with a mark if there is something to say about the row."""
-    said = remark(row)
-    return f"{label} {notes.mark(said)}" if said else label
+def mark_if_remarked(label: str, row: Ended, notes: Notes) -> str:
+    """A row's label or figure, with a mark if the row has a remark."""
+    text = remark(row)
+    return f"{label} {notes.mark(text)}" if text else label
 
 
 def status_text(row: Ended, notes: Notes, short: bool = False) -> str:
-    """What stands in place of a row's figures: its status, with a mark for the reason.
+    """The text instead of a row's figures: its status, with a mark for the reason.
 
     Args:
         short: for a cell among others.
     """
-    return marked(SHORT.get(row.status, row.status) if short else row.status, row, notes)
+    return mark_if_remarked(SHORT.get(row.status, row.status) if short else row.status, row, notes)
 
 
 def status_line(label: str, row: Ended, notes: Notes) -> Line:
@@ -224,8 +228,8 @@ def status_line(label: str, row: Ended, notes: Notes) -> Line:
     return Line(label, text=status_text(row, notes))
 
 
-def folded(lines: list[Line]) -> list[Line]:
-    """Lines of a summary that all say the same as one."""
+def merge_lines(lines: list[Line]) -> list[Line]:
+    """Merge lines of a summary that all say the same."""
     texts = {line.text for line in lines}
     if len(lines) < 2 or len(texts) > 1 or not lines[0].text:
         return lines
@@ -233,10 +237,10 @@ def folded(lines: list[Line]) -> list[Line]:
 
 
 def named_arm(arm: str, spread_k: int) -> str:
-    """An in-engine arm's name in a table: "paged 256" for one among several, "no write"."""
+    """An in-engine arm's name in a table, e.g. "paged 256" for one of several, "no write"."""
     return f"paged {spread_k}" if arm == "paged" else arm.replace("_", " ")
 
 
 def with_reason(shown: str, row: Explained, notes: Notes) -> str:
-    """A cell, with a mark if its row has a reason: why there is no figure, or what to know of it."""
+    """A cell, with a mark if its row has a reason: why there is no figure, or a remark."""
     return f"{shown} {notes.mark(row.reason)}" if row.reason else shown

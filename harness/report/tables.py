@@ -1,4 +1,4 @@
-"""How figures are written, and how lines become a table on a screen or in markdown."""
+"""Formatting of figures, and tables as plain text or markdown."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NONE = "-"
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a table: either one cell per column, or a text (a difference, a reason) across them."""
+    """A line of a table: either one cell per column, or text (a difference, a reason) across them."""
 
     label: str
     cells: tuple[str, ...] = ()
@@ -29,7 +29,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Section:
-    """Lines under one heading; none is printed if it is empty."""
+    """Lines under one heading, which is not printed if empty."""
 
     heading: str
     lines: list[Line]
@@ -44,18 +44,18 @@ class Table:
     sections: list[Section]
     above: list[str] = field(default_factory=list)
     below: list[str] = field(default_factory=list)
-    text_column: int = 1  # in markdown, the column that a line's text goes to
+    text_column: int = 1  # in markdown, the column for a line's text
 
     def screen(self) -> str:
-        """As plain text."""
+        """The table as plain text."""
         table = screen(self.columns, self.sections) if self.sections else ""
-        parts = [wrapped([self.title, *self.above]), table, wrapped(self.below)]
+        parts = [wrap([self.title, *self.above]), table, wrap(self.below)]
         return "\n\n".join(part for part in parts if part)
 
     def markdown(self) -> str:
-        """As a section of a markdown file."""
+        """The table as a section of a markdown file."""
         table = markdown(self.columns, self.sections, text_column=self.text_column)
-        parts = [f"## {self.title}", listed(self.above), table, listed(self.below)]
+        parts = [f"## {self.title}", list_lines(self.above), table, list_lines(self.below)]
         return "\n\n".join(part for part in parts if part)
 
 
@@ -66,18 +66,18 @@ class Notes:
     texts: list[str] = field(default_factory=list)
 
     def mark(self, text: str) -> str:
-        """The mark that stands for the note, e.g. "[1]"."""
+        """The mark for a note, e.g. "[1]"."""
         if text not in self.texts:
             self.texts.append(text)
         return f"[{self.texts.index(text) + 1}]"
 
     def lines(self) -> list[str]:
-        """The notes, to be printed below the table."""
+        """The notes, to print below the table."""
         return [f"[{number}] {text}" for number, text in enumerate(self.texts, start=1)]
 
 
 def facts(record: RunRecord) -> list[str]:
-    """What a reader of a run's tables must know of it: status, model, device, versions, command."""
+    """The facts above a run's tables: status, model, device, versions, command."""
     model = {"weights": record.model.weights, "dtype": record.model.dtype}
     of_model = [f"{name}: {value}" for name, value in model.items() if value is not None]
     return [
@@ -90,7 +90,7 @@ def facts(record: RunRecord) -> list[str]:
 
 
 def command(words: Sequence[str] | None) -> str:
-    """How the run was started; as it was typed, unless that was in Python."""
+    """The command that started the run, as typed, unless it was started from Python."""
     return "command: none, started from Python" if words is None else f"command: `{shlex.join(words)}`"
 
 
@@ -100,17 +100,17 @@ def ms(value_us: float | None, digits: int = 3) -> str:
 
 
 def signed(value: float, digits: int = 2) -> str:
-    """A number with its sign; what rounds to zero has none."""
+    """A number with its sign; none if it rounds to zero."""
     return f"{value:+.{digits}f}" if round(value, digits) else f"{0:.{digits}f}"
 
 
 def with_interval(what: str, *intervals: object) -> str:
-    """A legend's words for figures that are drawn with their intervals, or, if none has one, without."""
+    """A legend's text for figures drawn with their intervals, or without if none has one."""
     return f"{what}, 95% interval" if any(intervals) else f"{what}, too few rounds for an interval"
 
 
 def span_pct(values: Sequence[float]) -> str:
-    """The least and the largest of percentages, once where they print alike."""
+    """The smallest and largest percentage, or one if they print alike."""
     ends = (f"{value:.2f}%" for value in (min(values), max(values)))
     return " to ".join(dict.fromkeys(ends))
 
@@ -126,13 +126,13 @@ def interval(ci_pct: Sequence[float] | None) -> str:
 
 
 def screen(columns: Sequence[str], sections: Sequence[Section]) -> str:
-    """Sections as one table in plain text: their cells share columns, texts run across these.
+    """Sections as one table in plain text: their cells share columns, texts span these.
 
-    Columns of a table that is wider than the screen move closer together.
+    Columns of a table wider than the screen move closer together.
     """
     lines = [line for section in sections for line in section.lines]
     blank = [""] * (len(columns) - 1)
-    rule, head, *body = tabulate(  # the columns' names as a row: tabulate pads headers, 80 columns are few
+    rule, head, *body = tabulate(  # column names as a row, because tabulate pads headers
         [columns, *([line.label, *(line.cells or blank)] for line in lines)],
         tablefmt="simple",
         disable_numparse=True,
@@ -143,7 +143,7 @@ def screen(columns: Sequence[str], sections: Sequence[Section]) -> str:
     printed = [head, rule]
     width = len(rule.split()[0])
     for section in sections:
-        heading = [wrapped([section.heading])] if section.heading else []
+        heading = [wrap([section.heading])] if section.heading else []
         printed += ["", *heading] if len(printed) > 2 else heading
         for line in section.lines:
             row = body.pop(0)
@@ -152,7 +152,7 @@ def screen(columns: Sequence[str], sections: Sequence[Section]) -> str:
 
 
 def _closer(rule: str, rows: Sequence[str]) -> list[str]:
-    """Rows with one space between columns in place of two; `rule` tells the columns' widths."""
+    """Rows with one space between columns instead of two; `rule` gives the columns' widths."""
     ends = list(itertools.accumulate(len(dashes) + 2 for dashes in rule.split()))
     return [
         " ".join(row[start : end - 2] for start, end in zip([0, *ends], ends, strict=False)) for row in rows
@@ -165,7 +165,7 @@ def _across(line: Line, width: int) -> str:
 
 
 def markdown(columns: Sequence[str], sections: Sequence[Section], text_column: int) -> str:
-    """The same in markdown; texts stand in the given column, intervals and verdicts in their own."""
+    """The same in markdown; texts go into the given column, intervals and verdicts into their own."""
     extra = any(line.verdict for section in sections for line in section.lines)
     rows: list[list[str]] = []
     for section in sections:
@@ -183,12 +183,12 @@ def markdown(columns: Sequence[str], sections: Sequence[Section], text_column: i
     return tabulate(padded, headers=headers, tablefmt="pipe", disable_numparse=True, colalign=alignment)
 
 
-def wrapped(lines: Sequence[str]) -> str:
-    """Prose lines, each folded to the screen's width."""
+def wrap(lines: Sequence[str]) -> str:
+    """Prose lines, wrapped to the screen's width."""
     return "\n".join(textwrap.fill(line, WIDTH - 1, subsequent_indent="    ") for line in lines)
 
 
-def listed(lines: Sequence[str]) -> str:
+def list_lines(lines: Sequence[str]) -> str:
     """Prose lines as a list in markdown."""
     return "\n".join(f"- {line}" for line in lines)
 

@@ -1,4 +1,4 @@
-"""What is told of a mark on the page: its figures, samples, their number, the clock, and what is doubtful."""
+"""Tooltips on the page: figures, samples and their number, the clock, and warnings."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from harness.report.rows import Ended, TimedCell, change
 from harness.report.tables import interval_of, ms
 from harness.runs.record import Result
 from harness.runs.summary import KernelTimes, PairFigures
-from harness.units import counted, in_ms
+from harness.units import in_ms, pluralise
 
 T = TypeVar("T")
-Key = tuple[str, str, int]  # kernel, name of the arm within its series, spread_k that the series is about
+Key = tuple[str, str, int]  # kernel, the arm's name within its series, the series' spread_k
 MEDIAN_DIGITS = 4  # of milliseconds
 
 
@@ -37,24 +37,24 @@ class Tried(Ended, Counted, Protocol):
 
 @dataclass(frozen=True)
 class Tips:
-    """A run's results, to be found by the rows that its summary has of them.
+    """A run's results, looked up by the rows of its summary.
 
-    Of several ranks one's only, and none of other engines or of single requests.
+    With several ranks, only one rank's; none of other engines or single requests.
     """
 
     results: Mapping[Key, Sequence[Result]]
 
     @classmethod
     def of(cls, results: Iterable[Result], rank: int | None = None) -> Tips:
-        """Of all that a run has kept; with several ranks, of `rank`."""
-        kept: dict[Key, list[Result]] = {}
+        """From all results of a run; with several ranks, those of `rank`."""
+        by_key: dict[Key, list[Result]] = {}
         for result in results:
             cell = result.cell
             elsewhere = cell.rank not in (None, rank) or cell.variant is not None or cell.request is not None
             if not (result.control or elsewhere):
-                key = cell.kernel, name_in_series(result), result.one_run_for or cell.spread_k
-                kept.setdefault(key, []).append(result)
-        return cls(kept)
+                key = cell.kernel, name_in_series(result), result.one_segment_for or cell.spread_k
+                by_key.setdefault(key, []).append(result)
+        return cls(by_key)
 
     def cell(
         self,
@@ -64,17 +64,17 @@ class Tips:
         paired: PairFigures | None = None,
         digits: int | None = None,
     ) -> Tip:
-        """A measured cell: median, difference to one run, number of samples, clock, doubts.
+        """A measured cell: median, difference to one segment, number of samples, clock, warnings.
 
         Args:
-            row: of the summary, its times in us, or in ms if it is of a whole prefill.
+            row: from the summary; times in us, or in ms for a whole prefill.
             more: lines after the median.
-            paired: the cell's contrast with one run.
+            paired: the cell's contrast with one segment.
         """
         kernel = "prefill" if isinstance(row, PrefillRow) else row.kernel
         results = self._results(kernel, row.arm, row.to_json())
         lines = [name, f"median {median_ms(row, digits)}", *more]
-        lines += [f"against one run {change(paired)}, {paired.verdict}"] if paired else []
+        lines += [f"against one segment {change(paired)}, {paired.verdict}"] if paired else []
         lines += [_rounds(row, results)]
         if isinstance(row, KernelTimes) and row.gather_us is not None:
             lines.append(f"gather {ms(row.gather_us, MEDIAN_DIGITS)} ms, not counted here")
@@ -84,14 +84,14 @@ class Tips:
     def point(
         self, x: float, row: TimedCell, name: str, *more: str, paired: PairFigures | None = None
     ) -> Point:
-        """A cell's row as a point over `x`, in ms; with its status where it was not measured."""
+        """A cell's row as a point at `x`, in ms, or with its status if it was not measured."""
         if row.median_us is None:
             return lost_point(x, row, name)
         bounds = stats.map_interval(row.ci95_us, in_ms)
         return Point(x, row.median_us / 1000, bounds, self.cell(row, name, *more, paired=paired))
 
     def contrast(self, row: ContrastRow) -> Tip:
-        """A contrast of the main run; its samples are the paired differences in percent of the baseline."""
+        """A contrast's tooltip; its samples are the paired differences in percent of the baseline."""
         k, layer = row.spread_k, row.layer
         bounds = stats.map_interval(row.ci95_us, in_ms)
         where = f"spread_k = {k}" + (f", layer {layer}" if isinstance(layer, int) else "")
@@ -108,7 +108,7 @@ class Tips:
         return Tip(lines, [float(x) for x in 100 * (two[:n] - one[:n]) / row.baseline_us], "%")
 
     def _side(self, row: ContrastRow, arm: str) -> list[Result]:
-        """One arm of a contrast: "paged@1" is the paged arm itself where its series is about one run."""
+        """One arm of a contrast: "paged@1" is the paged arm itself in the series of spread_k = 1."""
         known: dict[str, Any] = {"layer": row.layer, "data": row.data}
         like = {name: value for name, value in known.items() if value is not None}
         alone = row.spread_k == 1 or row.kernel == "prefill"
@@ -117,7 +117,7 @@ class Tips:
         return self._results(row.kernel, arm, like | {"spread_k": row.spread_k})
 
     def _results(self, kernel: str, arm: str, like: Mapping[str, Any]) -> list[Result]:
-        """The results with samples that agree with all that a row says of them, the latest of each layer."""
+        """The results with samples that match a row, the latest of each layer."""
         latest: dict[int | None, Result] = {}
         for result in self.results.get((kernel, arm, like["spread_k"]), ()):
             cell = result.cell
@@ -133,26 +133,26 @@ class Tips:
 
 
 def contrast_point(x: float, row: PairFigures, name: str, *more: str) -> Point:
-    """A contrast over `x`, in percent of its baseline."""
-    lines = [name, f"{change(row)}, {row.verdict}", *more, f"n = {counted(row.n, 'pair')}"]
+    """A contrast as a point at `x`, in percent of its baseline."""
+    lines = [name, f"{change(row)}, {row.verdict}", *more, f"n = {pluralise(row.n, 'pair')}"]
     lines.insert(2, f"{row.delta_us / 1000:+.4f} of {row.baseline_us / 1000:.4f} ms")
     return Point(x, row.delta_pct, row.ci95_pct, Tip(lines))
 
 
 def lost_point(x: float, row: Ended, name: str) -> Point:
-    """Where nothing was measured, and why."""
+    """A point where nothing was measured, with the reason."""
     return Point(x, None, None, Tip([f"{name}: {row.status}", *([row.reason] if row.reason else [])]))
 
 
 def lost(rows: Iterable[tuple[str, Tried]]) -> str:
-    """Which cells have no point and why; "" if none was lost."""
+    """A note on cells without a point and why; "" if there are none."""
     reasons = dict.fromkeys(f"{name}: {row.status}" for name, row in rows if not row.n)
     return f"Not measured: {'; '.join(reasons)}." if reasons else ""
 
 
-def spaced(rows: Sequence[T], most: int) -> list[T]:
-    """At most so many of the rows, evenly spread, the first and the last among them."""
-    return [rows[n] for n in units.spaced(len(rows), most)]
+def pick_evenly(rows: Sequence[T], most: int) -> list[T]:
+    """At most `most` of the rows, evenly spaced, including the first and the last."""
+    return [rows[n] for n in units.pick_evenly(len(rows), most)]
 
 
 def median_ms(row: TimedCell | PrefillRow, digits: int | None = None) -> str:
@@ -166,9 +166,9 @@ def median_ms(row: TimedCell | PrefillRow, digits: int | None = None) -> str:
 
 
 def _rounds(row: Counted, results: Sequence[Result]) -> str:
-    """How many samples, of what, and at which clock they were taken."""
+    """The number of samples, what they are of, and the clock at which they were taken."""
     count = getattr(row, "layers", None)
-    layers = f", each the mean over {counted(count, 'layer')}" if count else ""
+    layers = f", each the mean over {pluralise(count, 'layer')}" if count else ""
     clocks = [mhz for result in results for mhz in result.clock_mhz]
     clock = f"SM clock {np.median(clocks):.0f} MHz" if clocks else "no clock read"
-    return f"n = {counted(row.n, 'round')}{layers}; {clock}"
+    return f"n = {pluralise(row.n, 'round')}{layers}; {clock}"

@@ -1,1 +1,1 @@
-"""What goes on while a run is measured: its recorder and its sampling."""
+"""During a run: its recorder and its sampling."""

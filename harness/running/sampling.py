@@ -1,4 +1,4 @@
-"""What all experiments that sample series share: the time they have, clocks, and keeping what they get."""
+"""Shared by all experiments that sample series: time, clocks, and storing results."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from harness.measure.budget import MIN_ROUNDS, Budget
 from harness.measure.sampler import Series, sample
 from harness.running.recorder import Recorder
 
-OVERRUN = 1.1  # times --max-seconds: from here on it is said what sampling took
+OVERRUN = 1.1  # times --max-seconds: above this a notice says how long sampling took
 
 
 class Sampling:
-    """Samples series within the configured time and keeps what they give."""
+    """Samples series within the configured time and stores the results."""
 
     def __init__(self, config: Common, recorder: Recorder) -> None:
         self.config, self.recorder = config, recorder
@@ -31,7 +31,7 @@ class Sampling:
         return self.config.max_seconds
 
     def budget(self, series: int, share: float, min_rounds: int = MIN_ROUNDS) -> Budget:
-        """That share of the time, for so many series, each of which takes `min_rounds` at least."""
+        """A budget with that share of the time for `series` series, each of at least `min_rounds` rounds."""
         self.budgets.append(Budget(share * self.seconds, series, self.config.repeats, min_rounds))
         return self.budgets[-1]
 
@@ -44,7 +44,7 @@ class Sampling:
         on_round: Callable[[], object] = lambda: None,
         weight: int = 1,
     ) -> None:
-        """Sample any series; what it gave is on disk when this returns, also on Ctrl-C."""
+        """Sample a series; its results are on disk when this returns, also on Ctrl-C."""
         try:
             sample(
                 series,
@@ -60,14 +60,16 @@ class Sampling:
             self.recorder.keep(series)
 
     def note_limits(self, launch_bound: int) -> None:
-        """Say what cut the sampling short, if anything did, and what the host may have held up."""
+        """Add notices about whatever cut the sampling short, and about samples that the host may have
+        delayed.
+        """
         rounds = [budget.least_rounds for budget in self.budgets if budget.least_rounds is not None]
         fewest = min(rounds, default=None)
-        with self.recorder.noting() as record:
+        with self.recorder.update_record() as record:
             record.fewest_samples = fewest
         if launch_bound:
             self.recorder.notice(
-                f"{launch_bound} samples may hold time in which the GPU waited for the host to launch"
+                f"{launch_bound} samples may include time in which the GPU waited for the host to launch"
             )
         if fewest is None or self.config.repeats is not None:
             return
@@ -78,8 +80,8 @@ class Sampling:
             f"{self.config.precision:g}% of its baseline; the fewest samples a cell has are {fewest}"
         )
         if fewest < stats.INTERVAL_SAMPLES:
-            text += f", too few for a 95% interval, which takes {stats.INTERVAL_SAMPLES}: raise --max-seconds"
+            text += f", too few for a 95% interval, which needs {stats.INTERVAL_SAMPLES}: raise --max-seconds"
         spent_s = sum(budget.spent_s for budget in self.budgets)
         if spent_s > OVERRUN * self.seconds:
-            text += f"; sampling took {spent_s:.0f} s, as a series has a least number of rounds"
+            text += f"; sampling took {spent_s:.0f} s, because every series has a minimum number of rounds"
         self.recorder.notice(text)

@@ -1,1 +1,1 @@
-"""A run on disk: what was measured, the directory that keeps it, how it is written and gone on with."""
+"""A run on disk: what was measured, its directory, and how it is written and resumed."""

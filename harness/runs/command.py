@@ -1,4 +1,4 @@
-"""The command that a run was started with, as one types it again."""
+"""The command that started a run, in a form to type again."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ NOT_REPRODUCED = ("output_dir", "overwrite", "resume", "quiet")  # options that 
 MODULE, SCRIPT = ROOT / "harness" / "__main__.py", ROOT / "run_vllm_prefill.py"
 
 
-def typed(argv: Sequence[str]) -> list[str] | None:
-    """The words of a command from `sys.argv`; None if the harness was called from Python."""
+def from_argv(argv: Sequence[str]) -> list[str] | None:
+    """The words of the command, from `sys.argv`; None if the harness was called from Python."""
     program, *arguments = argv
     if Path(program).name == CONSOLE_SCRIPT:
         return [CONSOLE_SCRIPT, *arguments]
@@ -28,28 +28,30 @@ def typed(argv: Sequence[str]) -> list[str] | None:
     return None
 
 
-def written_out(words: Sequence[str], options: Mapping[str, Any], model: type[BaseModel]) -> str:
-    """A command with every option that is not its default: also what a YAML file had said.
+def format_command(words: Sequence[str], options: Mapping[str, Any], model: type[BaseModel]) -> str:
+    """A command with every non-default option, including those from a YAML file.
 
     Args:
-        words: that it begins with.
+        words: the beginning of the command.
         options: field name -> value.
         model: whose fields they are.
     """
-    found = [*words]
+    command = [*words]
     for name, value in options.items():
         field = model.model_fields.get(name)
-        is_default = field and value == field.default and name != "length"  # whose default is the device's
+        is_default = (
+            field and value == field.default and name != "length"
+        )  # its default depends on the device
         if value is None or name in NOT_REPRODUCED or is_default:
             continue
-        if name == "length" and options.get("batch"):  # which says it
+        if name == "length" and options.get("batch"):  # the batch implies it
             continue
         option = "--" + name.replace("_", "-")
         if isinstance(value, bool):
-            found.append(option if value else "--no-" + option[2:])
+            command.append(option if value else "--no-" + option[2:])
         else:
-            found += [option, ",".join(map(_word, value if isinstance(value, list) else [value]))]
-    return shlex.join(found)
+            command += [option, ",".join(map(_word, value if isinstance(value, list) else [value]))]
+    return shlex.join(command)
 
 
 def _word(value: Any) -> str:

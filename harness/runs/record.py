@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
+from harness.runs import former
 from harness.runs.schema import FORMER_ARMS, first_problem
 from harness.units import type_and_line
 
@@ -22,10 +23,11 @@ def _items(value: object) -> object:
 # Values on axes that only some experiments have, e.g. (("batch_size", 4), ("input_len", 512)).
 Point = Annotated[tuple[tuple[str, int | float | str], ...], BeforeValidator(_items)]
 Index = Annotated[int, Field(ge=0, le=2**31)]
-Microseconds = Annotated[float, Field(ge=0, le=1e13)]  # up to 115 days, so that no sum of them overflows
+OneSegmentFor = Annotated[Index | None, Field(validation_alias=former.ONE_SEGMENT_FOR)]
+Microseconds = Annotated[float, Field(ge=0, le=1e13)]  # up to 115 days, so that sums do not overflow
 Reading = Annotated[float, Field(ge=-1e18, le=1e18)]
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-MEMORY_WORDS = (  # PyTorch's words, then vLLM's when it starts
+MEMORY_WORDS = (  # PyTorch's messages, then vLLM's at start-up
     "not enough memory|can.?not allocate memory|can't allocate memory|"
     "free memory on device|available (kv cache )?memory"
 )
@@ -54,23 +56,23 @@ class Status(str, Enum):
 class Cell:
     """One thing that is measured. Two cells of one series differ in `arm`, or in another single field.
 
-    A companion experiment has its own stages, kernels and arms; axes that no field is for are in `point`.
+    Other experiments have their own stages, kernels and arms; axes without a field are in `point`.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     stage: str  # "kernel", "gather", "cache_write", "end_to_end", or "variant": end to end in another engine
     kernel: str  # e.g. "flash_attn_func"; "gather_kv" and "gather_qkv" for stage gather; "prefill" end to end
-    provider: str  # who the kernel comes from, e.g. "flash-attn 2.8.3", "vLLM FA3", "SDPA stand-in"
+    provider: str  # the kernel's origin, e.g. "flash-attn 2.8.3", "vLLM FA3", "SDPA stand-in"
     arm: str  # contiguous | fragmented | dense | paged
-    spread_k: Index  # runs the request's KV is split into in this cell; 0: as the engine lays it out
+    spread_k: Index  # segments the request's KV is split into in this cell; 0: as the engine lays it out
     block_size: Index  # tokens per block, as the kernel sees it; 0: nothing is paged
     layer: Index | None  # index of the attention layer; None end to end
     data: Data  # where Q, K and V are from
     point: Point = ()
     variant: str | None = None  # which of several engines, e.g. "block_size=64"; None: the main job's own
-    rank: Index | None = None  # of tensor parallelism, whose heads these are; None: there is one only
-    request: Index | None = None  # index of the one request of the step that this is about; None: all of them
+    rank: Index | None = None  # of tensor parallelism, whose heads these are; None: only one rank
+    request: Index | None = None  # index of the step's request that was measured alone; None: all of them
 
     def at(self, axis: str) -> int | float | str | None:
         """The value on an axis of `point`; None without one."""
@@ -79,13 +81,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Result:
-    """A cell's samples, in the order of its series' rounds, or the reason why there are none.
+    """A cell's samples, in the order of its series' rounds, or why there are none.
 
     Results with the same `series` were interleaved: their n-th samples were taken in the same round,
     so differences may be taken pair by pair.
 
-    Times are in `samples_us`. Whatever else is read or counted is in `readings`, by a name that ends in its
-    unit: "allocated_bytes", "hit_rate_pct". Where there are samples too, the n-th reading goes with the n-th.
+    Times are in `samples_us`. Other readings and counts are in `readings`, under names that end in the unit:
+    "allocated_bytes", "hit_rate_pct". If there are samples too, the n-th reading belongs to the n-th sample.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -93,21 +95,23 @@ class Result:
     cell: Cell
     series: str  # which interleaved series, e.g. "spread=4 layer=0"
     status: Status
-    reason: str | None = None  # why the status is not ok, in words; also remarks on an ok cell's arm
+    reason: str | None = None  # why the status is not ok; or a remark on an ok cell's arm
     samples_us: list[Microseconds] = field(default_factory=list)
-    warmup_us: list[Microseconds] = field(default_factory=list)  # in no statistic but their own
-    one_run_for: Index | None = None  # this is the one-run baseline inside the series of that spread_k
+    warmup_us: list[Microseconds] = field(default_factory=list)  # not part of other statistics
+    one_segment_for: OneSegmentFor = None  # this is the baseline inside the series of that spread_k
     control: bool = False  # this is the series' baseline, measured a second time (A/A)
     series_size: Index = 0  # results in the series; fewer on disk: the process was killed while writing them
-    clock_mhz: list[Index] = field(default_factory=list)  # SM clock after each kept block; empty on a CPU
+    clock_mhz: list[Index] = field(
+        default_factory=list
+    )  # SM clock after each batch of rounds that counts; empty on a CPU
     stopped: str | None = None  # what ended the series: "precision", "time" or "repeats"; None: none of these
     seed: int | None = None  # of the series' random order; None: it was not sampled
     readings: dict[str, list[Reading]] = field(default_factory=dict)
 
     @property
     def key(self) -> tuple[str, Cell, int | None, bool]:
-        """What it is a result of: a later result with the same key takes an earlier one's place."""
-        return self.series, self.cell, self.one_run_for, self.control
+        """The result's identity: a later result with the same key replaces an earlier one."""
+        return self.series, self.cell, self.one_segment_for, self.control
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object with the cell's fields under "cell"."""
@@ -116,8 +120,7 @@ class Result:
 
     @classmethod
     def parse(cls, line: bytes | str) -> Result:
-        """The inverse of `to_json`, of a line of JSON; an older one may lack fields, or call
-        an arm otherwise.
+        """The inverse of `to_json`, of a line of JSON; older lines may lack fields or use former names.
 
         Raises ValueError, in one line, on anything else.
         """
@@ -137,17 +140,17 @@ def _reader() -> TypeAdapter[Result]:
 
 
 def latest(results: Iterable[Result]) -> list[Result]:
-    """The results that count: of several of the same cell (a resumed run), the last."""
+    """The results that count: of several for the same cell (a resumed run), the last."""
     return list({result.key: result for result in results}.values())
 
 
 def series_name(spread_k: int, layer: int, rank: int | None = None) -> str:
-    """The series of one layer's arms at one spread_k; every rank samples its own."""
+    """The name of the series of one layer's arms at one spread_k; every rank samples its own."""
     return f"spread={spread_k} layer={layer}" + ("" if rank is None else f" rank={rank}")
 
 
 def request_series_name(spread_k: int, layer: int, request: int, rank: int | None = None) -> str:
-    """The series of one request of a batch alone, in the layer's and spread_k's that it is part of."""
+    """The name of the series of one request of a batch alone, at one layer and spread_k."""
     return f"{series_name(spread_k, layer, rank)} request={request}"
 
 
@@ -159,7 +162,7 @@ def in_spread(series: str, spread_k: int) -> bool:
 def status_of(error: Exception) -> tuple[Status, str]:
     """The status and reason of a cell that ended with `error`: its own `status`, if it has one.
 
-    PyTorch's and vLLM's errors are told by name and text.
+    PyTorch's and vLLM's errors are recognised by name and text.
     """
     if isinstance(given := getattr(error, "status", None), Status):
         return given, str(error)

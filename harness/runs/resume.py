@@ -1,4 +1,4 @@
-"""Going on with a run that was killed: what may not have changed, and which series are finished."""
+"""Resuming a run: what must not have changed, and which series are finished."""
 
 from __future__ import annotations
 
@@ -11,17 +11,15 @@ from harness.runs.record import Result, Status, latest
 from harness.runs.schema import RunRecord
 from harness.runs.store import RunDirectory
 
-# How a run is looked at and how long it may take; everything else decides what its figures mean.
+# Options for output and duration; all others affect what the figures mean.
 FREE = {"quiet", "overwrite", "resume", "output_dir", "max_seconds"}
 
 
 def check(config: Common) -> None:
-    """Raise ConfigError, with the reason, if the output directory's run cannot go on like this."""
+    """Raise ConfigError, with the reason, if the run in the output directory cannot be resumed like this."""
     assert config.output_dir is not None
     if not (config.output_dir / "run.json").is_file():
-        raise ConfigError(
-            f"--resume: --output-dir {config.output_dir} holds no run; name the run to go on with"
-        )
+        raise ConfigError(f"--resume: --output-dir {config.output_dir} holds no run; name the run to resume")
     run = RunDirectory.open(config.output_dir)
     record = run.record()
     if record.experiment != config.experiment:
@@ -31,16 +29,16 @@ def check(config: Common) -> None:
         )
     if record.status == "finished":
         raise ConfigError(f"--resume: the run in {config.output_dir} is finished; nothing is left to measure")
-    if found := differences(record, config):
+    if changes := differences(record, config):
         raise ConfigError(
-            f"--resume: the run in {config.output_dir} was started with {'; '.join(found)}; "
+            f"--resume: the run in {config.output_dir} was started with {'; '.join(changes)}; "
             "resume it as it was, or start another run"
         )
-    run.results()  # a damaged line is refused here, before anything is started
+    run.results()  # refuses damaged lines before anything is started
 
 
 def differences(record: RunRecord, config: Common) -> list[str]:
-    """What differs between a run's record and how it would be resumed, in words."""
+    """Differences between a run's record and the configuration to resume it with."""
     now = config.model_dump(mode="json")
     before = {"device": record.device.name, **record.versions} | {
         f"--{name.replace('_', '-')}": record.config.get(name) for name in now.keys() - FREE
@@ -54,7 +52,7 @@ def differences(record: RunRecord, config: Common) -> list[str]:
 
 
 def finished_series(results: Iterable[Result]) -> set[str]:
-    """Names of the series whose results are all there and none of which was interrupted."""
+    """Names of the series with all results, none of them interrupted."""
     counted = latest(results)
     have = Counter(r.series for r in counted)
     cut_short = {r.series for r in counted if r.status is Status.INTERRUPTED}

@@ -1,6 +1,6 @@
-"""run.json: every key that a run's record may have, and how records of earlier versions are read.
+"""run.json: all keys of a run's record, and the conversion of earlier versions.
 
-Numbers are finite. A key that is absent was not measured, or is of another experiment.
+Numbers are finite. An absent key was not measured, or belongs to another experiment.
 """
 
 from __future__ import annotations
@@ -14,16 +14,18 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from harness import batch
 from harness.batch import Batch
+from harness.config import former_options
+from harness.runs import former
 
 SCHEMA_VERSION = 2
-MOST_BLOCKS = 1 << 20  # of one block table: eight times the longest prompt with a token a block
+MOST_BLOCKS = 1 << 20  # of one block table: eight times the longest prompt, at one token per block
 _RANGES = re.compile(r"\d{1,10}(-\d{1,10})?(,\d{1,10}(-\d{1,10})?)*|")
 _PROBLEMS = {  # by pydantic's type of error
     "missing": "is missing",
-    "extra_forbidden": "is no key of this file",
-    "unexpected_keyword_argument": "is no key of this file",
+    "extra_forbidden": "is not a key of this file",
+    "unexpected_keyword_argument": "is not a key of this file",
 }
-# Arms of whole prefills that older runs call otherwise: what kvcache calls no_cache is another thing.
+# Former arm of whole prefills -> its name now. What kvcache calls no_cache is another thing.
 FORMER_ARMS = {"no_cache": "no_write"}
 _LONGEST_TEXT = 120  # of a key or a value that an error names
 
@@ -42,7 +44,7 @@ RunStatus = Literal["running", "finished", "interrupted", "failed"]
 
 def _block_table(text: str) -> str:
     if not _RANGES.fullmatch(text):
-        raise ValueError("no ranges of block ids, e.g. 257-384,7")
+        raise ValueError("must be ranges of block ids, e.g. 257-384,7")
     count = 0
     for part in filter(None, text.split(",")):
         first, _, last = part.partition("-")
@@ -70,50 +72,50 @@ class TooNew(ValueError):
 
 
 class Stored(BaseModel):
-    """What a file of a run holds: no other keys, no other types, no NaN; assignments are checked, too."""
+    """Base of stored data: no other keys, no conversion, no NaN; assignments are checked, too."""
 
     model_config = ConfigDict(
         strict=True, extra="forbid", allow_inf_nan=False, validate_assignment=True, protected_namespaces=()
     )
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object of what was set."""
+        """A JSON object of the fields that were set."""
         return self.model_dump(mode="json", exclude_unset=True)
 
 
 class Device(Stored):
-    """What a run was measured on."""
+    """The device that a run was measured on."""
 
     name: str = Field(description="as it names itself")
     kind: Literal["cuda", "cpu"] = Field(description="`cuda` or `cpu`")
     memory_bytes: Count | None = Field(default=None, description="of one GPU, or of the host")
-    cores: Count | None = Field(default=None, description="those that the process may use, on a CPU")
+    cores: Count | None = Field(default=None, description="on a CPU, those that the process may use")
     count: Count | None = Field(default=None, description="GPUs")
     compute_capability: str | None = Field(default=None, description='of a GPU, e.g. "9.0"')
-    driver: str | None = Field(default=None, description="version of a GPU's")
+    driver: str | None = Field(default=None, description="version of a GPU's driver")
 
 
 class Model(Stored):
-    """The model of a run, or what else is measured; shapes are a rank's, as attention sees them."""
+    """The model of a run, or whatever else is measured; shapes are per rank, as attention sees them."""
 
-    name: str = Field(description="as it was asked for")
+    name: str = Field(description="as requested")
     weights: str | None = Field(default=None, description="where they come from")
     num_layers: Count | None = Field(default=None, description="attention layers")
     num_heads: Count | None = Field(default=None, description="query heads")
     num_kv_heads: Count | None = Field(default=None, description="heads of K and V")
-    head_dim: Count | None = Field(default=None, description="numbers a head")
+    head_dim: Count | None = Field(default=None, description="elements per head")
     dtype: str | None = Field(default=None, description="e.g. `bfloat16`")
-    drawn_apart: bool | None = Field(default=None, description="whether each engine draws weights of its own")
+    drawn_apart: bool | None = Field(default=None, description="whether each engine draws its own weights")
 
 
 class EngineSettings(Stored):
-    """vLLM's settings as they came out."""
+    """vLLM's effective settings."""
 
     dtype: str | None = Field(default=None, description="e.g. `bfloat16`")
-    block_size: Count | None = Field(default=None, description="tokens a block")
-    max_model_len: Count | None = Field(default=None, description="tokens a request")
-    max_num_batched_tokens: Count | None = Field(default=None, description="tokens a step")
-    max_num_seqs: Count | None = Field(default=None, description="requests a step")
+    block_size: Count | None = Field(default=None, description="tokens per block")
+    max_model_len: Count | None = Field(default=None, description="tokens per request")
+    max_num_batched_tokens: Count | None = Field(default=None, description="tokens per step")
+    max_num_seqs: Count | None = Field(default=None, description="requests per step")
     compilation_mode: str | None = Field(default=None, description="of torch.compile")
     cudagraph_mode: str | None = Field(default=None, description="which steps run as CUDA graphs")
     enforce_eager: bool | None = Field(default=None, description="no compilation, no CUDA graphs")
@@ -121,7 +123,7 @@ class EngineSettings(Stored):
     flash_attn_version: Count | None = Field(default=None, description="2, 3 or 4; null: another backend")
     attention_backend: list[str] | None = Field(default=None, description="the layers' backends, each once")
     num_blocks_in_pool: Count | None = Field(default=None, description="blocks of the KV cache")
-    kv_cache_bytes: Count | None = Field(default=None, description="of the blocks that requests can have")
+    kv_cache_bytes: Count | None = Field(default=None, description="of the blocks available to requests")
     start_s: Amount | None = Field(default=None, description="seconds until it was up")
 
 
@@ -130,18 +132,20 @@ class RequestRecord(Stored):
 
     length: Count = Field(description="tokens")
     blocks: Count = Field(description="of its KV cache")
-    runs: dict[str, Count] = Field(description="by `spread_k`, the runs that its blocks are split into")
+    segments: dict[str, Count] = Field(
+        description="by `spread_k`, the segments that its blocks are split into"
+    )
 
 
 class Ceilings(Stored):
-    """What the device reaches at best."""
+    """The device's measured ceilings."""
 
     tflops: Amount | None = Field(default=None, description="a large matrix product, TFLOP/s")
     gbps: Amount | None = Field(default=None, description="a large copy, GB/s")
 
 
 class SpreadRange(Stored):
-    """The runs that vLLM's own allocations had."""
+    """The number of segments in vLLM's own allocations."""
 
     min: Count = Field(description="fewest")
     median: Count = Field(description="of all prefills")
@@ -151,8 +155,8 @@ class SpreadRange(Stored):
 class ProfiledKernel(Stored):
     """One of the longest kernels of a profiled prefill, or operators on a CPU."""
 
-    name: str = Field(description="as the profiler has it")
-    category: str = Field(description="what it counts as")
+    name: str = Field(description="the profiler's name for it")
+    category: str = Field(description="the category it counts as")
     ms: Amount = Field(description="of all its calls")
     calls: Count = Field(description="in the prefill")
 
@@ -161,7 +165,7 @@ class ProfileRecord(Stored):
     """One profiled prefill."""
 
     arm: str = Field(description="of the whole prefills")
-    spread_k: Count = Field(description="runs of a prompt's blocks")
+    spread_k: Count = Field(description="segments of a prompt's blocks")
     profiled_ms: Amount = Field(description="the step under the profiler")
     busy_ms: Amount = Field(description="the GPU at work; on a CPU the operators")
     categories: dict[str, Amount] = Field(description="ms by category")
@@ -169,7 +173,7 @@ class ProfileRecord(Stored):
     device: Literal["cuda", "cpu"] = Field(description="`cuda` or `cpu`")
 
 
-class PlantedDelay(Stored):
+class InjectedDelay(Stored):
     """The delay of the arm `spin`, over all layers."""
 
     ms: float | None = Field(default=None, description="null: its kernel was not seen")
@@ -179,33 +183,33 @@ class PlantedDelay(Stored):
 class VariantRecord(Stored):
     """One of several engines side by side."""
 
-    settings: EngineSettings | None = Field(default=None, description="as they came out")
+    settings: EngineSettings | None = Field(default=None, description="the effective ones")
     start_s: Amount | None = Field(default=None, description="seconds until it was up")
     logits_error: Amount | None = Field(
-        default=None, description="off the baseline's, in their standard deviations"
+        default=None, description="distance from the baseline's logits, in their standard deviations"
     )
 
 
 class ComparedOutput(Stored):
-    """One prompt's tokens after a reset of the prefix cache and from a warm one."""
+    """One prompt's tokens after a reset of the prefix cache and with a warm one."""
 
     reset: list[Count] = Field(description="token ids")
     warm: list[Count] = Field(description="token ids")
     reset_text: str | None = Field(description="null: no tokenizer")
     warm_text: str | None = Field(description="null: no tokenizer")
-    logits_error: Amount = Field(description="of the first token's, in their standard deviations")
+    logits_error: Amount = Field(description="of the first token's logits, in their standard deviations")
     objection: str | None = Field(description="what is wrong with them")
 
 
 class FirstLogits(Stored):
-    """A generation's first logits against those without a cache."""
+    """A generation's first logits compared with those without a cache."""
 
     error: Amount = Field(description="in their standard deviations")
     objection: str | None = Field(description="what is wrong with them")
 
 
 class RunRecord(Stored):
-    """run.json: configuration, versions, device, what was found on the way."""
+    """run.json: configuration, versions, device, and findings during the run."""
 
     schema_version: Literal[2] = Field(default=2, description="2")
     experiment: str = Field(description="which one; `prefill` is the main job")
@@ -218,13 +222,13 @@ class RunRecord(Stored):
         default=None,
         description="as typed, a list of words: `python -m harness ...`; null: started from Python",
     )
-    config: dict[str, Option] = Field(description="every option, those chosen for the device filled in")
+    config: dict[str, Option] = Field(description="every option, with defaults for the device filled in")
     device: Device
     versions: dict[str, str | None] = Field(
         description="python, vllm, torch, flash-attn, ..., and the harness with its commit"
     )
     model: Model
-    notices: list[str] = Field(description="what every reader of the results must know")
+    notices: list[str] = Field(description="notices for every reader of the results")
     peak_memory_bytes: dict[str, Count] | None = Field(
         default=None, description="by part of the run, e.g. `spread=4`"
     )
@@ -232,39 +236,38 @@ class RunRecord(Stored):
     engine: EngineSettings | None = None
     engine_start_s: Amount | None = Field(default=None, description="seconds until it was up")
     fewest_samples: Count | None = Field(default=None, description="of the cells")
-    measuring_s: Amount | None = Field(default=None, description="from the engine's start")
-    sampling_s: Amount | None = Field(default=None, description="of those, in sampling")
+    measuring_s: Amount | None = Field(default=None, description="since the engine's start")
+    sampling_s: Amount | None = Field(default=None, description="of those, spent sampling")
     timer: str | None = Field(default=None, description="how kernels were timed")
     spread_k: list[Count] | None = Field(default=None, description="the sweep")
     num_blocks: Count | None = Field(default=None, description="of all prompts together")
-    layers: list[Count] | None = Field(default=None, description="those replayed")
+    layers: list[Count] | None = Field(default=None, description="the replayed ones")
     layer_windows: dict[str, Window] | None = Field(
         default=None, description="by layer: its sliding window, where it has one"
     )
-    causal: bool | None = Field(default=None, description="whether attention is")
+    causal: bool | None = Field(default=None, description="whether attention is causal")
     requests: list[RequestRecord] | None = None
     block_ids: dict[str, list[BlockTable]] | None = Field(
         default=None,
         description="by `spread_k`, and `engine` for vLLM's own choice: for each request its block table as "
-        "text, runs of physical ids in logical order: `257-384,1-128,7`",
+        "text, segments of physical ids in logical order: `257-384,1-128,7`",
     )
-    first_tokens: list[Count] | None = Field(
-        default=None, description="what the prefill predicted for each prompt"
-    )
+    first_tokens: list[Count] | None = Field(default=None, description="the token predicted for each prompt")
     ceilings: Ceilings | None = None
     logits_error: dict[str, Amount] | None = Field(
-        default=None, description="by arm: off the untouched engine's, in their standard deviations"
+        default=None,
+        description="by arm: distance from the untouched engine's logits, in their standard deviations",
     )
     engine_spread_k: SpreadRange | None = None
     profile: list[ProfileRecord] | None = None
-    planted_ms: PlantedDelay | None = None
+    injected_ms: InjectedDelay | None = None
     variants: dict[str, VariantRecord] | None = Field(default=None, description="other engines, by name")
     outputs: dict[str, list[ComparedOutput]] | None = Field(
-        default=None, description="by the share in the cache, %"
+        default=None, description="by share in the cache, %"
     )
     kv_bytes_per_token: Count | None = Field(default=None, description="K and V of all layers")
     sources: dict[str, dict[str, str]] | None = Field(
-        default=None, description="by engine and figure: which counter says it"
+        default=None, description="by engine and figure: the counter"
     )
     tokens_by_stage: dict[str, dict[str, list[Count]]] | None = Field(
         default=None, description="by engine and stage: the first tokens"
@@ -273,7 +276,7 @@ class RunRecord(Stored):
     captured_from: EngineSettings | None = Field(
         default=None, description="whose attention calls were captured"
     )
-    tokens: dict[str, list[Count]] | None = Field(default=None, description="by mode: what was generated")
+    tokens: dict[str, list[Count]] | None = Field(default=None, description="by mode: the generated tokens")
     first_logits: dict[str, FirstLogits] | None = Field(default=None, description="by mode")
 
     @property
@@ -285,44 +288,51 @@ class RunRecord(Stored):
 
     @classmethod
     def parse(cls, data: object) -> RunRecord:
-        """A record of this version, or of an earlier one.
+        """Read a record of this version or an earlier one.
 
         Raises, in one line, TooNew if a later version wrote it, ValueError on anything else.
         """
         version = require_readable(data, SCHEMA_VERSION)
         assert isinstance(data, dict)
         try:
-            return cls.model_validate(_from_1(data) if version == 1 else data)
+            return cls.model_validate(upgrade(data, version))
         except ValidationError as error:
             raise ValueError(first_problem(error)) from None
 
 
+def upgrade(data: dict[str, Any], version: int) -> dict[str, Any]:
+    """Convert the content of a run.json, or a part of it, from that schema version to this one."""
+    return _from_1(data) if version == 1 else data
+
+
 def require_readable(data: object, newest: int) -> int:
-    """The schema version of what a file holds; raises, in one line, TooNew or ValueError if it has none."""
+    """The schema version of a file's content; raises TooNew, or ValueError without a valid one, in one
+    line.
+    """
     if not isinstance(data, dict) or "status" not in data:
-        raise ValueError("no status in it")
+        raise ValueError("it has no status")
     version = data.get("schema_version", 1)
     if type(version) is not int or version < 1:
-        raise ValueError("schema_version: not a number from 1 on")
+        raise ValueError("schema_version: must be a number from 1 on")
     if version > newest:
         raise TooNew(
-            f"schema_version {str(version)[:20]}: a newer version wrote it; this one reads up to {newest}, "
-            "so update it"
+            f"schema_version {str(version)[:20]}: written by a newer version; this one reads up to "
+            f"{newest}: update it"
         )
     _require_text(data)
     return version
 
 
 def first_problem(error: ValidationError) -> str:
-    """The first thing that is wrong, in one line: its key, and what must be there."""
+    """The first problem, in one line: the key, and what it must be."""
     problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
     key = ".".join(map(str, problem["loc"]))
-    told = _PROBLEMS.get(problem["type"], problem["msg"].removeprefix("Value error, "))
-    return _printable(f"{key}: {told}" if key else told)
+    message = _PROBLEMS.get(problem["type"], problem["msg"].removeprefix("Value error, "))
+    return _printable(f"{key}: {message}" if key else message)
 
 
 def _require_text(data: object) -> None:
-    """Raise ValueError unless all of it can be written again: half a character or a deep nest cannot."""
+    """Raise ValueError if the data could not be written again: half a character, or too deep nesting."""
     try:
         json.dumps(data, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -332,14 +342,17 @@ def _require_text(data: object) -> None:
 
 
 def _printable(text: str) -> str:
-    """A text from a file, short and without what a terminal would obey."""
+    """Text from a file, shortened and without control characters."""
     shown = "".join(c if c.isprintable() else "?" for c in text)
     return shown if len(shown) <= _LONGEST_TEXT else f"{shown[:_LONGEST_TEXT]}..."
 
 
 def _from_1(data: dict[str, Any]) -> dict[str, Any]:
-    """A record of schema 1: no experiment but the main job in the oldest, and keys that nothing reads."""
-    found = {"experiment": "prefill", "notices": []} | data | {"schema_version": SCHEMA_VERSION}
+    """Convert a record of schema 1: former names, a missing experiment in the oldest, unused keys."""
+    renamed = {former.RECORD_KEYS.get(key, key): value for key, value in data.items()}
+    found = {"experiment": "prefill", "notices": []} | renamed | {"schema_version": SCHEMA_VERSION}
+    if isinstance(config := found.get("config"), dict):
+        found["config"] = former_options.rename(config)
     found.pop("reference_error", None)
     if isinstance(model := found.get("model"), dict):
         found["model"] = {key: value for key, value in model.items() if key != "path"}

@@ -1,4 +1,4 @@
-"""The run directory: a record, raw samples that are only ever appended, and the views made from them."""
+"""The run directory: a record, append-only raw samples, and the views made from them."""
 
 from __future__ import annotations
 
@@ -25,62 +25,64 @@ class RunExists(ConfigError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or a signal ended a run; its directory holds what was measured until then."""
+    """Ctrl-C or a signal ended a run; its directory holds what was measured up to then."""
 
 
 class Damaged(ValueError):
-    """A file of a run or a sweep that is not what this project wrote there."""
+    """A file of a run or a sweep is damaged."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What `write_json` wrote; raises Damaged if it is no object with a status."""
+    """Read what `write_json` wrote; raises Damaged unless it is an object with a status."""
     content = read_bytes(path)
     with _damaged(path):
         data = json.loads(content)
         if not isinstance(data, dict) or "status" not in data:
-            raise ValueError("no status in it")
+            raise ValueError("it has no status")
         return data
 
 
 @contextmanager
 def _damaged(path: Path) -> Iterator[None]:
-    """Raise Damaged, naming the file, where what it holds is not what it should be."""
+    """Raise Damaged, naming the file, if reading its content fails inside the block."""
     try:
         yield
     except TooNew as error:
         raise Damaged(f"{path}: {error}") from None
     except (ValueError, RecursionError) as error:
-        raise Damaged(f"{path}: damaged ({error}); restore it, or measure again") from error
+        raise Damaged(f"{path}: damaged ({error}); restore it or measure again") from error
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a regular file; raises Damaged on a pipe or a device, which might never end."""
+    """Read a regular file; raises Damaged on a pipe or a device, which might never end."""
     with _open_regular(path, os.O_RDONLY, "rb") as file:
         return file.read()
 
 
 def open_to_append(path: Path) -> IO[bytes]:
-    """A file to read and to append to, made if missing; raises OSError on a link, Damaged on a pipe."""
+    """Open a file to read and append to, creating it if missing; raises OSError on a link, Damaged on a
+    pipe.
+    """
     return _open_regular(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, "ab+")
 
 
 def _open_regular(path: Path, flags: int, mode: str) -> IO[bytes]:
-    descriptor = os.open(path, flags | os.O_NONBLOCK, 0o666)  # a pipe is to be refused, not waited for
+    descriptor = os.open(path, flags | os.O_NONBLOCK, 0o666)  # refuse a pipe rather than wait for it
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise Damaged(f"{path}: not a regular file; restore it, or measure again")
+        raise Damaged(f"{path}: not a regular file; restore it or measure again")
     return os.fdopen(descriptor, mode)
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Replace a file's content as a whole: a reader, or a crash, sees the old content or the new one.
+    """Replace a file's content atomically: a reader, or a crash, sees the old content or the new.
 
-    Nothing is written through a symbolic link, as a run may come from anyone: a link in place of the file is
-    replaced, and a link in place of a folder of the run, made here if missing, is refused.
+    Nothing is written through a symbolic link, because a run may come from anyone: a link in place of the
+    file is replaced, and a link in place of a folder of the run is refused. A missing folder is created.
 
     Raises:
         Damaged: the file's folder is a link inside a run.
-        OSError: the system's; the old content is left, and no temporary file.
+        OSError: from the system; the old content stays, and no temporary file is left.
     """
     data = content.encode() if isinstance(content, str) else content
     folder = _open_folder(path.parent)
@@ -102,16 +104,16 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 
 def _open_folder(folder: Path) -> int:
-    """A descriptor of a folder to write in. The user may name a run through a link; a run holds no links."""
+    """Open a folder to write in. The user may name a run through a link, but a run contains no links."""
     in_a_run = (folder.parent / RECORD).exists()
     if in_a_run and folder.is_symlink():
-        raise Damaged(f"{folder} is a link, and nothing is written through it; remove it")
+        raise Damaged(f"{folder} is a link, and the harness writes through none; remove it")
     folder.mkdir(parents=True, exist_ok=True)
     return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | (os.O_NOFOLLOW if in_a_run else 0))
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
-    """Write JSON atomically; raises ValueError on NaN and infinities, which JSON does not have."""
+    """Write JSON atomically; raises ValueError on NaN and infinities, which JSON lacks."""
     write_atomic(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
 
 
@@ -123,9 +125,9 @@ class RunDirectory:
 
     @classmethod
     def create(cls, path: str | Path, overwrite: bool = False) -> RunDirectory:
-        """A directory ready for a new run; missing parents are made.
+        """Prepare a directory for a new run, creating missing parents.
 
-        With `overwrite` the files of the run it holds are removed, its captures too, and no others.
+        With `overwrite` the files of the run it holds are removed, including captures, and no others.
         Raises RunExists if it holds a run, NotADirectoryError if the path is a file.
         """
         run = cls(Path(path))
@@ -134,7 +136,7 @@ class RunDirectory:
         run.path.mkdir(parents=True, exist_ok=True)
         own = run._own_files()
         if own and not overwrite:
-            raise RunExists(f"{path} already holds a run; take another --output-dir or pass --overwrite")
+            raise RunExists(f"{path} already holds a run; choose another --output-dir or pass --overwrite")
         if own:
             captures = [] if run.captures_path.is_symlink() else run.captures_path.rglob("*.safetensors")
             for file in [*own, *captures]:
@@ -156,17 +158,17 @@ class RunDirectory:
 
     @property
     def samples_path(self) -> Path:
-        """samples.jsonl: one Result a line."""
+        """samples.jsonl: one Result per line."""
         return self.path / "samples.jsonl"
 
     @property
     def clocks_path(self) -> Path:
-        """clocks.jsonl: the device's clocks, one series a line."""
+        """clocks.jsonl: the device's clocks, one series per line."""
         return self.path / "clocks.jsonl"
 
     @property
     def captures_path(self) -> Path:
-        """captures/: the attention calls that --save-captures keeps, a folder for each of several ranks."""
+        """captures/: the attention calls saved by --save-captures; with several ranks, a folder each."""
         return self.path / "captures"
 
     @property
@@ -191,12 +193,12 @@ class RunDirectory:
 
     @property
     def page_path(self) -> Path:
-        """report.html: all of it on one page."""
+        """report.html: everything on one page."""
         return self.path / "report.html"
 
     @property
     def plots_path(self) -> Path:
-        """plots/: a directory, made when there is something to put in it."""
+        """plots/: a directory, created when there is something to put in it."""
         return self.path / "plots"
 
     def write_record(self, record: RunRecord) -> None:
@@ -204,55 +206,59 @@ class RunDirectory:
         write_json(self.record_path, record.to_json())
 
     def record(self) -> RunRecord:
-        """What `write_record` wrote last, or an earlier version; raises Damaged if it is no record."""
+        """Read run.json, of this version or an earlier one; raises Damaged if it is not a record."""
         data = read_json(self.record_path)
         with _damaged(self.record_path):
             return RunRecord.parse(data)
 
     def summary(self, kind: type[S]) -> S:
-        """summary.json, or an earlier version's; raises Damaged if it is none of that kind."""
+        """Read summary.json, of this version or an earlier one; raises Damaged if it is not of that kind."""
         data = read_json(self.summary_path)
         with _damaged(self.summary_path):
             return kind.parse(data)
 
     def append(self, results: Iterable[Result]) -> None:
-        """Add results to samples.jsonl; on return they are on disk. Raises ValueError on NaN."""
+        """Append results to samples.jsonl; they are on disk on return. Raises ValueError on NaN."""
         _append_lines(self.samples_path, (result.to_json() for result in results))
 
     def append_clocks(self, clocks: dict[str, Any]) -> None:
-        """Add a line to clocks.jsonl; on return it is on disk. Raises ValueError on NaN."""
+        """Append a line to clocks.jsonl; it is on disk on return. Raises ValueError on NaN."""
         _append_lines(self.clocks_path, [clocks])
 
     def results(self) -> list[Result]:
-        """All results in the order they were appended; a line cut short by a kill does not count.
+        """All results in the order appended, without a last line that a kill cut short.
 
         Raises Damaged, with the line's number, if a whole line is not a Result.
         """
         if not self.samples_path.exists():
             return []
         results = []
-        lines = read_bytes(self.samples_path).split(b"\n")[:-1]  # what follows the last newline is cut short
+        lines = read_bytes(self.samples_path).split(b"\n")[
+            :-1
+        ]  # anything after the last newline was cut short
         for number, line in enumerate(lines, start=1):
             try:
                 results.append(Result.parse(line))
             except ValueError as error:
                 line_of = f"{self.samples_path}, line {number}"
-                raise Damaged(f"{line_of}: not a result ({error}); remove it to go without") from error
+                raise Damaged(
+                    f"{line_of}: not a result ({error}); remove the line to do without it"
+                ) from error
         return results
 
     def _own_files(self) -> list[Path]:
-        """The files that make this directory a run's, as far as they exist."""
+        """The existing files that make this directory a run's."""
         raw = [self.record_path, self.samples_path, self.clocks_path, self.trace_path]
         views = [self.summary_path, self.tables_path, self.csv_path, self.page_path]
         pairs = ((svg, svg.with_suffix(".png")) for svg in self.plots_path.glob("*.svg"))
-        plots = [file for pair in pairs if os.path.lexists(pair[1]) for file in pair]  # as each plot is both
+        plots = [file for pair in pairs if os.path.lexists(pair[1]) for file in pair]  # each plot has both
         if self.plots_path.is_symlink():
             plots = []
         return [file for file in raw + views + plots if file.is_symlink() or file.is_file()]
 
 
 def _append_lines(path: Path, data: Iterable[dict[str, Any]]) -> None:
-    """Add a JSON line for each object; what a killed process left of a line is removed first."""
+    """Append a JSON line for each object, after removing a partial line left by a killed process."""
     lines = "".join(json.dumps(item, allow_nan=False) + "\n" for item in data)
     with open_to_append(path) as file:
         _cut_unfinished_line(file)
@@ -262,7 +268,7 @@ def _append_lines(path: Path, data: Iterable[dict[str, Any]]) -> None:
 
 
 def _cut_unfinished_line(file: IO[bytes]) -> None:
-    """Remove what follows the last newline: a killed process left it, and never counted on it."""
+    """Remove anything after the last newline, left by a killed process."""
     size = file.seek(0, os.SEEK_END)
     if size == 0:
         return

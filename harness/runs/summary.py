@@ -1,6 +1,6 @@
-"""summary.json: what every experiment's has, and the parts that rows of several experiments share.
+"""summary.json: what all experiments' summaries share, and the fields that rows of several have in common.
 
-An experiment's own rows are in its summary.py. Times are in us or ms, as keys end; null was not measured.
+An experiment's own rows are in its rows.py. Times are in us or ms, as keys end; null was not measured.
 """
 
 from __future__ import annotations
@@ -19,27 +19,32 @@ Verdict = Literal["slower", "faster", "same", "unclear"]
 
 
 class Summary(Stored):
-    """What the summary of every experiment begins with."""
+    """The common beginning of every experiment's summary."""
 
     schema_version: Literal[2] = Field(default=2, description="2")
     status: RunStatus = Field(description="as in the record")
 
     @classmethod
     def parse(cls: type[S], data: object) -> S:
-        """A summary of this version, or of an earlier one.
+        """Read a summary of this version or an earlier one.
 
         Raises, in one line, TooNew if a later version wrote it, ValueError on anything else.
         """
         version = require_readable(data, SCHEMA_VERSION)
         assert isinstance(data, dict)
         try:
-            return cls.model_validate(cls.from_1(data) if version == 1 else data)
+            return cls.model_validate(cls.upgrade(data, version))
         except ValidationError as error:
             raise ValueError(first_problem(error)) from None
 
     @classmethod
+    def upgrade(cls, data: dict[str, Any], version: int) -> dict[str, Any]:
+        """Convert a summary, or a part of one, from that schema version to this one."""
+        return cls.from_1(data) if version == 1 else data
+
+    @classmethod
     def from_1(cls, data: dict[str, Any]) -> dict[str, Any]:
-        """A summary of schema 1 in this one."""
+        """Convert a summary of schema 1 to this schema."""
         return data | {"schema_version": SCHEMA_VERSION}
 
 
@@ -48,10 +53,12 @@ class CellKeys(Stored):
 
     stage: str = Field(description="`kernel`, `gather`, `cache_write`, `end_to_end`, ...")
     kernel: str = Field(description="e.g. `flash_attn_func`; `prefill` end to end")
-    provider: str = Field(description="who the kernel comes from")
+    provider: str = Field(description="the kernel's origin")
     arm: str = Field(description="one way of running the same work")
-    spread_k: Count = Field(description="runs that a prompt's blocks are split into; 0: as the engine does")
-    block_size: Count = Field(description="tokens a block, as the kernel sees it; 0: nothing is paged")
+    spread_k: Count = Field(
+        description="segments that a prompt's blocks are split into; 0: as the engine does"
+    )
+    block_size: Count = Field(description="tokens per block, as the kernel sees it; 0: nothing is paged")
     data: Literal["captured", "synthetic"] | None = Field(default=None, description="which inputs")
 
 
@@ -62,11 +69,11 @@ class Timed(Stored):
     ci95_us: Interval | None = Field(description="null below 6 samples")
     mean_us: Amount | None = Field(default=None, description="over the samples")
     n: Count = Field(description="samples")
-    warnings: list[str] = Field(description="doubts about the samples, in words")
+    warnings: list[str] = Field(description="warnings about the samples")
 
 
 class WarmUp(Stored):
-    """Of the samples ahead of those."""
+    """Of the warm-up samples."""
 
     warmup_us: Amount | None = Field(default=None, description="their mean")
 
@@ -78,13 +85,13 @@ class Outcome(Stored):
         default=None, description="what ended its series: `precision`, `time`, `rounds` or `repeats`"
     )
     status: StatusName = Field(description="`ok`, or what it ended with")
-    reason: str | None = Field(default=None, description="why it is not `ok`, or what to know of it")
+    reason: str | None = Field(default=None, description="why it is not `ok`, or a remark")
 
 
 class KernelTimes(Outcome, WarmUp, Timed, CellKeys):
     """A kernel's arm, in us."""
 
-    gather_us: Amount | None = Field(description="of the gather that the arm needs first")
+    gather_us: Amount | None = Field(description="of the gather that the arm needs")
     tflops: Amount | None = Field(description="TFLOP/s")
     gbps: Amount | None = Field(description="the least memory traffic, GB/s")
 
@@ -103,7 +110,7 @@ class PairFigures(Stored):
 
 
 class ContrastKeys(Stored):
-    """Which of an experiment's contrasts."""
+    """Identifies a contrast."""
 
     contrast: str = Field(description="its name; `A/A` is the noise floor")
     kernel: str = Field(description="the treatment's")

@@ -1,4 +1,4 @@
-"""Run a sweep: its points checked, its directory made or gone on with, its tables written at the end."""
+"""Run a sweep: check its points, create or resume its directory, and write its tables at the end."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ from harness.sweep.machines import Machines, Progress, Task
 from harness.sweep.plan import Options, Plan
 from harness.sweep.process import OPTIONS, Ended, is_finished
 from harness.sweep.record import Point, SweepRecord, read
-from harness.units import counted
+from harness.units import pluralise
 
 
 def run(file: Path, output_dir: Path | None, resume: bool, ray_address: str | None) -> int:
-    """Run the sweep of a YAML file; the exit status.
+    """Run the sweep of a YAML file and return the exit status.
 
-    0: every point is finished. 1: one or more failed. 130: Ctrl-C. The sweep's directory tells all of it.
+    0: every point is finished. 1: one or more failed. 130: Ctrl-C. The details are in the sweep's directory.
 
     Args:
         output_dir: None for a new directory in sweeps/, named by the time and the file.
-        resume: go on with the sweep that it holds.
+        resume: resume the sweep in `output_dir`.
         ray_address: of a Ray cluster, or "auto"; None for this machine.
 
     Raises:
-        ConfigError: the file, a point or the directory is not as it must be; nothing was started.
+        ConfigError: the file, a point or the directory is invalid; nothing was started.
     """
     plan = planning.read(file)
     directory = (output_dir or _new_directory(file)).resolve()
-    record = _resumed(directory, plan, output_dir) if resume else _new(directory, plan)
+    record = _resume(directory, plan, output_dir) if resume else _new(directory, plan)
     machines = _machines(ray_address)
     try:
         gpus = _check(plan, machines)
@@ -68,7 +68,7 @@ def run(file: Path, output_dir: Path | None, resume: bool, ray_address: str | No
 
 
 class Sweep:
-    """Keeps the sweep's record, sweep.json, which is on disk after every change."""
+    """Maintains the sweep's record, sweep.json, on disk after every change."""
 
     def __init__(self, plan: Plan, directory: Path, record: SweepRecord) -> None:
         self.plan, self.directory, self.record = plan, directory, record
@@ -100,10 +100,10 @@ class Sweep:
         print(report.write(self.directory).screen_summary())
         print(f"results: {self.directory}", flush=True)
         if not self.all_finished():
-            print("--resume runs the points that are not finished again", file=sys.stderr)
+            print("--resume reruns the unfinished points", file=sys.stderr)
 
     def all_finished(self) -> bool:
-        """Whether every point is."""
+        """Whether every point is finished."""
         return Counter(row.status for row in self.record.points).keys() == {"finished"}
 
     def _note(self, task: Task, **facts: Any) -> None:
@@ -121,20 +121,20 @@ class Sweep:
 
 
 def _new(directory: Path, plan: Plan) -> SweepRecord:
-    """The record of a sweep that begins."""
+    """The record of a new sweep."""
     if (directory / RECORD).exists():
         raise ConfigError(
-            f"--output-dir {directory}: already holds a sweep; choose another or --resume to go on with it"
+            f"--output-dir {directory}: already holds a sweep; choose another or --resume to resume it"
         )
     if problem := folder_problem(directory):
         raise ConfigError(f"--output-dir {directory}: {problem}")
     if directory.exists() and any(directory.iterdir()):
-        raise ConfigError(f"--output-dir {directory}: is not empty, and holds no sweep; choose another")
+        raise ConfigError(f"--output-dir {directory}: is not empty and holds no sweep; choose another")
     return SweepRecord(
         schema_version=1,
         status="running",
         started=_now(),
-        command=command.typed(sys.argv),
+        command=command.from_argv(sys.argv),
         file=str(plan.path),
         varies=list(plan.varies),
         points=[
@@ -143,18 +143,18 @@ def _new(directory: Path, plan: Plan) -> SweepRecord:
     )
 
 
-def _resumed(directory: Path, plan: Plan, output_dir: Path | None) -> SweepRecord:
-    """The record of the sweep to go on with."""
+def _resume(directory: Path, plan: Plan, output_dir: Path | None) -> SweepRecord:
+    """The record of the sweep to resume."""
     if output_dir is None:
-        raise ConfigError("--resume: name the sweep to go on with by --output-dir")
+        raise ConfigError("--resume: name the sweep to resume with --output-dir")
     if not (directory / RECORD).is_file():
-        raise ConfigError(f"--resume: --output-dir {output_dir} holds no sweep; name the one to go on with")
+        raise ConfigError(f"--resume: --output-dir {output_dir} holds no sweep; name the one to resume")
     record = read(directory)
     then = [(row.name, row.options) for row in record.points]
     if then != [(point.name, point.options) for point in plan.points]:
         raise ConfigError(
-            f"--resume: the sweep in {directory} has other points than {plan.path} has now; "
-            "resume it as it was, or start another"
+            f"--resume: the sweep in {directory} has different points than {plan.path} has now; resume it "
+            "with the original file, or start another"
         )
     if all(is_finished(directory / point.name) for point in plan.points):
         raise ConfigError(
@@ -174,7 +174,7 @@ def _machines(ray_address: str | None) -> Machines:
 
 
 def _check(plan: Plan, machines: Machines) -> list[int]:
-    """The GPUs that each point needs; raises ConfigError with what is wrong with any of the points."""
+    """The number of GPUs for each point; raises ConfigError with the problems of any point."""
     gpus: list[int] = []
 
     def problem_of(options: Options) -> str | None:
@@ -186,8 +186,8 @@ def _check(plan: Plan, machines: Machines) -> list[int]:
         needed = config.tensor_parallel_size
         gpus.append(needed)
         if machines.kind == "cuda" and needed > machines.most_gpus:
-            most = counted(machines.most_gpus, "GPU")
-            return f"--tensor-parallel-size {needed}: a machine here has {most}; take less"
+            most = pluralise(machines.most_gpus, "GPU")
+            return f"--tensor-parallel-size {needed}: the largest machine here has {most}; choose fewer"
         return None
 
     planning.check(plan, problem_of)
@@ -196,17 +196,21 @@ def _check(plan: Plan, machines: Machines) -> list[int]:
 
 @contextmanager
 def _stopped_by_signals() -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets, as do the signals that a batch system or a closed terminal sends."""
+    """An event set by Ctrl-C and by the signals of batch systems and closed terminals."""
     stop = threading.Event()
 
     def handle(*_: Any) -> None:
         if not stop.is_set():
-            print("interrupted: what runs stops and keeps what it has measured", file=sys.stderr, flush=True)
+            print(
+                "interrupted: running points stop and keep what they have measured",
+                file=sys.stderr,
+                flush=True,
+            )
         stop.set()
 
     before = {signal.SIGINT: signal.getsignal(signal.SIGINT)}
     for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP, and is right
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP, which should stay so
             before[number] = signal.SIG_DFL
     for number in before:
         signal.signal(number, handle)

@@ -1,4 +1,4 @@
-"""Points on this machine: as many at a time as its GPUs can hold, one at a time on a CPU."""
+"""Points on this machine: as many at a time as its GPUs allow, one at a time on a CPU."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from harness.sweep.process import Ended
 
 
 class ThisMachine:
-    """Runs tasks in their order, each as soon as there are GPUs for it."""
+    """Runs tasks in order, each as soon as enough GPUs are free."""
 
     def __init__(self) -> None:
         self.kind = device.kind()
-        # On a CPU every point gets the whole machine: side by side they would disturb each other.
+        # On a CPU every point gets the whole machine: two at once would disturb each other.
         self._places = _gpus() if self.kind == "cuda" else ["the CPU"]
         self.most_gpus = len(self._places) if self.kind == "cuda" else 0
 
     def run(self, tasks: Sequence[Task], progress: Progress) -> None:
-        """Run all, unless they are stopped; returns when none runs any more."""
+        """Run all tasks unless stopped; returns when none is running."""
         waiting, free = deque(tasks), list(self._places)
         running: dict[Future[Ended], tuple[Task, list[str]]] = {}
         with ThreadPoolExecutor(len(self._places)) as pool:
@@ -42,7 +42,7 @@ class ThisMachine:
                     progress.on_end(task, future.result())
 
     def close(self) -> None:
-        """Nothing is left behind."""
+        """Nothing to release."""
 
     def _needs(self, task: Task) -> int:
         return task.gpus if self.kind == "cuda" else 1

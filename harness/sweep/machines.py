@@ -1,4 +1,4 @@
-"""What runs a sweep's points: this machine, or a Ray cluster."""
+"""Where a sweep's points run: on this machine or a Ray cluster."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from harness.sweep.process import Ended
 
 @dataclass(frozen=True)
 class Task:
-    """A point that is to be run."""
+    """A point to run."""
 
     number: int  # in the sweep, from 0
     directory: Path
-    gpus: int  # that it needs, where there are any
+    gpus: int  # that it needs, if the machines have any
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What is told while tasks run, in the thread that runs them, and what stops them."""
+    """Callbacks while tasks run, called in the thread that runs them, and the event that stops them."""
 
-    on_start: Callable[[Task, str], None]  # the task, and what to say of it
+    on_start: Callable[[Task, str], None]  # the task, and a message
     on_end: Callable[[Task, Ended], None]
-    stop: threading.Event  # once set, no task is started and those that run are interrupted
+    stop: threading.Event  # once set, no task is started and running ones are interrupted
 
 
 class Machines(Protocol):
     """See `local.ThisMachine` and `cluster.RayCluster`."""
 
-    kind: Kind  # of device that the points run on
-    most_gpus: int  # that one task may have; 0 on CPUs
+    kind: Kind  # of the device that the points run on
+    most_gpus: int  # available to one task; 0 on CPUs
 
     def run(self, tasks: Sequence[Task], progress: Progress) -> None:
-        """Run all, unless they are stopped; returns when none runs any more."""
+        """Run all tasks unless stopped; returns when none is running."""
         ...
 
     def close(self) -> None:
-        """Give back what was taken."""
+        """Release resources."""
         ...

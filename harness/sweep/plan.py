@@ -1,4 +1,4 @@
-"""A sweep's YAML file: options that all its points have, and lists of values whose product is run."""
+"""A sweep's YAML file: options common to all points, and lists of values whose product is run."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.config import ConfigError
+from harness.config import ConfigError, former_options
 from harness.config.loading import read_mapping
 from harness.experiments.prefill.options import RunConfig
-from harness.units import counted
+from harness.units import pluralise
 
 Options = dict[str, Any]
 
 KEYS = ("base", "grid")
-OWN = ("output_dir", "overwrite", "resume", "quiet")  # the sweep itself decides on these
+OWN = ("output_dir", "overwrite", "resume", "quiet")  # the sweep sets these itself
 LONGEST_NAME = 120
 
 
@@ -39,12 +39,12 @@ class Plan:
     varies: tuple[str, ...]  # the options that differ between points
 
     def values(self, point: Point) -> Options:
-        """The point's values of what varies; None where it leaves one to the main job."""
+        """The point's values of the varying options; None where it leaves one to the main job."""
         return {name: point.options.get(name) for name in self.varies}
 
 
 def read(path: Path) -> Plan:
-    """The sweep of a YAML file; raises ConfigError, which does not look at the options' values yet.
+    """Read a sweep's YAML file, without checking the options' values; raises ConfigError.
 
     `base` maps options of the main job to values. `grid` maps options to lists of values, every combination
     of which is a point, the last option varying fastest; it may also be a list of such grids, run one
@@ -71,15 +71,17 @@ def read(path: Path) -> Plan:
 
 
 def check(plan: Plan, problem_of: Callable[[Options], str | None]) -> None:
-    """Raise ConfigError, in one line, with what is wrong with any of the points, each problem once."""
-    found: dict[str, int] = {}
+    """Raise ConfigError, in one line, with the problems of all points, each once."""
+    problems: dict[str, int] = {}
     for point in plan.points:
         if problem := problem_of(point.options):
-            found[problem] = found.get(problem, 0) + 1
-    if found:
+            problems[problem] = problems.get(problem, 0) + 1
+    if problems:
         count = len(plan.points)
-        told = [f"{problem} ({points} of {counted(count, 'point')})" for problem, points in found.items()]
-        raise ConfigError(f"{plan.path}: {'; '.join(told)}")
+        texts = [
+            f"{problem} ({points} of {pluralise(count, 'point')})" for problem, points in problems.items()
+        ]
+        raise ConfigError(f"{plan.path}: {'; '.join(texts)}")
 
 
 def _product(path: Path, grid: Any) -> Iterable[Options]:
@@ -88,22 +90,22 @@ def _product(path: Path, grid: Any) -> Iterable[Options]:
         if not isinstance(listed, list) or not listed:
             raise ConfigError(
                 f"{path}: grid: {name}: {listed}: must be a list of values, e.g. length: [1024, 4096]; "
-                "what all points have in common stands in base"
+                "options common to all points belong in base"
             )
     for combination in itertools.product(*values.values()):
         yield dict(zip(values, combination, strict=True))
 
 
 def _options(path: Path, where: str, values: Any) -> Options:
-    """A mapping of options that a point may have."""
+    """Check that a mapping holds only options that a point may have."""
     if not isinstance(values, dict) or (where == "grid" and not values):
         raise ConfigError(
             f"{path}: {where}: must hold options, e.g. length; configs/sweep.yaml is an example"
         )
     for name in values:
         if name in OWN:
-            raise ConfigError(f"{path}: {where}: {name}: the sweep decides on this itself; leave it out")
-        if name not in RunConfig.model_fields:
+            raise ConfigError(f"{path}: {where}: {name}: the sweep sets this itself; leave it out")
+        if former_options.NAMES.get(name, name) not in RunConfig.model_fields:
             near = difflib.get_close_matches(str(name), RunConfig.model_fields, 1, cutoff=0)
             raise ConfigError(f"{path}: {where}: {name}: unknown option; the nearest is {near[0]}")
     return dict(values)
@@ -115,7 +117,7 @@ def _varying(points: Sequence[Options]) -> tuple[str, ...]:
 
 
 def _name(number: int, count: int, options: Mapping[str, Any], varies: Iterable[str]) -> str:
-    """A directory's name; the number makes it unique and sorts it."""
+    """A directory name; the number makes it unique and sortable."""
     parts = [
         ("" if name == "model" else name.replace("_", "-") + "-") + _in_name(options[name])
         for name in varies

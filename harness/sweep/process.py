@@ -1,4 +1,4 @@
-"""One point: the main job in a process of its own, and what became of it."""
+"""One point: the main job in its own process, and the outcome."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from harness.shipped import python_path
 from harness.sweep.record import PointStatus
 
 COMMAND = [sys.executable, "-m", "harness", "prefill"]
-OPTIONS, LOG = "options.yaml", "log.txt"  # files in a point's directory, beside the run's own
-TIME_TO_STOP_S = 60.0  # for what is measured to be kept; then the process is killed
+OPTIONS, LOG = "options.yaml", "log.txt"  # files in a point's directory besides the run's own
+TIME_TO_STOP_S = 60.0  # to save what is measured; then the process is killed
 
 
 @dataclass(frozen=True)
@@ -29,26 +29,26 @@ class Ended:
     """How a point's process ended."""
 
     status: PointStatus
-    reason: str | None = None  # why it is not finished
-    seconds: float | None = None  # that its process lived
+    reason: str | None = None  # why it did not finish
+    seconds: float | None = None  # lifetime of its process
     host: str | None = None  # the machine's name
 
 
 def run(directory: Path, environment: Mapping[str, str], stopped: Callable[[], bool]) -> Ended:
-    """Run a point whose options file lies in its directory, or go on with its run; returns when it ended.
+    """Run or resume a point whose options file is in its directory; returns when it has ended.
 
     Args:
-        directory: the point's; the process writes its run there, and all it prints to log.txt.
+        directory: the point's; the process writes its run there and its output to log.txt.
         environment: of the process.
-        stopped: asked several times a second; once true, or at a KeyboardInterrupt, the process is asked to
-            end as Ctrl-C would have it, and the point ends as interrupted.
+        stopped: polled several times a second; once true, or on KeyboardInterrupt, the process is interrupted
+            as by Ctrl-C, and the point ends as interrupted.
     """
     command = [*COMMAND, "--config", str(directory / OPTIONS), "--output-dir", str(directory), "--quiet"]
     if (directory / "run.json").exists():
         command.append("--resume")
     before, start, memory = _record(directory), time.monotonic(), MemoryWatch()
     with open_to_append(directory / LOG) as log:
-        # In a session of its own, so that a Ctrl-C in a terminal reaches it once: from here.
+        # In its own session, so that Ctrl-C in a terminal reaches it once, from here.
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -63,7 +63,7 @@ def run(directory: Path, environment: Mapping[str, str], stopped: Callable[[], b
             was_stopped = True
         _stop(process)
     seconds, host = round(time.monotonic() - start, 1), socket.gethostname()
-    if is_finished(directory):  # however the process ended after that
+    if is_finished(directory):  # no matter how the process ended after that
         return Ended("finished", None, seconds, host)
     if was_stopped:
         return Ended("interrupted", "ended by Ctrl-C", seconds, host)
@@ -71,14 +71,14 @@ def run(directory: Path, environment: Mapping[str, str], stopped: Callable[[], b
 
 
 def is_finished(directory: Path) -> bool:
-    """Whether the directory holds a run that is finished, with its summary."""
+    """Whether the directory holds a finished run with its summary."""
     record = _record(directory)
     finished = record is not None and record.status == "finished"
     return finished and RunDirectory(directory).summary_path.is_file()
 
 
 def _watch(process: subprocess.Popen[bytes], stopped: Callable[[], bool]) -> bool:
-    """Wait for the process; True if it was to be stopped before it ended."""
+    """Wait for the process; returns whether it was stopped before it ended."""
     while process.poll() is None:
         if stopped():
             return True
@@ -88,9 +88,9 @@ def _watch(process: subprocess.Popen[bytes], stopped: Callable[[], bool]) -> boo
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the process if it still runs, and whatever it has left behind."""
+    """End the process if it is still running, and any processes it left behind."""
     if process.poll() is None:
-        process.terminate()  # what a shell starts in the background ignores Ctrl-C's SIGINT
+        process.terminate()  # background processes of a shell ignore Ctrl-C's SIGINT
         with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
             process.wait(timeout=TIME_TO_STOP_S)
     with suppress(ProcessLookupError):
@@ -99,9 +99,9 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _reason(directory: Path, before: RunRecord | None, returncode: int, memory: MemoryWatch) -> str:
-    """Why a process failed, in one line: the error that its run recorded, or the log's last line.
+    """Why a process failed, in one line: the error recorded by its run, or the log's last line.
 
-    `before` is the run's record when the process started, `memory` was made then.
+    `before` is the run's record at the start of the process, when `memory` was also created.
     """
     record = _record(directory)
     if record and record != before and record.status == "failed" and record.error:
@@ -111,7 +111,7 @@ def _reason(directory: Path, before: RunRecord | None, returncode: int, memory: 
     last = last.removeprefix("python -m harness: error: ")
     if returncode < 0:
         return "; ".join(filter(None, [f"ended with {memory.ended(returncode)[1]}", last]))
-    return last or f"exit status {returncode}, and nothing was printed"
+    return last or f"exit status {returncode}, without any output"
 
 
 def _record(directory: Path) -> RunRecord | None:

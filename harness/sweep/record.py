@@ -40,9 +40,9 @@ class SweepRecord(Stored):
 
 
 def read(directory: Path) -> SweepRecord:
-    """A sweep's record; raises FileNotFoundError if the directory holds none, Damaged if it is no record."""
+    """A sweep's record; raises FileNotFoundError if there is none, Damaged if it is not a record."""
     path = directory / RECORD
     try:
         return SweepRecord.model_validate(read_json(path))
     except ValidationError as error:
-        raise Damaged(f"{path}: damaged ({first_problem(error)}); restore it, or measure again") from None
+        raise Damaged(f"{path}: damaged ({first_problem(error)}); restore it or measure again") from None

@@ -1,4 +1,4 @@
-"""A sweep's summary.json: its points, and what each one's run has of the figures that the tables show."""
+"""A sweep's summary.json: its points, with the figures of each run that the tables show."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from harness.analysis.breakdown.rows import Account
+from harness.analysis.breakdown.rows import Breakdown
 from harness.analysis.rows import ContrastRow, find
 from harness.experiments.prefill.mean import Mean
 from harness.experiments.prefill.rows import PrefillSummary
@@ -18,13 +18,13 @@ from harness.sweep.record import Point, SweepRecord
 
 
 class PointPrefill(Stored):
-    """The prefill with all blocks in one run."""
+    """The prefill with all blocks in one segment."""
 
     median_ms: Amount
     ci95_ms: Interval | None
     n: Count = Field(description="samples")
     noise_floor_pct: Amount | None = Field(description="by its A/A contrast")
-    fragmentation: ContrastRow | None = Field(description="the largest spread_k against one run")
+    fragmentation: ContrastRow | None = Field(description="the largest spread_k against one segment")
 
 
 class PointKernel(Stored):
@@ -48,7 +48,7 @@ class PointSummary(Point):
     device: str | None = None
     versions: dict[str, str | None] | None = None
     notices: list[str] = Field(default=[])
-    attribution: Account | None = None
+    attribution: Breakdown | None = None
     prefill: PointPrefill | None = None
     kernel: PointKernel | None = None
 
@@ -94,15 +94,15 @@ def _summarise_point(point: Point, run: RunDirectory) -> PointSummary:
 
 def _prefill(mean: Mean) -> PointPrefill | None:
     """None: not measured."""
-    one_run = find(mean.sweep(), spread_k=1)
-    if one_run is None or one_run.median_ms is None:
+    one_segment = find(mean.sweep(), spread_k=1)
+    if one_segment is None or one_segment.median_ms is None:
         return None
     most = max(row.spread_k for row in mean.sweep())
     again = mean.contrast("prefill", "paged@1", "paged@1 again", 1)
     return PointPrefill(
-        median_ms=one_run.median_ms,
-        ci95_ms=one_run.ci95_ms,
-        n=one_run.n,
+        median_ms=one_segment.median_ms,
+        ci95_ms=one_segment.ci95_ms,
+        n=one_segment.n,
         noise_floor_pct=again.noise_floor_pct if again else None,
         fragmentation=mean.contrast("prefill", "paged@1", "paged", most),
     )
@@ -129,7 +129,7 @@ def _kernel(mean: Mean) -> PointKernel | None:
 
 
 def _why_not(mean: Mean, kernel: str, spread_k: int) -> str:
-    """What is said of the arms that there is no contrast of."""
+    """The reason why there is no contrast, from its arms."""
     arms = (mean.kernel(kernel, arm, spread_k) for arm in ("dense", "paged"))
-    said = [remark(row) for row in arms if row and row.median_us is None]
-    return next(filter(None, said), "not measured")
+    remarks = [remark(row) for row in arms if row and row.median_us is None]
+    return next(filter(None, remarks), "not measured")

@@ -1,4 +1,4 @@
-"""A sweep's tables: a line a point under its model, with its figures or the reason why there are none."""
+"""A sweep's tables: a line for each point under its model, with figures or the reason why there are none."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from harness.analysis import stats
-from harness.analysis.breakdown.rows import Account, MeasuredRow
+from harness.analysis.breakdown.rows import Breakdown, MeasuredRow
 from harness.analysis.rows import ContrastRow, find
 from harness.report.rows import change
 from harness.report.tables import NONE, Line, Notes, Section, Table, interval_of, ms, percent
 from harness.sweep.summary import PointKernel, PointPrefill, PointSummary, SweepSummary
 from harness.units import in_ms
 
-# The cells of a point whose run has figures for them, else None; Notes for the marks in them.
+# The cells of a point, None if its run lacks the figures; Notes for their marks.
 Cells = Callable[[PointSummary, Notes], tuple[str, ...] | None]
 
 PARTS = ("fragmentation", "paging", "cache_write")
@@ -27,11 +27,11 @@ SHORT = {
     "attention_backend": "backend",
 }
 NO_PREFILL = "no prefill in its summary: see its own tables"
-NO_ARMS = "the prefill with its blocks in one run: no other arm ran in the engine (attribution: false)"
+NO_ARMS = "the prefill in one segment: no other arm ran in the engine (attribution: false)"
 
 
 def tables(summary: SweepSummary, title: str, above: Sequence[str], full: bool = False) -> list[Table]:
-    """All of them, of a sweep's summary; `full` ones have every interval, the others fit a screen.
+    """All tables of a sweep's summary; `full` ones have every interval, the others fit a screen.
 
     Args:
         title: the first one's.
@@ -43,70 +43,72 @@ def tables(summary: SweepSummary, title: str, above: Sequence[str], full: bool =
     return found
 
 
-def component(account: Account | None, name: str) -> MeasuredRow | None:
-    """A component's row among those that an account has measured."""
-    return find(account.measured, component=name) if account else None
+def component(breakdown: Breakdown | None, name: str) -> MeasuredRow | None:
+    """A component's row among a breakdown's measured ones."""
+    return find(breakdown.measured, component=name) if breakdown else None
 
 
 def _whole(summary: SweepSummary, title: str, above: Sequence[str], full: bool) -> Table:
-    """What the paged KV cache costs at each point, and how fine a difference could be seen there."""
+    """What the paged KV cache costs at each point, with the noise floor."""
     columns = ("engine ms" + (" [95%]" if full else ""), "cost [95%]", "verdict", "noise")
 
     def cells(point: PointSummary, notes: Notes) -> tuple[str, ...] | None:
-        account, prefill = point.attribution, point.prefill
-        if account:
-            total = component(account, "total")
+        breakdown, prefill = point.attribution, point.prefill
+        if breakdown:
+            total = component(breakdown, "total")
             verdict = (total and total.verdict) or NONE
-            engine = _prefill_ms(account.engine_ms, account.engine_ci95_ms, full)
-            return (engine, _share(total), verdict, _noise(account))
+            engine = _prefill_ms(breakdown.engine_ms, breakdown.engine_ci95_ms, full)
+            return (engine, _share(total), verdict, _noise(breakdown))
         if prefill:
             median = _prefill_ms(prefill.median_ms, prefill.ci95_ms, full)
             return (f"{median} {notes.mark(NO_ARMS)}", NONE, NONE, _noise(prefill))
         return None
 
     below = (
-        "engine: the prefill as vLLM runs it; cost: of the paged KV cache, which is fragmentation, paging "
-        "and cache write together, in percent of it; noise: the noise floor (A/A)."
+        "engine: the prefill as vLLM runs it; cost: of the paged KV cache (fragmentation, paging and cache "
+        "write together), in percent of engine; noise: the noise floor (A/A)."
     )
     return _table(summary, title, columns, cells, below, above, reasons=True)
 
 
 def _parts(summary: SweepSummary, full: bool) -> Table:
-    """What it is made of."""
+    """The cost's components."""
     columns = tuple(part.replace("_", " ") + (" [95%]" if full else "") for part in PARTS)
 
     def cells(point: PointSummary, notes: Notes) -> tuple[str, ...] | None:
-        account, prefill = point.attribution, point.prefill
-        if account:
-            return tuple(_part(component(account, part), full) for part in PARTS)
+        breakdown, prefill = point.attribution, point.prefill
+        if breakdown:
+            return tuple(_part(component(breakdown, part), full) for part in PARTS)
         if prefill and prefill.fragmentation:
             row = prefill.fragmentation
-            mark = notes.mark("of the prefill in one run: the engine's own was not measured")
+            mark = notes.mark("of the prefill in one segment: the engine's own was not measured")
             share = percent(row.delta_pct, row.ci95_pct if full else None)
             return (f"{share} {row.verdict} {mark}", NONE, NONE)
         return None
 
     below = (
-        "percent of the engine's prefill. fragmentation: the largest spread_k against one run; paging: "
-        "one run against dense; cache write: dense against no write."
+        "percent of the engine's prefill. fragmentation: the largest spread_k against one segment; paging: "
+        "one segment against dense; cache write: dense against no write."
     )
-    return _table(summary, "What the cost is made of", columns, cells, below)
+    return _table(summary, "Components of the cost", columns, cells, below)
 
 
 def _paging(summary: SweepSummary, full: bool) -> Table:
-    """What the engine's kernel pays for the block table."""
+    """The cost of the block table for the engine's kernel."""
 
     def cells(point: PointSummary, notes: Notes) -> tuple[str, ...] | None:
         kernel = point.kernel
         return None if kernel is None else _contrast(kernel, "paging", full, notes)
 
     columns = ("dense ms", *_difference("paging tax", full), "verdict", "noise")
-    below = f"{_kernels(summary)}, replayed: ms per attention call, dense; paging tax: one run against dense."
+    below = (
+        f"{_kernels(summary)}, replayed: ms per attention call, dense; paging tax: one segment against dense."
+    )
     return _table(summary, "The engine's kernel: paging tax", columns, cells, below)
 
 
 def _fragmentation(summary: SweepSummary, full: bool) -> Table:
-    """What it pays for blocks in many runs."""
+    """The cost of many segments for the engine's kernel."""
 
     def cells(point: PointSummary, notes: Notes) -> tuple[str, ...] | None:
         kernel = point.kernel
@@ -115,10 +117,10 @@ def _fragmentation(summary: SweepSummary, full: bool) -> Table:
         row = kernel.fragmentation
         return (str(row.spread_k) if row else NONE, *_contrast(kernel, "fragmentation", full, notes))
 
-    columns = ("spread_k", "1 run ms", *_difference("fragmentation", full), "verdict", "noise")
+    columns = ("spread_k", "1 segment ms", *_difference("fragmentation", full), "verdict", "noise")
     below = (
-        f"{_kernels(summary)}, replayed: ms per attention call in one run; fragmentation: the largest "
-        "spread_k against one run."
+        f"{_kernels(summary)}, replayed: ms per attention call in one segment; fragmentation: the largest "
+        "spread_k against one segment."
     )
     return _table(summary, "The engine's kernel: fragmentation", columns, cells, below)
 
@@ -139,7 +141,7 @@ def _contrast(kernel: PointKernel, name: str, full: bool, notes: Notes) -> tuple
 
 
 def _kernels(summary: SweepSummary) -> str:
-    """Which kernels the points' engines have."""
+    """The kernels of the points' engines."""
     return ", ".join(dict.fromkeys(point.kernel.kernel for point in summary.points if point.kernel))
 
 
@@ -152,12 +154,12 @@ def _table(
     above: Sequence[str] = (),
     reasons: bool = False,
 ) -> Table:
-    """A line a point, with its cells after the values of what else than the model varies.
+    """A line for each point: the values of the varying options other than the model, then its cells.
 
-    With `reasons` it is told below why points have no figures.
+    With `reasons`, notes below say why points have no figures.
     """
     notes = Notes()
-    groups, shared, names = _grouped(summary)
+    groups, shared, names = _group(summary)
     sections = []
     for group in groups:
         lines = [_line(point, names, len(columns), cells, notes, reasons) for point in group]
@@ -169,7 +171,7 @@ def _table(
 def _line(
     point: PointSummary, names: Sequence[str], width: int, cells: Cells, notes: Notes, reasons: bool
 ) -> Line:
-    first, *others = (_shown(point, name) for name in names)
+    first, *others = (_format_value(point, name) for name in names)
     if found := cells(point, notes):
         return Line(first, (*others, *found))
     finished = point.status == "finished"
@@ -179,11 +181,11 @@ def _line(
     return Line(first, (*others, told, *[NONE] * (width - 1)))
 
 
-def _grouped(summary: SweepSummary) -> tuple[list[list[PointSummary]], list[str], list[str]]:
-    """The points by model, what of that which varies is the same in each group, and what is not.
+def _group(summary: SweepSummary) -> tuple[list[list[PointSummary]], list[str], list[str]]:
+    """The points by model, the varying options that are constant within every group, and the others.
 
-    There is but one group if nothing varies inside of several. Of a length and a batch every point has one:
-    that is one thing which varies, "batch".
+    There is only one group if nothing varies within several. Every point has either a length or a batch: both
+    vary as "batch".
     """
     points, varies = summary.points, summary.varies
     if "batch" in varies:
@@ -200,8 +202,8 @@ def _grouped(summary: SweepSummary) -> tuple[list[list[PointSummary]], list[str]
 
 
 def _heading(point: PointSummary, shared: Sequence[str]) -> str:
-    """What the points of a group have in common, e.g. "gpt2, max seconds 30"."""
-    values = [(name, _shown(point, name)) for name in shared]
+    """A group's constant options, e.g. "gpt2, max seconds 30"."""
+    values = [(name, _format_value(point, name)) for name in shared]
     return ", ".join(value if name == "model" else f"{_short(name)} {value}" for name, value in values)
 
 
@@ -209,8 +211,8 @@ def _short(name: str) -> str:
     return SHORT.get(name, name.replace("_", " "))
 
 
-def _shown(point: PointSummary, name: str) -> str:
-    """A point's value of an option; a directory by its name."""
+def _format_value(point: PointSummary, name: str) -> str:
+    """A point's value of an option; for a directory its name."""
     value = _value(point, name)
     if value is None:
         return "default"
@@ -230,7 +232,7 @@ def _prefill_ms(value: float | None, bounds: Sequence[float] | None, full: bool)
     return interval_of(value, bounds if full else None, 3 if value < 100 else 2, sign=False)
 
 
-def _noise(row: Account | PointPrefill | ContrastRow) -> str:
+def _noise(row: Breakdown | PointPrefill | ContrastRow) -> str:
     floor = row.noise_floor_pct
     return NONE if floor is None else f"{floor:.2f}%"
 

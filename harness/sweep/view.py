@@ -9,27 +9,27 @@ from pathlib import Path
 from typing import Any
 
 from harness.analysis import stats
-from harness.analysis.breakdown.rows import Account
+from harness.analysis.breakdown.rows import Breakdown
 from harness.analysis.rows import ContrastRow
 from harness.report.charts.spec import Sheet
 from harness.report.document import csv_of, figures_and_tables
 from harness.report.page import draw
 from harness.report.page.facts import Facts
-from harness.report.tables import Table, command, listed, wrapped
+from harness.report.tables import Table, command, list_lines, wrap
 from harness.runs.store import RunDirectory, write_atomic, write_json
 from harness.sweep import charts as points
 from harness.sweep import tables as sweep_tables
 from harness.sweep.record import SweepRecord, read
 from harness.sweep.summary import PointSummary, SweepSummary, summarise
 from harness.sweep.tables import component
-from harness.units import counted, in_ms
+from harness.units import in_ms, pluralise
 
 COMPONENTS = ("total", "fragmentation", "paging", "cache_write")
 CSV = ("noise_floor_pct", "component", "spread_k", "ms", "ci95_ms", "pct", "ci95_pct", "verdict")
 
 
 def write(directory: Path) -> SweepTables:
-    """Write summary.json, tables.md, tables.csv and report.html of a sweep from what its points left so far.
+    """Write a sweep's summary.json, tables.md, tables.csv and report.html from its points' results so far.
 
     Raises FileNotFoundError if the directory holds no sweep.
     """
@@ -52,26 +52,28 @@ class SweepTables:
     summary: SweepSummary
 
     def screen_summary(self) -> str:
-        """What a sweep prints at its end; 80 columns if up to three options vary beside the model."""
+        """The text printed at the end of a sweep; 80 columns if at most three options vary besides the
+        model.
+        """
         shared, others = self._notices()
         notices = [f"Note: {notice}" for notice in shared]
         notices += [f"Notes on single points ({len(others)}): see tables.md"] if others else []
         tables = [table.screen() for table in self._tables()]
-        return "\n\n".join([*([wrapped(notices)] if notices else []), *tables])
+        return "\n\n".join([*([wrap(notices)] if notices else []), *tables])
 
     def markdown(self) -> str:
         """The whole of tables.md."""
         facts = [self._counts(), *self._facts("device"), *self._versions()]
         facts.append(command(self.record.command))
-        parts = [f"# Sweep of {Path(self.record.file).name}", listed(facts)]
+        parts = [f"# Sweep of {Path(self.record.file).name}", list_lines(facts)]
         shared, others = self._notices()
         parts += [f"> {notice}" for notice in shared]
         parts += [table.markdown() for table in self._tables(full=True)]
-        parts += ["## Notes on single points", listed(others)] if others else []
+        parts += ["## Notes on single points", list_lines(others)] if others else []
         return "\n\n".join(parts) + "\n"
 
     def page(self) -> str:
-        """The whole of report.html: a page of its own, beside those of its points' runs."""
+        """report.html of the sweep, in addition to those of its points."""
         shared, others = self._notices()
         measured = [point for point in self.summary.points if point.versions]
         device = "; ".join(dict.fromkeys(point.device for point in measured if point.device))
@@ -86,7 +88,7 @@ class SweepTables:
             figures_and_tables(self._tables(full=True)),
             [Sheet("sweep", title, points.charts(self.summary.points))],
             title=f"{title}, on {device or 'no device yet'}",
-            question="What does the paged KV cache cost a prefill, point by point?",
+            question="How much does the paged KV cache cost a prefill, point by point?",
             answer=f"{self._counts()}.",
             status=self.record.status,
             notices=[*shared, *others],
@@ -100,31 +102,33 @@ class SweepTables:
         return [("status", record.status), ("started", record.started), ("finished", record.finished)]
 
     def csv(self) -> str:
-        """tables.csv: a line a point and figure; of a point without any a line that says why."""
+        """tables.csv: a line for each point and figure; for a point without any, one that says why."""
         return csv_of([line for point in self.summary.points for line in self._csv_rows(point)])
 
     def _csv_rows(self, point: PointSummary) -> Iterable[dict[str, Any]]:
         about: dict[str, Any] = {"point": point.name}
         about |= {name: point.options.get(name) for name in self.summary.varies}
         about |= {"status": point.status, "reason": point.reason}
-        account = point.attribution
-        rows = [*(_of_account(account) if account else _of_prefill(point)), *_of_kernel(point)]
+        breakdown = point.attribution
+        rows = [*(_of_breakdown(breakdown) if breakdown else _of_prefill(point)), *_of_kernel(point)]
         for row in rows or [{}]:
-            yield about | {"engine_ms": account and account.engine_ms} | {key: row.get(key) for key in CSV}
+            yield (
+                about | {"engine_ms": breakdown and breakdown.engine_ms} | {key: row.get(key) for key in CSV}
+            )
 
     def _tables(self, full: bool = False) -> list[Table]:
         title = f"Sweep of {Path(self.record.file).name}: {self._counts()}"
         return sweep_tables.tables(self.summary, title, self._facts("device"), full)
 
     def _counts(self) -> str:
-        """How many points there are, by status."""
+        """The number of points by status."""
         counts = Counter(point.status for point in self.summary.points)
         count = counts.total()
         told = ", ".join(f"{number} {status}" for status, number in counts.items())
-        return f"{counted(count, 'point')}, {told}"
+        return f"{pluralise(count, 'point')}, {told}"
 
     def _notices(self) -> tuple[list[str], list[str]]:
-        """The runs' notices, each once: those that all runs have, and the others with their points."""
+        """The runs' notices, each once: those common to all runs, and the others with their points."""
         runs = [point for point in self.summary.points if point.versions]
         about: dict[str, list[str]] = {}
         for point in runs:
@@ -147,16 +151,16 @@ class SweepTables:
         return [f"versions: {versions}" for versions in dict.fromkeys(told)]
 
 
-def _of_account(account: Account) -> Iterable[dict[str, Any]]:
+def _of_breakdown(breakdown: Breakdown) -> Iterable[dict[str, Any]]:
     for name in COMPONENTS:
-        row = component(account, name)
-        k = {"total": account.spread_k, "fragmentation": account.spread_k, "paging": 1}.get(name)
-        about = {"component": name, "spread_k": k, "noise_floor_pct": account.noise_floor_pct}
+        row = component(breakdown, name)
+        k = {"total": breakdown.spread_k, "fragmentation": breakdown.spread_k, "paging": 1}.get(name)
+        about = {"component": name, "spread_k": k, "noise_floor_pct": breakdown.noise_floor_pct}
         yield (row.to_json() if row else {}) | about
 
 
 def _of_prefill(point: PointSummary) -> Iterable[dict[str, Any]]:
-    """What there is without an account: the prefill in one run, and its fragmentation."""
+    """Rows for a point without a breakdown: the prefill in one segment, and its fragmentation."""
     if not (prefill := point.prefill):
         return
     yield {"component": "prefill", "spread_k": 1, "ms": prefill.median_ms, **prefill.to_json()}
@@ -170,6 +174,6 @@ def _of_kernel(point: PointSummary) -> Iterable[dict[str, Any]]:
 
 
 def _in_ms(row: ContrastRow) -> dict[str, Any]:
-    """A contrast's row of a run's summary under an account's names."""
+    """A contrast's row from a run's summary, with a breakdown's keys."""
     bounds = stats.map_interval(row.ci95_us, in_ms)
     return row.to_json() | {"ms": row.delta_us / 1000, "ci95_ms": bounds, "pct": row.delta_pct}

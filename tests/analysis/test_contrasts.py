@@ -6,7 +6,7 @@ import numpy as np
 
 from harness.analysis.contrasts import (
     _pairs,
-    _with_one_run,
+    _with_one_segment,
     arms_of,
     end_to_end_contrasts,
     kernel_contrasts,
@@ -43,7 +43,7 @@ def test_every_contrast_of_the_summary_is_a_pair_of_its_series_and_no_other_is()
 def test_asking_for_pairs_changes_nothing_and_names_none_twice() -> None:
     named = dict.fromkeys(("dense", "paged", "paged@1 again"), 0)
     assert _pairs(1, named) == []
-    complete = _with_one_run(1, named)
+    complete = _with_one_segment(1, named)
     assert sorted(named) == ["dense", "paged", "paged@1 again"]
     assert _pairs(1, complete) == [("paged@1", "paged@1 again"), ("dense", "paged@1")]
 
@@ -99,12 +99,12 @@ def test_an_arm_s_contrasts_are_missing_with_it() -> None:
         ("engine", "wrapped"),
     }
     assert found == pairs
-    without_one_run = [r for r in PREFILLS if r.cell.arm in ("dense", "no_write")]
-    (row,) = end_to_end_contrasts(without_one_run)
+    without_one_segment = [r for r in PREFILLS if r.cell.arm in ("dense", "no_write")]
+    (row,) = end_to_end_contrasts(without_one_segment)
     assert (row.baseline, row.treatment, row.noise_floor_pct) == ("no_write", "dense", None)
 
 
-def test_compacting_one_run_is_set_against_it() -> None:
+def test_compacting_one_segment_is_set_against_it() -> None:
     found = end_to_end_contrasts([prefill("paged", 1, 1000), prefill("compact", 1, 990)])
     assert [(row.baseline, row.treatment) for row in found] == [("paged@1", "compact")]
 

@@ -19,17 +19,19 @@ RECORD = prefill.record() | {
     "config": {"batch": "1x300,2x20,1x97@2", "length": 300},
     "layers": [0],
     "requests": [
-        {"length": length, "blocks": n, "runs": {"1": 1, "8": min(2 if length == 97 else 8, n)}}
+        {"length": length, "blocks": n, "segments": {"1": 1, "8": min(2 if length == 97 else 8, n)}}
         for length, n in REQUESTS
     ],
 }
 
 
-def series(level: float, spread_k: int, request: int | None = None, runs: int | None = None) -> list[Result]:
-    """Dense at 90% of the level, one run at it, more at 101%; 8 rounds that all drift alike."""
-    runs = runs or spread_k
+def series(
+    level: float, spread_k: int, request: int | None = None, segments: int | None = None
+) -> list[Result]:
+    """Dense at 90% of the level, one segment at it, more at 101%; 8 rounds that all drift alike."""
+    segments = segments or spread_k
     name = series_name(spread_k, 0) if request is None else request_series_name(spread_k, 0, request)
-    cell = Cell("kernel", "some_kernel", "vLLM", "paged", runs, 32, 0, "captured", request=request)
+    cell = Cell("kernel", "some_kernel", "vLLM", "paged", segments, 32, 0, "captured", request=request)
 
     def result(cell: Cell, factor: float, **more) -> Result:
         samples = [level * factor * (1 + n / 1000) for n in range(8)]
@@ -37,12 +39,12 @@ def series(level: float, spread_k: int, request: int | None = None, runs: int | 
 
     found = [
         result(replace(cell, arm="dense"), 0.9),
-        result(replace(cell, spread_k=1), 1.0, one_run_for=runs, control=True),
+        result(replace(cell, spread_k=1), 1.0, one_segment_for=segments, control=True),
     ]
-    if runs == 1:
+    if segments == 1:
         return [*found, result(cell, 1.0)]
-    one_run = result(replace(cell, spread_k=1), 1.0, one_run_for=runs)
-    return [*found, one_run, result(cell, 1.01)]
+    one_segment = result(replace(cell, spread_k=1), 1.0, one_segment_for=segments)
+    return [*found, one_segment, result(cell, 1.01)]
 
 
 def results() -> list[Result]:
@@ -70,7 +72,7 @@ def test_rows_of_requests_their_sum_and_the_step():
     assert found[1]["delta_pct"] is None
     assert found["sum"]["dense_us"] == pytest.approx(0.9 * 1600 * drift)
     assert found["sum"]["paged_us"] == pytest.approx((2 * 100 + 404 + 1010) * drift)
-    assert found["step"]["one_run_us"] == pytest.approx(1400 * drift)
+    assert found["step"]["one_segment_us"] == pytest.approx(1400 * drift)
 
 
 def test_without_one_request_there_is_no_sum():
@@ -106,16 +108,16 @@ def test_a_series_of_a_request_is_finished_for_itself():
 TABLE = """\
 Per request
 ms of some_kernel (vLLM), the engine's kernel, on one request of the step
-    alone; NxLENGTH: there are N of these.
+    alone; NxLENGTH: N such requests.
 
-       blocks  spread_k   dense   1 run   split          fragmentation
------  ------  --------  ------  ------  ------  ---------------------
+       blocks  spread_k   dense  1 segment   split          fragmentation
+-----  ------  --------  ------  ---------  ------  ---------------------
 layer 0
-2x20        1         1  0.0903  0.1003  0.1003                      -
-1x97        4         2  0.3613  0.4014  0.4054  +1.00% [+1.00, +1.00]
-1x300      10         8  0.9032  1.0035  1.0135  +1.00% [+1.00, +1.00]
-sum        16         -  1.4450  1.6056  1.6196                 +0.87%
-step        -         8  1.2644  1.4049  1.4189  +1.00% [+1.00, +1.00]
+2x20        1         1  0.0903     0.1003  0.1003                      -
+1x97        4         2  0.3613     0.4014  0.4054  +1.00% [+1.00, +1.00]
+1x300      10         8  0.9032     1.0035  1.0135  +1.00% [+1.00, +1.00]
+sum        16         -  1.4450     1.6056  1.6196                 +0.87%
+step        -         8  1.2644     1.4049  1.4189  +1.00% [+1.00, +1.00]
 
 sum: of all requests, one after the other; step: all of them in one call, as
     the engine does."""

@@ -126,7 +126,7 @@ def test_few_samples_have_a_ratio_but_no_interval() -> None:
     few = [cell(samples_us=[100.0, 101.0, 102.0])]
     (row,) = compare([run("A", few), run("B", few)]).ratios
     assert (row.ratio, row.ci95, row.verdict) == (1.0, None, "unclear")
-    assert Limit("slower", 0).broken_by(compare([run("A", few), run("B", few)])) == []
+    assert Limit("slower", 0).violations(compare([run("A", few), run("B", few)])) == []
 
 
 def test_only_layers_that_both_have_are_averaged() -> None:
@@ -152,7 +152,7 @@ def test_vllm_s_own_blocks_match_whatever_their_spread_k() -> None:
 
 
 def test_baselines_inside_a_series_and_probes_are_no_cells() -> None:
-    extra = [cell(k=1, control=True), cell(k=1, one_run_for=4), cell("spin", 1, None)]
+    extra = [cell(k=1, control=True), cell(k=1, one_segment_for=4), cell("spin", 1, None)]
     found = compare([run("A", [cell(), *extra]), run("B", [cell(), *extra])])
     assert [row.cell["spread_k"] for row in found.ratios] == [4]
 
@@ -196,7 +196,7 @@ def of_experiment(name: str, factor: float = 1.0) -> Run:
 @pytest.mark.parametrize(
     ("name", "cells"), [("kernels", 22), ("cache", 11), ("backends", 39), ("kvcache", 3)]
 )
-def test_runs_of_a_companion_experiment_are_matched_on_their_axes(name: str, cells: int) -> None:
+def test_runs_of_another_experiment_are_matched_on_their_axes(name: str, cells: int) -> None:
     found = compare([of_experiment(name), of_experiment(name, 1.25)])
     assert [row.ratio for row in found.ratios] == pytest.approx([1.25] * cells)
     assert {row.verdict for row in found.ratios} == {"slower"}

@@ -1,4 +1,6 @@
-"""What the companions refuse: in one line, with status 2, before anything heavy is imported."""
+"""What experiments other than prefill refuse: in one line, with status 2, before anything heavy is
+imported.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +33,14 @@ REFUSED = [
         "memory --lengths 7,1023",
         "--lengths 1023: gpt2 has 1024 learned positions, which transformers does not extend; take 1 token ",
     ),
-    ("backends --attention-backends FLASH_ATTN", "--attention-backends FLASH_ATTN: vLLM has CPU_ATTN alone"),
-    ("backends --attention-backends sdpa.flash", "--attention-backends sdpa.flash: PyTorch's attention is"),
+    (
+        "backends --attention-backends FLASH_ATTN",
+        "--attention-backends FLASH_ATTN: on a CPU vLLM has only CPU_ATTN",
+    ),
+    (
+        "backends --attention-backends sdpa.flash",
+        "--attention-backends sdpa.flash: the only attention of PyTorch's",
+    ),
     ("backends --batch-sizes 0", "--batch-sizes 0: must be at least 1"),
     ("backends --batch-sizes 1,2000", "--batch-sizes 2000: must be at most 1024 prompts"),
     ("backends --input-lens 131073", "--input-lens 131073: a prompt must have 1..131072 tokens"),

@@ -185,7 +185,7 @@ def test_spreads_of_eight_blocks(options, spreads):
         ({"timer": "perf_counter"}, "cuda", "--timer perf_counter: not on CUDA; take auto or events"),
         ({"timer": "cupti"}, "cpu", "--timer cupti: not on a CPU; take auto or perf_counter"),
         ({"timer": "events"}, "cpu", "--timer events: not on a CPU; take auto or perf_counter"),
-        ({"l2": "cold"}, "cpu", "--l2 cold: a CPU's caches are left as they are; leave it out"),
+        ({"l2": "cold"}, "cpu", "--l2 cold: a CPU's caches are not controlled; leave it out"),
         ({"prompt_file": Path("no.txt")}, "cpu", r"--prompt-file no\.txt: no such file"),
         ({"resume": True, "overwrite": True}, "cpu", "--resume and --overwrite: exclude each other"),
         (
@@ -206,7 +206,7 @@ def test_spreads_of_eight_blocks(options, spreads):
         (
             {"attention_backend": "FLASH_ATTN"},
             "cpu",
-            "--attention-backend FLASH_ATTN: a CPU has CPU_ATTN alone",
+            "--attention-backend FLASH_ATTN: a CPU has only CPU_ATTN",
         ),
         ({"flash_attn_version": 3}, "cpu", "--flash-attn-version 3: flash attention needs CUDA"),
     ],
@@ -272,8 +272,8 @@ def test_configurations_are_shipped():
     ("options", "message"),
     [
         ({"flash_attn_versions": [2]}, "--flash-attn-versions 2: flash attention needs CUDA; leave it out"),
-        ({"attention_backends": ["X"]}, "--attention-backends X: a CPU has CPU_ATTN alone; leave it out"),
-        ({"block_sizes": [128]}, "--block-sizes 128: is what the main job runs with itself; name another"),
+        ({"attention_backends": ["X"]}, "--attention-backends X: a CPU has only CPU_ATTN; leave it out"),
+        ({"block_sizes": [128]}, "--block-sizes 128: is already the main run's value; choose another"),
     ],
 )
 def test_engines_that_a_cpu_cannot_run_or_that_are_the_main_job_s_own_are_refused(options, message):

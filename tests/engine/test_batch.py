@@ -43,11 +43,11 @@ def plans(engine, asked):
     settings, _ = asked
     blocks = batch.blocks(settings.requests, BLOCK_SIZE)
     free = engine.free_block_ids()
-    one_run = layout.plan_batch(blocks, settings.runs(1), free)
-    taken = {block for ids in one_run for block in ids}
+    one_segment = layout.plan_batch(blocks, settings.segments(1), free)
+    taken = {block for ids in one_segment for block in ids}
     rest = [block for block in free if block not in taken]
-    return {1: one_run} | {
-        k: layout.plan_batch(blocks, settings.runs(k), rest, seed=k, gap=gap)  # type: ignore[arg-type]
+    return {1: one_segment} | {
+        k: layout.plan_batch(blocks, settings.segments(k), rest, seed=k, gap=gap)  # type: ignore[arg-type]
         for k, gap in ((2, "shuffled"), (3, "scattered"), (4, "shuffled"))
     }
 
@@ -71,8 +71,8 @@ def test_each_request_gets_its_blocks_and_computes_the_same(engine, plans, base,
             assert call.block_ids(table) == block_ids
             assert not any(row[len(ids) :].any() for row, ids in zip(table, block_ids, strict=True))
             assert call.lengths == tuple(LENGTHS)
-        runs = [layout.spread_k(ids) for ids in block_ids]
-        assert runs == [1 if k == 1 else min(2 if n == 50 else k, -(-n // BLOCK_SIZE)) for n in LENGTHS]
+        segments = [layout.spread_k(ids) for ids in block_ids]
+        assert segments == [1 if k == 1 else min(2 if n == 50 else k, -(-n // BLOCK_SIZE)) for n in LENGTHS]
 
 
 def test_a_mix_up_of_requests_is_found(engine, plans, base):
@@ -103,8 +103,8 @@ def test_every_request_is_the_reference_s_and_its_own(engine, base, calls):
 def test_every_arm_is_right_or_refused_in_words(engine, plans, base, calls, spread_k):
     assert prefills.check(engine, PROMPTS, plans[spread_k], base) == []
     call, checked = calls[0], engine.ranks.only.checked
-    one_run, split = (kernels.PagedKV(call.kv_cache, t) for t in (call.block_table, checked.tables[0]))
-    place = Placement(call, spread_k, one_run, split, readable(call, split))
+    one_segment, split = (kernels.PagedKV(call.kv_cache, t) for t in (call.block_table, checked.tables[0]))
+    place = Placement(call, spread_k, one_segment, split, readable(call, split))
     functions = kernels.flash_attn_functions(device.kind())
     found = arms.of_series(place, kernels.for_engine(call), functions, "captured", plan)
     for result in prepare(found, Judge(call), "series").results:
@@ -120,7 +120,7 @@ def test_in_engine_arms_come_to_what_vllm_comes_to(engine, plans):
     outcomes = []
     for arm in found:
         with engine.ranks.during("observing_logits") as seen:
-            done = engine.prefill(PROMPTS, arm.block_ids, arm.course)
+            done = engine.prefill(PROMPTS, arm.block_ids, arm.override)
         outcomes.append(Outcome(seen[0][-1], done.first_tokens))
         assert seen[0][-1].shape == (len(PROMPTS), 512)
     twins = {arm.name: outcome for arm, outcome in reversed(list(zip(found, outcomes, strict=True)))}

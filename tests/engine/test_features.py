@@ -30,7 +30,7 @@ def test_the_main_job_of_what_the_functions_cannot_do(name, tmp_path):
         "length": "70", "block_size": "32", "spread_k": "1,3", "layers": "all", "repeats": "6",
         "enforce_eager": True, "output_dir": str(tmp_path / "run"),
     }  # fmt: skip
-    assert __main__.guarded("main", lambda: __main__._start(RunConfig, options)) == cli.OK
+    assert __main__.run_guarded("main", lambda: __main__._start(RunConfig, options)) == cli.OK
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     for row in summary["kernels"]:
         functions = row["kernel"].startswith("flash_attn") or row["kernel"] == "gather_qkv"
@@ -50,7 +50,7 @@ def test_what_vllm_refuses_is_one_line(tmp_path):
 def failing(capfd, model, output) -> str:
     """What the main job says at the end, in one line, of a model that it cannot measure."""
     options = {"model": str(model), "length": "70", "enforce_eager": True, "output_dir": str(output)}
-    assert __main__.guarded("main", lambda: __main__._start(RunConfig, options)) == cli.FAILED
+    assert __main__.run_guarded("main", lambda: __main__._start(RunConfig, options)) == cli.FAILED
     return capfd.readouterr().err.splitlines()[-1]
 
 
@@ -87,7 +87,7 @@ def test_an_encoder_is_refused_before_anything_starts(capfd, tmp_path):
         "load_format": "dummy",
         "output_dir": str(tmp_path / "r"),
     }
-    assert __main__.guarded("main", lambda: __main__._start(RunConfig, options)) == cli.BAD_INPUT
+    assert __main__.run_guarded("main", lambda: __main__._start(RunConfig, options)) == cli.BAD_INPUT
     (line,) = capfd.readouterr().err.splitlines()
     assert "bert is an encoder-only model" in line
     assert not (tmp_path / "r").exists()

@@ -14,7 +14,7 @@ from harness.engine import prefills
 from harness.engine.engine import check_backend
 from harness.engine.options import EngineError
 from harness.replay import arms
-from harness.replay.placement import Placement, placed, readable
+from harness.replay.placement import Placement, make_placement, readable
 from harness.replay.series import Judge, prepare
 from harness.runs.record import Status
 from patches import PatchError, block_pool, positions
@@ -26,14 +26,14 @@ BLOCKS = layout.num_blocks(LENGTH, BLOCK_SIZE)
 
 
 @pytest.fixture(scope="module")
-def one_run(engine):
+def one_segment(engine):
     return [layout.plan(BLOCKS, 1, engine.free_block_ids())]
 
 
 @pytest.fixture(scope="module")
-def base(engine, prompts, one_run):
+def base(engine, prompts, one_segment):
     """The captured prefill; the only rank keeps its calls."""
-    return prefills.capture(engine, prompts, one_run, None)[0]
+    return prefills.capture(engine, prompts, one_segment, None)[0]
 
 
 @pytest.fixture
@@ -41,17 +41,17 @@ def captured(engine, base):
     return engine.ranks.only.captured
 
 
-def split_ids(engine, one_run, spread_k, gap="shuffled"):
-    rest = [block for block in engine.free_block_ids() if block not in set(one_run[0])]
+def split_ids(engine, one_segment, spread_k, gap="shuffled"):
+    rest = [block for block in engine.free_block_ids() if block not in set(one_segment[0])]
     return [layout.plan(BLOCKS, spread_k, rest, gap=gap, seed=spread_k)]
 
 
 @pytest.mark.parametrize("gap", ["shuffled", "scattered"])
 @pytest.mark.parametrize("spread_k", [1, 2, 3, BLOCKS])
 def test_the_engine_uses_the_chosen_blocks_and_computes_the_same(
-    engine, prompts, one_run, base, spread_k, gap
+    engine, prompts, one_segment, base, spread_k, gap
 ):
-    ids = split_ids(engine, one_run, spread_k, gap)
+    ids = split_ids(engine, one_segment, spread_k, gap)
     assert prefills.check(engine, prompts, ids, base) == []
     tables = engine.ranks.only.checked.tables
     assert set(tables) == {0, 1, 2}
@@ -67,9 +67,9 @@ def test_a_backend_that_vllm_does_not_take_is_named(engine):
         check_backend("TRITON_ATTN", engine.about.backends)
 
 
-def test_a_prefill_that_differs_is_found(engine, prompts, one_run, base):
+def test_a_prefill_that_differs_is_found(engine, prompts, one_segment, base):
     other = [[(token + 1) % 512 for token in prompts[0]]]
-    problems = prefills.check(engine, other, split_ids(engine, one_run, 2), base)
+    problems = prefills.check(engine, other, split_ids(engine, one_segment, 2), base)
     assert any("not bit for bit" in problem for problem in problems)
 
 
@@ -78,9 +78,9 @@ def test_blocks_in_use_are_refused(engine):
         block_pool.choose_next(engine.block_pool, [0])  # block 0 is vLLM's null block
 
 
-def test_the_free_queue_is_whole_after_steering(engine, prompts, one_run):
+def test_the_free_queue_is_whole_after_steering(engine, prompts, one_segment):
     before = engine.free_block_ids()
-    engine.prefill(prompts, split_ids(engine, one_run, 3))
+    engine.prefill(prompts, split_ids(engine, one_segment, 3))
     assert engine.free_block_ids() == before
 
 
@@ -139,9 +139,9 @@ def arms_of(call, place, data="captured"):
 
 @pytest.mark.parametrize("spread_k", [1, 4, BLOCKS])
 def test_every_arm_in_the_engines_cache_gives_the_right_output(
-    engine, prompts, one_run, base, captured, spread_k
+    engine, prompts, one_segment, base, captured, spread_k
 ):
-    assert prefills.check(engine, prompts, split_ids(engine, one_run, spread_k), base) == []
+    assert prefills.check(engine, prompts, split_ids(engine, one_segment, spread_k), base) == []
     for call in captured.calls.values():
         split = kernels.PagedKV(call.kv_cache, engine.ranks.only.checked.tables[call.layer])
         place = Placement(
@@ -154,7 +154,7 @@ def test_every_arm_in_the_engines_cache_gives_the_right_output(
         results = arms_of(call, place).results
         assert {result.status for result in results} == {Status.OK}, [r.reason for r in results]
         assert sum(result.control for result in results) == 1
-        assert any(result.one_run_for == spread_k for result in results)
+        assert any(result.one_segment_for == spread_k for result in results)
 
 
 def test_synthetic_arms_are_right_too(captured):
@@ -163,50 +163,50 @@ def test_synthetic_arms_are_right_too(captured):
     ids = layout.plan(BLOCKS, 3, range(BLOCKS + 1, 2 * BLOCKS + 1))
     random = arms.synthetic(call, seed=1)
     assert not torch.equal(random.query, call.query)
-    place = arms.with_output(placed(random, kernel, 3, [ids]), kernel)
+    place = arms.with_output(make_placement(random, kernel, 3, [ids]), kernel)
     assert {result.status for result in arms_of(random, place, "synthetic").results} == {Status.OK}
 
 
 def test_a_wrong_block_table_is_reported_not_timed(captured):
     call = captured.calls[0]
     wrong = call.block_table.flip(1).contiguous()
-    one_run = kernels.PagedKV(call.kv_cache, call.block_table)
+    one_segment = kernels.PagedKV(call.kv_cache, call.block_table)
     split = kernels.PagedKV(call.kv_cache, wrong)
-    series = arms_of(call, Placement(call, BLOCKS, one_run, split, split))
+    series = arms_of(call, Placement(call, BLOCKS, one_segment, split, split))
     for result, step in zip(series.results, series.steps, strict=True):
-        if (result.cell.stage, result.cell.arm) == ("kernel", "paged") and not result.one_run_for:
+        if (result.cell.stage, result.cell.arm) == ("kernel", "paged") and not result.one_segment_for:
             assert result.status is Status.WRONG_OUTPUT
             assert "bit for bit" in (result.reason or "")
             assert step is None
 
 
-def tapped(engine):
+def hooked(engine):
     return ["forward" in vars(layer.impl) for layer in engine.ranks.only.layers.values()]
 
 
-def test_the_tap_is_there_only_while_observing_also_after_an_error(engine):
-    assert not any(tapped(engine))
+def test_the_hook_is_there_only_while_observing_also_after_an_error(engine):
+    assert not any(hooked(engine))
 
     def observe_and_fail():
-        with engine.ranks.only.tap.observing(lambda *arguments: None):
-            assert all(tapped(engine))
+        with engine.ranks.only.hook.observing(lambda *arguments: None):
+            assert all(hooked(engine))
             raise ValueError("a step's own fault")
 
     with pytest.raises(ValueError, match="own fault"):
         observe_and_fail()
-    assert not any(tapped(engine))
+    assert not any(hooked(engine))
 
 
-def test_an_idle_tap_changes_nothing_and_goes_in_once(engine, prompts, one_run, base):
-    tap = engine.ranks.only.tap
-    tap.install()
+def test_an_idle_hook_changes_nothing_and_goes_in_once(engine, prompts, one_segment, base):
+    hook = engine.ranks.only.hook
+    hook.install()
     try:
-        assert engine.prefill(prompts, one_run).first_tokens == base.first_tokens
-        with pytest.raises(RuntimeError, match="tapped already"):
-            tap.install()
+        assert engine.prefill(prompts, one_segment).first_tokens == base.first_tokens
+        with pytest.raises(RuntimeError, match="already hooked"):
+            hook.install()
     finally:
-        tap.remove()
-    assert not any(tapped(engine))
+        hook.remove()
+    assert not any(hooked(engine))
 
 
 def test_the_first_token_is_what_transformers_predicts(base, tiny_gpt2, prompts):

@@ -77,7 +77,7 @@ def test_every_rank_replays_every_arm(results):
     cells: dict[int | None, set[str]] = {}
     for result in results:
         rank, of = result["cell"]["rank"], result["cell"] | {"rank": None}
-        cells.setdefault(rank, set()).add(json.dumps([of, result["one_run_for"], result["control"]]))
+        cells.setdefault(rank, set()).add(json.dumps([of, result["one_segment_for"], result["control"]]))
         assert result["status"] == "ok", result["reason"]
         assert len(result["samples_us"]) == 6
         assert result["series"].endswith(f" rank={rank}") is (rank is not None)
@@ -107,9 +107,9 @@ def test_each_rank_has_its_share_of_the_heads_of_one_rank(calls, engine, tiny_gp
     """The first layer's, which no other rank's arithmetic has passed through."""
     source = models.materialise(models.inspect(str(tiny_gpt2), length=LENGTH), seed=0)
     prompts, _ = prompt.token_ids(source, [LENGTH], None, 0)
-    one_run = [layout.plan(layout.num_blocks(LENGTH, BLOCK_SIZE), 1, engine.free_block_ids())]
+    one_segment = [layout.plan(layout.num_blocks(LENGTH, BLOCK_SIZE), 1, engine.free_block_ids())]
     with torch.inference_mode():
-        prefills.capture(engine, prompts, one_run, [0])
+        prefills.capture(engine, prompts, one_segment, [0])
     whole = engine.ranks.only.captured.calls[0]
     for rank in (0, 1):
         own = calls[rank, 0]

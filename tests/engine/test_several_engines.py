@@ -14,7 +14,7 @@ import torch
 from harness import layout
 from harness.engine.engine import Engine
 from harness.engine.options import EngineError
-from patches.steering import Course
+from patches.steering import Override
 from tests.engines import inputs
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("inference_mode")]
@@ -40,14 +40,21 @@ def patched():
 
 
 def prefilled(engine, length, block_size):
-    """First tokens of one prompt in one run, in as many runs as blocks, and by way of two detours."""
+    """First tokens of one prompt in one segment, in as many segments as blocks, and by way of two
+    overrides.
+    """
     prompt = [[(7 * n + n * n) % 512 for n in range(length)]]
     blocks = layout.num_blocks(length, block_size)
     free = engine.free_block_ids()
-    one_run = [layout.plan(blocks, 1, free)]
+    one_segment = [layout.plan(blocks, 1, free)]
     split = [layout.plan(blocks, blocks, free[blocks:], seed=1)]
-    arms = [(one_run, None), (split, None), (one_run, Course("dense")), (split, Course("compact"))]
-    return [engine.prefill(prompt, ids, course).first_tokens for ids, course in arms]
+    arms = [
+        (one_segment, None),
+        (split, None),
+        (one_segment, Override("dense")),
+        (split, Override("compact")),
+    ]
+    return [engine.prefill(prompt, ids, override).first_tokens for ids, override in arms]
 
 
 def test_an_engine_finds_nothing_of_the_one_before(tiny_gpt2):

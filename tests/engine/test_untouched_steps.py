@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from harness.engine.engine import Engine
-from patches.steering import Course
+from patches.steering import Override
 from tests.engines import inputs
 
 pytestmark = pytest.mark.engine
 
 LENGTH, BLOCK_SIZE, CHUNK = 200, 32, 96
 # Were a decode, a chunk or a prefix hit to run on it, it would find no cache, and no K and V but its own.
-BLIND = Course("dense", write_cache=False)
+BLIND = Override("dense", write_cache=False)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_decodes_and_prefills_in_one_step_are_left_untouched(forgetful):
     forgetful.llm.reset_prefix_cache()
     before = steps(forgetful)
     steering = forgetful.ranks.only.steering
-    with steering.on(Course("dense")):  # the first prompt's own step is a pure prefill: it must be cached
+    with steering.on(Override("dense")):  # the first prompt's own step is a pure prefill: it must be cached
         assert generated(forgetful, first, second, tokens=4, ahead=2) == expected
     steered, untouched = (now - then for now, then in zip(steps(forgetful), before, strict=True))
     assert steered == 1, "the first prompt alone"

@@ -1,4 +1,4 @@
-"""What every companion experiment has for nothing: options, run directory, statuses, resuming, report."""
+"""What every experiment gets for free: options, run directory, statuses, resuming, report."""
 
 from __future__ import annotations
 
@@ -136,8 +136,7 @@ def test_a_run_that_could_measure_nothing_is_one_line_and_status_1(tmp_path, mon
     assert toy(tmp_path) == cli.FAILED
     run = RunDirectory.open(tmp_path)
     said = (
-        "nothing was measured: not one of 2 cells has a figure (out_of_memory: no 2 GiB left); "
-        f"{run.tables_path} has every reason: ask for less, or for what can run here"
+        f"no cell produced a measurement (out_of_memory: no 2 GiB left); the reasons are in {run.tables_path}"
     )
     assert capsys.readouterr().err == f"python -m harness: error: {said}\n"
     assert (run.record().status, run.record().error) == ("failed", f"NothingMeasured: {said}")

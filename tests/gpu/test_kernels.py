@@ -11,7 +11,7 @@ from harness.kernels.listed import all_kernels
 from harness.kernels.support import Feature, features_of, refusal, unavailable
 from harness.measure.timers import CudaEventTimer, Step
 from harness.replay import arms
-from harness.replay.placement import placed
+from harness.replay.placement import make_placement
 from harness.replay.series import Judge, prepare
 from harness.runs.record import Status
 from tests.attention_calls import make_call, place, plan
@@ -168,7 +168,7 @@ def test_float32_is_refused_in_words():
 def prepared_float32():
     call = make_call(64, kv_heads=4, block_size=16, dtype=torch.float32, device="cuda", fa_version=3)
     kernel = kernels.for_engine(call)
-    placement = placed(call, kernel, 2, [[6, 7, 5, 8]])
+    placement = make_placement(call, kernel, 2, [[6, 7, 5, 8]])
     found = arms.of_series(placement, kernel, kernels.flash_attn_functions("cuda"), "captured", plan)
     judge = Judge(call)
     return prepare(found, judge, "series").results

@@ -45,7 +45,7 @@ def test_categories_add_up_and_the_trace_holds_the_kernels(operators, tmp_path):
     assert {"kernel", "gpu_memcpy", "cpu_op"} <= kinds
 
 
-def test_a_planted_delay_is_in_the_profile_and_the_profiler_s_own_is_not():
+def test_an_injected_delay_is_in_the_profile_and_the_profiler_s_own_is_not():
     x = torch.ones(1 << 20, device="cuda")
 
     def run():

@@ -23,10 +23,10 @@ SMALL: dict[str, Any] = {
 def blocks_of(**options):
     shape = AttentionShape(**SMALL | options)
     call = random_call.make(shape, "cpu", seed=0)
-    return call, random_call.in_blocks(call, 16, runs=3 if shape.kv_len > 32 else 1).split
+    return call, random_call.in_blocks(call, 16, segments=3 if shape.kv_len > 32 else 1).split
 
 
-@pytest.mark.parametrize("arm", [dense_buffer.gathered, dense_buffer.per_block])
+@pytest.mark.parametrize("arm", [dense_buffer.attend_gathered, dense_buffer.attend_per_block])
 @pytest.mark.parametrize(
     "options",
     [
@@ -70,7 +70,7 @@ def test_no_dense_buffer_is_made_block_by_block(monkeypatch):
         return found
 
     monkeypatch.setattr(torch.Tensor, "__getitem__", watched)
-    dense_buffer.per_block(call, kv)()
+    dense_buffer.attend_per_block(call, kv)()
     by_block = largest
-    dense_buffer.gathered(call, kv)()
+    dense_buffer.attend_gathered(call, kv)()
     assert 0 < by_block <= dense_buffer.block_bytes(kv) < largest

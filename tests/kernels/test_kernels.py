@@ -15,10 +15,10 @@ from harness.kernels.support import (
     Feature,
     Package,
     Sizes,
-    attempted,
     features_of,
     load,
     refusal,
+    try_once,
     unavailable,
 )
 from tests.kernel_calls import FORMS, HEAD_DIM, call_with, error_of, paged, run_of
@@ -242,9 +242,9 @@ def test_what_a_build_refuses_keeps_its_words_and_running_out_of_memory_its_kind
         raise RuntimeError("This flash attention build does not support softcap.\nmore")
 
     with pytest.raises(Unsupported, match=r"SDPA math|does not support softcap\.$"):
-        attempted(build, KERNELS["SDPA math"])
+        try_once(build, KERNELS["SDPA math"])
     with pytest.raises(RuntimeError, match="memory"):
-        attempted(lambda: torch.empty(1 << 60), KERNELS["SDPA math"])
+        try_once(lambda: torch.empty(1 << 60), KERNELS["SDPA math"])
 
 
 @pytest.mark.parametrize(

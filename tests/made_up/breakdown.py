@@ -1,4 +1,4 @@
-"""Samples of a main job with known answers, and the account made of them."""
+"""Samples of a main job with known answers, and the breakdown made of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.analysis.breakdown import account
+from harness.analysis.breakdown import break_down
 from harness.runs.record import Result, Status
 from tests.made_up.builder import result, run_record
 
@@ -26,9 +26,9 @@ CUDA = {
     "device": {"name": "NVIDIA H100", "kind": "cuda"},
 }
 CPU = CUDA | {"device": {"name": "A CPU, 2 cores", "kind": "cpu"}}
-PLANTED = {"planted_ms": {"ms": 1.0, "ci95_ms": [0.99, 1.01]}}
+INJECTED = {"injected_ms": {"ms": 1.0, "ci95_ms": [0.99, 1.01]}}
 
-# Of a prefill of 10 ms paged in one run, in us: what each arm takes more or less than that.
+# Of a prefill of 10 ms paged in one segment, in us: what each arm takes more or less than that.
 PREFILLS = {
     ("paged", 1): 0.0,
     ("paged", K): 100.0,
@@ -74,9 +74,9 @@ def prefills(
 
 def kernel(name: str, us: float, layer: int, n: int = ROUNDS, k: int = K, **more: Any) -> Result:
     """One arm of the replay by its name in KERNELS, or "kernel arm" for another kernel's."""
-    stage, kernel_name, arm, one_run = "kernel", ENGINE, name, None
+    stage, kernel_name, arm, one_segment = "kernel", ENGINE, name, None
     if name.endswith("@1"):
-        arm, one_run = name.removesuffix("@1"), k
+        arm, one_segment = name.removesuffix("@1"), k
     if name.startswith("gather"):
         stage, kernel_name, arm = "gather", name, "fragmented"
     elif name.startswith("cache_write"):
@@ -84,8 +84,8 @@ def kernel(name: str, us: float, layer: int, n: int = ROUNDS, k: int = K, **more
     elif " " in name:
         kernel_name, arm = name.split(" ")
     drawn = noise(n, 1000 * layer + more.pop("seed", len(name)), more.pop("scale", 0.05))
-    of: Row = {"spread_k": 1 if one_run else k, "layer": layer, "series": f"spread={k} layer={layer}"}
-    of |= {"samples_us": [float(us + x) for x in drawn], "one_run_for": one_run}
+    of: Row = {"spread_k": 1 if one_segment else k, "layer": layer, "series": f"spread={k} layer={layer}"}
+    of |= {"samples_us": [float(us + x) for x in drawn], "one_segment_for": one_segment}
     return result(stage, kernel_name, "vLLM FA3", arm, **of | more)
 
 
@@ -97,8 +97,8 @@ def replay(
 
 
 def made(results: list[Result], record: Row | None = None) -> Row:
-    """The account, which must survive JSON unchanged."""
-    found = account(run_record(CUDA | (record or {})), results)
+    """The breakdown, which must survive JSON unchanged."""
+    found = break_down(run_record(CUDA | (record or {})), results)
     assert found is not None
     plain = found.to_json()
     assert json.loads(json.dumps(plain, allow_nan=False)) == plain

@@ -58,13 +58,13 @@ def results() -> list[Result]:
             made.point(k, "kernel", kernel, "fragmented", MICROSECONDS[kernel], **lost)
             made.point(k, "gather", gather, "fragmented", 17.0, **lost)
         kernel = "flash_attn_with_kvcache"
-        paged = {"block_size": 256, "reason": f"re-paged from 64 to 256 tokens a block, {k} of 16 runs"}
-        one_run: dict[str, Any] = {"spread_k": 1, "one_run_for": k, **paged}
+        paged = {"block_size": 256, "reason": f"re-paged from 64 to 256 tokens per block, {k} of 16 segments"}
+        one_segment: dict[str, Any] = {"spread_k": 1, "one_segment_for": k, **paged}
         made.point(k, "kernel", kernel, "contiguous", MICROSECONDS[kernel])
         made.point(k, "kernel", kernel, "fragmented", 131.0 * (1 + 0.005 * (k - 1)), **paged)
-        made.point(k, "kernel", kernel, "fragmented", 131.0, control=True, **one_run)
+        made.point(k, "kernel", kernel, "fragmented", 131.0, control=True, **one_segment)
         if k > 1:
-            made.point(k, "kernel", kernel, "fragmented", 131.0, **one_run)
+            made.point(k, "kernel", kernel, "fragmented", 131.0, **one_segment)
     return made.results
 
 
@@ -84,9 +84,9 @@ def other_results() -> list[Result]:
         made.point(k, "gather", "gather_kv for sdpa-math", "fragmented", 17.0)
         made.point(k, "kernel", "vllm-triton", "contiguous", 210.0, **triton)
         for kernel, level, about in (("vllm-triton", 220.0, triton), ("flashinfer-paged", 0.0, missing)):
-            one_run: dict[str, Any] = {"spread_k": 1, "one_run_for": k, **about}
+            one_segment: dict[str, Any] = {"spread_k": 1, "one_segment_for": k, **about}
             made.point(k, "kernel", kernel, "fragmented", level, **about)
-            made.point(k, "kernel", kernel, "fragmented", level, control=True, **one_run)
+            made.point(k, "kernel", kernel, "fragmented", level, control=True, **one_segment)
             if k > 1:
-                made.point(k, "kernel", kernel, "fragmented", level, **one_run)
+                made.point(k, "kernel", kernel, "fragmented", level, **one_segment)
     return made.results

@@ -118,9 +118,9 @@ def _add_series(made: Builder, k: int, layer: int, data: str) -> None:
     add("kernel", *ENGINE, "dense", 200.0)
     add("kernel", *ENGINE, "paged", 212.0 * factor)
     if k > 1:
-        one_run: dict[str, Any] = {"spread_k": 1, "one_run_for": k}
-        add("kernel", *ENGINE, "paged", 212.0, **one_run)
-        add("kernel", "flash_attn_with_kvcache", STAND_IN, "fragmented", 147.0, **one_run)
+        one_segment: dict[str, Any] = {"spread_k": 1, "one_segment_for": k}
+        add("kernel", *ENGINE, "paged", 212.0, **one_segment)
+        add("kernel", "flash_attn_with_kvcache", STAND_IN, "fragmented", 147.0, **one_segment)
     add("kernel", *ENGINE, "paged", 212.0, spread_k=1, control=True)
     if k == max(SPREAD_K):
         before, made = made, _builder(layer)  # whatever comes after keeps its samples
@@ -163,7 +163,7 @@ def repaged(results: list[Result]) -> list[Result]:
         replace(
             r,
             cell=replace(r.cell, block_size=256),
-            reason=f"re-paged from 16 to 256 tokens a block, {min(r.cell.spread_k, 2)} of 2 runs",
+            reason=f"re-paged from 16 to 256 tokens per block, {min(r.cell.spread_k, 2)} of 2 segments",
         )
         if (r.cell.kernel, r.cell.arm) == ("flash_attn_with_kvcache", "fragmented")
         else r

@@ -43,7 +43,7 @@ def record() -> dict[str, Any]:
         "num_blocks": 256,
         "spread_k": [1, 256],
         "engine_spread_k": {"min": 249, "median": 250, "max": 252},
-        "planted_ms": {"ms": 1.2, "ci95_ms": [1.19, 1.21]},
+        "injected_ms": {"ms": 1.2, "ci95_ms": [1.19, 1.21]},
         "profile": profile,
     }
     return builder.record(prefill.record() | facts)
@@ -64,7 +64,7 @@ def results() -> list[Result]:
         of: dict[str, Any] = {"spread_k": 256, "layer": layer, "series": f"spread=256 layer={layer}"}
         for arm, level in (("dense", 73.3), ("paged", 81.7), ("compact", 73.6)):
             made.add(*KERNEL, arm, level, **of)
-        made.add(*KERNEL, "paged", 81.6, **of | {"spread_k": 1}, one_run_for=256)
+        made.add(*KERNEL, "paged", 81.6, **of | {"spread_k": 1}, one_segment_for=256)
         made.add("cache_write", "reshape_and_cache_flash", "vLLM", "paged", 6.9, **of)
         made.add("gather", "gather_kv", "torch", "fragmented", 16.1, **of)
     of = {"spread_k": 256, "layer": 0, "data": "synthetic", "series": "spread=256 layer=0"}
@@ -73,6 +73,6 @@ def results() -> list[Result]:
     return made.results
 
 
-def account() -> tuple[Row, Row]:
+def breakdown() -> tuple[Row, Row]:
     """Record and summary."""
     return record(), summary_of(record(), results())

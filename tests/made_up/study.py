@@ -1,4 +1,4 @@
-"""Made-up runs of the study with planted effects; `python -m tests.made_up.study DIR` writes a page of them.
+"""Made-up runs of the study with injected effects; `python -m tests.made_up.study DIR` writes a page of them.
 
 That page has all points of configs/study on two devices, to be looked at.
 """
@@ -102,12 +102,12 @@ def _add_kernels(
     engine = "kernel", "flash_attn_varlen_func", f"vLLM FA{version}"
     for k in spread_k:
         of: dict[str, Any] = {"spread_k": k, "layer": 0, "series": f"spread={k} layer=0"}
-        one_run = of | ({"spread_k": 1, "one_run_for": k} if k > 1 else {})
+        one_segment = of | ({"spread_k": 1, "one_segment_for": k} if k > 1 else {})
         made.add(*engine, "dense", dense, **of)
         made.add(*engine, "paged", paged * (1 + split_pct / 100) if k > 1 else paged, **of)
         if k > 1:
-            made.add(*engine, "paged", paged, **one_run)
-        made.add(*engine, "paged", paged, control=True, **one_run)
+            made.add(*engine, "paged", paged, **one_segment)
+        made.add(*engine, "paged", paged, control=True, **one_segment)
         made.add(*engine, "compact", dense, **of)
         made.add("kernel", "flash_attn_func", "flash-attn 2.8.3", "fragmented", 2 * dense, **of)
         made.add("gather", "gather_kv", "torch", "fragmented", 16.0 * length / 4096, **of)

@@ -1,4 +1,4 @@
-"""A sweep of six points: two have the run on a GPU, one has a CPU's without an account, one failed, one was
+"""A sweep of six points: two have the run on a GPU, one has a CPU's without a breakdown, one failed, one was
 interrupted, and one has not begun."""
 
 from __future__ import annotations
@@ -64,25 +64,25 @@ def write(directory: Path) -> Path:
     sweep_record = record()
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / RECORD, sweep_record)
-    of_gpu, summary = prefill_gpu.account()
+    of_gpu, summary = prefill_gpu.breakdown()
     cpu_kernels = summary_of(prefill.record(), prefill.results())  # at every spread_k
     for number, point in enumerate(sweep_record["points"][:5]):
         notices = ["seeded random weights", "no room for all layers"][: 1 + (number < 2)]
         run = write_run(directory / point["name"], of_gpu | {"status": point["status"], "notices": notices})
         if point["status"] == "finished":
             own = cpu_kernels if number == 2 else summary
-            write_json(run.summary_path, own | {"attribution": _account(summary, number)})
+            write_json(run.summary_path, own | {"attribution": _breakdown(summary, number)})
     return directory
 
 
-def _account(summary: dict[str, Any], number: int) -> dict[str, Any] | None:
+def _breakdown(summary: dict[str, Any], number: int) -> dict[str, Any] | None:
     """Another account for every point: more cache write; none at the third."""
     if number == 2:
         return None
-    account: dict[str, Any] = copy.deepcopy(summary["attribution"])
-    account["engine_ms"] *= 1 + 20 * number
-    account["engine_ci95_ms"] = [bound * (1 + 20 * number) for bound in account["engine_ci95_ms"]]
-    for row in account["measured"]:
+    breakdown: dict[str, Any] = copy.deepcopy(summary["attribution"])
+    breakdown["engine_ms"] *= 1 + 20 * number
+    breakdown["engine_ci95_ms"] = [bound * (1 + 20 * number) for bound in breakdown["engine_ci95_ms"]]
+    for row in breakdown["measured"]:
         if row["component"] in ("cache_write", "total"):
             row |= {"pct": row["pct"] + number, "ci95_pct": [bound + number for bound in row["ci95_pct"]]}
-    return account
+    return breakdown

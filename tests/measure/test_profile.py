@@ -147,13 +147,13 @@ def test_what_of_a_trace_is_the_step_s():
     ]
 
 
-def test_what_is_planted_is_the_layers_difference_times_their_number():
+def test_what_is_injected_is_the_layers_difference_times_their_number():
     without = [1.0, 2.0, 1.0, 2.0, 1.0, 2.0, 1.5]
-    planted = [us + more for us, more in zip(without, [20, 21, 22, 23, 24, 25, 26], strict=True)]
-    found = end_to_end.planted_ms(without, planted)
+    injected = [us + more for us, more in zip(without, [20, 21, 22, 23, 24, 25, 26], strict=True)]
+    found = end_to_end.injected_ms(without, injected)
     assert (found.ms, found.ci95_ms) == (pytest.approx(7 * 0.023), pytest.approx([7 * 0.020, 7 * 0.026]))
-    assert end_to_end.planted_ms(without[:2], planted[:2]).ci95_ms is None
-    assert end_to_end.planted_ms([], []).ms is None
+    assert end_to_end.injected_ms(without[:2], injected[:2]).ci95_ms is None
+    assert end_to_end.injected_ms([], []).ms is None
 
 
 def operators(size=768):
@@ -184,7 +184,7 @@ def test_real_operators_on_a_cpu(tmp_path):
     assert "host_name" not in recorded
 
 
-def test_own_times_are_those_of_torch_s_own_account():
+def test_own_times_are_those_of_torch_s_own_figures():
     run = operators()
     cpu = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=cpu) as theirs, torch.profiler.record_function(STEP):

@@ -174,15 +174,15 @@ def test_pairs_survive_a_discarded_block():
 def test_too_much_throttling_ends_the_series_and_keeps_its_samples():
     gpu = SimulatedGpu((0.0, 1e9))
     series = pair_of(lambda: 1000.0, lambda: 1010.0)
-    account = Budget(seconds=100.0, series_left=2)
-    results = gpu.sample(series, account)
+    budget = Budget(seconds=100.0, series_left=2)
+    results = gpu.sample(series, budget)
     assert {r.status for r in results} == {Status.THROTTLED}
-    assert "4 of 4 blocks: hardware thermal slowdown" in (results[0].reason or "")
+    assert "4 of 4 batches of rounds: hardware thermal slowdown" in (results[0].reason or "")
     assert len(results[0].samples_us) == len(results[1].samples_us) > 4
     assert results[0].stopped is None
     assert len(results[0].clock_mhz) == 4
     assert gpu.sleeps == [0.05, 0.1, 0.2], "back-off doubles, and there is none after the last block"
-    assert account.series_left == 1
+    assert budget.series_left == 1
 
 
 def test_throttling_cannot_spend_more_than_the_series_share_by_much():
@@ -200,36 +200,36 @@ def test_a_series_that_something_held_up_takes_its_share_again_until_it_has_enou
     def held_up():
         return 1e6 if next(calls) == 12 else one()
 
-    account = Budget(seconds=2.0, series_left=2)
-    results = gpu.sample(pair_of(held_up, other), account)
+    budget = Budget(seconds=2.0, series_left=2)
+    results = gpu.sample(pair_of(held_up, other), budget)
     assert {r.stopped for r in results} == {"time"}
     assert ENOUGH_ROUNDS <= len(results[0].samples_us) < 100, "enough, and not a round of the others' more"
-    slow = gpu.sample(pair_of(noisy(60_000, 0.05, 1), noisy(60_000, 0.05, 2)), account)
+    slow = gpu.sample(pair_of(noisy(60_000, 0.05, 1), noisy(60_000, 0.05, 2)), budget)
     assert len(slow[0].samples_us) < ENOUGH_ROUNDS, "a slow series never had time for as many"
 
 
 def test_a_series_stops_when_its_time_is_spent():
-    gpu, account = SimulatedGpu(), Budget(seconds=2.0, series_left=2)
-    results = gpu.sample(pair_of(noisy(1000, 0.5, 1), noisy(1000, 0.5, 2)), account)
+    gpu, budget = SimulatedGpu(), Budget(seconds=2.0, series_left=2)
+    results = gpu.sample(pair_of(noisy(1000, 0.5, 1), noisy(1000, 0.5, 2)), budget)
     assert {r.stopped for r in results} == {"time"}
     assert 0.95 < gpu.seconds < 1.01
-    assert account.shortened
-    assert account.least_rounds == len(results[0].samples_us)
+    assert budget.shortened
+    assert budget.least_rounds == len(results[0].samples_us)
 
 
 @pytest.mark.parametrize("least", [MIN_ROUNDS, 6])
 def test_slow_rounds_still_get_the_least(least):
     gpu = SimulatedGpu()
-    account = Budget(seconds=1.0, series_left=10, min_rounds=least)
-    results = gpu.sample(pair_of(lambda: 5e5, lambda: 5e5), account)
+    budget = Budget(seconds=1.0, series_left=10, min_rounds=least)
+    results = gpu.sample(pair_of(lambda: 5e5, lambda: 5e5), budget)
     assert [(len(r.samples_us), len(r.warmup_us), r.stopped) for r in results] == [(least, 1, "time")] * 2
-    assert account.seconds == 0
+    assert budget.seconds == 0
 
 
 @pytest.mark.parametrize(("round_us", "rounds"), [(49_000, 6), (51_000, 3)])
 def test_quick_rounds_are_enough_for_an_interval(round_us, rounds):
-    account = Budget(seconds=0.1, series_left=10)
-    results = SimulatedGpu().sample(pair_of(lambda: round_us / 2, lambda: round_us / 2), account)
+    budget = Budget(seconds=0.1, series_left=10)
+    results = SimulatedGpu().sample(pair_of(lambda: round_us / 2, lambda: round_us / 2), budget)
     assert [(len(r.samples_us), r.stopped) for r in results] == [(rounds, "time")] * 2
 
 
@@ -248,8 +248,8 @@ def test_rounds_asked_for_are_taken_whatever_precision_and_time_say():
 
 
 def test_the_most_rounds_are_a_limit_of_their_own():
-    account = Budget(seconds=100.0, series_left=1, most_rounds=7)
-    results = SimulatedGpu().sample(pair_of(lambda: 1000.0, lambda: 1000.0), account)
+    budget = Budget(seconds=100.0, series_left=1, most_rounds=7)
+    results = SimulatedGpu().sample(pair_of(lambda: 1000.0, lambda: 1000.0), budget)
     assert {(len(r.samples_us), r.stopped) for r in results} == {(7, "rounds")}
 
 
@@ -278,8 +278,8 @@ def test_a_warm_up_that_is_there_already_is_the_first_round(given_us, rounds):
     """It counts for what is stable, and for the share of the time that warming up may take."""
     series = series_of(lambda: 1000.0)
     series.results[0].warmup_us.append(given_us)
-    account = Budget(seconds=10.0, series_left=1)
-    results = SimulatedGpu().sample(series, account)
+    budget = Budget(seconds=10.0, series_left=1)
+    results = SimulatedGpu().sample(series, budget)
     assert results[0].warmup_us == [given_us, *[1000.0] * rounds]
     assert len(results[0].samples_us) >= 20
 
@@ -303,9 +303,9 @@ def test_what_was_seen_is_in_the_results():
 def test_a_series_without_arms_costs_nothing():
     series = series_of(lambda: 1.0)
     series.failed.add(0)
-    account = Budget(seconds=10.0, series_left=2)
-    assert SimulatedGpu().sample(series, account)[0].samples_us == []
-    assert (account.share(), account.least_rounds) == (10.0, None)
+    budget = Budget(seconds=10.0, series_left=2)
+    assert SimulatedGpu().sample(series, budget)[0].samples_us == []
+    assert (budget.share(), budget.least_rounds) == (10.0, None)
 
 
 def test_limits_are_those_of_all_series_that_were_sampled(tmp_path):
@@ -316,5 +316,7 @@ def test_limits_are_those_of_all_series_that_were_sampled(tmp_path):
     sampling.note_limits(0)
     record = sampling.recorder.record
     assert record.fewest_samples == 4
-    assert "fewest samples a cell has are 4, too few for a 95% interval, which takes 6" in record.notices[-1]
-    assert record.notices[-1].endswith("; sampling took 12 s, as a series has a least number of rounds")
+    assert "fewest samples a cell has are 4, too few for a 95% interval, which needs 6" in record.notices[-1]
+    assert record.notices[-1].endswith(
+        "; sampling took 12 s, because every series has a minimum number of rounds"
+    )

@@ -155,7 +155,7 @@ def test_shapes_drawn_in_the_engine(name: str, shape: tuple[int, int, int, int])
     source = inspect(name, length=65536)
     assert (source.num_layers, source.num_heads, source.num_kv_heads, source.head_dim) == shape
     assert source.drawn_in_engine
-    assert "what it predicts means nothing" in source.notices[0]
+    assert "its predictions are meaningless" in source.notices[0]
 
 
 def test_gpt2_without_hub_is_seeded_and_extended(small_builtin_gpt2: Path) -> None:
@@ -278,7 +278,7 @@ def test_kv_heads_of_multi_query_models() -> None:
     [({}, False, False), ({"is_causal": True}, False, False), ({"is_causal": False}, True, True),
      ({"kv_lora_rank": 512}, False, True)],
 )  # fmt: skip
-def test_caches_that_the_companions_cannot_take(
+def test_caches_that_the_experiments_cannot_take(
     tmp_path: Path, more: dict[str, Any], without_cache: bool, without_heads: bool
 ) -> None:
     source = inspect(str(write_model(tmp_path / "model", LLAMA | more)), length=10)

@@ -20,7 +20,7 @@ def test_windows_take_the_engines_block_size_and_stay_windows():
         "1": FullAttentionSpec(block_size=32, **HEADS),
     }
     untouched = kv_cache_utils.unify_hybrid_kv_cache_specs
-    with kv_cache_groups.unified(block_size=32):
+    with kv_cache_groups.unifying(block_size=32):
         kv_cache_utils.unify_hybrid_kv_cache_specs(specs)
     assert kv_cache_utils.unify_hybrid_kv_cache_specs is untouched
     assert [type(spec) for spec in specs.values()] == [FullAttentionSpec, FullAttentionSpec]

@@ -12,9 +12,9 @@ import torch
 from harness import layout
 from harness.engine import inengine
 from harness.engine.inengine import InEngineArm, Outcome
-from harness.kernels import detours
+from harness.kernels import overrides
 from patches import PatchError, steering
-from patches.steering import Course, Steering, pure_prefill
+from patches.steering import Override, Steering, pure_prefill
 from tests.conftest import BLOCK_SIZE, LENGTH
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("inference_mode")]
@@ -24,9 +24,9 @@ BLOCKS = layout.num_blocks(LENGTH, BLOCK_SIZE)
 @pytest.fixture(scope="module")
 def plans(engine):
     free = engine.free_block_ids()
-    one_run = layout.plan(BLOCKS, 1, free)
-    rest = [block for block in free if block not in set(one_run)]
-    return {1: [one_run], BLOCKS: [layout.plan(BLOCKS, BLOCKS, rest, seed=3)]}
+    one_segment = layout.plan(BLOCKS, 1, free)
+    rest = [block for block in free if block not in set(one_segment)]
+    return {1: [one_segment], BLOCKS: [layout.plan(BLOCKS, BLOCKS, rest, seed=3)]}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def arms(engine, plans):
 
 def outcome(engine, prompts, arm: InEngineArm) -> Outcome:
     with engine.ranks.during("observing_logits") as seen:
-        done = engine.prefill(prompts, arm.block_ids, arm.course)
+        done = engine.prefill(prompts, arm.block_ids, arm.override)
     return Outcome(seen[0][-1], done.first_tokens)
 
 
@@ -67,7 +67,7 @@ def test_only_no_write_leaves_the_cache_alone(engine, prompts, plans, arms, name
     cache = cache[0] if isinstance(cache, list) else cache
     cache[plans[1][0]] = 0
     arm = next(arm for arm in arms if arm.name == name and arm.spread_k == 1)
-    engine.prefill(prompts, arm.block_ids, arm.course)
+    engine.prefill(prompts, arm.block_ids, arm.override)
     assert bool(cache[plans[1][0]].any()) is written
 
 
@@ -76,8 +76,8 @@ def test_dense_reads_the_steps_own_k_and_v_and_compact_the_cache(engine, prompts
     dense, compact = (next(arm for arm in arms if arm.name == name) for name in ("dense", "compact"))
     right = outcome(engine, prompts, dense)
     for arm, reads_cache in ((dense, False), (compact, True)):
-        assert arm.course is not None
-        blind = InEngineArm(arm.name, 1, replace(arm.course, write_cache=False), arm.block_ids)
+        assert arm.override is not None
+        blind = InEngineArm(arm.name, 1, replace(arm.override, write_cache=False), arm.block_ids)
         cache = next(iter(engine.ranks.only.layers.values())).kv_cache
         (cache[0] if isinstance(cache, list) else cache)[arm.block_ids[0]] = 0
         got = outcome(engine, prompts, blind)
@@ -115,7 +115,7 @@ def wrapped(engine) -> list[str]:
     found = [f"{name}.do_kv_cache_update" for name, layer in rank.layers.items()
              if "do_kv_cache_update" in vars(layer.impl)]  # fmt: skip
     found += [a for a in ("execute_model",) if a in vars(rank.model_runner)]
-    for address in set(detours.BACKEND_KERNELS.values()):
+    for address in set(overrides.BACKEND_KERNELS.values()):
         module, _, name = address.partition(":")
         kernel = getattr(importlib.import_module(module), name, None)  # one of the two is another device's
         found += [address] if getattr(kernel, "__module__", None) == steering.__name__ else []
@@ -126,9 +126,9 @@ def test_patches_are_undone_after_an_error(engine, prompts, plans):
     def failing(*_):
         raise RuntimeError("no such kernel")
 
-    course = Course(ahead=failing)
+    override = Override(ahead=failing)
     with pytest.raises(RuntimeError, match="no such kernel"):
-        engine.prefill(prompts, plans[1], course)
+        engine.prefill(prompts, plans[1], override)
     assert wrapped(engine) == []
 
 
@@ -138,18 +138,18 @@ def test_an_error_while_putting_patches_on_undoes_those_before(engine):
     broken = type("Broken", (original,), {"do_kv_cache_update": property(lambda self: 1 / 0)})
     last.impl.__class__ = broken
     try:
-        with pytest.raises(ZeroDivisionError), engine.ranks.only.steering.on(Course()):
+        with pytest.raises(ZeroDivisionError), engine.ranks.only.steering.on(Override()):
             pass
     finally:
         last.impl.__class__ = original
     assert wrapped(engine) == []
 
 
-def test_a_backend_without_a_detour_loses_the_arms_that_need_one(engine, prompts, plans, monkeypatch):
-    known = {name: kernel for name, kernel in detours.BACKEND_KERNELS.items() if name != "CPU_ATTN"}
+def test_a_backend_without_an_override_loses_the_arms_that_need_one(engine, prompts, plans, monkeypatch):
+    known = {name: kernel for name, kernel in overrides.BACKEND_KERNELS.items() if name != "CPU_ATTN"}
     rank = engine.ranks.only
     monkeypatch.setattr(
-        rank, "steering", Steering(rank.layers, rank.model_runner, known, detours.by_source())
+        rank, "steering", Steering(rank.layers, rank.model_runner, known, overrides.by_source())
     )
     monkeypatch.setattr(engine, "about", rank.about())
     arms = inengine.arms(engine, plans, natural_k=1, spin_us=None)
@@ -164,7 +164,7 @@ def test_a_backend_without_a_detour_loses_the_arms_that_need_one(engine, prompts
 def test_layers_that_cannot_be_steered_are_refused():
     layer = SimpleNamespace(attn_backend=SimpleNamespace(get_name=lambda: "CPU_MLA"), impl=SimpleNamespace())
     with pytest.raises(PatchError, match="latent attention"):
-        Steering({"a": layer}, None, detours.BACKEND_KERNELS, detours.by_source())
+        Steering({"a": layer}, None, overrides.BACKEND_KERNELS, overrides.by_source())
 
 
 def schedule(new, cached=()):

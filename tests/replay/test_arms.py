@@ -61,7 +61,7 @@ def test_one_request_of_a_batch_alone_is_what_it_is_in_the_batch(lengths, spread
     start = sum(lengths[:index])
     rows = slice(start, start + lengths[index])
     torch.testing.assert_close(alone.call.output, placement.call.output[rows], rtol=2e-2, atol=2e-2)
-    assert alone.spread_k == placement.runs[index] == min(spread_k, layout.num_blocks(lengths[index], 32))
+    assert alone.spread_k == placement.segments[index] == min(spread_k, layout.num_blocks(lengths[index], 32))
     results = prepare(found, Judge(alone.call), "series").results
     assert {(r.status, r.cell.request) for r in results} == {(Status.OK, index)}, results
     names = {"dense", "paged", "paged@1 again"} | ({"paged@1"} if alone.spread_k > 1 else set())

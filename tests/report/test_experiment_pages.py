@@ -1,4 +1,4 @@
-"""report.html of every companion experiment and of a comparison, as text and in a real browser."""
+"""report.html of every other experiment and of a comparison, as text and in a real browser."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.config import load
 from harness.experiments import EXPERIMENTS, views
 from harness.report.tables import ms
 from harness.sweep import view as sweep
-from harness.units import counted
+from harness.units import pluralise
 from tests import made_up
 from tests.browser import opened, started
 from tests.made_up import COMPANIONS, backends, kernels
@@ -89,12 +89,12 @@ def test_kernels_figures_are_the_summary_s(browser: Any, pages: Pages) -> None:
         if row["n"]:
             assert said[name][1] == median(row)
             assert f"n = {row['n']} rounds; no clock read" in said[name]
-    drawn = {"flash_attn_with_kvcache": ("fragmentation", "one run")}
+    drawn = {"flash_attn_with_kvcache": ("fragmentation", "one segment")}
     for row in summary["contrasts"]:
         contrast, against = drawn.get(row["kernel"], ("core", "contiguous"))
         if row["contrast"] == contrast:
-            runs = counted(row["spread_k"], "run")
-            assert said[f"{row['kernel']}, {runs} against {against}"][1] == delta(row)
+            split = pluralise(row["spread_k"], "segment")
+            assert said[f"{row['kernel']}, {split} against {against}"][1] == delta(row)
             assert (delta(row) in answer) == (row["spread_k"] == 8)
 
 
@@ -165,7 +165,7 @@ def test_with_one_backend_the_answer_is_the_dense_buffer_s() -> None:
         for r in summary_of(backends.record(), kept)["contrasts"]
         if (r["batch_size"], r["input_len"]) == (16, 512) and r["verdict"] == "slower"
     )
-    assert "so there is no winner. For 4 prompts of 2048 tokens, PyTorch&#39;s attention of one layer" in html
+    assert "so there is no winner. For 4 prompts of 2048 tokens, PyTorch&#39;s attention needs" in html
     assert f"24.00 MiB; without it, block by block, it takes {1 + row['delta_pct'] / 100:.0f}" in html
     html = page_of(backends.record(), [result for result in kept if result.cell.stage != "kernel"])
     assert "dense buffer of" not in html
@@ -215,7 +215,7 @@ def test_the_command_in_full_asks_for_the_same_run() -> None:
     assert sorted(words[4:]) == sorted(options.split())
 
 
-def test_a_sweep_s_page_has_each_point_s_account(browser: Any, tmp_path: Path) -> None:
+def test_a_sweep_s_page_has_each_point_s_breakdown(browser: Any, tmp_path: Path) -> None:
     sweep.write(made_up.sweep.write(tmp_path))
     summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
     with opened(browser, tmp_path / "report.html", 390) as tab:
@@ -228,12 +228,14 @@ def test_a_sweep_s_page_has_each_point_s_account(browser: Any, tmp_path: Path) -
         labels = tab.locator("#figures text.label").all_text_contents()
         assert tab.locator(".alert").is_visible()
         note = tab.locator("#figures figure .note").all_text_contents()
-    assert [text.partition(":")[0] for text in note] == ["no account"]
+    assert [text.partition(":")[0] for text in note] == ["no breakdown"]
     number = len(summary["points"])
     assert len(labels) == 2 * number  # the prefill, and below it the kernel
     for point, label, of_kernel in zip(summary["points"], labels, labels[number:], strict=False):
         assert label.startswith(point["name"])
-        assert label.endswith(": no account") == (point["status"] == "finished" and not point["attribution"])
+        assert label.endswith(": no breakdown") == (
+            point["status"] == "finished" and not point["attribution"]
+        )
         assert of_kernel == point["name"] + ("" if point["kernel"] else f": {point['status']}")
         if point["kernel"] and (row := point["kernel"]["paging"]):
             assert said[f"{point['name']}: paging tax"][1].startswith(

@@ -61,7 +61,7 @@ def test_parts_come_in_the_order_in_which_they_are_read(whole: str) -> None:
     order = [
         summary["attribution"]["sentence"],
         "What the paged KV cache costs a prefill",
-        "Fragmentation: k runs against one",
+        "Fragmentation: k segments against one",
         "<h2>Layer by layer",
         "<h2>Block tables",
         "<h2>Kernels, whole prefills and their verdicts",
@@ -78,18 +78,18 @@ def test_what_a_run_calls_its_kernels_is_escaped() -> None:
     check(page_of(record(), named))
 
 
-def test_a_run_without_an_account_begins_with_what_it_has() -> None:
+def test_a_run_without_a_breakdown_begins_with_what_it_has() -> None:
     sweep = [r for r in results() if r.cell.layer is not None or r.cell.arm == "paged"]
     summary = summary_of(record(), sweep)
     row = next(r for r in summary["contrasts"] if r["kernel"] == "prefill" and r["spread_k"] == 8)
-    assert f"8 runs against one change the prefill by {row['delta_pct']:+.2f}%" in answer(
+    assert f"8 segments instead of one change the prefill by {row['delta_pct']:+.2f}%" in answer(
         prefill_summary(summary)
     )
     assert "no whole prefill" in page_of(record(), CASES["replay"])
 
 
-def test_every_layout_has_its_runs_drawn_and_listed(whole: str) -> None:
-    paths = re.findall(r'<path d="([^"]*)" class="runs">', whole)
+def test_every_layout_has_its_segments_drawn_and_listed(whole: str) -> None:
+    paths = re.findall(r'<path d="([^"]*)" class="segments">', whole)
     runs = [len(re.findall("M", path)) for path in paths]
     assert runs == [1, 2, 4, 8, 32]
     assert layout.to_ranges(layout.plan(32, 4, range(1, 99), seed=4)).replace(",", ", ") in whole
@@ -102,7 +102,7 @@ def test_of_many_requests_some_are_drawn_and_the_rest_is_counted() -> None:
     (one,) = found
     assert len(one.pictures) == blocks.MOST_REQUESTS == 16
     assert [one.pictures[0].title, one.pictures[-1].title] == ["request 0", "request 63"]
-    assert one.rest == "16 of 64 requests, spread over the batch; run.json has the other 48."
+    assert one.rest == "16 of 64 requests, evenly picked from the batch; run.json has the other 48."
     assert sum(len(svg.draw_block_map(picture)) for picture in one.pictures) < 2_000_000
     few = blocks.albums(run_record(block_ids={"1": ["1-4"] * 16, "engine": ["9,8,7,6"] * 16}))
     assert [(len(each.pictures), each.rest) for each in few] == [(16, "")] * 2
@@ -110,7 +110,13 @@ def test_of_many_requests_some_are_drawn_and_the_rest_is_counted() -> None:
 
 def test_a_batch_has_its_requests_on_the_page() -> None:
     row: Row = {"request": 0, "count": 3, "length": 70, "blocks": 3, "spread_k": 3, "layer": 0}
-    row |= {"kernel": "a_kernel", "provider": "vLLM", "dense_us": 11.0, "one_run_us": 12.5, "paged_us": 13.5}
+    row |= {
+        "kernel": "a_kernel",
+        "provider": "vLLM",
+        "dense_us": 11.0,
+        "one_segment_us": 12.5,
+        "paged_us": 13.5,
+    }
     row |= {"delta_us": 1.0, "delta_pct": 8.0, "ci95_pct": [7.0, 9.0], "verdict": "slower"}
     row |= {"n": 12, "status": "ok", "reason": None}
     summary = summary_of(record(), results()) | {"requests": [row]}
@@ -141,7 +147,7 @@ def test_of_several_ranks_the_page_shows_the_slowest() -> None:
 
 
 def test_a_mark_s_samples_are_those_of_the_run(whole: str) -> None:
-    label = "prefill, 8 runs; median "
+    label = "prefill, 8 segments; median "
     tag = next(a for _, a in Elements(whole).found if (a.get("aria-label") or "").startswith(label))
     (result,) = (
         r for r in results() if r.cell.layer is None and r.cell.arm == "paged" and r.cell.spread_k == 8
@@ -154,17 +160,17 @@ def test_a_mark_s_samples_are_those_of_the_run(whole: str) -> None:
 def test_of_a_contrast_the_samples_are_paired_differences(whole: str) -> None:
     label = "cpu_attention_with_kv_cache, spread_k = 8, layer 5: paged against paged@1"
     tag = next(a for _, a in Elements(whole).found if (a.get("aria-label") or "").startswith(label))
-    paged, one_run = (
+    paged, one_segment = (
         next(
             r.samples_us
             for r in results()
             if (r.cell.kernel, r.cell.arm, r.cell.layer, r.cell.data) == (ENGINE[0], "paged", 5, "captured")
-            and (r.one_run_for == 8 if one else r.cell.spread_k == 8)
+            and (r.one_segment_for == 8 if one else r.cell.spread_k == 8)
         )
         for one in (False, True)
     )
-    level = sorted(one_run)[5] / 2 + sorted(one_run)[6] / 2
-    expected = [100 * (two - one) / level for one, two in zip(one_run, paged, strict=True)]
+    level = sorted(one_segment)[5] / 2 + sorted(one_segment)[6] / 2
+    expected = [100 * (two - one) / level for one, two in zip(one_segment, paged, strict=True)]
     assert [float(x) for x in (tag["data-samples"] or "").split()] == pytest.approx(expected, abs=1e-3)
 
 

@@ -30,7 +30,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Row
     folder = tmp_path_factory.mktemp("pages")
     shutil.copytree(DATA / "run", folder / "run")
     views.write(RunDirectory.open(folder / "run"))
-    record, of_gpu = prefill_gpu.account()
+    record, of_gpu = prefill_gpu.breakdown()
     html = page_of(record, prefill_gpu.results(), of_gpu)
     (folder / "gpu.html").write_text(html, encoding="utf-8")
     summary = json.loads((folder / "run" / "summary.json").read_text(encoding="utf-8"))
@@ -93,10 +93,10 @@ def test_the_keyboard_reaches_every_figure_of_the_summary(
         assert lines[3].startswith(f"n = {row['n']} pairs")
     for row in summary["end_to_end"]:
         if row["arm"] == "paged" and row["median_ms"] is not None:
-            runs = "1 run" if row["spread_k"] == 1 else f"{row['spread_k']} runs"
+            split = "1 segment" if row["spread_k"] == 1 else f"{row['spread_k']} segments"
             low, high = row["ci95_ms"]
             median = f"median {row['median_ms']:.3f} ms [{low:.3f}, {high:.3f}]"
-            assert by_title[f"prefill, {runs}"][1] == median
+            assert by_title[f"prefill, {split}"][1] == median
     kernels = [r for r in summary["kernels"] if (r["layer"], r["data"]) == ("mean", "captured")]
     for row in kernels:
         title = f"{row['kernel']} ({row['provider']}), {row['arm']}, spread_k = {row['spread_k']}"
@@ -121,8 +121,8 @@ def test_tables_on_the_page_have_the_summary_s_numbers(
     path, summary = pages["gpu"]
     with opened(browser, path) as tab:
         assert tab.locator(".sentence").inner_text() == summary["attribution"]["sentence"]
-        tab.locator("#account details summary").first.click()
-        text = tab.locator("#account table").first.inner_text()
+        tab.locator("#breakdown details summary").first.click()
+        text = tab.locator("#breakdown table").first.inner_text()
         for row in summary["attribution"]["measured"]:
             assert f"{row['ms']:+.3f} [{row['ci95_ms'][0]:+.3f}, {row['ci95_ms'][1]:+.3f}]" in text
         overview = tab.locator("#kernels table").first.inner_text()

@@ -86,7 +86,7 @@ def test_a_series_is_finished_once_all_its_results_are_there():
 
 def test_baselines_controls_and_repeats_of_a_cell_are_counted_apart():
     base = result("s", "paged", size=3)
-    twice = [base, base, replace(base, one_run_for=4)]
+    twice = [base, base, replace(base, one_segment_for=4)]
     assert resume.finished_series(twice) == set()
     assert resume.finished_series([*twice, replace(base, control=True)]) == {"s"}
 

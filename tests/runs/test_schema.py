@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from harness.config import former_options
+from harness.runs import former
 from harness.runs.record import Cell, Result, Status
 from harness.runs.schema import FORMER_ARMS, RunRecord, TooNew
 from harness.runs.store import Damaged, RunDirectory
@@ -25,7 +27,10 @@ def test_a_stored_record_keeps_every_key_and_figure(stored: Path) -> None:
     before = json.loads(stored.read_text(encoding="utf-8"))
     after = RunDirectory(stored.parent).record().to_json()
     before["model"].pop("path", None)
-    expected = {"experiment": "prefill"} | {k: v for k, v in before.items() if k not in DROPPED}
+    expected = {"experiment": "prefill"} | {
+        former.RECORD_KEYS.get(k, k): v for k, v in before.items() if k not in DROPPED
+    }
+    expected["config"] = former_options.rename(expected["config"])
     if profiles := expected.get("profile"):
         expected["profile"] = [p | {"arm": FORMER_ARMS.get(p["arm"], p["arm"])} for p in profiles]
     if errors := expected.get("logits_error"):
@@ -68,11 +73,11 @@ JUNK: list[tuple[dict[str, Any], str]] = [
     ({"config": {"length": {"tokens": 3}}}, "config.length: must be a value or a list"),
     ({"config": {"length": math.inf}}, "config.length: must be finite"),
     ({"block_ids": {"1": ["0-2000000000"]}}, "block_ids.1.0: 2000000001 blocks"),
-    ({"block_ids": {"1": ["../.."]}}, "block_ids.1.0: no ranges"),
+    ({"block_ids": {"1": ["../.."]}}, "block_ids.1.0: must be ranges"),
     ({"notices": ["\ud800"]}, "half a character"),
     ({"notices": nested(100_000)}, "nested too deeply"),
-    ({"surprise": 1}, "surprise: is no key"),
-    ({"schema_version": "2"}, "schema_version: not a number"),
+    ({"surprise": 1}, "surprise: is not a key"),
+    ({"schema_version": "2"}, "schema_version: must be a number"),
 ]
 
 
@@ -99,7 +104,7 @@ def test_a_file_that_holds_no_record_is_damaged_and_named(tmp_path: Path, junk: 
 
 def test_a_later_version_s_record_is_not_called_damaged(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps(run_record().to_json() | {"schema_version": 3, "new": 1}))
-    with pytest.raises(Damaged, match="schema_version 3: a newer version wrote it") as error:
+    with pytest.raises(Damaged, match="schema_version 3: written by a newer version") as error:
         RunDirectory.open(tmp_path).record()
     assert "damaged" not in str(error.value)
     with pytest.raises(TooNew):
@@ -155,7 +160,7 @@ def test_a_line_of_before_a_field_was_added_is_read() -> None:
         ({"readings": {"x": [math.nan]}}, r"readings\.x\.0: "),
         ({"status": "fine"}, "status: "),
         ({"series_size": -1}, "series_size: "),
-        ({"surprise": 1}, "surprise: is no key"),
+        ({"surprise": 1}, "surprise: is not a key"),
         ({"series": "\ud800"}, "Invalid JSON"),
         ({"cell": LINE.to_json()["cell"] | {"spread_k": -1}}, r"cell\.spread_k: "),
         ({"cell": LINE.to_json()["cell"] | {"block_size": 10**12}}, r"cell\.block_size: "),

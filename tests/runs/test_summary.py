@@ -12,6 +12,8 @@ import harness
 from harness.experiments import views
 from harness.experiments.cache.rows import CacheSummary
 from harness.experiments.prefill.rows import PrefillSummary
+from harness.runs import former
+from harness.runs.schema import FORMER_ARMS
 from harness.runs.store import Damaged, RunDirectory
 from tests.made_up import builder, cache
 
@@ -21,7 +23,10 @@ STUDIED = sorted(ROOT.glob("docs/study/data/*/*/summary.json"))
 
 @pytest.mark.parametrize("stored", STUDIED, ids=lambda path: path.parent.name)
 def test_a_stored_summary_keeps_every_figure(stored: Path) -> None:
-    before = json.loads(stored.read_text(encoding="utf-8").replace('"no_cache"', '"no_write"'))
+    text = stored.read_text(encoding="utf-8")
+    for old, new in {**FORMER_ARMS, **former.SUMMARY_KEYS}.items():
+        text = text.replace(f'"{old}"', f'"{new}"')
+    before = json.loads(text)
     assert before["schema_version"] == 1
     assert RunDirectory(stored.parent).summary(PrefillSummary).to_json() == before | {"schema_version": 2}
 
@@ -49,7 +54,7 @@ def test_a_summary_comes_back_as_it_was_written(run: RunDirectory) -> None:
         (lambda s: s["cells"][0].pop("arm"), r"cells\.0\.arm: is missing"),
         (lambda s: s["contrasts"][1].update(ci95_us=[1.0]), r"contrasts\.1\.ci95_us\.1: is missing"),
         (lambda s: s["contrasts"][1].update(delta_us=float("nan")), r"contrasts\.1\.delta_us: .*finite"),
-        (lambda s: s.update(surprise=1), "surprise: is no key"),
+        (lambda s: s.update(surprise=1), "surprise: is not a key"),
     ],
 )
 def test_a_summary_that_is_none_is_one_line_with_the_key(change: Any, told: str, run: RunDirectory) -> None:
@@ -63,7 +68,7 @@ def test_a_summary_that_is_none_is_one_line_with_the_key(change: Any, told: str,
 
 def test_a_later_version_s_summary_is_not_called_damaged(run: RunDirectory) -> None:
     run.summary_path.write_text(json.dumps({"schema_version": 3, "status": "finished"}))
-    with pytest.raises(Damaged, match=r"summary\.json: schema_version 3: a newer version wrote it"):
+    with pytest.raises(Damaged, match=r"summary\.json: schema_version 3: written by a newer version"):
         harness.open(run.path)
 
 

@@ -97,13 +97,13 @@ def section(text: str, heading: str, device: str) -> str:
 
 def test_what_is_found_decides_on_the_sentences(text: str) -> None:
     h100, h200 = (section(text, "Does scrambling", device) for device in ("H100", "H200"))
-    planted = r"Kernel: scrambling costs time beyond the noise floor in 1 of 3 points: \+(5\.9|6\.)"
-    assert re.search(planted, h100)
-    assert "(llama-3-8b at 4096 tokens, block size 16, FA2, 256 runs)" in h100
-    assert "Kernel: no cost of scrambling beyond the noise floor could be seen in any of 1 point;" in h200
+    injected = r"Kernel: scrambling costs time beyond the noise floor in 1 of 3 points: \+(5\.9|6\.)"
+    assert re.search(injected, h100)
+    assert "(llama-3-8b at 4096 tokens, block size 16, FA2, 256 segments)" in h100
+    assert "Kernel: no cost of scrambling beyond the noise floor was measured in any of 1 point;" in h200
     advice = {device: section(text, "What should a user", device) for device in ("H100", "H200")}
     assert "The order of blocks costs time beyond the noise floor in 1 of" in advice["H100"]
-    assert "The order of blocks: nothing beyond the noise floor could be seen" in advice["H200"]
+    assert "The order of blocks: no effect beyond the noise floor was measured" in advice["H200"]
 
 
 def test_the_block_size_that_costs_less_is_advised(text: str) -> None:
@@ -113,7 +113,7 @@ def test_the_block_size_that_costs_less_is_advised(text: str) -> None:
 
 
 def test_effects_under_the_noise_floor_are_called_that(text: str) -> None:
-    rows = section(text, "Does scrambling", "H100").partition("Whole prefill, at the most runs")[2]
+    rows = section(text, "Does scrambling", "H100").partition("Whole prefill, at the most segments")[2]
     noisy = next(line for line in rows.splitlines() if "| gpt2" in line and "|      16 |" in line)
     assert "below noise" in noisy or "unclear" in noisy
     assert "slower" not in noisy
@@ -140,7 +140,7 @@ def test_points_beside_the_plan_are_named(tmp_path: Path) -> None:
     (line,) = (
         line for line in (tmp_path / "README.md").read_text().splitlines() if "beside the plan" in line
     )
-    assert line.endswith(": llama-3-8b-1-layer at 1234 tokens, block size 16, FA2, 1, 8 runs.")
+    assert line.endswith(": llama-3-8b-1-layer at 1234 tokens, block size 16, FA2, 1, 8 segments.")
 
 
 def test_a_kernel_alone_says_nothing_of_whole_prefills(study: Path) -> None:
@@ -159,7 +159,7 @@ def test_figures_are_drawn_and_shown(study: Path, text: str) -> None:
     shown = re.findall(r"\(figures/(\S+\.png)\)", text)
     drawn = sorted(path.name for path in (study / "figures").iterdir())
     assert sorted(shown) == drawn
-    assert {name.split("-")[0] for name in drawn} == {"account", "gather", "paging", "spread"}
+    assert {name.split("-")[0] for name in drawn} == {"breakdown", "gather", "paging", "spread"}
     for name in drawn:
         pixels = matplotlib.image.imread(study / "figures" / name)
         assert pixels.shape[1] > 400
@@ -198,7 +198,7 @@ def test_devices_are_drawn_on_one_scale(tmp_path: Path, monkeypatch: pytest.Monk
         for key in keys
     ]
     assert colours[0]["4096 tokens"] == colours[1]["4096 tokens"] != colours[0]["512 tokens"]
-    one, two = (drawn[f"account-{name}"] for name in ("nvidia-h100-80gb-hbm3", "nvidia-h200"))
+    one, two = (drawn[f"breakdown-{name}"] for name in ("nvidia-h100-80gb-hbm3", "nvidia-h200"))
     assert [a.get_xlim() for a in one.axes] == [a.get_xlim() for a in two.axes]
 
 
@@ -221,7 +221,7 @@ def test_of_kernels_alike_the_one_with_most_pairs_counts(study: Path) -> None:
         ([Effect(1.0, None, 0.2, 3)], "has no interval at any of 1 point: 1 too few rounds."),
         (
             [Effect(0.1, (-0.8, 0.9), 0.5, 9), Effect(reason="oom")],
-            "no cost of scrambling beyond the noise floor could be seen in any of 1 point; no interval "
+            "no cost of scrambling beyond the noise floor was measured in any of 1 point; no interval "
             "reaches higher than that of +0.10% [-0.80, +0.90]",
         ),
         (
@@ -234,7 +234,7 @@ def test_of_kernels_alike_the_one_with_most_pairs_counts(study: Path) -> None:
         ),
         (
             [Effect(-2.0, (-2.2, -1.8), 0.5, 9), Effect(2.0, (1.8, 2.2), 0.5, 9)],
-            "in 1 of 2 points: +2.00% [+1.80, +2.20] (gpt2 at 4096 tokens, block size 16, FA3, 8 runs). "
+            "in 1 of 2 points: +2.00% [+1.80, +2.20] (gpt2 at 4096 tokens, block size 16, FA3, 8 segments). "
             "The time is less with it in 1: -2.00% [-2.20, -1.80]",
         ),
     ],
@@ -364,7 +364,7 @@ def test_equals_are_hardly_ever_called_slower_or_faster(pairs: int) -> None:
 
 def prefill(version: int, engine_ms: float, busy_pct: float) -> Point:
     """A whole prefill, of which no more is known than what it took and how busy the GPU was."""
-    account = {
+    breakdown = {
         "engine_ms": engine_ms,
         "engine_ci95_ms": [0.99 * engine_ms, 1.01 * engine_ms],
         "host_bound": {"verdict": "", "gpu_busy_pct": busy_pct, "ci95_pct": None},
@@ -372,7 +372,7 @@ def prefill(version: int, engine_ms: float, busy_pct: float) -> Point:
     kernels = [{"arm": "dense", "provider": f"vLLM FA{version}"}]
     config = {"model": "gpt2", "length": 4096, "block_size": 16}
     record = {"config": config, "model": {"name": "gpt2"}}
-    return Point(record, {"kernels": kernels, "attribution": account})
+    return Point(record, {"kernels": kernels, "attribution": breakdown})
 
 
 @pytest.mark.parametrize(
@@ -399,7 +399,7 @@ def test_kernels_of_two_processes_are_alike_within_what_one_kernel_differs_by(
     low: float, alike: bool
 ) -> None:
     one, other = Effect(ci95_pct=(9.0, 10.0)), Effect(ci95_pct=(low, low + 1))
-    assert findings.alike(one, other) == findings.alike(other, one) == alike
+    assert findings.are_alike(one, other) == findings.are_alike(other, one) == alike
 
 
 def gather(gather_us: float | None, saving_us: float, interval: tuple[float, float]) -> findings.Gather:

@@ -31,13 +31,13 @@ def made(tmp_path_factory):
     return directory, {"screen": tables.screen_summary() + "\n", "csv": tables.csv(), "md": tables.markdown()}
 
 
-def test_the_summary_has_each_run_s_account(made):
+def test_the_summary_has_each_run_s_breakdown(made):
     points = json.loads((made[0] / "summary.json").read_text())["points"]
     assert [bool(point["attribution"]) for point in points] == [True, True, False, False, False, False]
     assert points[0]["attribution"]["measured"][0]["component"] == "fragmentation"
 
 
-def test_a_point_without_an_account_has_its_prefill_and_its_kernel(made):
+def test_a_point_without_a_breakdown_has_its_prefill_and_its_kernel(made):
     """Its figures are those of its run's own summary, at the largest spread_k."""
     point = json.loads((made[0] / "summary.json").read_text())["points"][2]
     run = summary_of(prefill.record(), prefill.results())
@@ -47,8 +47,8 @@ def test_a_point_without_an_account_has_its_prefill_and_its_kernel(made):
     kernel = "cpu_attention_with_kv_cache"
     assert point["kernel"]["paging"] == of[kernel, "dense", "paged@1", 1]
     assert point["kernel"]["fragmentation"] == of[kernel, "paged@1", "paged", max(prefill.SPREAD_K)]
-    one_run = next(row for row in run["end_to_end"] if (row["arm"], row["spread_k"]) == ("paged", 1))
-    assert point["prefill"]["median_ms"] == one_run["median_ms"]
+    one_segment = next(row for row in run["end_to_end"] if (row["arm"], row["spread_k"]) == ("paged", 1))
+    assert point["prefill"]["median_ms"] == one_segment["median_ms"]
     rows = list(csv.DictReader(io.StringIO(made[1]["csv"])))
     told = [row["component"] for row in rows if row["point"] == point["name"]]
     assert told == ["prefill", "fragmentation", "kernel_paging", "kernel_fragmentation"]

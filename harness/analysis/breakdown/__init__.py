@@ -1,8 +1,8 @@
-"""The account: what the paged KV cache costs the prefill, measured, predicted and compared.
+"""The breakdown: what the paged KV cache costs the prefill, measured, predicted and compared.
 
-Measured are differences between arms of the running engine, predicted the same differences as sums of
-replayed kernel times over the layers. What the GPU's work predicts and the prefill does not show is hidden
-behind the host; what it shows and nothing predicts is not understood. Times are ms unless a key says us.
+Measured: differences between arms of the running engine. Predicted: the same differences, as sums of replayed
+kernel times over the layers. What is predicted but not measured is hidden behind the host; what is measured
+but not predicted is unexplained. Times are ms unless a key says us.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ import numpy as np
 from harness.analysis import stats
 from harness.analysis.breakdown import break_even, host, inputs, profiles, sentence
 from harness.analysis.breakdown.differences import (
-    closure_rows,
     measured_rounds,
     measured_rows,
     predicted_rounds,
     predicted_rows,
+    residual_rows,
 )
-from harness.analysis.breakdown.rows import Account, ClosureRow
+from harness.analysis.breakdown.rows import Breakdown, ResidualRow
 from harness.analysis.breakdown.samples import Replayed, why_not
 from harness.analysis.contrasts import prefill_arms
 from harness.runs.record import Result
 from harness.runs.schema import RunRecord
 
-UNDIVIDED = ("engine", "wrapped", "paged")  # arms that say nothing of what the paged KV cache costs
+UNDIVIDED = ("engine", "wrapped", "paged")  # arms that do not measure a cost of the paged KV cache
 
 
-def account(record: RunRecord, results: Sequence[Result]) -> Account | None:
-    """summary.json's "attribution"; None if no arm but the engine's own and chosen blocks was tried.
+def break_down(record: RunRecord, results: Sequence[Result]) -> Breakdown | None:
+    """summary.json's "attribution"; None if only the arms engine and paged were tried.
 
-    Where a row cannot be formed its figures are None and `reason` says why. Percentages are of the median
-    of arm `engine`; of paged@1 where the engine was not measured, which the sentence then says.
+    Where a row cannot be computed its figures are None and `reason` says why. Percentages are of the median
+    of arm `engine`, or of paged@1 where `engine` was not measured; the sentence then says so.
 
     Args:
-        results: all of the run; of a cell that was measured twice only the later.
+        results: all of the run's; of a cell that was measured twice, only the later.
     """
     end_to_end = [r for r in results if r.cell.stage == "end_to_end"]
     if all(r.cell.arm in UNDIVIDED for r in end_to_end):
@@ -49,8 +49,8 @@ def account(record: RunRecord, results: Sequence[Result]) -> Account | None:
     base_ms = engine.median if engine else _median_ms(arms.get("paged@1"))
     measured = measured_rounds(arms, spread_k)
     predicted = predicted_rounds(replayed, spread_k, num_layers)
-    closures = closure_rows(measured, predicted, num_layers)
-    found = Account(
+    residuals = residual_rows(measured, predicted, num_layers)
+    found = Breakdown(
         spread_k=spread_k,
         engine_ms=engine.median if engine else None,
         engine_ci95_ms=engine.ci95 if engine else None,
@@ -61,11 +61,11 @@ def account(record: RunRecord, results: Sequence[Result]) -> Account | None:
         components=profiles.components(record, arms),
         measured=measured_rows(measured, spread_k, base_ms),
         predicted=predicted_rows(predicted, base_ms),
-        closure=closures,
-        closure_pct=next(_magnitude(row) for row in closures if row.component == "paging"),
+        residual=residuals,
+        residual_pct=next(_magnitude(row) for row in residuals if row.component == "paging"),
         host_bound=host.host_bound(record, arms),
-        profiled=profiles.profiled(record, arms),
-        captured_vs_synthetic=inputs.compared(record, replayed),
+        profiled=profiles.profiling_overheads(record, arms),
+        captured_vs_synthetic=inputs.compare_inputs(record, replayed),
         break_even=break_even.rows(record, replayed),
         sentence="",
     )
@@ -86,9 +86,9 @@ def _median_ms(result: Result | None) -> float | None:
 
 
 def _noise_floor_pct(arms: Mapping[str, Result]) -> float | None:
-    """The prefill's A/A contrast's, paged@1 against itself, in percent of engine like the account.
+    """The noise floor: the prefill's A/A contrast, paged@1 against itself, in percent of `engine`.
 
-    In percent of paged@1 where engine was not measured.
+    In percent of paged@1 where `engine` was not measured.
     """
     pair = [arms.get(name) for name in ("paged@1", "paged@1 again")]
     sound = [r.samples_us for r in pair if r is not None and not why_not(r, "")]
@@ -102,5 +102,5 @@ def _noise_floor_pct(arms: Mapping[str, Result]) -> float | None:
     return floor * paged_ms / engine_ms
 
 
-def _magnitude(row: ClosureRow) -> float | None:
+def _magnitude(row: ResidualRow) -> float | None:
     return None if row.pct_of_measured is None else abs(row.pct_of_measured)

@@ -1,4 +1,4 @@
-"""From which number of uses, and from which length, it pays to gather a fragmented cache first."""
+"""After how many uses, and from which length on, gathering a fragmented cache first pays off."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ CHOICES = (
 def rows(record: RunRecord, replayed: Replayed) -> list[BreakEvenRow]:
     """One row for each pair of kernels that was tried, mean over the layers that have all three arms.
 
-    saving = paged - contiguous, a call; reuses = gather / saving: the number of attention calls that read
-    one gathered copy from which gathering first is no slower. length_for_one_use, in tokens, is where one
-    call is enough, if the gather is linear in the length and the kernels' difference quadratic, as causal
-    attention without a window is: this length times reuses. Both are assumptions, neither is measured.
+    saving = paged - contiguous, a call; reuses = gather / saving: the number of attention calls on one
+    gathered copy at which gathering first breaks even. length_for_one_use, in tokens, is the length at which
+    one call is enough, if the gather is linear in the length and the kernels' difference quadratic, as for
+    causal attention without a window: this length times reuses. Both are assumptions, not measurements.
     `block_size` is the paged kernel's. The interval of reuses holds the quotients of both medians' intervals.
     """
     return [_row(record, replayed, choice) for choice in CHOICES if replayed.has(choice.contiguous)]
 
 
 def _row(record: RunRecord, replayed: Replayed, choice: Choice) -> BreakEvenRow:
-    found = replayed.together([choice.contiguous, choice.paged, choice.gather])
-    contiguous, paged, gather = found.values()
+    means = replayed.average([choice.contiguous, choice.paged, choice.gather])
+    contiguous, paged, gather = means.values()
     saving = paged.values - contiguous.values
     kernel, blocks = replayed.first(choice.contiguous), replayed.first(choice.paged)
     assert kernel is not None
@@ -95,7 +95,7 @@ def _decide(row: BreakEvenRow, gather: Array, saving: Array, paged_us: float) ->
 
 
 def _pays(bounds: stats.Interval) -> str:
-    """From which use on it pays for certain."""
+    """After how many uses gathering certainly pays off."""
     low, high = bounds
     if high <= 1:
         return "on the first use"
@@ -103,7 +103,7 @@ def _pays(bounds: stats.Interval) -> str:
 
 
 def _other_blocks(replayed: Replayed, choice: Choice) -> str | None:
-    """Said where the gather reads other blocks than the paged kernel."""
+    """A remark where the gather reads blocks of another size than the paged kernel."""
     gather, paged = replayed.first(choice.gather), replayed.first(choice.paged)
     if gather is None or paged is None or gather.cell.block_size == paged.cell.block_size:
         return None
@@ -114,9 +114,9 @@ def _length(record: RunRecord, reuses: float) -> tuple[int | None, str | None]:
     """length_for_one_use, and why it is not known."""
     lengths = {request.length for request in record.prompts}
     if record.layer_windows:
-        return None, "no length: under a sliding window the saving is not quadratic in it"
+        return None, "no length: under a sliding window the saving is not quadratic in the length"
     if not lengths:
-        return None, "no length: the prompt's is not known"
+        return None, "no length: the prompt's length is not known"
     if len(lengths) > 1:
-        return None, "no length: the prompts are of several"
+        return None, "no length: the prompts differ in length"
     return round(lengths.pop() * reuses), None

@@ -1,4 +1,6 @@
-"""Where random inputs predict the time of the engine's kernel, and what explains it where they do not."""
+"""Whether random inputs predict the time of the engine's kernel, and what explains the difference where they
+do not.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +8,9 @@ from harness.analysis import stats
 from harness.analysis.breakdown.rows import StepRow
 from harness.analysis.breakdown.samples import Replayed, Rounds
 from harness.runs.schema import RunRecord
-from harness.units import counted
+from harness.units import pluralise
 
-# Each step differs from the one before it in one thing, which its name says.
+# Each step differs from the previous one in one thing, which its name says.
 STEPS = {
     "random, contiguous, no schedule": "synthetic random_unscheduled",
     "random, contiguous": "synthetic random",
@@ -19,12 +21,13 @@ IN_ENGINE = "engine (profiled)"
 FIGURES = ("us", "ci95_us", "delta_us", "delta_ci95_us", "delta_pct", "delta_ci95_pct", "verdict")
 
 
-def compared(record: RunRecord, replayed: Replayed) -> list[StepRow]:
-    """One row a step from a benchmark's inputs to the engine's own, dense arm; [] without random inputs.
+def compare_inputs(record: RunRecord, replayed: Replayed) -> list[StepRow]:
+    """One row for each step from a benchmark's inputs to the engine's own, for the dense arm; [] without
+    random inputs.
 
-    Times are the mean over the layers that have random inputs; the last step's over all layers, as it is
-    the profiled prefill's time in attention, and its difference is from the replay of all layers. A step of
-    which the kernel has no such arm is left out, all others are there.
+    Times are the mean over the layers that have random inputs; the last step's over all layers, as it is the
+    profiled prefill's time in attention, and its difference is from the replay of all layers. A step for
+    which the kernel has no arm is left out.
     """
     on_both = replayed.with_any(lambda name: name.startswith("synthetic "))
     if not on_both.layers:
@@ -43,14 +46,14 @@ def compared(record: RunRecord, replayed: Replayed) -> list[StepRow]:
 
 
 def _row(step: str, replayed: Replayed, previous: str | None, name: str) -> StepRow:
-    own = replayed.together([name])[name]
+    own = replayed.average([name])[name]
     row = StepRow(step=step, **dict.fromkeys(FIGURES), n=len(own.values), reason=own.reason)
     if not len(own.values):
         return row
     median = stats.median_interval(own.values)
     row.us, row.ci95_us = median.median, median.ci95
     if previous is not None:
-        pair = replayed.together([previous, name])
+        pair = replayed.average([previous, name])
         _compare(row, pair[previous], pair[name])
     return row
 
@@ -75,12 +78,12 @@ def _in_engine(record: RunRecord, replayed: Replayed) -> StepRow:
         row.reason = "no prefill of dense was profiled" if num_layers else "layers not known"
         return row
     row.us, row.n = 1000 * profile.categories.get("attention", 0.0) / num_layers, 1
-    replay = replayed.together(["dense"])["dense"]
+    replay = replayed.average(["dense"])["dense"]
     if replay.median is None:
         row.reason = f"no difference: {replay.reason}"
         return row
     row.delta_us = row.us - replay.median
     row.delta_pct = 100 * row.delta_us / replay.median
     if replay.layers != num_layers:
-        row.reason = f"replayed: {replay.layers} of {counted(num_layers, 'layer')}"
+        row.reason = f"replayed: {replay.layers} of {pluralise(num_layers, 'layer')}"
     return row

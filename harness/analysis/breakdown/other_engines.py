@@ -1,4 +1,4 @@
-"""What engines that differ in one option take for the same prefill, and what the cache costs in each."""
+"""How long engines that differ in one option take for the same prefill, and what the cache costs in each."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class _Difference:
 def variant_rows(record: RunRecord, results: Iterable[Result]) -> list[VariantRow]:
     """summary.json's "variants": a row for each engine, the baseline's two first. Times in ms.
 
-    An engine's difference is paired with the baseline's by rounds. Two engines of one configuration differ,
-    too, by what the rounds do not show: where their memory lies, which cores they got. So the noise floor is
+    An engine's difference is paired with the baseline's by rounds. Two engines of one configuration also
+    differ in what rounds cannot show: where their memory lies, which cores they got. So the noise floor is
     the baseline against itself in a second engine (A/A), and the verdict is that of the interval widened by
     it. `paging` and `cache_write` are differences within one engine, in percent of its prefill.
     """
@@ -51,7 +51,7 @@ def _row(
     first: Result | None,
     floor: float | None,
 ) -> VariantRow:
-    engine, variant = arms["engine"], Variant.named(name)
+    engine, variant = arms["engine"], Variant.from_name(name)
     median = stats.median_interval(engine.samples_us) if engine.samples_us else None
     against = None if name == BASELINE else _difference(first, engine)
     settings = record.engine.to_json() if record.engine else {}
@@ -90,7 +90,7 @@ def _verdict(name: str, against: _Difference, floor: float | None) -> Verdict:
 def _within(arms: Mapping[str, Result], baseline: str, treatment: str) -> Share:
     """A difference of two arms of one engine, in percent of its `engine` arm."""
     one, two, whole = arms.get(baseline), arms.get(treatment), arms["engine"]
-    # One reason is enough: of dense ahead of the others, which is in both figures.
+    # One reason is enough, dense's first: dense is in both figures.
     objections = (why_not(arms.get(name), name) for name in sorted((baseline, treatment)))
     lacking = next((text for text in objections if text), None)
     remarks = dict.fromkeys(arm.reason for arm in (one, two) if arm and arm.reason)

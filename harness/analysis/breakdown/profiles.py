@@ -1,4 +1,4 @@
-"""Where the time of a profiled prefill went, set against the same arm's prefills that were not profiled."""
+"""Where the time of a profiled prefill went, compared with the same arm's prefills that were not profiled."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CATEGORIES = (
 
 
 def components(record: RunRecord, arms: Mapping[str, Result]) -> list[CategoryRow]:
-    """Each profiled arm's categories, then what is left of its step; `pct` is of that step."""
+    """Each profiled arm's categories, then the rest of its step; `pct` is of that step."""
     rows = []
     for profile, median_ms in _profiles(record, arms):
         times: dict[str, float | None] = {**dict.fromkeys(CATEGORIES, 0.0), **profile.categories}
@@ -38,8 +38,8 @@ def components(record: RunRecord, arms: Mapping[str, Result]) -> list[CategoryRo
     return rows
 
 
-def profiled(record: RunRecord, arms: Mapping[str, Result]) -> list[ProfilingRow]:
-    """What profiling itself cost each profiled arm."""
+def profiling_overheads(record: RunRecord, arms: Mapping[str, Result]) -> list[ProfilingRow]:
+    """The overhead of profiling, for each profiled arm."""
     return [
         ProfilingRow(
             arm=profile.arm,
@@ -53,7 +53,7 @@ def profiled(record: RunRecord, arms: Mapping[str, Result]) -> list[ProfilingRow
 
 
 def busy_pct(record: RunRecord, arms: Mapping[str, Result], name: str) -> float | None:
-    """How much of its step the GPU works, of "engine", "dense" or "paged@1".
+    """The share of the step, in percent, in which the GPU works, for "engine", "dense" or "paged@1".
 
     None if the arm was not profiled or not timed.
     """
@@ -64,9 +64,11 @@ def busy_pct(record: RunRecord, arms: Mapping[str, Result], name: str) -> float 
 
 
 def _step_ms(profile: ProfileRecord, median_ms: float) -> float:
-    """What the profile's busy time is a part of: the profiled prefill or the median of the others."""
-    # A GPU at its power limit can clock higher in the profiled prefill than in those timed, and set against
-    # their median it would look idle for the difference; as it would where the profiler slows the host.
+    """The time that the profile's busy time is a share of: the profiled prefill or the median of the
+    others.
+    """
+    # A GPU at its power limit can clock higher in the profiled prefill than in those timed; compared with
+    # their median it would look idle for the difference. The same goes where the profiler slows the host.
     return min(median_ms, profile.profiled_ms)
 
 

@@ -24,7 +24,7 @@ class MeasuredRow(Stored):
     pct: float | None = Field(description="of the prefill")
     ci95_pct: Interval | None = Field(description="of the prefill")
     n: Count = Field(description="pairs")
-    reason: str | None = Field(description="why there are no figures, or what to know of them")
+    reason: str | None = Field(description="why there are no figures, or a remark")
     verdict: Verdict | None = Field(description="of the treatment")
 
 
@@ -37,28 +37,28 @@ class PredictedRow(Stored):
     pct: float | None = Field(description="of the prefill")
     ci95_pct: Interval | None = Field(description="of the prefill")
     n: Count = Field(description="rounds")
-    reason: str | None = Field(description="why there are no figures, or what to know of them")
-    layers: Count | None = Field(description="how many it was formed from")
+    reason: str | None = Field(description="why there are no figures, or a remark")
+    layers: Count | None = Field(description="how many it was computed from")
 
 
-class ClosureRow(Stored):
+class ResidualRow(Stored):
     """Measured minus predicted."""
 
     component: str = Field(description="as in `measured`")
     ms: float | None = Field(description="the difference")
     ci95_ms: Interval | None = Field(description="of two independent medians, by bootstrap")
     pct_of_measured: float | None = Field(description="the difference")
-    closed: bool | None = Field(
-        description="whether the interval holds zero; null where fewer layers than all were replayed"
+    includes_zero: bool | None = Field(
+        description="whether the interval includes zero; null unless all layers were replayed"
     )
-    reason: str | None = Field(description="what to know of either side")
+    reason: str | None = Field(description="remarks on either side")
 
 
 class CategoryRow(Stored):
     """Part of a profiled arm's step."""
 
     arm: str = Field(description="of the whole prefills")
-    spread_k: Count = Field(description="runs of a prompt's blocks")
+    spread_k: Count = Field(description="segments of a prompt's blocks")
     category: str = Field(description="of kernels, or `GPU idle`")
     ms: Amount | None = Field(description="its time")
     pct: Amount | None = Field(
@@ -67,10 +67,10 @@ class CategoryRow(Stored):
 
 
 class ProfilingRow(Stored):
-    """What profiling itself cost an arm."""
+    """The overhead of profiling an arm."""
 
     arm: str = Field(description="of the whole prefills")
-    spread_k: Count = Field(description="runs of a prompt's blocks")
+    spread_k: Count = Field(description="segments of a prompt's blocks")
     profiled_ms: Amount = Field(description="the profiled prefill")
     unprofiled_ms: Amount | None = Field(description="median of the others")
     overhead_pct: float | None = Field(description="of that median")
@@ -80,67 +80,67 @@ class HostBound(Stored):
     """Whether the step waits for the GPU or for the host that launches its work."""
 
     verdict: Bound = Field(description="what it waits for")
-    gpu_busy_pct: Amount | None = Field(description="how much of the step the GPU works")
-    planted_ms: float | None = Field(description="a delay ahead of every layer's attention")
-    planted_ci95_ms: Interval | None = Field(description="its interval")
-    pass_through_pct: float | None = Field(description="of the delay, what reached the latency")
+    gpu_busy_pct: Amount | None = Field(description="share of the step in which the GPU works")
+    injected_ms: float | None = Field(description="the delay before every layer's attention, in total")
+    injected_ci95_ms: Interval | None = Field(description="its interval")
+    pass_through_pct: float | None = Field(description="share of the delay that reached the latency")
     ci95_pct: Interval | None = Field(description="its interval")
-    reason: str | None = Field(description="what else is to be known of it")
+    reason: str | None = Field(description="a qualification")
 
 
 class StepRow(Stored):
-    """From random inputs to the engine's, one step in one thing."""
+    """A step from random inputs to the engine's, changing one thing."""
 
-    step: str = Field(description="what differs from the step before")
+    step: str = Field(description="what differs from the previous step")
     us: Amount | None = Field(description="a layer's attention")
     ci95_us: Interval | None = Field(description="null below 6 rounds")
-    delta_us: float | None = Field(description="from the step before")
+    delta_us: float | None = Field(description="from the previous step")
     delta_ci95_us: Interval | None = Field(description="its interval")
-    delta_pct: float | None = Field(description="of the step before")
+    delta_pct: float | None = Field(description="of the previous step")
     delta_ci95_pct: Interval | None = Field(description="its interval")
-    verdict: Verdict | None = Field(description="against the step before")
+    verdict: Verdict | None = Field(description="against the previous step")
     n: Count = Field(description="rounds")
-    reason: str | None = Field(description="why there are no figures, or what to know of them")
+    reason: str | None = Field(description="why there are no figures, or a remark")
 
 
 class BreakEvenRow(Stored):
-    """From how many uses a gather pays."""
+    """How many uses it takes for a gather to pay off."""
 
     kernel: str = Field(description="the contiguous one")
-    provider: str = Field(description="who it comes from")
+    provider: str = Field(description="the kernel's origin")
     block_size: Count = Field(description="the paged kernel's")
     gather_us: Amount | None = Field(description="the copy")
     paged_us: Amount | None = Field(description="attention on the blocks")
     contiguous_us: Amount | None = Field(description="attention on the copy")
-    saving_us: float | None = Field(description="paged less contiguous, pair by pair")
+    saving_us: float | None = Field(description="paged minus contiguous, pair by pair")
     saving_ci95_us: Interval | None = Field(description="its interval")
     reuses: Amount | None = Field(description="attention calls on one copy")
     reuses_ci95: Interval | None = Field(description="its interval")
     length_for_one_use: Count | None = Field(description="tokens; assumed, not measured")
     pays: str = Field(description="in words")
-    reason: str | None = Field(description="what to know of it")
+    reason: str | None = Field(description="a remark")
 
 
-class Account(Stored):
-    """What the paged KV cache costs the prefill; null if no arm was steered."""
+class Breakdown(Stored):
+    """What the paged KV cache costs the prefill; null if no arm was overridden."""
 
-    spread_k: Count = Field(description="the largest, at which fragmentation is taken")
-    engine_ms: Amount | None = Field(description="vLLM untouched: what shares are of")
+    spread_k: Count = Field(description="the largest, at which fragmentation is measured")
+    engine_ms: Amount | None = Field(description="vLLM untouched; shares refer to it")
     engine_ci95_ms: Interval | None = Field(description="its interval")
-    engine_spread_k: SpreadRange | None = Field(description="what it allocates by itself")
+    engine_spread_k: SpreadRange | None = Field(description="of vLLM's own allocations")
     noise_floor_pct: Amount | None = Field(description="by the A/A contrast")
     layers: Count | None = Field(description="of the model")
     layers_replayed: Count = Field(description="of those")
     components: list[CategoryRow] = Field(default=[])
     measured: list[MeasuredRow]
     predicted: list[PredictedRow]
-    closure: list[ClosureRow]
-    closure_pct: Amount | None = Field(description="of paging")
+    residual: list[ResidualRow]
+    residual_pct: Amount | None = Field(description="of paging")
     host_bound: HostBound
     profiled: list[ProfilingRow] = Field(default=[])
     captured_vs_synthetic: list[StepRow] = Field(default=[])
     break_even: list[BreakEvenRow]
-    sentence: str = Field(description="the account in words")
+    sentence: str = Field(description="the breakdown in a sentence")
 
 
 class Share(Stored):
@@ -151,11 +151,11 @@ class Share(Stored):
     pct: float | None = Field(description="of the engine's prefill")
     ci95_pct: Interval | None = Field(description="of the engine's prefill")
     n: Count = Field(description="pairs")
-    reason: str | None = Field(description="why there are no figures, or what to know of them")
+    reason: str | None = Field(description="why there are no figures, or a remark")
 
 
 class VariantRow(Stored):
-    """Another engine; the baseline's two come first."""
+    """Another engine; the two baselines come first."""
 
     variant: str = Field(description="its name")
     option: str | None = Field(description="null: the baseline")
@@ -174,5 +174,5 @@ class VariantRow(Stored):
     cache_write: Share
     stopped: str | None = Field(description="what ended its series")
     status: StatusName = Field(description="`ok`, or what it ended with")
-    reason: str | None = Field(description="why it is not `ok`, or what to know of it")
-    warnings: list[str] = Field(description="doubts about the samples, in words")
+    reason: str | None = Field(description="why it is not `ok`, or a remark")
+    warnings: list[str] = Field(description="warnings about the samples")

@@ -1,4 +1,6 @@
-"""The samples that the account is made of: which arms have some, round by round, and why others have none."""
+"""The samples that the breakdown is made of: which arms have samples, round by round, and why others have
+none.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +24,11 @@ SEED = 0  # the same samples give the same interval
 
 @dataclass(frozen=True)
 class Rounds:
-    """One figure a round; none, and the reason why, if it could not be formed."""
+    """One figure for each round; none, with a reason, if it could not be computed."""
 
     values: Array
-    reason: str | None = None  # also a remark where there are figures
-    layers: int | None = None  # how many layers the figures are of
+    reason: str | None = None  # or a remark on the figures
+    layers: int | None = None  # number of layers in the figures
 
     @property
     def median(self) -> float | None:
@@ -34,24 +36,24 @@ class Rounds:
         return float(np.median(self.values)) if len(self.values) else None
 
 
-def nothing(reason: str) -> Rounds:
-    """What could not be formed."""
+def no_rounds(reason: str) -> Rounds:
+    """No figures, and the reason."""
     return Rounds(np.empty(0), reason)
 
 
 def why_not(result: Result | None, name: str, done: str = "measured") -> str | None:
-    """Why an arm has no figures to go by, in words; None if it has. Only ok cells count."""
+    """Why an arm has no usable figures; None if it has. Only ok cells count."""
     if result is None:
         return f"{name} was not {done}"
     if result.status is Status.OK:
         return None if result.samples_us else f"{name} has no samples"
-    said = f"{name}: {result.status.value}"
-    return f"{said}: {result.reason}" if result.reason else said
+    text = f"{name}: {result.status.value}"
+    return f"{text}: {result.reason}" if result.reason else text
 
 
 @dataclass(frozen=True)
 class Replayed:
-    """The replayed attention calls at one spread_k: by layer, each arm by name.
+    """The replayed attention calls at one spread_k: layer -> arm's name -> result.
 
     Names: the engine's kernel by its arms, "dense", "paged", "paged@1", "compact"; "cache_write" and
     "cache_write@1"; "gather_kv", "gather_qkv"; other kernels as "flash_attn_func contiguous". With random
@@ -62,17 +64,17 @@ class Replayed:
 
     @classmethod
     def of(cls, results: Iterable[Result], spread_k: int) -> Replayed:
-        """Those of the results that are in that spread_k's series."""
+        """The results that belong to the series of that spread_k."""
         layers: dict[int, dict[str, Result]] = {}
         for result in results:
             if result.cell.layer is not None and in_spread(result.series, spread_k):
                 layers.setdefault(result.cell.layer, {})[_name(result)] = result
-        if spread_k == 1:  # the paged arm is the one run itself
+        if spread_k == 1:  # the paged arm is the one segment itself
             layers = {n: {**a, "paged@1": a["paged"]} if "paged" in a else a for n, a in layers.items()}
         return cls(dict(sorted(layers.items())))
 
     def with_any(self, wanted: Callable[[str], bool]) -> Replayed:
-        """Only the layers on which an arm of such a name was tried."""
+        """Only the layers on which an arm whose name satisfies `wanted` was tried."""
         return Replayed({n: arms for n, arms in self.layers.items() if any(map(wanted, arms))})
 
     def has(self, name: str) -> bool:
@@ -83,30 +85,32 @@ class Replayed:
         """The arm on the first layer on which it was tried."""
         return next((arms[name] for arms in self.layers.values() if name in arms), None)
 
-    def together(self, names: Sequence[str]) -> dict[str, Rounds]:
-        """Each arm's mean over the layers on which all of them are ok, in us, the same rounds of each.
+    def average(self, names: Sequence[str]) -> dict[str, Rounds]:
+        """Each arm's mean in us over the layers on which all of them are ok, over the same rounds.
 
-        Layers are averaged round by round, as for rows with layer "mean". `reason` names the layers that
-        are left out and why; without any layer, only why.
+        Layers are averaged round by round, as for rows with layer "mean". `reason` says which layers are left
+        out and why, or only why if no layer is left.
         """
         lost = {n: self._objection(n, names) for n in self.layers}
-        kept = [n for n, reason in lost.items() if reason is None]
-        if not kept:
+        layers = [n for n, reason in lost.items() if reason is None]
+        if not layers:
             reasons = [reason for reason in lost.values() if reason]
-            missing = nothing(reasons[0] if reasons else f"{names[0]} was not replayed")
+            missing = no_rounds(reasons[0] if reasons else f"{names[0]} was not replayed")
             return dict.fromkeys(names, missing)
-        told = "; ".join(f"without layer {n}: {reason}" for n, reason in lost.items() if reason) or None
-        means = {name: rounds([self.layers[n][name] for n in kept]) for name in names}
+        lost_layers = (
+            "; ".join(f"without layer {n}: {reason}" for n, reason in lost.items() if reason) or None
+        )
+        means = {name: rounds([self.layers[n][name] for n in layers]) for name in names}
         shortest = min(map(len, means.values()))
-        return {name: Rounds(mean[:shortest], told, len(kept)) for name, mean in means.items()}
+        return {name: Rounds(mean[:shortest], lost_layers, len(layers)) for name, mean in means.items()}
 
-    def combined(self, terms: Mapping[str, int]) -> Rounds:
-        """The sum of arms with their signs, per layer, in us; see `together`."""
-        found = self.together(list(terms))
-        first = next(iter(found.values()))
+    def combine(self, terms: Mapping[str, int]) -> Rounds:
+        """The sum of arms with their signs, per layer, in us; see `average`."""
+        means = self.average(list(terms))
+        first = next(iter(means.values()))
         if not len(first.values):
             return first
-        values: Array = np.sum([sign * found[name].values for name, sign in terms.items()], axis=0)
+        values: Array = np.sum([sign * means[name].values for name, sign in terms.items()], axis=0)
         return Rounds(values, first.reason, first.layers)
 
     def _objection(self, layer: int, names: Sequence[str]) -> str | None:
@@ -127,15 +131,15 @@ def _name(result: Result) -> str:
 
 
 def generator() -> np.random.Generator:
-    """Of the resampling, for one account's part."""
+    """The generator for resampling one part of a breakdown."""
     return np.random.default_rng(SEED)
 
 
 def resampled_medians(samples: Array, rng: np.random.Generator) -> Array:
-    """Medians of RESAMPLES bootstrap samples, to be set against those of independent samples.
+    """Medians of RESAMPLES bootstrap samples, to be compared with those of independent samples.
 
     Then 94% to 97% of the percentile intervals hold the truth from 6 samples of either on (simulated); of one
-    median alone it is 87% to 94% below 20, where an order-statistic interval holds what it promises.
+    median alone it is 87% to 94% below 20, where an order-statistic interval reaches its nominal coverage.
     """
     n = len(samples)
     step = max(1, RESAMPLED_TOGETHER // n)
@@ -153,5 +157,5 @@ def percentile_interval(draws: Array) -> stats.Interval:
 
 
 def enough(*series: Array) -> bool:
-    """Whether there are rounds enough for an interval, as for that of a median."""
+    """Whether there are enough rounds for an interval, as for that of a median."""
     return all(len(values) and stats.median_interval(values).ci95 is not None for values in series)

@@ -1,19 +1,21 @@
-"""The account in one sentence that a person can quote."""
+"""The breakdown in one quotable sentence."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 from harness import batch
-from harness.analysis.breakdown.rows import Account, HostBound, MeasuredRow
+from harness.analysis.breakdown.rows import Breakdown, HostBound, MeasuredRow
 from harness.runs.schema import RunRecord
-from harness.units import counted
+from harness.units import pluralise
 
 PARTS = {"fragmentation": "fragmentation", "paging": "paging", "cache_write": "cache write"}
 
 
-def of(record: RunRecord, attribution: Account) -> str:
-    """What the paged KV cache costs, of what; then what the host hides, and what a CPU cannot show."""
+def of(record: RunRecord, attribution: Breakdown) -> str:
+    """What the paged KV cache costs and of which prefill; then what the host hides, and what a CPU cannot
+    show.
+    """
     measured = {row.component: row for row in attribution.measured}
     parts = ", ".join(f"{name} {_figure(measured[component])}" for component, name in PARTS.items())
     verdict = _verdict(record, attribution, measured)
@@ -25,12 +27,12 @@ def of(record: RunRecord, attribution: Account) -> str:
     if record.device.kind == "cpu":
         floor = _floor(attribution.noise_floor_pct)
         below = "that floor" if floor in verdict else floor
-        sentences.append(f"On a CPU, effects below {below} cannot be seen.")
+        sentences.append(f"On a CPU, effects smaller than {below} cannot be detected.")
     return " ".join(filter(None, sentences))
 
 
-def _verdict(record: RunRecord, attribution: Account, measured: Mapping[str, MeasuredRow]) -> str:
-    """The sentence up to its colon."""
+def _verdict(record: RunRecord, attribution: Breakdown, measured: Mapping[str, MeasuredRow]) -> str:
+    """The sentence, up to its colon."""
     prefill, floor = _prefill(record), attribution.noise_floor_pct
     shares = [measured[name] for name in (*PARTS, "total")]
     bounds = [row.ci95_pct for row in shares if row.ci95_pct is not None]
@@ -50,7 +52,7 @@ def _verdict(record: RunRecord, attribution: Account, measured: Mapping[str, Mea
 def _prefill(record: RunRecord) -> str:
     """Which prefill."""
     text = f"the prefill of {record.model.name}"
-    text += f" at {batch.described(record.prompts)}" if record.prompts else ""
+    text += f" at {batch.describe(record.prompts)}" if record.prompts else ""
     return f"{text} on {record.device.name}"
 
 
@@ -66,7 +68,7 @@ def _host(host_bound: HostBound) -> str | None:
     busy = "" if host_bound.gpu_busy_pct is None else f"{min(host_bound.gpu_busy_pct, 100):.0f}%"
     if passed is None or bounds is None:
         return f"The step is {verdict}, by the GPU's busy share alone: it works {busy} of the time."
-    if host_bound.reason:  # what became of the delay says nothing of the host
+    if host_bound.reason:  # the fate of the delay says nothing about the host
         return f"The step is {verdict}: the GPU works {busy} of the time."
     low, high = (_number(bound, 0) for bound in bounds)
     share = f"{_number(passed, 0)}% [{low}, {high}]"
@@ -80,13 +82,13 @@ def _floor(floor_pct: float | None) -> str:
 
 
 def _figure(row: MeasuredRow) -> str:
-    """A component in percent with its interval; or why not."""
+    """A component in percent with its interval, or the reason why there is none."""
     if row.ms is None:
         return f"not measured ({row.reason})"
     if row.pct is None:
         return f"{_number(row.ms, 3)} ms"
     if row.ci95_pct is None:
-        return f"{_percent(row.pct)} (no interval: {counted(row.n, 'round')})"
+        return f"{_percent(row.pct)} (no interval: {pluralise(row.n, 'round')})"
     low, high = row.ci95_pct
     digits = 1 if high - low > 0.1 else 2
     signs = float(_number(low, digits)) < 0

@@ -1,1 +1,1 @@
-"""Which of vLLM's attention backends is the fastest for which batch size and length?"""
+"""Which of vLLM's attention backends is fastest at which batch size and length?"""

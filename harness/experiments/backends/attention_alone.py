@@ -1,4 +1,4 @@
-"""sdpa.math: one layer's attention alone, with a dense buffer and block by block, on captured calls."""
+"""sdpa.math: attention of one layer alone, with a dense buffer and block by block, on captured calls."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from harness.running.sampling import Sampling
 from harness.runs.record import Cell, Data, Result, Status, status_of
 from patches.attention import BACKENDS
 
-# What an arm runs, and the bytes that it copies for it.
+# An arm's call, and the bytes that it copies.
 COPIES = {
-    "gathered": (dense_buffer.gathered, dense_buffer.buffer_bytes),
-    "per_block": (dense_buffer.per_block, dense_buffer.block_bytes),
+    "gathered": (dense_buffer.attend_gathered, dense_buffer.buffer_bytes),
+    "per_block": (dense_buffer.attend_per_block, dense_buffer.block_bytes),
 }
 ARMS = (("gathered", False), ("per_block", False), ("gathered", True))  # whether it is the control (A/A)
-CAPTURED_FROM = {"cuda": "FLASH_ATTN", "cpu": "CPU_ATTN"}  # where none that was asked for can be
+CAPTURED_FROM = {"cuda": "FLASH_ATTN", "cpu": "CPU_ATTN"}  # where the requested one is not supported
 Captured = dict[Size, Path | str]  # the file with a cell's call, or why there is none
 
 
@@ -51,13 +51,13 @@ def kv_length(config: BackendsConfig, size: Size) -> int:
     return size[1] + (config.output_len or 0) // 2
 
 
-def captured(
+def capture_calls(
     config: BackendsConfig, recorder: Recorder, source: ModelSource, sizes: Sequence[Size], folder: Path
 ) -> Captured:
-    """Prefill every cell's prompts in an engine and keep the first layer's attention call, in a file each.
+    """Prefill every cell's prompts in an engine and save the first layer's attention call, in a file each.
 
-    The engine is gone when this returns, as its KV cache leaves no memory for what follows. It is an eager
-    one: CUDA graphs, when replayed, pass by what looks on.
+    The engine is gone when this returns, as its KV cache leaves no memory for what follows. It is eager:
+    replayed CUDA graphs bypass the hook.
 
     Args:
         sizes: at least one.
@@ -73,7 +73,7 @@ def captured(
             Child(generating, replace(spec, enforce_eager=True), source) as engine,
             recorder.bar("capturing", len(sizes)) as bar,
         ):
-            with recorder.noting() as record:
+            with recorder.update_record() as record:
                 record.captured_from = engine.facts.settings
             for size in sorted(sizes, key=lambda size: size[0] * size[1]):
                 path = folder / f"{size[0]}x{size[1]}.safetensors"
@@ -83,7 +83,7 @@ def captured(
     except EngineFailed as error:
         reason = f"the engine could not capture it: {error}"
         lost = f"{len(sizes) - len(found)} of {len(sizes)}"
-        recorder.notice(f"{SDPA}: random Q, K and V in cells that could not be captured ({lost}): {error}")
+        recorder.notice(f"{SDPA}: random Q, K and V for cells that could not be captured ({lost}): {error}")
     return {size: found.get(size, reason) for size in sizes}
 
 
@@ -102,7 +102,7 @@ class AttentionAlone:
         return timers.for_device(self.sampling.device)
 
     def measure(self, size: Size, call: Path | str, budget: Budget) -> None:
-        """One series: both arms of a cell.
+        """Measure one series: both arms of a cell.
 
         Args:
             call: see Captured.
@@ -110,7 +110,7 @@ class AttentionAlone:
         self.sampling.sample(self._series(size, call), self.timer, budget, self.config.seed)
 
     def _series(self, size: Size, found: Path | str) -> Series:
-        """The arms on the cell's call, judged, or with the reason why one cannot be run."""
+        """The arms on the cell's call, checked, or the reason why one cannot run."""
         series = Series([], [], pairs=[(0, 1), (0, 2)])
         remark = None if isinstance(found, Path) else f"random Q, K and V: {found}"
         for arm, control in ARMS:
@@ -133,7 +133,9 @@ class AttentionAlone:
         return series
 
     def _inputs(self, size: Size, found: Path | str) -> tuple[AttentionCall, PagedKV]:
-        """The call on the device, and its K and V in blocks. Raises ArmFailed if sdpa.math cannot take it."""
+        """The call on the device, with its K and V in blocks. Raises ArmFailed if sdpa.math cannot take
+        it.
+        """
         device = self.sampling.device
         if isinstance(found, str):
             call = random_call.make(self._shape(size), device, self.config.seed)
@@ -143,13 +145,13 @@ class AttentionAlone:
                 call = joined_call.last_token(call)
         if reason := refusal(TorchSdpa("math", device), call):
             raise ArmFailed(Status.UNSUPPORTED, reason)
-        return call, random_call.in_blocks(call, self.config.block_size or 1).one_run
+        return call, random_call.in_blocks(call, self.config.block_size or 1).one_segment
 
     def _step(self, call: AttentionCall, kv: PagedKV, judge: Judge, result: Result) -> Step:
-        """The arm's call, once it ran and was right; what it copies goes to the result's readings."""
+        """The arm's call, after one correct run; the bytes it copies go into the result's readings."""
         bind, copied = COPIES[result.cell.arm]
         result.readings["buffer_bytes"] = [float(copied(kv))]
-        step, extra = judged(bind(call, kv), judge, self.sampling.device)
+        step, extra = check_step(bind(call, kv), judge, self.sampling.device)
         if self.sampling.device == "cuda":
             result.readings["extra_bytes"] = [float(extra)]
         return step
@@ -168,10 +170,10 @@ class AttentionAlone:
         )
 
     def _dtype(self) -> Any:
-        """Of random Q, K and V: the engines', else what was asked for."""
-        found = [engine.dtype for engine in (self.recorder.record.engines or {}).values()]
+        """The dtype of random Q, K and V: the engines', else the requested one."""
+        dtypes = [engine.dtype for engine in (self.recorder.record.engines or {}).values()]
         named = {"auto": "bfloat16", "half": "float16", "float": "float32"}
-        return found[0] if found else named.get(self.config.dtype, self.config.dtype)
+        return dtypes[0] if dtypes else named.get(self.config.dtype, self.config.dtype)
 
     def _cell(self, size: Size, arm: str, data: Data) -> Cell:
         return Cell(
@@ -188,18 +190,18 @@ class AttentionAlone:
 
 
 class ArmFailed(RuntimeError):
-    """An arm cannot run on a call, or computes something else than it should."""
+    """An arm cannot run on a call, or computes a wrong result."""
 
     def __init__(self, status: Status, reason: str) -> None:
         super().__init__(reason)
         self.status = status
 
 
-def judged(run: Run, judge: Judge, device: str) -> tuple[Step, int]:
-    """A step that was run once, and the bytes that this took on top of its inputs.
+def check_step(run: Run, judge: Judge, device: str) -> tuple[Step, int]:
+    """A step, after one checked run, and the bytes that it allocated on top of its inputs.
 
     Raises:
-        ArmFailed: it is not what float32 gives.
+        ArmFailed: the output differs from the float32 reference.
     """
     before = memory.now_bytes(device)
     memory.start_peak(device)

@@ -30,7 +30,7 @@ def _phase(summary: BackendsSummary) -> str:
 
 
 def _key(summary: BackendsSummary, name: str, n: int) -> Key:
-    """Attention alone is dashed and hollow, as it is another quantity."""
+    """A line's look: attention alone is dashed and hollow, as it is another quantity."""
     alone = any(row.attention_alone for row in summary.cells if row.backend == name)
     label = f"{name} (attention alone)" if alone else name
     look = COLOURS[n % len(COLOURS)], MARKERS[n % len(MARKERS)]

@@ -1,5 +1,4 @@
-"""All cells of one of vLLM's backends, in an engine of its own; within it all run in every round, in a new
-random order each time."""
+"""All cells of one of vLLM's backends, in one engine; every round runs all of them in a new random order."""
 
 from __future__ import annotations
 
@@ -22,21 +21,23 @@ from harness.running.sampling import Sampling
 from harness.runs.record import Cell, Point, Result, Status
 
 Prompts = list[list[int]]  # token ids of each
-Lost = dict[Size, tuple[Status, str]]  # what cannot be measured, and why
+Lost = dict[Size, tuple[Status, str]]  # cells that cannot be measured, and why
 
 
 def again(name: str) -> str:
-    """The series of a backend's second engine (A/A)."""
+    """The name of the series of a backend's second engine (A/A)."""
     return f"{name} again"
 
 
 def prompts(config: BackendsConfig, source: ModelSource, batch: int, tokens: int) -> Prompts:
-    """Random token ids: prompts of one batch differ, those of two cells begin alike."""
+    """Random token ids: the prompts of one batch differ; those of two cells share their beginnings."""
     return [prompt.random_ids(source.config, tokens, config.seed + n) for n in range(batch)]
 
 
 def engine_spec(config: BackendsConfig, source: ModelSource, name: str, sizes: Sequence[Size]) -> EngineSpec:
-    """A backend's engine with room for these cells: a CPU's takes the memory that it is told to."""
+    """The spec of a backend's engine with room for these cells: on a CPU an engine takes the memory it is
+    told to.
+    """
     spec = config.engine(name, sizes)
     if device.kind() != "cpu":
         return spec
@@ -57,7 +58,7 @@ def _blocks(config: BackendsConfig, size: Size, block_size: int) -> int:
 
 
 class StepTimer:
-    """The engine's own step times, which leave out handing the prompts to it."""
+    """The engine's own step times, without the time to hand the prompts to it."""
 
     name = "engine steps"
 
@@ -79,15 +80,15 @@ class BackendEngine:
 
     @property
     def series(self) -> str:
-        """What its results and its engine are called."""
+        """The name of its results and its engine."""
         return again(self.name) if self.control else self.name
 
     def measure(self, budget: Budget) -> None:
-        """Start an engine for the cells, without those that turn out not to fit, and sample the rest."""
+        """Start an engine for the cells, drop those that do not fit, and sample the rest."""
         sizes, lost = self.config.cells(), Lost()
         while left := [size for size in sizes if size not in lost]:
             try:
-                with self._started(left) as engine:
+                with self._start(left) as engine:
                     usable = self._first_pass(engine, left, lost)
                     if usable:
                         self._sample(engine, lost, budget)
@@ -103,37 +104,37 @@ class BackendEngine:
         self._sample(None, lost, budget)
 
     def _keep_unsampled(self, lost: Lost) -> None:
-        """Where no sampling has begun, store which cells do not fit, and the others as interrupted."""
-        if all(result.series != self.series for result in self.recorder.kept):
+        """If sampling has not begun, store the cells that do not fit, and the others as interrupted."""
+        if all(result.series != self.series for result in self.recorder.results):
             interrupted = Status.INTERRUPTED, "interrupted by the user"
             self.recorder.keep(self._all_cells(None, dict.fromkeys(self.config.cells(), interrupted) | lost))
 
-    def _started(self, sizes: Sequence[Size]) -> Child:
+    def _start(self, sizes: Sequence[Size]) -> Child:
         """An engine with room for these cells. Raises EngineFailed."""
         self.recorder.say(f"starting vLLM with {self.series} ...")
         spec = engine_spec(self.config, self.source, self.name, sizes)
         child = Child(generating, spec, self.source)
         facts: EngineFacts = child.facts
-        with self.recorder.noting() as record:
+        with self.recorder.update_record() as record:
             record.engines = (record.engines or {}) | {self.series: facts.with_start_s()}
         if facts.settings.attention_backend != [self.name]:
             child.close()
             got = ", ".join(facts.settings.attention_backend or [])
-            raise EngineFailed(Status.UNSUPPORTED, f"vLLM took {got} in place of {self.name}")
+            raise EngineFailed(Status.UNSUPPORTED, f"vLLM took {got} instead of {self.name}")
         return child
 
     def _first_pass(self, engine: Child, sizes: Sequence[Size], lost: Lost) -> bool:
-        """Run one token, then every cell, the smaller ones first; what fails goes to `lost`, with the reason.
+        """Run one token, then every cell, smallest first; failures go to `lost`, with the reason.
 
-        Once a cell has run out of memory in the engine, those at least as large are not tried, and the
-        engine is not to be used again: False.
+        Once a cell has run out of memory, larger ones are not tried and the engine must not be used again:
+        returns False.
         """
         facts: EngineFacts = engine.facts
         engine.ask("prefill_us", [[1]])
         for size in sorted(sizes, key=lambda size: (size[0] * size[1], size)):
             needed = size[0] * _blocks(self.config, size, facts.block_size)
             if needed > facts.num_blocks:
-                reason = f"its KV cache takes {needed} blocks, there are {facts.num_blocks}"
+                reason = f"its KV cache needs {needed} blocks, but there are {facts.num_blocks}"
                 lost[size] = Status.OUT_OF_MEMORY, reason
                 continue
             try:
@@ -148,13 +149,13 @@ class BackendEngine:
         return True
 
     def _run(self, engine: Child, ids: Prompts) -> float:
-        """Microseconds of a cell: of its prefill, or of its decoding steps."""
+        """A cell's time in us: of its prefill, or of its decoding steps."""
         if self.config.output_len:
             return float(engine.ask("decode_us", ids, self.config.output_len))
         return float(engine.ask("prefill_us", ids))
 
     def _all_cells(self, engine: Child | None, lost: Lost) -> Series:
-        """All cells; the lost ones are there with their reasons."""
+        """Results for all cells, the lost ones with their reasons."""
         series = Series([], [], pairs=[])
         for size in self.config.cells():
             status, reason = lost.get(size, (Status.OK, None))
@@ -164,10 +165,10 @@ class BackendEngine:
         return series
 
     def _sample(self, engine: Child | None, lost: Lost, budget: Budget) -> None:
-        """One series of all cells."""
+        """Sample all cells in one series."""
         series = self._all_cells(engine, lost)
         with self.recorder.bar(self.series, None) as bar:
-            # Every cell has run before.
+            # Every cell has already run.
             weight, seed = len(series.results), self.config.seed
             self.sampling.sample(series, StepTimer(), budget, seed, bar.update, weight)
 

@@ -1,8 +1,8 @@
-"""Which attention backend is the fastest, for which batch sizes and lengths? In prefill, or in decoding.
+"""Which attention backend is fastest at which batch sizes and lengths, prefilling or decoding?
 
-vLLM's backends run in an engine each, in a process of its own and one after the other: an engine's KV cache
-takes what memory there is. The first backend is there twice, first and last. sdpa.math has no engine: it is
-PyTorch's attention alone, on calls that were captured in one.
+Each of vLLM's backends runs in its own engine and process, one after the other, as an engine's KV cache takes
+all free memory. The first backend runs twice, first and last. sdpa.math has no engine: it is PyTorch's
+attention alone, on calls captured in an engine.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from harness import models
 from harness.analysis import stats
 from harness.experiments import views
-from harness.experiments.backends.attention_alone import AttentionAlone, captured, sdpa_series
+from harness.experiments.backends.attention_alone import AttentionAlone, capture_calls, sdpa_series
 from harness.experiments.backends.engine import BackendEngine, again
 from harness.experiments.backends.options import SDPA, BackendsConfig, Size
 from harness.measure.budget import Budget
@@ -28,14 +28,14 @@ from harness.runs.schema import Model
 
 
 def run(config: BackendsConfig, source: ModelSource) -> None:
-    """Run it and leave its run directory; raises as `recording` does."""
+    """Run the experiment, leaving a run directory; raises as `recording` does."""
     recording(config, source.name, partial(measure, source=source), views.write, source.notices)
 
 
 def measure(config: BackendsConfig, recorder: Recorder, source: ModelSource) -> None:
-    """One series of all cells for each engine, and one a cell for sdpa.math."""
+    """Measure one series of all cells for each engine, and one per cell for sdpa.math."""
     source = models.materialise(source, config.seed)
-    with recorder.noting() as record:
+    with recorder.update_record() as record:
         record.model = Model(
             name=record.model.name,
             weights=source.weights,
@@ -47,7 +47,7 @@ def measure(config: BackendsConfig, recorder: Recorder, source: ModelSource) -> 
     sampling = Sampling(config, recorder)
     cells, names, finished = config.cells(), config.engine_backends(), recorder.finished
     engines = [name for name in names if name not in finished]
-    # With one backend there is no speed-up to hold against what two engines of it differ by.
+    # With one backend there is no speed-up to compare with the noise floor.
     with_control = len(names) > 1 and not any(again(name) in finished for name in names)
     with_sdpa = SDPA in (config.attention_backends or [])
     alone = [size for size in cells if with_sdpa and sdpa_series(size) not in finished]
@@ -57,7 +57,7 @@ def measure(config: BackendsConfig, recorder: Recorder, source: ModelSource) -> 
         for name in engines:
             BackendEngine(name, config, recorder, source, sampling, control=False).measure(budget)
             bar.update()
-        measured = {result.series for result in recorder.kept if result.samples_us}
+        measured = {result.series for result in recorder.results if result.samples_us}
         if with_control and (first := next((name for name in names if name in measured), None)):
             BackendEngine(first, config, recorder, source, sampling, control=True).measure(budget)
             bar.update()
@@ -65,15 +65,15 @@ def measure(config: BackendsConfig, recorder: Recorder, source: ModelSource) -> 
     try:
         if alone:
             _measure_alone(alone, attention, budget)
-    finally:  # also of a run that ends here
+    finally:  # also if the run ends here
         sampling.note_limits(getattr(attention.timer, "launch_bound", 0))
 
 
 def _measure_alone(sizes: Sequence[Size], attention: AttentionAlone, budget: Budget) -> None:
-    """A series for each cell of sdpa.math; the memory of one is freed before the next."""
+    """Measure a series for each cell of sdpa.math, freeing the memory of one before the next."""
     recorder = attention.recorder
     with TemporaryDirectory(prefix="attention-calls-") as folder:
-        calls = captured(attention.config, recorder, attention.source, sizes, Path(folder))
+        calls = capture_calls(attention.config, recorder, attention.source, sizes, Path(folder))
         with torch.inference_mode(), recorder.bar(SDPA, len(sizes)) as bar:
             for size in sizes:
                 with recorder.peak_memory(sdpa_series(size)):

@@ -16,7 +16,7 @@ from harness.config.fields import Common, Count, Generation, NonEmpty
 from harness.models import ModelSource
 from harness.models.required import require_cache
 
-SDPA = "sdpa.math"  # no backend of vLLM's: attention alone
+SDPA = "sdpa.math"  # not one of vLLM's backends: attention alone
 DEFAULTS: dict[DeviceKind, dict[str, Any]] = {
     "cuda": {
         "attention_backends": ["FLASH_ATTN", "TRITON_ATTN", "FLEX_ATTENTION", SDPA],
@@ -50,14 +50,14 @@ Counts = Annotated[list[Count], Field(min_length=1)]
 
 
 class BackendsConfig(Generation, Common):
-    """Batches of prompts under several attention backends. What is None is chosen by `resolve`."""
+    """Batches of prompts under several attention backends. `resolve` fills in what is None."""
 
     experiment: ClassVar[str] = "backends"
 
     attention_backends: Annotated[list[NonEmpty], Field(min_length=1)] | None = Field(
         None,
-        description="vLLM's names, an engine each, and sdpa.math: PyTorch's attention alone, on calls that "
-        f"are captured in an engine (default: {_default('attention_backends')})",
+        description="vLLM's names, each in its own engine, and sdpa.math: PyTorch's attention alone, on "
+        f"calls captured in an engine (default: {_default('attention_backends')})",
     )
     batch_sizes: Counts | None = Field(
         None, description=f"prompts at once (default: {_default('batch_sizes')})"
@@ -66,17 +66,17 @@ class BackendsConfig(Generation, Common):
         None, description=f"tokens in each prompt (default: {_default('input_lens')})"
     )
     output_len: Annotated[int, Field(ge=2)] | None = Field(
-        None, description="measure decoding: so many tokens from each prompt (default: prefill alone)"
+        None, description="measure decoding: tokens to generate from each prompt (default: only prefill)"
     )
     gpu_memory_utilization: float = Field(
-        0.9, gt=0, le=1, description="share of the GPU's memory for an engine, of which one is up at a time"
+        0.9, gt=0, le=1, description="share of the GPU's memory for an engine; one is up at a time"
     )
     num_gpu_blocks_override: Count | None = Field(
-        None, description="blocks of KV cache (default: as many as memory allows; on a CPU as it takes)"
+        None, description="blocks of KV cache (default: as many as memory allows; on a CPU just enough)"
     )
     max_num_batched_tokens: Count | None = Field(
         None,
-        description="of one step; a larger batch is prefilled in several "
+        description="tokens of one step; a larger batch takes several "
         f"(default: the largest batch's, at most {_default('most_batched_tokens')})",
     )
 
@@ -88,7 +88,7 @@ class BackendsConfig(Generation, Common):
     @field_validator("attention_backends")
     @classmethod
     def _names(cls, value: Any) -> Any:
-        """vLLM's names in capitals, each once."""
+        """vLLM's names, capitalised and without duplicates."""
         if not isinstance(value, list):
             return value
         return list(dict.fromkeys(name.lower() if "." in name else name.upper() for name in value))
@@ -99,7 +99,7 @@ class BackendsConfig(Generation, Common):
         return "decode" if self.output_len else "prefill"
 
     def engine_backends(self) -> list[str]:
-        """Those that run in an engine; needs a resolved configuration."""
+        """The backends that run in an engine; needs a resolved configuration."""
         return [name for name in self.attention_backends or [] if name != SDPA]
 
     def cells(self) -> list[Size]:
@@ -107,7 +107,7 @@ class BackendsConfig(Generation, Common):
         return [(size, tokens) for size in self.batch_sizes or [] for tokens in self.input_lens or []]
 
     def longest(self, cells: Sequence[Size]) -> int:
-        """Tokens of the longest prompt of the cells with all that is generated from it; likewise."""
+        """Tokens of the longest prompt plus those generated from it; needs a resolved configuration."""
         out, per_step = self.output_len or 0, self.max_num_batched_tokens or 1
         waiting = max(batch.prefill_steps(size * tokens, per_step) for size, tokens in cells) if out else 0
         return max(tokens for _, tokens in cells) + out + waiting
@@ -123,12 +123,12 @@ class BackendsConfig(Generation, Common):
 
 
 def resolve(config: BackendsConfig, device_kind: DeviceKind) -> BackendsConfig:
-    """The configuration with what depends on the device filled in, checked against it. Raises ConfigError."""
+    """Fill in what depends on the device and check the result against it. Raises ConfigError."""
     defaults = dict(DEFAULTS[device_kind])
     most = defaults.pop("most_batched_tokens")
     config = fields.with_defaults(config, defaults)
     largest = max(size * tokens for size, tokens in config.cells())
-    # vLLM wants a step to hold a token of every prompt.
+    # vLLM requires a step to hold a token of every prompt.
     tokens = config.max_num_batched_tokens or max(min(largest, most), max(config.batch_sizes or []), 256)
     config = config.model_copy(update={"max_num_batched_tokens": tokens})
     name = f"backends-{fields.model_name(config)}-{config.phase}"
@@ -159,10 +159,15 @@ def find_model(config: BackendsConfig) -> ModelSource:
 def _backend_problems(config: BackendsConfig, device_kind: DeviceKind) -> Iterable[str]:
     for name in config.engine_backends():
         if "." in name:
-            yield f"{label('attention_backends', name)}: PyTorch's attention is here as {SDPA} alone; take it"
+            yield (
+                f"{label('attention_backends', name)}: the only attention of PyTorch's here is {SDPA}; "
+                "choose it"
+            )
         elif unknown := vllm_names.unknown_backend(label("attention_backends", name), name):
             yield unknown
         elif device_kind == "cpu" and name != "CPU_ATTN":
-            yield f"{label('attention_backends', name)}: vLLM has CPU_ATTN alone on a CPU; take it, or {SDPA}"
+            yield (
+                f"{label('attention_backends', name)}: on a CPU vLLM has only CPU_ATTN; choose it, or {SDPA}"
+            )
         else:
             yield from checks.engine_problems(config.engine(name, config.cells()), device_kind)

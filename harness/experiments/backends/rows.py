@@ -33,8 +33,8 @@ class BackendCell(Outcome, _Readings, WarmUp, Timed, _Axes, CellKeys):
 
     backend: str = Field(description="as columns name it")
     attention_alone: bool = Field(description="PyTorch's attention, without an engine")
-    prefill_steps: Count | None = Field(description="engine steps that the prompts take; null in decoding")
-    tokens_per_s: Amount | None = Field(description="through the model, or through all its attention layers")
+    prefill_steps: Count | None = Field(description="engine steps to prefill the prompts; null when decoding")
+    tokens_per_s: Amount | None = Field(description="throughput of the model, or of all its attention layers")
     ci95_tokens_per_s: Interval | None = Field(description="its interval")
 
 
@@ -43,8 +43,8 @@ class WinnerRow(_Axes):
 
     winner: str = Field(description="its backend")
     tokens_per_s: Amount = Field(description="the winner's")
-    second: str = Field(description="the next one's backend")
-    speed_up: Amount = Field(description="over the second")
+    second: str = Field(description="the runner-up's backend")
+    speed_up: Amount = Field(description="over the runner-up")
     ci95_speed_up: Interval | None = Field(description="from both medians' intervals")
     noise_floor_pct: Amount | None = Field(description="between two engines of one backend")
     verdict: Verdict = Field(description="of the winner, by the interval widened by the noise floor")
@@ -56,14 +56,14 @@ class AgainRow(_Axes):
     backend: str = Field(description="whose")
     ratio: Amount | None = Field(description="the second's time over the first's")
     ci95_ratio: Interval | None = Field(description="from both medians' intervals")
-    noise_floor_pct: Amount | None = Field(description="the larger distance of it from 1")
+    noise_floor_pct: Amount | None = Field(description="the interval's larger distance from 1")
     n: Count = Field(description="samples of the second")
     status: StatusName = Field(description="`ok`, or what the second ended with")
     reason: str | None = Field(description="why it is not `ok`")
 
 
 class ComputeBoundRow(Stored):
-    """From which batch size on time grows in proportion."""
+    """The batch size from which on time grows in proportion."""
 
     backend: str = Field(description="as columns name it")
     input_len: Count = Field(description="tokens of each prompt")
@@ -72,7 +72,7 @@ class ComputeBoundRow(Stored):
 
 
 class ExponentRow(Stored):
-    """The power of the batch size that time grows by."""
+    """The exponent with which time grows with the batch size."""
 
     backend: str = Field(description="as columns name it")
     input_len: Count = Field(description="tokens of each prompt")

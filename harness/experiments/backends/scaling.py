@@ -1,4 +1,4 @@
-"""How time grows with the batch size in `backends`, and from which size on a line is compute-bound."""
+"""How time grows with the batch size in `backends`, and where a line becomes compute-bound."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from itertools import pairwise
 from harness.analysis import stats
 from harness.experiments.backends.rows import BackendCell, ComputeBoundRow, ExponentRow
 
-# Time grows at least as the batch size to this power where the work, not what is around it, takes the time.
+# Where the work dominates, not its overhead, time grows at least as the batch size to this power.
 COMPUTE_BOUND = 0.9
-NOT_HERE = "not within these sizes: up to the largest, time grows by less"
-UNCLEAR = f"unclear: up to the largest batch size, the power's interval lies on both sides of {COMPUTE_BOUND}"
-NO_INTERVAL = "no interval: a median has one from 6 samples on"
-NO_PAIR = "no two batch sizes were measured in one step each"
+NOT_HERE = "not within these sizes: time grows more slowly up to the largest"
+UNCLEAR = f"unclear: up to the largest batch size, the exponent's interval contains {COMPUTE_BOUND}"
+NO_INTERVAL = "no interval: a median needs 6 samples"
+NO_PAIR = "fewer than two batch sizes were measured in a single step"
 
 
 def exponents(cells: Sequence[BackendCell]) -> list[ExponentRow]:
-    """From each batch size to the next, the power of it that time grows by, and that power's 95% interval.
+    """The exponent with which time grows from each batch size to the next, with its 95% interval.
 
-    The interval holds the powers of all times within both medians' intervals; None where one has none.
-    Prefills that --max-num-batched-tokens splits are left out: each step takes its time, so theirs grows in
-    proportion however little a step has to compute.
+    The interval covers all times within both medians' intervals; None if one of them is missing. Prefills
+    that --max-num-batched-tokens splits are left out: every step has a cost, so their time grows in
+    proportion however little a step computes.
     """
     found = []
     for backend, tokens in lines(cells):
@@ -65,7 +65,7 @@ def _power(small: BackendCell, large: BackendCell) -> tuple[float, stats.Interva
 
 
 def compute_bound(cells: Sequence[BackendCell], powers: Sequence[ExponentRow]) -> list[ComputeBoundRow]:
-    """For each line, the batch size from which on time surely grows in proportion, or why there is none.
+    """For each line, the batch size from which on time certainly grows in proportion, or why there is none.
 
     Args:
         powers: of `exponents`.
@@ -79,9 +79,9 @@ def compute_bound(cells: Sequence[BackendCell], powers: Sequence[ExponentRow]) -
 
 
 def turning_point(powers: Sequence[ExponentRow]) -> tuple[int | None, str | None]:
-    """The least batch size from which on, up to the largest, no power's interval reaches below COMPUTE_BOUND.
+    """The smallest batch size from which on no exponent's interval reaches below COMPUTE_BOUND.
 
-    None and the reason if the last one's does.
+    None and the reason if the last interval does.
 
     Args:
         powers: one line's, by ascending batch size.

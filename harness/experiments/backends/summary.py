@@ -1,4 +1,6 @@
-"""summary.json of `backends`: tokens/s of every cell, who wins, what two engines of one backend differ by."""
+"""summary.json of `backends`: tokens/s of every cell, the winners, and how much two engines of one backend
+differ.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ AGAINST, AGAIN = "per block against gathered", "A/A"
 
 
 def summarise(record: RunRecord, results: Sequence[Result]) -> BackendsSummary:
-    """summary.json's lists: a row a measured cell, and what follows from several of them.
+    """summary.json's lists: a row for each measured cell, and what follows from several cells.
 
     `cells` (with `backend`, `tokens_per_s` and its interval), `winners` (the fastest of vLLM's backends
     against the second), `engines_again` (two engines of one backend, A/A), `compute_bound` (from which batch
@@ -90,7 +92,7 @@ def _prefill_steps(record: RunRecord, tokens: int) -> int:
 
 
 def _tokens(record: RunRecord, batch: int, length: int, alone: bool) -> float:
-    """Tokens that are through the model, or through all its attention layers, in the time of one sample."""
+    """Tokens that are throughput of the model, or of all its attention layers, in the time of one sample."""
     output_len = record.config["output_len"]
     if alone:
         assert record.model.num_layers is not None
@@ -103,7 +105,7 @@ def _rate(tokens: float, microseconds: float | None) -> float | None:
 
 
 def _again(cells: Sequence[BackendCell], twin: BackendCell) -> AgainRow:
-    """A cell in the second engine of its backend against the first; the noise floor of that size.
+    """A cell in its backend's second engine against the first: the noise floor at that size.
 
     Args:
         twin: the second engine's cell.
@@ -126,18 +128,17 @@ def _again(cells: Sequence[BackendCell], twin: BackendCell) -> AgainRow:
 
 
 def _floor_pct(noise: float | None) -> float | None:
-    """A factor that two engines of one backend differ by, as summary.json has it."""
+    """A factor between two engines of one backend as summary.json's noise floor, in percent."""
     return noise and 100 * (noise - 1)
 
 
 def _winner(cells: Sequence[BackendCell], size: tuple[int, int], noise: float | None) -> WinnerRow | None:
-    """The fastest engine of a cell and its speed-up over the second; None without two.
+    """The fastest engine of a cell and its speed-up over the runner-up; None without two.
 
-    Engines differ, too, by what two of one configuration do: the verdict is that of the interval widened by
-    as much.
+    Two engines differ even in one configuration, so the verdict uses the interval widened by the noise floor.
 
     Args:
-        noise: factor that two engines of one backend differ by there at most; None: not known.
+        noise: largest factor between two engines of one backend at this size; None: not known.
     """
     timed = [
         (row.median_us, n, row)
@@ -149,7 +150,7 @@ def _winner(cells: Sequence[BackendCell], size: tuple[int, int], noise: float | 
     (_, _, first), (_, _, second) = sorted(timed)[:2]
     assert first.tokens_per_s is not None
     speed_up, bounds = _quotient(second, first)
-    # Of the second, which is slower where the winner is faster.
+    # The verdict on the runner-up: it is slower where the winner is faster.
     verdict = stats.quotient_verdict(bounds, noise)
     return WinnerRow(
         batch_size=size[0],
@@ -165,9 +166,9 @@ def _winner(cells: Sequence[BackendCell], size: tuple[int, int], noise: float | 
 
 
 def _quotient(over: BackendCell, under: BackendCell) -> tuple[float, stats.Interval | None]:
-    """One cell's median over another's, and the quotients of all figures within both 95% intervals.
+    """The quotient of two cells' medians, and the interval of quotients within both 95% intervals.
 
-    They are of two engines, which run one after the other, so there are no pairs.
+    The cells are of two engines that run one after the other, so there are no pairs.
     """
     assert over.median_us is not None
     assert under.median_us is not None

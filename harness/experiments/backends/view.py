@@ -1,4 +1,4 @@
-"""What is made of a run of `backends`: crossover tables, who wins and what a dense buffer costs."""
+"""The report of a `backends` run: crossover tables, the winners, and what a dense buffer costs."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from harness.experiments.backends.rows import (
 from harness.experiments.backends.scaling import COMPUTE_BOUND, is_split
 from harness.experiments.backends.summary import AGAINST, ALONE, phase, sizes, summarise
 from harness.report.document import Document, csv_rows, figures_and_tables
-from harness.report.rows import marked, noise_floor_line, remark, status_text, warnings
+from harness.report.rows import mark_if_remarked, noise_floor_line, remark, status_text, warnings
 from harness.report.tables import NONE, Line, Notes, Section, Table, ms, percent
 from harness.runs.schema import RunRecord
-from harness.units import counted
+from harness.units import pluralise
 
 __all__ = ["document", "summarise"]
 Summary = BackendsSummary  # of summary.json
 
-# Where Q, K and V are from, by record.Cell.data.
+# The origin of Q, K and V, by record.Cell.data.
 DATA = {"captured": "captured", "synthetic": "random"}
 MIB = 2**20
 
@@ -42,24 +42,24 @@ def document(record: RunRecord, summary: BackendsSummary) -> Document:
 
 
 def inputs(record: RunRecord) -> str:
-    """What was measured, in words."""
+    """What was measured, as text."""
     out = record.config["output_len"]
     return f"prefill, {record.model.name}" if not out else f"decoding, {record.model.name}"
 
 
 def backends(cells: Sequence[BackendCell]) -> list[str]:
-    """Names of the columns: vLLM's backends as they were asked for, then attention alone."""
+    """Column names: vLLM's backends in the order requested, then attention alone."""
     ordered = sorted(cells, key=lambda row: (row.attention_alone, row.arm == "per_block"))
     return list(dict.fromkeys(row.backend for row in ordered))
 
 
 def _crossover(record: RunRecord, summary: BackendsSummary, batch: int) -> Table:
-    """tokens/s of one batch size: a line a length, a column a backend."""
+    """tokens/s of one batch size: a line for each length, a column for each backend."""
     notes = Notes()
     cells = [row for row in summary.cells if row.batch_size == batch]
     names = backends(summary.cells)
     layers = record.model.num_layers
-    of_layers = f", {counted(layers, 'layer')}" if layers else ""
+    of_layers = f", {pluralise(layers, 'layer')}" if layers else ""
     data = " or ".join(
         DATA[name] for name in dict.fromkeys(row.data for row in cells if row.attention_alone and row.data)
     )
@@ -73,7 +73,7 @@ def _crossover(record: RunRecord, summary: BackendsSummary, batch: int) -> Table
         label = str(tokens)
         if steps > 1:
             label += " " + notes.mark(f"an engine prefills these prompts in {steps} steps")
-        lines.append(Line(label, tuple(_shown(here.get(name), notes, fastest) for name in names)))
+        lines.append(Line(label, tuple(_format_rate(here.get(name), notes, fastest) for name in names)))
     below = [*notes.lines(), _precision(cells)]
     if any(cell.startswith("*") for line in lines for cell in line.cells):
         below.insert(0, "*: the fastest engine")
@@ -87,12 +87,12 @@ def _fastest(rows: Sequence[BackendCell]) -> str | None:
     return max(timed, key=lambda backend: timed[backend]) if len(timed) > 1 else None
 
 
-def _shown(row: BackendCell | None, notes: Notes, fastest: str | None) -> str:
+def _format_rate(row: BackendCell | None, notes: Notes, fastest: str | None) -> str:
     if row is None:
         return NONE
     if row.tokens_per_s is None:
         return status_text(row, notes, short=True)
-    return marked(("* " if row.backend == fastest else "") + number(row.tokens_per_s), row, notes)
+    return mark_if_remarked(("* " if row.backend == fastest else "") + number(row.tokens_per_s), row, notes)
 
 
 def number(value: float) -> str:
@@ -108,9 +108,9 @@ def _precision(cells: Sequence[BackendCell]) -> str:
         if row.ci95_us and row.median_us
     ]
     if not counts:
-        return "nothing of this batch size could be measured"
+        return "nothing could be measured at this batch size"
     samples = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else f"{counts[0]}"
-    widest = f"; the widest 95% interval is +-{max(widths):.1f}%" if widths else "; no interval: it takes 6"
+    widest = f"; the widest 95% interval is +-{max(widths):.1f}%" if widths else "; no interval: that needs 6"
     return f"medians of {samples} samples{widest}"
 
 
@@ -133,16 +133,16 @@ def _winners(summary: BackendsSummary) -> Table | None:
     twice = " and ".join(dict.fromkeys(row.backend for row in summary.engines_again)) or "the first backend"
     below = [
         *notes.lines(),
-        "speed-up: of the winner over the second, with all quotients of their 95% intervals. Engines run one "
-        "after the other, so what two engines of one configuration differ by is in it. A/A: at most so much, "
-        f"by the intervals of {twice} in two engines, the first and the last of all; a verdict is that of "
-        "the interval widened by it.",
+        "speed-up: of the winner over the runner-up, with all quotients of their 95% intervals. Engines "
+        "run one after the other, so it includes the difference between two engines of one configuration. "
+        f"A/A: the most that this can be, by the intervals of {twice} in two engines, the first and the "
+        "last of all; verdicts use the interval widened by it.",
     ]
     return Table("The fastest of vLLM's backends", columns, listed, below=below)
 
 
 def _engines_floor(again: AgainRow | None, notes: Notes) -> str:
-    """What two engines of one backend differ by at most, or why that is not known."""
+    """The most that two engines of one backend differ by, or why that is not known."""
     if again is None:
         return f"{NONE} {notes.mark('A/A was not measured')}"
     if again.noise_floor_pct is None:
@@ -151,7 +151,7 @@ def _engines_floor(again: AgainRow | None, notes: Notes) -> str:
 
 
 def _turning_points(record: RunRecord, summary: BackendsSummary) -> Table | None:
-    """Where time begins to grow in proportion to the batch size."""
+    """The batch sizes from which on time grows in proportion."""
     names, rows = backends(summary.cells), summary.compute_bound
     if len({row.batch_size for row in summary.cells}) < 2:
         return None
@@ -161,11 +161,11 @@ def _turning_points(record: RunRecord, summary: BackendsSummary) -> Table | None
         label = f"{tokens} {notes.mark(_left_out(record, split))}" if split else str(tokens)
         here = {row.backend: row for row in rows if row.input_len == tokens}
         lines.append(Line(label, tuple(_turn(here.get(name), notes) for name in names)))
-    limited = "" if summary.phase == "prefill" else ", or as bound by reading every prompt's K and V"
+    limited = "" if summary.phase == "prefill" else ", or by reading every prompt's K and V"
     below = [
         *notes.lines(),
-        f"from this batch size on time grows at least as the batch size to the power of {COMPUTE_BOUND}, "
-        f"from each to the next and by the power's whole 95% interval: as bound by computing{limited}",
+        f"from this batch size on, time grows at least as the batch size to the power of {COMPUTE_BOUND}, "
+        f"from each size to the next and by the exponent's whole 95% interval: limited by computing{limited}",
     ]
     return Table("Compute-bound from batch size", ("tokens", *names), [Section("", lines)], below=below)
 
@@ -177,14 +177,14 @@ def _turn(row: ComputeBoundRow | None, notes: Notes) -> str:
 
 
 def _left_out(record: RunRecord, split: Sequence[BackendCell]) -> str:
-    """Which batch sizes do not decide where an engine is compute-bound."""
+    """A note on the batch sizes left out of the compute-bound verdict."""
     steps = dict.fromkeys(f"{row.batch_size} ({row.prefill_steps} steps)" for row in split)
     most = record.config["max_num_batched_tokens"]
     return f"engines: without batch size {', '.join(steps)}, as a step has at most {most} tokens"
 
 
 def _buffers(summary: BackendsSummary) -> Table | None:
-    """The dense buffer that PyTorch's attention needs, and what doing without it takes."""
+    """The dense buffer that PyTorch's attention needs, and the cost of doing without it."""
     rows = [row for row in summary.cells if row.attention_alone]
     if not rows:
         return None
@@ -198,9 +198,10 @@ def _buffers(summary: BackendsSummary) -> Table | None:
     columns = ("tokens", "buffer MiB", "gathered ms", "block MiB", "per block ms", "takes [95%]")
     below = [
         *notes.lines(),
-        "PyTorch's attention (math) of one layer. buffer: K and V of the batch, gathered from their blocks, "
-        "which is timed with it; block: one block of every prompt at a time, all that is copied without it. "
-        "takes: per block, in times of gathered; from the median of paired differences and its 95% interval.",
+        "PyTorch's attention (math) of one layer. buffer: K and V of the batch, gathered from their blocks "
+        "(timed too); block: one block of every prompt, which is all that is copied at a time without it. "
+        "takes: per block, as a multiple of gathered; from the median of paired differences and its 95% "
+        "interval.",
         noise_floor_line(summary.contrasts, "gathered"),
     ]
     listed = [Section(f"Batch size {batch}", lines) for batch, lines in sections.items()]
@@ -208,7 +209,9 @@ def _buffers(summary: BackendsSummary) -> Table | None:
 
 
 def times(row: BackendContrast) -> str:
-    """A contrast in times of its baseline, with its interval; paired differences can exceed the baseline."""
+    """A contrast as a multiple of its baseline, with its interval; paired differences can exceed the
+    baseline.
+    """
     ratio, *bounds = (max(1 + pct / 100, 0.0) for pct in (row.delta_pct, *(row.ci95_pct or ())))
     return f"{ratio:.2f}x" + (f" [{bounds[0]:.2f}, {bounds[1]:.2f}]" if bounds else "")
 
@@ -219,25 +222,27 @@ def _buffer_cells(row: BackendCell | None, notes: Notes) -> tuple[str, str]:
     size = f"{row.buffer_bytes / MIB:,.2f}" if row.buffer_bytes is not None else NONE
     if row.median_us is None:
         return size, status_text(row, notes, short=True)
-    return size, marked(ms(row.median_us), row, notes)
+    return size, mark_if_remarked(ms(row.median_us), row, notes)
 
 
 def answer(summary: BackendsSummary) -> str:
-    """How many cells each backend wins; without two of them, what doing without a dense buffer takes."""
+    """How many cells each backend wins; with fewer than two backends, the cost of doing without a dense
+    buffer.
+    """
     winners = summary.winners
     if not winners:
-        no_winner = "No two of vLLM's backends were measured in one cell, so there is no winner."
+        no_winner = "No cell was measured with two of vLLM's backends, so there is no winner."
         return " ".join(filter(None, [no_winner, _dense_buffer(summary)]))
     sure = sum(row.verdict == "faster" for row in winners)
     told = [f"{name} in {count}" for name, count in Counter(row.winner for row in winners).most_common()]
     return (
-        f"Of vLLM's backends the fastest is {', '.join(told)} of {len(winners)} cells; in {sure} of "
-        "these the verdict is faster."
+        f"The fastest of vLLM's backends is {', '.join(told)} of {len(winners)} cells; the verdict is "
+        f"faster in {sure} of these."
     )
 
 
 def _dense_buffer(summary: BackendsSummary) -> str:
-    """What PyTorch's attention takes block by block in the largest cell that has both; "" if none has."""
+    """The cost of PyTorch's attention block by block in the largest cell that has both; "" if none has."""
     paired = [row for row in summary.contrasts if row.contrast == AGAINST]
     if not paired:
         return ""
@@ -248,6 +253,6 @@ def _dense_buffer(summary: BackendsSummary) -> str:
     size = dense.buffer_bytes or 0
     prompts = f"{batch} prompt{'s' * (batch > 1)} of {tokens} token{'s' * (tokens > 1)}"
     return (
-        f"For {prompts}, PyTorch's attention of one layer needs a dense buffer of {size / MIB:,.2f} MiB; "
+        f"For {prompts}, PyTorch's attention needs a dense buffer per layer of {size / MIB:,.2f} MiB; "
         f"without it, block by block, it takes {times(row)} the time."
     )

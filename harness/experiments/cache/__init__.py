@@ -1,1 +1,1 @@
-"""What does a warm prefix cache save a prefill?"""
+"""How much time does a warm prefix cache save a prefill?"""

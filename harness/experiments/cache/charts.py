@@ -1,4 +1,4 @@
-"""The answer and the figures of `cache`: what a warm prefix cache saves, and what a prefill takes."""
+"""The answer and the charts of `cache`: what a warm prefix cache saves, and how long a prefill takes."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from harness.report.charts.spec import SOFT, Axis, Band, Key, Line, Lines, Point
 from harness.report.tables import ms
 from harness.report.tips import Tips, contrast_point, lost, lost_point
 from harness.runs.schema import RunRecord
-from harness.units import counted
+from harness.units import pluralise
 
 LOOKS = (("#0072B2", "circle"), ("#D55E00", "square"))  # single prompts, batches
-SHARE = Axis("share of the prompt that begins as a cached one, %", at_points=True)
+SHARE = Axis("share of the prompt that is cached, %", at_points=True)
 EVEN = Key("time saved = tokens saved", SOFT, line="dotted")
 
 
 def charts(record: RunRecord, summary: CacheSummary, tips: Tips) -> list[Sheet]:
-    """Difference and time over the share, and what the hits save."""
+    """Difference and time over the share, and the savings from hits."""
     name, length = record.model.name, record.config["length"]
-    title = f"Prefix cache: {name}, {counted(length, 'token')}, {record.device.name}"
+    title = f"Prefix cache: {name}, {pluralise(length, 'token')}, {record.device.name}"
     return [Sheet("cache", title, [_differences(summary), _times(summary, tips), _savings(summary)])]
 
 
 def _key(size: int, arm: str = "") -> Key:
-    """How prompts alone or in a batch look; what is warm is dashed."""
+    """The look of single prompts or a batch; warm is dashed."""
     look = LOOKS[size > 1]
     name = "one prompt" if size == 1 else f"batch of {size}"
     return Key(
@@ -40,13 +40,16 @@ def _warm(summary: CacheSummary, size: int) -> list[CacheContrast]:
     return [r for r in summary.contrasts if (r.contrast, r.batch_size) == ("warm", size)]
 
 
-def _told(row: CacheContrast) -> str:
+def _contrast_lines(row: CacheContrast) -> str:
     return f"{prompts_of(row)}, {row.share_pct}%: warm against reset"
 
 
 def _differences(summary: CacheSummary) -> Lines:
     lines = [
-        Line(_key(size), [contrast_point(row.share_pct, row, _told(row)) for row in _warm(summary, size)])
+        Line(
+            _key(size),
+            [contrast_point(row.share_pct, row, _contrast_lines(row)) for row in _warm(summary, size)],
+        )
         for size in sizes_of(summary)
     ]
     unit = Axis("% of the time after a reset, with 95% intervals", zero=0.0)
@@ -60,7 +63,7 @@ def _times(summary: CacheSummary, tips: Tips) -> Lines:
             rows = [row for row in summary.cells if (row.batch_size, row.arm) == (size, arm)]
             lines.append(Line(_key(size, arm), [_point(row, tips) for row in rows]))
     return Lines(
-        "Time of an engine step, shared out among its prompts",
+        "Time of an engine step, divided by its prompts",
         SHARE,
         Axis("ms per prompt, with 95% intervals", zero=0.0),
         lines,
@@ -73,7 +76,7 @@ def _name(row: CacheCell) -> str:
 
 
 def _point(row: CacheCell, tips: Tips) -> Point:
-    """A step's time, shared out among its prompts."""
+    """A step's time, divided by its prompts."""
     if row.median_us is None:
         return lost_point(row.share_pct, row, _name(row))
     rate, each = row.hit_rate_pct, 1000 * row.batch_size
@@ -85,7 +88,7 @@ def _point(row: CacheCell, tips: Tips) -> Point:
 
 
 def _savings(summary: CacheSummary) -> Lines:
-    """What share of the time the hits save, beside what they would if a step's time were its tokens'."""
+    """The share of time that hits save, beside what they would save if time were proportional to tokens."""
     lines = []
     for size in sizes_of(summary):
         rates = {
@@ -96,11 +99,11 @@ def _savings(summary: CacheSummary) -> Lines:
         points = []
         for row in _warm(summary, size):
             if (rate := rates.get(row.share_pct)) is not None:
-                point = contrast_point(rate, row, f"{_told(row)}, hit rate {rate:.1f}%")
+                point = contrast_point(rate, row, f"{_contrast_lines(row)}, hit rate {rate:.1f}%")
                 bounds = row.ci95_pct and (-row.ci95_pct[1], -row.ci95_pct[0])
                 points.append(Point(rate, -row.delta_pct, bounds, point.tip))
         lines.append(Line(_key(size), sorted(points, key=lambda point: point.x)))
     if any(line.measured for line in lines):
         lines.append(Line(EVEN, [Point(end, end) for end in (0.0, 100.0)]))
     hits = Axis("hit rate, % of the prompt's tokens (vLLM's count)")
-    return Lines("What the hits save", hits, Axis("time saved, %, with 95% intervals"), lines)
+    return Lines("Savings from cache hits", hits, Axis("time saved, %, with 95% intervals"), lines)

@@ -1,4 +1,4 @@
-"""What does a warm prefix cache save a prefill, of which a share is in it?"""
+"""How much time does a warm prefix cache save a prefill when it holds a share of the prompt?"""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ from harness.running.sampling import Sampling
 from harness.runs.record import Cell, Result, Status
 from harness.runs.schema import ComparedOutput, Model
 
-TRIES = 20  # for each prompt of a batch, to begin as no other
+TRIES = 20  # so that each prompt of a batch begins differently
 ARMS = (("reset", False), ("warm", False), ("reset", True))  # name, whether it is the control (A/A)
 
 
 def run(config: CacheConfig, source: ModelSource) -> None:
-    """Run it and leave its run directory; raises as `recording` does."""
+    """Run the experiment, leaving a run directory; raises as `recording` does."""
     check_vllm(source)  # a refusal leaves no run behind
     recording(config, source.name, partial(measure, source=source), views.write, source.notices)
 
 
 def measure(config: CacheConfig, recorder: Recorder, source: ModelSource) -> None:
-    """For every share: outputs side by side, then a series of single prompts and one of batches."""
+    """For every share: compare outputs, then sample a series of single prompts and one of batches."""
     assert config.length is not None
     source = models.materialise(source, config.seed)
     (ids,), origin = prompt.token_ids(source, [max(8 * config.length, 4096)], None, config.seed)
-    with recorder.noting() as record:
+    with recorder.update_record() as record:
         record.prompt = origin
     recorder.say(f"starting vLLM for {source.name} ...")
     with torch.inference_mode(), Engine(config.engine(), source) as engine:
-        with recorder.noting() as record:
+        with recorder.update_record() as record:
             record.engine, record.engine_start_s = engine.settings, round(engine.start_s, 1)
             record.model = Model(name=record.model.name, weights=source.weights)
         recorder.say(f"engine up after {engine.start_s:.0f} s")
@@ -61,7 +61,7 @@ def measure(config: CacheConfig, recorder: Recorder, source: ModelSource) -> Non
 
 
 def check_room(config: CacheConfig, engine: Engine) -> None:
-    """Raise EngineError unless the pool holds a batch and, untouched by it, what warmed the cache for it."""
+    """Raise EngineError unless the pool holds a batch besides the prompts that warmed the cache for it."""
     block_size = engine.block_size
     each = layout.num_blocks((config.length or 0) + config.output_len, block_size)
     needed, free = 2 * config.prompts * each, len(engine.free_block_ids())
@@ -75,9 +75,9 @@ def check_room(config: CacheConfig, engine: Engine) -> None:
 
 @dataclass(frozen=True)
 class Texts:
-    """Pairs of prompts of which one begins as the other does; all of it follows from the seed."""
+    """Pairs of prompts that share a beginning, determined by the seed."""
 
-    ids: npt.NDArray[np.int64]  # what they are cut from, as if it began again at its end
+    ids: npt.NDArray[np.int64]  # the source of the prompts, repeated cyclically
     length: int
     block_size: int
     seed: int
@@ -89,17 +89,17 @@ class Texts:
         """
         rng = np.random.default_rng((self.seed, share, index))
         shared = self.length * share // 100
-        asked = self._piece(int(rng.integers(len(self.ids))), self.length)
+        asked = self._slice(int(rng.integers(len(self.ids))), self.length)
         if shared == self.length:
             return asked, asked
         begins_otherwise = np.flatnonzero(self.ids != asked[shared])
-        rest = self._piece(int(rng.choice(begins_otherwise)), self.length - shared)
+        rest = self._slice(int(rng.choice(begins_otherwise)), self.length - shared)
         return asked, asked[:shared] + rest
 
     def batch(self, share: int, number: int, count: int) -> list[tuple[list[int], list[int]]]:
-        """So many pairs, none of which begins as another does: it would find that one's blocks.
+        """`count` pairs, no two with the same beginning, as they would share cached blocks.
 
-        Another number gives other prompts. Raises PromptError if the text has too few beginnings.
+        Another number gives other prompts. Raises PromptError if the text has too few different beginnings.
         """
         pairs: list[tuple[list[int], list[int]]] = []
         taken: set[tuple[int, ...]] = set()
@@ -114,18 +114,18 @@ class Texts:
         raise PromptError(f"--prompts {count}: the text has too few different beginnings; lower it")
 
     def expected(self, share: int) -> int:
-        """Tokens of a prompt that vLLM should find: whole blocks, and never the last token."""
+        """Tokens of a prompt that vLLM should find in the cache: whole blocks, and never the last token."""
         shared = self.length * share // 100
         return min(shared, self.length - 1) // self.block_size * self.block_size
 
-    def _piece(self, first: int, count: int) -> list[int]:
-        found: list[int] = self.ids.take(range(first, first + count), mode="wrap").tolist()
-        return found
+    def _slice(self, first: int, count: int) -> list[int]:
+        ids: list[int] = self.ids.take(range(first, first + count), mode="wrap").tolist()
+        return ids
 
 
 @dataclass
 class Arm:
-    """Prefills under one state of the cache: the n-th call of each arm has the same prompts."""
+    """Prefills with the cache in one state; the n-th call of each arm has the same prompts."""
 
     name: str  # "reset" or "warm"
     engine: Engine
@@ -138,7 +138,7 @@ class Arm:
     readings: dict[str, list[float]] = field(default_factory=dict)
 
     def run(self) -> Completed:
-        """Bring the cache into the arm's state, which is not in the time, and prefill the prompts."""
+        """Bring the cache into the arm's state (untimed), then prefill the prompts."""
         prompts, others = zip(*self.texts.batch(self.share, self.calls, self.batch_size), strict=True)
         self.calls += 1
         self.reset_s = self.engine.reset_prefix_cache()
@@ -148,7 +148,7 @@ class Arm:
         return self.last
 
     def read(self, baseline: Arm) -> None:
-        """Keep what the last call counted."""
+        """Record the last call's counts."""
         assert self.last is not None
         assert baseline.last is not None
         tokens = self.texts.length * self.batch_size
@@ -182,7 +182,7 @@ class Job:
         self.sampling = Sampling(config, recorder)
 
     def run(self) -> None:
-        """What an earlier run has left to do."""
+        """Do what an earlier run left to do."""
         sizes = sorted({1, self.config.prompts})
         todo = [
             (share, size)
@@ -213,7 +213,7 @@ class Job:
             for n in series.ready():
                 arms[n].read(arms[0])
 
-        # Every shape of the work was run while warming up; on a CPU a round takes seconds.
+        # Warm-up ran every shape of the work; on a CPU a round takes seconds.
         seed = self.config.seed + 1000 * share + size
         self.sampling.sample(series, PrefillTimer(), budget, seed, on_round, weight=size)
 
@@ -223,11 +223,13 @@ class Job:
         return Cell("end_to_end", "prefill", provider, arm, 0, self.texts.block_size, None, "captured", point)
 
     def _objection(self, share: int) -> str | None:
-        """What is wrong with the outputs from a warm cache, if anything is; they are noted once a share."""
+        """What is wrong with the outputs from a warm cache, or None; they are recorded once for each
+        share.
+        """
         outputs = self.recorder.record.outputs or {}
         if str(share) not in outputs:
             outputs |= {str(share): [self._compare(share, n) for n in range(self.config.prompts)]}
-            with self.recorder.noting() as record:
+            with self.recorder.update_record() as record:
                 record.outputs = outputs
         found = next((each.objection for each in outputs[str(share)] if each.objection), None)
         if found:
@@ -235,7 +237,7 @@ class Job:
         return found
 
     def _compare(self, share: int, index: int) -> ComparedOutput:
-        """One prompt's tokens after a reset and from a warm cache, and how far its logits differ."""
+        """Compare one prompt's tokens and logits after a reset and from a warm cache."""
         asked, other = self.texts.pair(share, index)
         outcomes, tokens = [], []
         for earlier in ([], [other]):

@@ -15,7 +15,7 @@ from harness.models import ModelSource
 from harness.models.required import require_cache
 
 LENGTH: dict[DeviceKind, int] = {"cuda": 4096, "cpu": 512}
-# As a server has it: the short rest of a prompt that is mostly cached may then run in a captured CUDA graph.
+# As on a server: the short rest of a mostly cached prompt can then run in a captured CUDA graph.
 MAX_NUM_SEQS = 256
 GROUPS: dict[str, list[str]] = {
     "prompts and model": ["length", "shares", "prompts", "output_len", *fields.MODEL_OPTIONS],
@@ -25,30 +25,32 @@ GROUPS: dict[str, list[str]] = {
 
 
 class CacheConfig(Common, Engine):
-    """Prompts of which a share is in the prefix cache. What is None is chosen by `resolve`."""
+    """Prompts with a share of their tokens in the prefix cache. `resolve` fills in what is None."""
 
     experiment: ClassVar[str] = "cache"
 
     length: Count | None = Field(None, description=f"tokens in each prompt (default: {describe(LENGTH)})")
     shares: Annotated[list[Annotated[int, Field(ge=0, le=100)]], Field(min_length=1)] = Field(
         [0, 25, 50, 75, 100],
-        description="how much of a prompt is the beginning of one that the cache holds, in percent",
+        description="shares of a prompt that the cache holds, in percent",
     )
-    prompts: Count = Field(4, description="prompts of a batch; each prompt is also measured alone")
+    prompts: Count = Field(4, description="prompts in a batch; prompts are also measured one at a time")
     output_len: Count = Field(
-        8, description="tokens to generate once per prompt, with the cache and without, to be shown; untimed"
+        8, description="tokens to generate from each prompt with and without the cache, for display; untimed"
     )
     max_num_batched_tokens: Count | None = Field(
-        None, description="at least --prompts times --length: a batch is one step (default: what it takes)"
+        None, description="at least --prompts times --length: a batch is one step (default: just enough)"
     )
 
     @property
     def longest(self) -> int:
-        """Tokens of a prompt and of what is generated from it, but for the last; needs a resolved one."""
+        """Tokens of a prompt plus those generated from it except the last; needs a resolved configuration."""
         return (self.length or 0) + self.output_len - 1
 
     def engine(self) -> EngineSpec:
-        """An engine with prefix caching that takes a batch whole in one step; needs a resolved one."""
+        """An engine with prefix caching that takes a whole batch in one step; needs a resolved
+        configuration.
+        """
         tokens = self.prompts * (self.length or 0)
         return EngineSpec.of(
             self,
@@ -66,7 +68,7 @@ class CacheConfig(Common, Engine):
 
 
 def resolve(config: CacheConfig, device_kind: DeviceKind) -> CacheConfig:
-    """The configuration with what depends on the device filled in, checked against it. Raises ConfigError."""
+    """Fill in what depends on the device and check the result against it. Raises ConfigError."""
     config = fields.with_defaults(config, {"length": LENGTH[device_kind]})
     name = f"cache-{fields.model_name(config)}-{config.length}"
     resolved = fields.resolve_common(config, device_kind, name)

@@ -9,7 +9,7 @@ from harness.runs.summary import CellKeys, ContrastFigures, Outcome, Summary, Ti
 
 
 class _Axes(Stored):
-    share_pct: Count = Field(description="of the prompt, what was in the cache")
+    share_pct: Count = Field(description="share of the prompt in the cache")
     batch_size: Count = Field(description="prompts in one step")
 
 
@@ -19,12 +19,12 @@ class _Readings(Stored):
     expected_rate_pct: Amount | None = Field(
         default=None, description="in whole blocks, and never the last token"
     )
-    changed_first_tokens: Count = Field(description="prompts whose first token was another, in all rounds")
-    reset_us: Amount | None = Field(default=None, description="what the reset itself took")
+    changed_first_tokens: Count = Field(description="prompts whose first token changed, over all rounds")
+    reset_us: Amount | None = Field(default=None, description="time of the reset itself")
 
 
 class CacheCell(Outcome, _Readings, WarmUp, Timed, _Axes, CellKeys):
-    """A prefill under one state of the cache, in us."""
+    """A prefill with the cache in one state; times in us."""
 
 
 class CacheContrast(_Axes, ContrastFigures):

@@ -1,4 +1,4 @@
-"""What is made of a run of `cache`: warm against reset, and outputs side by side."""
+"""The report of a `cache` run: warm against reset, and outputs side by side."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from harness.analysis import figures, stats
 from harness.analysis.rows import find
 from harness.experiments.cache.rows import CacheCell, CacheContrast, CacheSummary
 from harness.report.document import Document, csv_rows, figures_and_tables
-from harness.report.rows import change, marked, noise_floor_line, verdict, warnings
+from harness.report.rows import change, mark_if_remarked, noise_floor_line, verdict, warnings
 from harness.report.tables import NONE, Line, Notes, Section, Table, ms, percent
 from harness.runs.record import Result, latest
 from harness.runs.schema import ComparedOutput, RunRecord
 from harness.runs.summary import Timed
-from harness.units import counted
+from harness.units import pluralise
 
 Summary = CacheSummary  # of summary.json
 
@@ -26,7 +26,7 @@ def summarise(record: RunRecord, results: Sequence[Result]) -> CacheSummary:
     """`cells`, a row for each arm, share and batch size, and `contrasts` ("warm" and "A/A", against reset).
 
     A cell's `cached_tokens`, `hit_rate_pct` and `expected_rate_pct` are medians over its rounds, its
-    `changed_first_tokens` the sum; a reset arm has what the reset itself took.
+    `changed_first_tokens` the sum; a reset arm has time of the reset itself.
     """
     series: dict[str, list[Result]] = {}
     for result in latest(results):
@@ -61,9 +61,11 @@ def _cell(result: Result) -> CacheCell:
 
 
 def document(record: RunRecord, summary: CacheSummary) -> Document:
-    """Warm against reset; outputs side by side, of every prompt in tables.md, of the first on the screen."""
+    """Warm against reset; outputs side by side, for every prompt in tables.md, for the first on the
+    screen.
+    """
     config = record.config
-    title = f"A warm prefix cache against none: {record.model.name}, {counted(config['length'], 'token')}"
+    title = f"A warm prefix cache against none: {record.model.name}, {pluralise(config['length'], 'token')}"
     outputs = record.outputs or {}
     tables = [_over_shares(record, summary)] if summary.cells else []
     tables += [_side_by_side(outputs, 1)] if outputs else []
@@ -79,7 +81,7 @@ def _over_shares(record: RunRecord, summary: CacheSummary) -> Table:
         lines = [_line(summary, size, share, notes) for share in _shares(summary, size)]
         sections.append(Section("one prompt" if size == 1 else f"{size} prompts in one step", lines))
     config, model = record.config, record.model
-    above = [f"ms per engine step, {model.name}, {counted(config['length'], 'token')} per prompt"]
+    above = [f"ms per engine step, {model.name}, {pluralise(config['length'], 'token')} per prompt"]
     return Table("Prefix cache: warm against reset", COLUMNS, sections, above, _below(record, summary, notes))
 
 
@@ -89,9 +91,9 @@ def _line(summary: CacheSummary, size: int, share: int, notes: Notes) -> Line:
     paired = find(summary.contrasts, **of_cell, contrast="warm")
     label = f"{share}%"
     for row in (reset, warm):
-        label = marked(label, row, notes) if row else label
+        label = mark_if_remarked(label, row, notes) if row else label
     if warm and warm.changed_first_tokens:
-        label += f" {notes.mark(_changed(warm))}"
+        label += f" {notes.mark(_changed_tokens_note(warm))}"
     return Line(
         label,
         (
@@ -105,10 +107,10 @@ def _line(summary: CacheSummary, size: int, share: int, notes: Notes) -> Line:
     )
 
 
-def _changed(warm: CacheCell) -> str:
+def _changed_tokens_note(warm: CacheCell) -> str:
     return (
         f"{warm.changed_first_tokens} of {warm.n * warm.batch_size} first tokens differ from those "
-        "after a reset; how far the logits do is said below"
+        "after a reset; the logits' differences are given below"
     )
 
 
@@ -122,27 +124,27 @@ def _below(record: RunRecord, summary: CacheSummary, notes: Notes) -> list[str]:
     if reset.median_us is not None:
         bounds = " [{:.1f}, {:.1f}]".format(*reset.ci95_us) if reset.ci95_us else ""
         pool = record.engine.num_blocks_in_pool if record.engine else None
-        of_pool = f" for a pool of {counted(pool, 'block')}" if pool else ""
+        of_pool = f" for a pool of {pluralise(pool, 'block')}" if pool else ""
         lines.append(
-            f"the reset itself: {reset.median_us:.1f} us{bounds}{of_pool} ({reset.n} resets); it is in "
-            "no other figure."
+            f"the reset itself: {reset.median_us:.1f} us{bounds}{of_pool} ({reset.n} resets); not included "
+            "in any other figure."
         )
     return [
         *lines,
         noise_floor_line(summary.contrasts, "reset"),
-        "hit rate: vLLM's own count of cached tokens; expected: the whole blocks of what is shared, less the "
-        "last token's. difference: median of paired differences, warm minus reset.",
+        "hit rate: cached tokens as vLLM counts them; expected: the whole blocks of the shared part, "
+        "without the last token's. difference: median of paired differences, warm minus reset.",
     ]
 
 
 def _side_by_side(outputs: Mapping[str, Sequence[ComparedOutput]], prompts: int) -> Table:
-    """What was generated for the first `prompts` prompts of each share."""
+    """The tokens generated for the first `prompts` prompts of each share."""
     sections = []
     for share in sorted(outputs, key=int):
         lines = [
             Line(
                 f"prompt {n}",
-                (_shown(row.reset, row.reset_text), _shown(row.warm, row.warm_text), _verdict(row)),
+                (_excerpt(row.reset, row.reset_text), _excerpt(row.warm, row.warm_text), _verdict(row)),
             )
             for n, row in enumerate(outputs[share][:prompts], start=1)
         ]
@@ -151,15 +153,15 @@ def _side_by_side(outputs: Mapping[str, Sequence[ComparedOutput]], prompts: int)
     same = sum(row.reset[0] == row.warm[0] for row in rows)
     worst = max(row.logits_error for row in rows)
     below = [
-        f"first token the same: {same} of {counted(len(rows), 'prompt')}; the first logits differ by at most "
-        f"{worst:.2g} of their spread (root mean square). same: tokens up to the first that differs.",
+        f"first token the same: {same} of {pluralise(len(rows), 'prompt')}; the first logits differ by at "
+        f"most {worst:.2g} of their spread (root mean square). same: tokens before the first difference.",
     ]
     whole = "all prompts" if prompts > 1 else "the first prompt"
     title = f"Outputs side by side: {whole} of each share"
     return Table(title, ("", "after a reset", "from a warm cache", "same"), sections, [], below)
 
 
-def _shown(tokens: Sequence[int], text: str | None) -> str:
+def _excerpt(tokens: Sequence[int], text: str | None) -> str:
     shown = " ".join(map(str, tokens)) if text is None else repr(text)
     return shown if len(shown) <= OUTPUT_WIDTH else shown[: OUTPUT_WIDTH - 3] + "..."
 
@@ -172,7 +174,7 @@ def _verdict(row: ComparedOutput) -> str:
 
 
 def sizes_of(summary: CacheSummary) -> list[int]:
-    """Every number of prompts in a step that was tried, ascending."""
+    """All batch sizes tried, ascending."""
     return sorted({row.batch_size for row in summary.cells})
 
 
@@ -191,9 +193,9 @@ def answer(summary: CacheSummary) -> str:
         for row in rows
         if row.share_pct == most
     ]
-    return f"With a cache that has {most}% of the prompt, {'; '.join(told)}."
+    return f"With {most}% of the prompt in the cache, {'; '.join(told)}."
 
 
 def prompts_of(row: CacheCell | CacheContrast) -> str:
-    """How many prompts a step has, in words."""
+    """The number of prompts in a step, as text."""
     return "one prompt" if row.batch_size == 1 else f"{row.batch_size} prompts"

@@ -1,1 +1,1 @@
-"""What do attention kernels take on contiguous and on fragmented K and V?"""
+"""How fast are attention kernels on contiguous and on fragmented K and V?"""

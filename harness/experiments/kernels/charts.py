@@ -1,4 +1,4 @@
-"""The answer and the figures of `kernels`: what being in runs changes, and what a call takes."""
+"""The answer and the charts of `kernels`: the effect of segments, and the time of a call."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from harness.config.kernel_names import looks
 from harness.experiments.kernels.rows import KernelsSummary
 from harness.experiments.kernels.view import (
     ARMS,
-    compared,
+    contrast_of,
     contrasts_of,
     inputs,
     kernels_of,
@@ -18,7 +18,7 @@ from harness.report.arms import arm_key, arm_lines, lost_arms, spread_axis
 from harness.report.charts.spec import Axis, Band, Line, Lines, Sheet
 from harness.report.tips import Tips, contrast_point
 from harness.runs.schema import RunRecord
-from harness.units import counted
+from harness.units import pluralise
 
 
 def charts(record: RunRecord, summary: KernelsSummary, tips: Tips) -> list[Sheet]:
@@ -34,21 +34,21 @@ def _differences(summary: KernelsSummary) -> Lines:
     lines = []
     look_of = looks(kernels_of(summary))
     for kernel in kernels_of(summary):
-        against = "one run" if compared(kernel) == "fragmentation" else "contiguous"
+        against = "one segment" if contrast_of(kernel) == "fragmentation" else "contiguous"
         points = [
-            contrast_point(k, row, f"{kernel}, {counted(k, 'run')} against {against}")
+            contrast_point(k, row, f"{kernel}, {pluralise(k, 'segment')} against {against}")
             for row in contrasts_of(summary, kernel)
             for k in [row.spread_k]
         ]
         lines.append(Line(arm_key(kernel, "fragmented", look_of[kernel]), points))
     return Lines(
-        "What being in runs changes",
+        "Effect of segments",
         spread_axis(spreads_of(summary)),
         Axis("% of the baseline, with 95% intervals", zero=0.0),
         lines,
         [Band.tolerance(summary.tolerance_pct)],
-        note="Of kernels without a block table against contiguous K and V, the gather not counted; of those "
-        "with one against one run, as a block table selects other code.",
+        note="Kernels without a block table are compared with contiguous K and V, not counting the gather; "
+        "those with one with a single segment, because a block table selects different code.",
     )
 
 

@@ -1,4 +1,4 @@
-"""What do attention kernels take on contiguous K and V, and on K and V in spread_k runs?
+"""How fast are attention kernels on contiguous K and V, and on K and V in spread_k segments?
 
 No engine and no model: Q, K and V are random.
 """
@@ -34,15 +34,17 @@ from harness.runs.record import Cell
 
 
 def run(config: KernelsConfig, source: None = None) -> None:
-    """Run it and leave its run directory; raises as `recording` does."""
+    """Run the experiment, leaving a run directory; raises as `recording` does."""
     recording(config, "random Q, K and V", measure, views.write)
 
 
 def measure(config: KernelsConfig, recorder: Recorder) -> None:
-    """One series a spread_k: the kernels' points, their gathers, one run, and that again (A/A)."""
+    """One series for each spread_k: the kernels' arms, their gathers, one segment, and one segment again
+    (A/A).
+    """
     sampling = Sampling(config, recorder)
     timer = timers.for_device(sampling.device, config.timer, config.l2)
-    with recorder.noting() as record:
+    with recorder.update_record() as record:
         record.timer, record.spread_k, record.num_blocks = timer.name, config.spreads(), config.num_blocks()
     todo = [k for k in config.spreads() if _series(k) not in recorder.finished]
     budget = sampling.budget(len(todo), 1.0)
@@ -50,7 +52,7 @@ def measure(config: KernelsConfig, recorder: Recorder) -> None:
         for k in todo:
             with recorder.peak_memory(_series(k)):
                 _measure(sampling, config, k, timer, budget)
-            recorder.print(view.comparison_of(recorder.record, recorder.kept, k))
+            recorder.print(view.comparison_of(recorder.record, recorder.results, k))
             bar.update()
     sampling.note_limits(getattr(timer, "launch_bound", 0))
 
@@ -62,12 +64,12 @@ def _series(spread_k: int) -> str:
 def _measure(
     sampling: Sampling, config: KernelsConfig, spread_k: int, timer: timers.Timer, budget: Budget
 ) -> None:
-    """A function of its own so that nothing of one spread_k is alive at the next."""
+    """A separate function, so that nothing of one spread_k survives into the next."""
     sampling.sample(series(config, spread_k, sampling.device), timer, budget, config.seed + spread_k)
 
 
 def series(config: KernelsConfig, spread_k: int, device: str) -> Series:
-    """All arms at one spread_k, made ready, each output held against the float32 reference.
+    """All arms at one spread_k, prepared, with outputs checked against the float32 reference.
 
     Args:
         config: resolved.
@@ -78,14 +80,14 @@ def series(config: KernelsConfig, spread_k: int, device: str) -> Series:
     arms = [arm for name in config.kernels for arm in _arms(inputs, known[name])]
     try:
         judge = Judge(inputs.call)
-    except Exception as error:  # out of memory, most likely
+    except Exception as error:  # probably out of memory
         return prepare(failing(arms, error), None, _series(spread_k))
     return prepare(arms, judge, _series(spread_k))
 
 
 @dataclass
 class Inputs:
-    """What the arms of one spread_k share, made when it is first asked for."""
+    """The inputs that the arms of one spread_k share, made on first use."""
 
     config: KernelsConfig
     spread_k: int
@@ -104,22 +106,22 @@ class Inputs:
         return DenseKV(self.call.key, self.call.value)
 
     def blocks(self, block_size: int) -> random_call.Blocks:
-        """K and V in blocks of so many tokens, in `spread_k` runs or as many as there are blocks."""
+        """K and V in blocks of `block_size` tokens, in `spread_k` segments or as many as there are blocks."""
         if block_size not in self._blocks:
             config = self.config
-            runs = min(self.spread_k, layout.num_blocks(config.length, block_size))
+            segments = min(self.spread_k, layout.num_blocks(config.length, block_size))
             self._blocks[block_size] = random_call.in_blocks(
-                self.call, block_size, runs, gap=config.gap, sizes=config.run_sizes, seed=config.seed
+                self.call, block_size, segments, gap=config.gap, sizes=config.segment_sizes, seed=config.seed
             )
         return self._blocks[block_size]
 
     def readable(self, kernel: Listed, block_size: int) -> random_call.Blocks:
-        """`blocks` as the kernel reads them: vLLM's on a CPU wants them as its own cache write packs them."""
+        """`blocks` as the kernel reads them: vLLM's CPU kernel needs the packing of its own cache write."""
         blocks = self.blocks(block_size)
         if not isinstance(kernel.kernel, VllmCpuAttention):
             return blocks
         if block_size not in self._packed:
-            self._packed[block_size] = random_call.written_by(kernel.kernel, self.call, blocks)
+            self._packed[block_size] = random_call.fill_with_kernel(kernel.kernel, self.call, blocks)
         return self._packed[block_size]
 
     def cell(self, kernel: Listed, arm: str) -> Cell:
@@ -130,7 +132,7 @@ class Inputs:
 
 
 def _arms(inputs: Inputs, kernel: Listed) -> list[Arm]:
-    """A kernel's arms, by what it declares to take."""
+    """A kernel's arms, according to its declaration."""
     if Feature.PAGED not in kernel.support.features:
         return _without_table(inputs, kernel)
     arms = _with_table(inputs, kernel)
@@ -138,7 +140,9 @@ def _arms(inputs: Inputs, kernel: Listed) -> list[Arm]:
 
 
 def _without_table(inputs: Inputs, kernel: Listed) -> list[Arm]:
-    """A kernel without a block table: on contiguous K and V, and on what a gather wrote, timed apart."""
+    """A kernel without a block table: on contiguous K and V, and on gathered ones; the gather is timed
+    separately.
+    """
     lengths, gather_name = [inputs.config.length] * inputs.config.batch_size, gather_for(kernel.option)
 
     def target() -> tuple[DenseKV, Callable[[], object]]:
@@ -174,7 +178,7 @@ def _without_table(inputs: Inputs, kernel: Listed) -> list[Arm]:
 
         run()
         if not torch.equal(into.value, inputs.call.value):
-            raise ValueError("the gathered V is not the one that was put into the blocks")
+            raise ValueError("the gathered V differs from the V in the blocks")
         return Bound(run, expected=inputs.call.key, is_output=False)
 
     cell = inputs.cell(kernel, "fragmented")
@@ -186,14 +190,15 @@ def _without_table(inputs: Inputs, kernel: Listed) -> list[Arm]:
 
 
 def _with_table(inputs: Inputs, kernel: Listed) -> list[Arm]:
-    """A kernel with a block table: without it, with it on the runs, and with it on a single run, twice."""
+    """A kernel with a block table: without it, on the segments, and twice on a single segment."""
     config, k = inputs.config, inputs.spread_k
     multiple = kernel.support.page_sizes.multiple_of
     in_place = config.block_size % multiple == 0
     page_size = config.block_size if in_place else multiple
     pages = layout.num_blocks(config.length, page_size)
     repaged = (
-        f"re-paged from {config.block_size} to {page_size} tokens a block, {min(k, pages)} of {pages} runs"
+        f"re-paged from {config.block_size} to {page_size} tokens per block, {min(k, pages)} of "
+        f"{pages} segments"
     )
 
     def contiguous() -> Bound:
@@ -205,12 +210,12 @@ def _with_table(inputs: Inputs, kernel: Listed) -> list[Arm]:
         return Bound(kernel.paged(inputs.call, kv), None if in_place else repaged)
 
     cell = replace(inputs.cell(kernel, "fragmented"), block_size=page_size)
-    one_run = replace(cell, spread_k=1)
+    one_segment = replace(cell, spread_k=1)
     arms = [
         Arm(inputs.cell(kernel, "contiguous"), contiguous),
         Arm(cell, lambda: paged(lambda blocks: blocks.split)),
-        Arm(one_run, lambda: paged(lambda blocks: blocks.one_run), one_run_for=k, control=True),
+        Arm(one_segment, lambda: paged(lambda blocks: blocks.one_segment), one_segment_for=k, control=True),
     ]
     if k > 1:
-        arms.append(Arm(one_run, lambda: paged(lambda blocks: blocks.one_run), one_run_for=k))
+        arms.append(Arm(one_segment, lambda: paged(lambda blocks: blocks.one_segment), one_segment_for=k))
     return arms

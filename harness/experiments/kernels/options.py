@@ -34,38 +34,39 @@ GROUPS: dict[str, list[str]] = {
 
 
 class KernelsConfig(Common, Sweep, KernelTiming):
-    """Random Q, K and V of these shapes. What is None is chosen by `resolve`."""
+    """Random Q, K and V of these shapes. `resolve` fills in what is None."""
 
     experiment: ClassVar[str] = "kernels"
 
     kernels: Annotated[list[NonEmpty], Field(min_length=1)] = Field(
         [*kernel_names.FUNCTIONS],
-        description="any of " + ", ".join(kernel_names.KNOWN) + "; what cannot run here gives its reason",
+        description="any of " + ", ".join(kernel_names.KNOWN) + "; a kernel that cannot run here gives the "
+        "reason",
     )
-    length: Count = Field(4096, description="tokens in K and V, of each sequence")
+    length: Count = Field(4096, description="tokens of each sequence's K and V")
     seq_len_q: Count | None = Field(
         None,
-        description="tokens in Q, the last of the sequence: fewer than --length for a chunk of a prefill, 1 "
-        "for a decode step (default: all)",
+        description="tokens of Q, at the end of the sequence: fewer than --length for a chunk of a prefill, "
+        "1 for a decode step (default: all)",
     )
-    batch_size: Count = Field(1, description="sequences, all of the same length")
+    batch_size: Count = Field(1, description="number of sequences, all of the same length")
     num_heads: Count = Field(12, description="heads of Q")
-    num_kv_heads: Count | None = Field(None, description="heads of K and V (default: as many as Q has)")
+    num_kv_heads: Count | None = Field(None, description="heads of K and V (default: as many as of Q)")
     head_dim: Count = Field(64, description="values per head")
     dtype: Literal["float16", "bfloat16", "float32"] = Field(
         "bfloat16", description="data type of Q, K and V"
     )
     causal: bool = Field(
-        True, description="a query sees the keys up to its own place: the last query all of them"
+        True, description="a query sees the keys up to its own position: the last query sees all of them"
     )
     block_size: Count = Field(
         256,
-        description="tokens per block, on whose bounds the runs lie; flash_attn_with_kvcache of flash-attn 2 "
-        "takes multiples of 256, and of anything else a copy",
+        description="tokens per block; segments are whole blocks. flash_attn_with_kvcache of flash-attn 2 "
+        "needs multiples of 256 and gets a copy otherwise",
     )
 
     def shape(self) -> AttentionShape:
-        """Of the call; needs a resolved configuration."""
+        """The call's shape; needs a resolved configuration."""
         return AttentionShape(
             batch_size=self.batch_size,
             query_len=self.seq_len_q or self.length,
@@ -79,12 +80,12 @@ class KernelsConfig(Common, Sweep, KernelTiming):
 
     @field_validator("kernels")
     @classmethod
-    def _each_once(cls, value: Any) -> Any:
+    def _deduplicate(cls, value: Any) -> Any:
         return list(dict.fromkeys(value)) if isinstance(value, list) else value
 
 
 def resolve(config: KernelsConfig, device_kind: DeviceKind) -> KernelsConfig:
-    """The configuration with what depends on the device filled in, checked against it. Raises ConfigError."""
+    """Fill in what depends on the device and check the result against it. Raises ConfigError."""
     chosen = {
         "seq_len_q": config.seq_len_q or config.length,
         "num_kv_heads": config.num_kv_heads or config.num_heads,

@@ -1,4 +1,4 @@
-"""What is made of a run of `kernels`: a table a spread_k, and one over all of them."""
+"""The report of a `kernels` run: a table for each spread_k, and one over all of them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from harness.report.rows import (
     TIME_COLUMNS,
     change,
     difference_line,
-    folded,
     heading,
-    marked,
+    mark_if_remarked,
+    merge_lines,
     noise_floor_line,
     status_line,
     time_line,
@@ -31,13 +31,13 @@ from harness.report.rows import (
 from harness.report.tables import NONE, Line, Notes, Section, Table, ms
 from harness.runs.record import Result, latest
 from harness.runs.schema import RunRecord
-from harness.units import ELEMENT_BYTES, counted
+from harness.units import ELEMENT_BYTES, pluralise
 
 Summary = KernelsSummary  # of summary.json
 
 ARMS = ("contiguous", "fragmented")
 SUMMARY_COLUMNS = ("spread_k", "contiguous", "non-contig.", "with gather", "difference", "verdict")
-# Kernels that read nothing without a block table: contiguous K and V are a table of one block.
+# Kernels that always need a block table: contiguous K and V are a table of one block.
 ONE_BLOCK = ("vllm-triton", "vllm-cpu")
 CONTRASTS = {
     ("contiguous", "fragmented"): "core",
@@ -50,7 +50,7 @@ CONTRASTS = {
 def summarise(record: RunRecord, results: Sequence[Result]) -> KernelsSummary:
     """`cells`, a row for each arm and spread_k in us, and `contrasts` ("core", "fragmentation", "A/A").
 
-    A cell has the gather that its kernel needs first, TFLOP/s, and the bandwidth of the least memory traffic.
+    A cell has its kernel's gather, if it needs one, TFLOP/s, and the bandwidth of the least memory traffic.
     """
     series: dict[str, list[Result]] = {}
     for result in latest(results):
@@ -59,12 +59,12 @@ def summarise(record: RunRecord, results: Sequence[Result]) -> KernelsSummary:
     contrasts: list[KernelContrast] = []
     for members in series.values():
         gathers = {r.cell.kernel: r for r in members if r.cell.stage == "gather"}
-        arms = [r for r in members if r.cell.stage == "kernel" and not r.one_run_for]
+        arms = [r for r in members if r.cell.stage == "kernel" and not r.one_segment_for]
         cells += [_cell(record, result, gathers) for result in arms]
         for one, two in series_pairs(members):
             name = CONTRASTS[name_in_series(members[one]), name_in_series(members[two])]
             if fields := figures.contrast_row(name, members[one], members[two]):
-                spread_k = members[two].one_run_for or members[two].cell.spread_k
+                spread_k = members[two].one_segment_for or members[two].cell.spread_k
                 contrasts.append(KernelContrast(**fields | {"spread_k": spread_k}))
     return KernelsSummary(
         schema_version=2,
@@ -86,7 +86,7 @@ def _cell(record: RunRecord, result: Result, gathers: dict[str, Result]) -> Kern
 
 
 def _rates(config: Mapping[str, Any], microseconds: float | None) -> dict[str, Any]:
-    """tflops and gbps of a call that took so long; None if it was not measured."""
+    """tflops and gbps of a call that took `median_us`; None if it was not measured."""
     if not microseconds:
         return {"tflops": None, "gbps": None}
     batch, heads, dim = config["batch_size"], config["num_heads"], config["head_dim"]
@@ -99,12 +99,12 @@ def _rates(config: Mapping[str, Any], microseconds: float | None) -> dict[str, A
 
 
 def comparison_of(record: RunRecord, results: Sequence[Result], spread_k: int) -> str:
-    """The table of one spread_k, 80 columns wide, while a run goes on."""
+    """The table of one spread_k, 80 columns wide, printed during the run."""
     return comparison(record, summarise(record, results), spread_k).screen()
 
 
 def comparison(record: RunRecord, summary: KernelsSummary, spread_k: int) -> Table:
-    """`Comparison Results (spread=K)`: each kernel's points, and their differences."""
+    """`Comparison Results (spread=K)`: each kernel's arms, and their differences."""
     notes, sections = Notes(), []
     for kernel in kernels_of(summary):
         cells = select(summary.cells, kernel=kernel, spread_k=spread_k)
@@ -137,9 +137,9 @@ def _differences(
     if core and kernel not in WITHOUT_TABLE:
         instead = "; Fragmentation is" if split else ""
         other = (
-            "contiguous is one block of all tokens"
+            "contiguous: one block of all tokens"
             if kernel in ONE_BLOCK
-            else "a block table selects other code"
+            else "a block table selects different code"
         )
         label += f" {notes.mark(f'{other}: this is not the layout{instead}')}"
     return [
@@ -150,7 +150,9 @@ def _differences(
 
 
 def document(record: RunRecord, summary: KernelsSummary) -> Document:
-    """A table a spread_k for tables.md; on the screen, where those went by already, the one over all."""
+    """A table for each spread_k for tables.md; on the screen, which showed those already, the one over
+    all.
+    """
     spreads = spreads_of(summary)
     tables = [comparison(record, summary, k) for k in spreads]
     over_all = [_over_all(record, summary)] if spreads else []
@@ -172,14 +174,16 @@ def _over_all(record: RunRecord, summary: KernelsSummary) -> Table:
         rows = select(summary.cells, kernel=kernel, arm="fragmented")
         if rows:
             compared = (
-                "non-contiguous against contiguous" if kernel in WITHOUT_TABLE else "k runs against one run"
+                "non-contiguous against contiguous"
+                if kernel in WITHOUT_TABLE
+                else "k segments against one segment"
             )
-            lines = folded([_summary_line(summary, row, notes) for row in rows])
+            lines = merge_lines([_summary_line(summary, row, notes) for row in rows])
             sections.append(Section(f"{heading(kernel, rows[0], notes)}: {compared}", lines))
     unit = [f"ms per call, {inputs(record.config)}"]
     below = [
         *notes.lines(),
-        noise_floor_line(summary.contrasts, "one run"),
+        noise_floor_line(summary.contrasts, "one segment"),
         "difference: median of paired differences with its 95% interval; same: the interval lies within "
         f"+-{summary.tolerance_pct:g}%. with gather: the kernel's median plus its gather's.",
     ]
@@ -201,13 +205,13 @@ def _summary_line(summary: KernelsSummary, row: KernelCell, notes: Notes) -> Lin
         change(paired),
         verdict(paired),
     )
-    return Line(marked(str(k), row, notes), cells)
+    return Line(mark_if_remarked(str(k), row, notes), cells)
 
 
 def inputs(config: Mapping[str, Any]) -> str:
-    """What the kernels were given, in words."""
+    """The kernels' inputs, as text."""
     queries, keys = config["seq_len_q"], config["length"]
-    tokens = counted(keys, "token") if queries == keys else f"{queries} queries on {keys} keys"
+    tokens = pluralise(keys, "token") if queries == keys else f"{queries} queries on {keys} keys"
     heads = str(config["num_heads"])
     if config["num_kv_heads"] != config["num_heads"]:
         heads += f"/{config['num_kv_heads']}"
@@ -217,17 +221,17 @@ def inputs(config: Mapping[str, Any]) -> str:
 
 
 def kernels_of(summary: KernelsSummary) -> list[str]:
-    """The kernels, in the order in which they were asked for."""
+    """The kernels, in the order requested."""
     return list(dict.fromkeys(row.kernel for row in summary.cells))
 
 
 def whose(summary: KernelsSummary) -> str:
-    """Whose kernels they are, for a title."""
+    """The kernels' origin, for a title."""
     return "flash-attn's functions" if {*kernels_of(summary)} <= {*FUNCTIONS} else "Attention kernels"
 
 
 def spreads_of(summary: KernelsSummary) -> list[int]:
-    """Every spread_k that was tried, ascending."""
+    """All values of spread_k tried, ascending."""
     return sorted({row.spread_k for row in summary.cells})
 
 
@@ -237,7 +241,7 @@ def _digits(summary: KernelsSummary) -> int:
 
 
 def answer(summary: KernelsSummary) -> str:
-    """What the most runs change for each kernel."""
+    """The effect of the most segments on each kernel."""
     most = max((row.spread_k for row in summary.contrasts), default=0)
     rows = [
         row for kernel in kernels_of(summary) for row in contrasts_of(summary, kernel) if row.spread_k == most
@@ -245,15 +249,16 @@ def answer(summary: KernelsSummary) -> str:
     if not rows:
         return "No contrast was measured."
     told = [f"{row.kernel} by {change(row)}, {row.verdict}" for row in rows]
-    return f"K and V in {counted(most, 'run')} change {'; '.join(told)}."
+    return f"K and V in {pluralise(most, 'segment')} change {'; '.join(told)}."
 
 
 def contrasts_of(summary: KernelsSummary, kernel: str) -> list[KernelContrast]:
-    """What is compared for a kernel, over spread_k."""
-    return select(summary.contrasts, kernel=kernel, contrast=compared(kernel))
+    """A kernel's contrasts over spread_k."""
+    return select(summary.contrasts, kernel=kernel, contrast=contrast_of(kernel))
 
 
-def compared(kernel: str) -> str:
-    """A kernel that gathers first is set against contiguous K and V; one with a block table against one run,
-    as a block table selects other code."""
+def contrast_of(kernel: str) -> str:
+    """A kernel that gathers first is compared with contiguous K and V; one with a block table with one
+    segment, because a block table selects different code.
+    """
     return "core" if kernel in WITHOUT_TABLE else "fragmentation"

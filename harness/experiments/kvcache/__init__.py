@@ -1,1 +1,1 @@
-"""What does a KV cache save a generation, token by token?"""
+"""How much time does a KV cache save a generation, token by token?"""

@@ -1,4 +1,4 @@
-"""The answer and the figures of `kvcache`: whole generations, then time and cache along the tokens."""
+"""The answer and the charts of `kvcache`: whole generations, then time and cache size token by token."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from harness.report.charts.spec import (
 from harness.report.charts.spec import (
     Row as Entry,
 )
-from harness.report.tips import Tips, median_ms, spaced
+from harness.report.tips import Tips, median_ms, pick_evenly
 from harness.runs.schema import RunRecord
 from harness.units import in_ms
 
@@ -45,7 +45,7 @@ def charts(record: RunRecord, summary: KVCacheSummary, tips: Tips) -> list[Sheet
     modes = summary.modes
     whole = [
         Bars("The whole generation", Axis("ms"), [_mode(row, summary, tips) for row in modes]),
-        Bars("Peak memory of the mode's own process", Axis("MiB"), [_peak(row) for row in modes]),
+        Bars("Peak memory of the mode's process", Axis("MiB"), [_peak(row) for row in modes]),
     ]
     return [
         Sheet("kvcache_modes", f"Generation with and without a KV cache: {where}", whole),
@@ -96,7 +96,7 @@ def _peak(row: ModeRow) -> Entry:
 
 def _line(summary: KVCacheSummary, mode: str, point: Callable[[StepRow], Point]) -> Line:
     rows = [row for row in summary.steps if row.arm == mode and row.median_us is not None]
-    return Line(LOOKS[mode], [point(row) for row in spaced(rows, MOST_STEPS)])
+    return Line(LOOKS[mode], [point(row) for row in pick_evenly(rows, MOST_STEPS)])
 
 
 def _name(row: StepRow) -> str:

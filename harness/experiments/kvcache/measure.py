@@ -1,8 +1,8 @@
-"""What does a KV cache save a generation, token by token, and what does it take?
+"""How much time does a KV cache save a generation, token by token, and what does it cost?
 
 Three modes generate from the same prompt: transformers without a KV cache, with one, and vLLM with its paged
-one. Each is up in a process of its own, one generates at any time, and every round runs all of them in a new
-random order. transformers with a cache runs twice (A/A).
+one. Each has its own process, one generates at a time, and every round runs all of them in a new random
+order. transformers with a cache runs twice (A/A).
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ from harness.runs.record import Cell, Result, Status
 from harness.runs.schema import FirstLogits, Model
 
 GENERATION, STEPS = "generation", "steps"  # the series
-# Modes in the order of the series; the pairs are contrasts' baselines and treatments.
+# Modes in the order of the series; the pairs are baselines and treatments of contrasts.
 MODES = (("no_cache", False), ("kv_cache", False), ("paged", False), ("kv_cache", True))
 PAIRS = [(0, 1), (0, 2), (1, 2), (1, 3)]
 DTYPES = {"auto": "bfloat16", "half": "float16", "float": "float32"}
 
 
 def run(config: KVCacheConfig, source: ModelSource) -> None:
-    """Run it and leave its run directory; raises as `recording` does."""
+    """Run the experiment, leaving a run directory; raises as `recording` does."""
     recording(config, source.name, partial(measure, source=source), views.write, source.notices)
 
 
 def measure(config: KVCacheConfig, recorder: Recorder, source: ModelSource) -> None:
-    """One series of whole generations, and from the same ones a series of their steps."""
+    """Measure a series of whole generations, and from the same generations a series of their steps."""
     if {GENERATION, STEPS} <= recorder.finished:
         return
     source = models.materialise(source, config.seed)
     (ids,), origin = prompt.token_ids(source, [config.input_len or 1], None, config.seed)
-    with recorder.noting() as record:
+    with recorder.update_record() as record:
         record.model = Model(
             name=record.model.name,
             weights=source.weights,
@@ -68,19 +68,19 @@ def measure(config: KVCacheConfig, recorder: Recorder, source: ModelSource) -> N
         budget = sampling.budget(1, 1.0)
         try:
             with recorder.bar("generations", None) as bar:
-                # Every mode has generated before.
+                # Every mode has already generated.
                 sampling.sample(series, timer, budget, config.seed, bar.update)
-        finally:  # also of a run that ends here
+        finally:  # also if the run ends here
             recorder.add(step_results(config, series, timer.seen))
     sampling.note_limits(0)
 
 
 @dataclass
 class GenerationTimer:
-    """The sum of a generation's own step times; it keeps what was generated, by that figure."""
+    """The sum of a generation's step times; keeps each generation under that time."""
 
     name: str = "steps of the generation"
-    seen: dict[float, Generated] = field(default_factory=dict)  # by microseconds, as they become samples
+    seen: dict[float, Generated] = field(default_factory=dict)  # keyed by the sample, in microseconds
 
     def time_round(self, steps: Sequence[Step]) -> list[float]:
         """Microseconds of each step, whose `run` returns a Generated."""
@@ -93,7 +93,7 @@ class GenerationTimer:
 
 
 class Modes:
-    """The processes that generate, and what came of starting them."""
+    """The generating processes, and the errors of those that failed to start."""
 
     def __init__(
         self,
@@ -110,7 +110,9 @@ class Modes:
         self.block_size = 0  # of the paged mode
 
     def start(self, device: str) -> None:
-        """Start all of them, vLLM first: it looks at how much of a GPU is free. Each generates once."""
+        """Start all of them, vLLM first, because it checks how much of the GPU is free. Each generates
+        once.
+        """
         with self.recorder.bar("starting", 3) as bar:
             self._try("paged", self._start_vllm)
             bar.update()
@@ -124,7 +126,7 @@ class Modes:
         for mode in [*self.children]:
             if found := self._first(mode):
                 tokens[mode] = found
-                with self.recorder.noting() as record:
+                with self.recorder.update_record() as record:
                     record.tokens = tokens
         self._hold_against_no_cache(tokens)
 
@@ -145,18 +147,18 @@ class Modes:
         config, size = self.config, self.config.block_size or 1
         steps = batch.prefill_steps(len(self.ids), config.per_step)
         needed = blocks_needed(len(self.ids), config.output_len or 1, size, steps)
-        blocks = needed + 2  # vLLM keeps one for itself, and wants room for max_model_len
+        blocks = needed + 2  # vLLM reserves one block and requires room for max_model_len
         cache_bytes = blocks * size * self.source.kv_bytes_per_token(4)
         spec = replace(config.engine(), kv_cache_bytes=cache_bytes, num_gpu_blocks_override=blocks)
         child = Child(generating, spec, self.source)
         facts: EngineFacts = child.facts
         self.block_size = facts.block_size
-        with self.recorder.noting() as record:
+        with self.recorder.update_record() as record:
             record.engine = facts.with_start_s()
         return child
 
     def _first(self, mode: str) -> list[int] | None:
-        """One token from one, which is a short prompt, then the whole generation; its tokens."""
+        """Generate one token from a one-token prompt, then the whole generation; returns its tokens."""
         try:
             self._generate(mode, self.ids[:1], 2)
             return list(self._generate(mode, self.ids, self.config.output_len or 1).tokens[0])
@@ -165,11 +167,11 @@ class Modes:
             return None
 
     def _hold_against_no_cache(self, tokens: Mapping[str, Sequence[int]]) -> None:
-        """Note how far each mode's first logits are off, and say so if that is more than rounding."""
+        """Record how far off each mode's first logits are, with a notice if that is more than rounding."""
         outcomes = {}
         for mode in tokens:
             if mode == "paged" and self.source.load_format == "dummy":
-                continue  # vLLM's weights are other ones
+                continue  # vLLM's weights differ
             asked = (self.ids,) if mode == "paged" else (self.ids, mode == "kv_cache")
             try:
                 logits = torch.from_numpy(self.children[mode].ask("first_logits", *asked))
@@ -184,8 +186,8 @@ class Modes:
             objection = inengine.objection(got, expected, got)
             found[mode] = FirstLogits(error=inengine.difference(got, expected), objection=objection)
             if objection:
-                self.recorder.notice(f"{mode}: not what comes without a cache: {objection}")
-        with self.recorder.noting() as record:
+                self.recorder.notice(f"{mode}: differs from the output without a cache: {objection}")
+        with self.recorder.update_record() as record:
             record.first_logits = found
 
     def _generate(self, mode: str, ids: Sequence[int], output_len: int) -> Generated:
@@ -196,7 +198,7 @@ class Modes:
         return generated
 
     def series(self) -> Series:
-        """Whole generations; a mode that failed has its reason."""
+        """The series of whole generations; a mode that failed has a reason."""
         series = Series([], [], pairs=PAIRS)
         for mode, control in MODES:
             cell, failed = self._cell(mode), self.failed.get(mode)
@@ -226,7 +228,7 @@ class Modes:
 
 
 def step_results(config: KVCacheConfig, series: Series, seen: dict[float, Generated]) -> list[Result]:
-    """A cell for every step of every mode, sampled in the generations that count, and one for its memory.
+    """Two cells for every step of every mode: its time in the generations that count, and its memory.
 
     Args:
         series: of the whole generations.
@@ -236,14 +238,14 @@ def step_results(config: KVCacheConfig, series: Series, seen: dict[float, Genera
     for result in series.results:
         if result.control:
             continue
-        kept = [seen[microseconds] for microseconds in result.samples_us]
-        for n in range(config.output_len or 1 if kept else 0):
+        generations = [seen[microseconds] for microseconds in result.samples_us]
+        for n in range(config.output_len or 1 if generations else 0):
             cell = replace(result.cell, stage="step", point=(*result.cell.point, ("step", n + 1)))
-            times, readings = step_figures(kept, n)
+            times, readings = step_figures(generations, n)
             found.append(Result(cell, STEPS, result.status, result.reason, times, readings=readings))
         readings = {
-            "start_bytes": [float(each.start_bytes) for each in kept],
-            "peak_bytes": [float(each.peak_bytes) for each in kept],
+            "start_bytes": [float(each.start_bytes) for each in generations],
+            "peak_bytes": [float(each.peak_bytes) for each in generations],
         }
         cell = replace(result.cell, stage="memory")
         found.append(Result(cell, STEPS, result.status, result.reason, readings=readings))
@@ -251,9 +253,9 @@ def step_results(config: KVCacheConfig, series: Series, seen: dict[float, Genera
 
 
 def step_figures(kept: Sequence[Generated], n: int) -> tuple[list[float], dict[str, list[float]]]:
-    """Microseconds and memory of each generation's n-th token, counted from 0.
+    """Time in us and memory of each generation's n-th token, counted from 0.
 
-    The first takes all steps ahead of decoding: vLLM may prefill a prompt in several.
+    The first includes all steps before decoding: vLLM may prefill a prompt in several.
     """
     times, cached, held = [], [], []
     for generated in kept:

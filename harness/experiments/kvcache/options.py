@@ -28,7 +28,7 @@ GROUPS: dict[str, list[str]] = {
 
 
 class KVCacheConfig(Generation, Common):
-    """One prompt and what is generated from it. What is None is chosen by `resolve`."""
+    """One prompt and the tokens generated from it. `resolve` fills in what is None."""
 
     experiment: ClassVar[str] = "kvcache"
 
@@ -41,7 +41,7 @@ class KVCacheConfig(Generation, Common):
 
     @property
     def length(self) -> int:
-        """Tokens in all; needs a resolved configuration."""
+        """Total tokens; needs a resolved configuration."""
         return (self.input_len or 0) + (self.output_len or 0)
 
     @property
@@ -51,18 +51,18 @@ class KVCacheConfig(Generation, Common):
 
     @property
     def longest(self) -> int:
-        """Tokens that vLLM's engine must have room for: generation is cut off after the last that counts."""
+        """Tokens that vLLM's engine needs room for: generation stops after the last measured one."""
         return self.length + batch.prefill_steps(self.input_len or 1, self.per_step)
 
     def engine(self) -> EngineSpec:
-        """vLLM's engine, of whatever KV cache; needs a resolved configuration."""
+        """vLLM's engine, without the size of its KV cache; needs a resolved configuration."""
         return EngineSpec.of(
             self, max_model_len=self.longest + 1, max_num_seqs=1, max_num_batched_tokens=self.per_step
         )
 
 
 def resolve(config: KVCacheConfig, device_kind: DeviceKind) -> KVCacheConfig:
-    """The configuration with what depends on the device filled in, checked against it. Raises ConfigError."""
+    """Fill in what depends on the device and check the result against it. Raises ConfigError."""
     config = fields.with_defaults(config, DEFAULTS[device_kind])
     name = f"kvcache-{fields.model_name(config)}-{config.input_len}-{config.output_len}"
     resolved = fields.resolve_common(config, device_kind, name)
@@ -73,7 +73,7 @@ def resolve(config: KVCacheConfig, device_kind: DeviceKind) -> KVCacheConfig:
 
 
 def find_model(config: KVCacheConfig) -> ModelSource:
-    """The model, if transformers and vLLM can generate so much with it; raises ModelError if not."""
+    """The model, if transformers and vLLM can generate that much with it; raises ModelError if not."""
     source = config.inspect_model(config.longest)
     require_cache(source, per_head=True)
     require_own_positions(

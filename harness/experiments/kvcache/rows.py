@@ -19,25 +19,27 @@ class ModeRow(Outcome, WarmUp, Timed, _Axes, CellKeys):
     first_token_us: Amount | None = Field(description="all steps ahead of decoding")
     token_us: Amount | None = Field(description="mean of the medians after the first token")
     last_token_us: Amount | None = Field(description="its median")
-    start_bytes: Amount | None = Field(description="in use as the generation starts")
-    peak_bytes: Amount | None = Field(description="the most in use")
+    start_bytes: Amount | None = Field(description="in use when the generation starts")
+    peak_bytes: Amount | None = Field(description="the peak")
     cache_bytes: Amount | None = Field(description="of K and V at the last token")
-    formula_bytes: Amount | None = Field(description="the same by the formula")
-    same_tokens: Count | None = Field(description="from the first on, as without a cache")
-    compared_tokens: Count | None = Field(description="of these; null: other weights")
-    logits_error: Amount | None = Field(description="of the first token's, in their standard deviations")
+    formula_bytes: Amount | None = Field(description="the same, by the formula")
+    same_tokens: Count | None = Field(description="tokens from the first on that equal those without a cache")
+    compared_tokens: Count | None = Field(description="compared tokens; null: other weights")
+    logits_error: Amount | None = Field(
+        description="of the first token's logits, in their standard deviations"
+    )
     objection: str | None = Field(description="what is wrong with them")
 
 
 class SpeedUpRow(Stored):
-    """How many times as fast one mode is as another."""
+    """The speed-up of one mode over another."""
 
     contrast: str = Field(description="treatment against baseline; `A/A` is the noise floor")
     speed_up: Amount = Field(description="the baseline's time over the treatment's, pair by pair")
     ci95_speed_up: Interval | None = Field(description="null below 6 pairs")
     verdict: Verdict = Field(description="of the treatment's time")
     n: Count = Field(description="pairs")
-    noise_floor_pct: Amount | None = Field(description="what a mode and itself differ by")
+    noise_floor_pct: Amount | None = Field(description="by how much a mode differs from itself")
 
 
 class _StepAxes(_Axes):
@@ -52,7 +54,7 @@ class _Readings(Stored):
 class StepRow(Outcome, _Readings, WarmUp, Timed, _StepAxes, CellKeys):
     """One token of one mode, in us."""
 
-    tokens: Count = Field(description="in the cache ahead of it")
+    tokens: Count = Field(description="tokens in the cache before it")
     formula_bytes: Count | None = Field(description="of K and V by the formula")
 
 

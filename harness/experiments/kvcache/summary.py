@@ -18,7 +18,7 @@ AGAIN = "A/A"
 
 
 def summarise(record: RunRecord, results: Sequence[Result]) -> KVCacheSummary:
-    """summary.json's lists, each with a row a mode or a pair of them.
+    """summary.json's lists, with a row for each mode or pair of modes.
 
     `modes` (whole generations, first token, tokens after it, memory, tokens equal to those without a cache),
     `speed_ups`, and `steps` (a row for each token of each mode, with the formula's cache size).
@@ -41,7 +41,7 @@ def summarise(record: RunRecord, results: Sequence[Result]) -> KVCacheSummary:
 def token_bytes(record: RunRecord) -> int | None:
     """Bytes of K and V of a token: 2 * layers * KV heads * head size * bytes of a number.
 
-    None if no engine said which data type it took.
+    None if no engine reported its data type.
     """
     model, size = record.model, ELEMENT_BYTES.get(str(record.engine.dtype)) if record.engine else None
     if not (size and model.num_layers and model.num_kv_heads and model.head_dim):
@@ -50,7 +50,9 @@ def token_bytes(record: RunRecord) -> int | None:
 
 
 def _step(record: RunRecord, result: Result) -> StepRow:
-    """One token; after the first, the cache holds the prompt, and after every other one token more."""
+    """One token's row; after the first token the cache holds the prompt, after each later one a token
+    more.
+    """
     fields = figures.cell_row(result)
     tokens, each = fields["input_len"] + fields["step"] - 1, token_bytes(record)
     return StepRow(**fields, tokens=tokens, formula_bytes=None if each is None else each * tokens)
@@ -84,27 +86,27 @@ def _median(values: Sequence[float] | None) -> float | None:
 
 
 def _same_tokens(record: RunRecord, mode: str) -> tuple[int | None, int | None]:
-    """How many tokens from the first on are those without a cache, and of how many; None: not comparable."""
+    """How many leading tokens equal those without a cache, and out of how many; None: not comparable."""
     tokens = record.tokens or {}
-    if mode not in tokens or "no_cache" not in tokens or drawn_apart(record, mode):
+    if mode not in tokens or "no_cache" not in tokens or has_own_weights(record, mode):
         return None, None
     pairs = list(zip(tokens[mode], tokens["no_cache"], strict=True))
     return next((n for n, (one, two) in enumerate(pairs) if one != two), len(pairs)), len(pairs)
 
 
-def drawn_apart(record: RunRecord, mode: str) -> bool:
-    """Whether the mode has other weights than transformers, as each draws its own."""
+def has_own_weights(record: RunRecord, mode: str) -> bool:
+    """Whether the mode's weights differ from transformers', because each draws its own."""
     return mode == "paged" and bool(record.model.drawn_apart)
 
 
 def _speed_ups(whole: dict[str, Result], again: Result | None) -> list[SpeedUpRow]:
-    """How many times as fast each mode is as another, from the quotients of their pairs.
+    """The speed-up of each mode over another, from the quotients of paired times.
 
-    Not from differences: times that differ severalfold have quotients of less spread.
+    Not from differences: for times that differ severalfold, quotients spread less.
     """
     pairs = [(f"{SHORT[two]} against {SHORT[one]}", whole.get(one), whole.get(two)) for one, two in CONTRASTS]
     twins = whole.get("kv_cache"), again
-    noise = _speed_up(AGAIN, *twins, factor=1.0)  # widened by nothing
+    noise = _speed_up(AGAIN, *twins, factor=1.0)  # not widened
     sound = all(result and result.status is Status.OK for result in twins)
     factor = stats.noise_factor(noise.ci95_speed_up) if noise and sound else None
     rows = [row for name, one, two in pairs if (row := _speed_up(name, one, two, factor))]
@@ -117,10 +119,10 @@ def _speed_ups(whole: dict[str, Result], again: Result | None) -> list[SpeedUpRo
 def _speed_up(
     name: str, baseline: Result | None, treatment: Result | None, factor: float | None
 ) -> SpeedUpRow | None:
-    """Baseline's time over the treatment's; `verdict` is of the treatment's time. None without a pair.
+    """The baseline's time over the treatment's; `verdict` is about the treatment. None without a pair.
 
     Args:
-        factor: what a mode and itself differ by at most (A/A); None: not known.
+        factor: by how much a mode differs from itself at most (A/A); None: not known.
     """
     if not (baseline and treatment and baseline.samples_us and treatment.samples_us):
         return None

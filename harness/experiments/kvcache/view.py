@@ -1,16 +1,16 @@
-"""What is made of a run of `kvcache`: generations side by side, speed-ups, and the cache's size."""
+"""The report of a `kvcache` run: generations side by side, speed-ups, and the cache's size."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from harness.experiments.kvcache.rows import KVCacheSummary, ModeRow, StepRow
-from harness.experiments.kvcache.summary import AGAIN, MODES, drawn_apart, summarise, token_bytes
+from harness.experiments.kvcache.summary import AGAIN, MODES, has_own_weights, summarise, token_bytes
 from harness.report.document import Document, csv_rows, figures_and_tables
-from harness.report.rows import marked, status_line, warnings
+from harness.report.rows import mark_if_remarked, status_line, warnings
 from harness.report.tables import NONE, Line, Notes, Section, Table, ms, signed
 from harness.runs.schema import RunRecord
-from harness.units import ELEMENT_BYTES, counted
+from harness.units import ELEMENT_BYTES, pluralise
 
 __all__ = ["document", "summarise"]
 Summary = KVCacheSummary  # of summary.json
@@ -20,7 +20,7 @@ LABELS = {
     "kv_cache": "transformers, KV cache",
     "paged": "vLLM, paged KV cache",
 }
-OWN_WEIGHTS = "vLLM and transformers draw their own weights, so their tokens do not compare"
+OWN_WEIGHTS = "vLLM and transformers draw their own weights, so their tokens cannot be compared"
 MIB = 2**20
 
 
@@ -41,7 +41,7 @@ def _generations(record: RunRecord, summary: KVCacheSummary) -> Table:
         if row.median_us is None:
             lines.append(status_line(LABELS[row.arm], row, notes))
             continue
-        label = marked(LABELS[row.arm], row, notes)
+        label = mark_if_remarked(LABELS[row.arm], row, notes)
         same = _same(record, row, notes)
         times = ms(row.median_us, 1), ms(row.first_token_us, 2), ms(row.token_us, 2)
         lines.append(Line(label, (*times, mib(row.peak_bytes), mib(_growth(row)), same)))
@@ -49,16 +49,16 @@ def _generations(record: RunRecord, summary: KVCacheSummary) -> Table:
     below = [
         *notes.lines(),
         _counts(summary.modes),
-        "first: until the first token; token: mean over those after it. peak: memory of the mode's own "
-        f"process ({_source(record)}), weights and what its libraries hold included; grew: by so much "
-        "during the generation. same: tokens equal to those without a cache, up to the first that is not.",
+        "first: until the first token; token: mean over those after it. peak: memory of the mode's process "
+        f"({_source(record)}), including weights and what its libraries hold; grew: the increase during the "
+        "generation. same: leading tokens equal to those without a cache.",
     ]
     return Table(_title(summary), columns, [Section("", lines)], below=below)
 
 
 def _same(record: RunRecord, row: ModeRow, notes: Notes) -> str:
-    """How many tokens are the same, with a mark where nothing can be said or the first one is not."""
-    if drawn_apart(record, row.arm):
+    """How many tokens are the same, with a mark where that is not known or the first one differs."""
+    if has_own_weights(record, row.arm):
         return f"{NONE} {notes.mark(OWN_WEIGHTS)}"
     if row.same_tokens is None:
         return NONE
@@ -108,8 +108,8 @@ def _speed_up_table(record: RunRecord, summary: KVCacheSummary) -> Table | None:
     if not lines:
         return None
     below = [
-        "whole generations: the median of the quotients of pairs, one of either mode in each round, and its "
-        f"95% interval. A/A: transformers with its cache against itself, the noise floor{_noise(summary)}.",
+        "whole generations: the median of paired quotients, one pair in each round, and its 95% interval. "
+        f"A/A: transformers with its cache against itself, the noise floor{_noise(summary)}.",
     ]
     columns = ("", "speed-up", "95%", "verdict")
     return Table("Speed-ups", columns, [Section("", lines)], below=below)
@@ -119,7 +119,10 @@ def _noise(summary: KVCacheSummary) -> str:
     floor = summary.speed_ups[0].noise_floor_pct
     if floor is None:
         return ", which is not known, so every verdict is unclear"
-    return f": a factor of up to {1 + floor / 100:.2f}, by which the other verdicts' intervals are widened"
+    return (
+        f": a factor of up to {1 + floor / 100:.2f}, by which the intervals are widened for the other "
+        "verdicts"
+    )
 
 
 def _cache_table(record: RunRecord, summary: KVCacheSummary) -> Table | None:
@@ -136,7 +139,7 @@ def _cache_table(record: RunRecord, summary: KVCacheSummary) -> Table | None:
         lines.append(Line(LABELS[row.arm], (mib(expected), mib(row.cache_bytes), mib(more), percent)))
     if not lines:
         return None
-    layers, heads = counted(model.num_layers or 0, "layer"), counted(model.num_kv_heads or 0, "KV head")
+    layers, heads = pluralise(model.num_layers or 0, "layer"), pluralise(model.num_kv_heads or 0, "KV head")
     pool = mib(engine.kv_cache_bytes)
     below = [
         f"formula: 2 x {layers} x {heads} x {model.head_dim} x {ELEMENT_BYTES[str(engine.dtype)]} "
@@ -167,7 +170,7 @@ def _along_the_way(record: RunRecord, summary: KVCacheSummary) -> Table | None:
         caches = [mib(here[mode].cache_bytes) if mode in here else NONE for mode in MODES[1:]]
         lines.append(Line(str(step), (str(next(iter(here.values())).tokens), *times, *caches)))
     columns = ("step", "tokens", "no cache ms", "KV cache ms", "paged ms", "KV MiB", "paged MiB")
-    below = ["tokens: that the step's attention sees; KV and paged MiB: K and V that are kept after it."]
+    below = ["tokens: those that the step's attention sees; KV and paged MiB: K and V kept after the step."]
     return Table("Along the generation", columns, [Section("", lines)], below=below)
 
 

@@ -1,1 +1,1 @@
-"""What is in memory at which moment of a job?"""
+"""What occupies memory at each stage of a job?"""

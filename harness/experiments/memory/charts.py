@@ -1,4 +1,4 @@
-"""The answer and the figures of `memory`: every counter at every stage, and KV cache without a token."""
+"""The answer and the charts of `memory`: every counter at every stage, and KV cache that holds no token."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from harness.report.charts.spec import Row as Entry
 from harness.report.tips import Tips
 from harness.runs.schema import RunRecord
 
-# Hollow where a counter lies beside a like marker; what is held lies around what is used.
+# Hollow where two counters have similar markers; "held" is drawn around "used".
 KEYS = {
     "allocated": Key("allocated", "#0072B2", "circle"),
     "reserved": Key("reserved", "#56B4E9", "square", hollow=True),
@@ -23,7 +23,7 @@ WITH, WITHOUT = Key("with a token", "#009E73"), Key("without", SOFT, hatched=Tru
 
 
 def charts(record: RunRecord, summary: MemorySummary, tips: Tips) -> list[Sheet]:
-    """A row a stage with a point a counter, for each engine; and a bar for each way to keep K and V."""
+    """For each engine a row per stage with a point per counter; and a bar for each way to keep K and V."""
     title = f"Memory: {record.model.name}, {record.device.name}"
     waste = Bars("KV cache of all inputs at once", Axis("MiB"), _waste(summary))
     return [Sheet("memory", title, [*(_stages(summary, engine) for engine in ENGINES), waste])]
@@ -31,7 +31,7 @@ def charts(record: RunRecord, summary: MemorySummary, tips: Tips) -> list[Sheet]
 
 def _stages(summary: MemorySummary, engine: str) -> Bars:
     rows = [_stage(row) for row in summary.cells if row.arm == engine]
-    note = "What is zero or not counted here has no point; the table has it." if rows else ""
+    note = "Zeros and missing counters have no point; they are in the table." if rows else ""
     drawn = {dot.key for row in rows for dot in row.dots}
     return Bars(
         f"Memory through the stages: {engine}",
@@ -52,13 +52,13 @@ def _stage(row: MemoryCell) -> Entry:
                 Dot(
                     size,
                     KEYS[name],
-                    Tip([f"{row.arm}, {label}: {name}", _told(row, key), _processes(row)]),
+                    Tip([f"{row.arm}, {label}: {name}", _figure_text(row, key), _processes(row)]),
                 )
             )
     return Entry(label if row.status == "ok" else f"{label}: {row.status}", dots=dots)
 
 
-def _told(row: MemoryCell, key: str) -> str:
+def _figure_text(row: MemoryCell, key: str) -> str:
     bounds = getattr(row, f"ci95_{key}")
     interval = f" [{bounds[0] / MIB:,.1f}, {bounds[1] / MIB:,.1f}]" if bounds else ""
     return f"{getattr(row, key) / MIB:,.1f} MiB{interval}"

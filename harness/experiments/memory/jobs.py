@@ -1,7 +1,6 @@
-"""The two jobs whose memory is compared, stage by stage. Each runs in a process of its own.
+"""The two jobs whose memory is compared stage by stage, each in its own process.
 
-Neither is imported, with what it needs, before its process runs it: one's libraries are not in the other's
-figures.
+A job's libraries are imported in its process only, so that they do not count in the other's figures.
 """
 
 from __future__ import annotations
@@ -18,16 +17,16 @@ from harness.runs.record import Status
 
 EngineName = Literal["transformers", "vLLM"]
 ENGINES: tuple[EngineName, ...] = ("transformers", "vLLM")
-# Called when a stage is reached: bytes of KV cache in use, bytes set aside for it, first tokens.
+# Called when a stage is reached: bytes of KV cache in use, bytes reserved for it, first tokens.
 Reached = Callable[[int, int, Sequence[int]], None]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A moment at which memory is read."""
+    """A stage at which memory is read."""
 
     name: str
-    lengths: tuple[int, ...] = ()  # tokens of the inputs whose KV cache is in memory then
+    lengths: tuple[int, ...] = ()  # tokens of the inputs whose KV cache is then in memory
 
 
 def plan(engine: EngineName, lengths: Sequence[int]) -> list[Stage]:
@@ -41,9 +40,9 @@ def plan(engine: EngineName, lengths: Sequence[int]) -> list[Stage]:
 
 
 class Job(Protocol):
-    """What a process runs: each function does what leads to its stage and calls `reached` in it."""
+    """What a process runs: each method leads up to its stage and calls `reached` there."""
 
-    block_size: int  # of the loaded engine, which may differ from the configured one; 0: none
+    block_size: int  # of the loaded engine, may differ from the configured one; 0: none
 
     def load(self, reached: Reached) -> None:
         """Load the model."""
@@ -54,11 +53,11 @@ class Job(Protocol):
         ...
 
     def run(self, stage: Stage, reached: Reached) -> None:
-        """Prefill the stage's inputs; `reached` is called while their KV cache is there."""
+        """Prefill the stage's inputs; `reached` is called while their KV cache exists."""
         ...
 
     def done(self, reached: Reached) -> None:
-        """The inputs are done with, the model is still loaded."""
+        """The inputs are finished, the model is still loaded."""
         ...
 
 
@@ -67,7 +66,7 @@ def job_of(engine: EngineName, config: MemoryConfig, source: ModelSource, token_
 
     Args:
         source: materialised.
-        token_ids: at least as many as the longest input has; every input is their beginning.
+        token_ids: at least as many as the longest input has; every input is a prefix of them.
     """
     kind = TransformersJob if engine == "transformers" else VllmJob
     return kind(config, source, token_ids)
@@ -119,7 +118,7 @@ class TransformersJob:
         inputs: dict[str, Any] = {"input_ids": ids.to(self.device)}
         if len(lengths) > 1:
             inputs |= {"attention_mask": mask.to(self.device), "position_ids": positions.to(self.device)}
-        # Not the model's own choice, which drops what a sliding window has passed: vLLM keeps that here, too.
+        # Not the model's default, which drops K and V outside a sliding window: vLLM keeps them here, too.
         done = self.model(**inputs, past_key_values=DynamicCache(), use_cache=True, **self.last_only)
         return done.past_key_values, done.logits[:, -1].argmax(-1).tolist()
 
@@ -154,7 +153,7 @@ class VllmJob:
 
         def on_step() -> None:
             steps.append(1)
-            if len(steps) == 1:  # all prompts are prefilled, and each waits for one more token
+            if len(steps) == 1:  # all prompts are prefilled, each with one more token to generate
                 self._reached(reached, first_tokens)
 
         complete(self.engine, prompts, OUTPUT_LEN, on_step)
@@ -169,7 +168,7 @@ class VllmJob:
 
 @dataclass(frozen=True)
 class Reading:
-    """What was read at a stage, or why nothing was."""
+    """What was read at a stage, or why nothing could be read."""
 
     stage: Stage
     status: Status = Status.OK
@@ -177,16 +176,16 @@ class Reading:
     figures: dict[str, int] = field(default_factory=dict)  # by name, in bytes
     first_tokens: tuple[int, ...] = ()
     sources: dict[str, str] = field(default_factory=dict)  # see process_memory.Meter
-    block_size: int = 0  # of the engine that is loaded; 0: it has no blocks, or is not yet
+    block_size: int = 0  # of the loaded engine; 0: it has no blocks, or is not loaded yet
 
 
 def readings(
     engine: EngineName, config: MemoryConfig, source: ModelSource, token_ids: list[int]
 ) -> Iterator[Reading]:
-    """Run the job in a new process; a reading for each of its stages, as it gets there.
+    """Run the job in a new process and yield a reading as it reaches each stage.
 
-    A process that dies leaves a reading for the stage that it did not reach and for all that would have
-    followed. The process is gone when this ends, also if the caller stops early.
+    If the process dies, the stage that it did not reach and all later ones get readings with the reason. The
+    process is gone when this ends, even if the caller stops early.
     """
     left = plan(engine, config.lengths)
     try:
@@ -194,24 +193,24 @@ def readings(
             try:
                 yield from _reached(child, left)
             finally:
-                child.kill()  # it keeps nothing that would have to be put in order
+                child.kill()  # it has nothing to clean up
     except EngineFailed as error:
-        yield from _lost(left, error)
+        yield from _fail_stages(left, error)
 
 
 def _reached(child: Child, left: list[Stage]) -> Iterator[Reading]:
-    """The readings of the stages `left`; what is not reached stays in it as EngineFailed is raised."""
+    """Yield the readings of the stages in `left`, removing each; on EngineFailed the unreached ones stay."""
     while left:
         try:
             yield child.ask("reach", left[0])
         except EngineFailed as error:
-            if isinstance(error, ChildDied) or not left[0].lengths:  # without it nothing follows
+            if isinstance(error, ChildDied) or not left[0].lengths:  # later stages depend on it
                 raise
             yield Reading(left[0], error.status, str(error))
         left.pop(0)
 
 
-def _lost(stages: Sequence[Stage], error: EngineFailed) -> Iterator[Reading]:
+def _fail_stages(stages: Sequence[Stage], error: EngineFailed) -> Iterator[Reading]:
     yield Reading(stages[0], error.status, str(error))
     for stage in stages[1:]:
         yield Reading(stage, error.status, f"not reached: {stages[0].name}: {error}")
@@ -224,7 +223,7 @@ def metered_job(*job: Any) -> Iterator[_MeteredJob]:
 
 
 class _MeteredJob:
-    """A job that reads its process's memory at every stage."""
+    """A job that reads its own process's memory at every stage."""
 
     def __init__(self, job: Job) -> None:
         from harness import device
@@ -233,10 +232,10 @@ class _MeteredJob:
         self.job, self.meter = job, Meter(device.kind())
 
     def facts(self) -> None:
-        """Nothing is known before a stage is reached."""
+        """No facts before a stage is reached."""
 
     def reach(self, stage: Stage) -> Reading:
-        """Do what leads to a stage, and what was read there."""
+        """Run up to a stage and return what was read there."""
         readings: list[Reading] = []
 
         def reached(used: int, held: int, first_tokens: Sequence[int]) -> None:

@@ -20,22 +20,24 @@ from harness.units import ELEMENT_BYTES
 
 
 def run(config: MemoryConfig, source: ModelSource) -> None:
-    """Run it and leave its run directory; raises as `recording` does."""
+    """Run the experiment, leaving a run directory; raises as `recording` does."""
     recording(config, source.name, partial(measure, source=source), views.write, source.notices)
 
 
 def measure(config: MemoryConfig, recorder: Recorder, source: ModelSource) -> None:
-    """Rounds of one process of each engine, in random order, until the time or the precision is enough."""
+    """Run rounds of one process per engine, in random order, until the time is up or the precision
+    reached.
+    """
     source = models.materialise(source, config.seed)
     (token_ids,), origin = prompt.token_ids(source, [max(config.lengths)], None, config.seed)
-    with recorder.noting() as record:
+    with recorder.update_record() as record:
         record.prompt = origin
         record.model = Model(name=record.model.name, weights=source.weights, dtype=config.dtype)
         record.kv_bytes_per_token = source.kv_bytes_per_token(ELEMENT_BYTES[config.dtype])
     assert config.max_seconds is not None
     job, order = Job(config, recorder, source, token_ids), random.Random(config.seed)
     rounds, longest_s, left_s = 0, 0.0, config.max_seconds
-    while rounds == 0 or not _enough(config, recorder, rounds, left_s - longest_s):
+    while rounds == 0 or not _is_done(config, recorder, rounds, left_s - longest_s):
         began = time.perf_counter()
         for engine in order.sample(ENGINES, len(ENGINES)):
             job.process(engine, rounds)
@@ -43,32 +45,32 @@ def measure(config: MemoryConfig, recorder: Recorder, source: ModelSource) -> No
         rounds, longest_s, left_s = rounds + 1, max(longest_s, took_s), left_s - took_s
 
 
-def _enough(config: MemoryConfig, recorder: Recorder, rounds: int, left_s: float) -> bool:
-    """Whether no further round is due; `left_s`: what one as long as the longest would leave."""
+def _is_done(config: MemoryConfig, recorder: Recorder, rounds: int, left_s: float) -> bool:
+    """Whether to stop; `left_s`: the time left after another round as long as the longest."""
     if config.repeats is not None:
         return rounds >= config.repeats
-    return left_s < 0 or precise(recorder.kept, config.precision)
+    return left_s < 0 or is_precise(recorder.results, config.precision)
 
 
-def precise(results: list[Result], precision_pct: float) -> bool:
-    """Whether every figure's 95% interval over the processes is narrow enough, in percent of its median."""
+def is_precise(results: list[Result], precision_pct: float) -> bool:
+    """Whether every figure's 95% interval over processes is narrow enough, in percent of its median."""
     figures: dict[tuple[Cell, str], list[float]] = {}
     for result in results:
         for name, values in result.readings.items():
             figures.setdefault((result.cell, name), []).extend(values)
     for values in figures.values():
-        found = stats.median_interval(values)
-        if found.ci95 is None:
+        interval = stats.median_interval(values)
+        if interval.ci95 is None:
             return False
-        low, high = found.ci95
-        if high - low > precision_pct / 100 * abs(found.median):
+        low, high = interval.ci95
+        if high - low > precision_pct / 100 * abs(interval.median):
             return False
     return True
 
 
 @dataclass
 class Job:
-    """Keeps what the processes say."""
+    """Records what the processes report."""
 
     config: MemoryConfig
     recorder: Recorder
@@ -78,7 +80,7 @@ class Job:
     first_tokens: dict[str, dict[str, list[int]]] = field(default_factory=dict)
 
     def process(self, engine: EngineName, number: int) -> None:
-        """The n-th process of an engine, from its start to its end; nothing if an earlier run has it."""
+        """Run the n-th process of an engine from start to end, unless an earlier run has it."""
         series = f"{engine} process={number}"
         if series in self.recorder.finished:
             return
@@ -100,11 +102,11 @@ class Job:
     def _result(self, engine: EngineName, series: str, order: int, reading: Reading) -> Result:
         if reading.sources:
             self.sources[engine] = reading.sources
-            with self.recorder.noting() as record:
+            with self.recorder.update_record() as record:
                 record.sources = self.sources
         if reading.first_tokens:
             self.first_tokens.setdefault(engine, {})[reading.stage.name] = list(reading.first_tokens)
-            with self.recorder.noting() as record:
+            with self.recorder.update_record() as record:
                 record.tokens_by_stage = self.first_tokens
         versions = self.recorder.record.versions
         lengths = reading.stage.lengths

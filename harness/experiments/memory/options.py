@@ -14,7 +14,7 @@ from harness.config.fields import Common, Count, Engine, Seconds
 from harness.models import ModelSource
 from harness.models.required import require_cache, require_own_positions
 
-OUTPUT_LEN = 2  # tokens that vLLM generates: its requests are there until the second
+OUTPUT_LEN = 2  # tokens that vLLM generates: its requests exist until the second
 GROUPS: dict[str, list[str]] = {
     "inputs and model": ["lengths", *fields.MODEL_OPTIONS],
     **fields.ENGINE_GROUP,
@@ -23,22 +23,22 @@ GROUPS: dict[str, list[str]] = {
 
 
 class MemoryConfig(Common, Engine):
-    """Inputs of mixed length, in transformers and in vLLM. What is None is chosen by `resolve`."""
+    """Inputs of mixed length, in transformers and in vLLM. `resolve` fills in what is None."""
 
     experiment: ClassVar[str] = "memory"
 
     lengths: Annotated[list[Count], Field(min_length=2)] = Field(
-        [13, 1003, 61, 507, 29, 251, 127, 761],  # multiples of 16 would fill a GPU's blocks: no waste to see
+        [13, 1003, 61, 507, 29, 251, 127, 761],  # multiples of 16 would fill a GPU's blocks and show no waste
         description="tokens of each input, two or more",
     )
     dtype: Literal["float16", "bfloat16", "float32"] = Field(
-        "bfloat16", description="data type of weights and activations, in both"
+        "bfloat16", description="data type of weights and activations in both engines"
     )
     repeats: Count | None = Field(
-        None, description="processes of each engine; intervals take 6 (default: as many as fit the time)"
+        None, description="processes of each engine; intervals need 6 (default: as many as fit the time)"
     )
     max_seconds: Seconds | None = Field(
-        60.0, description="time for all processes; each engine gets one however long it takes"
+        60.0, description="time for all processes; each engine gets at least one, however long that takes"
     )
     precision: fields.Percent = Field(
         0.5,
@@ -46,11 +46,11 @@ class MemoryConfig(Common, Engine):
         "percent of its median",
     )
     max_num_batched_tokens: Count | None = Field(
-        None, description="at least all inputs together: they are one step (default: what that takes)"
+        None, description="at least all inputs together, as they are one step (default: just enough)"
     )
 
     def engine(self) -> EngineSpec:
-        """vLLM's engine, which takes all inputs whole in one step; needs a resolved configuration."""
+        """vLLM's engine, which takes all inputs in one step; needs a resolved configuration."""
         tokens = sum(self.lengths)
         return EngineSpec.of(
             self,
@@ -62,7 +62,7 @@ class MemoryConfig(Common, Engine):
 
 
 def resolve(config: MemoryConfig, device_kind: DeviceKind) -> MemoryConfig:
-    """The configuration with what depends on the device filled in, checked against it. Raises ConfigError."""
+    """Fill in what depends on the device and check the result against it. Raises ConfigError."""
     name = f"memory-{fields.model_name(config)}"
     resolved = fields.resolve_common(config, device_kind, name)
     problems = fields.common_problems(resolved, device_kind)
@@ -72,8 +72,8 @@ def resolve(config: MemoryConfig, device_kind: DeviceKind) -> MemoryConfig:
     limit = f"{in_all}, the sum of --lengths, so that all inputs are one step"
     problems += checks.step_problems(config.max_num_batched_tokens, in_all, limit)
     if (ranks := config.tensor_parallel_size) > 1:
-        said = label("tensor_parallel_size", ranks)
-        problems.append(f"{said}: must be 1, as the memory of one process is read; leave it out")
+        option = label("tensor_parallel_size", ranks)
+        problems.append(f"{option}: must be 1, as only one process's memory is read; leave it out")
     refuse(problems)
     return resolved
 

@@ -17,9 +17,9 @@ class _Axes(Stored):
 
 class _Readings(Stored):
     rss_bytes: Count | None = Field(default=None, description="resident pages of the process")
-    peak_rss_bytes: Count | None = Field(default=None, description="the most of them in the stage")
+    peak_rss_bytes: Count | None = Field(default=None, description="their peak in the stage")
     allocated_bytes: Count | None = Field(default=None, description="live tensors on the GPU")
-    peak_allocated_bytes: Count | None = Field(default=None, description="the most of them in the stage")
+    peak_allocated_bytes: Count | None = Field(default=None, description="their peak in the stage")
     reserved_bytes: Count | None = Field(default=None, description="allocated, and kept for reuse")
     nvml_bytes: int | None = Field(default=None, description="on the GPU, by NVML")
     cache_used_bytes: Count | None = Field(
@@ -29,7 +29,7 @@ class _Readings(Stored):
 
 
 class _Ending(Stored):
-    status: StatusName = Field(description="`ok`, or what it ended with in some process")
+    status: StatusName = Field(description="`ok`, or what a process ended with")
     reason: str | None = Field(description="why it is not `ok`")
 
 
@@ -53,15 +53,15 @@ class MemoryCell(_Intervals, _Ending, _Readings, _Processes, _Axes, CellKeys):
 
 
 class WasteRow(Stored):
-    """One way to keep the KV cache."""
+    """One way to store the KV cache."""
 
     way: str = Field(description="`needed`, `blocks` or `padded`")
     used_bytes: Count | None = Field(description="with all inputs in it")
-    unused_bytes: int | None = Field(description="those without a token")
+    unused_bytes: int | None = Field(description="bytes without a token")
     unused_pct: float | None = Field(description="of them")
     requests_that_fit: Count | None = Field(description="in the pool")
     pool_bytes: Count | None = Field(description="of vLLM's KV cache")
-    status: StatusName = Field(description="of the stage that it is from")
+    status: StatusName = Field(description="of the stage it comes from")
     reason: str | None = Field(description="why that is not `ok`")
 
 

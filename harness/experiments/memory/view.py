@@ -1,4 +1,4 @@
-"""What is made of a run of `memory`: memory at every stage, and what the KV cache wastes."""
+"""The report of a `memory` run: memory at every stage, and the KV cache's waste."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from harness.analysis import figures, stats
 from harness.analysis.rows import find
 from harness.experiments.memory.rows import MemoryCell, MemorySummary, WasteRow
 from harness.report.document import Document, csv_rows, figures_and_tables
-from harness.report.rows import marked
+from harness.report.rows import mark_if_remarked
 from harness.report.tables import NONE, Line, Notes, Section, Table
 from harness.runs.record import Result, Status, latest
 from harness.runs.schema import RunRecord
@@ -17,7 +17,7 @@ Summary = MemorySummary  # of summary.json
 
 MIB, GIB = 2**20, 2**30
 ENGINES = ("transformers", "vLLM")
-# As the columns say it: reading, and the key of its source in the record.
+# By column: the reading, and the key of its source in the record.
 COUNTERS = {
     "allocated": "allocated_bytes",
     "reserved": "reserved_bytes",
@@ -46,7 +46,7 @@ def summarise(record: RunRecord, results: Sequence[Result]) -> MemorySummary:
 
 
 def _cell(members: list[Result]) -> MemoryCell:
-    """One stage over all processes; what went wrong in any of them is its status."""
+    """One stage over all processes; a failure in any of them is its status."""
     lost = [r for r in members if r.status is not Status.OK]
     fields = figures.cell_row([*lost, *members][0])
     if lost and len(members) > 1:
@@ -64,7 +64,7 @@ def _cell(members: list[Result]) -> MemoryCell:
 
 
 def _waste(record: RunRecord, cells: list[MemoryCell]) -> list[WasteRow]:
-    """For each way: bytes of KV cache with all inputs in it, those without a token, requests that fit."""
+    """For each way: bytes of KV cache with all inputs in it, bytes without a token, requests that fit."""
     lengths, of_token = record.config["lengths"], record.kv_bytes_per_token
     batch = find(cells, arm="vLLM", moment="all inputs")
     padded = find(cells, arm="transformers", moment="all, padded")
@@ -92,7 +92,7 @@ def _waste(record: RunRecord, cells: list[MemoryCell]) -> list[WasteRow]:
 
 
 def document(record: RunRecord, summary: MemorySummary) -> Document:
-    """Memory at every stage, and the waste of each way to keep the KV cache."""
+    """Memory at every stage, and the waste of each way to store the KV cache."""
     count, name = len(record.config["lengths"]), record.model.name
     tables = [_stages(record, summary)] if summary.cells else []
     tables += [_waste_table(record, summary)] if summary.waste else []
@@ -117,7 +117,9 @@ def _line(row: MemoryCell, notes: Notes) -> Line:
     label = row.moment
     if row.tokens:
         label += f": {row.tokens} tokens" if label.startswith("input") else f": {row.tokens}"
-    return Line(marked(label, row, notes), tuple(_mib(getattr(row, name)) for name in COUNTERS.values()))
+    return Line(
+        mark_if_remarked(label, row, notes), tuple(_mib(getattr(row, name)) for name in COUNTERS.values())
+    )
 
 
 def _mib(value: float | None) -> str:
@@ -127,7 +129,7 @@ def _mib(value: float | None) -> str:
 
 
 def _sources(record: RunRecord) -> list[str]:
-    """What says each figure, once where both engines' processes have it from the same counter."""
+    """The counter behind each figure, once if both engines use the same."""
     of_engines: dict[str, dict[str, list[str]]] = {}
     for engine, sources in (record.sources or {}).items():
         for column, source in sources.items():
@@ -142,14 +144,14 @@ def _sources(record: RunRecord) -> list[str]:
     return [
         *lines,
         "KV used: keys and values in the cache (transformers), blocks that requests hold (vLLM); KV held: "
-        "what is set aside for them, for vLLM its whole pool.",
+        "memory reserved for them, in vLLM its whole pool.",
     ]
 
 
 def _processes(summary: MemorySummary) -> str:
     most = max(row.n for row in summary.cells)
     if most == 1:
-        return "One process of each; --repeats 6 gives intervals (in tables.csv)."
+        return "One process per engine; --repeats 6 gives intervals (in tables.csv)."
     widths = [
         100 * (bounds[1] - bounds[0]) / value
         for row in summary.cells
@@ -164,7 +166,7 @@ def _waste_table(record: RunRecord, summary: MemorySummary) -> Table:
     notes = Notes()
     lines = [
         Line(
-            marked(WAYS[row.way], row, notes),
+            mark_if_remarked(WAYS[row.way], row, notes),
             (
                 _mib(row.used_bytes),
                 _mib(row.unused_bytes),
@@ -176,7 +178,7 @@ def _waste_table(record: RunRecord, summary: MemorySummary) -> Table:
     ]
     lengths, pool = record.config["lengths"], summary.waste[0].pool_bytes
     batch = find(summary.cells, arm="vLLM", moment="all inputs")
-    assert batch is not None, "there is no waste without it"
+    assert batch is not None, "the waste is relative to it"
     size = batch.block_size
     columns = ("", "MiB", "without a token", "share", "requests that fit")
     below = [
@@ -191,7 +193,7 @@ def _waste_table(record: RunRecord, summary: MemorySummary) -> Table:
 
 
 def answer(summary: MemorySummary) -> str:
-    """What share of the KV cache holds no token, each way."""
+    """The share of the KV cache that holds no token, each way."""
     told = [
         f"{row.unused_pct:.1f}% holds no token in {WAYS[row.way]}"
         if row.way == "blocks"

@@ -1,1 +1,1 @@
-"""What does vLLM's paged KV cache cost a prefill?"""
+"""How much does vLLM's paged KV cache cost a prefill?"""

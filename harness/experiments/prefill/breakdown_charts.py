@@ -1,11 +1,11 @@
-"""The account as charts: what the paged KV cache costs, component by component, and where the time goes."""
+"""The breakdown as charts: what the paged KV cache costs, component by component, and where the time goes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from harness.analysis import stats
-from harness.analysis.breakdown.rows import Account, MeasuredRow, PredictedRow
+from harness.analysis.breakdown.rows import Breakdown, MeasuredRow, PredictedRow
 from harness.analysis.rows import PrefillRow, find
 from harness.experiments.prefill.breakdown_tables import decimals
 from harness.experiments.prefill.mean import Mean
@@ -15,7 +15,7 @@ from harness.report.charts.spec import Row as Entry
 from harness.report.rows import named_arm
 from harness.report.tables import interval_of, percent, with_interval
 from harness.report.tips import Tips
-from harness.units import counted
+from harness.units import pluralise
 
 # Okabe and Ito's colours, lightest beside darkest; what is in no category is hatched.
 COLOURS = {
@@ -29,29 +29,31 @@ COLOURS = {
 }
 Component = MeasuredRow | PredictedRow
 ORDER = ("engine", "paged", "dense", "no_write", "compact")
-# From an arm with neither cache nor block table up to the fragmented one: each begins where the last ended.
+# From an arm with neither cache nor block table up to the fragmented one: each starts where the last ended.
 STEPS = {"cache_write": "#F0E442", "paging": "#D55E00", "fragmentation": "#CC79A7"}
-TOTAL, OTHER = "#999999", "#56B4E9"  # and allocation and compact, which are no parts of the total
+TOTAL, OTHER = "#999999", "#56B4E9"  # and allocation and compact, which are not part of the total
 PREDICTED = Key("predicted from replayed kernels", INK, "diamond", hollow=True)
 NOT_PROFILED = Key("", SOFT, hollow=True)
 
 
 def sheets(summary: PrefillSummary, tips: Tips) -> list[Sheet]:
-    """What the paged KV cache adds to a prefill, and what each arm's prefill consists of."""
-    account = summary.attribution
-    if not account:
+    """What the paged KV cache adds to a prefill, and where each arm's time goes."""
+    breakdown = summary.attribution
+    if not breakdown:
         return []
     return [
-        Sheet("attribution", account.sentence, [_costs(summary, account), _times(summary, account, tips)])
+        Sheet(
+            "attribution", breakdown.sentence, [_costs(summary, breakdown), _times(summary, breakdown, tips)]
+        )
     ]
 
 
-def _costs(summary: PrefillSummary, account: Account) -> Bars:
-    """A bar a component. Those that add up to the total each begin where the one before ends."""
-    measured = {row.component: row for row in account.measured if row.ms is not None}
-    predicted = {row.component: row for row in account.predicted if row.ms is not None}
-    one_run, floor = find(Mean(summary).sweep(), spread_k=1), account.noise_floor_pct
-    level_ms = one_run.median_ms if one_run else None
+def _costs(summary: PrefillSummary, breakdown: Breakdown) -> Bars:
+    """A bar for each component. Those that add up to the total start where the previous one ends."""
+    measured = {row.component: row for row in breakdown.measured if row.ms is not None}
+    predicted = {row.component: row for row in breakdown.predicted if row.ms is not None}
+    one_segment, floor = find(Mean(summary).sweep(), spread_k=1), breakdown.noise_floor_pct
+    level_ms = one_segment.median_ms if one_segment else None
     floor_ms = None if level_ms is None or floor is None else level_ms * floor / 100
     rows, level = [], 0.0
     for component in (*STEPS, *(name for name in measured if name not in STEPS)):
@@ -59,44 +61,44 @@ def _costs(summary: PrefillSummary, account: Account) -> Bars:
             continue
         row, start = measured[component], level if component in STEPS else 0.0
         band = None if floor_ms is None else (start - floor_ms, start + floor_ms)
-        dots = [_predicted(predicted[component], start, account)] if component in predicted else []
-        rows.append(Entry(_cost_label(row, account), [_cost(row, start, account)], dots, start, band))
+        dots = [_predicted_dot(predicted[component], start, breakdown)] if component in predicted else []
+        rows.append(Entry(_cost_label(row, breakdown), [_cost(row, start, breakdown)], dots, start, band))
         level += row.ms or 0.0 if component in STEPS else 0.0
     keys = [Key(with_interval("measured", *(row.ci95_ms for row in measured.values())), SOFT)]
     keys += [PREDICTED] if any(row.dots for row in rows) else []
     keys += [Key("noise floor (A/A), around the bar's start", BAND)] if floor_ms is not None else []
     whole = {*STEPS, "total"} <= measured.keys()
-    axis = Axis("ms per prefill" if whole else "ms per prefill, of the components measured", zero=0.0)
+    axis = Axis("ms per prefill" if whole else "ms per prefill, for the components measured", zero=0.0)
     note = " ".join(missing(summary))
     return Bars("What the paged KV cache costs a prefill", axis, rows, legend=keys, note=note)
 
 
-def _cost_label(row: MeasuredRow, account: Account) -> str:
+def _cost_label(row: MeasuredRow, breakdown: Breakdown) -> str:
     of_prefill = row.pct is not None
-    cost = percent(row.pct, row.ci95_pct) if of_prefill else f"{_added(row, account)} ms"
+    cost = percent(row.pct, row.ci95_pct) if of_prefill else f"{_format_added(row, breakdown)} ms"
     return f"{_name(row)}: {cost}, {row.verdict}"
 
 
-def _added(row: MeasuredRow, account: Account) -> str:
-    return f"{row.ms:+.{decimals(account)}f}"
+def _format_added(row: MeasuredRow, breakdown: Breakdown) -> str:
+    return f"{row.ms:+.{decimals(breakdown)}f}"
 
 
-def _cost(row: MeasuredRow, start: float, account: Account) -> Part:
+def _cost(row: MeasuredRow, start: float, breakdown: Breakdown) -> Part:
     assert row.ms is not None
     colour = STEPS.get(row.component, TOTAL if row.component == "total" else OTHER)
     lines = [
         f"{_name(row)}: {row.treatment} minus {row.baseline}",
-        f"measured {interval_of(row.ms, row.ci95_ms, decimals(account), unit=' ms')}, {row.verdict}",
+        f"measured {interval_of(row.ms, row.ci95_ms, decimals(breakdown), unit=' ms')}, {row.verdict}",
         *([] if row.pct is None else [f"{percent(row.pct, row.ci95_pct)} of the prefill"]),
-        f"n = {counted(row.n, 'pair')}",
+        f"n = {pluralise(row.n, 'pair')}",
         *([row.reason] if row.reason else []),
     ]
-    return Part(row.ms, Key("", colour), Tip(lines), _from(start, row), _added(row, account))
+    return Part(row.ms, Key("", colour), Tip(lines), _from(start, row), _format_added(row, breakdown))
 
 
-def _predicted(row: PredictedRow, start: float, account: Account) -> Dot:
+def _predicted_dot(row: PredictedRow, start: float, breakdown: Breakdown) -> Dot:
     assert row.ms is not None
-    told = interval_of(row.ms, row.ci95_ms, decimals(account), unit=" ms")
+    told = interval_of(row.ms, row.ci95_ms, decimals(breakdown), unit=" ms")
     tip = Tip([f"{_name(row)}, predicted from replayed kernels", f"predicted {told}"])
     return Dot(start + row.ms, PREDICTED, tip, _from(start, row), below=True)
 
@@ -110,9 +112,9 @@ def _name(row: Component) -> str:
     return row.component.replace("_", " ")
 
 
-def _times(summary: PrefillSummary, account: Account, tips: Tips) -> Bars:
-    """A bar for each arm that was profiled, in its categories, with its median; and paged in one run."""
-    profiled = {(row.arm, row.spread_k) for row in account.profiled}
+def _times(summary: PrefillSummary, breakdown: Breakdown, tips: Tips) -> Bars:
+    """A bar for each profiled arm, split into categories, with its median; and paged in one segment."""
+    profiled = {(row.arm, row.spread_k) for row in breakdown.profiled}
     beside = {("paged", 1)} if profiled else set()
     arms = [
         row
@@ -121,18 +123,18 @@ def _times(summary: PrefillSummary, account: Account, tips: Tips) -> Bars:
     ]
     arms.sort(key=lambda row: (ORDER.index(row.arm) if row.arm in ORDER else len(ORDER), -row.spread_k))
     median = with_interval("the arm's median prefill without a profiler", *(row.ci95_ms for row in arms))
-    rows = [_arm(row, account, Key(median, INK, "tick"), tips) for row in arms]
+    rows = [_arm(row, breakdown, Key(median, INK, "tick"), tips) for row in arms]
     return Bars("Where the time goes: one profiled prefill of each arm", Axis("ms per prefill"), rows)
 
 
-def _arm(row: PrefillRow, account: Account, median: Key, tips: Tips) -> Entry:
-    """An arm's categories, end to end, and its median."""
-    digits, name = decimals(account), named_arm(row.arm, row.spread_k)
+def _arm(row: PrefillRow, breakdown: Breakdown, median: Key, tips: Tips) -> Entry:
+    """An arm's categories, stacked, and its median."""
+    digits, name = decimals(breakdown), named_arm(row.arm, row.spread_k)
     whole = row.median_ms
     assert whole is not None
     shown = next((places for places, limit in ((2, 10), (1, 100)) if whole < limit), 0)
     parts = []
-    for part in account.components:
+    for part in breakdown.components:
         if part.ms and (part.arm, part.spread_k) == (row.arm, row.spread_k):
             share = "" if part.pct is None else f", {part.pct:.1f}% of the prefill"
             tip = Tip([f"{name}: {part.category}", f"{part.ms:.{digits}f} ms{share}"])
@@ -148,8 +150,10 @@ def _category(name: str) -> Key:
 
 
 def missing(summary: PrefillSummary) -> Sequence[str]:
-    """Which components have no bar, and why."""
-    account = summary.attribution
-    if not account:
-        return ["The prefill was not timed with attention steered inside the engine, so there is no account."]
-    return [f"{_name(row)}: not measured ({row.reason})" for row in account.measured if row.ms is None]
+    """Notes on components without a bar."""
+    breakdown = summary.attribution
+    if not breakdown:
+        return [
+            "The prefill was not timed with attention overridden inside the engine, so there is no breakdown."
+        ]
+    return [f"{_name(row)}: not measured ({row.reason})" for row in breakdown.measured if row.ms is None]

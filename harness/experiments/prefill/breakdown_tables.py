@@ -1,4 +1,4 @@
-"""The account in tables: what the paged KV cache costs, what the replay predicts, where the time goes,
+"""The breakdown in tables: what the paged KV cache costs, what the replay predicts, where the time goes,
 whether inputs matter, and when gathering pays.
 """
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from harness.analysis import stats
 from harness.analysis.breakdown.rows import (
-    Account,
+    Breakdown,
     BreakEvenRow,
     CategoryRow,
     HostBound,
@@ -23,14 +23,14 @@ from harness.analysis.rows import find
 from harness.experiments.prefill.rows import PrefillSummary
 from harness.report.rows import named_arm, with_reason
 from harness.report.tables import NONE, Line, Notes, Section, Table, interval_of, percent, signed
-from harness.units import counted
+from harness.units import pluralise
 
 COSTS = ("fragmentation", "paging", "cache_write", "total")
 BESIDE = ("allocation", "hooks", "compact")
-ACCOUNT = ("", "measured", "% of {whole} [95%]", "verdict", "predicted", "closure")
-ACCOUNT_FULL = (
+BREAKDOWN = ("", "measured", "% of {whole} [95%]", "verdict", "predicted", "residual")
+BREAKDOWN_FULL = (
     *("", "measured ms [95%]", "% of {whole} [95%]", "verdict", "pairs"),
-    *("predicted ms [95%]", "% of {whole}", "closure ms [95%]", "% of measured"),
+    *("predicted ms [95%]", "% of {whole}", "residual ms [95%]", "% of measured"),
 )
 SYNTHETIC = ("", "{unit}", "change [95%]", "verdict")
 SYNTHETIC_FULL = ("", "{unit} [95%]", "change {unit} [95%]", "change % [95%]", "verdict", "rounds")
@@ -39,61 +39,65 @@ BREAK_EVEN_FULL = ("", "paged {unit}", "contiguous {unit}", *BREAK_EVEN[1:], "pa
 
 
 def tables(summary: PrefillSummary, full: bool = False) -> list[Table]:
-    """The tables of a summary's attribution; none without it.
+    """The tables of a summary's breakdown; none without one.
 
-    They fit a screen of 80 columns; `full` ones have every interval.
+    They fit in 80 columns; `full` ones have every interval.
     """
-    account = summary.attribution
-    if not account:
+    breakdown = summary.attribution
+    if not breakdown:
         return []
-    others = (where_table(account, full), synthetic_table(account, full), break_even_table(account, full))
-    return [_account(account, full), *(table for table in others if table)]
+    others = (
+        where_table(breakdown, full),
+        synthetic_table(breakdown, full),
+        break_even_table(breakdown, full),
+    )
+    return [_breakdown(breakdown, full), *(table for table in others if table)]
 
 
 def host_line(host: HostBound) -> str:
-    """Whether the step waits for the GPU or for the host, and what that rests on."""
+    """Whether the step waits for the GPU or for the host, and the evidence."""
     facts: list[str] = [host.verdict]
     if host.gpu_busy_pct is not None:
-        facts.append(f"the GPU is busy for {host.gpu_busy_pct:.0f}% of the step")
+        facts.append(f"the GPU is busy {host.gpu_busy_pct:.0f}% of the step")
     if host.pass_through_pct is not None:
         through = percent(host.pass_through_pct, host.ci95_pct, digits=0, sign=False)
-        planted = f"{host.planted_ms:.3f} ms" if host.planted_ms is not None else "the GPU time"
-        facts.append(f"of {planted} planted ahead of the layers' attention {through} reached the latency")
+        injected = f"{host.injected_ms:.3f} ms" if host.injected_ms is not None else "the GPU time"
+        facts.append(f"{through} of an injected {injected} reached the latency")
     return "Host or GPU: " + "; ".join([*facts, *([host.reason] if host.reason else [])])
 
 
-def _account(account: Account, full: bool) -> Table:
-    """What was measured, what the replay predicts, and what is left between."""
-    notes, whole = Notes(), "engine" if account.engine_ms is not None else "paged 1"
-    if shared := _shared_remark(account):  # said once, below the table
-        predicted = [_without(row, shared) for row in account.predicted]
-        account = account.model_copy(update={"predicted": predicted})
-    columns = tuple(column.format(whole=whole) for column in (ACCOUNT_FULL if full else ACCOUNT))
-    groups = [[row for row in account.measured if row.component in part] for part in (COSTS, BESIDE)]
-    lines = [[_component(account, row, full, notes) for row in group] for group in groups]
+def _breakdown(breakdown: Breakdown, full: bool) -> Table:
+    """What was measured, what the replay predicts, and the residual."""
+    notes, whole = Notes(), "engine" if breakdown.engine_ms is not None else "paged 1"
+    if shared := _shared_remark(breakdown):  # once, below the table
+        predicted = [_drop_remark(row, shared) for row in breakdown.predicted]
+        breakdown = breakdown.model_copy(update={"predicted": predicted})
+    columns = tuple(column.format(whole=whole) for column in (BREAKDOWN_FULL if full else BREAKDOWN))
+    groups = [[row for row in breakdown.measured if row.component in part] for part in (COSTS, BESIDE)]
+    lines = [[_component(breakdown, row, full, notes) for row in group] for group in groups]
     sections = [Section("", group) for group in lines if group]
-    below = [*notes.lines(), *_account_legend(account, shared), *_costly_hooks(account)]
-    below.append(host_line(account.host_bound))
-    title = "How much of the prefill is the paged KV cache?"
-    return Table(title, columns, sections, [_engine_line(account)], below)
+    below = [*notes.lines(), *_breakdown_legend(breakdown, shared), *_costly_hooks(breakdown)]
+    below.append(host_line(breakdown.host_bound))
+    title = "How much of the prefill is due to the paged KV cache?"
+    return Table(title, columns, sections, [_engine_line(breakdown)], below)
 
 
-def _component(account: Account, row: MeasuredRow, full: bool, notes: Notes) -> Line:
-    name, digits = row.component, decimals(account)
-    predicted, closure = find(account.predicted, component=name), find(account.closure, component=name)
+def _component(breakdown: Breakdown, row: MeasuredRow, full: bool, notes: Notes) -> Line:
+    name, digits = row.component, decimals(breakdown)
+    predicted, residual = find(breakdown.predicted, component=name), find(breakdown.residual, component=name)
     measured = with_reason(interval_of(row.ms, row.ci95_ms if full else None, digits), row, notes)
     share = percent(row.pct, row.ci95_pct)
     forecast = rest = NONE
     if predicted:
         bounds = predicted.ci95_ms if full else None
         forecast = with_reason(interval_of(predicted.ms, bounds, digits), predicted, notes)
-    if closure:
-        rest = interval_of(closure.ms, closure.ci95_ms if full else None, digits)
-        rest = f"* {rest}" if closure.closed is False else rest
+    if residual:
+        rest = interval_of(residual.ms, residual.ci95_ms if full else None, digits)
+        rest = f"* {rest}" if residual.includes_zero is False else rest
     cells = (measured, share, row.verdict or NONE)
     if not full:
         return Line(name.replace("_", " "), (*cells, forecast, rest))
-    of_measured = closure.pct_of_measured if closure else None
+    of_measured = residual.pct_of_measured if residual else None
     more = (
         percent(predicted.pct, predicted.ci95_pct) if predicted else NONE,
         rest,
@@ -102,94 +106,97 @@ def _component(account: Account, row: MeasuredRow, full: bool, notes: Notes) -> 
     return Line(name.replace("_", " "), (*cells, str(row.n), forecast, *more))
 
 
-def _engine_line(account: Account) -> str:
-    """The whole that the shares are of, and how fine a difference could be seen."""
-    digits = decimals(account)
-    if account.engine_ms is None:
-        whole = "engine: not measured; shares are of paged in one run"
+def _engine_line(breakdown: Breakdown) -> str:
+    """The total that shares refer to, and the noise floor."""
+    digits = decimals(breakdown)
+    if breakdown.engine_ms is None:
+        whole = "engine: not measured; shares are of paged in one segment"
     else:
-        figure = interval_of(account.engine_ms, None, digits, sign=False, unit=" ms")
-        bounds = account.engine_ci95_ms
+        figure = interval_of(breakdown.engine_ms, None, digits, sign=False, unit=" ms")
+        bounds = breakdown.engine_ci95_ms
         whole = "engine: " + figure + (f" [{bounds[0]:.{digits}f}, {bounds[1]:.{digits}f}]" if bounds else "")
         whole += " a prefill"
-    if runs := account.engine_spread_k:
-        spread = f", {runs.min:g} to {runs.max:g}" if runs.min != runs.max else ""
-        whole += f"; blocks as vLLM allocated them: median {counted(runs.median, 'run')}{spread}"
-    floor = account.noise_floor_pct
+    if allocated := breakdown.engine_spread_k:
+        spread = f", {allocated.min:g} to {allocated.max:g}" if allocated.min != allocated.max else ""
+        whole += f"; blocks as vLLM allocated them: median {pluralise(allocated.median, 'segment')}{spread}"
+    floor = breakdown.noise_floor_pct
     if floor is None:
-        most = max(row.n for row in account.measured)
+        most = max(row.n for row in breakdown.measured)
         few = 0 < most < stats.INTERVAL_SAMPLES
         return f"{whole}; noise floor not known: {'too few rounds' if few else 'no A/A series'}"
     return f"{whole}; noise floor (A/A) {floor:.2f}%"
 
 
-def _shared_remark(account: Account) -> str | None:
-    """What is said of every figure that was predicted, e.g. that few layers were replayed."""
-    remarks = {row.reason for row in account.predicted if row.ms is not None}
+def _shared_remark(breakdown: Breakdown) -> str | None:
+    """The remark that all predicted figures share, e.g. that few layers were replayed."""
+    remarks = {row.reason for row in breakdown.predicted if row.ms is not None}
     return remarks.pop() if len(remarks) == 1 else None
 
 
-def _without(row: PredictedRow, remark: str) -> PredictedRow:
+def _drop_remark(row: PredictedRow, remark: str) -> PredictedRow:
     said = row.ms is not None and row.reason == remark
     return row.model_copy(update={"reason": None}) if said else row
 
 
-def _account_legend(account: Account, shared: str | None) -> list[str]:
+def _breakdown_legend(breakdown: Breakdown, shared: str | None) -> list[str]:
     """What the rows and columns are."""
-    k, names = account.spread_k, {row.component for row in account.measured}
-    rows = [f"fragmentation: {k if k > 1 else 'many'} runs against 1", "paging: one run against dense"]
+    k, names = breakdown.spread_k, {row.component for row in breakdown.measured}
+    rows = [
+        f"fragmentation: {k if k > 1 else 'many'} segments against 1",
+        "paging: one segment against dense",
+    ]
     rows.append("cache write: dense against no write")
     if "allocation" in names:
-        rows.append("allocation: vLLM's own blocks against one run")
+        rows.append("allocation: vLLM's own blocks against one segment")
     if "hooks" in names:
-        rows.append("hooks: the harness's idle wrappers, which all but `engine` pass, against none")
+        rows.append("hooks: the harness's idle wrappers, in every arm but `engine`, against none")
     if "compact" in names:
-        rows.append(f"compact: gathered first, against {counted(k, 'run')}")
+        rows.append(f"compact: gathered first, against {pluralise(k, 'segment')}")
     which = f" ({shared})" if shared else ""
     return [
         f"ms per prefill. {'; '.join(rows)}.",
-        f"predicted: the same from replayed kernels, summed over the layers{which}; closure: measured "
-        f"minus predicted, * if its interval excludes zero{_few_layers(account)}.",
+        f"predicted: the same from replayed kernels, summed over the layers{which}; residual: measured "
+        f"minus predicted, * if its interval excludes zero{_few_layers(breakdown)}.",
     ]
 
 
-def _costly_hooks(account: Account) -> list[str]:
-    """That the harness itself cost more than the noise floor, if it did."""
-    hooks = find(account.measured, component="hooks")
-    floor = account.noise_floor_pct
+def _costly_hooks(breakdown: Breakdown) -> list[str]:
+    """A warning if the harness itself cost more than the noise floor."""
+    hooks = find(breakdown.measured, component="hooks")
+    floor = breakdown.noise_floor_pct
     if hooks is None or hooks.ci95_pct is None or floor is None or hooks.ci95_pct[0] <= floor:
         return []
     cost = percent(hooks.pct, hooks.ci95_pct, sign=False)
     return [
-        f"The harness's idle wrappers cost {cost} of the prefill here. The other rows have them on both "
-        "sides; read those of a host-bound step with care."
+        f"The harness's idle wrappers cost {cost} of the prefill here. Other rows have them on both sides; "
+        "read those of a host-bound step with care."
     ]
 
 
-def _few_layers(account: Account) -> str:
-    """Why closures have no star where layers were left out; "" if none was."""
-    replayed = {row.layers for row in account.predicted if row.layers is not None}
-    if not (fewer := sorted(replayed - {account.layers})):
+def _few_layers(breakdown: Breakdown) -> str:
+    """Why residuals have no star where layers were left out; "" if all were replayed."""
+    replayed = {row.layers for row in breakdown.predicted if row.layers is not None}
+    if not (fewer := sorted(replayed - {breakdown.layers})):
         return ""
-    some = f"{' or '.join(map(str, fewer))} of {counted(account.layers or 0, 'layer')}"
-    return f"; no * where predicted from {some}: their differences are not in its interval"
+    some = f"{' or '.join(map(str, fewer))} of {pluralise(breakdown.layers or 0, 'layer')}"
+    return f"; no * where predicted from {some}: its interval does not cover differences between layers"
 
 
-def decimals(account: Account) -> int:
+def decimals(breakdown: Breakdown) -> int:
     """Decimals of a time in ms: three for a step of up to 100 ms, fewer for longer ones."""
-    times = [account.engine_ms, *(row.unprofiled_ms for row in account.profiled)]
+    times = [breakdown.engine_ms, *(row.unprofiled_ms for row in breakdown.profiled)]
     longest = max((time for time in times if time is not None), default=0)
     return next((digits for digits, limit in ((3, 1e2), (2, 1e3), (1, 1e4)) if longest < limit), 0)
 
 
-def where_table(account: Account, full: bool) -> Table | None:
+def where_table(breakdown: Breakdown, full: bool) -> Table | None:
     """Every profiled arm's step by category, in ms."""
-    profiled = account.profiled
+    profiled = breakdown.profiled
     if not profiled:
         return None
     arms = [(row.arm, row.spread_k) for row in profiled]
-    digits, notes = decimals(account), Notes()
-    parts = {(c.arm, c.spread_k, c.category): c for c in account.components}
+    digits, notes = decimals(breakdown), Notes()
+    parts = {(c.arm, c.spread_k, c.category): c for c in breakdown.components}
     lines = []
     for category in dict.fromkeys(category for _, _, category in parts):
         found = [parts.get((*arm, category)) for arm in arms]
@@ -198,11 +205,11 @@ def where_table(account: Account, full: bool) -> Table | None:
     ending = [
         Line("prefill", tuple(_time(row.unprofiled_ms, digits) for row in profiled)),
         Line("the profiled one", tuple(_time(row.profiled_ms, digits) for row in profiled)),
-        Line("overhead", tuple(_overhead(row, account.components, notes) for row in profiled)),
+        Line("overhead", tuple(_overhead(row, breakdown.components, notes) for row in profiled)),
     ]
     legend = (
-        "ms, of one profiled prefill an arm; prefill: the median without a profiler, as everywhere else; "
-        f"{_remainder(account)}: what the categories leave of the shorter of these two."
+        "ms, from one profiled prefill per arm; prefill: the median without a profiler, as everywhere else; "
+        f"{_remainder(breakdown)}: what the categories leave of the shorter of the two."
     )
     columns = ("", *(named_arm(*arm) for arm in arms))
     sections = [Section("", lines), Section("", ending)]
@@ -216,8 +223,9 @@ def _part(part: CategoryRow | None, digits: int, full: bool) -> str:
 
 
 def _overhead(row: ProfilingRow, parts: Sequence[CategoryRow], notes: Notes) -> str:
-    """What the profiler added (from 1000% on times what, "x52"), marked where the categories take longer than
-    the step did without it."""
+    """The profiler's overhead (as a factor from 1000% on, "x52"), marked where the categories take longer
+    than the step without it.
+    """
     if row.overhead_pct is None:
         return NONE
     pct = row.overhead_pct
@@ -229,15 +237,15 @@ def _overhead(row: ProfilingRow, parts: Sequence[CategoryRow], notes: Notes) -> 
     return f"{shown} {notes.mark('the categories add up to more than the prefill: profiling slows them')}"
 
 
-def _remainder(account: Account) -> str:
-    """What the step is when it is in no category."""
-    names = {row.category for row in account.components}
+def _remainder(breakdown: Breakdown) -> str:
+    """The name of the time outside all categories."""
+    names = {row.category for row in breakdown.components}
     return "outside operators" if "outside operators" in names else "GPU idle"
 
 
 @dataclass(frozen=True)
 class _Unit:
-    """How times of a call are written: as the longest of a table needs it."""
+    """The unit and precision for times of a call, chosen for a table's longest."""
 
     name: str
     us: float
@@ -251,7 +259,7 @@ class _Unit:
         return cls("ms", 1000, 1 if longest < 1_000_000 else 0)
 
     def show(self, us: float | None, bounds: Sequence[float] | None = None, sign: bool = False) -> str:
-        """A time, or with a sign a difference, and its interval; "-" for None. No decimals from 1000 on."""
+        """A time, or a signed difference, with its interval; "-" for None. No decimals from 1000 on."""
         if us is None:
             return NONE
         scaled = [value / self.us for value in (us, *(bounds or ()))]
@@ -262,9 +270,9 @@ class _Unit:
         return tuple(column.format(unit=self.name) for column in columns)
 
 
-def synthetic_table(account: Account, full: bool) -> Table | None:
+def synthetic_table(breakdown: Breakdown, full: bool) -> Table | None:
     """From random inputs to the captured ones, a step at a time."""
-    rows, notes = account.captured_vs_synthetic, Notes()
+    rows, notes = breakdown.captured_vs_synthetic, Notes()
     if not rows:
         return None
     unit = _Unit.of(row.us for row in rows)
@@ -283,9 +291,9 @@ def _step(row: StepRow, unit: _Unit, full: bool, notes: Notes) -> Line:
     return Line(name, (unit.show(row.us, row.ci95_us), change, share, verdict, str(row.n)))
 
 
-def break_even_table(account: Account, full: bool) -> Table | None:
-    """When gathering the cache first is worth its cost, per kernel and page size."""
-    rows, notes = account.break_even, Notes()
+def break_even_table(breakdown: Breakdown, full: bool) -> Table | None:
+    """When gathering the cache first pays off, per kernel and block size."""
+    rows, notes = breakdown.break_even, Notes()
     if not rows:
         return None
     unit = _Unit.of(us for row in rows for us in (row.gather_us, row.paged_us))
@@ -294,8 +302,8 @@ def break_even_table(account: Account, full: bool) -> Table | None:
         lines.setdefault(f"{row.kernel} ({row.provider})", []).append(_uses(row, unit, full, notes))
     legend = (
         f"{unit.name} per layer. saving: paged minus contiguous; uses: attention calls on one gathered copy "
-        "that pay for it; one use from: tokens from which one call does, if the gather grows with the length "
-        "and the saving with its square."
+        "that pay for it; one use from: length in tokens from which one call pays, if the gather grows with "
+        "the length and the saving with its square."
     )
     columns = unit.name_in(BREAK_EVEN_FULL if full else BREAK_EVEN)
     sections = [Section(heading, found) for heading, found in lines.items()]
@@ -306,7 +314,7 @@ def _uses(row: BreakEvenRow, unit: _Unit, full: bool, notes: Notes) -> Line:
     length, undecided = row.length_for_one_use, row.reuses is None
     uses = interval_of(row.reuses, row.reuses_ci95, _digits_of_uses(row.reuses), sign=False)
     times = unit.show(row.gather_us), unit.show(row.saving_us, row.saving_ci95_us, sign=True)
-    tokens = NONE if length is None else str(max(length, 1))  # a gather that costs next to nothing
+    tokens = NONE if length is None else str(max(length, 1))  # an almost free gather
     label = with_reason(f"block size {row.block_size}", row, notes)
     if not full:
         return Line(label, (*times, row.pays if undecided else uses, tokens))
@@ -315,7 +323,7 @@ def _uses(row: BreakEvenRow, unit: _Unit, full: bool, notes: Notes) -> Line:
 
 
 def _digits_of_uses(uses: float | None) -> int:
-    """One decimal, but of less than a tenth two digits that are not zero."""
+    """One decimal; below a tenth, two significant digits."""
     return 1 - math.floor(math.log10(uses)) if uses and uses < 0.1 else 1
 
 

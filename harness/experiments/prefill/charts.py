@@ -10,5 +10,5 @@ from harness.runs.schema import RunRecord
 
 
 def charts(record: RunRecord, summary: PrefillSummary, tips: Tips) -> list[Sheet]:
-    """Where the prefill's time goes, what there is over spread_k, and what layer by layer."""
+    """Charts of where the prefill's time goes, over spread_k, and layer by layer."""
     return [*breakdown_charts.sheets(summary, tips), *spread_charts.sheets(record, summary, tips)]

@@ -1,4 +1,4 @@
-"""The prefill's latency: under every layout, and with attention steered inside the engine."""
+"""The prefill's latency: with every layout, and with attention overridden inside the engine."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from harness.measure import profile, timers
 from harness.measure.sampler import Series
 from harness.running.recorder import Recorder
 from harness.runs.record import Cell, Result, Status
-from harness.runs.schema import PlantedDelay, ProfileRecord, SpreadRange
+from harness.runs.schema import InjectedDelay, ProfileRecord, SpreadRange
 
 SERIES = "end_to_end"
-SPIN_SHARE = 0.25  # of a layer's attention time: planted ahead of it by the arm "spin"
+SPIN_SHARE = 0.25  # of a layer's attention time: the delay that the arm "spin" injects before it
 SPIN_US = 20.0  # where no attention was timed
 
 
 class PrefillTimer:
-    """The engine's own step time, which leaves out adding the request and what steers it."""
+    """The engine's own step time, without adding the request and steering it."""
 
     name = "engine step"
 
@@ -50,8 +50,8 @@ class EndToEnd:
         """Check, sample and profile all arms.
 
         Args:
-            problems: what was wrong with the prefill at a spread_k.
-            share: of the time for sampling; what earlier series left over comes on top.
+            problems: what was wrong with the prefill, by spread_k.
+            share: of the sampling time; time left over by earlier series is added.
         """
         arms = self._arms()
         series = Series([], [])
@@ -72,24 +72,24 @@ class EndToEnd:
         if with_interventions:
             try:
                 self._profile(arms)
-            except profile.ProfileError as error:  # not worth a run
+            except profile.ProfileError as error:  # not worth failing the run
                 self.recorder.notice(f"no profile: {error}")
         if self.natural:
             least, most = min(self.natural), max(self.natural)
             median = int(np.median(self.natural))
             untouched = [layout.to_ranges(ids) for ids in self._next_block_ids()]
-            with self.recorder.noting() as record:
+            with self.recorder.update_record() as record:
                 record.engine_spread_k = SpreadRange(min=least, median=median, max=most)
                 record.block_ids = (record.block_ids or {}) | {"engine": untouched}
 
     def prefill(self, arm: InEngineArm) -> Prefill:
-        """One prefill of the prompts as the arm has it."""
+        """Prefill the prompts once in the arm."""
         if arm.block_ids is None:
             self.natural.append(self._natural_k())
-        return self.engine.prefill(self.prompts, arm.block_ids, arm.course)
+        return self.engine.prefill(self.prompts, arm.block_ids, arm.override)
 
     def _arms(self) -> list[InEngineArm]:
-        """All arms; only the sweep, with a notice, where the engine's backend cannot be steered."""
+        """All arms; with a notice, only the sweep where the engine's backend cannot be steered."""
         if self.replaying.config.attribution:
             if self.engine.about.not_steered is None:
                 return inengine.arms(self.engine, self.plans, self._natural_k(), self._spin_us())
@@ -98,7 +98,7 @@ class EndToEnd:
         return [*sweep, InEngineArm("paged", 1, None, self.plans[1], control=True)]
 
     def _natural_k(self) -> int:
-        """The runs that vLLM would allocate next: of the prompt that has most."""
+        """How many segments vLLM would allocate next, for the prompt with the most."""
         return max(map(layout.spread_k, self._next_block_ids()))
 
     def _next_block_ids(self) -> list[list[int]]:
@@ -106,10 +106,10 @@ class EndToEnd:
         return self.engine.next_block_ids([len(ids) for ids in self.plans[1]])
 
     def _spin_us(self) -> float | None:
-        """A delay in proportion to a layer's attention, as it was replayed; None without a GPU."""
+        """A delay proportional to a layer's replayed attention; None without a GPU."""
         if self.replaying.device != "cuda":
             return None
-        kept = (r for r in self.recorder.kept if r.cell.arm == "dense" and r.cell.data == "captured")
+        kept = (r for r in self.recorder.results if r.cell.arm == "dense" and r.cell.data == "captured")
         dense_us = [float(np.median(r.samples_us)) for r in kept if r.samples_us]
         return SPIN_SHARE * float(np.mean(dense_us)) if dense_us else SPIN_US
 
@@ -119,7 +119,7 @@ class EndToEnd:
         return Cell(SERIES, "prefill", provider, arm.name, arm.spread_k, block_size, None, "captured")
 
     def _objections(self, arms: Sequence[InEngineArm], series: Series) -> dict[int, str]:
-        """What is wrong with the arms' logits or first tokens, by index; how far off they are is noted.
+        """What is wrong with the arms' logits or first tokens, by index; records how far off they are.
 
         These prefills are the series' first round of warm-up.
         """
@@ -132,57 +132,57 @@ class EndToEnd:
                 done = self.prefill(arm)
             outcomes[n] = Outcome(seen[0][-1], done.first_tokens)
             seconds[n] = done.seconds
-        # Where a name occurs again (other layouts), its first counts.
+        # If a name occurs again (other layouts), its first entry counts.
         first = {arms[n].name: outcomes[n] for n in reversed(outcomes)}
-        found: dict[int, str] = {}
+        objections: dict[int, str] = {}
         errors: dict[str, float] = {}
         for n, outcome in outcomes.items():
             arm = arms[n]
             if problem := inengine.objection(outcome, first["engine"], first[arm.same_kernel_as]):
-                found[n] = problem
+                objections[n] = problem
             else:
                 series.results[n].warmup_us.append(1e6 * seconds[n])
             errors[arm.name] = max(errors.get(arm.name, 0.0), inengine.difference(outcome, first["engine"]))
-        with self.recorder.noting() as record:
+        with self.recorder.update_record() as record:
             record.logits_error = errors
-        return found
+        return objections
 
     def _sample(self, series: Series, share: float) -> None:
         budgets = self.replaying.budgets
-        left_over_s = sum(budget.seconds for budget in budgets)  # what the replay did not need
-        # What a run is quoted by has an interval, whatever it takes.
+        left_over_s = sum(budget.seconds for budget in budgets)  # time left over by the replay
+        # The headline figure gets an interval, however long it takes.
         budget = self.replaying.budget(1, share, min_rounds=stats.INTERVAL_SAMPLES)
         budget.seconds += left_over_s
         with self.recorder.bar("end to end", None) as bar:
-            # Every arm has run before; on a CPU a round takes half a minute.
+            # Every arm has already run; on a CPU a round takes half a minute.
             seed = self.replaying.config.seed
             self.replaying.sample(series, PrefillTimer(), budget, seed, bar.update)
-        self.engine.ranks.check_alive()  # to the sampler a dead rank is an arm that failed
+        self.engine.ranks.check_alive()  # the sampler treats a dead rank as a failed arm
 
     def _profile(self, arms: Sequence[InEngineArm]) -> None:
-        """One profiled prefill of each arm, outside all timings; the engine's own as trace.json."""
+        """Profile one prefill of each arm, outside all timings; the engine's own goes to trace.json."""
         profiles: list[ProfileRecord] = []
         spins_us: dict[str, tuple[float, ...]] = {}
         most = max(self.plans)
-        self._profiled(arms[0], None)  # the profiler's first use takes longest
+        self._profile_arm(arms[0], None)  # the profiler's first use is the slowest
         for arm in arms:
             between = arm.name == "paged" and 1 < arm.spread_k < most
             if arm.control or arm.unsupported or arm.name == "wrapped" or between:
                 continue
             trace = self.recorder.directory.trace_path if arm.name == "engine" else None
-            found = self._profiled(arm, trace)
+            profiled = self._profile_arm(arm, trace)
             if arm.name in ("spin", "spin_0"):
-                spins_us[arm.name] = found.spins_us
+                spins_us[arm.name] = profiled.spins_us
             else:
-                profiles.append(ProfileRecord(arm=arm.name, spread_k=arm.spread_k, **found.to_json()))
-        with self.recorder.noting() as record:
+                profiles.append(ProfileRecord(arm=arm.name, spread_k=arm.spread_k, **profiled.to_json()))
+        with self.recorder.update_record() as record:
             record.profile = profiles
             if spins_us:
-                record.planted_ms = planted_ms(spins_us["spin_0"], spins_us["spin"])
+                record.injected_ms = injected_ms(spins_us["spin_0"], spins_us["spin"])
 
-    def _profiled(self, arm: InEngineArm, trace: Path | None) -> profile.Profile:
-        """A profiled prefill, in the first rank; its time is that of the whole engine's step."""
-        if self.replaying.device == "cuda":  # where it finds caches and clock as the timed ones did
+    def _profile_arm(self, arm: InEngineArm, trace: Path | None) -> profile.Profile:
+        """Profile a prefill in the first rank; the time is that of the whole engine step."""
+        if self.replaying.device == "cuda":  # so that caches and clock are as in the timed prefills
             self.prefill(arm)
         with self.engine.ranks.during("profiling", trace) as found:
             done = self.prefill(arm)
@@ -190,18 +190,18 @@ class EndToEnd:
         return replace(first, profiled_ms=1e3 * done.seconds)
 
 
-def planted_ms(without_us: Sequence[float], planted_us: Sequence[float]) -> PlantedDelay:
-    """What a delay planted in each layer adds to a prefill, with an interval from 6 layers on.
+def injected_ms(without_us: Sequence[float], injected_us: Sequence[float]) -> InjectedDelay:
+    """The total delay that injection in each layer adds to a prefill, with an interval from 6 layers on.
 
     Args:
-        without_us, planted_us: how long the spin kernel ahead of each layer's attention ran in the arms
-            "spin_0" and "spin"; None comes of none.
+        without_us, injected_us: durations of the spin kernel before each layer's attention in the arms
+            "spin_0" and "spin"; None if there are none.
     """
-    differences = [planted - without for without, planted in zip(without_us, planted_us, strict=False)]
+    differences = [injected - without for without, injected in zip(without_us, injected_us, strict=False)]
     if not differences:
-        return PlantedDelay(ms=None, ci95_ms=None)
+        return InjectedDelay(ms=None, ci95_ms=None)
     n, found = len(differences), stats.median_interval(differences)
-    return PlantedDelay(
+    return InjectedDelay(
         ms=n * found.median / 1000,
         ci95_ms=stats.map_interval(found.ci95, lambda bound: n * bound / 1000),
     )

@@ -7,10 +7,16 @@ from harness.analysis.other_engines import Variant
 from harness.analysis.rows import ContrastRow, PrefillRow, find
 from harness.experiments.prefill.mean import Mean
 from harness.experiments.prefill.rows import PrefillSummary
-from harness.report.rows import change, marked, named_arm, status_line, verdict, with_reason
+from harness.report.rows import change, mark_if_remarked, named_arm, status_line, verdict, with_reason
 from harness.report.tables import NONE, Line, Notes, Section, Table, interval_of, percent
 
-ARMS = ("engine", "wrapped", "dense", "no_write", "compact")  # spin and spin_0 are a probe, no way to prefill
+ARMS = (
+    "engine",
+    "wrapped",
+    "dense",
+    "no_write",
+    "compact",
+)  # spin and spin_0 are probes, not ways to prefill
 COLUMNS = ("", "median ms", "against", "difference", "verdict")
 ENGINES = ("", "median ms", "against baseline", "verdict")
 COSTS = ("", "paging tax ms [95%]", "%", "cache write ms [95%]", "%")
@@ -18,7 +24,9 @@ SHORT = {"block_size": "block size {}", "flash_attn_version": "FA{}", "attention
 
 
 def sweep_section(mean: Mean, columns: int, notes: Notes) -> Section | None:
-    """The prefill at each spread_k against one run, and the latter against itself, in that many columns."""
+    """The prefill at each spread_k against one segment, and one segment against itself, padded to
+    `columns`.
+    """
     lines = []
     for row in mean.sweep():
         k = row.spread_k
@@ -26,7 +34,9 @@ def sweep_section(mean: Mean, columns: int, notes: Notes) -> Section | None:
         if row.median_ms is None:
             lines.append(status_line(str(k), row, notes))
         else:
-            lines.append(_sweep_line(marked(str(k), row, notes), f"{row.median_ms:.3f}", paired, columns))
+            lines.append(
+                _sweep_line(mark_if_remarked(str(k), row, notes), f"{row.median_ms:.3f}", paired, columns)
+            )
     if repeat := mean.contrast("prefill", "paged@1", "paged@1 again", 1):
         lines.append(_sweep_line("A/A", NONE, repeat, columns))
     return Section("Prefill, end to end: ms per prefill", lines) if lines else None
@@ -38,11 +48,11 @@ def _sweep_line(label: str, median: str, paired: ContrastRow | None, columns: in
 
 
 def arms_table(mean: Mean) -> Table | None:
-    """The prefill's other arms, each against the arm that it differs from in one thing; None without any."""
+    """The prefill's other arms, each against the arm from which it differs in one thing; None without any."""
     rows = {row.arm: row for row in mean.summary.end_to_end if row.arm in ARMS}
     if not rows:
         return None
-    one_run = find(mean.sweep(), spread_k=1)
+    one_segment = find(mean.sweep(), spread_k=1)
     notes = Notes()
     lines = []
     for arm, baseline, paired in (
@@ -53,7 +63,7 @@ def arms_table(mean: Mean) -> Table | None:
         ("no_write", NONE, None),
         ("compact", "", mean.prefill_contrast("paged", "compact")),
     ):
-        row = one_run if arm == "paged 1" else rows.get(arm)
+        row = one_segment if arm == "paged 1" else rows.get(arm)
         if row:
             lines.append(_arm_line(row, baseline or named_arm("paged", row.spread_k), paired, notes))
     return Table("Prefill, end to end, other arms", COLUMNS, [Section("", lines)], below=notes.lines())
@@ -64,7 +74,7 @@ def _arm_line(row: PrefillRow, against: str, paired: ContrastRow | None, notes: 
     if row.median_ms is None:
         return status_line(name, row, notes)
     difference = (against, change(paired), paired.verdict) if paired else (NONE, NONE, NONE)
-    return Line(marked(name, row, notes), (f"{row.median_ms:.3f}", *difference))
+    return Line(mark_if_remarked(name, row, notes), (f"{row.median_ms:.3f}", *difference))
 
 
 def engine_tables(summary: PrefillSummary) -> list[Table]:
@@ -76,7 +86,7 @@ def engine_tables(summary: PrefillSummary) -> list[Table]:
 
 def label(name: str) -> str:
     """A variant's name in a table, e.g. "block size 64", "FA2"."""
-    variant = Variant.named(name)
+    variant = Variant.from_name(name)
     return SHORT[variant.option].format(variant.value) if variant else name
 
 
@@ -88,10 +98,10 @@ def _engines(rows: list[VariantRow]) -> Table:
     known = "not known, as there is no A/A" if floor is None else f"up to {percent(floor, None, sign=False)}"
     below = [
         *notes.lines(),
-        f"baseline: the main job's configuration ({owns}) in an engine like the others. All are up at once, "
-        "one prefills at a time, every round in a new random order.",
-        "Differences between engines carry what two engines of one configuration differ by (A/A: baseline "
-        f"again), here {known}; a verdict is that of the interval widened by as much.",
+        f"baseline: the main job's configuration ({owns}) in a separate engine like the others. All are up "
+        "at once, one prefills at a time, in a new random order every round.",
+        "Differences between engines include the difference between two engines of one configuration (A/A: "
+        f"baseline again), here {known}; verdicts use the interval widened by it.",
     ]
     return Table("Prefill, end to end, other engines", ENGINES, [Section("", lines)], below=below)
 
@@ -101,11 +111,11 @@ def _engine_line(row: VariantRow, notes: Notes) -> Line:
     if row.engine_ms is None:
         return status_line(name, row, notes)
     against = change(row)
-    return Line(marked(name, row, notes), (f"{row.engine_ms:.3f}", against, row.verdict or NONE))
+    return Line(mark_if_remarked(name, row, notes), (f"{row.engine_ms:.3f}", against, row.verdict or NONE))
 
 
 def _costs(rows: list[VariantRow]) -> Table | None:
-    """What one engine's arms differ by: no other engine is in these figures."""
+    """Differences between arms of one engine; no other engine is in these figures."""
     timed = [row for row in rows if row.engine_ms is not None]
     if not timed:
         return None
@@ -119,7 +129,7 @@ def _costs(rows: list[VariantRow]) -> Table | None:
     ]
     below = [
         *notes.lines(),
-        "paging: one run against dense; cache write: dense against no write; each within one engine, and in "
+        "paging: one segment against dense; cache write: dense against no write; each within one engine, in "
         "percent of its prefill.",
     ]
     return Table("What the cache costs in each engine", COSTS, [Section("", lines)], below=below)

@@ -1,4 +1,4 @@
-"""What the main job is given: a model, or attention calls that were captured before."""
+"""The main job's inputs: a model, or attention calls captured earlier."""
 
 from __future__ import annotations
 
@@ -16,36 +16,38 @@ if TYPE_CHECKING:
 
 
 def adapt(config: RunConfig, typed: Mapping[str, Any]) -> RunConfig:
-    """With --from-captures, the captures' lengths and block size; what was typed may not contradict them."""
+    """With --from-captures, take lengths and block size from the captures; options typed must not contradict
+    them.
+    """
     if (folder := config.from_captures) is None:
         return config
-    found = headers.read_shapes(folder)
-    captured = batch.written(tuple(Request(length) for length in found.lengths))
-    prompts = captured if len(found.lengths) > 1 else str(max(found.lengths))
-    same = tuple(request.length for request in config.requests) == found.lengths
+    shapes = headers.read_shapes(folder)
+    captured = batch.format_batch(tuple(Request(length) for length in shapes.lengths))
+    prompts = captured if len(shapes.lengths) > 1 else str(max(shapes.lengths))
+    same = tuple(request.length for request in config.requests) == shapes.lengths
     contradicted = {
         "length": None if same else prompts,
         "batch": None if same else prompts,
-        "block_size": None if config.block_size == found.block_size else found.block_size,
+        "block_size": None if config.block_size == shapes.block_size else shapes.block_size,
     }
     for name, value in contradicted.items():
         if value and name in typed:
             raise ConfigError(
                 f"{label(name, typed[name])}: the captures in {folder} have {value}; leave it out"
             )
-    if isinstance(config.layers, list) and (missing := set(config.layers) - set(found.layers)):
-        have = ",".join(map(str, found.layers))
+    if isinstance(config.layers, list) and (missing := set(config.layers) - set(shapes.layers)):
+        have = ",".join(map(str, shapes.layers))
         raise ConfigError(
             f"{label('layers', sorted(missing))}: not among the captures in {folder}; take from {have}"
         )
-    shape: dict[str, Any] = {"block_size": found.block_size}
-    if not same:  # else the batch that was asked for may say more: a spread_k of its own
-        shape |= {"length": max(found.lengths), "batch": captured if len(found.lengths) > 1 else None}
+    shape: dict[str, Any] = {"block_size": shapes.block_size}
+    if not same:  # else the batch given may say more: a request's own spread_k
+        shape |= {"length": max(shapes.lengths), "batch": captured if len(shapes.lengths) > 1 else None}
     return config.model_copy(update=shape)
 
 
 def find_model(config: RunConfig) -> ModelSource | None:
-    """The model, once it is known to have the layers and, where that is cheap to see, to take the prompt.
+    """The model, after checking that it has the layers and, where cheap to check, takes the prompt.
 
     None with --from-captures, where no model runs.
     """

@@ -1,4 +1,4 @@
-"""Attention calls: a table for each spread_k, one over all of them, the ranks, and each request alone."""
+"""Attention calls: a table for each spread_k, one over all of them, one by rank, and one by request."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from harness.report.rows import (
     baseline_line,
     change,
     difference_line,
-    folded,
     heading,
-    marked,
+    mark_if_remarked,
+    merge_lines,
     status_line,
     time_line,
     total_us,
@@ -25,12 +25,12 @@ from harness.report.rows import (
 )
 from harness.report.tables import NONE, Line, Notes, Section, Table, ms, signed
 from harness.runs.schema import RunRecord
-from harness.units import counted
+from harness.units import pluralise
 
 COLUMNS = ("spread_k", "captured ms", "vs spread=1", "verdict", "synth. ms", "vs synth.")
 PREFILL_COLUMNS = ("spread_k", "median ms", "vs spread=1", "verdict")  # where no kernel was measured
 RANK_COLUMNS = ("rank", "baseline ms", "median ms", "difference", "verdict")
-REQUEST_COLUMNS = ("", "blocks", "spread_k", "dense", "1 run", "split", "fragmentation")
+REQUEST_COLUMNS = ("", "blocks", "spread_k", "dense", "1 segment", "split", "fragmentation")
 
 
 def comparison(record: RunRecord, summary: PrefillSummary, spread_k: int) -> Table | None:
@@ -42,9 +42,9 @@ def comparison(record: RunRecord, summary: PrefillSummary, spread_k: int) -> Tab
     if not sections:
         return None
     rows = select(mean.kernels, spread_k=spread_k, layer="mean", data="captured")
-    doubts = warning_lines(rows, lambda row: f"{row.kernel}, {LABELS.get(row.arm, row.arm)}")
+    warnings = warning_lines(rows, lambda row: f"{row.kernel}, {LABELS.get(row.arm, row.arm)}")
     title, above = f"Comparison Results (spread={spread_k})", [f"{_unit(record, summary)}, captured data"]
-    return Table(title, TIME_COLUMNS, sections, above, [*notes.lines(), *doubts], text_column=3)
+    return Table(title, TIME_COLUMNS, sections, above, [*notes.lines(), *warnings], text_column=3)
 
 
 def overview(record: RunRecord, summary: PrefillSummary) -> Table | None:
@@ -59,7 +59,7 @@ def overview(record: RunRecord, summary: PrefillSummary) -> Table | None:
         if rows:
             name = LABELS[arm].lower() + (", with gather" if kernel in WITHOUT_TABLE else "")
             title = f"{heading(kernel, rows[0], notes)}: {name}"
-            sections.append(Section(title, folded([_over_all(mean, row, notes) for row in rows])))
+            sections.append(Section(title, merge_lines([_over_all(mean, row, notes) for row in rows])))
     if sweep := sweep_section(mean, len(columns), notes):
         sections.append(sweep)
     above = [_unit(record, summary)] if summary.kernels else []
@@ -68,10 +68,10 @@ def overview(record: RunRecord, summary: PrefillSummary) -> Table | None:
 
 
 def _reading(summary: PrefillSummary) -> list[str]:
-    """How the columns are to be read."""
+    """Notes on how to read the columns."""
     paired = (
         "Differences are medians of paired differences with a 95% interval; same: the interval lies within "
-        f"+-{summary.tolerance_pct:g}%. A/A is the paged one-run arm against itself: the noise floor."
+        f"+-{summary.tolerance_pct:g}%. A/A is the paged one-segment arm against itself: the noise floor."
     )
     if not summary.kernels:
         return [paired]
@@ -83,9 +83,9 @@ def _reading(summary: PrefillSummary) -> list[str]:
 
 
 def _unit(record: RunRecord, summary: PrefillSummary) -> str:
-    """What a time is of."""
+    """What the times refer to."""
     layers, prompts, rank = record.layers, record.prompts, summary.slowest_rank
-    unit = "ms per attention call" + (f" of {batch.described(prompts)}" if len(prompts) > 1 else "")
+    unit = "ms per attention call" + (f" of {batch.describe(prompts)}" if len(prompts) > 1 else "")
     if layers and len(layers) == 1:
         unit += f", layer {layers[0]}"
     elif layers:
@@ -108,21 +108,21 @@ def _function(mean: Mean, kernel: str, spread_k: int, notes: Notes) -> Section |
     label = "Core Diff"
     if core and kernel not in WITHOUT_TABLE:
         instead = "; Fragmentation is" if split else ""
-        label += f" {notes.mark(f'a block table selects other code: this is not the layout{instead}')}"
+        label += f" {notes.mark(f'a block table selects different code: this is not the layout{instead}')}"
     lines += difference_line(label, core, digits) + difference_line("Fragmentation", split, digits)
     return Section(title, lines)
 
 
 def _engine_kernel(mean: Mean, kernel: str, spread_k: int, notes: Notes) -> Section | None:
-    """The engine's kernel: dense, paged in one run and in spread_k runs, and its contrasts."""
+    """The engine's kernel: dense, paged in one segment and in spread_k segments, and its contrasts."""
     digits = _digits(mean, spread_k)
     dense, paged = (mean.kernel(kernel, arm, spread_k) for arm in ("dense", "paged"))
     lines = [time_line("Dense", dense, notes, digits)] if dense else []
-    one_run_us = mean.baseline_us(kernel, "paged@1", spread_k)
-    if spread_k > 1 and one_run_us is not None:
-        lines.append(baseline_line("Paged, 1 run", one_run_us, digits))
+    one_segment_us = mean.baseline_us(kernel, "paged@1", spread_k)
+    if spread_k > 1 and one_segment_us is not None:
+        lines.append(baseline_line("Paged, 1 segment", one_segment_us, digits))
     if paged:
-        lines.append(time_line(f"Paged, {counted(spread_k, 'run')}", paged, notes, digits))
+        lines.append(time_line(f"Paged, {pluralise(spread_k, 'segment')}", paged, notes, digits))
     if compact := mean.kernel(kernel, "compact", spread_k):
         lines.append(time_line("Compact", compact, notes, digits))
     if write := mean.cache_write(spread_k):
@@ -138,11 +138,13 @@ def _engine_kernel(mean: Mean, kernel: str, spread_k: int, notes: Notes) -> Sect
 
 
 def _over_all(mean: Mean, row: KernelRow, notes: Notes) -> Line:
-    """Captured, its difference to spread_k = 1, synthetic, and captured against synthetic."""
+    """The median on captured data, its difference to spread_k = 1, synthetic, and captured against
+    synthetic.
+    """
     kernel, arm, k = row.kernel, row.arm, row.spread_k
     if row.median_us is None:
         return status_line(str(k), row, notes)
-    label = marked(str(k), row, notes)
+    label = mark_if_remarked(str(k), row, notes)
     synthetic = mean.kernel(kernel, arm, k, "synthetic")
     paired = mean.contrast(kernel, f"{arm}@1", arm, k)
     against = mean.contrast(kernel, f"synthetic {arm}", f"captured {arm}", k, None)
@@ -164,15 +166,15 @@ def _digits(mean: Mean, spread_k: int) -> int:
 
 
 def ranks(summary: PrefillSummary) -> Table | None:
-    """The engine's kernel in every rank, which replays the heads that are its own; None if there is one."""
+    """The engine's kernel in every rank, each replaying its own heads; None with one rank."""
     numbers = sorted({row.rank for row in summary.kernels if row.rank is not None})
     if not numbers:
         return None
     means = [Mean(summary, rank) for rank in numbers]
     most = max(means[0].spread_ks())
     compared = {
-        "paged in one run against dense": ("dense", "paged@1", 1),
-        f"paged, {counted(most, 'run')} against one": ("paged@1", "paged", most),
+        "paged in one segment against dense": ("dense", "paged@1", 1),
+        f"paged, {pluralise(most, 'segment')} against one": ("paged@1", "paged", most),
     }
     sections = [
         Section(f"{kernel}: {title}", lines)
@@ -182,13 +184,13 @@ def ranks(summary: PrefillSummary) -> Table | None:
     ]
     below = (
         "ms per attention call of the engine's kernel, mean over the layers. The tables above show the "
-        "slowest rank: the others wait for it in every layer."
+        "slowest rank, for which the others wait in every layer."
     )
     return Table("Ranks", RANK_COLUMNS, sections, below=[below])
 
 
 def _rank(mean: Mean, row: ContrastRow) -> Line:
-    """Median of the baseline and of the treatment, whose own row it is, and the difference."""
+    """The medians of baseline and treatment, and the difference."""
     slowest = mean.rank == mean.summary.slowest_rank
     treatment = mean.kernel(row.kernel, "paged", row.spread_k)
     medians = ms(row.baseline_us, 4), ms(treatment.median_us, 4) if treatment else NONE
@@ -197,7 +199,7 @@ def _rank(mean: Mean, row: ContrastRow) -> Line:
 
 
 def requests(summary: PrefillSummary) -> Table | None:
-    """The requests of a batch, each alone, beside their sum and the step that has them all.
+    """The requests of a batch, each alone, their sum, and the step with all of them.
 
     A section for each layer; None for a run of one prompt.
     """
@@ -213,7 +215,7 @@ def requests(summary: PrefillSummary) -> Table | None:
     ]
     above = [
         f"ms of {rows[0].kernel} ({rows[0].provider}), the engine's kernel, on one request of the step "
-        "alone; NxLENGTH: there are N of these."
+        "alone; NxLENGTH: N such requests."
     ]
     below = ["sum: of all requests, one after the other; step: all of them in one call, as the engine does."]
     return Table("Per request", REQUEST_COLUMNS, sections, above, [*notes.lines(), *below])
@@ -230,4 +232,4 @@ def _request(row: RequestRow, notes: Notes, digits: int) -> Line:
 
 
 def _times(row: RequestRow) -> tuple[float | None, ...]:
-    return row.dense_us, row.one_run_us, row.paged_us
+    return row.dense_us, row.one_segment_us, row.paged_us

@@ -12,7 +12,7 @@ from harness.experiments.prefill.rows import PrefillSummary
 class Mean:
     """The summary's rows with layer "mean", and those end to end, by what identifies them.
 
-    Of several ranks the slowest one's, unless another is asked for.
+    With several ranks, the slowest one's unless another is given.
     """
 
     summary: PrefillSummary
@@ -25,7 +25,7 @@ class Mean:
 
     @property
     def _rank(self) -> int | None:
-        return self.summary.slowest_rank if self.rank is None else self.rank  # of one rank there is none
+        return self.summary.slowest_rank if self.rank is None else self.rank  # None with one rank
 
     def kernel(self, kernel: str, arm: str, spread_k: int, data: str = "captured") -> KernelRow | None:
         """A kernel's row."""
@@ -52,15 +52,15 @@ class Mean:
         )
 
     def prefill_contrast(self, baseline: str, treatment: str) -> ContrastRow | None:
-        """The contrast of two arms of the prefill that there is one of only, at whatever spread_k."""
+        """The contrast of two arms of the prefill that exist at only one spread_k each."""
         return find(self.summary.contrasts, kernel="prefill", baseline=baseline, treatment=treatment)
 
     def sweep(self) -> list[PrefillRow]:
-        """The prefill's rows over spread_k; its other arms are not among them."""
+        """The prefill's rows over spread_k, without its other arms."""
         return select(self.summary.end_to_end, arm="paged")
 
     def baseline_us(self, kernel: str, baseline: str, spread_k: int) -> float | None:
-        """The median of an arm that is only a baseline inside the series of spread_k ("paged@1")."""
+        """The median of an arm that is only a baseline within the series of spread_k ("paged@1")."""
         row = find(
             self.summary.contrasts,
             kernel=kernel,
@@ -73,10 +73,10 @@ class Mean:
         return row.baseline_us if row else None
 
     def engine_kernels(self) -> list[str]:
-        """The kernels the engine itself ran for its attention: those with a dense or a paged arm."""
+        """The engine's own attention kernels: those with a dense or a paged arm."""
         rows = select(self.kernels, stage="kernel")
         return list(dict.fromkeys(row.kernel for row in rows if row.arm in ("dense", "paged")))
 
     def spread_ks(self) -> list[int]:
-        """All spread_k that anything was tried at."""
+        """All values of spread_k tried."""
         return sorted({row.spread_k for row in self.kernels} | {row.spread_k for row in self.sweep()})

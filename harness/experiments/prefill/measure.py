@@ -1,4 +1,4 @@
-"""The main job: what does the paged KV cache cost this model's prefill?"""
+"""The main job: how much does the paged KV cache cost this model's prefill?"""
 
 from __future__ import annotations
 
@@ -25,17 +25,20 @@ from harness.measure.sampler import ENOUGH_ROUNDS
 from harness.replay.bench import ReplaySpec
 from harness.running.recorder import Recorder, recording
 from harness.runs.schema import Model
-from harness.units import first_line, spaced
+from harness.units import first_line, pick_evenly
 
-SWEEP_SHARE, ATTRIBUTION_SHARE = 0.3, 0.5  # of the time for sampling: whole prefills, without and with arms
+SWEEP_SHARE, ATTRIBUTION_SHARE = (
+    0.3,
+    0.5,
+)  # shares of the sampling time: whole prefills, without and with overriding arms
 EAGER = (
     "the engine runs without CUDA graphs (--enforce-eager): a step of one-token prompts would be a single one"
 )
-NO_LAYER = "no layer of this model has a paged KV cache, so there is no layout"
+NO_LAYER = "no layer of this model has a paged KV cache, so there is no layout to vary"
 
 
 def run(config: RunConfig, source: models.ModelSource | None) -> None:
-    """Run the main job and leave its run directory; raises as `recording` does.
+    """Run the main job, leaving a run directory; raises as `recording` does.
 
     Args:
         source: None: saved captures are replayed, without an engine.
@@ -48,7 +51,7 @@ def run(config: RunConfig, source: models.ModelSource | None) -> None:
     check_vllm(source)  # a refusal leaves no run behind
 
     def job(config: RunConfig, recorder: Recorder) -> None:
-        # vLLM's tensors may only be written to in inference mode.
+        # vLLM's tensors can only be written in inference mode.
         with torch.inference_mode():
             Job(config, source, recorder).run()
 
@@ -59,7 +62,7 @@ Plans = dict[int, list[list[int]]]  # each prompt's block ids by spread_k
 
 
 class Job:
-    """One run of the main job: its phases in their order."""
+    """One run of the main job, phase by phase."""
 
     def __init__(self, config: RunConfig, source: models.ModelSource, recorder: Recorder) -> None:
         self.config, self.source, self.recorder = config, source, recorder
@@ -73,18 +76,18 @@ class Job:
         source = models.materialise(self.source, self.config.seed)
         lengths = [request.length for request in self.config.requests]
         prompts, origin = prompt.token_ids(source, lengths, self.config.prompt_file, self.config.seed)
-        with self.recorder.noting() as record:
+        with self.recorder.update_record() as record:
             record.prompt = origin
         self.recorder.say(f"starting vLLM for {source.name} ...")
         with Engine(self.config.engine(), source) as engine:
-            with self.recorder.noting() as record:
+            with self.recorder.update_record() as record:
                 record.engine, record.engine_start_s = engine.settings, round(engine.start_s, 1)
             self.recorder.say(f"engine up after {engine.start_s:.0f} s")
             check_backend(self.config.attention_backend, engine.about.backends)
             up = time.perf_counter()
             self._sweep(engine, prompts)
             sampling_s = sum(budget.spent_s for budget in self.replaying.budgets)
-            with self.recorder.noting() as record:
+            with self.recorder.update_record() as record:
                 record.measuring_s = round(time.perf_counter() - up, 1)
                 record.sampling_s = round(sampling_s, 1)
         variants.measure(source, prompts, self.replaying, self.recorder)
@@ -97,7 +100,7 @@ class Job:
         blocks = batch.blocks(self.config.requests, engine.block_size)
         check_room(sum(blocks), free)
         plans = self._plans(blocks, free)
-        with self.recorder.noting() as record:
+        with self.recorder.update_record() as record:
             record.block_ids = {str(k): [layout.to_ranges(ids) for ids in of_k] for k, of_k in plans.items()}
         try:
             engine.prefill(prompts, plans[1])  # the first step compiles and allocates
@@ -116,7 +119,7 @@ class Job:
         if not captured.calls:
             raise capture.CaptureError(NO_LAYER)
         self._fit_layers(engine, captured.calls)
-        with self.recorder.noting() as record:
+        with self.recorder.update_record() as record:
             record.first_tokens = list(base.first_tokens)
         if self.config.save_captures:
             self._save(engine.ranks)
@@ -125,47 +128,49 @@ class Job:
         self.replaying.note_limits(sum(engine.ranks.call("launch_bound")))
 
     def _leave_out(self, reasons: Mapping[int, str]) -> None:
-        """Note why layers, by their index, are not measured."""
+        """Add a notice for each layer left out, with the reason."""
         for layer, reason in reasons.items():
             self.recorder.notice(f"layer {layer} left out: {reason}")
 
     def _equip(self, ranks: Ranks) -> None:
-        """Make every rank ready to replay; the run notes what the first measures with."""
+        """Prepare every rank for replay; the record gets the first one's equipment."""
         equipment = ranks.call("equip", ReplaySpec.of(self.config), self.replaying.lacks_ceilings)
-        self.replaying.equipped(equipment[0])
+        self.replaying.record_equipment(equipment[0])
 
     def _plans(self, blocks: Sequence[int], free: Sequence[int]) -> Plans:
-        """Block ids by spread_k. The one-run baseline shares no block with the others, so both stay."""
+        """Block ids by spread_k. The one-segment baseline shares no block with the others, so both stay
+        intact.
+        """
         config = self.config
-        one_run = layout.plan_batch(blocks, config.runs(1), free, seed=config.seed)
-        taken = set(chain(*one_run))
+        one_segment = layout.plan_batch(blocks, config.segments(1), free, seed=config.seed)
+        taken = set(chain(*one_segment))
         rest = [block for block in free if block not in taken]
-        how: dict[str, Any] = {"gap": config.gap, "sizes": config.run_sizes}
+        how: dict[str, Any] = {"gap": config.gap, "sizes": config.segment_sizes}
         split = {
-            k: layout.plan_batch(blocks, config.runs(k), rest, seed=config.seed + k, **how)
+            k: layout.plan_batch(blocks, config.segments(k), rest, seed=config.seed + k, **how)
             for k in config.spreads()
             if k > 1
         }
-        return {1: one_run} | split
+        return {1: one_segment} | split
 
     def _chosen_layers(self, count: int) -> list[int] | None:
         """The layers that the configuration asks for, or that a resumed run has; None: all."""
         if self.recorder.finished:
             return list(self.recorder.record.layers or [])
         if self.config.layers == "sample":
-            return spaced(count, SAMPLED_LAYERS)
+            return pick_evenly(count, SAMPLED_LAYERS)
         return self.config.layers if isinstance(self.config.layers, list) else None
 
     def _fit_layers(self, engine: Engine, calls: dict[int, capture.AttentionCall]) -> None:
-        """Leave out layers if not even a few samples of all of them fit the time; note what is replayed."""
+        """Leave out layers if not even a few samples of all of them fit the time, with a notice."""
         fitting, of = len(calls), len(engine.about.layers)
         if self.config.layers is None and self.config.repeats is None and not self.recorder.finished:
             fitting = max(1, min(fitting, self._layers_that_fit(engine.ranks, next(iter(calls)))))
-        numbers = [list(calls)[n] for n in spaced(len(calls), fitting)]
+        numbers = [list(calls)[n] for n in pick_evenly(len(calls), fitting)]
         if fitting < len(calls):
             self.recorder.notice(
-                f"all {len(calls)} layers do not fit --max-seconds {self.replaying.seconds:g}; replayed are "
-                f"{', '.join(map(str, numbers))}; --layers all replays them all"
+                f"all {len(calls)} layers do not fit --max-seconds {self.replaying.seconds:g}; replaying "
+                f"layers {', '.join(map(str, numbers))}; --layers all replays them all"
             )
         elif self.config.layers == "sample":
             self.recorder.notice(f"{len(calls)} of {of} layers are replayed (--layers sample)")
@@ -177,9 +182,9 @@ class Job:
         )
 
     def _layers_that_fit(self, ranks: Ranks, layer: int) -> int:
-        """How many layers could have rounds enough at every spread_k, by one round of this one."""
+        """How many layers could get enough rounds at every spread_k, judging by one round of this one."""
         round_s = max(ranks.call("round_s", layer, max(self.config.spreads())))
-        # The rounds, some of warm-up, and making ready, which runs every arm once or twice.
+        # The rounds, some warm-up, and the preparation, which runs every arm once or twice.
         cost_s = round_s * (ENOUGH_ROUNDS + 4)
         time_s = (1 - self.end_to_end_share) * self.replaying.seconds
         return int(time_s / (cost_s * len(self.config.spreads()))) - 1  # one for the random inputs
@@ -197,7 +202,9 @@ class Job:
         base: Prefill,
         calls: Sequence[capture.AttentionCall],
     ) -> dict[int, str]:
-        """For every spread_k a real prefill and a replay of its calls; what was wrong, by spread_k."""
+        """For every spread_k, run a real prefill and replay its calls; returns what was wrong, by
+        spread_k.
+        """
         ranks, todo = engine.ranks, self.replaying.todo(calls)
         budget = self.replaying.budget_for(todo, 1 - self.end_to_end_share)
         problems: dict[int, str] = {}
@@ -218,7 +225,7 @@ class Job:
                     self.replaying.take(sampled, budget)
                     bar.update()
                 self.recorder.note_peak(f"spread={k}", max(ranks.call("end_peak")))
-                self.recorder.print(comparison_of(self.recorder.record, self.recorder.kept, k))
+                self.recorder.print(comparison_of(self.recorder.record, self.recorder.results, k))
         return problems
 
     def _end_to_end(

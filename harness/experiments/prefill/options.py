@@ -24,15 +24,15 @@ from harness.config.fields import (
     NonEmpty,
     Sweep,
 )
-from harness.units import counted
+from harness.units import pluralise
 
-# On two CPU cores 4096 tokens take gpt2 four seconds: nine minutes for a run with an interval in every row.
+# On two CPU cores gpt2 takes four seconds for 4096 tokens: nine minutes for a run with every interval.
 LENGTH: dict[DeviceKind, int] = {"cuda": 4096, "cpu": 2048}
 
 GROUPS: dict[str, list[str]] = {
     "prompt and model": ["length", "batch", "prompt_file", *fields.MODEL_OPTIONS],
     "engine (vLLM's own names)": [*fields.ENGINE_OPTIONS, "seed"],
-    "other engines, timed beside the main job's own": [
+    "other engines, timed beside the main engine": [
         "block_sizes",
         "flash_attn_versions",
         "attention_backends",
@@ -51,59 +51,59 @@ GROUPS: dict[str, list[str]] = {
 
 
 class RunConfig(Common, Engine, Sweep, KernelTiming):
-    """One run of the main job. What is None is chosen by `resolve` or while running."""
+    """One run of the main job. What is None is filled in by `resolve` or during the run."""
 
     experiment: ClassVar[str] = "prefill"
 
     length: Count = Field(
         LENGTH["cuda"],
-        description="tokens in the prompt, exactly (with --batch: in the longest); "
+        description="exact number of tokens in the prompt (with --batch: in the longest); "
         f"on a CPU {LENGTH['cpu']} unless given",
     )
     batch: str | None = Field(
         None,
         min_length=1,
         description="several prompts in one step instead: 4x1024, or 1x4096,8x512@4 (those 8 always in 4 "
-        "runs), or a file with such a part on each line",
+        "segments), or a file with one such part per line",
     )
     attention_backend: str | None = Field(
         None,
         min_length=1,
-        description="vLLM's name (default: vLLM's choice); attention calls are captured and replayed of "
-        "FLASH_ATTN and TRITON_ATTN, and on a CPU of CPU_ATTN",
+        description="vLLM's name (default: vLLM's choice); attention calls can be captured and replayed "
+        "with FLASH_ATTN and TRITON_ATTN, and on a CPU with CPU_ATTN",
     )
     prompt_file: AnyPath | None = Field(
         None,
-        description="text to take the prompt from; without it, a bundled passage, or seeded token ids for "
-        "a model without a tokenizer",
+        description="text file for the prompt (default: a bundled passage, or seeded token ids for a model "
+        "without a tokenizer)",
     )
     block_sizes: Annotated[list[Count], Field(min_length=1)] | None = Field(
-        None, description="time engines with these block sizes beside the main job's own, e.g. 16,64,256"
+        None, description="also time engines with these block sizes, e.g. 16,64,256"
     )
     flash_attn_versions: Annotated[list[Count], Field(min_length=1)] | None = Field(
-        None, description="the same with these versions of flash attention inside vLLM, e.g. 2,3"
+        None, description="also time engines with these versions of flash attention inside vLLM, e.g. 2,3"
     )
     attention_backends: Annotated[list[NonEmpty], Field(min_length=1)] | None = Field(
-        None, description="the same with these attention backends, e.g. FLASH_ATTN,TRITON_ATTN"
+        None, description="also time engines with these attention backends, e.g. FLASH_ATTN,TRITON_ATTN"
     )
     layers: Literal["all", "sample"] | Annotated[list[Index], Field(min_length=1)] | None = Field(
         None,
-        description="layers to replay: all, sample, or indices (default: all where they fit the time, "
-        "else a sample, and the output says so)",
+        description="layers to replay: all, sample, or indices (default: all if they fit the time, else a "
+        "sample, with a notice)",
     )
     synthetic: bool = Field(
         True,
-        description="measure the kernels on random Q, K and V as well, beside the first captured call of "
-        "every shape",
+        description="also measure the kernels on random Q, K and V, beside the first captured call of every "
+        "shape",
     )
     attribution: bool = Field(
         True,
-        description="steer attention inside the engine too, and account for the prefill's latency with it",
+        description="also override attention inside the engine, and break down the prefill's latency",
     )
     from_captures: AnyPath | None = Field(
         None, description="replay the *.safetensors of this directory, without an engine"
     )
-    save_captures: bool = Field(False, description="keep the captured attention calls as safetensors")
+    save_captures: bool = Field(False, description="save the captured attention calls as safetensors")
 
     @field_validator("layers", "block_sizes", "flash_attn_versions", "attention_backends")
     @classmethod
@@ -117,17 +117,17 @@ class RunConfig(Common, Engine, Sweep, KernelTiming):
 
     @property
     def one_token_each(self) -> bool:
-        """Whether no prompt has a second token."""
+        """Whether every prompt is a single token."""
         return all(request.length == 1 for request in self.requests)
 
     def prompts_label(self) -> str:
-        """The option that says how long the prompts are, with its value."""
+        """The option that sets the prompts' lengths, with its value."""
         if self.batch is None:
             return super().prompts_label()
-        return label("batch", self.batch if len(self.batch) < 60 else batch.described(self.requests))
+        return label("batch", self.batch if len(self.batch) < 60 else batch.describe(self.requests))
 
     def engine(self) -> EngineSpec:
-        """The engine that takes all prompts whole in one step; needs a resolved configuration."""
+        """The engine, which takes all prompts in one step; needs a resolved configuration."""
         tokens = batch.num_tokens(self.requests)
         return EngineSpec.of(
             self,
@@ -139,14 +139,14 @@ class RunConfig(Common, Engine, Sweep, KernelTiming):
 
 
 def resolve(config: RunConfig, device_kind: DeviceKind) -> RunConfig:
-    """The configuration with what depends on the device filled in, checked against device and files.
+    """Fill in what depends on the device and check the result against device and files.
 
-    With `from_captures`, lengths and block size must be the captures' own already. Raises ConfigError.
+    With `from_captures`, lengths and block size must already be the captures'. Raises ConfigError.
     """
     if config.from_captures is None and not {"length", "batch"} & config.model_fields_set:
         config = config.model_copy(update={"length": LENGTH[device_kind]})
     resolved = fields.resolve_common(config, device_kind, _name(config))
-    if device_kind == "cuda" and config.one_token_each:  # else one CUDA graph, in which no call can be seen
+    if device_kind == "cuda" and config.one_token_each:  # else one CUDA graph, in which no call is visible
         resolved = resolved.model_copy(update={"enforce_eager": True})
     problems = [*_prompt_problems(resolved), *fields.common_problems(resolved, device_kind)]
     problems += [*_capture_problems(resolved), *_variant_problems(resolved, device_kind)]
@@ -161,7 +161,7 @@ def resolve(config: RunConfig, device_kind: DeviceKind) -> RunConfig:
 
 
 def output_dir(config: RunConfig) -> Path:
-    """Where the run is stored: as asked for, else a new name under runs/."""
+    """The run's directory: the one given, else a new one under runs/."""
     return config.output_dir or fields.new_output_dir(_name(config))
 
 
@@ -175,13 +175,13 @@ def check_layers(config: RunConfig, num_layers: int) -> None:
     """Raise ConfigError if an index of `layers` is beyond the model's `num_layers`."""
     if isinstance(config.layers, list) and (beyond := [i for i in config.layers if i >= num_layers]):
         raise ConfigError(
-            f"{label('layers', beyond)}: {config.model} has {counted(num_layers, 'layer')}; "
+            f"{label('layers', beyond)}: {config.model} has {pluralise(num_layers, 'layer')}; "
             f"must be within 0..{num_layers - 1}"
         )
 
 
 def _prompt_problems(config: RunConfig) -> Iterable[str]:
-    """A prompt that is too long, and a prompt file that is not there."""
+    """A prompt that is too long, or a prompt file that does not exist."""
     if config.length > batch.LONGEST:
         yield f"{label('length', config.length)}: {batch.LENGTH_LIMIT}"
     if config.prompt_file is not None and not config.prompt_file.is_file():
@@ -189,11 +189,11 @@ def _prompt_problems(config: RunConfig) -> Iterable[str]:
 
 
 def _capture_problems(config: RunConfig) -> Iterable[str]:
-    """Options that --from-captures excludes."""
+    """Options that conflict with --from-captures."""
     if config.from_captures is None:
         return
     if config.save_captures:
-        yield "--save-captures: nothing is captured with --from-captures; leave one out"
+        yield "--save-captures: --from-captures captures nothing; leave one out"
     if config.output_dir is not None and config.overwrite:
         inside = config.output_dir / "captures"
         if inside.resolve() == config.from_captures.resolve():
@@ -204,7 +204,7 @@ def _capture_problems(config: RunConfig) -> Iterable[str]:
 
 
 def _variant_problems(config: RunConfig, device_kind: DeviceKind) -> Iterable[str]:
-    """Lists of variants of the engine that cannot be run here, or hold nothing but the main job's own."""
+    """Engine variants that cannot run here, or lists that hold only the main engine's own value."""
     listed = {
         "block_sizes": config.block_size,
         "flash_attn_versions": config.flash_attn_version,
@@ -215,21 +215,21 @@ def _variant_problems(config: RunConfig, device_kind: DeviceKind) -> Iterable[st
         if values is None:
             continue
         if config.from_captures is not None:
-            yield f"{label(name, values)}: there is no engine with --from-captures; leave one out"
+            yield f"{label(name, values)}: --from-captures starts no engine; leave one out"
         elif config.tensor_parallel_size > 1:
             yield (
-                f"{label(name, values)}: engines beside the main job's run on one GPU each; leave it out "
+                f"{label(name, values)}: other engines run on one GPU each; leave it out "
                 f"or --tensor-parallel-size {config.tensor_parallel_size}"
             )
         elif device_kind == "cpu" and name != "block_sizes":
             only = (
-                "flash attention needs CUDA" if name == "flash_attn_versions" else "a CPU has CPU_ATTN alone"
+                "flash attention needs CUDA" if name == "flash_attn_versions" else "a CPU has only CPU_ATTN"
             )
             yield f"{label(name, values)}: {only}; leave it out"
         elif values == [own]:
-            yield f"{label(name, values)}: is what the main job runs with itself; name another value"
+            yield f"{label(name, values)}: is already the main run's value; choose another"
     if unknown := set(config.flash_attn_versions or []) - {2, 3, 4}:
-        yield f"{label('flash_attn_versions', sorted(unknown))}: vLLM has 2, 3 and 4"
+        yield f"{label('flash_attn_versions', sorted(unknown))}: vLLM has versions 2, 3 and 4"
     if config.flash_attn_versions and (config.attention_backend or "FLASH_ATTN").upper() != "FLASH_ATTN":
         yield (
             f"{label('flash_attn_versions', config.flash_attn_versions)}: --attention-backend "
@@ -240,8 +240,8 @@ def _variant_problems(config: RunConfig, device_kind: DeviceKind) -> Iterable[st
 
 
 def _one_step_problems(config: RunConfig) -> Iterable[str]:
-    """What would cut the prompts into several steps."""
+    """Options that would split the prompts into several steps."""
     needed = batch.num_tokens(config.requests)
-    of_all = f" ({counted(needed, 'token')})" if config.batch else ""
-    limit = f"{config.prompts_label()}{of_all}, so that all of it stays in one step"
+    of_all = f" ({pluralise(needed, 'token')})" if config.batch else ""
+    limit = f"{config.prompts_label()}{of_all}, so that they stay in one step"
     yield from checks.step_problems(config.max_num_batched_tokens, needed, limit)

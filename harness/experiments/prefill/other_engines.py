@@ -1,8 +1,8 @@
 """The same prefill in engines that differ in one option: block size, FlashAttention version, backend.
 
-What an option of the engine does cannot be switched within one, so every variant is an engine in a process of
-its own. All are up at the same time, one of them prefills at any time, and every round runs all of them in a
-new random order: what drifts, drifts for all. The baseline is there twice.
+These options are fixed when an engine starts, so every variant is an engine in its own process. All are up at
+once, one prefills at a time, and every round runs all of them in a new random order, so that drift affects
+all alike. The baseline runs in two engines.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from harness.units import ELEMENT_BYTES
 
 SERIES = "variants"
 ARMS = ("engine", "paged", "dense", "no_write")
-# The option that lists a variant's values, and the option that it changes.
+# The option that lists the values, and the engine option that it varies.
 LISTED_BY = {
     "block_sizes": "block_size",
     "flash_attn_versions": "flash_attn_version",
@@ -42,11 +42,11 @@ LISTED_BY = {
 }
 
 
-def asked_for(config: RunConfig, settings: Mapping[str, Any]) -> list[Variant]:
-    """The variants that the configuration lists, without the values that the main job's engine has itself.
+def list_variants(config: RunConfig, settings: Mapping[str, Any]) -> list[Variant]:
+    """The variants that the configuration lists, without the values that the main engine already has.
 
     Args:
-        settings: of the main job's engine, for what was left to vLLM's choice.
+        settings: the main engine's, for options left to vLLM's choice.
     """
     listed = [
         Variant(option, value.upper() if isinstance(value, str) else value)
@@ -63,13 +63,13 @@ def with_variant(config: RunConfig, variant: Variant | None) -> RunConfig:
 
 def kv_cache_bytes(config: RunConfig, source: ModelSource, dtype: str, largest_block: int) -> int:
     """Bytes of KV cache that hold the prompts twice, in blocks of any of the variants' sizes."""
-    # Any request's last block may be a token full.
+    # Any request's last block may hold a single token.
     tokens = batch.num_tokens(config.requests) + (len(config.requests) + 1) * largest_block
     return 2 * tokens * source.kv_bytes_per_token(ELEMENT_BYTES.get(dtype, 2))
 
 
 def measure(source: ModelSource, prompts: Prompts, replaying: Replaying, recorder: Recorder) -> None:
-    """Time the variants that the configuration asks for, once the main job's own engine is closed.
+    """Time the requested variants, once the main engine is closed.
 
     Args:
         source: materialised; all engines load the same files.
@@ -78,30 +78,29 @@ def measure(source: ModelSource, prompts: Prompts, replaying: Replaying, recorde
     if SERIES in recorder.finished or all(getattr(config, name) is None for name in LISTED_BY):
         return
     assert engine is not None
-    found = asked_for(config, engine.to_json())
-    if not found:
-        recorder.notice(
-            "no other engines: all that were asked for are what vLLM chose for the main job's own"
-        )
+    variants = list_variants(config, engine.to_json())
+    if not variants:
+        recorder.notice("no other engines: all requested values are what vLLM chose for the main engine")
         return
-    count = len(found) + 2
+    count = len(variants) + 2
     recorder.notice(
-        f"{count} more engines side by side: the main job's own configuration twice and "
-        f"{', '.join(variant.name for variant in found)}; sampled for up to another {replaying.seconds:g} s"
+        f"{count} more engines side by side: the main configuration twice and "
+        f"{', '.join(variant.name for variant in variants)}; sampled for up to another "
+        f"{replaying.seconds:g} s"
     )
     shared = config.model_copy(update={"gpu_memory_utilization": config.gpu_memory_utilization / count})
     largest = max([engine.block_size or 0, *(config.block_sizes or [])])
     cache = kv_cache_bytes(config, source, engine.dtype or "", largest)
-    # Several engines are up: the environment's VLLM_CPU_KVCACHE_SPACE is of one.
+    # Several engines are up, but the environment's VLLM_CPU_KVCACHE_SPACE is for one.
     with environment(kv_cache_space(cache)), ExitStack() as closing:
         engines = _Engines(prompts, recorder, closing)
         with recorder.bar("starting engines", count) as bar:
-            for member in [Member(None), Member(None, control=True), *map(Member, found)]:
+            for member in [Member(None), Member(None, control=True), *map(Member, variants)]:
                 engines.add(member, shared, source, cache)
                 bar.update()
         budget = replaying.budget(1, 1.0)
         with recorder.bar("engines", None) as bar:
-            # Every arm has run before.
+            # Every arm has already run.
             series, seed = engines.series, config.seed
             replaying.sample(series, PrefillTimer(), budget, seed, bar.update)
 
@@ -142,10 +141,10 @@ class _Engines:
         self.series = Series([], [])
         self.settings: EngineSettings | None = None  # of the first engine
         self.expected: Outcome | None = None  # of the first engine, untouched
-        self.no_baseline: EngineFailed | None = None  # why the first engine is not there to compare with
+        self.no_baseline: EngineFailed | None = None  # why the first engine cannot be compared with
 
     def add(self, member: Member, config: RunConfig, source: ModelSource, cache: int) -> None:
-        """Start an engine and add its arms to the series, ready to run or with the reason why not.
+        """Start an engine and add its arms to the series, each ready or with the reason why it is not.
 
         Args:
             config: the baseline's.
@@ -168,22 +167,22 @@ class _Engines:
                 self._append(member, _unknown(name), own.block_size or 0, error)
 
     def _admit(self, member: Member, engine: Child) -> None:
-        """Add a started engine's arms; if none of them can run it is closed and EngineFailed raised."""
+        """Add a started engine's arms; if none can run, close it and raise EngineFailed."""
         facts: ArmsFacts = engine.facts
         variant = member.variant
-        with self._noting(member) as noted:
+        with self._update_record(member) as noted:
             noted.settings, noted.start_s = facts.settings, round(facts.start_s, 1)
         try:
             if variant and (problem := variant.objection(facts.settings.to_json())):
                 raise EngineFailed(Status.UNSUPPORTED, problem)
             untouched = self._outcome(engine, "engine")
             self.settings, self.expected = self.settings or facts.settings, self.expected or untouched
-            with self._noting(member) as noted:
+            with self._update_record(member) as noted:
                 noted.logits_error = inengine.difference(untouched, self.expected)
             if problem := inengine.objection(untouched, self.expected, untouched):
                 raise EngineFailed(Status.WRONG_OUTPUT, problem)
         except EngineFailed:
-            engine.close()  # its memory is for the others
+            engine.close()  # to free its memory for the others
             raise
         own, first = facts.settings.to_json(), self.settings.to_json()
         differs = variant.also_differs(own, first) if variant else None
@@ -200,7 +199,7 @@ class _Engines:
                 self._append(member, arm, size, step, "; ".join(filter(None, [arm.remark, differs])))
 
     def _check(self, engine: Child, arm: ArmFacts, outcomes: dict[str, Outcome]) -> None:
-        """Run an arm once; EngineFailed if it cannot run, or is not like the engine untouched."""
+        """Run an arm once; raises EngineFailed if it cannot run or differs from the untouched engine."""
         if arm.name not in engine.facts.arms:
             raise EngineFailed(Status.UNSUPPORTED, engine.facts.not_steered or "the engine has no such arm")
         if arm.name not in outcomes:
@@ -232,15 +231,15 @@ class _Engines:
         self.series.steps.append(step)
 
     @contextmanager
-    def _noting(self, member: Member) -> Iterator[VariantRecord]:
-        """Inside the block set fields of what the record has of this engine."""
+    def _update_record(self, member: Member) -> Iterator[VariantRecord]:
+        """Set fields of this engine's entry in the record inside the block."""
         noted = self.recorder.record.variants or {}
         of_member = noted.get(member.name, VariantRecord())
         yield of_member
-        with self.recorder.noting() as record:
+        with self.recorder.update_record() as record:
             record.variants = noted | {member.name: of_member}
 
 
 def _unknown(arm: str) -> ArmFacts:
-    """An arm that the engine does not have, or of an engine that is not there."""
+    """An arm that the engine lacks, or whose engine failed."""
     return ArmFacts(arm, spread_k=1, same_kernel_as=arm, remark=None)

@@ -1,4 +1,4 @@
-"""What the experiments that replay attention calls share: time, what is left to do, what is kept."""
+"""Shared by the experiments that replay attention calls: time, the work left to do, what is stored."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ from harness.replay.bench import Equipment, Sampled
 from harness.running.sampling import Sampling
 from harness.runs.record import request_series_name, series_name
 from harness.runs.schema import Ceilings, Model, RequestRecord
-from harness.units import spaced
+from harness.units import pick_evenly
 
-# By spread_k: calls to replay, and whether random Q, K and V go with each.
+# By spread_k: calls to replay, and whether each is also run on random Q, K and V.
 Todo = dict[int, list[tuple[AttentionCall, bool]]]
 
 SAMPLED_LAYERS = 3
-MOST_ALONE = 8  # requests of a batch, each of another length or number of runs
+MOST_ALONE = 8  # requests of a batch, differing in length or number of segments
 
 
 class Replaying(Sampling):
-    """Shares out the configured time among series of attention calls and keeps what they give."""
+    """Divides the configured time among series of attention calls and stores their results."""
 
     config: RunConfig
 
-    def equipped(self, equipment: Equipment) -> None:
-        """Note what is measured with."""
-        with self.recorder.noting() as record:
+    def record_equipment(self, equipment: Equipment) -> None:
+        """Record the equipment used for measuring."""
+        with self.recorder.update_record() as record:
             record.timer = equipment.timer
         if isinstance(equipment.ceilings, str):
             self.recorder.notice(f"the device's ceilings could not be measured: {equipment.ceilings}")
         if equipment.ceilings is not None:
             figures = None if isinstance(equipment.ceilings, str) else Ceilings(**equipment.ceilings)
-            with self.recorder.noting() as record:
+            with self.recorder.update_record() as record:
                 record.ceilings = figures
 
     @property
     def lacks_ceilings(self) -> bool:
-        """Whether no run has measured them before."""
+        """Whether the ceilings have not been measured yet."""
         return "ceilings" not in self.recorder.record.model_fields_set
 
     def describe(self, calls: Sequence[AttentionCall], model: Model) -> None:
-        """Note the calls' shapes, and the model with the heads that they have."""
+        """Record the calls' shapes, and the model with the calls' heads."""
         call = calls[0]
         windows = {str(c.layer): c.sliding_window for c in calls if c.sliding_window != (-1, -1)}
-        with self.recorder.noting() as record:
+        with self.recorder.update_record() as record:
             record.spread_k, record.num_blocks = self.config.spreads(), self.config.num_blocks()
             record.requests = self._requests()
             record.layers, record.layer_windows = [call.layer for call in calls], windows
@@ -58,12 +58,14 @@ class Replaying(Sampling):
             record.model = model
 
     def _requests(self) -> list[RequestRecord]:
-        """Every request's length, blocks and, by spread_k, the runs that its blocks are split into."""
+        """Every request's length, blocks and, by spread_k, the segments that its blocks are split into."""
         assert self.config.block_size is not None
         blocks = batch.blocks(self.config.requests, self.config.block_size)
-        runs = {k: self.config.runs(k) for k in self.config.spreads()}
+        segments = {k: self.config.segments(k) for k in self.config.spreads()}
         return [
-            RequestRecord(length=request.length, blocks=n, runs={str(k): of_k[i] for k, of_k in runs.items()})
+            RequestRecord(
+                length=request.length, blocks=n, segments={str(k): of_k[i] for k, of_k in segments.items()}
+            )
             for i, (request, n) in enumerate(zip(self.config.requests, blocks, strict=True))
         ]
 
@@ -74,24 +76,24 @@ class Replaying(Sampling):
             k: [
                 (call, first[call.shape_key()] == call.layer)
                 for call in calls
-                if not self._finished(k, call.layer)
+                if not self._is_finished(k, call.layer)
             ]
             for k in self.config.spreads()
         }
 
-    def _finished(self, spread_k: int, layer: int) -> bool:
+    def _is_finished(self, spread_k: int, layer: int) -> bool:
         return self._of_all_ranks(partial(series_name, spread_k, layer))
 
     def _of_all_ranks(self, name: Callable[[int | None], str]) -> bool:
-        """Whether every rank's series of that name is finished."""
+        """Whether that series is finished in every rank."""
         count = self.config.tensor_parallel_size
         ranks = range(count) if count > 1 else [None]
         return all(name(rank) in self.recorder.finished for rank in ranks)
 
     def budget_for(self, todo: Todo, share: float) -> Budget:
-        """That share of the time, for the calls to do; those with random inputs have twice the arms.
+        """A budget with that share of the time for the calls; those with random inputs have twice the arms.
 
-        A single layer, which is left where more do not fit the time, has intervals whatever they take.
+        A single layer, all that is left if more do not fit the time, gets intervals however long they take.
         """
         series = sum(1 + (first and self.config.synthetic) for calls in todo.values() for _, first in calls)
         alone = sum(
@@ -101,7 +103,7 @@ class Replaying(Sampling):
         return self.budget(series + alone, share, stats.INTERVAL_SAMPLES if len(layers) == 1 else MIN_ROUNDS)
 
     def take(self, sampled: Sequence[Sampled], budget: Budget) -> None:
-        """Keep a series that every rank sampled, and take it off the budget.
+        """Store a series sampled in every rank, and deduct it from the budget.
 
         Raises:
             KeyboardInterrupt: the user interrupted it.
@@ -113,10 +115,10 @@ class Replaying(Sampling):
             raise KeyboardInterrupt
 
     def alone(self, spread_k: int, layer: int, first_of_shape: bool) -> list[int]:
-        """The requests of a batch to measure alone as well that are not finished.
+        """The requests of a batch that are still to be measured alone.
 
-        They are of the first layer of every shape, at the largest spread_k, one for each length and number
-        of runs.
+        They are of the first layer of every shape, at the largest spread_k, one for each length and number of
+        segments.
         """
         return [
             index
@@ -125,10 +127,10 @@ class Replaying(Sampling):
         ]
 
     def _kinds(self, spread_k: int, first_of_shape: bool) -> list[int]:
-        """The first request of each length and number of runs, a sample of them if they are many."""
+        """The first request of each length and number of segments, sampled if there are many."""
         if not first_of_shape or len(self.config.requests) == 1 or spread_k != max(self.config.spreads()):
             return []
         lengths = [request.length for request in self.config.requests]
-        of_requests = list(zip(lengths, self.config.runs(spread_k), strict=True))
+        of_requests = list(zip(lengths, self.config.segments(spread_k), strict=True))
         kinds = sorted(set(of_requests))
-        return [of_requests.index(kinds[n]) for n in spaced(len(kinds), MOST_ALONE)]
+        return [of_requests.index(kinds[n]) for n in pick_evenly(len(kinds), MOST_ALONE)]

@@ -1,4 +1,4 @@
-"""The replay alone: attention calls out of files, each K and V in a cache made for it, no engine."""
+"""Replay without an engine: attention calls from files, each in a cache made for it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.experiments.prefill.view import comparison_of
 from harness.replay.bench import Bench, ReplaySpec
 from harness.running.recorder import Recorder, recording
 from harness.runs.schema import Model
-from harness.units import spaced
+from harness.units import pick_evenly
 
 
 def run(config: RunConfig) -> None:
@@ -23,15 +23,15 @@ def run(config: RunConfig) -> None:
 
 
 def replay(config: RunConfig, recorder: Recorder) -> None:
-    """Load, replay and keep; `config` has the captures' lengths and block size."""
+    """Load, replay and store; `config` has the captures' lengths and block size."""
     assert config.from_captures is not None
     replaying, bench = Replaying(config, recorder), Bench(ReplaySpec.of(config))
-    replaying.equipped(bench.equipment(replaying.lacks_ceilings))
+    replaying.record_equipment(bench.equipment(replaying.lacks_ceilings))
     calls = _load(config.from_captures, config.layers, replaying.device)
     replaying.describe(calls, Model(name=recorder.record.model.name, weights="captured"))
     recorder.notice(
-        f"replayed from {config.from_captures} without an engine: caches are rebuilt, "
-        "nothing is timed end to end"
+        f"replayed from {config.from_captures} without an engine: caches are rebuilt and nothing is timed "
+        "end to end"
     )
     todo = replaying.todo(calls)
     budget = replaying.budget_for(todo, 1.0)
@@ -39,18 +39,18 @@ def replay(config: RunConfig, recorder: Recorder) -> None:
         for k, pending in todo.items():
             with recorder.peak_memory(f"spread={k}"):
                 for call, first_of_shape in pending:
-                    place = bench.replay.own_cache(call, k, config.runs(k))
+                    place = bench.replay.own_cache(call, k, config.segments(k))
                     for index in replaying.alone(k, call.layer, first_of_shape):
                         replaying.take([bench.measure_request(place, index, budget, None)], budget)
                     with_synthetic = first_of_shape and config.synthetic
                     replaying.take([bench.measure(place, with_synthetic, budget, None)], budget)
                     bar.update()
-            recorder.print(comparison_of(recorder.record, recorder.kept, k))
+            recorder.print(comparison_of(recorder.record, recorder.results, k))
     replaying.note_limits(bench.launch_bound)
 
 
 def _load(folder: Path, layers: object, device: str) -> list[capture.AttentionCall]:
     calls = [capture.load(path, device) for path in sorted(folder.glob("*.safetensors"))]
     if layers == "sample":
-        return [calls[n] for n in spaced(len(calls), SAMPLED_LAYERS)]
+        return [calls[n] for n in pick_evenly(len(calls), SAMPLED_LAYERS)]
     return [call for call in calls if not isinstance(layers, list) or call.layer in layers]

@@ -11,16 +11,18 @@ from harness.report.arms import ENGINE_LOOK, arm_key, arm_lines, lost_arms, spre
 from harness.report.charts.spec import Axis, Band, Key, Line, Lines, Point, Sheet
 from harness.report.tips import Tips, lost, lost_point
 from harness.runs.schema import RunRecord
-from harness.units import counted
+from harness.units import pluralise
 
 PREFILL = Key("prefill, end to end", "#CC79A7", "circle", "solid")
 ARMS = ("contiguous", "fragmented", "dense", "paged")
 
 
 def sheets(record: RunRecord, summary: PrefillSummary, tips: Tips) -> list[Sheet]:
-    """Differences to one run, kernel times and prefill times over spread_k; differences layer by layer."""
+    """Differences to one segment, kernel times and prefill times over spread_k; differences layer by
+    layer.
+    """
     mean, requests = Mean(summary), record.prompts
-    prompts = f", {batch.described(requests)}" if requests else ""
+    prompts = f", {batch.describe(requests)}" if requests else ""
     where = f"{record.model.name}{prompts}, {record.device.name}"
     tolerance = summary.tolerance_pct
     over_spread = [_differences(mean, tips, tolerance), _kernels(mean, tips), _prefills(mean, tips)]
@@ -31,7 +33,7 @@ def sheets(record: RunRecord, summary: PrefillSummary, tips: Tips) -> list[Sheet
 
 
 def _differences(mean: Mean, tips: Tips, tolerance_pct: float) -> Lines:
-    """What k runs cost against one, in percent: of every paged kernel, and of the prefill."""
+    """The cost of k segments against one, in percent, for every paged kernel and for the prefill."""
     compared = [(arm_key(kernel, "paged", ENGINE_LOOK), kernel, "paged") for kernel in mean.engine_kernels()]
     function = FUNCTIONS[2]
     compared.append((arm_key(function, "fragmented", looks([])[function]), function, "fragmented"))
@@ -39,17 +41,17 @@ def _differences(mean: Mean, tips: Tips, tolerance_pct: float) -> Lines:
     lines = []
     for key, kernel, arm in compared:
         rows = [mean.contrast(kernel, f"{arm}@1", arm, k) for k in mean.spread_ks() if k > 1]
-        lines.append(_paired(key, [row for row in rows if row], tips))
+        lines.append(_contrast_line(key, [row for row in rows if row], tips))
     return Lines(
-        "Fragmentation: k runs against one",
+        "Fragmentation: k segments against one",
         spread_axis(mean.spread_ks()),
-        Axis("% of one run, with 95% intervals", zero=0.0),
+        Axis("% of one segment, with 95% intervals", zero=0.0),
         lines,
         [Band.tolerance(tolerance_pct)],
     )
 
 
-def _paired(key: Key, rows: list[ContrastRow], tips: Tips, by: str = "spread_k") -> Line:
+def _contrast_line(key: Key, rows: list[ContrastRow], tips: Tips, by: str = "spread_k") -> Line:
     """A contrast's rows as a line in percent."""
     return Line(key, [Point(getattr(r, by), r.delta_pct, r.ci95_pct, tips.contrast(r)) for r in rows])
 
@@ -62,24 +64,24 @@ def _kernels(mean: Mean, tips: Tips) -> Lines:
         for arm in ARMS:
             rows = [row for k in mean.spread_ks() if (row := mean.kernel(kernel, arm, k))]
             all_rows += rows
-            lines += arm_lines(rows, looks_of, tips, lambda row: _to_one_run(mean, row))
+            lines += arm_lines(rows, looks_of, tips, lambda row: _to_one_segment(mean, row))
     return Lines(
         "Attention kernels: one call, mean over the measured layers",
         spread_axis(mean.spread_ks()),
         Axis("ms per attention call, with 95% intervals; the axis does not start at zero"),
         lines,
         [band for kernel in mean.engine_kernels() for band in _noise_floor(mean, kernel)],
-        note="Non-contiguous, of a function without a block table: the kernel after a gather, which is not "
-        "counted. Dense and paged differ in their code, not in their layout alone. " + lost_arms(all_rows),
+        note="Non-contiguous, for a function without a block table: the kernel after a gather, which is not "
+        "counted. Dense and paged differ in code, not only in layout. " + lost_arms(all_rows),
     )
 
 
-def _to_one_run(mean: Mean, row: KernelRow) -> ContrastRow | None:
+def _to_one_segment(mean: Mean, row: KernelRow) -> ContrastRow | None:
     return mean.contrast(row.kernel, f"{row.arm}@1", row.arm, row.spread_k)
 
 
 def _noise_floor(mean: Mean, kernel: str) -> list[Band]:
-    """A/A: within this band around paged in one run a difference is no finding."""
+    """The A/A band around paged in one segment, within which differences are noise."""
     repeats = [mean.contrast(kernel, "paged@1", "paged@1 again", k) for k in mean.spread_ks()]
     edges = [
         (float(row.spread_k), level * (1 - share), level * (1 + share))
@@ -87,15 +89,15 @@ def _noise_floor(mean: Mean, kernel: str) -> list[Band]:
         if row and row.noise_floor_pct is not None
         for level, share in [(row.baseline_us / 1000, row.noise_floor_pct / 100)]
     ]
-    return [Band(f"{kernel}, paged, 1 run: noise floor (A/A)", edges)] if edges else []
+    return [Band(f"{kernel}, paged, 1 segment: noise floor (A/A)", edges)] if edges else []
 
 
 def _prefills(mean: Mean, tips: Tips) -> Lines:
-    """The whole prefill, in ms, and the noise floor around one run."""
+    """Whole prefills in ms, with the noise floor around one segment."""
     points, named = [], []
     for row in mean.sweep():
         k = row.spread_k
-        name = f"prefill, {counted(k, 'run')}"
+        name = f"prefill, {pluralise(k, 'segment')}"
         named.append((name, row))
         if row.median_ms is None:
             points.append(lost_point(k, row, name))
@@ -106,7 +108,9 @@ def _prefills(mean: Mean, tips: Tips) -> Lines:
     repeat = mean.contrast("prefill", "paged@1", "paged@1 again", 1)
     if repeat and repeat.noise_floor_pct is not None:
         level, share = repeat.baseline_us / 1000, repeat.noise_floor_pct / 100
-        bands.append(Band.level("noise floor (A/A) around one run", level * (1 - share), level * (1 + share)))
+        bands.append(
+            Band.level("noise floor (A/A) around one segment", level * (1 - share), level * (1 + share))
+        )
     return Lines(
         "Prefill, end to end",
         spread_axis(mean.spread_ks()),
@@ -118,14 +122,14 @@ def _prefills(mean: Mean, tips: Tips) -> Lines:
 
 
 def _over_layers(summary: PrefillSummary, tips: Tips) -> list[Lines]:
-    """The engine's kernels layer by layer: paging at one run, fragmentation at the most runs."""
+    """The engine's kernels layer by layer: paging at one segment, fragmentation at the most segments."""
     mean = Mean(summary)
     most = max(mean.spread_ks(), default=1)
     panels = []
     for kernel in mean.engine_kernels():
         for title, baseline, treatment, k in (
-            (f"Paging: one run against dense, {kernel}", "dense", "paged@1", 1),
-            (f"Fragmentation: {counted(most, 'run')} against one, {kernel}", "paged@1", "paged", most),
+            (f"Paging: one segment against dense, {kernel}", "dense", "paged@1", 1),
+            (f"Fragmentation: {pluralise(most, 'segment')} against one, {kernel}", "paged@1", "paged", most),
         ):
             rows = select(
                 summary.contrasts,
@@ -142,5 +146,5 @@ def _over_layers(summary: PrefillSummary, tips: Tips) -> list[Lines]:
             unit = Axis("% of the baseline, with 95% intervals", zero=0.0)
             band = Band.tolerance(summary.tolerance_pct)
             layers = Axis("layer", at_points=True)
-            panels.append(Lines(title, layers, unit, [_paired(key, rows, tips, by="layer")], [band]))
+            panels.append(Lines(title, layers, unit, [_contrast_line(key, rows, tips, by="layer")], [band]))
     return panels

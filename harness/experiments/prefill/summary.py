@@ -1,4 +1,6 @@
-"""From raw results to summary.json: a row per cell, per contrast and per end-to-end arm; the account."""
+"""From raw results to summary.json: a row per cell, per contrast and per end-to-end arm, and the
+breakdown.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ import numpy as np
 
 from harness.analysis import figures, per_request, stats
 from harness.analysis import roofline as work
-from harness.analysis.breakdown import account
+from harness.analysis.breakdown import break_down
 from harness.analysis.breakdown.other_engines import variant_rows
 from harness.analysis.contrasts import (
     Group,
@@ -24,15 +26,15 @@ from harness.config.kernel_names import gather_for
 from harness.experiments.prefill.rows import PrefillSummary
 from harness.runs.record import Result, Status, latest
 from harness.runs.schema import RunRecord
-from harness.units import counted, in_ms
+from harness.units import in_ms, pluralise
 
 
 def summarise(record: RunRecord, results: Sequence[Result]) -> PrefillSummary:
     """The content of summary.json; times in us, end to end in ms, null where nothing was measured.
 
-    Rows with layer "mean" are formed round by round: the n-th samples of all layers are averaged, up to
-    the shortest layer's last; those with layer "sum" are that times the number of layers in it, which is
-    their `layers`. Where a cell occurs twice (a resumed run) the later result counts.
+    Rows with layer "mean" average the n-th samples of all layers, for as many rounds as every layer has; rows
+    with layer "sum" multiply that by the number of layers, `layers`. Where a cell occurs twice (a resumed
+    run) the later result counts.
     """
     final = latest(results)
     end_to_end = [r for r in final if r.cell.stage == "end_to_end"]
@@ -66,20 +68,20 @@ def summarise(record: RunRecord, results: Sequence[Result]) -> PrefillSummary:
         contrasts=contrasts + end_to_end_contrasts(end_to_end),
         end_to_end=[_end_to_end_row(r) for r in end_to_end if not r.control],
         requests=per_request.rows(record, [r for r in alone if r.cell.rank == slowest], decisive),
-        attribution=account(record, end_to_end + decisive),
+        attribution=break_down(record, end_to_end + decisive),
         variants=variant_rows(record, final),
     )
 
 
 def _slowest_rank(replayed: Iterable[Result]) -> int | None:
-    """The rank whose paged arm takes longest, by the mean of its medians; None: there is one rank only."""
+    """The rank whose paged arm is slowest, by the mean of its medians; None: only one rank."""
     medians: dict[int, list[float]] = {}
     for result in replayed:
         cell = result.cell
         paged = (cell.stage, cell.arm, cell.data) == ("kernel", "paged", "captured")
         if cell.rank is not None:
             found = medians.setdefault(cell.rank, [])
-            if paged and result.samples_us and not result.one_run_for:
+            if paged and result.samples_us and not result.one_segment_for:
                 found.append(float(np.median(result.samples_us)))
     return max(medians, key=lambda rank: float(np.mean(medians[rank] or [0.0])), default=None)
 
@@ -89,20 +91,20 @@ def _by_rank_and_spread(results: Iterable[Result]) -> dict[tuple[int, int], list
     series: dict[str, list[Result]] = {}
     for result in results:
         series.setdefault(result.series, []).append(result)
-    found: dict[tuple[int, int], list[Result]] = {}
+    groups: dict[tuple[int, int], list[Result]] = {}
     for members in series.values():
-        found.setdefault((members[0].cell.rank or 0, spread_of(members)), []).extend(members)
-    return dict(sorted(found.items()))
+        groups.setdefault((members[0].cell.rank or 0, spread_of(members)), []).extend(members)
+    return dict(sorted(groups.items()))
 
 
 def _kernel_row(record: RunRecord, group: Group, layer: Layer, gather: Group | None) -> KernelRow:
-    """One row of `kernels`; `gather` is the copy that the arm needs first, on all layers."""
+    """One row of `kernels`; `gather` is the arm's gather on all layers."""
     cell = group.cell
     warmups = [float(np.mean(r.warmup_us)) for r in group.measured if r.warmup_us]
     fields = figures.of_samples(rounds(group.measured))
     fields["warnings"] += _clock_warnings(group.measured)
-    copying, doubts = _gather(group, gather)
-    fields["warnings"] += doubts
+    copying, warnings = _gather(group, gather)
+    fields["warnings"] += warnings
     clocks = [mhz for r in group.measured for mhz in r.clock_mhz]
     attended = [r.cell.layer for r in group.measured if cell.stage == "kernel"]
     return KernelRow(
@@ -124,7 +126,7 @@ def _kernel_row(record: RunRecord, group: Group, layer: Layer, gather: Group | N
 
 
 def _sum_row(mean: KernelRow) -> KernelRow:
-    """The sum over the layers of the mean: its times, times their number; rates are the mean's."""
+    """The sum over the mean's layers: its times multiplied by their number; rates are the mean's."""
     layers = mean.layers or 0
     times = {
         name: value and layers * value
@@ -139,13 +141,15 @@ def _sum_row(mean: KernelRow) -> KernelRow:
 
 
 def _reason(record: RunRecord, group: Group) -> str | None:
-    """The group's reason, and how many of the run's layers it lacks; synthetic inputs are on few anyway."""
+    """The group's reason, and how many of the run's layers it lacks; synthetic inputs cover few layers
+    anyway.
+    """
     layers = record.layers or []
     lacking = len(set(layers) - {r.cell.layer for r in group.results})
     if not lacking or group.cell.data != "captured":
         return group.reason
     return "; ".join(
-        filter(None, [f"{lacking} of {counted(len(layers), 'layer')} not measured", group.reason])
+        filter(None, [f"{lacking} of {pluralise(len(layers), 'layer')} not measured", group.reason])
     )
 
 
@@ -155,19 +159,19 @@ def _stopped(results: Iterable[Result]) -> str | None:
 
 
 def _clock_warnings(results: Iterable[Result]) -> list[str]:
-    """What is said of the clocks during the results, each of its own series: the first that fell."""
+    """A warning about the clocks during the results, from the first series whose clock fell."""
     return [text for r in results for text in figures.clock_warnings(r)][:1]
 
 
 def _gather(group: Group, gather: Group | None) -> tuple[figures.Fields, list[str]]:
-    """The figures of the arm's gather on the arm's layers, and why they may be missing."""
+    """The figures of the arm's gather on the arm's layers, and warnings if they are missing."""
     on_same = gather.on_layers(r.cell.layer for r in group.measured or group.results) if gather else None
     if on_same is None:
         return figures.of_samples([]), []
-    doubts = []
+    warnings = []
     if group.measured and on_same.status is not Status.OK:
-        doubts.append(f"gather: {on_same.status.value}: {on_same.reason}")
-    return figures.of_samples(rounds(on_same.measured)), doubts
+        warnings.append(f"gather: {on_same.status.value}: {on_same.reason}")
+    return figures.of_samples(rounds(on_same.measured)), warnings
 
 
 def _end_to_end_row(result: Result) -> PrefillRow:

@@ -1,4 +1,4 @@
-"""What is read of a run of the main job: its answer, its tables, what is doubtful."""
+"""The report of a run of the main job: its answer, tables and warnings."""
 
 from __future__ import annotations
 
@@ -26,39 +26,41 @@ CSV_COLUMNS = (
     *("median_us", "ci95_us", "mean_us", "warmup_us", "gather_us", "gather_gbps"),
     *("tflops", "gbps", "share_of_ceiling_pct", "clock_mhz", "n", "stopped", "status", "reason", "warnings"),
 )
-NO_BREAKDOWN = "The prefill was not timed with attention steered inside the engine, so there is no account."
+NO_BREAKDOWN = (
+    "The prefill was not timed with attention overridden inside the engine, so there is no breakdown."
+)
 
 
 def document(record: RunRecord, summary: PrefillSummary) -> Document:
-    """The run, for its readers."""
+    """The run as a document."""
     prompts = record.prompts
-    title = record.model.name + (f", {batch.described(prompts)}" if prompts else "")
+    title = record.model.name + (f", {batch.describe(prompts)}" if prompts else "")
     parts, rows = _parts(record, summary), list(_csv_rows(summary))
     return Document(record, title, answer(summary), parts, rows, _warnings(summary), CSV_COLUMNS)
 
 
 def comparison_of(record: RunRecord, results: Sequence[Result], spread_k: int) -> str:
-    """The table of one spread_k, 80 columns wide, while a run goes on; "" without any kernel's row."""
+    """The table of one spread_k, 80 columns wide, printed during the run; "" without any kernel's row."""
     of_spread = [result for result in results if in_spread(result.series, spread_k)]
     table = kernel_tables.comparison(record, summarise(record, of_spread), spread_k)
     return table.screen() if table else ""
 
 
 def answer(summary: PrefillSummary) -> str:
-    """The account in a sentence, or the prefill's fragmentation without one."""
+    """The breakdown in a sentence, or the prefill's fragmentation without one."""
     if summary.attribution:
         return summary.attribution.sentence
     mean = Mean(summary)
     for k in reversed(mean.spread_ks()):
         if k > 1 and (row := mean.contrast("prefill", "paged@1", "paged", k)):
-            return f"{k} runs against one change the prefill by {change(row)}: {row.verdict}."
+            return f"{k} segments instead of one change the prefill by {change(row)}: {row.verdict}."
     if not summary.kernels:
         return "No prefill was measured over spread_k."
-    return "Only attention kernels were measured in this run, no whole prefill."
+    return "Only attention kernels were measured in this run, no whole prefills."
 
 
 def _parts(record: RunRecord, summary: PrefillSummary) -> list[Part]:
-    mean, account = Mean(summary), breakdown_tables.tables(summary)
+    mean, breakdown = Mean(summary), breakdown_tables.tables(summary)
     comparisons = [kernel_tables.comparison(record, summary, k) for k in mean.spread_ks()]
     overview = [kernel_tables.overview(record, summary), end_to_end_tables.arms_table(mean)]
     overview += [kernel_tables.ranks(summary), kernel_tables.requests(summary)]
@@ -67,12 +69,12 @@ def _parts(record: RunRecord, summary: PrefillSummary) -> list[Part]:
     of_tokens = f" of {size} tokens" if size else ""
     return [
         Part(
-            "account",
-            "How much of the prefill is the paged KV cache?",
+            "breakdown",
+            "How much of the prefill is due to the paged KV cache?",
             details=breakdown_tables.tables(summary, full=True),
-            ending=account[::-1],  # the account is read last
+            ending=breakdown[::-1],  # the breakdown comes last
             sheets=("attribution",),
-            nothing="" if account else NO_BREAKDOWN,
+            nothing="" if breakdown else NO_BREAKDOWN,
         ),
         Part(
             "spread",
@@ -90,8 +92,8 @@ def _parts(record: RunRecord, summary: PrefillSummary) -> list[Part]:
             "blocks",
             "Block tables",
             albums=block_map.albums(record),
-            note=f"Physical block ids upwards, the prompt's blocks{of_tokens} to the right, all on one "
-            "scale: a run is a rising line.",
+            note=f"Vertical: physical block ids; horizontal: the prompt's blocks{of_tokens}; all on one "
+            "scale. A segment is a rising line.",
             nothing="This run's record holds no block tables.",
         ),
         Part(
@@ -108,7 +110,9 @@ def _present(*tables: Table | None) -> list[Table]:
 
 
 def _warnings(summary: PrefillSummary) -> list[Warned]:
-    """Of kernels, whole prefills and other engines; none of a probe, as it is no way to run a prefill."""
+    """Warnings about kernels, whole prefills and other engines; not about probes, which are not ways to
+    prefill.
+    """
     kernels = select(Mean(summary).kernels, layer="mean", data="captured")
     shown = ("paged", *end_to_end_tables.ARMS)
     prefills = [row for row in summary.end_to_end if row.arm in shown]
@@ -120,7 +124,7 @@ def _warnings(summary: PrefillSummary) -> list[Warned]:
 
 
 def _csv_rows(summary: PrefillSummary) -> Iterator[dict[str, Any]]:
-    """All rows of `kernels`, "mean" and "sum" too, and of `end_to_end`, in us."""
+    """All rows of `kernels`, including "mean" and "sum", and of `end_to_end`, in us."""
     for kernel in csv_rows(summary.kernels):
         yield {name: kernel.get(name) for name in CSV_COLUMNS}
     for row in summary.end_to_end:

@@ -24,7 +24,7 @@ from harness.report.charts.scale import Scale
 from harness.report.charts.spec import BAND, INK, SOFT, Bars, Chart, Key, Lines
 from harness.runs.store import write_atomic
 
-# Text stays text in the SVG, and names are no formulae; a fixed salt makes the same run give the same file.
+# Text stays text in the SVG and names are not formulae; a fixed salt makes files reproducible.
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "harness",
@@ -56,7 +56,7 @@ SIZES = {"tick": 14.0, "dot": 5.0, "ring": 13.0, "cross": 7.0}  # in points; oth
 LINES = {"solid": "-", "dashed": "--", "dotted": ":", None: "none"}
 PAPER_COLOURS = {INK: "black", SOFT: "0.4", BAND: "0.88"}
 WIDTH, DPI = 10.5, 200  # inches; of the PNG
-NOTE = 90  # characters of a line below a panel that is alone in its row
+NOTE = 90  # characters per line below a panel that has its row to itself
 DODGE_PT, WIDEST_PT = 3.0, 15.0  # between the points of two lines at the same x, and of all of them
 
 
@@ -64,7 +64,7 @@ DODGE_PT, WIDEST_PT = 3.0, 15.0  # between the points of two lines at the same x
 def write(sheet: spec.Sheet, folder: Path) -> list[Path]:
     """Write NAME.png and NAME.svg into the folder, making it; returns their paths.
 
-    No file if none of the sheet's charts has anything to draw.
+    No file if all of the sheet's charts are empty.
     """
     figure = draw(sheet)
     if figure is None:
@@ -105,7 +105,7 @@ def draw(sheet: spec.Sheet) -> Figure | None:
 
 
 def _settle(figure: Figure) -> None:
-    """Fix what lies where; the layout's solver agrees with itself up to rounding only."""
+    """Fix the layout, as its solver is reproducible only up to rounding."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     for axes in figure.axes:
@@ -152,7 +152,7 @@ def _note(chart: Chart, columns: int) -> str:
 
 
 def _fill(text: str, width: int) -> str:
-    """The text in lines of at most `width` characters, of which none ends within an interval."""
+    """The text in lines of at most `width` characters, without breaking intervals."""
     whole = re.sub(r"\[[^]]*\]", lambda interval: interval[0].replace(" ", "\u00a0"), text)
     return textwrap.fill(whole, width, break_on_hyphens=False).replace("\u00a0", " ")
 
@@ -179,7 +179,7 @@ def _draw_lines(axes: Axes, chart: Lines) -> None:
 
 
 def _axis(axes: Axes, name: str, scale: Scale, ticks: Sequence[float], labels: Sequence[str]) -> None:
-    """One of both axes: limits, ticks and their labels are the scale's."""
+    """Set up one axis: limits, ticks and tick labels come from the scale."""
     if scale.log:
         axes.set(**{f"{name}scale": "log"})
     axes.set(**{f"{name}lim": (scale.low, scale.high)})
@@ -189,7 +189,7 @@ def _axis(axes: Axes, name: str, scale: Scale, ticks: Sequence[float], labels: S
 
 
 def _line(axes: Axes, line: spec.Line, ring: Key | None, shift_pt: float, foot: float) -> None:
-    """The line with its intervals, rings and crosses, a bit beside the others."""
+    """Draw the line with its intervals, rings and crosses, slightly offset from the others."""
     key, colour = line.key, _colour(line.key.colour)
     figure = axes.get_figure(root=True)
     assert figure is not None, "the axes are a figure's"

@@ -1,4 +1,4 @@
-"""Where a value lies along an axis, and which values are written beside it."""
+"""Positions along an axis, and its tick values."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 ROUND_STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)  # between ticks, times a power of ten
-LABEL_ROOM = 0.075  # of an axis, that a label below it takes on a phone
+LABEL_ROOM = 0.075  # share of an axis that a label takes on a phone
 
 
 @dataclass(frozen=True)
 class Scale:
-    """From `low` to `high`; logarithmic if `log`, and then both are positive."""
+    """From `low` to `high`; logarithmic if `log`, with both positive."""
 
     low: float
     high: float
@@ -21,7 +21,7 @@ class Scale:
 
     @classmethod
     def around(cls, values: Iterable[float], margin: float = 0.08, log: bool = False) -> Scale:
-        """A scale that holds the values, with some room on either side; with `log` they must be positive."""
+        """A scale that covers the values with a margin; with `log` they must be positive."""
         held = list(values)
         low, high = min(held), max(held)
         if log:
@@ -58,7 +58,7 @@ class Scale:
         return [value for value in values if self.low <= value <= self.high]
 
     def with_room(self, values: Iterable[float]) -> list[float]:
-        """Those of the ascending values whose labels, side by side, do not touch."""
+        """The ascending values whose labels do not overlap."""
         chosen: list[float] = []
         for value in values:
             if not chosen or self.at(value) - self.at(chosen[-1]) >= LABEL_ROOM:
@@ -66,12 +66,12 @@ class Scale:
         return chosen
 
     def label(self, tick: float, ticks: Sequence[float]) -> str:
-        """How one of its ticks is written."""
+        """The label of a tick."""
         return f"{tick:,.10g}" if self.log else tick_label(tick, ticks)
 
 
 def tick_label(value: float, ticks: Sequence[float]) -> str:
-    """A tick with as many decimals as tell it from its neighbours."""
+    """A tick with enough decimals to tell it from its neighbours."""
     step = min((b - a for a, b in pairwise(ticks)), default=abs(value) or 1.0)
     digits = max(0, math.ceil(-math.log10(step) - 1e-9))
     if round(step, digits) != round(step, digits + 2):

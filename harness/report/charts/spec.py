@@ -1,4 +1,4 @@
-"""What a chart shows, as data. `svg` draws it on the page, `mpl` into plots/; neither knows an experiment."""
+"""Charts as data. `svg` draws them on the page, `mpl` into plots/; neither knows an experiment."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Literal
 from harness.report.charts.scale import Scale
 
 Interval = Sequence[float]  # low, high
-INK, SOFT, BAND = "ink", "soft", "band"  # colours that follow the paper's; all others are "#rrggbb"
-DARK = 0.27  # luminance, of a colour on which white is read best
+INK, SOFT, BAND = "ink", "soft", "band"  # colours that follow the page's theme; all others are "#rrggbb"
+DARK = 0.27  # luminance below which white text is most legible
 
 
 @dataclass(frozen=True)
 class Tip:
-    """What is told of a mark: lines of text, and its samples in the order in which they were taken."""
+    """A mark's tooltip: lines of text, and its samples in the order taken."""
 
     lines: Sequence[str]
     samples: Sequence[float] = ()
@@ -24,7 +24,7 @@ class Tip:
 
 @dataclass(frozen=True)
 class Key:
-    """How a series looks, and its entry in the legend: line, marker or both; a patch of colour without."""
+    """A series' look and legend entry: line, marker or both; otherwise a patch of colour."""
 
     label: str
     colour: str = INK
@@ -35,7 +35,7 @@ class Key:
 
     @property
     def dark(self) -> bool:
-        """Whether text on the colour is white; what is hatched or hollow is as light as the paper."""
+        """Whether text on the colour should be white; hatched or hollow areas count as light."""
         if not self.colour.startswith("#") or self.hatched or self.hollow:
             return False
         parts = (int(self.colour[n : n + 2], 16) / 255 for n in (1, 3, 5))
@@ -52,18 +52,18 @@ class Axis:
 
     label: str  # quantity and unit
     log: bool = False
-    zero: float | None = None  # a value that is always in the picture, with a stronger line through it
-    at_points: bool = False  # ticks are where points are, not at round numbers
+    zero: float | None = None  # a value that is always visible, with a bolder line
+    at_points: bool = False  # ticks at the points, not at round numbers
 
 
 @dataclass(frozen=True)
 class Point:
-    """A figure with its interval; y is None where nothing was measured, for which a cross stands."""
+    """A figure with its interval; y is None where nothing was measured, drawn as a cross."""
 
     x: float
     y: float | None
     interval: Interval | None = None
-    tip: Tip | None = None  # None: part of its line alone, nothing to point at
+    tip: Tip | None = None  # None: only part of its line, without a mark
     ringed: bool = False
 
 
@@ -81,25 +81,25 @@ class Line:
 
     @property
     def lost(self) -> list[Point]:
-        """The points that have none, and tell why."""
+        """The points without a figure, whose tips say why."""
         return [point for point in self.points if point.y is None and point.tip]
 
 
 @dataclass(frozen=True)
 class Band:
-    """A range of y within which a difference is no finding."""
+    """A range of y within which differences are noise."""
 
     label: str
-    edges: Sequence[tuple[float, float, float]]  # x, low, high; of one alone the x does not matter
+    edges: Sequence[tuple[float, float, float]]  # x, low, high; with a single one x does not matter
 
     @classmethod
     def level(cls, label: str, low: float, high: float) -> Band:
-        """The same range all over the chart."""
+        """The same range across the chart."""
         return cls(label, [(0.0, low, high)])
 
     @classmethod
     def tolerance(cls, pct: float) -> Band:
-        """Differences in percent that are too small to matter."""
+        """The band of differences in percent that are too small to matter."""
         return cls.level(f"too small to matter: within {pct:g}%", -pct, pct)
 
 
@@ -112,12 +112,12 @@ class Lines:
     y: Axis
     lines: Sequence[Line]
     bands: Sequence[Band] = ()
-    ring: Key | None = None  # what a ring around a point says
+    ring: Key | None = None  # the meaning of a ring around a point
     note: str = ""
 
     @property
     def drawn(self) -> list[Line]:
-        """The lines with anything measured; the others are for the note to name."""
+        """The lines with any measurement; the note names the others."""
         return [line for line in self.lines if line.measured]
 
     @property
@@ -126,11 +126,11 @@ class Lines:
         return not self.drawn
 
     def xs(self) -> list[float]:
-        """Where there are points, ascending."""
+        """The x values of points, ascending."""
         return sorted({point.x for line in self.drawn for point in line.points})
 
     def scales(self) -> tuple[Scale, Scale]:
-        """Of x and of y."""
+        """The scales of x and y."""
         values = [bound for band in self.bands for _, *bounds in band.edges for bound in bounds]
         values += [] if self.y.zero is None else [self.y.zero]
         for point in (point for line in self.drawn for point in line.measured):
@@ -148,16 +148,16 @@ class Lines:
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch of a bar, as long as its value, from where the part before it ends."""
+    """A part of a bar, as long as its value, starting where the previous part ends."""
 
     value: float
     key: Key
     tip: Tip
-    interval: Interval | None = None  # of the part's end
-    text: str = ""  # in the part, if it is wide enough
+    interval: Interval | None = None  # interval of the part's end
+    text: str = ""  # shown inside the part if it is wide enough
 
     def has_room(self, share: float) -> bool:
-        """Whether its text fits into a part of this share of the width."""
+        """Whether its text fits into a part that has this share of the width."""
         return bool(self.text) and share > 0.01 + 0.02 * len(self.text)
 
 
@@ -169,23 +169,23 @@ class Dot:
     key: Key
     tip: Tip
     interval: Interval | None = None
-    below: bool = False  # at the bar's lower edge, where it hides none of the bar's marks
+    below: bool = False  # at the bar's lower edge, so as not to hide the bar's marks
 
 
 @dataclass(frozen=True)
 class Row:
-    """A named row; its label says the figures in words, or why there are none."""
+    """A named row; its label gives the figures as text, or the reason why there are none."""
 
     label: str
     parts: Sequence[Part] = ()
     dots: Sequence[Dot] = ()
-    start: float = 0.0  # where its bar begins
-    band: Interval | None = None  # within which the end of the bar is no finding
+    start: float = 0.0  # where its bar starts
+    band: Interval | None = None  # within which the bar's end is noise
 
 
 @dataclass(frozen=True)
 class Bars:
-    """Named rows from top to bottom, on each a bar in parts, points with intervals, or both."""
+    """Named rows from top to bottom, each with a bar in parts, points with intervals, or both."""
 
     title: str
     axis: Axis
@@ -200,7 +200,7 @@ class Bars:
         return not any(row.parts or row.dots for row in self.rows)
 
     def scale(self) -> Scale:
-        """Of all values; from zero on if there are bars."""
+        """The scale of all values, including zero if there are bars."""
         values = [value for row in self.rows for value in _reach(row)]
         values += [] if self.band is None else self.band.edges[0][1:]
         zero = 0.0 if any(row.parts for row in self.rows) else self.axis.zero
@@ -210,7 +210,7 @@ class Bars:
         return Scale(0.0, 1.02 * max(values))
 
     def legend_keys(self) -> list[Key]:
-        """The legend; none if no row has more than one mark, as its label then says what it is."""
+        """The legend; none if no row has more than one mark, as labels then suffice."""
         if self.legend is not None:
             return list(self.legend)
         if all(len([*row.parts, *row.dots]) < 2 for row in self.rows):
@@ -232,11 +232,11 @@ def _reach(row: Row) -> Iterator[float]:
 
 @dataclass(frozen=True)
 class BlockMap:
-    """A block table: physical ids upwards over logical blocks, a unit a block. On the page alone."""
+    """A block table: physical ids upwards over logical blocks, one unit per block. Only on the page."""
 
     title: str
     segments: Sequence[tuple[int, int, int]]  # first logical block, first physical id, blocks
-    ids: tuple[int, int]  # lowest and highest + 1 of the picture
+    ids: tuple[int, int]  # lowest id and highest id + 1 in the picture
     tip: Tip
     listing: str  # the physical ids in logical order
 
@@ -246,9 +246,9 @@ Chart = Lines | Bars
 
 @dataclass(frozen=True)
 class Sheet:
-    """Charts that belong together: one file in plots/, one after the other on the page."""
+    """Charts that belong together: one file in plots/, consecutive on the page."""
 
     name: str  # the file's
     title: str
     charts: Sequence[Chart]
-    columns: int = 1  # of the file; with more than one they share the legend
+    columns: int = 1  # of the file; several charts share the legend

@@ -1,5 +1,5 @@
-"""Charts as inline SVG. x is in percent of the width and y in pixels, so text keeps its size on a phone and
-on paper. Every mark that stands for a measurement is reached by pointer and keyboard and says what it is.
+"""Charts as inline SVG. x is in percent of the width and y in pixels, so that text keeps its size on phones
+and on paper. Every mark of a measurement can be reached by pointer and keyboard and has a tooltip.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from harness.report.charts import spec
 from harness.report.charts.scale import Scale
 from harness.report.charts.spec import BAND, INK, SOFT, Bars, Key, Lines, Tip
 
-HEIGHT, TOP, BOTTOM = 240.0, 10.0, 34.0  # pixels: of lines, and above and below what is drawn of them
+HEIGHT, TOP, BOTTOM = 240.0, 10.0, 34.0  # pixels: height of the lines' area, and the margins above and below
 DODGE_PX, WIDEST_PX = 5.0, 24.0  # between the points of two lines at the same x, and of all of them
 AXIS_PX = 36.0  # below bars
 ROW_PX, BAR_PX = (40.0, 50.0), 18.0  # a row without a bar and with one; the bar
-MOST_SAMPLES = 150  # shown of one mark; of more, every second, third, ... is
+MOST_SAMPLES = 150  # samples shown for a mark; if there are more, every second, third, ...
 DASHES = {"dashed": "6 4", "dotted": "1.5 3.5"}
 PAPER_COLOURS = {INK: "var(--ink)", SOFT: "var(--soft)", BAND: "var(--band)"}
 
@@ -58,7 +58,7 @@ MARKERS = {
 
 
 def draw(chart: spec.Chart) -> Markup:
-    """The chart as a titled figure; of one with nothing measured its note, and "" without a note."""
+    """The chart as a titled figure; an empty one gives its note, or "" without one."""
     if chart.empty and not chart.note:
         return Markup("")
     parts: list[str] = []
@@ -72,7 +72,7 @@ def draw(chart: spec.Chart) -> Markup:
 
 
 def draw_block_map(chart: spec.BlockMap) -> Markup:
-    """A picture of the block table, in which a segment is a rising line, over its physical ids as text."""
+    """A picture of the block table, with segments as rising lines, above its physical ids as text."""
     lowest, end = chart.ids
     blocks = sum(length for _, _, length in chart.segments)
     path = "".join(
@@ -81,7 +81,7 @@ def draw_block_map(chart: spec.BlockMap) -> Markup:
     frame = _element("rect", width="100%", height="100%", class_="frame")
     picture = _element(
         "svg",
-        _mark(chart.tip, frame, _element("path", d=path, class_="runs")),
+        _mark(chart.tip, frame, _element("path", d=path, class_="segments")),
         viewBox=f"0 0 {blocks} {end - lowest}",
         preserveAspectRatio="none",
         class_="blocks",
@@ -89,7 +89,7 @@ def draw_block_map(chart: spec.BlockMap) -> Markup:
         aria_label=chart.tip.lines[0],
     )
     count = len(chart.segments)
-    summary = _element("summary", Markup.escape(f"{count} run{'s' * (count > 1)}"))
+    summary = _element("summary", Markup.escape(f"{count} segment{'s' * (count > 1)}"))
     listing = _element("details", summary, _element("p", Markup.escape(chart.listing), class_="ids"))
     return _element("div", _figure(chart.title, picture), listing, class_="block-table")
 
@@ -127,7 +127,7 @@ def _grid(chart: Lines, x: Scale, y: Scale) -> Markup:
 
 
 def _band(band: spec.Band, x: Scale, y: Scale) -> Iterator[Markup]:
-    """The band as a shape that is stretched to the width, as no shape has corners in percent."""
+    """The band as a stretched shape, because shapes cannot have corners in percent."""
     if len(band.edges) == 1:
         ((_, low, high),) = band.edges
         yield _rect(0, _height(y, high), 1, _height(y, low) - _height(y, high), class_="band")
@@ -140,7 +140,7 @@ def _band(band: spec.Band, x: Scale, y: Scale) -> Iterator[Markup]:
 
 
 def _strokes(line: spec.Line, x: Scale, y: Scale) -> Iterator[Markup]:
-    """The line, broken where nothing was measured."""
+    """The line, with gaps where nothing was measured."""
     before = None
     for point in line.points if line.key.line else ():
         here = None if point.y is None else (x.at(point.x), _height(y, point.y))
@@ -150,8 +150,8 @@ def _strokes(line: spec.Line, x: Scale, y: Scale) -> Iterator[Markup]:
 
 
 def _point(key: Key, ring: Key | None, point: spec.Point, x: Scale, y: Scale, crossed: int) -> Markup:
-    """A marker with its interval, some in a ring; or a cross at the foot, above those of other lines."""
-    assert point.tip, "a point without a tip is part of its line alone"
+    """A marker with its interval, possibly ringed; or a cross at the bottom, above those of other lines."""
+    assert point.tip, "a point without a tip is only part of its line"
     place = x.at(point.x)
     if point.y is None:
         height = HEIGHT - BOTTOM - 7 - 9 * crossed
@@ -195,7 +195,7 @@ def _foot(chart: Bars, scale: Scale, height: float) -> Markup:
 
 
 def _row(row: spec.Row, scale: Scale, top: float, middle: float) -> Iterator[Markup]:
-    """A row's label over its bar and points."""
+    """A row's label above its bar and points."""
     if row.band:
         low, high = (scale.at(bound) for bound in row.band)
         yield _rect(low, middle - 14, high - low, 28, class_="band")
@@ -241,7 +241,7 @@ def _whiskers(mark: spec.Part | spec.Dot, scale: Scale, height: float) -> Iterat
 
 
 def _mark(tip: Tip, *children: str) -> Markup:
-    """A group that shows its tip when the pointer or the keyboard is on it."""
+    """A group that shows its tip on hover or focus."""
     step = -(-len(tip.samples) // MOST_SAMPLES) or 1
     samples = " ".join(f"{sample:.5g}" for sample in tip.samples[::step]) or None
     return _element(
@@ -268,7 +268,7 @@ def _marker(key: Key, x: float, y: float, colour: str | None = None) -> Markup:
 
 
 def _halo(x: float, y: float) -> Markup:
-    """Where a pointer meets a marker, and what shows that the keyboard is on it."""
+    """The area that reacts to the pointer, which also shows keyboard focus."""
     return _element("circle", cx=_percent(x), cy=f"{y:.1f}", r="11", class_="halo")
 
 
@@ -285,7 +285,7 @@ def _stroke(key: Key) -> dict[str, Any]:
 
 
 def _legend(keys: Iterable[Key]) -> Markup:
-    """The legend as a list beside its figure."""
+    """The legend as a list next to its figure."""
     items = [_element("li", _swatch(key), Markup.escape(key.label)) for key in keys]
     return _element("ul", *items, class_="legend") if items else Markup("")
 
@@ -302,20 +302,20 @@ def _swatch(key: Key) -> Markup:
 
 
 def _figure(title: str, *children: str, note: str = "") -> Markup:
-    """A titled figure with what is to be known of it below."""
+    """A titled figure with a note below."""
     caption = _element("figcaption", Markup.escape(title))
     below = [_element("p", Markup.escape(note), class_="note")] if note else []
     return _element("figure", caption, *children, *below)
 
 
 def _drawing(label: str, height: float, *children: str, class_: str) -> Markup:
-    """The SVG of one figure. Its marks are one stop of the Tab key; arrows go from mark to mark."""
+    """The SVG of one figure. Its marks are one tab stop; arrow keys move between marks."""
     size = {"width": "100%", "height": f"{height:.0f}"}
     return _element("svg", *children, class_=f"drawing {class_}", **size, role="group", aria_label=label)
 
 
 def _element(name: str, *children: str, **attributes: object) -> Markup:
-    """An element, all text and attributes in it escaped; None leaves an attribute out, class_ is class."""
+    """An element with escaped text and attributes; None omits an attribute, class_ means class."""
     shown = Markup("").join(
         Markup(' {}="{}"').format(Markup(key.rstrip("_").replace("_", "-")), value)
         for key, value in attributes.items()
@@ -329,13 +329,13 @@ def _percent(share: float) -> str:
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, **attributes: object) -> Markup:
-    """A line; x in shares of the width, y in pixels."""
+    """A line; x as shares of the width, y in pixels."""
     ends = {"x1": _percent(x1), "y1": f"{y1:.1f}", "x2": _percent(x2), "y2": f"{y2:.1f}"}
     return _element("line", **ends, **attributes)
 
 
 def _rect(x: float, y: float, width: float, height: float, **attributes: object) -> Markup:
-    """A rectangle; x and width in shares of the width, y and height in pixels."""
+    """A rectangle; x and width as shares of the width, y and height in pixels."""
     box = {"x": _percent(x), "y": f"{y:.1f}", "width": _percent(width), "height": f"{height:.1f}"}
     return _element("rect", **box, **attributes)
 

@@ -13,15 +13,15 @@ from harness.report.charts.spec import Sheet
 from harness.report.document import Document, Part
 from harness.report.page import facts
 from harness.report.page.rendering import render
-from harness.report.rows import fold
+from harness.report.rows import group_warnings
 
 
 def page(document: Document, sheets: Iterable[Sheet], question: str, in_full: str | None) -> str:
-    """The page's HTML, whole: styles, scripts and figures are in it. All values are escaped.
+    """The page's complete HTML, with styles, scripts and figures. All values are escaped.
 
     Args:
         question: that the run answers.
-        in_full: the command that makes the run again, with every option that is not a default.
+        in_full: the command that repeats the run, with every non-default option.
     """
     record = document.record
     return draw(
@@ -32,7 +32,7 @@ def page(document: Document, sheets: Iterable[Sheet], question: str, in_full: st
         answer=document.answer,
         status=record.status,
         notices=record.notices,
-        warnings=fold(document.warnings),
+        warnings=group_warnings(document.warnings),
         environment=facts.environment(record),
         typed=record.command,
         in_full=in_full,
@@ -79,7 +79,7 @@ def draw(
 
 
 def _section(part: Part, sheets: Sequence[Sheet]) -> dict[str, Any]:
-    """A part as the template takes it."""
+    """A part's values for the template."""
     charts = [
         chart
         for sheet in sheets

@@ -31,7 +31,7 @@ class Facts:
 
 
 def environment(record: RunRecord) -> list[Facts]:
-    """Device, versions, model, engine, and how the run went; what the record lacks is left out."""
+    """Device, versions, model, engine, and how the run went, without what the record lacks."""
     known = record.to_json()
     run = {name: known[name] for name in SHOWN_RUN if name in known}
     run |= {f"ceiling_{name}": value for name, value in known.get("ceilings", {}).items()}
@@ -43,11 +43,12 @@ def environment(record: RunRecord) -> list[Facts]:
 
 def _flat(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
-        (name.removesuffix("_bytes").replace("_", " "), _shown(name, value)) for name, value in values.items()
+        (name.removesuffix("_bytes").replace("_", " "), _format_value(name, value))
+        for name, value in values.items()
     ]
 
 
-def _shown(name: str, value: Any) -> str:
+def _format_value(name: str, value: Any) -> str:
     if value is None:
         return "none"
     if name.endswith("_bytes"):
@@ -55,7 +56,7 @@ def _shown(name: str, value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{key}: {_shown(key, item)}" for key, item in value.items())
+        return ", ".join(f"{key}: {_format_value(key, item)}" for key, item in value.items())
     if isinstance(value, list):
-        return ", ".join(_shown(name, item) for item in value)
+        return ", ".join(_format_value(name, item) for item in value)
     return str(value)

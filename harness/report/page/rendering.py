@@ -1,4 +1,6 @@
-"""The templates, with the page's styles and script in each: a page is one file that loads nothing."""
+"""Rendering of templates, with the page's styles and script inlined: a page is one file that loads
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ VERDICTS = {"slower": "▲", "faster": "▼", "same": "=", "unclear": "?"}
 
 
 def render(template: str, **values: Any) -> str:
-    """A template of this package with the page's styles and script in it; all values are escaped."""
+    """Render a template of this package with the page's styles and script; all values are escaped."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("harness.report.page", "."),
         autoescape=True,

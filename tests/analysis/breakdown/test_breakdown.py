@@ -1,4 +1,6 @@
-"""The account's arithmetic on made-up samples with known answers, and what it says where some are missing."""
+"""The breakdown's arithmetic on made-up samples with known answers, and what it says where some are
+missing.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.analysis.breakdown import account
+from harness.analysis.breakdown import break_down
 from harness.runs.record import Status
 from tests.made_up.breakdown import (
     CPU,
     CUDA,
+    INJECTED,
     LAYERS,
-    PLANTED,
     ROUNDS,
     K,
     changed,
@@ -28,9 +30,9 @@ from tests.made_up.breakdown import (
 from tests.made_up.builder import run_record
 
 
-class TestAccount:
+class TestBreakdown:
     def test_what_is_measured_predicted_and_left(self) -> None:
-        found = made(prefills() + replay(), PLANTED)
+        found = made(prefills() + replay(), INJECTED)
         expected = {"fragmentation": 0.1, "paging": 0.2, "cache_write": 0.03, "total": 0.33}
         for name, ms in expected.items():
             row = component(found, "measured", name)
@@ -40,14 +42,14 @@ class TestAccount:
             assert row["ci95_pct"] == [100 * bound / found["engine_ms"] for bound in row["ci95_ms"]]
             assert (row["n"], row["reason"]) == (ROUNDS, None)
             assert component(found, "predicted", name)["ms"] == pytest.approx(ms, abs=0.001)
-            closure = component(found, "closure", name)
-            assert closure["closed"] is True
-            assert closure["ci95_ms"][0] <= 0 <= closure["ci95_ms"][1]
+            residual = component(found, "residual", name)
+            assert residual["includes_zero"] is True
+            assert residual["ci95_ms"][0] <= 0 <= residual["ci95_ms"][1]
         assert (found["spread_k"], found["layers"], found["layers_replayed"]) == (K, LAYERS, LAYERS)
         assert found["engine_ms"] == pytest.approx(10, abs=0.03)
         assert found["engine_ci95_ms"][0] < found["engine_ms"] < found["engine_ci95_ms"][1]
         assert 0 < found["noise_floor_pct"] < 0.02
-        assert found["closure_pct"] < 1
+        assert found["residual_pct"] < 1
 
     def test_each_component_names_what_is_taken_from_what(self) -> None:
         pairs = {
@@ -68,9 +70,9 @@ class TestAccount:
         found = made(prefills() + replay())
         assert component(found, "measured", "compact")["ms"] == pytest.approx(-0.16, abs=0.002)
         assert component(found, "predicted", "compact")["ms"] == pytest.approx(4 * -0.040, abs=0.001)
-        closure = component(found, "closure", "compact")
-        assert closure["closed"] is True
-        assert abs(closure["pct_of_measured"]) < 2
+        residual = component(found, "residual", "compact")
+        assert residual["includes_zero"] is True
+        assert abs(residual["pct_of_measured"]) < 2
 
     def test_a_step_that_hides_a_kernel_s_difference_is_not_closed(self) -> None:
         hidden = {
@@ -80,14 +82,14 @@ class TestAccount:
             ("engine", 6): -180.0,
             ("spin", 1): 120.0,
         }
-        found = made(prefills(hidden) + replay(), PLANTED)
-        closure = component(found, "closure", "paging")
-        assert closure["ms"] == pytest.approx(-0.18, abs=0.003)
-        assert closure["pct_of_measured"] == pytest.approx(-900, rel=0.1)
-        assert (closure["closed"], found["closure_pct"]) == (False, abs(closure["pct_of_measured"]))
+        found = made(prefills(hidden) + replay(), INJECTED)
+        residual = component(found, "residual", "paging")
+        assert residual["ms"] == pytest.approx(-0.18, abs=0.003)
+        assert residual["pct_of_measured"] == pytest.approx(-900, rel=0.1)
+        assert (residual["includes_zero"], found["residual_pct"]) == (False, abs(residual["pct_of_measured"]))
         host = found["host_bound"]
-        assert (host["verdict"], host["planted_ms"], host["reason"]) == ("host-bound", 1.0, None)
-        assert host["planted_ci95_ms"] == [0.99, 1.01]
+        assert (host["verdict"], host["injected_ms"], host["reason"]) == ("host-bound", 1.0, None)
+        assert host["injected_ci95_ms"] == [0.99, 1.01]
         assert host["pass_through_pct"] == pytest.approx(12, abs=0.3)
         assert (
             "The step is host-bound: 12% [12, 12] of added GPU time reaches the latency." in found["sentence"]
@@ -99,16 +101,16 @@ class TestAccount:
         row = component(found, "measured", "paging")
         assert (row["ms"], row["verdict"]) == (pytest.approx(-0.1, abs=0.002), "faster")
         assert component(found, "predicted", "paging")["ms"] == pytest.approx(-0.1, abs=0.001)
-        assert component(found, "closure", "paging")["closed"] is True
+        assert component(found, "residual", "paging")["includes_zero"] is True
         assert "paging -1.03% [-1." in found["sentence"]
 
-    def test_no_arm_but_the_sweep_and_the_engine_is_no_account(self) -> None:
+    def test_no_arm_but_the_sweep_and_the_engine_is_no_breakdown(self) -> None:
         others = ("wrapped", "dense", "no_write", "compact", "spin", "spin_0")
-        assert account(run_record(CUDA), prefills(without=others) + replay()) is None
-        assert account(run_record(), []) is None
-        assert account(run_record(CUDA), replay()) is None
+        assert break_down(run_record(CUDA), prefills(without=others) + replay()) is None
+        assert break_down(run_record(), []) is None
+        assert break_down(run_record(CUDA), replay()) is None
 
-    def test_without_the_engine_s_own_blocks_percent_are_of_one_run(self) -> None:
+    def test_without_the_engine_s_own_blocks_percent_are_of_one_segment(self) -> None:
         found = made(prefills(without=["engine"]) + replay())
         assert (found["engine_ms"], found["engine_ci95_ms"]) == (None, None)
         assert component(found, "measured", "paging")["pct"] == pytest.approx(2, abs=0.03)
@@ -123,11 +125,15 @@ class TestAccount:
             nulls = [row[key] for key in ("ms", "ci95_ms", "pct", "ci95_pct", "verdict")]
             assert (nulls, row["n"]) == ([None] * 5, 0)
             assert row["reason"] == "no_write: out_of_memory: 2 GiB wanted"
-            closure = component(found, "closure", name)
-            assert (closure["ms"], closure["closed"], closure["pct_of_measured"]) == (None, None, None)
-            assert closure["reason"] == f"measured: {row['reason']}"
+            residual = component(found, "residual", name)
+            assert (residual["ms"], residual["includes_zero"], residual["pct_of_measured"]) == (
+                None,
+                None,
+                None,
+            )
+            assert residual["reason"] == f"measured: {row['reason']}"
         assert component(found, "measured", "paging")["ms"] is not None
-        assert found["closure_pct"] is not None
+        assert found["residual_pct"] is not None
         assert found["sentence"].startswith("What the paged KV cache costs the prefill of gpt2 at ")
         assert " on NVIDIA H100 was measured in part: fragmentation 1." in found["sentence"]
         assert "cache write not measured (no_write: out_of_memory: 2 GiB wanted)." in found["sentence"]
@@ -136,15 +142,15 @@ class TestAccount:
         hot = changed(prefills(), "dense", status=Status.THROTTLED, reason="the clock fell")
         found = made(hot + replay())
         assert component(found, "measured", "paging")["reason"] == "dense: throttled: the clock fell"
-        assert found["closure_pct"] is None
+        assert found["residual_pct"] is None
 
-    def test_every_arm_lost_is_an_account_of_reasons(self) -> None:
+    def test_every_arm_lost_is_a_breakdown_of_reasons(self) -> None:
         results = prefills()
         for arm in {r.cell.arm for r in results}:
             results = failed(results, arm)
         found = made(results)
         assert {row["ms"] for row in found["measured"] + found["predicted"]} == {None}
-        assert all(row["reason"] for part in ("measured", "predicted", "closure") for row in found[part])
+        assert all(row["reason"] for part in ("measured", "predicted", "residual") for row in found[part])
         assert (found["noise_floor_pct"], found["components"], found["break_even"]) == (None, [], [])
         start = (
             "What the paged KV cache costs the prefill of gpt2 at 4096 tokens on NVIDIA H100 was not measured"
@@ -166,22 +172,22 @@ class TestAccount:
             assert (row["ms"], row["reason"]) == (None, "only spread_k = 1 was measured")
         assert component(found, "measured", "total")["treatment"] == "paged@1"
         assert component(found, "predicted", "total")["ms"] == pytest.approx(0.23, abs=0.001)
-        assert component(found, "closure", "total")["closed"] is True
+        assert component(found, "residual", "total")["includes_zero"] is True
 
     def test_fewer_than_six_rounds_on_either_side_have_no_interval(self) -> None:
         for results in (prefills(n=5) + replay(), prefills() + replay(n=5)):
-            closure = component(made(results, PLANTED), "closure", "paging")
-            assert closure["ms"] == pytest.approx(0, abs=0.01)
-            assert (closure["ci95_ms"], closure["closed"]) == (None, None)
-        found = made(prefills(n=5) + replay(), PLANTED)
+            residual = component(made(results, INJECTED), "residual", "paging")
+            assert residual["ms"] == pytest.approx(0, abs=0.01)
+            assert (residual["ci95_ms"], residual["includes_zero"]) == (None, None)
+        found = made(prefills(n=5) + replay(), INJECTED)
         row = component(found, "measured", "paging")
         assert (row["ci95_ms"], row["ci95_pct"], row["verdict"], row["n"]) == (None, None, "unclear", 5)
         assert found["sentence"].startswith("There are too few rounds to say what the paged KV cache costs")
         assert "paging 2.0% (no interval: 5 rounds)" in found["sentence"]
 
-    def test_the_same_samples_give_the_same_account(self) -> None:
+    def test_the_same_samples_give_the_same_breakdown(self) -> None:
         results = prefills() + replay()
-        assert made(results, PLANTED) == made(results, PLANTED)
+        assert made(results, INJECTED) == made(results, INJECTED)
 
     @given(
         fragmentation=st.integers(-3000, 3000),
@@ -211,14 +217,14 @@ class TestPredicted:
         assert (row["layers"], row["reason"]) == (2, "2 of 4 layers, times 4")
         assert (found["layers"], found["layers_replayed"]) == (4, 2)
 
-    def test_a_closure_of_some_layers_is_neither_open_nor_closed(self) -> None:
+    def test_a_residual_of_some_layers_is_neither_open_nor_closed(self) -> None:
         """Layer 0 pays twice what the others do: times 4 it misses the mark, and no interval says so."""
         first = replay({"paged@1": 250.0}, layers=[0])
         every = made(prefills() + first + replay(layers=[1, 2, 3]))
         some = made(prefills() + first)
-        closures = [component(found, "closure", "paging") for found in (every, some)]
-        assert [closure["closed"] for closure in closures] == [False, None]
-        assert all(closure["ci95_ms"][1] < 0 for closure in closures)
+        residuals = [component(found, "residual", "paging") for found in (every, some)]
+        assert [residual["includes_zero"] for residual in residuals] == [False, None]
+        assert all(residual["ci95_ms"][1] < 0 for residual in residuals)
 
     def test_layers_are_averaged_up_to_the_shortest_and_in_pairs(self) -> None:
         short = replay({"dense": 100.0, "paged@1": 300.0}, layers=[0], n=9)
@@ -249,7 +255,7 @@ class TestPredicted:
         found = made(prefills() + replay() + replay({"dense": 10.0}, k=4))
         assert component(found, "predicted", "paging")["ms"] == pytest.approx(0.2, abs=0.001)
 
-    def test_writing_into_many_runs_is_a_part_of_fragmentation(self) -> None:
+    def test_writing_into_many_segments_is_a_part_of_fragmentation(self) -> None:
         found = made(prefills() + replay({"cache_write": 9.5, "cache_write@1": 7.5}))
         sums = {row["component"]: row["ms"] for row in found["predicted"]}
         assert sums["cache_write"] == pytest.approx(0.030, abs=0.001)
@@ -304,13 +310,13 @@ class TestSentence:
     def test_a_cpu_s_limits_are_said(self) -> None:
         found = made(prefills(), CPU)
         floor = f"{found['noise_floor_pct']:.2f}%"
-        expected = f"On a CPU, effects below the noise floor of {floor} cannot be seen."
+        expected = f"On a CPU, effects smaller than the noise floor of {floor} cannot be detected."
         assert found["sentence"].endswith(expected)
         none = made(prefills({("paged", K): 0.0, ("dense", 1): 0.0, ("no_write", 1): 0.0}, scale=200.0), CPU)
         assert none["sentence"].startswith("No cost of the paged KV cache above the noise floor of ")
-        assert none["sentence"].endswith("On a CPU, effects below that floor cannot be seen.")
+        assert none["sentence"].endswith("On a CPU, effects smaller than that floor cannot be detected.")
 
     def test_little_is_known_of_the_run(self) -> None:
-        found = account(run_record(), prefills())
+        found = break_down(run_record(), prefills())
         assert found is not None
         assert " of the prefill of gpt2 on abacus: fragmentation" in found.sentence

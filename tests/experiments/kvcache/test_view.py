@@ -86,7 +86,7 @@ def shown_as_the_same(**changes):
 def test_tokens_of_other_weights_are_not_compared():
     shown, notes = shown_as_the_same(model=record()["model"] | {"drawn_apart": True})
     assert shown == "- [1]"
-    assert "[1] vLLM and transformers draw their own weights, so their tokens do not compare" in notes
+    assert "[1] vLLM and transformers draw their own weights, so their tokens cannot be compared" in notes
     rows = summary_of(record() | {"model": record()["model"] | {"drawn_apart": True}}, results())["modes"]
     assert {row["arm"]: row["same_tokens"] for row in rows} == {"no_cache": 8, "kv_cache": 8, "paged": None}
 

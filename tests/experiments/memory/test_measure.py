@@ -16,7 +16,7 @@ from harness import device, models
 from harness.config import load
 from harness.experiments.memory import jobs, measure
 from harness.experiments.memory.jobs import ENGINES, Reading, Stage, TransformersJob, plan, readings
-from harness.experiments.memory.measure import Job, precise
+from harness.experiments.memory.measure import Job, is_precise
 from harness.experiments.memory.options import MemoryConfig, find_model, resolve
 from harness.measure.process_memory import Meter
 from harness.models import ModelError
@@ -186,10 +186,10 @@ def test_enough_is_when_every_figure_is_precise():
     def results(values):
         return [Result(cell, str(n), Status.OK, readings={"rss_bytes": [v]}) for n, v in enumerate(values)]
 
-    assert not precise(results([1000.0] * 5), 0.5)
-    assert precise(results([1000.0, 1001, 1002, 1003, 1004, 1004]), 0.5)
-    assert not precise(results([1000.0, 1001, 1002, 1003, 1004, 1010]), 0.5)
-    assert precise(results([0.0] * 6), 0.5)
+    assert not is_precise(results([1000.0] * 5), 0.5)
+    assert is_precise(results([1000.0, 1001, 1002, 1003, 1004, 1004]), 0.5)
+    assert not is_precise(results([1000.0, 1001, 1002, 1003, 1004, 1010]), 0.5)
+    assert is_precise(results([0.0] * 6), 0.5)
 
 
 def test_inputs_beyond_the_model_s_positions_are_refused(tiny_gpt2):

@@ -1,4 +1,4 @@
-"""The account as people see it."""
+"""The breakdown as people see it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from harness.analysis.breakdown.rows import HostBound
-from harness.experiments.prefill import breakdown_charts as account_charts
+from harness.experiments.prefill import breakdown_charts
 from harness.experiments.prefill import spread_charts as sweep
 from harness.experiments.prefill.breakdown_tables import host_line, tables
 from harness.report.charts import mpl
@@ -26,11 +26,11 @@ from tests.made_up.views import Row, document_from, pair, prefill_summary, summa
 
 @pytest.fixture(scope="module")
 def frozen() -> tuple[Row, Row]:
-    return prefill_gpu.account()
+    return prefill_gpu.breakdown()
 
 
 @pytest.fixture
-def account(frozen: tuple[Row, Row]) -> tuple[Row, Row]:
+def breakdown(frozen: tuple[Row, Row]) -> tuple[Row, Row]:
     """Record and summary, to be changed."""
     return copy.deepcopy(frozen)
 
@@ -75,7 +75,7 @@ def test_a_run_without_attribution_looks_as_before_and_has_no_plot() -> None:
         assert "other arms" not in text
         assert "None" not in found.screen_summary()
     assert tables(prefill_summary(summary)) == []
-    assert account_charts.sheets(prefill_summary(summary), Tips.of([])) == []
+    assert breakdown_charts.sheets(prefill_summary(summary), Tips.of([])) == []
 
 
 @pytest.mark.parametrize("factor", [0.01, 1, 20, 300, 4000, 50_000])
@@ -106,9 +106,9 @@ def test_a_component_that_was_not_measured_says_why_and_keeps_its_prediction() -
     assert "+0." in line(text, "paging ")
 
 
-def test_without_the_engine_s_own_arm_shares_are_of_one_run() -> None:
+def test_without_the_engine_s_own_arm_shares_are_of_one_segment() -> None:
     text = document_from(*of(without("engine"))).screen_summary()
-    assert "engine: not measured; shares are of paged in one run" in text
+    assert "engine: not measured; shares are of paged in one segment" in text
     assert "% of paged 1 [95%]" in text
 
 
@@ -124,10 +124,13 @@ def test_a_replay_of_few_layers_is_said_once() -> None:
     text = flat(document_from(*of(some)).screen_summary())
     assert "summed over the layers (2 of 12 layers, times 12)" in text
     assert text.count("2 of 12 layers, times 12") == 1
-    assert "no * where predicted from 2 of 12 layers: their differences are not in its interval." in text
+    assert (
+        "no * where predicted from 2 of 12 layers: its interval does not cover differences between layers."
+        in text
+    )
 
 
-def test_no_closure_of_few_layers_is_marked() -> None:
+def test_no_residual_of_few_layers_is_marked() -> None:
     """Not even where the replay misses a step by ten times what it costs."""
     off = [
         replace(r, samples_us=[10 * us for us in r.samples_us])
@@ -142,8 +145,8 @@ def test_no_closure_of_few_layers_is_marked() -> None:
     assert "*" not in line(some, "paging ") + line(some, "total ")
 
 
-def test_wrappers_that_cost_more_than_the_noise_floor_are_named(account: tuple[Row, Row]) -> None:
-    _, summary = account
+def test_wrappers_that_cost_more_than_the_noise_floor_are_named(breakdown: tuple[Row, Row]) -> None:
+    _, summary = breakdown
     (hooks,) = (row for row in summary["attribution"]["measured"] if row["component"] == "hooks")
     summary["attribution"]["noise_floor_pct"] = 1.1
     said = "The harness's idle wrappers cost 13.9% [13.0, 14.9] of the prefill here."
@@ -152,10 +155,14 @@ def test_wrappers_that_cost_more_than_the_noise_floor_are_named(account: tuple[R
         assert (said in flat("\n".join(tables(prefill_summary(summary))[0].below))) is expected
 
 
-def test_a_closure_is_marked_if_its_interval_excludes_zero(account: tuple[Row, Row]) -> None:
-    record, summary = account
-    closures = {row["component"]: row for row in summary["attribution"]["closure"]}
-    closures["paging"]["closed"], closures["total"]["closed"], closures["compact"]["closed"] = (
+def test_a_residual_is_marked_if_its_interval_excludes_zero(breakdown: tuple[Row, Row]) -> None:
+    record, summary = breakdown
+    residuals = {row["component"]: row for row in summary["attribution"]["residual"]}
+    (
+        residuals["paging"]["includes_zero"],
+        residuals["total"]["includes_zero"],
+        residuals["compact"]["includes_zero"],
+    ) = (
         False,
         True,
         None,
@@ -165,8 +172,8 @@ def test_a_closure_is_marked_if_its_interval_excludes_zero(account: tuple[Row, R
     assert "*" not in line(text, "total") + line(text, "compact ")
 
 
-def test_categories_longer_than_the_prefill_are_said_to_be(account: tuple[Row, Row]) -> None:
-    record, summary = account
+def test_categories_longer_than_the_prefill_are_said_to_be(breakdown: tuple[Row, Row]) -> None:
+    record, summary = breakdown
     row = next(c for c in summary["attribution"]["components"] if c["arm"] == "dense")
     row["ms"] += 3
     text = flat(document_from(record, summary).screen_summary())
@@ -182,14 +189,14 @@ def test_categories_longer_than_the_prefill_are_said_to_be(account: tuple[Row, R
         ),
         (
             ("host-bound", 41.2, 1.2, 3.4, [-2.0, 8.0], None),
-            "Host or GPU: host-bound; the GPU is busy for 41% of the step; of 1.200 ms planted ahead of the "
-            "layers' attention 3% [-2, 8] reached the latency",
+            "Host or GPU: host-bound; the GPU is busy 41% of the step; 3% [-2, 8] of an injected 1.200 ms "
+            "reached the latency",
         ),
     ],
 )
 def test_whether_the_step_is_host_bound_says_what_it_rests_on(host: tuple[Any, ...], text: str) -> None:
-    keys = ("verdict", "gpu_busy_pct", "planted_ms", "pass_through_pct", "ci95_pct", "reason")
-    found = HostBound.model_validate(dict(zip(keys, host, strict=True)) | {"planted_ci95_ms": None})
+    keys = ("verdict", "gpu_busy_pct", "injected_ms", "pass_through_pct", "ci95_pct", "reason")
+    found = HostBound.model_validate(dict(zip(keys, host, strict=True)) | {"injected_ci95_ms": None})
     assert host_line(found) == text
 
 
@@ -211,7 +218,7 @@ def test_warnings_of_other_arms_are_by_their_name() -> None:
 
 def charts_of(record: Row, summary: Row) -> tuple[Bars, Bars]:
     """What the paged KV cache costs, and where the time goes."""
-    (sheet,) = account_charts.sheets(prefill_summary(summary), Tips.of([]))
+    (sheet,) = breakdown_charts.sheets(prefill_summary(summary), Tips.of([]))
     costs, times = sheet.charts
     assert isinstance(costs, Bars)
     assert isinstance(times, Bars)
@@ -230,40 +237,40 @@ def test_a_bar_is_an_arm_s_categories_up_to_its_median(frozen: tuple[Row, Row]) 
             assert sum(part.value for part in row.parts) == pytest.approx(median.value)
 
 
-def test_tables_fit_the_screen_though_a_profiler_slows_a_step_fifty_times(account: tuple[Row, Row]) -> None:
+def test_tables_fit_the_screen_though_a_profiler_slows_a_step_fifty_times(breakdown: tuple[Row, Row]) -> None:
     """And though one disturbed round makes an interval's end five digits long."""
-    of_layout = account[1]["attribution"]
+    of_layout = breakdown[1]["attribution"]
     for row in of_layout["profiled"]:
         row |= {"profiled_ms": 60 * row["unprofiled_ms"], "overhead_pct": 5900.0}
     for row in of_layout["components"]:
         row["ms"] *= 60
     for row in of_layout["break_even"]:
         row["saving_ci95_us"] = [123.45, 13951.0]
-    for table in tables(prefill_summary(account[1])):
+    for table in tables(prefill_summary(breakdown[1])):
         assert max(map(len, table.screen().splitlines())) <= WIDTH
-    told = "\n".join(table.screen() for table in tables(prefill_summary(account[1])))
+    told = "\n".join(table.screen() for table in tables(prefill_summary(breakdown[1])))
     assert "x60 [1]" in told
     assert "[+123, +13951]" in told
 
 
-def test_a_gather_that_costs_next_to_nothing_pays_from_one_token_on(account: tuple[Row, Row]) -> None:
-    rows = account[1]["attribution"]["break_even"]
+def test_a_gather_that_costs_next_to_nothing_pays_from_one_token_on(breakdown: tuple[Row, Row]) -> None:
+    rows = breakdown[1]["attribution"]["break_even"]
     rows[0] |= {"reuses": 0.0123, "reuses_ci95": [0.0101, 0.0149], "length_for_one_use": 0}
     (table,) = (
-        table for table in tables(prefill_summary(account[1])) if table.title.startswith("Break-even")
+        table for table in tables(prefill_summary(breakdown[1])) if table.title.startswith("Break-even")
     )
     assert table.screen().count("0.012 [0.010, 0.015]             1") == 1
 
 
-def test_one_run_of_blocks_is_singular() -> None:
+def test_one_segment_of_blocks_is_singular() -> None:
     alone = [r for r in prefill_gpu.results() if r.cell.spread_k != 256]
     text = "\n".join(
         table.screen()
         for table in tables(prefill_summary(of(alone, engine_spread_k={"min": 1, "median": 1, "max": 1})[1]))
     )
-    assert "median 1 run;" in text
-    assert "fragmentation: many runs against 1" in text
-    assert "1 runs" not in text
+    assert "median 1 segment;" in text
+    assert "fragmentation: many segments against 1" in text
+    assert "1 segments" not in text
 
 
 def test_a_step_begins_where_the_one_before_ends(frozen: tuple[Row, Row]) -> None:
@@ -284,15 +291,17 @@ def test_a_step_begins_where_the_one_before_ends(frozen: tuple[Row, Row]) -> Non
         )
         level = start + bar.value
     floor = frozen[1]["attribution"]["noise_floor_pct"] / 100
-    (one_run,) = (r for r in frozen[1]["end_to_end"] if (r["arm"], r["spread_k"]) == ("paged", 1))
-    assert rows["total"].band == pytest.approx((-floor * one_run["median_ms"], floor * one_run["median_ms"]))
+    (one_segment,) = (r for r in frozen[1]["end_to_end"] if (r["arm"], r["spread_k"]) == ("paged", 1))
+    assert rows["total"].band == pytest.approx(
+        (-floor * one_segment["median_ms"], floor * one_segment["median_ms"])
+    )
 
 
 def test_a_component_that_was_not_measured_is_named_below_its_chart() -> None:
     costs, times = charts_of(*of(failed("no_write")))
     assert "cache write: not measured (no_write: error: no such operator)" in costs.note
     assert not any(row.label.startswith("cache write") for row in costs.rows)
-    assert costs.axis.label == "ms per prefill, of the components measured"
+    assert costs.axis.label == "ms per prefill, for the components measured"
     assert not any(row.label.startswith("no write") for row in times.rows)
 
 
@@ -309,7 +318,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_plot_is_written_and_no_text_lies_on_another_or_outside(case: str, tmp_path: Path) -> None:
-    (sheet,) = account_charts.sheets(prefill_summary(CASES[case]()[1]), Tips.of([]))
+    (sheet,) = breakdown_charts.sheets(prefill_summary(CASES[case]()[1]), Tips.of([]))
     png, svg = mpl.write(sheet, tmp_path)
     assert png.read_bytes().startswith(b"\x89PNG")
     assert "per prefill" in svg.read_text(encoding="utf-8")
@@ -319,6 +328,6 @@ def test_the_plot_is_written_and_no_text_lies_on_another_or_outside(case: str, t
 def test_nothing_to_draw_is_no_file(tmp_path: Path) -> None:
     _, summary = of([r for r in prefill_gpu.results() if r.cell.arm in ("engine", "spin")], profile=[])
     assert summary["attribution"] is not None
-    (sheet,) = account_charts.sheets(prefill_summary(summary), Tips.of([]))
+    (sheet,) = breakdown_charts.sheets(prefill_summary(summary), Tips.of([]))
     assert mpl.write(sheet, tmp_path / "plots") == []
     assert not (tmp_path / "plots").exists()

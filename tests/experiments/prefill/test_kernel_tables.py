@@ -91,7 +91,7 @@ def test_the_summary_has_kernel_and_gather_together() -> None:
 def test_larger_blocks_have_one_footnote() -> None:
     text = document_of(record(), repaged(results())).screen_summary()
     assert text.count("re-paged") == 1
-    assert "re-paged from 16 to 256 tokens a block, at most 2 runs" in text
+    assert "re-paged from 16 to 256 tokens per block, at most 2 segments" in text
 
 
 @pytest.mark.parametrize(

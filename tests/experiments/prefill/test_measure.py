@@ -23,7 +23,7 @@ KERNEL_KEYS = {
 }  # fmt: skip
 CONTRAST_KEYS = {"kernel", "baseline", "treatment", "spread_k", "layer", "delta_us", "delta_pct"}
 END_TO_END_KEYS = {"arm", "spread_k", "median_ms", "n", "status"}
-SWEEP = ["--spread-k=1,3,10", "--repeats=8", "--gap=scattered", "--run-sizes=random", "--save-captures"]
+SWEEP = ["--spread-k=1,3,10", "--repeats=8", "--gap=scattered", "--segment-sizes=random", "--save-captures"]
 
 
 def command_of(*options: object) -> list[str]:
@@ -207,7 +207,7 @@ def cells(output: Path) -> dict[tuple, list[dict]]:
     for line in (output / "samples.jsonl").read_text().splitlines():
         result = json.loads(line)
         cell = json.dumps(result["cell"], sort_keys=True)
-        key = (result["series"], cell, result["one_run_for"], result["control"])
+        key = (result["series"], cell, result["one_segment_for"], result["control"])
         found.setdefault(key, []).append(result)
     return found
 

@@ -11,7 +11,7 @@ from harness.analysis import other_engines as variants
 from harness.analysis.contrasts import series_pairs
 from harness.analysis.other_engines import Variant
 from harness.experiments.prefill.options import RunConfig
-from harness.experiments.prefill.other_engines import asked_for, kv_cache_bytes, with_variant
+from harness.experiments.prefill.other_engines import kv_cache_bytes, list_variants, with_variant
 from harness.models.shape import Shape
 from harness.runs.record import Result, Status, status_of
 from tests.made_up.variants import record as variant_record
@@ -44,7 +44,7 @@ def test_the_main_job_s_own_values_are_not_run_as_variants() -> None:
     config = RunConfig(
         block_sizes=[16, 64, 16], flash_attn_versions=[2, 3], attention_backends=["flash_attn", "triton_attn"]
     )
-    assert [variant.name for variant in asked_for(config, SETTINGS)] == [
+    assert [variant.name for variant in list_variants(config, SETTINGS)] == [
         "block_size=64",
         "flash_attn_version=2",
         "attention_backend=TRITON_ATTN",
@@ -59,8 +59,8 @@ def test_a_variant_changes_one_option_and_is_known_by_its_name() -> None:
         assert {name: changed[name] for name in changed if changed[name] != before[name]} == {
             variant.option: variant.value
         }
-        assert Variant.named(variant.name) == variant
-    assert Variant.named(variants.BASELINE) is None
+        assert Variant.from_name(variant.name) == variant
+    assert Variant.from_name(variants.BASELINE) is None
 
 
 def test_an_engine_that_is_not_what_was_asked_for_is_told_from_one_that_differs_in_more() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from harness.experiments.prefill.end_to_end_tables import engine_tables as tables
 from harness.experiments.prefill.end_to_end_tables import label
 from harness.runs.record import Status
-from tests.made_up.prefill_gpu import account
+from tests.made_up.prefill_gpu import breakdown
 from tests.made_up.variants import record, results
 from tests.made_up.views import prefill_summary, summary_of
 
@@ -25,8 +25,8 @@ def test_if_no_engine_ran_there_are_reasons_and_no_empty_table() -> None:
 
 
 def test_a_run_without_variants_has_no_such_tables() -> None:
-    assert account()[1]["variants"] == []
-    assert tables(prefill_summary(account()[1])) == []
+    assert breakdown()[1]["variants"] == []
+    assert tables(prefill_summary(breakdown()[1])) == []
 
 
 def test_labels_are_short() -> None:

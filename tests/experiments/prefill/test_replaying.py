@@ -47,7 +47,7 @@ def sampled(series: Series) -> list[Result]:
 
 def assert_only(failed: int, results: list[Result], error: Exception) -> None:
     """That arm alone is out of memory, for this reason; all others have all their samples."""
-    name = (results[failed].cell, results[failed].one_run_for, results[failed].control)
+    name = (results[failed].cell, results[failed].one_segment_for, results[failed].control)
     assert results[failed].status is Status.OUT_OF_MEMORY, name
     assert str(error) in (results[failed].reason or ""), name
     for n, result in enumerate(results):
@@ -124,10 +124,12 @@ def test_an_arm_that_no_longer_fits_keeps_its_samples_and_leaves_the_others_meas
 )
 def test_what_several_arms_need_takes_those_out_and_no_cell_is_lost(placement, monkeypatch, where, lost):
     """The float32 reference that all arms are held against, and the random inputs."""
-    expected = [(result.cell, result.one_run_for, result.control) for result in series_of(placement).results]
+    expected = [
+        (result.cell, result.one_segment_for, result.control) for result in series_of(placement).results
+    ]
     monkeypatch.setattr(*where, raising(OUT_OF_MEMORY["cuda"]))
     results = sampled(series_of(placement))
-    assert [(result.cell, result.one_run_for, result.control) for result in results] == expected
+    assert [(result.cell, result.one_segment_for, result.control) for result in results] == expected
     for result in results:
         failed = result.cell.data in lost
         assert result.status is (Status.OUT_OF_MEMORY if failed else Status.OK)

@@ -55,10 +55,10 @@ def test_a_point_is_a_median_in_ms_and_a_cross_where_there_is_none(charts: dict[
     ]
     (cross,) = prefill.lost
     assert cross.tip is not None
-    assert (cross.x, cross.tip.lines[0]) == (4, "prefill, 4 runs: out_of_memory")
+    assert (cross.x, cross.tip.lines[0]) == (4, "prefill, 4 segments: out_of_memory")
 
 
-def test_differences_are_of_k_runs_against_one_and_bands_the_noise(charts: dict[str, Lines]) -> None:
+def test_differences_are_of_k_segments_against_one_and_bands_the_noise(charts: dict[str, Lines]) -> None:
     summary = summary_of(record(), results())
     lines = {line.key.label.split(",")[0]: line for line in charts["Fragmentation"].lines}
     for kernel, arm in (("flash_attn_with_kvcache", "fragmented"), ("prefill", "paged")):
@@ -89,10 +89,10 @@ def test_differences_are_of_k_runs_against_one_and_bands_the_noise(charts: dict[
     assert (low + high) / 2 == pytest.approx(row["baseline_us"] / 1000)
 
 
-def test_a_line_ends_where_larger_blocks_have_no_more_runs() -> None:
+def test_a_line_ends_where_larger_blocks_have_no_more_segments() -> None:
     chart = by_title(repaged(results()))["Attention kernels"]
     line = by_arm(chart)["flash_attn_with_kvcache, non-contiguous"]
-    assert "256-token blocks: at most 2 runs" in line.key.label
+    assert "256-token blocks: at most 2 segments" in line.key.label
     assert [point.x for point in line.points] == [1, 2]
 
 

@@ -17,9 +17,9 @@ ENGINE = "flash_attn_varlen_func"
 
 
 def result(arm: str, samples: list[float], **more: Any) -> Result:
-    """An engine-kernel result in the series of its spread_k (or of one_run_for) and layer."""
+    """An engine-kernel result in the series of its spread_k (or of one_segment_for) and layer."""
     of: Row = {"spread_k": 1, "layer": 0, "samples_us": samples} | more
-    of.setdefault("series", f"spread={of.get('one_run_for') or of['spread_k']} layer={of['layer']}")
+    of.setdefault("series", f"spread={of.get('one_segment_for') or of['spread_k']} layer={of['layer']}")
     stage, kernel = of.pop("stage", "kernel"), of.pop("kernel", ENGINE)
     return builder.result(stage, kernel, "vLLM FA3", arm, **of)
 
@@ -116,7 +116,7 @@ def test_the_engine_kernel_s_contrasts() -> None:
         result("paged", rising(111), control=True, series="spread=1 layer=0"),
         result("dense", rising(100), spread_k=4),
         result("paged", rising(130), spread_k=4),
-        result("paged", rising(112), one_run_for=4),
+        result("paged", rising(112), one_segment_for=4),
         result("paged", rising(112), control=True, series="spread=4 layer=0"),
     )
     rows = [row for row in found["contrasts"] if row["layer"] == "mean"]
@@ -189,7 +189,7 @@ def test_functions_without_a_block_table_have_their_gather_beside_them() -> None
         result("fragmented", rising(13), kernel=kernel, spread_k=2),
         result("fragmented", rising(5), kernel="gather_kv", stage="gather", spread_k=2),
         result("fragmented", rising(7), kernel="flash_attn_with_kvcache", spread_k=2),
-        result("fragmented", rising(6), kernel="flash_attn_with_kvcache", one_run_for=2),
+        result("fragmented", rising(6), kernel="flash_attn_with_kvcache", one_segment_for=2),
     )
     means = [row for row in found["kernels"] if row["layer"] == "mean"]
     gathers = {(row["kernel"], row["arm"]): row["gather_us"] for row in means}
@@ -262,7 +262,7 @@ def test_captured_against_synthetic_on_the_layers_that_have_both() -> None:
     assert (row["treatment"], row["delta_us"], row["data"]) == ("captured paged", -1, None)
 
 
-def test_end_to_end_is_in_ms_and_set_against_one_run() -> None:
+def test_end_to_end_is_in_ms_and_set_against_one_segment() -> None:
     def prefill(k: int, samples: list[float], **more: Any) -> Result:
         where = {"stage": "end_to_end", "kernel": "prefill", "layer": None, "series": "end_to_end"}
         return result("paged", samples, spread_k=k, **where, **more)
@@ -289,7 +289,7 @@ def test_a_cache_write_has_a_row_and_no_share_in_attention() -> None:
     found = summary(
         result("paged", rising(110), spread_k=4),
         result("paged", rising(7), spread_k=4, **writing),
-        result("paged", rising(5), one_run_for=4, **writing),
+        result("paged", rising(5), one_segment_for=4, **writing),
         model=model,
         config={"length": 1000},
     )
@@ -302,7 +302,7 @@ def test_a_cache_write_has_a_row_and_no_share_in_attention() -> None:
     assert found["contrasts"] == []
 
 
-def test_the_account_is_there_once_attention_was_steered() -> None:
+def test_the_breakdown_is_there_once_attention_was_steered() -> None:
     def prefill(arm: str, samples: list[float]) -> Result:
         where = {"stage": "end_to_end", "kernel": "prefill", "layer": None, "series": "end_to_end"}
         return result(arm, samples, **where)
