@@ -92,7 +92,7 @@ def test_bad_input_is_one_line_and_status_2_before_anything_heavy(refusals, argv
         (
             "samples.jsonl",
             "{}\n",
-            "samples.jsonl, line 1: not a result (cell: is missing); remove it to go without",
+            "samples.jsonl, line 1: not a result (cell: is missing); remove the line to do without it",
         ),
     ],
 )
@@ -239,7 +239,7 @@ def test_the_package_refuses_in_one_line_too():
         # A part of a run: its summary.json could not be made again.
         (
             f"report {STUDIED}",
-            f"{STUDIED}: holds no samples.jsonl, which all figures are made from; copy the",
+            f"{STUDIED}: holds no samples.jsonl, from which all figures are computed; copy the",
         ),
         (f"compare {STUDIED} {STUDIED}", f"{STUDIED}: holds no samples.jsonl"),
         ("reprot x", "invalid choice: 'reprot'"),
@@ -255,7 +255,7 @@ def test_the_package_refuses_in_one_line_too():
 def test_the_package_alone_lists_its_commands():
     done = run(function="main")
     assert (done.returncode, done.stdout, done.heavy) == (2, "", [])
-    assert "doctor    what can run here" in done.stderr
+    assert "doctor    check what can run here" in done.stderr
 
 
 def test_ctrl_c_is_status_130(capsys):

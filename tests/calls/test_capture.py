@@ -114,7 +114,7 @@ def test_a_capture_of_another_format_or_with_other_fields_is_refused(folder):
     [
         ({"layer": 3, "length": 50}, "50 tokens in blocks of 32, unlike layer-0"),
         ({"layer": 3, "block_size": 16}, "40 tokens in blocks of 16, unlike layer-0"),
-        ({"layer": 2}, r"of layer 2, like layer-2\.safetensors is"),
+        ({"layer": 2}, r"of layer 2, like layer-2\.safetensors; remove"),
     ],
 )
 def test_captures_that_do_not_go_together_are_refused(folder, other, message):

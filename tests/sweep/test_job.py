@@ -131,7 +131,7 @@ def test_ctrl_c_ends_the_point_that_runs_and_starts_no_other(stand_in, tmp_path)
 
 def test_another_sweep_is_not_gone_on_with_nor_overwritten(stand_in, tmp_path):
     stand_in([0, 1])
-    with pytest.raises(ConfigError, match="has other points"):
+    with pytest.raises(ConfigError, match="has different points"):
         stand_in([0, 1, 2], resume=True)
     with pytest.raises(ConfigError, match="already holds a sweep"):
         stand_in([0, 1])

@@ -48,7 +48,7 @@ def test_every_cell_is_measured_or_says_why_not(prefills):
     assert len(cells) == 3 * 4
     lost = cells.pop(("CPU_ATTN", 4, 90))
     assert (lost["status"], lost["n"]) == ("out_of_memory", 0)
-    assert lost["reason"] == "its KV cache takes 12 blocks, there are 8"
+    assert lost["reason"] == "its KV cache needs 12 blocks, but there are 8"
     assert {(row["status"], row["n"]) for row in cells.values()} == {("ok", 7)}
     assert all(row["tokens_per_s"] > 0 for row in cells.values())
 
@@ -135,7 +135,7 @@ def test_a_run_that_is_interrupted_ahead_of_sampling_keeps_what_does_not_fit(
         run(config, find_model(config))
     cells = cells_of(tmp_path)
     lost = cells.pop(("CPU_ATTN", 64, 1))
-    assert (lost["status"], lost["reason"]) == ("out_of_memory", "its KV cache takes 64 blocks, there are 8")
+    assert (lost["status"], lost["reason"]) == ("out_of_memory", "its KV cache needs 64 blocks, but there are 8")
     assert {(row["status"], row["n"]) for row in cells.values()} == {("interrupted", 0)}
     assert len(cells) == 3
 
@@ -152,7 +152,7 @@ def test_the_first_backend_that_runs_has_a_second_engine(tiny_gpt2, tmp_path):
     found = {(row["backend"], row["status"], row["n"]) for row in summary["cells"]}
     assert found == {("TRITON_ATTN", "unsupported", 0), ("CPU_ATTN", "ok", 6)}
     assert {row["reason"] for row in summary["cells"] if row["status"] != "ok"} == {
-        "vLLM took CPU_ATTN in place of TRITON_ATTN"
+        "vLLM took CPU_ATTN instead of TRITON_ATTN"
     }
     twins = summary["engines_again"]
     assert [(row["backend"], row["batch_size"], row["n"]) for row in twins] == [
