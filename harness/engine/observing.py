@@ -79,7 +79,7 @@ def checking(
         *_, metadata, output = arguments
         checked.tables[call.layer], _ = trim_table(metadata, call.block_size)
         if not torch.equal(output[: call.num_tokens].reshape(call.output.shape), call.output):
-            checked.problems.append(f"layer {call.layer}: the output differs from that at spread_k = 1")
+            checked.problems.append(f"layer {call.layer}: the output is not bit for bit that at spread_k = 1")
 
     with hook.observing(observe):
         yield checked

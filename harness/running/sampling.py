@@ -80,7 +80,8 @@ class Sampling:
             f"{self.config.precision:g}% of its baseline; the fewest samples a cell has are {fewest}"
         )
         if fewest < stats.INTERVAL_SAMPLES:
-            text += f", too few for a 95% interval, which needs {stats.INTERVAL_SAMPLES}: raise --max-seconds"
+            text += f", too few for a 95% interval, which needs {stats.INTERVAL_SAMPLES}; "
+            text += "set a larger --max-seconds"
         spent_s = sum(budget.spent_s for budget in self.budgets)
         if spent_s > OVERRUN * self.seconds:
             text += f"; sampling took {spent_s:.0f} s, because every series has a minimum number of rounds"

@@ -135,6 +135,6 @@ def test_in_engine_arms_come_to_what_vllm_comes_to(engine, plans):
 
 
 def test_prompts_that_do_not_fit_one_step_are_refused_and_the_engine_goes_on(engine, plans, base):
-    with pytest.raises(EngineError, match=r"9 prompts of 423 tokens .* raise --max-num-batched-tokens"):
+    with pytest.raises(EngineError, match=r"9 prompts of 423 tokens .* set --max-num-batched-tokens"):
         engine.prefill([*PROMPTS, [5]])
     assert engine.prefill(PROMPTS, plans[1]).first_tokens == base.first_tokens

@@ -61,9 +61,7 @@ def test_the_engine_uses_the_chosen_blocks_and_computes_the_same(
 def test_a_backend_that_vllm_does_not_take_is_named(engine):
     for fine in (None, "CPU_ATTN", "cpu_attn"):
         check_backend(fine, engine.about.backends)
-    with pytest.raises(
-        EngineError, match=r"^--attention-backend TRITON_ATTN: vLLM took CPU_ATTN instead"
-    ):
+    with pytest.raises(EngineError, match=r"^--attention-backend TRITON_ATTN: vLLM took CPU_ATTN instead"):
         check_backend("TRITON_ATTN", engine.about.backends)
 
 

@@ -80,7 +80,7 @@ def test_an_engine_finds_nothing_of_the_one_before(tiny_gpt2):
 
 def test_an_engine_starts_after_one_that_did_not(tiny_gpt2):
     before = dict(os.environ)
-    with pytest.raises(EngineError, match="vLLM does not take"):
+    with pytest.raises(EngineError, match="vLLM does not accept"):
         start(tiny_gpt2, 300, 32, max_num_seqs=10_000, max_num_batched_tokens=20)
     assert {name for name in os.environ if name.startswith("VLLM_CPU")} <= before.keys()
     functions = patched()

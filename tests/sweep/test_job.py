@@ -136,7 +136,7 @@ def test_another_sweep_is_not_gone_on_with_nor_overwritten(stand_in, tmp_path):
     with pytest.raises(ConfigError, match="already holds a sweep"):
         stand_in([0, 1])
     (tmp_path / "out" / "sweep.json").unlink()
-    with pytest.raises(ConfigError, match="is not empty, and holds no sweep"):
+    with pytest.raises(ConfigError, match="is not empty and holds no sweep"):
         stand_in([0, 1])
 
 

@@ -135,7 +135,10 @@ def test_a_run_that_is_interrupted_ahead_of_sampling_keeps_what_does_not_fit(
         run(config, find_model(config))
     cells = cells_of(tmp_path)
     lost = cells.pop(("CPU_ATTN", 64, 1))
-    assert (lost["status"], lost["reason"]) == ("out_of_memory", "its KV cache needs 64 blocks, but there are 8")
+    assert (lost["status"], lost["reason"]) == (
+        "out_of_memory",
+        "its KV cache needs 64 blocks, but there are 8",
+    )
     assert {(row["status"], row["n"]) for row in cells.values()} == {("interrupted", 0)}
     assert len(cells) == 3
 
