@@ -38,7 +38,8 @@ class Judge:
             output.reshape(bound.expected.shape), bound.expected
         ):
             different = (output.reshape(bound.expected.shape) != bound.expected).float().mean()
-            return f"{100 * float(different):.3g}% of it differs from the expected output, which must match bit for bit"
+            share = f"{100 * float(different):.3g}%"
+            return f"{share} of it differs from the expected output, which must match bit for bit"
         if not bound.is_output:
             return None
         error = self.error_of(output)
