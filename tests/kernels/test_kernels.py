@@ -157,7 +157,7 @@ def test_an_output_is_kept_as_long_as_it_fits():
         ("vLLM Triton", {Feature.LOPSIDED}, None, "takes no window of unequal sides without a causal mask"),
         ("vLLM Triton", {Feature.SYMMETRIC}, 16, "off on the right where"),
         ("vLLM Triton", {Feature.ALIBI, Feature.FULL}, 16, "no ALiBi slopes together with attention without"),
-        ("FlashInfer ragged", {Feature.ALIBI}, None, "FlashInfer computes ALiBi slopes of its own"),
+        ("FlashInfer ragged", {Feature.ALIBI}, None, "FlashInfer computes its own ALiBi slopes"),
         ("SDPA flash", {Feature.SOFTCAP, Feature.WINDOW}, None, "no sliding window and no logit soft-cap"),
     ],
 )
