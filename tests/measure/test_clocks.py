@@ -37,3 +37,15 @@ def test_without_a_device_nothing_is_known_and_nothing_throttled(monkeypatch: py
     for kind in ("cpu", "cuda"):
         reading = clocks.for_device(kind).read()
         assert (reading.sm_mhz, reading.throttle_reasons, reading.power_capped) == (None, (), False)
+
+
+def test_a_gpu_that_reports_nothing_is_neither_throttled_nor_capped(monkeypatch: pytest.MonkeyPatch) -> None:
+    pynvml = pytest.importorskip("pynvml")
+
+    def unsupported(*_: object) -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+
+    for name in dir(pynvml):
+        if name.startswith("nvmlDeviceGet"):
+            monkeypatch.setattr(pynvml, name, unsupported)
+    assert clocks.NvmlClocks(object()).read() == clocks.ClockReading()

@@ -74,6 +74,7 @@ def test_times_are_per_prompt_an_arm_a_line_with_a_cross_where_one_is_missing(su
         if row["n"]:
             assert point.y == pytest.approx(row["median_us"] / 1000 / size)
             assert list(point.interval) == pytest.approx([bound / 1000 / size for bound in row["ci95_us"]])
+            assert any(line.endswith("ms per prompt") for line in point.tip.lines) is (size > 1)
         else:
             assert point.y is None
             assert point.tip.lines == ["4 prompts, 100%, warm: out_of_memory", row["reason"]]
