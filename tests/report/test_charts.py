@@ -173,3 +173,9 @@ def test_both_renderers_know_every_marker() -> None:
     looks = [kernel.look for kernel in KERNELS if kernel.look]
     assert {marker for _, marker in looks} <= svg.MARKERS.keys()
     assert len({colour for colour, _ in looks}) == len({marker for _, marker in looks}) == len(looks)
+
+
+def test_a_part_shows_its_text_where_it_is_wide_enough() -> None:
+    part = Part(1.0, Key("part"), Tip([]), text="1.234")
+    assert (part.has_room(0.10), part.has_room(0.12)) == (False, True)
+    assert not replace(part, text="").has_room(1.0)

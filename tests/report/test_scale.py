@@ -20,6 +20,7 @@ from harness.report.charts.scale import Scale
         (Scale(1.0, 20.0, log=True), [1, 2, 5, 10, 20]),
         (Scale(1.0, 1000.0, log=True), [1, 10, 100, 1000]),
         (Scale(0.9, 11.0, log=True), [1, 2, 5, 10]),
+        (Scale(1.0, 1e9, log=True), [1, 1e2, 1e4, 1e6, 1e8]),
     ],
 )
 def test_ticks_are_round_numbers(scale: Scale, ticks: list[float]) -> None:

@@ -118,6 +118,12 @@ class TestBreakdown:
         assert (hooks["ms"], hooks["reason"]) == (None, "engine was not measured")
         assert "Percentages are of paged@1" in found["sentence"]
 
+    def test_without_anything_whole_there_are_no_percentages(self) -> None:
+        found = made(failed(prefills(without=["engine"]), "paged") + replay())
+        row = component(found, "measured", "cache_write")
+        assert row["ms"] == pytest.approx(0.03, abs=0.01)
+        assert (row["pct"], row["ci95_pct"]) == (None, None)
+
     def test_a_cell_that_failed_is_a_reason_not_a_zero(self) -> None:
         found = made(failed(prefills(), "no_write") + replay())
         for name in ("cache_write", "total"):

@@ -127,3 +127,10 @@ def test_charts_have_times_memory_and_speed_ups(summary):
     assert kept[3].key.label == "K and V by the formula"
     formula = [row["formula_bytes"] / 2**20 for row in summary["steps"] if row["arm"] == "kv_cache"]
     assert [point.y for point in kept[3].points] == formula
+
+
+def test_without_the_engine_s_data_type_there_is_no_formula():
+    record_without = {key: value for key, value in record().items() if key != "engine"}
+    _, kept = charts_of(record_without, results())[1].charts
+    assert not kept.lines[3].measured
+    assert len(kept.lines[3].points) == len(kept.lines[1].points)
