@@ -20,12 +20,22 @@ from common import parser_of, report
 from harness.analysis import stats
 from harness.experiments.prefill.summary import summarise
 from harness.runs.record import Cell, Result, Status, series_name
+from harness.runs.schema import Device, Model, RunRecord
 
 SPREADS = [2**n for n in range(10)]
 LAYERS = 25
 ROUNDS = 1000
 PAIRS = 10**6
-RECORD = {"status": "finished", "layers": list(range(LAYERS))}
+RECORD = RunRecord(
+    experiment="prefill",
+    status="finished",
+    config={},
+    device=Device(name="made up", kind="cpu"),
+    versions={},
+    model=Model(name="made up"),
+    notices=[],
+    layers=list(range(LAYERS)),
+)
 
 
 def main() -> None:
@@ -42,7 +52,7 @@ def main() -> None:
 
     def whole_run() -> int:
         summary = summarise(RECORD, results)
-        return len(summary["kernels"]) + len(summary["contrasts"])
+        return len(summary.kernels) + len(summary.contrasts)
 
     samples = sum(len(result.samples_us) for result in results)
     rows = [

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from calls import SPREAD_K, Placed, contrast
 from judging import Row
-from tracing import clock_watched, median, traced
+from tracing import median, trace_kernels, watching_clock
 
 from harness.analysis import stats
 from harness.measure import clocks, timers
@@ -53,10 +53,10 @@ def harness(call: str, placed: Placed, tool: str, timer: str, seconds: float, tr
     if not trace:
         return row
     if timer == "cupti":  # it is such a trace; another one cannot run beside it
-        with clock_watched() as readings:
+        with watching_clock() as readings:
             alone()
         return row | {"traced us": row["us"], "kernel us": row["us"], "clock MHz": median(readings)}
-    return row | traced(alone)
+    return row | trace_kernels(alone)
 
 
 def do_bench(call: str, placed: Placed, seconds: float, trace: bool) -> Row:
@@ -71,7 +71,7 @@ def do_bench(call: str, placed: Placed, seconds: float, trace: bool) -> Row:
     if not trace:
         return row
     step = placed.one_segment()
-    return row | traced(lambda: measure(step))
+    return row | trace_kernels(lambda: measure(step))
 
 
 def one_after_the_other(call: str, tool: str, times: Sequence[Sequence[float]]) -> Row:
@@ -152,7 +152,7 @@ def nvbench_traced(step: Step, seconds: float, call: str, traces: dict[str, Row]
             plain(state)
             return []  # NVBench writes its figures to a file, at the end
 
-        traces[call] = traced(work)
+        traces[call] = trace_kernels(work)
 
     return benchmark
 

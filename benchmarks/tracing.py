@@ -12,7 +12,7 @@ import numpy as np
 POLL_S = 0.005
 
 
-def trace(work: Callable[[], list[float]]) -> dict[str, Any]:
+def trace_kernels(work: Callable[[], list[float]]) -> dict[str, Any]:
     """Run a tool once: its figure, the kernel's time in a CUPTI trace, and the clock.
 
     Args:
