@@ -28,7 +28,7 @@ def rows(record: RunRecord, alone: Iterable[Result], steps: Sequence[Result]) ->
     Args:
         record: the run's; uses "requests".
         alone: results of single requests, of one rank; of a cell that was measured twice only the later.
-        steps: the rank's results of whole steps; likewise only the later.
+        steps: the rank's results of whole steps; of a cell that was measured twice, only the later.
     """
     by_step: dict[tuple[int, int], dict[int, list[Result]]] = {}
     for result in alone:

@@ -117,7 +117,7 @@ class BreakEvenRow(Stored):
     reuses: Amount | None = Field(description="attention calls on one copy")
     reuses_ci95: Interval | None = Field(description="its interval")
     length_for_one_use: Count | None = Field(description="tokens; assumed, not measured")
-    pays: str = Field(description="in words")
+    pays: str = Field(description="`on the first use`, `from N uses`, `never` or `unclear`")
     reason: str | None = Field(description="a remark")
 
 
