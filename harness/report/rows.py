@@ -50,11 +50,16 @@ class Changed(Protocol):
     def ci95_pct(self) -> stats.Interval | None: ...
 
 
-class Sampled(Protocol):
-    """A row of samples."""
+class Counted(Protocol):
+    """A row of samples or pairs."""
 
     @property
     def n(self) -> int: ...
+
+
+class Sampled(Counted, Protocol):
+    """A row of samples."""
+
     @property
     def warnings(self) -> list[str]: ...
 

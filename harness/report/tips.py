@@ -13,7 +13,7 @@ from harness.analysis import stats
 from harness.analysis.contrasts import name_in_series, rounds
 from harness.analysis.rows import ContrastRow, PrefillRow
 from harness.report.charts.spec import Point, Tip
-from harness.report.rows import Ended, TimedCell, change
+from harness.report.rows import Counted, Ended, TimedCell, change
 from harness.report.tables import interval_of, ms
 from harness.runs.record import Result
 from harness.runs.summary import KernelTimes, PairFigures
@@ -22,13 +22,6 @@ from harness.units import in_ms, pluralise
 T = TypeVar("T")
 Key = tuple[str, str, int]  # kernel, the arm's name within its series, the series' spread_k
 MEDIAN_DIGITS = 4  # of milliseconds
-
-
-class Counted(Protocol):
-    """A row of samples or pairs."""
-
-    @property
-    def n(self) -> int: ...
 
 
 class Tried(Ended, Counted, Protocol):

@@ -1,4 +1,4 @@
-"""Keys that stored runs had under schema 1 -> their names now."""
+"""Keys and arms that stored runs had under schema 1 -> their names now."""
 
 from __future__ import annotations
 
@@ -13,4 +13,5 @@ SUMMARY_KEYS = {  # of the main job, at any depth
     "planted_ms": "injected_ms",
     "planted_ci95_ms": "injected_ci95_ms",
 }
+ARMS = {"no_cache": "no_write"}  # of whole prefills; what kvcache calls no_cache is another thing
 ONE_SEGMENT_FOR = AliasChoices("one_segment_for", "one_run_for")  # of samples.jsonl, which has no version

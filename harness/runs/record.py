@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from harness.runs import former
-from harness.runs.schema import FORMER_ARMS, first_problem
+from harness.runs.schema import first_problem
 from harness.units import type_and_line
 
 
@@ -129,8 +129,8 @@ class Result:
         except ValidationError as error:
             raise ValueError(first_problem(error)) from None
         cell = result.cell
-        if cell.kernel == "prefill" and cell.arm in FORMER_ARMS:
-            return replace(result, cell=replace(cell, arm=FORMER_ARMS[cell.arm]))
+        if cell.kernel == "prefill" and cell.arm in former.ARMS:
+            return replace(result, cell=replace(cell, arm=former.ARMS[cell.arm]))
         return result
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -25,8 +25,6 @@ _PROBLEMS = {  # by pydantic's type of error
     "extra_forbidden": "is not a key of this file",
     "unexpected_keyword_argument": "is not a key of this file",
 }
-# Former arm of whole prefills -> its name now. What kvcache calls no_cache is another thing.
-FORMER_ARMS = {"no_cache": "no_write"}
 _LONGEST_TEXT = 120  # of a key or a value that an error names
 
 Count = Annotated[int, Field(ge=0)]
@@ -63,6 +61,7 @@ def _option(value: object) -> object:
     return value
 
 
+S = TypeVar("S", bound="Stored")
 BlockTable = Annotated[str, AfterValidator(_block_table)]
 Option = Annotated[Any, AfterValidator(_option)]
 
@@ -77,6 +76,14 @@ class Stored(BaseModel):
     model_config = ConfigDict(
         strict=True, extra="forbid", allow_inf_nan=False, validate_assignment=True, protected_namespaces=()
     )
+
+    @classmethod
+    def check(cls: type[S], data: object) -> S:
+        """The data as this; raises ValueError, in one line, on anything else."""
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise ValueError(first_problem(error)) from None
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object of the fields that were set."""
@@ -294,10 +301,7 @@ class RunRecord(Stored):
         """
         version = require_readable(data, SCHEMA_VERSION)
         assert isinstance(data, dict)
-        try:
-            return cls.model_validate(upgrade(data, version))
-        except ValidationError as error:
-            raise ValueError(first_problem(error)) from None
+        return cls.check(upgrade(data, version))
 
 
 def upgrade(data: dict[str, Any], version: int) -> dict[str, Any]:
@@ -359,7 +363,7 @@ def _from_1(data: dict[str, Any]) -> dict[str, Any]:
     if isinstance(found.get("first_tokens"), dict):
         found["tokens_by_stage"] = found.pop("first_tokens")
     if isinstance(errors := found.get("logits_error"), dict):
-        found["logits_error"] = {FORMER_ARMS.get(arm, arm): error for arm, error in errors.items()}
+        found["logits_error"] = {former.ARMS.get(arm, arm): error for arm, error in errors.items()}
     if isinstance(profiles := found.get("profile"), list):
         found["profile"] = [
             _arm_of_now(profile) if isinstance(profile, dict) else profile for profile in profiles
@@ -369,4 +373,4 @@ def _from_1(data: dict[str, Any]) -> dict[str, Any]:
 
 def _arm_of_now(profile: dict[str, Any]) -> dict[str, Any]:
     arm = profile.get("arm")
-    return profile | {"arm": FORMER_ARMS[arm]} if isinstance(arm, str) and arm in FORMER_ARMS else profile
+    return profile | {"arm": former.ARMS[arm]} if isinstance(arm, str) and arm in former.ARMS else profile

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from harness.runs.record import StatusName
-from harness.runs.schema import Amount, Count, Interval, RunStatus, Stored, first_problem, require_readable
+from harness.runs.schema import Amount, Count, Interval, RunStatus, Stored, require_readable
 
 SCHEMA_VERSION = 2
 S = TypeVar("S", bound="Summary")
@@ -32,10 +32,7 @@ class Summary(Stored):
         """
         version = require_readable(data, SCHEMA_VERSION)
         assert isinstance(data, dict)
-        try:
-            return cls.model_validate(cls.upgrade(data, version))
-        except ValidationError as error:
-            raise ValueError(first_problem(error)) from None
+        return cls.check(cls.upgrade(data, version))
 
     @classmethod
     def upgrade(cls, data: dict[str, Any], version: int) -> dict[str, Any]:

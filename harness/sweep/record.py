@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from harness.runs.schema import Amount, RunStatus, Stored, first_problem
-from harness.runs.store import Damaged, read_json
+from harness.runs.schema import Amount, RunStatus, Stored
+from harness.runs.store import damaged, read_json
 from harness.sweep import RECORD
 
 PointStatus = Literal["waiting", "running", "finished", "interrupted", "failed"]
@@ -42,7 +42,6 @@ class SweepRecord(Stored):
 def read(directory: Path) -> SweepRecord:
     """A sweep's record; raises FileNotFoundError if there is none, Damaged if it is not a record."""
     path = directory / RECORD
-    try:
-        return SweepRecord.model_validate(read_json(path))
-    except ValidationError as error:
-        raise Damaged(f"{path}: damaged ({first_problem(error)}); restore it or measure again") from None
+    data = read_json(path)
+    with damaged(path):
+        return SweepRecord.check(data)

@@ -13,7 +13,7 @@ import pytest
 from harness.config import former_options
 from harness.runs import former
 from harness.runs.record import Cell, Result, Status
-from harness.runs.schema import FORMER_ARMS, RunRecord, TooNew
+from harness.runs.schema import RunRecord, TooNew
 from harness.runs.store import Damaged, RunDirectory
 from tests.made_up.builder import run_record
 
@@ -32,9 +32,9 @@ def test_a_stored_record_keeps_every_key_and_figure(stored: Path) -> None:
     }
     expected["config"] = former_options.rename(expected["config"])
     if profiles := expected.get("profile"):
-        expected["profile"] = [p | {"arm": FORMER_ARMS.get(p["arm"], p["arm"])} for p in profiles]
+        expected["profile"] = [p | {"arm": former.ARMS.get(p["arm"], p["arm"])} for p in profiles]
     if errors := expected.get("logits_error"):
-        expected["logits_error"] = {FORMER_ARMS.get(arm, arm): error for arm, error in errors.items()}
+        expected["logits_error"] = {former.ARMS.get(arm, arm): error for arm, error in errors.items()}
     assert after == expected | {"schema_version": 2}
     assert RunRecord.parse(after) == RunRecord.parse(before), "what is converted is read again"
 

@@ -13,7 +13,6 @@ from harness.experiments import views
 from harness.experiments.cache.rows import CacheSummary
 from harness.experiments.prefill.rows import PrefillSummary
 from harness.runs import former
-from harness.runs.schema import FORMER_ARMS
 from harness.runs.store import Damaged, RunDirectory
 from tests.made_up import builder, cache
 
@@ -24,7 +23,7 @@ STUDIED = sorted(ROOT.glob("docs/study/data/*/*/summary.json"))
 @pytest.mark.parametrize("stored", STUDIED, ids=lambda path: path.parent.name)
 def test_a_stored_summary_keeps_every_figure(stored: Path) -> None:
     text = stored.read_text(encoding="utf-8")
-    for old, new in {**FORMER_ARMS, **former.SUMMARY_KEYS}.items():
+    for old, new in {**former.ARMS, **former.SUMMARY_KEYS}.items():
         text = text.replace(f'"{old}"', f'"{new}"')
     before = json.loads(text)
     assert before["schema_version"] == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from harness.analysis import stats
 from harness.analysis.breakdown.rows import Share, VariantRow
@@ -13,18 +12,6 @@ from harness.runs.record import Result, Status
 from harness.runs.schema import RunRecord
 from harness.runs.summary import Verdict
 from harness.units import in_ms
-
-
-@dataclass(frozen=True)
-class _Difference:
-    """The paired difference of two arms, in ms, and in percent of a whole."""
-
-    ms: float
-    ci95_ms: stats.Interval | None
-    pct: float | None
-    ci95_pct: stats.Interval | None
-    n: int
-    sound: bool  # both arms are ok
 
 
 def variant_rows(record: RunRecord, results: Iterable[Result]) -> list[VariantRow]:
@@ -40,7 +27,7 @@ def variant_rows(record: RunRecord, results: Iterable[Result]) -> list[VariantRo
         return []
     first = engines.get(BASELINE, {}).get("engine")
     repeated = _difference(first, engines.get(AGAIN, {}).get("engine"))
-    floor = stats.noise_floor_pct(repeated.ci95_pct) if repeated else None
+    floor = stats.noise_floor_pct(repeated[0].ci95_pct) if repeated else None
     return [_row(record, name, arms, first, floor) for name, arms in engines.items()]
 
 
@@ -53,7 +40,8 @@ def _row(
 ) -> VariantRow:
     engine, variant = arms["engine"], Variant.from_name(name)
     median = stats.median_interval(engine.samples_us) if engine.samples_us else None
-    against = None if name == BASELINE else _difference(first, engine)
+    compared = None if name == BASELINE else _difference(first, engine)
+    against = compared[0] if compared else None
     settings = record.engine.to_json() if record.engine else {}
     return VariantRow(
         variant=name,
@@ -67,7 +55,7 @@ def _row(
         ci95_ms=against.ci95_ms if against else None,
         delta_pct=against.pct if against else None,
         ci95_pct=against.ci95_pct if against else None,
-        verdict=_verdict(name, against, floor) if against else None,
+        verdict=_verdict(name, *compared, floor) if compared else None,
         noise_floor_pct=floor,
         paging=_within(arms, "dense", "paged"),
         cache_write=_within(arms, "no_write", "dense"),
@@ -78,9 +66,9 @@ def _row(
     )
 
 
-def _verdict(name: str, against: _Difference, floor: float | None) -> Verdict:
+def _verdict(name: str, against: Share, sound: bool, floor: float | None) -> Verdict:
     bounds = against.ci95_pct
-    if bounds is None or not against.sound:
+    if bounds is None or not sound:
         return "unclear"
     if name == AGAIN:
         return stats.verdict(bounds)
@@ -94,33 +82,31 @@ def _within(arms: Mapping[str, Result], baseline: str, treatment: str) -> Share:
     objections = (why_not(arms.get(name), name) for name in sorted((baseline, treatment)))
     lacking = next((text for text in objections if text), None)
     remarks = dict.fromkeys(arm.reason for arm in (one, two) if arm and arm.reason)
-    reason = lacking or "; ".join(remarks) or None
-    difference = _difference(one, two, whole)
-    if difference is None:
-        return Share(ms=None, ci95_ms=None, pct=None, ci95_pct=None, n=0, reason=reason)
-    return Share(
-        ms=difference.ms,
-        ci95_ms=difference.ci95_ms,
-        pct=difference.pct,
-        ci95_pct=difference.ci95_pct,
-        n=difference.n,
-        reason=reason,
-    )
+    found = _difference(one, two, whole)
+    share = found[0] if found else Share(ms=None, ci95_ms=None, pct=None, ci95_pct=None, n=0, reason=None)
+    share.reason = lacking or "; ".join(remarks) or None
+    return share
 
 
-def _difference(one: Result | None, two: Result | None, whole: Result | None = None) -> _Difference | None:
-    """The paired difference of two arms, in percent of `whole` (of `one`); None without pairs."""
+def _difference(
+    one: Result | None, two: Result | None, whole: Result | None = None
+) -> tuple[Share, bool] | None:
+    """The paired difference of two arms, in percent of `whole` (of `one`), and whether both arms are ok.
+
+    None without pairs.
+    """
     n = min(len(one.samples_us), len(two.samples_us)) if one and two else 0
     if not one or not two or not n:
         return None
     paired = stats.paired_difference(one.samples_us[:n], two.samples_us[:n])
     of = whole.samples_us if whole else one.samples_us[:n]
     level_us = stats.median_interval(of).median if of else None
-    return _Difference(
+    share = Share(
         ms=paired.delta_us / 1000,
         ci95_ms=stats.map_interval(paired.ci95_us, in_ms),
         pct=level_us and 100 * paired.delta_us / level_us,
         ci95_pct=stats.map_interval(paired.ci95_us, lambda us: 100 * us / level_us) if level_us else None,
         n=n,
-        sound=one.status is Status.OK and two.status is Status.OK,
+        reason=None,
     )
+    return share, one.status is two.status is Status.OK

@@ -58,7 +58,7 @@ def summarise(record: RunRecord, results: Sequence[Result]) -> KernelsSummary:
     cells: list[KernelCell] = []
     contrasts: list[KernelContrast] = []
     for members in series.values():
-        gathers = {r.cell.kernel: r for r in members if r.cell.stage == "gather"}
+        gathers = {r.cell.kernel: figures.cell_row(r) for r in members if r.cell.stage == "gather"}
         arms = [r for r in members if r.cell.stage == "kernel" and not r.one_segment_for]
         cells += [_cell(record, result, gathers) for result in arms]
         for one, two in series_pairs(members):
@@ -75,14 +75,13 @@ def summarise(record: RunRecord, results: Sequence[Result]) -> KernelsSummary:
     )
 
 
-def _cell(record: RunRecord, result: Result, gathers: dict[str, Result]) -> KernelCell:
+def _cell(record: RunRecord, result: Result, gathers: dict[str, figures.Fields]) -> KernelCell:
     fields = figures.cell_row(result)
     gather = gathers.get(gather_for(result.cell.kernel)) if result.cell.arm == "fragmented" else None
-    copying = figures.cell_row(gather) if gather else {}
-    if copying and copying["status"] != "ok" and fields["status"] == "ok":
-        fields["warnings"].append(f"gather: {copying['status']}: {copying['reason']}")
+    if gather and gather["status"] != "ok" and fields["status"] == "ok":
+        fields["warnings"].append(f"gather: {gather['status']}: {gather['reason']}")
     rates = _rates(record.config, fields["median_us"])
-    return KernelCell(**fields, gather_us=copying.get("median_us"), **rates)
+    return KernelCell(**fields, gather_us=gather["median_us"] if gather else None, **rates)
 
 
 def _rates(config: Mapping[str, Any], microseconds: float | None) -> dict[str, Any]:

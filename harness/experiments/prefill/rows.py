@@ -9,7 +9,7 @@ from pydantic import Field
 from harness.analysis.breakdown.rows import Breakdown, VariantRow
 from harness.analysis.rows import ContrastRow, KernelRow, PrefillRow, RequestRow
 from harness.runs import former
-from harness.runs.schema import FORMER_ARMS, Amount, Count
+from harness.runs.schema import Amount, Count
 from harness.runs.summary import Summary
 
 
@@ -40,4 +40,4 @@ def _rename(data: Any, key: str = "") -> Any:
     if isinstance(data, list):
         return [_rename(each) for each in data]
     is_arm = key in ("arm", "baseline", "treatment") and isinstance(data, str)
-    return FORMER_ARMS.get(data, data) if is_arm else data
+    return former.ARMS.get(data, data) if is_arm else data
