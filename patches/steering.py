@@ -16,6 +16,7 @@ import torch
 
 from patches import PatchError, Symbol
 
+FEATURE = "in-engine arms"
 NEEDS = (
     Symbol("vllm.v1.worker.gpu_model_runner:GPUModelRunner.execute_model", ("scheduler_output",)),
     Symbol("vllm.v1.core.sched.output:NewRequestData",
@@ -24,6 +25,9 @@ NEEDS = (
            ("scheduled_new_reqs", "scheduled_cached_reqs", "num_scheduled_tokens")),
     Symbol("vllm.v1.core.sched.output:CachedRequestData", ("req_ids",)),
 )  # fmt: skip
+NEEDS_ON_CUDA = (
+    Symbol("vllm.v1.worker.gpu.model_runner:GPUModelRunner.execute_model", ("scheduler_output",), "0.29"),
+)
 
 
 class LayerStep(NamedTuple):

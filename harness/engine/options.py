@@ -23,15 +23,26 @@ class EngineError(RuntimeError):
     """The engine cannot start, or did not behave as a prefill-only engine must; says what to change."""
 
 
-def check_vllm(source: ModelSource) -> None:
-    """Raise PatchError if the installed vLLM lacks something needed to observe and steer it.
+def check_vllm(source: ModelSource, attention_backend: str | None) -> None:
+    """Raise PatchError if the installed vLLM lacks something needed to run this model and observe it.
 
     Takes seconds, as it imports vllm; starts nothing.
+
+    Args:
+        attention_backend: as asked for, in any case; None: vLLM's choice.
     """
     _of_the_process()
     from harness.engine import compatibility
+    from patches import positions, weights
 
-    compatibility.require(device.kind(), longer_positions=source.extended_positions is not None)
+    kind = device.kind()
+    usual = {"cpu": "CPU_ATTN", "cuda": "FLASH_ATTN"}[kind]
+    features = [f"the attention backend {(attention_backend or usual).upper()}"]
+    if source.extended_positions is not None:
+        features.append(positions.FEATURE)
+    if source.drawn_in_engine:
+        features.append(weights.FEATURE)
+    compatibility.require(kind, features)
 
 
 def engine_args(spec: EngineSpec, source: ModelSource) -> dict[str, Any]:

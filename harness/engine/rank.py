@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from harness import kernels
+from harness import device, kernels
 from harness.calls import capture
-from harness.engine import observing
+from harness.engine import compatibility, observing
 from harness.kernels import overrides
 from harness.measure import memory, profile
 from harness.measure.budget import Budget
@@ -49,6 +49,8 @@ class Rank:
         self.steering: steering.Steering | None = None
         self.not_steered: str | None = None
         try:
+            if missing := compatibility.why_not(device.kind(), steering.FEATURE):
+                raise PatchError(missing)
             sources = overrides.by_source()
             self.steering = steering.Steering(
                 self.layers, self.model_runner, overrides.BACKEND_KERNELS, sources

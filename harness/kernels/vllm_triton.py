@@ -1,4 +1,4 @@
-"""vLLM's Triton attention, called as its TRITON_ATTN backend calls it in a prefill (vLLM 0.26)."""
+"""vLLM's Triton attention, called as its TRITON_ATTN backend calls it in a prefill."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 
 from harness.calls.capture import AttentionCall
 from harness.kernels import vllm_cache
-from harness.kernels.protocol import DenseKV, Output, PagedKV, Run, Unsupported
-from harness.kernels.support import Apart, Feature, Package, Sizes, Support, load, require, try_once
+from harness.kernels.protocol import DenseKV, Output, PagedKV, Run
+from harness.kernels.support import GPU_INSTALL, Apart, Feature, Package, Sizes, Support, require, try_once
 from patches import Symbol, attention
 from patches.steering import LayerStep
 
@@ -22,6 +22,7 @@ KERNEL = Symbol(
      "alibi_slopes", "sinks", "seq_threshold_3D", "num_par_softmax_segments", "softmax_segm_output",
      "softmax_segm_max", "softmax_segm_expsum"),
 )  # fmt: skip
+FEATURE = "the attention backend TRITON_ATTN"
 NEEDS = (
     *attention.backend_needs("vllm.v1.attention.backends.triton_attn", "TritonAttentionImpl",
                              "TritonAttentionMetadata"),
@@ -45,11 +46,11 @@ class VllmTritonAttention:
         features=frozenset(set(Feature) - {Feature.SYMMETRIC, Feature.LOPSIDED}),
         dtypes=("float16", "bfloat16"),
         head_sizes=Sizes(smallest=32),
-        package=Package("vllm", "make ENGINE=gpu, or pip install vllm==0.26.0", also=("triton",)),
+        package=Package("vllm", GPU_INSTALL, also=("triton",), needs=NEEDS),
         page_sizes=Sizes(multiple_of=16),
         apart=(Apart(Feature.ALIBI, Feature.FULL),),  # ALiBi counts from the first token
         because={
-            Feature.SYMMETRIC: "window without a causal mask: unified_attention (vLLM 0.26 to 0.32) cuts it "
+            Feature.SYMMETRIC: "window without a causal mask: unified_attention (vLLM 0.26 to 0.33) cuts it "
             "off on the right where that of the first query of its tile ends"
         },
     )
@@ -90,7 +91,7 @@ class VllmTritonAttention:
             "sinks": call.sinks,
             **_segments(call),
         }
-        function = _function()
+        function = KERNEL.resolve()
 
         def run() -> torch.Tensor:
             function(**arguments)
@@ -150,14 +151,6 @@ class KernelOverrides:
         arguments["k"], arguments["v"] = one_block(kv)
         arguments["block_table"] = starts_of(arguments["cu_seqlens_q"])
         return kernel(**arguments)
-
-
-def _function() -> Any:
-    """vLLM's function; raises Unsupported if it does not load or its parameters have changed."""
-    load(VllmTritonAttention.support.package, MODULE)
-    if problem := KERNEL.problem():
-        raise Unsupported(problem)
-    return KERNEL.resolve()
 
 
 def _segments(call: AttentionCall) -> dict[str, Any]:

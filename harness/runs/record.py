@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
-from enum import Enum
+from enum import StrEnum
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -40,7 +40,7 @@ StatusName = Literal[
 Data = Literal["captured", "synthetic"]
 
 
-class Status(str, Enum):
+class Status(StrEnum):
     """How the measurement of a cell ended."""
 
     OK = "ok"

@@ -35,7 +35,7 @@ ARMS = (("reset", False), ("warm", False), ("reset", True))  # name, whether it 
 
 def run(config: CacheConfig, source: ModelSource) -> None:
     """Run the experiment, leaving a run directory; raises as `recording` does."""
-    check_vllm(source)  # a refusal leaves no run behind
+    check_vllm(source, config.attention_backend)  # a refusal leaves no run behind
     recording(config, source.name, partial(measure, source=source), views.write, source.notices)
 
 

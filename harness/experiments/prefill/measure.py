@@ -48,7 +48,7 @@ def run(config: RunConfig, source: models.ModelSource | None) -> None:
 
         saved.run(config)
         return
-    check_vllm(source)  # a refusal leaves no run behind
+    check_vllm(source, config.attention_backend)  # a refusal leaves no run behind
 
     def job(config: RunConfig, recorder: Recorder) -> None:
         # vLLM's tensors can only be written in inference mode.
