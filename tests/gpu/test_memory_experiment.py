@@ -1,21 +1,14 @@
-"""The experiment `memory` by subprocess: every counter of a GPU is there and they agree with each other."""
+"""The experiment `memory`: every counter of a GPU is there and they agree with each other."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.gpu.jobs import harness, summary_of
 
 
 def test_every_counter_is_read_in_the_engine_s_own_process(tmp_path):
-    small = "--model gpt2 --lengths 1,500,33 --repeats 1 --gpu-memory-utilization 0.2 --enforce-eager --quiet"
-    command = [sys.executable, "-m", "harness", "memory", *small.split(), "--output-dir", tmp_path]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    summary = json.loads((tmp_path / "summary.json").read_text())
+    small = "--model gpt2 --lengths 1,500,33 --repeats 1 --gpu-memory-utilization 0.1 --enforce-eager --quiet"
+    harness("memory", *small.split(), "--output-dir", tmp_path)
+    summary = summary_of(tmp_path)
     assert {row["status"] for row in summary["cells"]} == {"ok"}, summary["cells"]
     for row in summary["cells"]:
         if row["moment"] != "start":

@@ -10,6 +10,8 @@ import torch
 from harness.measure.categories import CATEGORIES, COPIES, MATRIX_PRODUCTS, OTHER, SAMPLING
 from harness.measure.profile import in_step, profile_step
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture
 def operators():

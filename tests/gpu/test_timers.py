@@ -15,6 +15,8 @@ from harness.measure import ceilings
 from harness.measure.timers import CudaEventTimer, CuptiTimer, Step, time_rounds
 from tests.attention_calls import make_call
 
+pytestmark = pytest.mark.alone
+
 
 def medians(timer, steps, rounds=30):
     """Median time of each step, after three rounds of warm-up."""

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.gpu.jobs import harness, record_of, summary_of
+
+pytestmark = pytest.mark.alone  # engines are held against each other
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +30,12 @@ def test_block_sizes_and_flash_attention_versions(small_llama, tmp_path):
 
     if torch.cuda.get_device_capability() != (9, 0):
         pytest.skip("FlashAttention 3 needs compute capability 9.0")
-    command = [
-        sys.executable, "run_vllm_prefill.py", "--model", str(small_llama), "--length", "2048",
-        "--layers", "0", "--spread-k", "1", "--no-attribution", "--repeats", "30", "--enforce-eager",
-        "--block-sizes", "16,64", "--flash-attn-versions", "2,3", "--output-dir", str(tmp_path / "run"),
-    ]  # fmt: skip
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    rows = json.loads((tmp_path / "run" / "summary.json").read_text())["variants"]
+    harness(
+        "prefill", "--model", small_llama, "--length", 2048, "--layers", 0, "--spread-k", 1,
+        "--no-attribution", "--repeats", 30, "--enforce-eager", "--block-sizes", "16,64",
+        "--flash-attn-versions", "2,3", "--output-dir", tmp_path,
+    )  # fmt: skip
+    rows = summary_of(tmp_path)["variants"]
     assert [row["variant"] for row in rows] == [
         "baseline", "baseline again", "block_size=64", "flash_attn_version=2",
     ]  # fmt: skip
@@ -49,7 +44,7 @@ def test_block_sizes_and_flash_attention_versions(small_llama, tmp_path):
         assert row["n"] == row["paging"]["n"] == row["cache_write"]["n"] == 30
         assert row["noise_floor_pct"] < 10
         assert row["paging"]["reason"] is None
-    noted = json.loads((tmp_path / "run" / "run.json").read_text())["variants"]
+    noted = record_of(tmp_path)["variants"]
     settings = {name: noted[name]["settings"] for name in noted}
     assert settings["block_size=64"]["block_size"] == 64
     assert {name: each["flash_attn_version"] for name, each in settings.items()} == {
