@@ -82,7 +82,7 @@ def rows(times: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
     baseline_ms = stats.median_interval(times[UNTOUCHED]).median / 1e3
     found = []
     for name in [name for name in times if name != UNTOUCHED]:
-        contrast = stats.paired_difference(times[UNTOUCHED], times[name])
+        contrast = stats.paired_difference(*stats.pull_in([times[UNTOUCHED], times[name]]))
         low, high = contrast.ci95_pct or (None, None)
         found.append(
             {

@@ -50,7 +50,7 @@ def measure(name: str, index: int, options: argparse.Namespace) -> list[tuple[fl
             placed.series(f"{name} {n}"), timer, budget, n, monitor=monitor, precision_pct=options.precision
         )
         baseline, again = contrast(results)
-        difference = stats.paired_difference(baseline.samples_us, again.samples_us)
+        difference = stats.paired_difference(*stats.pull_in([baseline.samples_us, again.samples_us]))
         if difference.ci95_pct is not None:
             found.append((difference.delta_pct, *difference.ci95_pct, difference.n))
     return found

@@ -61,7 +61,7 @@ def measure(name: str, tiles: int, heads: int, options: argparse.Namespace) -> d
         short, long = sample(
             Series(results, list(steps)), timer, budget, n, monitor=monitor, precision_pct=options.precision
         )
-        difference = stats.paired_difference(short.samples_us, long.samples_us)
+        difference = stats.paired_difference(*stats.pull_in([short.samples_us, long.samples_us]))
         if difference.ci95_pct is not None:
             found.append((difference.delta_pct, *difference.ci95_pct, difference.baseline_us, difference.n))
     delta, low, high, baseline_us, pairs = np.array(found).T

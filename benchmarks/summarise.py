@@ -17,7 +17,7 @@ from collections.abc import Callable
 import numpy as np
 from common import parser_of, report
 
-from harness.analysis import stats
+from harness.analysis import sample_warnings, stats
 from harness.experiments.prefill.summary import summarise
 from harness.runs.record import Cell, Result, Status, series_name
 from harness.runs.schema import Device, Model, RunRecord
@@ -48,7 +48,13 @@ def main() -> None:
 
     def one_contrast() -> int:
         found = stats.paired_difference(baseline, treatment)
-        return len([stats.verdict(found.ci95_pct), *stats.warnings(baseline), *stats.warnings(treatment)])
+        return len(
+            [
+                stats.verdict(found.ci95_pct),
+                *sample_warnings.warnings(baseline),
+                *sample_warnings.warnings(treatment),
+            ]
+        )
 
     def whole_run() -> int:
         summary = summarise(RECORD, results)

@@ -46,7 +46,7 @@ def harness(call: str, placed: Placed, tool: str, timer: str, seconds: float, tr
     results = measure(placed.series(call), 2 * seconds)
     one_segment, _ = contrast(results)
     (split,) = (r for r in results if r.cell.arm == "paged" and r.cell.spread_k == SPREAD_K)
-    found = stats.paired_difference(one_segment.samples_us, split.samples_us)
+    found = stats.paired_difference(*stats.pull_in([one_segment.samples_us, split.samples_us]))
     samples = alone()
     row: Row = {"call": call, "tool": tool, "us": median(samples), "samples": len(samples)}
     row |= {"behind others us": found.baseline_us, "contrast %": found.delta_pct}

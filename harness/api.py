@@ -91,7 +91,7 @@ class Run:
 
         >>> import harness
         >>> harness.open("tests/data/run").frame("contrasts").verdict.value_counts().to_dict()
-        {'slower': 132, 'same': 96, 'unclear': 10}
+        {'slower': 133, 'same': 102, 'unclear': 3}
         """
         if name not in self.lists:
             raise ValueError(
@@ -137,7 +137,7 @@ class Run:
         >>> contrasts = harness.open("tests/data/run").contrasts
         >>> prefill = contrasts[(contrasts.kernel == "prefill") & (contrasts.treatment == "paged")]
         >>> prefill[["spread_k", "verdict"]].to_dict("list")
-        {'spread_k': [2, 8], 'verdict': ['unclear', 'slower']}
+        {'spread_k': [2, 8], 'verdict': ['same', 'slower']}
         """
         return self.frame("contrasts")
 
@@ -229,7 +229,7 @@ def open(path: str | os.PathLike[str]) -> Run:
             summary = directory.summary(view.Summary)
             if summary.status == record.status:  # else it is older: the run was resumed, then killed
                 return Run(directory, record, summary)
-        return Run(directory, record, view.summarise(record, directory.results()))
+        return Run(directory, record, views.summarise(record, directory.results()))
     except Damaged:  # names its file itself
         raise
     except ValueError as error:

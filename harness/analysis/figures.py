@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from harness.analysis import stats
+from harness.analysis import sample_warnings, stats
 from harness.runs.record import Cell, Result, Status
 
 Fields = dict[str, Any]  # of a row
@@ -22,15 +24,34 @@ def of_samples(samples_us: stats.Samples) -> Fields:
         "ci95_us": median.ci95,
         "mean_us": float(np.mean(samples_us)),
         "n": median.n,
-        "warnings": stats.warnings(samples_us),
+        "warnings": sample_warnings.warnings(samples_us),
     }
 
 
+def pull_in(results: Iterable[Result]) -> list[Result]:
+    """The results with the outliers of each series bounded, arms that have as many samples together.
+
+    See `stats.pull_in`: differences between arms of these results are those to report.
+    """
+    pulled = list(results)
+    series: dict[tuple[str, int], list[int]] = {}
+    for n, result in enumerate(pulled):
+        if result.samples_us:
+            series.setdefault((result.series, len(result.samples_us)), []).append(n)
+    for members in series.values():
+        samples = stats.pull_in([pulled[n].samples_us for n in members])
+        for n, values in zip(members, samples, strict=True):
+            pulled[n] = replace(pulled[n], samples_us=values.tolist())
+    return pulled
+
+
 def of_pairs(baseline_us: stats.Samples, treatment_us: stats.Samples, sound: bool) -> Fields:
-    """baseline_us, delta_us, delta_pct, ci95_us, ci95_pct, verdict, detectable_pct and n of samples in us.
+    """baseline_us, delta_us, delta_pct, ci95_us, ci95_pct, p_value, verdict, detectable_pct and n of samples
+    in us.
 
     Args:
-        baseline_us, treatment_us: at least one each; a longer list is cut to the shorter one's length.
+        baseline_us, treatment_us: as `pull_in` leaves them, at least one each; a longer list is cut to the
+            shorter one's length.
         sound: whether all come from ok cells; if not, the figures stand, but the verdict is "unclear".
     """
     n = min(len(baseline_us), len(treatment_us))
@@ -41,6 +62,7 @@ def of_pairs(baseline_us: stats.Samples, treatment_us: stats.Samples, sound: boo
         "delta_pct": difference.delta_pct,
         "ci95_us": difference.ci95_us,
         "ci95_pct": difference.ci95_pct,
+        "p_value": difference.p_value,
         "verdict": stats.verdict(difference.ci95_pct) if sound else "unclear",
         "detectable_pct": stats.detectable_pct(difference.ci95_pct),
         "n": difference.n,
@@ -49,7 +71,7 @@ def of_pairs(baseline_us: stats.Samples, treatment_us: stats.Samples, sound: boo
 
 def clock_warnings(result: Result) -> list[str]:
     """Warnings about the clocks while the result was measured."""
-    text = stats.clock_fell(result.clock_mhz)
+    text = sample_warnings.clock_fell(result.clock_mhz)
     return [text] if text else []
 
 
@@ -92,10 +114,11 @@ def contrast_row(contrast: str, baseline: Result, treatment: Result) -> Fields |
     if baseline.series != treatment.series or not (baseline.samples_us and treatment.samples_us):
         return None
     sound = baseline.status is treatment.status is Status.OK
+    samples = stats.pull_in([baseline.samples_us, treatment.samples_us])
     return {
         "contrast": contrast,
         "kernel": treatment.cell.kernel,
         "spread_k": treatment.cell.spread_k,
         **dict(treatment.cell.point),
-        **of_pairs(baseline.samples_us, treatment.samples_us, sound),
+        **of_pairs(samples[0], samples[1], sound),
     }

@@ -105,8 +105,7 @@ def _row(results: Sequence[Result], **about: Any) -> RequestRow:
     paired: dict[str, Any] = dict.fromkeys(("delta_us", "delta_pct", "ci95_pct", "verdict"))
     one, split = named.get("paged@1"), named.get("paged")
     if one and split and one is not split and one.samples_us and split.samples_us:
-        n = min(len(one.samples_us), len(split.samples_us))
-        difference = stats.paired_difference(one.samples_us[:n], split.samples_us[:n])
+        difference = stats.paired_difference(*stats.pull_in([one.samples_us, split.samples_us]))
         paired = {
             "delta_us": difference.delta_us,
             "delta_pct": difference.delta_pct,

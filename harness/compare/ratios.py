@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from harness.analysis import stats
-from harness.analysis.breakdown.samples import enough, generator, percentile_interval, resampled_medians
 from harness.analysis.contrasts import Group, rounds
 from harness.experiments.views import experiment_of
 from harness.runs.record import Result, Status
@@ -177,7 +176,7 @@ def _ratio(cell: dict[str, Any], one: Group, two: Group, other: str) -> Ratio | 
         return None
     samples = [rounds([r for r in _sound(side) if r.cell.layer in common]) for side in (one, two)]
     medians = [float(np.median(each)) / 1000 for each in samples]
-    interval = ratio_interval(*samples)
+    interval = stats.ratio_interval(samples[1], samples[0])
     providers = dict.fromkeys(group.cell.provider for group in (one, two))
     return Ratio(
         other=other,
@@ -190,19 +189,6 @@ def _ratio(cell: dict[str, Any], one: Group, two: Group, other: str) -> Ratio | 
         n=(len(samples[0]), len(samples[1])),
         layers=None if None in common else len(common),
     )
-
-
-def ratio_interval(first: stats.Samples, other: stats.Samples) -> stats.Interval | None:
-    """The 95% interval of median(other) / median(first): percentile bootstrap of two independent lists.
-
-    None below 6 samples of either. The same samples give the same interval.
-    """
-    one, two = np.asarray(first, dtype=np.float64), np.asarray(other, dtype=np.float64)
-    if not enough(one, two):
-        return None
-    rng = generator()
-    below, above = resampled_medians(one, rng), resampled_medians(two, rng)
-    return percentile_interval(above / below)
 
 
 def verdict(interval: stats.Interval | None) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from importlib import import_module
 from typing import Any, Protocol, cast
 
+from harness.analysis.families import judge_together
 from harness.experiments import EXPERIMENTS, Experiment
 from harness.report.charts import mpl
 from harness.report.charts.spec import Sheet
@@ -25,7 +26,7 @@ class View(Protocol):
     Summary: type[summaries.Summary]  # the schema of its summary.json
 
     def summarise(self, record: RunRecord, results: Sequence[Result]) -> summaries.Summary:
-        """The content of summary.json for a finished, running or interrupted run."""
+        """The rows of a finished, running or interrupted run, each judged by itself."""
         ...
 
     def document(self, record: RunRecord, summary: Any) -> Document:
@@ -51,6 +52,13 @@ def experiment_of(record: RunRecord) -> Experiment:
 def view_of(experiment: Experiment) -> View:
     """What is read of an experiment's runs."""
     return cast(View, import_module(experiment.view))
+
+
+def summarise(record: RunRecord, results: Sequence[Result]) -> summaries.Summary:
+    """The content of summary.json, with verdicts that hold together."""
+    summary = view_of(experiment_of(record)).summarise(record, results)
+    judge_together(summary)
+    return summary
 
 
 def charts(record: RunRecord, summary: Any, results: Iterable[Result]) -> list[Sheet]:
@@ -84,11 +92,9 @@ def write(run: RunDirectory) -> Document:
     FileNotFoundError without a run.json, ValueError if a line of samples.jsonl is not a result or the
     experiment is not known.
     """
-    record = run.record()
-    view = view_of(experiment_of(record))
-    results = run.results()
-    summary = view.summarise(record, results)
-    document = view.document(record, summary)
+    record, results = run.record(), run.results()
+    summary = summarise(record, results)
+    document = view_of(experiment_of(record)).document(record, summary)
     sheets = charts(record, summary, results)
     write_json(run.summary_path, summary.to_json())
     write_atomic(run.tables_path, document.markdown())

@@ -105,7 +105,7 @@ class PrecisionCheck:
             medians = map(stats.median_interval, samples.values())
             return all(self._narrow(difference.ci95, difference.median) for difference in medians)
         for pair in pairs:
-            difference = stats.paired_difference(*(samples[n] for n in pair))
+            difference = stats.paired_difference(*stats.pull_in([samples[n] for n in pair]))
             if not self._narrow(difference.ci95_us, difference.baseline_us):
                 self.pairs.remove(pair)
                 self.pairs.insert(0, pair)  # the next check begins with the pair that failed this one

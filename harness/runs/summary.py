@@ -97,10 +97,11 @@ class PairFigures(Stored):
     """Treatment minus baseline, pair by pair."""
 
     baseline_us: float = Field(description="its median")
-    delta_us: float = Field(description="median of the differences")
+    delta_us: float = Field(description="mean of the differences, outliers bounded")
     delta_pct: float = Field(description="of the baseline")
     ci95_us: Interval | None = Field(description="null below 6 pairs")
     ci95_pct: Interval | None = Field(description="of the baseline")
+    p_value: Amount | None = Field(default=None, description="if there were no difference")
     verdict: Verdict = Field(description="of the treatment")
     detectable_pct: Amount | None = Field(default=None, description="half the interval's width")
     n: Count = Field(description="pairs")

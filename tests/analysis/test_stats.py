@@ -55,6 +55,86 @@ def test_the_interval_covers_the_true_difference_in_95_percent(n: int, noise: st
     assert covered / runs > 0.95 - 3 * np.sqrt(0.95 * 0.05 / runs)
 
 
+NOISE = {
+    "normal": lambda rng, shape: rng.normal(0, 1, shape),
+    "skewed": lambda rng, shape: rng.lognormal(0, 0.8, shape),
+    "heavy tails": lambda rng, shape: rng.standard_t(3, shape),
+    "spikes": lambda rng, shape: rng.normal(0, 1, shape) + (rng.random(shape) < 0.05) * 20,
+}
+
+
+@pytest.mark.parametrize("n", [6, 12, 40])
+@pytest.mark.parametrize("noise", NOISE)
+def test_intervals_of_a_series_cover_the_truth_and_its_claims_hold_together(n: int, noise: str) -> None:
+    """Ten arms 2 us apart, rounds that differ by more: an interval, all parts at once, a page of nulls."""
+    rng = np.random.default_rng(21)
+    runs, covered, parts, wrong_pages = 600, 0, 0, 0
+    for run in range(runs):
+        times = 100 + 2.0 * np.arange(10) + rng.normal(0, 5, (n, 1)) + NOISE[noise](rng, (n, 10))
+        arms = stats.pull_in(list(times.T))
+        found = stats.paired_difference(arms[0], arms[1])
+        assert found.ci95_us is not None
+        covered += found.ci95_us[0] <= 2 <= found.ci95_us[1]
+        nulls = [stats.mean(arms[k] - arms[0] - 2.0 * k).p_value for k in range(1, 10)]
+        wrong_pages += stats.claimable(nulls) > 0
+        if run < 150:
+            joint = stats.joint_intervals([arms[k] - arms[k - 1] for k in (1, 2, 3)] + [arms[3] - arms[0]])
+            truth = (2, 2, 2, 6)
+            parts += all(low <= true <= high for (low, high), true in zip(joint, truth, strict=True))
+    assert covered / runs > 0.95 - 3 * np.sqrt(0.95 * 0.05 / runs)
+    assert parts / 150 > 0.95 - 3 * np.sqrt(0.95 * 0.05 / 150)
+    assert wrong_pages / runs < 0.05 + 3 * np.sqrt(0.95 * 0.05 / runs)
+
+
+def test_differences_of_one_series_add_up_though_outliers_are_bounded() -> None:
+    times = np.random.default_rng(3).normal(100, 1, (4, 12))
+    times[1, 5], times[2, 7] = 400, 250
+    a, b, c, d = stats.pull_in(list(times))
+    steps = [stats.paired_difference(*pair).delta_us for pair in ((a, b), (b, c), (c, d))]
+    assert stats.paired_difference(a, d).delta_us == pytest.approx(sum(steps), abs=1e-9)
+    assert b[5] < 110
+    untouched = np.abs(np.stack([a, b, c, d]) - times) < 1e-9
+    assert (~untouched).sum() <= 4
+
+
+def test_a_round_that_is_slow_as_a_whole_stays() -> None:
+    times = np.random.default_rng(4).normal(100, 1, (4, 12))
+    times[:, 3] += 300
+    assert np.stack(stats.pull_in(list(times))) == pytest.approx(times)
+
+
+def test_a_mean_is_scipy_s() -> None:
+    values = np.random.default_rng(5).normal(1, 2, 20)
+    expected = scipy_stats.ttest_1samp(values, 0)
+    found = stats.mean(values)
+    assert found.p_value == pytest.approx(expected.pvalue)
+    assert found.ci95 == pytest.approx(tuple(expected.confidence_interval(0.95)))
+
+
+def test_the_difference_of_independent_means_is_welch_s() -> None:
+    rng = np.random.default_rng(6)
+    one, two = rng.normal(1, 2, 20), rng.normal(0, 0.5, 9)
+    expected = scipy_stats.ttest_ind(one, two, equal_var=False)
+    found = stats.mean(one).minus(stats.mean(two))
+    assert found.p_value == pytest.approx(expected.pvalue)
+    assert found.ci95 == pytest.approx(tuple(expected.confidence_interval(0.95)))
+
+
+@pytest.mark.parametrize(
+    ("p_values", "level"),
+    [
+        ([0.01, 0.04, 0.03], 0.01),  # Holm's limits are 0.0167, 0.025 and 0.05
+        ([0.01, 0.02, 0.03], 0.03),
+        ([0.02, 0.001], 0.02),
+        ([0.02, None, 0.02], 0.0),
+        ([0.2], 0.0),
+        ([], 0.0),
+    ],
+)
+def test_what_may_be_claimed_together(p_values: list[float | None], level: float) -> None:
+    assert stats.claimable(p_values) == level
+
+
 def test_pairing_removes_what_the_rounds_share() -> None:
     rng = np.random.default_rng(1)
     drift = np.linspace(0, 50, 40)
@@ -176,70 +256,3 @@ def test_detectable_and_noise_floor() -> None:
     assert stats.detectable_pct((-0.2, 0.6)) == pytest.approx(0.4)
     assert stats.noise_floor_pct((-0.2, 0.6)) == pytest.approx(0.6)
     assert stats.detectable_pct(None) is None
-
-
-def test_outliers_worked_by_hand() -> None:
-    # median 2.45, MAD 0.15: the score of 2.1 is 0.6745 * 0.35 / 0.15 = 1.6, that of 8.2 is 25.9
-    values = [2.1, 2.6, 2.4, 2.5, 2.3, 2.1, 2.3, 2.6, 8.2, 8.3]
-    assert list(np.flatnonzero(stats.outliers(values))) == [8, 9]
-
-
-def test_outliers_where_most_samples_are_equal() -> None:
-    assert list(np.flatnonzero(stats.outliers([5.0] * 30 + [6.0]))) == [30]
-    assert not stats.outliers([5.0] * 30).any()
-
-
-def test_outliers_agree_with_scipy_s_mad() -> None:
-    values = np.random.default_rng(3).standard_t(2, 200)
-    z = (values - np.median(values)) / scipy_stats.median_abs_deviation(values) * 0.6745
-    assert (stats.outliers(values) == (np.abs(z) > 3.5)).all()
-
-
-def kinds(samples: np.ndarray) -> set[str]:
-    return {warning.split(":")[0] for warning in stats.warnings(samples)}
-
-
-def test_warnings_name_what_is_wrong() -> None:
-    rng = np.random.default_rng(5)
-    calm = 100 + 0.2 * rng.standard_normal(60)
-    assert kinds(calm) == set()
-    assert kinds(calm[:5]) == {"few samples"}
-    assert kinds(calm + np.linspace(0, 3, 60)) == {"drift"}
-    assert kinds(calm + rng.permutation([0, 4] * 30)) == {"two modes"}
-    assert "wide spread" in kinds(calm + 20 * rng.standard_normal(60))
-    assert "outliers" in kinds(np.where(np.arange(60) % 8 == 0, calm + 2 + rng.random(60), calm))
-
-
-def test_two_modes_of_a_prefill_are_in_plain_figures() -> None:
-    samples = np.random.default_rng(5).permutation([7_631.0] * 50 + [13_472.0] * 10)
-    assert "two modes: near 7631 us (83%) and near 13472 us" in stats.warnings(samples)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_ordinary_shapes_are_not_two_modes(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    for shape in (rng.standard_normal(50), rng.random(50), rng.standard_t(3, 50)):
-        assert "two modes" not in kinds(100 + 3 * shape)
-
-
-def test_a_timer_s_ticks_are_not_two_modes() -> None:
-    assert kinds(np.tile([100.0, 100.5], 30)) == set()
-
-
-def test_constant_samples_have_no_warnings() -> None:
-    assert stats.warnings([7.0] * 30) == []
-
-
-@pytest.mark.parametrize(
-    ("clock_mhz", "said"),
-    [
-        ([], None),
-        ([1980], None),
-        ([1980, 1950, 1945], None),
-        ([1980, 1980, 1000, 1980], None),  # one block's dip moves no median
-        ([1700, 1980, 1980], None),
-        ([1980, 1900, 1755, 1755], "clock fell: from 1980 to 1755 MHz (-11.4%)"),
-    ],
-)
-def test_a_clock_that_fell_is_said(clock_mhz: list[int], said: str | None) -> None:
-    assert stats.clock_fell(clock_mhz) == said

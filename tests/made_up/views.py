@@ -26,7 +26,7 @@ def view_of(record: Row) -> views.View:
 
 def summary_of(record: Row, results: Sequence[Result]) -> Row:
     """What summary.json of the run holds, which passes its schema."""
-    summary = view_of(record).summarise(run_record(record), results)
+    summary = views.summarise(run_record(record), results)
     return type(summary).parse(json.loads(json.dumps(summary.to_json(), allow_nan=False))).to_json()
 
 

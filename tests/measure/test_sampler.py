@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from harness import config
-from harness.analysis import stats
+from harness.analysis import sample_warnings, stats
 from harness.experiments.prefill.options import RunConfig, resolve
 from harness.measure.budget import MIN_ROUNDS, Budget
 from harness.measure.clocks import ClockReading
@@ -149,7 +149,7 @@ def test_two_modes_of_the_clock_are_seen_but_no_effect():
     found = stats.paired_difference(dense.samples_us, paged.samples_us)
     assert found.ci95_us is not None
     assert 9.9 < found.ci95_us[0] <= found.ci95_us[1] < 11.1
-    assert "two modes" in " ".join(stats.warnings(dense.samples_us))
+    assert "two modes" in " ".join(sample_warnings.warnings(dense.samples_us))
 
 
 def test_throttled_blocks_are_discarded_and_done_again():

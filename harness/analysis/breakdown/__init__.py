@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from harness.analysis import stats
+from harness.analysis import figures, stats
 from harness.analysis.breakdown import break_even, host, inputs, profiles, sentence
 from harness.analysis.breakdown.differences import (
     measured_rounds,
@@ -43,19 +43,21 @@ def break_down(record: RunRecord, results: Sequence[Result]) -> Breakdown | None
         return None
     arms = prefill_arms(end_to_end)
     spread_k = max((r.cell.spread_k for r in end_to_end if r.cell.arm == "paged"), default=1)
-    replayed = Replayed.of(results, spread_k)
+    pulled_in = figures.pull_in(results)
+    replayed = Replayed.of(pulled_in, spread_k)
+    compared = prefill_arms(r for r in pulled_in if r.cell.stage == "end_to_end")
     num_layers = record.model.num_layers
     engine = _engine(arms)
     base_ms = engine.median if engine else _median_ms(arms.get("paged@1"))
-    measured = measured_rounds(arms, spread_k)
+    measured = measured_rounds(compared, spread_k)
     predicted = predicted_rounds(replayed, spread_k, num_layers)
-    residuals = residual_rows(measured, predicted, num_layers)
+    residuals = residual_rows(measured, predicted, base_ms)
     found = Breakdown(
         spread_k=spread_k,
         engine_ms=engine.median if engine else None,
         engine_ci95_ms=engine.ci95 if engine else None,
         engine_spread_k=record.engine_spread_k,
-        noise_floor_pct=_noise_floor_pct(arms),
+        noise_floor_pct=_noise_floor_pct(compared, base_ms),
         layers=num_layers,
         layers_replayed=len(replayed.layers),
         components=profiles.components(record, arms),
@@ -63,7 +65,7 @@ def break_down(record: RunRecord, results: Sequence[Result]) -> Breakdown | None
         predicted=predicted_rows(predicted, base_ms),
         residual=residuals,
         residual_pct=next(_magnitude(row) for row in residuals if row.component == "paging"),
-        host_bound=host.host_bound(record, arms),
+        host_bound=host.host_bound(record, compared),
         profiled=profiles.profiling_overheads(record, arms),
         captured_vs_synthetic=inputs.compare_inputs(record, replayed),
         break_even=break_even.rows(record, replayed),
@@ -85,21 +87,15 @@ def _median_ms(result: Result | None) -> float | None:
     return None if result is None or why_not(result, "") else float(np.median(result.samples_us)) / 1000
 
 
-def _noise_floor_pct(arms: Mapping[str, Result]) -> float | None:
-    """The noise floor: the prefill's A/A contrast, paged@1 against itself, in percent of `engine`.
-
-    In percent of paged@1 where `engine` was not measured.
-    """
+def _noise_floor_pct(arms: Mapping[str, Result], base_ms: float | None) -> float | None:
+    """The noise floor: the prefill's A/A contrast, paged@1 against itself, in percent of `base_ms`."""
     pair = [arms.get(name) for name in ("paged@1", "paged@1 again")]
     sound = [r.samples_us for r in pair if r is not None and not why_not(r, "")]
     if len(sound) < 2:
         return None
     n = min(map(len, sound))
-    floor = stats.noise_floor_pct(stats.paired_difference(sound[0][:n], sound[1][:n]).ci95_pct)
-    engine_ms, paged_ms = _median_ms(arms.get("engine")), _median_ms(arms["paged@1"])
-    if floor is None or engine_ms is None or paged_ms is None:
-        return floor
-    return floor * paged_ms / engine_ms
+    bounds = stats.paired_difference(sound[0][:n], sound[1][:n]).ci95_us
+    return base_ms and stats.noise_floor_pct(stats.map_interval(bounds, lambda us: us / base_ms / 10))
 
 
 def _magnitude(row: ResidualRow) -> float | None:

@@ -64,8 +64,8 @@ def _row(record: RunRecord, replayed: Replayed, choice: Choice) -> BreakEvenRow:
     )
     if not len(saving):
         return row
-    median = stats.median_interval(saving)
-    row.saving_us, row.saving_ci95_us = median.median, median.ci95
+    mean = stats.mean(saving)
+    row.saving_us, row.saving_ci95_us = mean.value, mean.ci95
     undecided = _decide(row, gather.values, saving, float(np.median(paged.values)))
     reasons = [undecided, contiguous.reason, _other_blocks(replayed, choice)]
     if row.reuses is not None:
@@ -89,7 +89,7 @@ def _decide(row: BreakEvenRow, gather: Array, saving: Array, paged_us: float) ->
         return "whether the contiguous kernel saves anything is unclear: the interval includes 0"
     bounds = stats.quotient_interval(stats.median_interval(gather).ci95, interval)
     assert bounds is not None  # the saving is above zero, and the gather has as many rounds
-    row.reuses, row.reuses_ci95 = float(np.median(gather) / np.median(saving)), bounds
+    row.reuses, row.reuses_ci95 = float(np.median(gather) / np.mean(saving)), bounds
     row.pays = _pays(bounds)
     return None
 

@@ -8,17 +8,8 @@ from typing import Any
 import numpy as np
 
 from harness.analysis import stats
-from harness.analysis.breakdown.rows import MeasuredRow, PredictedRow, ResidualRow
-from harness.analysis.breakdown.samples import (
-    Replayed,
-    Rounds,
-    enough,
-    generator,
-    no_rounds,
-    percentile_interval,
-    resampled_medians,
-    why_not,
-)
+from harness.analysis.breakdown.rows import MeasuredRow, PredictedRow, ResidualRow, ResidualVerdict
+from harness.analysis.breakdown.samples import Replayed, Rounds, no_rounds, why_not
 from harness.runs.record import Result
 from harness.units import pluralise
 
@@ -46,11 +37,18 @@ ONE_SEGMENT_WRITE = {
     "fragmentation": {"paged": 1, "paged@1": -1, "cache_write": 1, "cache_write@1": -1},
     "cache_write": {"cache_write@1": 1},
 }
+PARTS = ("fragmentation", "paging", "cache_write")  # of "total"
+AS_PREDICTED: dict[str, ResidualVerdict] = {
+    "slower": "more than predicted",
+    "faster": "less than predicted",
+    "same": "as predicted",
+    "unclear": "unclear",
+}
 ONE_SPREAD = "only spread_k = 1 was measured"
 
 
 def measured_rounds(arms: Mapping[str, Result], spread_k: int) -> dict[str, Rounds]:
-    """Paired differences of each component, in ms."""
+    """Paired differences of each component, in ms; `arms`: of results as `figures.pull_in` leaves them."""
     rounds_by_component = {}
     for component, pair in MEASURED.items():
         names = [_at(name, spread_k) for name in pair]
@@ -75,8 +73,7 @@ def _remarks(arms: Mapping[str, Result], names: Sequence[str]) -> str | None:
 def predicted_rounds(replayed: Replayed, spread_k: int, num_layers: int | None) -> dict[str, Rounds]:
     """Each component as the mean over the replayed layers, times the model's layers, in ms.
 
-    Layers that were not replayed are assumed to behave like the others: the intervals cover only what varies
-    from round to round.
+    Where layers were left out, how those replayed differ is in the interval; of a single one there is none.
     """
     components = PREDICTED | (ONE_SEGMENT_WRITE if replayed.has("cache_write@1") else {})
     return {
@@ -95,22 +92,44 @@ def _over_layers(mean_us: Rounds, num_layers: int | None) -> Rounds:
     sampled = f"{mean_us.layers} of {pluralise(num_layers, 'layer')}, times {num_layers}"
     reasons = [sampled if mean_us.layers != num_layers else None, mean_us.reason]
     reason = "; ".join(filter(None, reasons)) or None
-    return Rounds(mean_us.values * num_layers / 1000, reason, mean_us.layers)
+    values = mean_us.values * num_layers / 1000
+    left_out = _left_out(mean_us, num_layers) if mean_us.layers < num_layers else None
+    return Rounds(values, reason, mean_us.layers, left_out=left_out)
+
+
+def _left_out(mean_us: Rounds, num_layers: int) -> stats.Mean:
+    """The error of a sum over all layers that comes from those not replayed, in ms: a sample's, without
+    replacement.
+    """
+    of_layers = mean_us.of_layers
+    if of_layers is None or len(of_layers) < 2:
+        return stats.Mean(0.0, 0.0, 0.0, 0)  # not known: no interval
+    count = len(of_layers)
+    error = num_layers * np.std(of_layers, ddof=1) * np.sqrt((1 - count / num_layers) / count) / 1000
+    return stats.Mean(0.0, float(error), count - 1, len(mean_us.values))
 
 
 def measured_rows(measured: Mapping[str, Rounds], spread_k: int, base_ms: float | None) -> list[MeasuredRow]:
-    """The rows of `measured`; intervals are of medians of paired differences."""
+    """The rows of `measured`. Those of PARTS add up to `total`, and their intervals hold together."""
+    together = [name for name in (*PARTS, "total") if len(measured[name].values)]
+    joint = dict(zip(together, _joint([measured[name] for name in together]), strict=True))
     rows = []
     for component, differences in measured.items():
         baseline, treatment = (_at(name, spread_k) for name in MEASURED[component])
-        figures = _figures(differences, base_ms)
-        verdict = stats.verdict(figures["ci95_pct"]) if figures["n"] else None
-        rows.append(
-            MeasuredRow(
-                component=component, baseline=baseline, treatment=treatment, verdict=verdict, **figures
-            )
+        figures = _figures(differences, base_ms, joint.get(component))
+        row = MeasuredRow(
+            component=component, baseline=baseline, treatment=treatment, verdict=None, **figures
         )
+        if row.n:
+            row.p_value = differences.mean.p_value
+            row.verdict = stats.verdict(row.ci95_pct)
+        rows.append(row)
     return rows
+
+
+def _joint(differences: Sequence[Rounds]) -> list[stats.Interval | None]:
+    shortest = min((len(each.values) for each in differences), default=0)
+    return stats.joint_intervals([each.values[:shortest] for each in differences]) if shortest else []
 
 
 def predicted_rows(predicted: Mapping[str, Rounds], base_ms: float | None) -> list[PredictedRow]:
@@ -122,50 +141,54 @@ def predicted_rows(predicted: Mapping[str, Rounds], base_ms: float | None) -> li
 
 
 def residual_rows(
-    measured: Mapping[str, Rounds], predicted: Mapping[str, Rounds], num_layers: int | None
+    measured: Mapping[str, Rounds], predicted: Mapping[str, Rounds], base_ms: float | None
 ) -> list[ResidualRow]:
     """Measured minus predicted, of each component that has a prediction.
 
-    The interval is a bootstrap over the medians of two independent series; it lies below zero where the
-    difference is hidden behind the host. `includes_zero` is None if not all layers were replayed: the
-    interval does not cover differences between layers, and would exclude zero too readily.
+    The interval is that of two independent means; it lies below zero where the difference is hidden behind
+    the host.
     """
-    rng = generator()
     rows = []
     for component, sums in predicted.items():
         differences = measured[component]
-        empty = dict.fromkeys(("ms", "ci95_ms", "pct_of_measured", "includes_zero"))
+        empty = dict.fromkeys(("ms", "ci95_ms", "pct_of_measured", "includes_zero", "verdict"))
         sides = {"measured": differences.reason, "predicted": sums.reason}
         reason = "; ".join(f"{side}: {text}" for side, text in sides.items() if text) or None
         row = ResidualRow(component=component, **empty, reason=reason)
-        if differences.median is not None and sums.median is not None:
-            row.ms = differences.median - sums.median
-            if differences.median:
-                row.pct_of_measured = 100 * row.ms / abs(differences.median)
-            if enough(differences.values, sums.values):
-                one, two = (resampled_medians(r.values, rng) for r in (differences, sums))
-                low, high = percentile_interval(one - two)
-                row.ci95_ms = low, high
-                row.includes_zero = low <= 0 <= high if sums.layers == num_layers else None
+        if len(differences.values) and len(sums.values):
+            residual = differences.mean.minus(sums.mean)
+            row.ms, row.ci95_ms = residual.value, residual.ci95
+            if whole := differences.mean.value:
+                row.pct_of_measured = 100 * residual.value / abs(whole)
+            if row.ci95_ms is not None:
+                row.includes_zero = row.ci95_ms[0] <= 0 <= row.ci95_ms[1]
+            if base_ms:
+                row.verdict = AS_PREDICTED[stats.verdict(_share(row.ci95_ms, base_ms))]
         rows.append(row)
     return rows
 
 
-def _figures(rounds_ms: Rounds, base_ms: float | None) -> dict[str, Any]:
-    """One row's ms, pct, their intervals, n and reason."""
+def _figures(
+    rounds_ms: Rounds, base_ms: float | None, interval: stats.Interval | None = None
+) -> dict[str, Any]:
+    """One row's ms, pct, their intervals, n and reason; `interval`: another than the mean's own."""
     if not len(rounds_ms.values):
         empty = dict.fromkeys(("ms", "ci95_ms", "pct", "ci95_pct"))
         return {**empty, "n": 0, "reason": rounds_ms.reason}
-    difference = stats.median_interval(rounds_ms.values)  # of ms here
-    share = stats.map_interval(difference.ci95, lambda bound: 100 * bound / base_ms) if base_ms else None
+    mean = rounds_ms.mean
+    bounds = interval or mean.ci95
     return {
-        "ms": difference.median,
-        "ci95_ms": difference.ci95,
-        "pct": base_ms and 100 * difference.median / base_ms,
-        "ci95_pct": share,
-        "n": difference.n,
+        "ms": mean.value,
+        "ci95_ms": bounds,
+        "pct": base_ms and 100 * mean.value / base_ms,
+        "ci95_pct": _share(bounds, base_ms) if base_ms else None,
+        "n": len(rounds_ms.values),
         "reason": rounds_ms.reason,
     }
+
+
+def _share(bounds_ms: stats.Interval | None, base_ms: float) -> stats.Interval | None:
+    return stats.map_interval(bounds_ms, lambda bound: 100 * bound / base_ms)
 
 
 def _at(name: str, spread_k: int) -> str:

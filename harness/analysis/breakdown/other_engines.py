@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from harness.analysis import stats
+from harness.analysis import sample_warnings, stats
 from harness.analysis.breakdown.rows import Share, VariantRow
 from harness.analysis.breakdown.samples import why_not
 from harness.analysis.other_engines import AGAIN, BASELINE, Variant, by_engine, setting
@@ -62,7 +62,7 @@ def _row(
         stopped=engine.stopped,
         status=engine.status.value,
         reason=engine.reason,
-        warnings=stats.warnings(engine.samples_us) if engine.samples_us else [],
+        warnings=sample_warnings.warnings(engine.samples_us) if engine.samples_us else [],
     )
 
 
@@ -98,7 +98,7 @@ def _difference(
     n = min(len(one.samples_us), len(two.samples_us)) if one and two else 0
     if not one or not two or not n:
         return None
-    paired = stats.paired_difference(one.samples_us[:n], two.samples_us[:n])
+    paired = stats.paired_difference(*stats.pull_in([one.samples_us, two.samples_us]))
     of = whole.samples_us if whole else one.samples_us[:n]
     level_us = stats.median_interval(of).median if of else None
     share = Share(

@@ -13,17 +13,23 @@ from harness.runs.summary import Verdict
 Bound = Literal["GPU-bound", "host-bound", "partly host-bound", "unknown", "not applicable"]
 
 
+ResidualVerdict = Literal["as predicted", "more than predicted", "less than predicted", "unclear"]
+
+
 class MeasuredRow(Stored):
     """A component of what the paged KV cache costs, measured in the engine."""
 
     component: str = Field(description="`fragmentation`, `paging`, `cache_write`, `total`, ...")
     baseline: str = Field(description="its arm")
     treatment: str = Field(description="its arm")
-    ms: float | None = Field(description="median of the differences")
-    ci95_ms: Interval | None = Field(description="null below 6 pairs")
+    ms: float | None = Field(description="mean of the differences, outliers bounded")
+    ci95_ms: Interval | None = Field(
+        description="null below 6 pairs; of the three parts and their total all four hold at once"
+    )
     pct: float | None = Field(description="of the prefill")
     ci95_pct: Interval | None = Field(description="of the prefill")
     n: Count = Field(description="pairs")
+    p_value: Amount | None = Field(default=None, description="if there were no difference")
     reason: str | None = Field(description="why there are no figures, or a remark")
     verdict: Verdict | None = Field(description="of the treatment")
 
@@ -33,7 +39,9 @@ class PredictedRow(Stored):
 
     component: str = Field(description="as in `measured`")
     ms: float | None = Field(description="over all layers")
-    ci95_ms: Interval | None = Field(description="null below 6 rounds")
+    ci95_ms: Interval | None = Field(
+        description="null below 6 rounds, and where one layer stands for others; how layers differ is in it"
+    )
     pct: float | None = Field(description="of the prefill")
     ci95_pct: Interval | None = Field(description="of the prefill")
     n: Count = Field(description="rounds")
@@ -46,10 +54,11 @@ class ResidualRow(Stored):
 
     component: str = Field(description="as in `measured`")
     ms: float | None = Field(description="the difference")
-    ci95_ms: Interval | None = Field(description="of two independent medians, by bootstrap")
+    ci95_ms: Interval | None = Field(description="of two independent means")
     pct_of_measured: float | None = Field(description="the difference")
-    includes_zero: bool | None = Field(
-        description="whether the interval includes zero; null unless all layers were replayed"
+    includes_zero: bool | None = Field(description="whether the interval includes zero")
+    verdict: ResidualVerdict | None = Field(
+        default=None, description="by the interval in percent of the prefill"
     )
     reason: str | None = Field(description="remarks on either side")
 
@@ -146,7 +155,7 @@ class Breakdown(Stored):
 class Share(Stored):
     """A difference of two arms of one engine."""
 
-    ms: float | None = Field(description="median of the differences")
+    ms: float | None = Field(description="mean of the differences, outliers bounded")
     ci95_ms: Interval | None = Field(description="null below 6 pairs")
     pct: float | None = Field(description="of the engine's prefill")
     ci95_pct: Interval | None = Field(description="of the engine's prefill")

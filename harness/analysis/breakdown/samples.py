@@ -17,9 +17,6 @@ from harness.runs.record import Result, Status, in_spread
 Array = npt.NDArray[np.float64]
 
 ENGINE_ARMS = ("dense", "paged", "compact", "random", "random_unscheduled")
-RESAMPLES = 4000  # the 2.5th percentile then lies on a hundred of them
-RESAMPLED_TOGETHER = 1_000_000  # samples; more would only leave the cache
-SEED = 0  # the same samples give the same interval
 
 
 @dataclass(frozen=True)
@@ -29,6 +26,14 @@ class Rounds:
     values: Array
     reason: str | None = None  # or a remark on the figures
     layers: int | None = None  # number of layers in the figures
+    of_layers: Array | None = None  # one figure for each of them, over all rounds
+    left_out: stats.Mean | None = None  # the error of the layers that the figures stand for but do not have
+
+    @property
+    def mean(self) -> stats.Mean:
+        """Over the rounds, of which there must be some."""
+        own = stats.mean(self.values)
+        return own if self.left_out is None else stats.combine(own.value, [own, self.left_out])
 
     @property
     def median(self) -> float | None:
@@ -110,8 +115,15 @@ class Replayed:
         first = next(iter(means.values()))
         if not len(first.values):
             return first
-        values: Array = np.sum([sign * means[name].values for name, sign in terms.items()], axis=0)
-        return Rounds(values, first.reason, first.layers)
+
+        def total(of: Callable[[str], Array]) -> Array:
+            summed: Array = np.sum([sign * of(name) for name, sign in terms.items()], axis=0)
+            return summed
+
+        layers = [arms for n, arms in self.layers.items() if self._objection(n, list(terms)) is None]
+        of_layers = [total(lambda name, arms=arms: np.mean(arms[name].samples_us)) for arms in layers]  # type: ignore[misc]
+        values = total(lambda name: means[name].values)
+        return Rounds(values, first.reason, first.layers, np.array(of_layers))
 
     def _objection(self, layer: int, names: Sequence[str]) -> str | None:
         reasons = (why_not(self.layers[layer].get(name), name, "replayed") for name in names)
@@ -128,34 +140,3 @@ def _name(result: Result) -> str:
     elif cell.stage == "cache_write":
         name = arm.replace(cell.arm, "cache_write")
     return name if cell.data == "captured" else f"{cell.data} {name}"
-
-
-def generator() -> np.random.Generator:
-    """The generator for resampling one part of a breakdown."""
-    return np.random.default_rng(SEED)
-
-
-def resampled_medians(samples: Array, rng: np.random.Generator) -> Array:
-    """Medians of RESAMPLES bootstrap samples, to be compared with those of independent samples.
-
-    Then 94% to 97% of the percentile intervals hold the truth from 6 samples of either on (simulated); of one
-    median alone it is 87% to 94% below 20, where an order-statistic interval reaches its nominal coverage.
-    """
-    n = len(samples)
-    step = max(1, RESAMPLED_TOGETHER // n)
-    medians = [
-        np.median(samples[rng.integers(0, n, (min(step, RESAMPLES - start), n))], axis=1)
-        for start in range(0, RESAMPLES, step)
-    ]
-    return np.concatenate(medians)
-
-
-def percentile_interval(draws: Array) -> stats.Interval:
-    """The 2.5th and the 97.5th percentile of bootstrap draws."""
-    low, high = np.quantile(draws, [0.025, 0.975], method="inverted_cdf")
-    return float(low), float(high)
-
-
-def enough(*series: Array) -> bool:
-    """Whether there are enough rounds for an interval, as for that of a median."""
-    return all(len(values) and stats.median_interval(values).ci95 is not None for values in series)

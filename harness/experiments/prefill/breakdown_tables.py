@@ -154,7 +154,8 @@ def _breakdown_legend(breakdown: Breakdown, shared: str | None) -> list[str]:
         rows.append(f"compact: gathered first, against {pluralise(k, 'segment')}")
     which = f" ({shared})" if shared else ""
     return [
-        f"ms per prefill. {'; '.join(rows)}.",
+        "ms per prefill, means with outliers bounded; the first three add up to the total, and the "
+        f"intervals of all four hold at once. {'; '.join(rows)}.",
         f"predicted: the same from replayed kernels, summed over the layers{which}; residual: measured "
         f"minus predicted, * if its interval excludes zero{_few_layers(breakdown)}.",
     ]
@@ -174,12 +175,12 @@ def _costly_hooks(breakdown: Breakdown) -> list[str]:
 
 
 def _few_layers(breakdown: Breakdown) -> str:
-    """Why residuals have no star where layers were left out; "" if all were replayed."""
+    """What the intervals hold where layers were left out; "" if all were replayed."""
     replayed = {row.layers for row in breakdown.predicted if row.layers is not None}
     if not (fewer := sorted(replayed - {breakdown.layers})):
         return ""
     some = f"{' or '.join(map(str, fewer))} of {pluralise(breakdown.layers or 0, 'layer')}"
-    return f"; no * where predicted from {some}: its interval does not cover differences between layers"
+    return f"; where predicted from {some}, how these differ is in the interval"
 
 
 def decimals(breakdown: Breakdown) -> int:

@@ -38,6 +38,7 @@ def summarise(record: RunRecord, results: Sequence[Result]) -> PrefillSummary:
     """
     final = latest(results)
     end_to_end = [r for r in final if r.cell.stage == "end_to_end"]
+    pulled_in = figures.pull_in(final)
     alone = [r for r in final if r.cell.request is not None]
     replayed = [r for r in final if r.cell.layer is not None and r.cell.request is None]
     slowest = _slowest_rank(replayed)
@@ -45,7 +46,7 @@ def summarise(record: RunRecord, results: Sequence[Result]) -> PrefillSummary:
     decisive = [r for r in replayed if r.cell.rank == slowest]
     kernels: list[KernelRow] = []
     contrasts: list[ContrastRow] = []
-    for (_, spread_k), in_spread in _by_rank_and_spread(replayed).items():
+    for in_spread in _by_rank_and_spread(replayed).values():
         arms = arms_of(r for r in in_spread if r.cell.stage == "kernel")
         gathers = arms_of(r for r in in_spread if r.cell.stage == "gather")
         writes = arms_of(r for r in in_spread if r.cell.stage == "cache_write")
@@ -58,14 +59,17 @@ def summarise(record: RunRecord, results: Sequence[Result]) -> PrefillSummary:
                 ]
                 mean = _kernel_row(record, group, "mean", gather)
                 kernels += [mean, _sum_row(mean)]
-        contrasts += kernel_contrasts(spread_k, arms)
+    compared = [r for r in pulled_in if r.cell.stage == "kernel" and r.cell.request is None]
+    for (_, spread_k), in_spread in _by_rank_and_spread(compared).items():
+        contrasts += kernel_contrasts(spread_k, arms_of(in_spread))
+    contrasts += end_to_end_contrasts([r for r in pulled_in if r.cell.stage == "end_to_end"])
     return PrefillSummary(
         schema_version=2,
         status=record.status,
         tolerance_pct=stats.SAME_TOLERANCE_PCT,
         slowest_rank=slowest,
         kernels=kernels,
-        contrasts=contrasts + end_to_end_contrasts(end_to_end),
+        contrasts=contrasts,
         end_to_end=[_end_to_end_row(r) for r in end_to_end if not r.control],
         requests=per_request.rows(record, [r for r in alone if r.cell.rank == slowest], decisive),
         attribution=break_down(record, end_to_end + decisive),

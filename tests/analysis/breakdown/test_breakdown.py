@@ -223,14 +223,20 @@ class TestPredicted:
         assert (row["layers"], row["reason"]) == (2, "2 of 4 layers, times 4")
         assert (found["layers"], found["layers_replayed"]) == (4, 2)
 
-    def test_a_residual_of_some_layers_is_neither_open_nor_closed(self) -> None:
-        """Layer 0 pays twice what the others do: times 4 it misses the mark, and no interval says so."""
+    def test_how_layers_differ_is_in_the_interval_where_some_were_left_out(self) -> None:
+        """Layer 0 pays twice what the others do: times 4 it misses the mark."""
         first = replay({"paged@1": 250.0}, layers=[0])
         every = made(prefills() + first + replay(layers=[1, 2, 3]))
-        some = made(prefills() + first)
-        residuals = [component(found, "residual", "paging") for found in (every, some)]
-        assert [residual["includes_zero"] for residual in residuals] == [False, None]
-        assert all(residual["ci95_ms"][1] < 0 for residual in residuals)
+        some = made(prefills() + first + replay(layers=[1]))
+        one = made(prefills() + first)
+        residuals = [component(found, "residual", "paging") for found in (every, some, one)]
+        assert [residual["includes_zero"] for residual in residuals] == [False, True, None]
+        assert residuals[0]["verdict"] == "less than predicted"
+        assert residuals[2]["ci95_ms"] is None
+        low, high = component(some, "predicted", "paging")["ci95_ms"]
+        # Two of four layers, 100 and 50 us: Student's t for one degree of freedom, without replacement.
+        error_ms = 4 * (50 / np.sqrt(2)) * np.sqrt((1 - 2 / 4) / 2) / 1000
+        assert (high - low) / 2 == pytest.approx(12.706 * error_ms, rel=0.01)
 
     def test_layers_are_averaged_up_to_the_shortest_and_in_pairs(self) -> None:
         short = replay({"dense": 100.0, "paged@1": 300.0}, layers=[0], n=9)
@@ -279,7 +285,7 @@ class TestPredicted:
 class TestSentence:
     def test_what_can_be_quoted(self) -> None:
         changes = {("paged", K): 0.0, ("dense", 1): -210.0, ("no_write", 1): -240.0}
-        wave = 4 * np.array([5, -3, 1, -5, 3, 0, -1, 4, -4, 2, -2])  # its interval is [-16, 16]
+        wave = 4 * np.array([5, -3, 1, -5, 3, 0, -1, 4, -4, 2, -2])  # its mean is 0
         results = [
             replace(r, samples_us=[float(x) for x in r.samples_us + wave])
             if r.cell.arm == "dense" or r.cell.spread_k == K
@@ -287,8 +293,8 @@ class TestSentence:
             for r in prefills(changes, n=len(wave), scale=0.0, without=["spin"])
         ]
         assert made(results)["sentence"] == (
-            "The paged KV cache costs 2.4% [2.2, 2.6] of the prefill of gpt2 at 4096 tokens on NVIDIA H100: "
-            "fragmentation 0.0% [-0.2, +0.2], paging 2.1% [1.9, 2.3], cache write 0.3% [0.1, 0.5]."
+            "The paged KV cache costs 2.4% [2.3, 2.5] of the prefill of gpt2 at 4096 tokens on NVIDIA H100: "
+            "fragmentation 0.0% [-0.1, +0.1], paging 2.1% [2.0, 2.2], cache write 0.3% [0.2, 0.4]."
         )
 
     def test_narrow_intervals_have_two_decimals(self) -> None:

@@ -12,12 +12,12 @@ Ranks
 rank        baseline ms  median ms             difference  verdict
 ----------  -----------  ---------  ---------------------  -------
 cpu_attention_with_kv_cache: paged in one segment against dense
-0                0.1999     0.2118  +6.02% [+5.80, +6.12]   slower
-1, slowest       0.2998     0.3177  +6.02% [+5.80, +6.12]   slower
+0                0.1999     0.2118  +6.03% [+5.89, +6.17]   slower
+1, slowest       0.2998     0.3177  +6.03% [+5.89, +6.17]   slower
 
 cpu_attention_with_kv_cache: paged, 8 segments against one
-0                0.2119     0.2146  +1.37% [+0.97, +1.43]   slower
-1, slowest       0.3178     0.3219  +1.37% [+0.97, +1.43]   slower
+0                0.2119     0.2146  +1.25% [+1.09, +1.41]   slower
+1, slowest       0.3178     0.3219  +1.25% [+1.09, +1.41]   slower
 
 ms per attention call of the engine's kernel, mean over the layers. The tables
     above show the slowest rank, for which the others wait in every layer.
