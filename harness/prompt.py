@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.models import ModelSource
-from harness.models.shape import text_config
+from harness.models.shape import Shape
 from harness.shipped import configs
 from harness.units import pluralise
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 PASSAGE = configs("prompts", "passage.txt")
 STRIDE = 997  # tokens between the starts of two prompts in the passage; a prime
-_SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id")
 
 
 class PromptError(ValueError):
@@ -54,7 +53,7 @@ def token_ids(
     """
     check(source, prompt_file)
     if not source.has_tokenizer:
-        ids = random_ids(source.config, sum(lengths), seed)
+        ids = random_ids(source, sum(lengths), seed)
         return _cut(ids, lengths), f"random token ids, seed {seed} (no tokenizer)"
     tokenizer = _load(source)
     if prompt_file is not None:
@@ -62,14 +61,12 @@ def token_ids(
     return _from_passage(tokenizer, lengths)
 
 
-def random_ids(config: dict[str, Any], length: int, seed: int) -> list[int]:
-    """Uniform ids from the vocabulary, without the special tokens named in the config."""
+def random_ids(source: Shape, length: int, seed: int) -> list[int]:
+    """Uniform ids from the vocabulary, without the special tokens that its config.json names."""
     import numpy as np
 
-    text = text_config(config)
-    special = [i for key in _SPECIAL for i in np.atleast_1d(text.get(key, -1)) if i is not None]
-    ordinary = np.ones(text["vocab_size"], dtype=bool)
-    ordinary[[i for i in special if 0 <= i < len(ordinary)]] = False
+    ordinary = np.ones(source.vocab_size, dtype=bool)
+    ordinary[[i for i in source.special_ids if 0 <= i < source.vocab_size]] = False
     ids: list[int] = np.random.default_rng(seed).choice(np.flatnonzero(ordinary), length).tolist()
     return ids
 

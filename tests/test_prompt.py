@@ -17,6 +17,7 @@ from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 
 from harness.models import ModelSource, inspect
+from harness.models.shape import read_shape
 from harness.prompt import PASSAGE, PromptError, random_ids, token_ids
 
 CONFIG = {
@@ -146,7 +147,8 @@ def test_without_tokenizer_the_seed_decides(without_tokenizer: ModelSource) -> N
     nested=st.booleans(),
 )
 def test_random_ids_are_ordinary_tokens(length: int, seed: int, special: set[int], nested: bool) -> None:
-    config = {"vocab_size": 20, "eos_token_id": sorted(special), "pad_token_id": None}
-    ids = random_ids({"text_config": config} if nested else config, length, seed)
+    config = CONFIG | {"vocab_size": 20, "eos_token_id": sorted(special), "pad_token_id": None}
+    del config["bos_token_id"]
+    ids = random_ids(read_shape({"text_config": config} if nested else config, "config"), length, seed)
     assert len(ids) == length
     assert all(type(i) is int and 0 <= i < 20 and i not in special for i in ids)

@@ -1,9 +1,8 @@
-"""A model's name -> what vLLM can load, online or offline. Imports nothing heavy."""
+"""A model's name -> what vLLM can load, online or offline."""
 
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -11,8 +10,8 @@ from importlib import util
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.models import checkpoints, hub
-from harness.models.shape import EXTENDABLE, ModelError, Shape, read_shape, with_positions
+from harness.models import checkpoints, hf_config, hub
+from harness.models.shape import EXTENDABLE, ModelError, Shape, overrides, read_shape
 from harness.shipped import configs
 from harness.units import pluralise
 
@@ -98,7 +97,7 @@ def inspect(
     found = _find(name, load_format)
     config = _read_config(found.directory)
     source = ModelSource(
-        **vars(read_shape(config, f"--model {name}")),
+        **vars(read_shape(config, f"--model {name}", complete=found.directory.parent == CONFIGS)),
         **vars(found),
         name=name,
         config=config,
@@ -231,7 +230,7 @@ def _tokenizer(directory: Path) -> Path | None:
 def _read_config(directory: Path) -> dict[str, Any]:
     path = directory / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = hf_config.parse(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(config, dict):
@@ -240,34 +239,37 @@ def _read_config(directory: Path) -> dict[str, Any]:
 
 
 def _with_room_for(source: ModelSource, length: int, allow_long: bool) -> ModelSource:
-    """Extend learned positions to the prompt's length; refuse longer prompts for other kinds unless
-    allowed.
+    """Extend learned positions to the prompt's length, and YaRN's to what it scales to; refuse longer prompts
+    for other kinds unless allowed.
     """
     limit, needed = source.max_positions, length + 1
     if limit is None or needed <= limit:
         return source
     too_long = f"a prompt of {pluralise(length, 'token')}: {source.name} has {limit} positions"
+    extended = None
     if source.positions == "learned":
         if source.config.get("model_type") not in EXTENDABLE:
             raise ModelError(f"{too_long}, learned ones; take at most {limit - 1}")
+        extended = needed
         notice = (
             f"positions: {source.name}'s {limit} learned positions are repeated up to {needed}; "
             f"its predictions past {limit} are meaningless"
         )
-        return replace(
-            source,
-            hf_overrides=with_positions(source.config, needed),
-            extended_positions=needed,
-            notices=(*source.notices, notice),
+    elif (most := source.most_positions) is not None:
+        if needed > most:
+            scaled = f", which its rotary scaling takes to {most}" if most > limit else ""
+            raise ModelError(f"{too_long}{scaled}; take at most {most - 1}, as no option gives it more")
+        notice = f"positions: {needed} are used where {source.name} has {limit}; it scales them up to {most}"
+    elif allow_long:
+        notice = (
+            f"positions: {needed} are used where {source.name} has {limit} (--allow-long-max-model-len); "
+            f"its predictions past {limit} are unreliable"
         )
-    if not allow_long:
+    else:
         raise ModelError(f"{too_long}; take at most {limit - 1}, or --allow-long-max-model-len")
-    try:
-        overrides = with_positions(source.config, needed)
-    except ModelError as error:
-        raise ModelError(f"{too_long}; {error}") from error
-    notice = (
-        f"positions: {needed} are used where {source.name} has {limit} (--allow-long-max-model-len); "
-        f"its predictions past {limit} are unreliable"
+    return replace(
+        source,
+        hf_overrides=overrides(source.positions_key, needed),
+        extended_positions=extended,
+        notices=(*source.notices, notice),
     )
-    return replace(source, hf_overrides=overrides, notices=(*source.notices, notice))
