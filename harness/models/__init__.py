@@ -28,6 +28,8 @@ SHAPES = {
 }
 BUILT_IN = ("gpt2", "smollm2-135m", *SHAPES)
 CONFIGS = configs("models")
+# A tokenizer's main file, the one to prefer first.
+TOKENIZERS = ("tokenizer.json", "tekken.json", "tokenizer.model", "vocab.json")
 _GPT2_REPOS = ("openai-community/gpt2", "gpt2")
 
 Weights = Literal["pretrained", "seeded random", "dummy"]
@@ -47,7 +49,7 @@ class ModelSource(Shape):
     load_format: str = "auto"  # vLLM's option
     trust_remote_code: bool = False
     path: Path | None = None  # what vLLM loads; None until `materialise`
-    tokenizer: Path | None = None  # tokenizer.json, if it is on this machine
+    tokenizer: Path | None = None  # one of TOKENIZERS, if it is on this machine
     has_tokenizer: bool = False  # whether there is one, at the latest after `materialise`
     hf_overrides: dict[str, Any] = field(default_factory=dict)  # vLLM's option
     extended_positions: int | None = (
@@ -82,6 +84,7 @@ def inspect(
     trust_remote_code: bool = False,
     allow_long: bool = False,
     load_format: str = "auto",
+    revision: str | None = None,
 ) -> ModelSource:
     """Find a model and check that it accepts prompts of `length` tokens, reading only its config.
 
@@ -90,11 +93,12 @@ def inspect(
         length: tokens of the prompt; vLLM needs room for one more.
         allow_long: allow rotary positions beyond the model's own limit.
         load_format: vLLM's; "dummy" needs no weights.
+        revision: branch, tag or commit of a model on the hub.
 
     Raises:
         ModelError: the model is not available, or its positions are too few.
     """
-    found = _find(name, load_format)
+    found = _find(name, load_format, revision)
     config = _read_config(found.directory)
     source = ModelSource(
         **vars(read_shape(config, f"--model {name}", complete=found.directory.parent == CONFIGS)),
@@ -119,7 +123,12 @@ def materialise(source: ModelSource, seed: int) -> ModelSource:
     """
     if source.origin == "hub":
         assert source.repo is not None
-        path = hub.fetch(source.repo, weights=source.weights != "dummy", code=source.trust_remote_code)
+        path = hub.fetch(
+            source.repo,
+            source.directory.name,
+            weights=source.weights != "dummy",
+            code=source.trust_remote_code,
+        )
     elif source.origin == "seeded":
         path = checkpoints.seeded_gpt2(source.config, seed)
     elif source.origin == "gguf":
@@ -130,8 +139,13 @@ def materialise(source: ModelSource, seed: int) -> ModelSource:
     return replace(source, path=path, tokenizer=tokenizer, has_tokenizer=tokenizer is not None)
 
 
-def _find(name: str, load_format: str) -> _Found:
+def _find(name: str, load_format: str, revision: str | None) -> _Found:
     dummy = load_format == "dummy"
+    if revision and (name in BUILT_IN or Path(name).expanduser().is_dir()):
+        raise ModelError(
+            f"--revision {revision}: {name} is not looked up on the model hub; leave it out, or name a "
+            "repository in full"
+        )
     if name in SHAPES and not dummy:
         notice = f"weights: seeded random in the shape of {SHAPES[name]}: its predictions are meaningless"
         return _Found(CONFIGS / name, weights="seeded random", load_format="dummy", notices=(notice,))
@@ -142,7 +156,7 @@ def _find(name: str, load_format: str) -> _Found:
     elif name == "gpt2":
         found = _find_gpt2(dummy)
     else:
-        found = _find_directory(name, load_format) or _find_by_hub_name(name, dummy)
+        found = _find_directory(name, load_format) or _find_by_hub_name(name, dummy, revision)
     if dummy:
         notice = "weights: vLLM's dummy weights (--load-format dummy); timings only, no predictions"
         return replace(found, weights="dummy", load_format=load_format, notices=(notice,))
@@ -151,10 +165,10 @@ def _find(name: str, load_format: str) -> _Found:
 
 def _find_gpt2(dummy: bool) -> _Found:
     for repo in _GPT2_REPOS:
-        if found := _find_cached(repo, dummy):
+        if found := _find_cached(repo, dummy, None):
             return found
     with suppress(ModelError):
-        if found := _find_on_hub(_GPT2_REPOS[0]):
+        if found := _find_on_hub(_GPT2_REPOS[0], None):
             return found
     notice = (
         "weights: seeded random with gpt2's own initialisation, not OpenAI's gpt2: "
@@ -181,7 +195,7 @@ def _find_directory(name: str, load_format: str) -> _Found | None:
             raise ModelError(f"--model {name}: no such directory")
         return None
     if not (directory / "config.json").is_file():
-        raise ModelError(f"--model {name}: the directory has no config.json; give a transformers model")
+        raise ModelError(f"--model {name}: the directory {hub.without_config(directory)}")
     if load_format == "auto" and not hub.has_weights(directory):
         raise ModelError(
             f"--model {name}: the directory has no complete weights (*.safetensors or *.bin); "
@@ -190,31 +204,37 @@ def _find_directory(name: str, load_format: str) -> _Found | None:
     return _on_disk(directory)
 
 
-def _find_by_hub_name(name: str, dummy: bool) -> _Found:
+def _find_by_hub_name(name: str, dummy: bool, revision: str | None) -> _Found:
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         raise ModelError(
             f"--model {name!r}: not a directory, a Hugging Face name or one of {', '.join(BUILT_IN)}"
         )
-    found = _find_cached(name, dummy) or _find_on_hub(name)
-    if found is None:
-        near = difflib.get_close_matches(name, BUILT_IN, 1)
-        hint = f"; the nearest built-in one is {near[0]}" if near else ""
+    found = _find_cached(name, dummy, revision) or _find_on_hub(name, revision)
+    if found is not None:
+        return found
+    if hub.cached_snapshot(name, revision, weights=False):
         raise ModelError(
-            f"--model {name}: no such directory or built-in model ({', '.join(BUILT_IN)}), not in the local "
-            f"cache, and the model hub cannot be reached; choose one of those or go online{hint}"
+            f"--model {name}: the copy in the local cache lacks weights, and the model hub cannot be "
+            "reached; go online, or use --load-format dummy"
         )
-    return found
+    near = difflib.get_close_matches(name, BUILT_IN, 1)
+    hint = f"; the nearest built-in one is {near[0]}" if near else ""
+    at = f" at revision {revision}" if revision else ""
+    raise ModelError(
+        f"--model {name}: no such directory or built-in model ({', '.join(BUILT_IN)}), not in the local "
+        f"cache{at}, and the model hub cannot be reached; choose one of those or go online{hint}"
+    )
 
 
-def _find_cached(repo: str, dummy: bool) -> _Found | None:
-    snapshot = hub.cached_snapshot(repo, weights=not dummy)
+def _find_cached(repo: str, dummy: bool, revision: str | None) -> _Found | None:
+    snapshot = hub.cached_snapshot(repo, revision, weights=not dummy)
     return _on_disk(snapshot) if snapshot else None
 
 
-def _find_on_hub(repo: str) -> _Found | None:
+def _find_on_hub(repo: str, revision: str | None) -> _Found | None:
     if not hub.reachable():
         return None
-    return replace(_on_disk(hub.fetch_description(repo)), origin="hub", repo=repo)
+    return replace(_on_disk(hub.fetch_description(repo, revision)), origin="hub", repo=repo)
 
 
 def _on_disk(directory: Path) -> _Found:
@@ -223,8 +243,7 @@ def _on_disk(directory: Path) -> _Found:
 
 
 def _tokenizer(directory: Path) -> Path | None:
-    path = directory / "tokenizer.json"
-    return path if path.is_file() else None
+    return next((directory / name for name in TOKENIZERS if (directory / name).is_file()), None)
 
 
 def _read_config(directory: Path) -> dict[str, Any]:
