@@ -39,13 +39,13 @@ def read(config: dict[str, Any]) -> Any:
     """
     from transformers import CONFIG_MAPPING
 
-    model_type = config.get("model_type")
+    model_type = str(config.get("model_type"))
     if model_type in CONFIG_MAPPING:
-        with _quiet():
+        with quiet():
             try:
                 return CONFIG_MAPPING[model_type].from_dict(copy.deepcopy(config))
-            except Exception:  # vLLM mends some of these before it reads them
-                pass
+            except Exception as error:  # vLLM mends some of these before it reads them
+                return plain(config | {"objection": " ".join(str(error).split())})
     return plain(config)
 
 
@@ -72,17 +72,24 @@ def is_encoder_only(settings: Any) -> bool:
 def language_model(config: Any) -> Any:
     """The part of the settings that describes the language model: all of them, or e.g. `text_config`."""
     if isinstance(config, SimpleNamespace):
-        return getattr(config, "text_config", config)
+        nested = getattr(config, "text_config", None)
+        return nested if isinstance(nested, SimpleNamespace) else config
     return config.get_text_config()
 
 
-def key_of(part: Any, config: Any) -> str:
-    """The key of a part of the settings."""
-    return next((name for name, value in vars(config).items() if value is part), "text_config")
+def path_to(part: Any, config: Any) -> tuple[str, ...] | None:
+    """The keys that lead to a part of the settings: none to all of them, None if it is not among them."""
+    if part is config:
+        return ()
+    for name, value in vars(config).items():
+        nested = isinstance(value, SimpleNamespace) or hasattr(value, "get_text_config")
+        if nested and (rest := path_to(part, value)) is not None:
+            return (name, *rest)
+    return None
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No warnings from transformers: a user of the harness could not act on them."""
     from transformers.utils import logging
 

@@ -128,6 +128,8 @@ def _number(settings: Any, where: str, name: str) -> int:
     value = getattr(settings, name, None)
     if isinstance(value, int) and value > 0:
         return value
+    if objection := getattr(settings, "objection", None):
+        raise ModelError(f"{where}: transformers does not accept its config.json: {objection}; correct that")
     raise ModelError(f"{where}: has no {name}; give a decoder-only language model with attention")
 
 
@@ -202,7 +204,7 @@ def _limit(text: Any) -> str | None:
 def _path(limit: str | None, text: Any, settings: Any) -> tuple[str, ...]:
     if limit is None:
         return ()
-    return (limit,) if text is settings else (hf_config.key_of(text, settings), limit)
+    return (*(hf_config.path_to(text, settings) or ()), limit)
 
 
 def _positions(text: Any) -> Positions:
@@ -219,6 +221,7 @@ def _positions(text: Any) -> Positions:
 def _ropes(text: Any) -> list[dict[str, Any]]:
     """The rotary parameters, one for each type of layer that has its own, with "type" as "rope_type"."""
     given = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    given = given if isinstance(given, dict) else {}
     nested = [rope for rope in given.values() if isinstance(rope, dict)]
     return [
         rope | {"rope_type": rope.get("rope_type", rope.get("type", "default"))} for rope in nested or [given]

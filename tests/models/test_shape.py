@@ -185,6 +185,22 @@ def test_how_far_rotary_positions_go(
     assert (shape.max_positions, shape.most_positions) == (max_positions, most_positions)
 
 
+def test_where_the_limit_on_positions_is() -> None:
+    for model_type, key in (
+        ("gemma3", ("text_config",)),
+        ("qwen2_5_omni", ("thinker_config", "text_config")),
+    ):
+        shape = read_shape({"model_type": model_type}, "config")
+        assert shape.positions_key == (*key, "max_position_embeddings")
+
+
+def test_what_transformers_does_not_accept_is_said() -> None:
+    with pytest.raises(
+        ModelError, match=r"^config: transformers does not accept its config.json: .*'hidden_size'"
+    ):
+        read_shape({"model_type": "llama", "hidden_size": "wide"}, "config")
+
+
 @pytest.mark.parametrize("model_type", ["bert", "xlm-roberta", "bart"])
 def test_encoders_are_refused(model_type: str) -> None:
     with pytest.raises(ModelError, match=rf"{model_type} is an encoder-.* give a decoder-only"):
