@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from harness.models import ModelSource
-from harness.models.shape import text_config
+from harness.models.shape import Shape
 from harness.shipped import configs
-from harness.units import pluralise
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+from harness.units import first_line, pluralise
 
 PASSAGE = configs("prompts", "passage.txt")
 STRIDE = 997  # tokens between the starts of two prompts in the passage; a prime
-_SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id")
 
 
 class PromptError(ValueError):
@@ -32,7 +28,7 @@ def check(source: ModelSource, prompt_file: Path | None) -> None:
         raise PromptError(f"--prompt-file {prompt_file}: no such file")
     if not source.has_tokenizer:
         raise PromptError(
-            f"--prompt-file {prompt_file}: {source.name} has no tokenizer.json; choose another --model, "
+            f"--prompt-file {prompt_file}: {source.name} has no tokenizer; choose another --model, "
             "e.g. smollm2-135m, or leave --prompt-file out"
         )
 
@@ -43,65 +39,106 @@ def token_ids(
     """The token ids of prompts of these lengths, and a description of their source.
 
     They come from `prompt_file`, one prompt after the other; else from a bundled passage, repeated as needed
-    and started at a different place for each prompt; or, for a model without a tokenizer, from a seeded
-    generator.
+    and started at a different place for each prompt; or, for a model without a tokenizer that can be used,
+    from a seeded generator.
 
     Args:
         source: materialised, if it has a tokenizer.
 
     Raises:
-        PromptError: as `check` does, or the file is not UTF-8 text or has fewer tokens than all prompts.
+        PromptError: as `check` does; tokenizer.json is damaged; or the file is not UTF-8 text, needs a
+            tokenizer that cannot be used, or has fewer tokens than all prompts.
     """
     check(source, prompt_file)
-    if not source.has_tokenizer:
-        ids = random_ids(source.config, sum(lengths), seed)
-        return _cut(ids, lengths), f"random token ids, seed {seed} (no tokenizer)"
-    tokenizer = _load(source)
-    if prompt_file is not None:
-        return _from_file(tokenizer, prompt_file, lengths)
-    return _from_passage(tokenizer, lengths)
+    problem = "no tokenizer"
+    if source.has_tokenizer:
+        try:
+            tokenizer = _load(source)
+        except _Unusable as error:
+            if prompt_file is not None:
+                raise
+            problem = str(error)
+        else:
+            if prompt_file is not None:
+                return _from_file(tokenizer, prompt_file, lengths)
+            return _from_passage(tokenizer, lengths)
+    ids = random_ids(source, sum(lengths), seed)
+    return _cut(ids, lengths), f"random token ids, seed {seed} ({problem})"
 
 
-def random_ids(config: dict[str, Any], length: int, seed: int) -> list[int]:
-    """Uniform ids from the vocabulary, without the special tokens named in the config."""
+def random_ids(source: Shape, length: int, seed: int) -> list[int]:
+    """Uniform ids from the vocabulary, without the special tokens that its config.json names."""
     import numpy as np
 
-    text = text_config(config)
-    special = [i for key in _SPECIAL for i in np.atleast_1d(text.get(key, -1)) if i is not None]
-    ordinary = np.ones(text["vocab_size"], dtype=bool)
-    ordinary[[i for i in special if 0 <= i < len(ordinary)]] = False
+    ordinary = np.ones(source.vocab_size, dtype=bool)
+    ordinary[[i for i in source.special_ids if 0 <= i < source.vocab_size]] = False
     ids: list[int] = np.random.default_rng(seed).choice(np.flatnonzero(ordinary), length).tolist()
     return ids
 
 
-def decode(source: ModelSource, ids: Iterable[int]) -> str:
-    """The text of token ids; the source is materialised and has a tokenizer."""
-    text: str = _load(source).decode(list(ids), skip_special_tokens=False)
-    return text
+def decode(source: ModelSource, ids: Sequence[int]) -> str | None:
+    """The text of token ids, or None without a tokenizer that can be used; the source is materialised."""
+    try:
+        return _load(source).decode(ids) if source.has_tokenizer else None
+    except _Unusable:
+        return None
 
 
-def _load(source: ModelSource) -> Tokenizer:
-    from tokenizers import Tokenizer
+class _Unusable(PromptError):
+    """A tokenizer that is there, but needs what is missing here."""
 
+
+@dataclass(frozen=True)
+class _Tokenizer:
+    """A tokenizer of either library."""
+
+    encode: Callable[[str], list[int]]  # with the special tokens that start a prompt
+    decode: Callable[[Sequence[int]], str]
+
+
+def _load(source: ModelSource) -> _Tokenizer:
     if source.tokenizer is None:
         raise RuntimeError(f"{source.name} must be materialised before its tokenizer is used")
+    if source.tokenizer.name != "tokenizer.json":
+        return _load_with_transformers(source.tokenizer, source.trust_remote_code)
+    from tokenizers import Tokenizer
+
     try:
         tokenizer = Tokenizer.from_file(str(source.tokenizer))
     except Exception as error:  # the library raises nothing more specific
         raise PromptError(f"{source.tokenizer}: not a tokenizer: {error}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    return tokenizer
+    return _Tokenizer(
+        encode=lambda text: list(tokenizer.encode(text).ids),
+        decode=lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=False)),
+    )
+
+
+def _load_with_transformers(path: Path, trust_remote_code: bool) -> _Tokenizer:
+    """A sentencepiece or tekken tokenizer; takes seconds, as transformers imports torch."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            path.parent, trust_remote_code=trust_remote_code, local_files_only=True
+        )
+    except Exception as error:  # a package that is missing, code that is not trusted, a damaged file
+        raise _Unusable(f"{path}: transformers cannot load it: {first_line(error)}") from error
+    return _Tokenizer(
+        encode=lambda text: list(tokenizer(text, verbose=False)["input_ids"]),
+        decode=lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=False)),
+    )
 
 
 def _from_file(
-    tokenizer: Tokenizer, prompt_file: Path, lengths: Sequence[int]
+    tokenizer: _Tokenizer, prompt_file: Path, lengths: Sequence[int]
 ) -> tuple[list[list[int]], str]:
     try:
         text = prompt_file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise PromptError(f"--prompt-file {prompt_file}: cannot be read as UTF-8 text: {error}") from error
-    ids: list[int] = tokenizer.encode(text).ids
+    ids = tokenizer.encode(text)
     wanted = sum(lengths)
     if len(ids) < wanted:
         asked = f"--length {wanted}" if len(lengths) == 1 else f"the {wanted} of --batch"
@@ -112,16 +149,16 @@ def _from_file(
     return _cut(ids, lengths), f"the first {wanted} of {pluralise(len(ids), 'token')} of {prompt_file}"
 
 
-def _from_passage(tokenizer: Tokenizer, lengths: Sequence[int]) -> tuple[list[list[int]], str]:
+def _from_passage(tokenizer: _Tokenizer, lengths: Sequence[int]) -> tuple[list[list[int]], str]:
     passage = PASSAGE.read_text(encoding="utf-8")
-    once = len(tokenizer.encode(passage).ids)
+    once = len(tokenizer.encode(passage))
     starts = [STRIDE * n % once for n in range(len(lengths))]
     wanted = max(start + length for start, length in zip(starts, lengths, strict=True))
     times = -(-wanted // once)
-    ids: list[int] = tokenizer.encode(passage * times).ids
+    ids = tokenizer.encode(passage * times)
     if len(ids) < wanted:  # special tokens were counted once per copy, or tokens merged across the seams
         times += 1 + times // 100
-        ids = tokenizer.encode(passage * times).ids
+        ids = tokenizer.encode(passage * times)
     repeated = f", repeated {times} times" if times > 1 else ""
     elsewhere = ", each prompt from a different place in it" if len(lengths) > 1 else ""
     prompts = [ids[start : start + length] for start, length in zip(starts, lengths, strict=True)]

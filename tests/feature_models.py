@@ -90,7 +90,7 @@ MODELS = (
     ),
 )  # fmt: skip
 
-# vLLM's CPU attention has no kernel for heads of 40; its backend finds out in the first step.
+# vLLM's CPU attention has no kernel for heads of 40.
 NO_KERNEL = ("llama", _llama(2, 2, 40))
 # vLLM knows gemma2 to overflow in float16.
 NO_FLOAT16 = ("gemma2", _llama(2, 2, 64))

@@ -16,7 +16,9 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 
+from harness import prompt
 from harness.models import ModelSource, inspect
+from harness.models.shape import read_shape
 from harness.prompt import PASSAGE, PromptError, random_ids, token_ids
 
 CONFIG = {
@@ -130,12 +132,37 @@ def test_a_broken_tokenizer(source: ModelSource, tmp_path: Path) -> None:
         token_ids(replace(source, tokenizer=broken), [1], None, seed=0)
 
 
+def test_a_sentencepiece_tokenizer(tmp_path: Path) -> None:
+    import sentencepiece
+
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer"}')
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(PASSAGE), model_prefix=str(tmp_path / "tokenizer"), vocab_size=400, model_type="bpe",
+        byte_fallback=True, minloglevel=5,
+    )  # fmt: skip
+    source = inspect(str(tmp_path), length=8, load_format="dummy")
+    assert source.tokenizer == tmp_path / "tokenizer.model"
+    (ids,), description = token_ids(source, [2000], None, seed=0)
+    assert len(ids) == 2000
+    assert description.startswith("bundled passage")
+    assert prompt.decode(source, ids).split()[3:9] == PASSAGE.read_text().split()[3:9]
+    (tmp_path / "tokenizer.model").write_bytes(b"damaged")
+    (ids,), description = token_ids(source, [20], None, seed=0)
+    assert len(ids) == 20
+    assert "random token ids, seed 0" in description
+    assert "transformers cannot load it" in description
+    assert prompt.decode(source, ids) is None
+    with pytest.raises(PromptError, match="transformers cannot load it"):
+        token_ids(source, [20], PASSAGE, seed=0)
+
+
 def test_without_tokenizer_the_seed_decides(without_tokenizer: ModelSource) -> None:
     ids, description = token_ids(without_tokenizer, [100], None, seed=3)
     assert "seed 3" in description
     assert (ids, description) == token_ids(without_tokenizer, [100], None, seed=3)
     assert ids != token_ids(without_tokenizer, [100], None, seed=4)[0]
-    with pytest.raises(PromptError, match=r"has no tokenizer\.json; .* smollm2-135m"):
+    with pytest.raises(PromptError, match=r"has no tokenizer; .* smollm2-135m"):
         token_ids(without_tokenizer, [1], PASSAGE, seed=0)
 
 
@@ -146,7 +173,8 @@ def test_without_tokenizer_the_seed_decides(without_tokenizer: ModelSource) -> N
     nested=st.booleans(),
 )
 def test_random_ids_are_ordinary_tokens(length: int, seed: int, special: set[int], nested: bool) -> None:
-    config = {"vocab_size": 20, "eos_token_id": sorted(special), "pad_token_id": None}
-    ids = random_ids({"text_config": config} if nested else config, length, seed)
+    config = CONFIG | {"vocab_size": 20, "eos_token_id": sorted(special), "pad_token_id": None}
+    del config["bos_token_id"]
+    ids = random_ids(read_shape({"text_config": config} if nested else config, "config"), length, seed)
     assert len(ids) == length
     assert all(type(i) is int and 0 <= i < 20 and i not in special for i in ids)

@@ -11,11 +11,14 @@ from harness import device
 from harness.config import vllm_names
 from harness.config.defaults import DEVICES, TIMERS, DeviceKind
 from harness.config.engine import EngineSpec
-from harness.config.errors import label
+from harness.config.errors import ConfigError, label
+from harness.models import ModelSource
 from harness.units import pluralise
 
 DEFAULT_BACKEND: dict[DeviceKind, str] = {"cuda": "FLASH_ATTN", "cpu": "CPU_ATTN"}
 BLOCK_MULTIPLES = {"FLASH_ATTN": 16, "CPU_ATTN": 32}  # of tokens; other backends take any
+# On a GPU vLLM has backends for other sizes; CPU_ATTN's are its kernel's (the backend does not list 48).
+CPU_HEAD_SIZES = (32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 
 
 def directory_problems(output_dir: Path | None, *, overwrite: bool, resume: bool) -> Iterable[str]:
@@ -73,6 +76,18 @@ def block_size_problems(option: str, sizes: Iterable[int], backend: str) -> Iter
         if size % multiple:
             nearest = -(-size // multiple) * multiple
             yield f"{label(option, size)}: must be a multiple of {multiple} for {backend}; take {nearest}"
+
+
+def require_head_size(source: ModelSource, device_kind: DeviceKind) -> None:
+    """Raise ConfigError if vLLM has no attention kernel for the model's heads on this kind of device.
+
+    It would start the engine and fail in the first step.
+    """
+    if device_kind == "cpu" and not source.latent and source.head_dim not in CPU_HEAD_SIZES:
+        raise ConfigError(
+            f"{label('model', source.name)}: has heads of {source.head_dim}; vLLM's attention on a CPU takes "
+            f"{', '.join(map(str, CPU_HEAD_SIZES))}; choose another model, or run it on a GPU"
+        )
 
 
 def load_format_problems(load_format: str) -> Iterable[str]:

@@ -42,7 +42,7 @@ ENGINE_OPTIONS = [
     "tensor_parallel_size",
     "distributed_executor_backend",
 ]
-MODEL_OPTIONS = ["model", "trust_remote_code", "allow_long_max_model_len"]
+MODEL_OPTIONS = ["model", "revision", "trust_remote_code", "allow_long_max_model_len"]
 SWEEP_OPTIONS = ["spread_k", "spread_min", "spread_max", "spread_step", "gap", "segment_sizes"]
 SAMPLING_OPTIONS = ["repeats", "max_seconds", "precision"]
 KERNEL_TIMING_OPTIONS = ["timer", "l2"]
@@ -116,6 +116,9 @@ class Model(Blocks):
         description="Hugging Face name, local directory, or a built-in name: gpt2, smollm2-135m, "
         "or a folder of configs/models",
     )
+    revision: str | None = Field(
+        None, min_length=1, description="branch, tag or commit of a model on the hub (default: main)"
+    )
     trust_remote_code: bool = Field(False, description="let the model's repository run its own code here")
     allow_long_max_model_len: bool = Field(
         False, description="allow prompts beyond the positions that a rotary model was trained for"
@@ -149,6 +152,7 @@ class Model(Blocks):
             trust_remote_code=self.trust_remote_code,
             allow_long=self.allow_long_max_model_len,
             load_format=self.load_format,
+            revision=self.revision,
         )
 
 

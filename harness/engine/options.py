@@ -153,7 +153,7 @@ def engine_environment(spec: EngineSpec, source: ModelSource) -> dict[str, str]:
     The next engine in this process may have another length and other ranks, so nothing may be left behind.
     """
     # Room for the prompts twice, and a little more, in four-byte numbers.
-    cached_bytes = math.ceil(2.5 * spec.cached_tokens * source.kv_bytes_per_token(4))
+    cached_bytes = math.ceil(2.5 * spec.cached_tokens * source.room_per_token(4))
     variables = kv_cache_space(cached_bytes if spec.kv_cache_bytes is None else spec.kv_cache_bytes)
     if spec.tensor_parallel_size > 1:
         cpus = sorted(os.sched_getaffinity(0))

@@ -10,8 +10,9 @@ from typing import Any
 
 from harness import config as configuration
 from harness import device
-from harness.config import Common, ConfigError
+from harness.config import Common, ConfigError, checks
 from harness.experiments import EXPERIMENTS, Experiment
+from harness.models import ModelSource
 from harness.runs import resume
 from harness.stack import with_room
 
@@ -38,7 +39,7 @@ def run(name: str, options: Mapping[str, Any], config_file: Path | None = None) 
     if config.resume:
         resume.check(config)
     with _input_errors():
-        source = experiment.find_model(config) if experiment.find_model else None  # before importing torch
+        source = _find_model(experiment, config, device.kind())  # before importing vllm
         job = import_module(experiment.job).run
         with _known_failures():
             job(config, source)
@@ -57,8 +58,7 @@ def check(name: str, options: Mapping[str, Any], kind: device.Kind) -> Common:
     experiment = EXPERIMENTS[name]
     config = _resolve(experiment, options, None, kind)
     with _input_errors():
-        if experiment.find_model:
-            experiment.find_model(config)
+        _find_model(experiment, config, kind)
     return config
 
 
@@ -67,6 +67,13 @@ def _resolve(
 ) -> Common:
     config = configuration.load(experiment.config, options, config_file)
     return experiment.resolve(experiment.adapt(config, options) if experiment.adapt else config, kind)
+
+
+def _find_model(experiment: Experiment, config: Common, kind: device.Kind) -> ModelSource | None:
+    source = experiment.find_model(config) if experiment.find_model else None
+    if source:
+        checks.require_head_size(source, kind)
+    return source
 
 
 @contextmanager

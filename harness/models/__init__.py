@@ -1,9 +1,8 @@
-"""A model's name -> what vLLM can load, online or offline. Imports nothing heavy."""
+"""A model's name -> what vLLM can load, online or offline."""
 
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -11,8 +10,8 @@ from importlib import util
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.models import checkpoints, hub
-from harness.models.shape import EXTENDABLE, ModelError, Shape, read_shape, with_positions
+from harness.models import checkpoints, hf_config, hub
+from harness.models.shape import EXTENDABLE, ModelError, Shape, overrides, read_shape
 from harness.shipped import configs
 from harness.units import pluralise
 
@@ -29,6 +28,8 @@ SHAPES = {
 }
 BUILT_IN = ("gpt2", "smollm2-135m", *SHAPES)
 CONFIGS = configs("models")
+# A tokenizer's main file, the one to prefer first.
+TOKENIZERS = ("tokenizer.json", "tekken.json", "tokenizer.model", "vocab.json")
 _GPT2_REPOS = ("openai-community/gpt2", "gpt2")
 
 Weights = Literal["pretrained", "seeded random", "dummy"]
@@ -48,7 +49,7 @@ class ModelSource(Shape):
     load_format: str = "auto"  # vLLM's option
     trust_remote_code: bool = False
     path: Path | None = None  # what vLLM loads; None until `materialise`
-    tokenizer: Path | None = None  # tokenizer.json, if it is on this machine
+    tokenizer: Path | None = None  # one of TOKENIZERS, if it is on this machine
     has_tokenizer: bool = False  # whether there is one, at the latest after `materialise`
     hf_overrides: dict[str, Any] = field(default_factory=dict)  # vLLM's option
     extended_positions: int | None = (
@@ -83,6 +84,7 @@ def inspect(
     trust_remote_code: bool = False,
     allow_long: bool = False,
     load_format: str = "auto",
+    revision: str | None = None,
 ) -> ModelSource:
     """Find a model and check that it accepts prompts of `length` tokens, reading only its config.
 
@@ -91,14 +93,15 @@ def inspect(
         length: tokens of the prompt; vLLM needs room for one more.
         allow_long: allow rotary positions beyond the model's own limit.
         load_format: vLLM's; "dummy" needs no weights.
+        revision: branch, tag or commit of a model on the hub.
 
     Raises:
         ModelError: the model is not available, or its positions are too few.
     """
-    found = _find(name, load_format)
+    found = _find(name, load_format, revision)
     config = _read_config(found.directory)
     source = ModelSource(
-        **vars(read_shape(config, f"--model {name}")),
+        **vars(read_shape(config, f"--model {name}", complete=found.directory.parent == CONFIGS)),
         **vars(found),
         name=name,
         config=config,
@@ -120,7 +123,12 @@ def materialise(source: ModelSource, seed: int) -> ModelSource:
     """
     if source.origin == "hub":
         assert source.repo is not None
-        path = hub.fetch(source.repo, weights=source.weights != "dummy", code=source.trust_remote_code)
+        path = hub.fetch(
+            source.repo,
+            source.directory.name,
+            weights=source.weights != "dummy",
+            code=source.trust_remote_code,
+        )
     elif source.origin == "seeded":
         path = checkpoints.seeded_gpt2(source.config, seed)
     elif source.origin == "gguf":
@@ -131,8 +139,13 @@ def materialise(source: ModelSource, seed: int) -> ModelSource:
     return replace(source, path=path, tokenizer=tokenizer, has_tokenizer=tokenizer is not None)
 
 
-def _find(name: str, load_format: str) -> _Found:
+def _find(name: str, load_format: str, revision: str | None) -> _Found:
     dummy = load_format == "dummy"
+    if revision and (name in BUILT_IN or Path(name).expanduser().is_dir()):
+        raise ModelError(
+            f"--revision {revision}: {name} is not looked up on the model hub; leave it out, or name a "
+            "repository in full"
+        )
     if name in SHAPES and not dummy:
         notice = f"weights: seeded random in the shape of {SHAPES[name]}: its predictions are meaningless"
         return _Found(CONFIGS / name, weights="seeded random", load_format="dummy", notices=(notice,))
@@ -143,7 +156,7 @@ def _find(name: str, load_format: str) -> _Found:
     elif name == "gpt2":
         found = _find_gpt2(dummy)
     else:
-        found = _find_directory(name, load_format) or _find_by_hub_name(name, dummy)
+        found = _find_directory(name, load_format) or _find_by_hub_name(name, dummy, revision)
     if dummy:
         notice = "weights: vLLM's dummy weights (--load-format dummy); timings only, no predictions"
         return replace(found, weights="dummy", load_format=load_format, notices=(notice,))
@@ -152,10 +165,10 @@ def _find(name: str, load_format: str) -> _Found:
 
 def _find_gpt2(dummy: bool) -> _Found:
     for repo in _GPT2_REPOS:
-        if found := _find_cached(repo, dummy):
+        if found := _find_cached(repo, dummy, None):
             return found
     with suppress(ModelError):
-        if found := _find_on_hub(_GPT2_REPOS[0]):
+        if found := _find_on_hub(_GPT2_REPOS[0], None):
             return found
     notice = (
         "weights: seeded random with gpt2's own initialisation, not OpenAI's gpt2: "
@@ -182,7 +195,7 @@ def _find_directory(name: str, load_format: str) -> _Found | None:
             raise ModelError(f"--model {name}: no such directory")
         return None
     if not (directory / "config.json").is_file():
-        raise ModelError(f"--model {name}: the directory has no config.json; give a transformers model")
+        raise ModelError(f"--model {name}: the directory {hub.without_config(directory)}")
     if load_format == "auto" and not hub.has_weights(directory):
         raise ModelError(
             f"--model {name}: the directory has no complete weights (*.safetensors or *.bin); "
@@ -191,31 +204,37 @@ def _find_directory(name: str, load_format: str) -> _Found | None:
     return _on_disk(directory)
 
 
-def _find_by_hub_name(name: str, dummy: bool) -> _Found:
+def _find_by_hub_name(name: str, dummy: bool, revision: str | None) -> _Found:
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         raise ModelError(
             f"--model {name!r}: not a directory, a Hugging Face name or one of {', '.join(BUILT_IN)}"
         )
-    found = _find_cached(name, dummy) or _find_on_hub(name)
-    if found is None:
-        near = difflib.get_close_matches(name, BUILT_IN, 1)
-        hint = f"; the nearest built-in one is {near[0]}" if near else ""
+    found = _find_cached(name, dummy, revision) or _find_on_hub(name, revision)
+    if found is not None:
+        return found
+    if hub.cached_snapshot(name, revision, weights=False):
         raise ModelError(
-            f"--model {name}: no such directory or built-in model ({', '.join(BUILT_IN)}), not in the local "
-            f"cache, and the model hub cannot be reached; choose one of those or go online{hint}"
+            f"--model {name}: the copy in the local cache lacks weights, and the model hub cannot be "
+            "reached; go online, or use --load-format dummy"
         )
-    return found
+    near = difflib.get_close_matches(name, BUILT_IN, 1)
+    hint = f"; the nearest built-in one is {near[0]}" if near else ""
+    at = f" at revision {revision}" if revision else ""
+    raise ModelError(
+        f"--model {name}: no such directory or built-in model ({', '.join(BUILT_IN)}), not in the local "
+        f"cache{at}, and the model hub cannot be reached; choose one of those or go online{hint}"
+    )
 
 
-def _find_cached(repo: str, dummy: bool) -> _Found | None:
-    snapshot = hub.cached_snapshot(repo, weights=not dummy)
+def _find_cached(repo: str, dummy: bool, revision: str | None) -> _Found | None:
+    snapshot = hub.cached_snapshot(repo, revision, weights=not dummy)
     return _on_disk(snapshot) if snapshot else None
 
 
-def _find_on_hub(repo: str) -> _Found | None:
+def _find_on_hub(repo: str, revision: str | None) -> _Found | None:
     if not hub.reachable():
         return None
-    return replace(_on_disk(hub.fetch_description(repo)), origin="hub", repo=repo)
+    return replace(_on_disk(hub.fetch_description(repo, revision)), origin="hub", repo=repo)
 
 
 def _on_disk(directory: Path) -> _Found:
@@ -224,14 +243,13 @@ def _on_disk(directory: Path) -> _Found:
 
 
 def _tokenizer(directory: Path) -> Path | None:
-    path = directory / "tokenizer.json"
-    return path if path.is_file() else None
+    return next((directory / name for name in TOKENIZERS if (directory / name).is_file()), None)
 
 
 def _read_config(directory: Path) -> dict[str, Any]:
     path = directory / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = hf_config.parse(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(config, dict):
@@ -240,34 +258,37 @@ def _read_config(directory: Path) -> dict[str, Any]:
 
 
 def _with_room_for(source: ModelSource, length: int, allow_long: bool) -> ModelSource:
-    """Extend learned positions to the prompt's length; refuse longer prompts for other kinds unless
-    allowed.
+    """Extend learned positions to the prompt's length, and YaRN's to what it scales to; refuse longer prompts
+    for other kinds unless allowed.
     """
     limit, needed = source.max_positions, length + 1
     if limit is None or needed <= limit:
         return source
     too_long = f"a prompt of {pluralise(length, 'token')}: {source.name} has {limit} positions"
+    extended = None
     if source.positions == "learned":
         if source.config.get("model_type") not in EXTENDABLE:
             raise ModelError(f"{too_long}, learned ones; take at most {limit - 1}")
+        extended = needed
         notice = (
             f"positions: {source.name}'s {limit} learned positions are repeated up to {needed}; "
             f"its predictions past {limit} are meaningless"
         )
-        return replace(
-            source,
-            hf_overrides=with_positions(source.config, needed),
-            extended_positions=needed,
-            notices=(*source.notices, notice),
+    elif (most := source.most_positions) is not None:
+        if needed > most:
+            scaled = f", which its rotary scaling takes to {most}" if most > limit else ""
+            raise ModelError(f"{too_long}{scaled}; take at most {most - 1}, as no option gives it more")
+        notice = f"positions: {needed} are used where {source.name} has {limit}; it scales them up to {most}"
+    elif allow_long:
+        notice = (
+            f"positions: {needed} are used where {source.name} has {limit} (--allow-long-max-model-len); "
+            f"its predictions past {limit} are unreliable"
         )
-    if not allow_long:
+    else:
         raise ModelError(f"{too_long}; take at most {limit - 1}, or --allow-long-max-model-len")
-    try:
-        overrides = with_positions(source.config, needed)
-    except ModelError as error:
-        raise ModelError(f"{too_long}; {error}") from error
-    notice = (
-        f"positions: {needed} are used where {source.name} has {limit} (--allow-long-max-model-len); "
-        f"its predictions past {limit} are unreliable"
+    return replace(
+        source,
+        hf_overrides=overrides(source.positions_key, needed),
+        extended_positions=extended,
+        notices=(*source.notices, notice),
     )
-    return replace(source, hf_overrides=overrides, notices=(*source.notices, notice))

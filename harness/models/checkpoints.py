@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Callable
+from contextlib import redirect_stderr
 from importlib import metadata, util
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from harness.models import hf_config
 from harness.models.shape import ModelError
 
 
@@ -102,24 +103,10 @@ def _created_once(target: Path, save: Callable[[Path], None]) -> Path:
         with TemporaryDirectory(dir=target.parent, prefix=".unfinished-") as scratch:
             unfinished = Path(scratch) / target.name
             unfinished.mkdir()
-            with _quiet_transformers():
+            with hf_config.quiet(), redirect_stderr(StringIO()):  # where progress bars go
                 save(unfinished)
             if not target.is_dir():  # another process may have been faster
                 unfinished.rename(target)
     except OSError as error:
         raise ModelError(f"{target}: {error}; PREFILL_HARNESS_CACHE=DIR chooses another cache") from error
     return target
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Suppress progress bars (on stderr) and warnings about the conversion."""
-    from transformers.utils import logging
-
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        with redirect_stderr(StringIO()):
-            yield
-    finally:
-        logging.set_verbosity(verbosity)

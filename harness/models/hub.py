@@ -12,18 +12,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from harness.models.shape import ModelError
+from harness.units import type_and_line
 
 DEADLINE_S = 4.0
 _DESCRIPTION = ["*.json", "*.txt", "*.model", "*.jinja"]  # configuration and tokenizer
+# Subfolders hold the same weights for other runtimes, and these files the same in Mistral's own format.
+_UNWANTED = ["*/*", "consolidated*"]
 
 
-def cached_snapshot(repo: str, *, weights: bool) -> Path | None:
+def cached_snapshot(repo: str, revision: str | None, *, weights: bool) -> Path | None:
     """The repository's snapshot in the local cache, if it has a config.json and, with `weights`, its
     weights.
     """
     from huggingface_hub import try_to_load_from_cache
 
-    config = try_to_load_from_cache(repo, "config.json")
+    config = try_to_load_from_cache(repo, "config.json", revision=revision)
     if not isinstance(config, str):
         return None
     snapshot = Path(config).parent
@@ -63,55 +66,98 @@ def reachable() -> bool:
     return any(status < 500 for status in answers)  # the requests above are retried for as long
 
 
-def fetch_description(repo: str) -> Path:
-    """Download config.json and, if there is one, tokenizer.json; returns their directory.
+def without_config(directory: Path) -> str:
+    """What to say of a model directory that has no config.json."""
+    if (directory / "params.json").is_file():
+        return (
+            "has no config.json but params.json, Mistral's own format, which is not read here; "
+            "give the model in transformers' format"
+        )
+    return "has no config.json; give a transformers model"
+
+
+def fetch_description(repo: str, revision: str | None) -> Path:
+    """Download the configuration and the tokenizer; returns their directory, which is named by the commit.
+
+    config.json comes last, so that a copy that has it has the others as well.
 
     Raises:
-        ModelError: no such repository, no access, no config.json in it, or the connection failed.
+        ModelError: no such repository or revision, no access, no config.json in it, or the connection failed.
     """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import RemoteEntryNotFoundError
 
-    with _hub_errors(repo):
-        directory = Path(hf_hub_download(repo, "config.json")).parent
+    with _hub_errors(repo, revision):
+        directory = Path(
+            snapshot_download(
+                repo,
+                revision=revision,
+                allow_patterns=_DESCRIPTION,
+                ignore_patterns=[*_UNWANTED, "config.json"],
+            )
+        )
         try:
-            hf_hub_download(repo, "tokenizer.json")
-        except LocalEntryNotFoundError:
-            raise
-        except EntryNotFoundError:
-            pass
+            hf_hub_download(repo, "config.json", revision=directory.name)
+        except RemoteEntryNotFoundError as error:
+            raise ModelError(f"--model {repo}: {without_config(directory)}") from error
     return directory
 
 
-def fetch(repo: str, *, weights: bool, code: bool) -> Path:
+def fetch(repo: str, commit: str, *, weights: bool, code: bool) -> Path:
     """Download a model's configuration, tokenizer and, if requested, weights and Python code.
 
     Weights are safetensors where the repository has them, else PyTorch's. Raises ModelError as
-    `fetch_description` does.
+    `fetch_description` does, and if there are no weights.
     """
     from huggingface_hub import snapshot_download
 
-    wanted = _DESCRIPTION + ["*.py"] * code + ["*.safetensors"] * weights
-    with _hub_errors(repo):
-        # Subfolders contain the same weights for other runtimes.
-        directory = Path(snapshot_download(repo, allow_patterns=wanted, ignore_patterns=["*/*"]))
+    def download(*patterns: str) -> Path:
+        return Path(
+            snapshot_download(repo, revision=commit, allow_patterns=list(patterns), ignore_patterns=_UNWANTED)
+        )
+
+    with _hub_errors(repo, commit):
+        directory = download(*_DESCRIPTION, *["*.py"] * code, *["*.safetensors"] * weights)
         if weights and not any(directory.glob("*.safetensors")):
-            snapshot_download(repo, allow_patterns=["*.bin"], ignore_patterns=["*/*"])
+            download("*.bin")
+    if weights and not has_weights(directory):
+        raise ModelError(
+            f"--model {repo}: the hub has no complete weights of it (*.safetensors or *.bin); "
+            "choose another, or use --load-format dummy"
+        )
     return directory
 
 
 @contextmanager
-def _hub_errors(repo: str) -> Iterator[None]:
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
+def _hub_errors(repo: str, revision: str | None) -> Iterator[None]:
+    from huggingface_hub import constants
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
         yield
-    except RepositoryNotFoundError as error:  # also a gated one
-        message = f"--model {repo}: the hub has no such model, or it is gated (set HF_TOKEN)"
-        raise ModelError(message) from error
-    except LocalEntryNotFoundError as error:
-        raise ModelError(f"--model {repo}: the hub stopped answering; try again") from error
-    except EntryNotFoundError as error:
-        raise ModelError(f"--model {repo}: has no config.json; give a transformers model") from error
-    except OSError as error:  # also the HTTP library's
-        raise ModelError(f"--model {repo}: the download failed: {error}") from error
+    except ModelError:
+        raise
+    except GatedRepoError as error:
+        page = f"{constants.ENDPOINT}/{repo}"
+        message = f"it is gated; accept its terms at {page} and set HF_TOKEN to an access token of yours"
+        raise ModelError(f"--model {repo}: {message}") from error
+    except RepositoryNotFoundError as error:
+        message = "the hub has no such model, or it is private; check the name, or set HF_TOKEN"
+        raise ModelError(f"--model {repo}: {message}") from error
+    except RevisionNotFoundError as error:
+        message = f"{repo} has no such branch, tag or commit; choose another, or leave it out for main"
+        raise ModelError(f"--revision {revision}: {message}") from error
+    except Exception as error:  # of whichever HTTP library this huggingface_hub uses
+        if {401, 403} & set(_statuses(error)):
+            message = "the hub refuses access; set HF_TOKEN to a token that may read it"
+        else:
+            message = f"the download stopped ({type_and_line(error)}); run it again: complete files are kept"
+        raise ModelError(f"--model {repo}: {message}") from error
+
+
+def _statuses(error: BaseException | None) -> Iterator[int]:
+    """The HTTP status of an error and of those that led to it."""
+    while error is not None:
+        if (response := getattr(error, "response", None)) is not None:
+            yield response.status_code
+        error = error.__cause__ or error.__context__

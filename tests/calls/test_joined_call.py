@@ -76,7 +76,7 @@ def test_the_last_token_s_call_is_the_last_row_of_the_prefill_s():
 @pytest.mark.engine
 def test_a_batch_of_several_steps_is_captured_as_each_prompt_alone(tiny_gpt2, tmp_path):
     spec, source = inputs(tiny_gpt2, length=91, block_size=32, dtype="float32")
-    prompts = [prompt.random_ids(source.config, 90, n) for n in range(BATCH)]
+    prompts = [prompt.random_ids(source, 90, n) for n in range(BATCH)]
     spec = replace(spec, max_num_seqs=BATCH, max_num_batched_tokens=64, kv_cache_bytes=2**20)
     with Child(generating, spec, source) as engine:
         engine.ask("capture", prompts, tmp_path / "all.safetensors")

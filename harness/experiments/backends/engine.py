@@ -31,7 +31,7 @@ def again(name: str) -> str:
 
 def prompts(config: BackendsConfig, source: ModelSource, batch: int, tokens: int) -> Prompts:
     """Random token ids: the prompts of one batch differ; those of two cells share their beginnings."""
-    return [prompt.random_ids(source.config, tokens, config.seed + n) for n in range(batch)]
+    return [prompt.random_ids(source, tokens, config.seed + n) for n in range(batch)]
 
 
 def engine_spec(config: BackendsConfig, source: ModelSource, name: str, sizes: Sequence[Size]) -> EngineSpec:
@@ -42,7 +42,7 @@ def engine_spec(config: BackendsConfig, source: ModelSource, name: str, sizes: S
     if device.kind() != "cpu":
         return spec
     blocks = max(size[0] * _blocks(config, size, spec.block_size) for size in sizes) + 1
-    return replace(spec, kv_cache_bytes=blocks * spec.block_size * source.kv_bytes_per_token(4))
+    return replace(spec, kv_cache_bytes=blocks * spec.block_size * source.room_per_token(4))
 
 
 def point(size: Size) -> Point:

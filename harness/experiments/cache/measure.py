@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -252,14 +251,11 @@ class Job:
         return ComparedOutput(
             reset=list(tokens[0]),
             warm=list(tokens[1]),
-            reset_text=self._text(tokens[0]),
-            warm_text=self._text(tokens[1]),
+            reset_text=prompt.decode(self.source, tokens[0]),
+            warm_text=prompt.decode(self.source, tokens[1]),
             logits_error=inengine.difference(warm, reset),
             objection=inengine.objection(warm, reset, warm),
         )
-
-    def _text(self, ids: Iterable[int]) -> str | None:
-        return prompt.decode(self.source, ids) if self.source.has_tokenizer else None
 
 
 def series_name(share: int, batch_size: int) -> str:

@@ -30,6 +30,7 @@ from harness.running.recorder import Recorder, recording
 from harness.running.sampling import Sampling
 from harness.runs.record import Cell, Result, Status
 from harness.runs.schema import FirstLogits, Model
+from harness.units import ELEMENT_BYTES
 
 GENERATION, STEPS = "generation", "steps"  # the series
 # Modes in the order of the series; the pairs are baselines and treatments of contrasts.
@@ -148,13 +149,15 @@ class Modes:
         steps = batch.prefill_steps(len(self.ids), config.per_step)
         needed = blocks_needed(len(self.ids), config.output_len or 1, size, steps)
         blocks = needed + 2  # vLLM reserves one block and requires room for max_model_len
-        cache_bytes = blocks * size * self.source.kv_bytes_per_token(4)
+        cache_bytes = blocks * size * self.source.room_per_token(4)
         spec = replace(config.engine(), kv_cache_bytes=cache_bytes, num_gpu_blocks_override=blocks)
         child = Child(generating, spec, self.source)
         facts: EngineFacts = child.facts
         self.block_size = facts.block_size
         with self.recorder.update_record() as record:
             record.engine = facts.with_start_s()
+            if element_bytes := ELEMENT_BYTES.get(str(record.engine.dtype)):
+                record.kv_bytes_per_token = self.source.kv_bytes_per_token(element_bytes)
         return child
 
     def _first(self, mode: str) -> list[int] | None:

@@ -39,10 +39,13 @@ def summarise(record: RunRecord, results: Sequence[Result]) -> KVCacheSummary:
 
 
 def token_bytes(record: RunRecord) -> int | None:
-    """Bytes of K and V of a token: 2 * layers * KV heads * head size * bytes of a number.
+    """Bytes of K and V of a token: those of all layers, whose sizes may differ; for a record that does not
+    say, 2 * layers * KV heads * head size * bytes of a number.
 
     None if no engine reported its data type.
     """
+    if record.kv_bytes_per_token:
+        return record.kv_bytes_per_token
     model, size = record.model, ELEMENT_BYTES.get(str(record.engine.dtype)) if record.engine else None
     if not (size and model.num_layers and model.num_kv_heads and model.head_dim):
         return None

@@ -9,8 +9,8 @@ from harness.experiments.kvcache.summary import AGAIN, MODES, has_own_weights, s
 from harness.report.document import Document, csv_rows, figures_and_tables
 from harness.report.rows import mark_if_remarked, status_line, warnings
 from harness.report.tables import NONE, Line, Notes, Section, Table, ms, signed
-from harness.runs.schema import RunRecord
-from harness.units import ELEMENT_BYTES, pluralise
+from harness.runs.schema import Model, RunRecord
+from harness.units import ELEMENT_BYTES, kv_bytes_per_token, pluralise
 
 __all__ = ["document", "summarise"]
 Summary = KVCacheSummary  # of summary.json
@@ -139,11 +139,10 @@ def _cache_table(record: RunRecord, summary: KVCacheSummary) -> Table | None:
         lines.append(Line(LABELS[row.arm], (mib(expected), mib(row.cache_bytes), mib(more), percent)))
     if not lines:
         return None
-    layers, heads = pluralise(model.num_layers or 0, "layer"), pluralise(model.num_kv_heads or 0, "KV head")
     pool = mib(engine.kv_cache_bytes)
     below = [
-        f"formula: 2 x {layers} x {heads} x {model.head_dim} x {ELEMENT_BYTES[str(engine.dtype)]} "
-        f"bytes ({engine.dtype}) = {each:,} bytes a token. "
+        f"formula: {_formula(model, ELEMENT_BYTES[str(engine.dtype)], each)} ({engine.dtype}) "
+        f"= {each:,} bytes a token. "
         f"measured: in transformers the bytes of its K and V tensors, in vLLM whole blocks of "
         f"{engine.block_size} tokens that the request holds, out of a pool of {pool} MiB "
         "that it has from the start.",
@@ -151,6 +150,14 @@ def _cache_table(record: RunRecord, summary: KVCacheSummary) -> Table | None:
     tokens = summary.modes[0].input_len + summary.modes[0].output_len - 1
     columns = ("", "formula MiB", "measured MiB", "more MiB", "more")
     return Table(f"KV cache of {tokens} tokens", columns, [Section("", lines)], below=below)
+
+
+def _formula(model: Model, element_bytes: int, token_bytes: int) -> str:
+    layers, kv_heads, head_dim = model.num_layers or 0, model.num_kv_heads or 0, model.head_dim or 0
+    if token_bytes != kv_bytes_per_token(layers, kv_heads, head_dim, element_bytes):
+        return f"K and V of each layer, whose sizes differ, x {element_bytes} bytes"
+    heads = pluralise(kv_heads, "KV head")
+    return f"2 x {pluralise(layers, 'layer')} x {heads} x {head_dim} x {element_bytes} bytes"
 
 
 def _along_the_way(record: RunRecord, summary: KVCacheSummary) -> Table | None:

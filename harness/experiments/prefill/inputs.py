@@ -64,7 +64,7 @@ def find_model(config: RunConfig) -> ModelSource | None:
         )
     check_layers(config, source.num_layers)
     prompt.check(source, config.prompt_file)
-    if config.prompt_file is not None and source.tokenizer is not None:
+    if config.prompt_file is not None and source.tokenizer and source.tokenizer.name == "tokenizer.json":
         lengths = [request.length for request in config.requests]
         prompt.token_ids(source, lengths, config.prompt_file, config.seed)
     return source

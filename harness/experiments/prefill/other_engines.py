@@ -65,7 +65,7 @@ def kv_cache_bytes(config: RunConfig, source: ModelSource, dtype: str, largest_b
     """Bytes of KV cache that hold the prompts twice, in blocks of any of the variants' sizes."""
     # Any request's last block may hold a single token.
     tokens = batch.num_tokens(config.requests) + (len(config.requests) + 1) * largest_block
-    return 2 * tokens * source.kv_bytes_per_token(ELEMENT_BYTES.get(dtype, 2))
+    return 2 * tokens * source.room_per_token(ELEMENT_BYTES.get(dtype, 2))
 
 
 def measure(source: ModelSource, prompts: Prompts, replaying: Replaying, recorder: Recorder) -> None:

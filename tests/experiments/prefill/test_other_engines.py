@@ -14,7 +14,7 @@ from harness.analysis.contrasts import series_pairs
 from harness.analysis.other_engines import Variant
 from harness.experiments.prefill.options import RunConfig
 from harness.experiments.prefill.other_engines import kv_cache_bytes, list_variants, with_variant
-from harness.models.shape import Shape
+from harness.models.shape import read_shape
 from harness.runs.record import Result, Status, status_of
 from tests.made_up.variants import record as variant_record
 from tests.made_up.variants import results as variant_results
@@ -81,8 +81,8 @@ def test_an_engine_that_is_not_what_was_asked_for_is_told_from_one_that_differs_
 
 @pytest.mark.parametrize("block_size", [16, 128, 256])
 def test_the_kv_cache_holds_the_prompt_twice_at_every_block_size(block_size: int) -> None:
-    shape: dict[str, Any] = {"num_layers": 3, "num_heads": 2, "num_kv_heads": 2, "head_dim": 64}
-    source: Any = Shape(positions="rotary", max_positions=None, **shape)
+    config = {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2, "vocab_size": 10}
+    source: Any = read_shape(config, "config")
     for length in (1, 100, 256, 4097):
         size = kv_cache_bytes(RunConfig(length=length), source, "bfloat16", 256)
         bytes_per_block = 2 * 3 * 2 * 64 * 2 * block_size
