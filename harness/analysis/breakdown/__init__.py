@@ -50,7 +50,8 @@ def break_down(record: RunRecord, results: Sequence[Result]) -> Breakdown | None
     engine = _engine(arms)
     base_ms = engine.median if engine else _median_ms(arms.get("paged@1"))
     measured = measured_rounds(compared, spread_k)
-    predicted = predicted_rounds(replayed, spread_k, num_layers)
+    clock_mhz = _clock_mhz(end_to_end)
+    predicted = predicted_rounds(replayed.at_clock(clock_mhz), spread_k, num_layers)
     residuals = residual_rows(measured, predicted, base_ms)
     found = Breakdown(
         spread_k=spread_k,
@@ -58,6 +59,8 @@ def break_down(record: RunRecord, results: Sequence[Result]) -> Breakdown | None
         engine_ci95_ms=engine.ci95 if engine else None,
         engine_spread_k=record.engine_spread_k,
         noise_floor_pct=_noise_floor_pct(compared, base_ms),
+        clock_mhz=clock_mhz,
+        replay_clock_mhz=replayed.clock_mhz(),
         layers=num_layers,
         layers_replayed=len(replayed.layers),
         components=profiles.components(record, arms),
@@ -81,6 +84,12 @@ def _engine(arms: Mapping[str, Result]) -> stats.MedianInterval | None:
     if engine is None or why_not(engine, "engine"):
         return None
     return stats.median_interval(np.asarray(engine.samples_us) / 1000)
+
+
+def _clock_mhz(prefills: Sequence[Result]) -> float | None:
+    """The median SM clock of the prefills; None: not known."""
+    clocks = [mhz for result in prefills for mhz in result.clock_mhz]
+    return float(np.median(clocks)) if clocks else None
 
 
 def _median_ms(result: Result | None) -> float | None:

@@ -138,6 +138,10 @@ class Breakdown(Stored):
     engine_ci95_ms: Interval | None = Field(description="its interval")
     engine_spread_k: SpreadRange | None = Field(description="of vLLM's own allocations")
     noise_floor_pct: Amount | None = Field(description="by the A/A contrast")
+    clock_mhz: Amount | None = Field(default=None, description="median SM clock of the prefills")
+    replay_clock_mhz: Amount | None = Field(
+        default=None, description="of the replayed attention, which `predicted` scales to the prefills' clock"
+    )
     layers: Count | None = Field(description="of the model")
     layers_replayed: Count = Field(description="of those")
     components: list[CategoryRow] = Field(default=[])

@@ -5,7 +5,7 @@ none.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -82,6 +82,36 @@ class Replayed:
         """Only the layers on which an arm whose name satisfies `wanted` was tried."""
         return Replayed({n: arms for n, arms in self.layers.items() if any(map(wanted, arms))})
 
+    def clock_mhz(self) -> float | None:
+        """The median SM clock of the attention arms; None: not known."""
+        clocks = [
+            mhz
+            for arms in self.layers.values()
+            for r in arms.values()
+            if _in_cycles(r)
+            for mhz in r.clock_mhz
+        ]
+        return float(np.median(clocks)) if clocks else None
+
+    def at_clock(self, mhz: float | None) -> Replayed:
+        """The same at another SM clock, if both are known.
+
+        Attention takes as many cycles at any clock. What only moves data is left as it is: the memory's
+        clock is another.
+        """
+        if mhz is None:
+            return self
+
+        def scale(result: Result) -> Result:
+            if not (_in_cycles(result) and result.clock_mhz):
+                return result
+            factor = float(np.median(result.clock_mhz)) / mhz
+            return replace(result, samples_us=[factor * us for us in result.samples_us])
+
+        return Replayed(
+            {n: {name: scale(result) for name, result in arms.items()} for n, arms in self.layers.items()}
+        )
+
     def has(self, name: str) -> bool:
         """Whether the arm was tried on any layer."""
         return any(name in arms for arms in self.layers.values())
@@ -128,6 +158,11 @@ class Replayed:
     def _objection(self, layer: int, names: Sequence[str]) -> str | None:
         reasons = (why_not(self.layers[layer].get(name), name, "replayed") for name in names)
         return next(filter(None, reasons), None)
+
+
+def _in_cycles(result: Result) -> bool:
+    """Whether its time is a number of cycles of the SM clock."""
+    return result.cell.stage == "kernel"
 
 
 def _name(result: Result) -> str:

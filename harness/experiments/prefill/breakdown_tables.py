@@ -76,7 +76,8 @@ def _breakdown(breakdown: Breakdown, full: bool) -> Table:
     groups = [[row for row in breakdown.measured if row.component in part] for part in (COSTS, BESIDE)]
     lines = [[_component(breakdown, row, full, notes) for row in group] for group in groups]
     sections = [Section("", group) for group in lines if group]
-    below = [*notes.lines(), *_breakdown_legend(breakdown, shared), *_costly_hooks(breakdown)]
+    below = [*notes.lines(), *_breakdown_legend(breakdown, shared), *_clocks(breakdown)]
+    below += _costly_hooks(breakdown)
     below.append(host_line(breakdown.host_bound))
     title = "How much of the prefill is due to the paged KV cache?"
     return Table(title, columns, sections, [_engine_line(breakdown)], below)
@@ -158,6 +159,17 @@ def _breakdown_legend(breakdown: Breakdown, shared: str | None) -> list[str]:
         f"intervals of all four hold at once. {'; '.join(rows)}.",
         f"predicted: the same from replayed kernels, summed over the layers{which}; residual: measured "
         f"minus predicted, * if its interval excludes zero{_few_layers(breakdown)}.",
+    ]
+
+
+def _clocks(breakdown: Breakdown) -> list[str]:
+    """The clocks of prefills and replay, where known."""
+    engine, replay = breakdown.clock_mhz, breakdown.replay_clock_mhz
+    if engine is None or replay is None:
+        return []
+    return [
+        f"SM clock: {engine:.0f} MHz in the prefills, {replay:.0f} MHz in the replay; attention is predicted "
+        "at the prefills' clock."
     ]
 
 

@@ -238,6 +238,19 @@ class TestPredicted:
         error_ms = 4 * (50 / np.sqrt(2)) * np.sqrt((1 - 2 / 4) / 2) / 1000
         assert (high - low) / 2 == pytest.approx(12.706 * error_ms, rel=0.01)
 
+    def test_attention_is_predicted_at_the_clock_of_the_prefills(self) -> None:
+        """Prefills at 1500 MHz, short replays at 2000: as many cycles take a third more time."""
+        slow = [replace(r, clock_mhz=[1500, 1510, 1490]) for r in prefills()]
+        fast = [replace(r, clock_mhz=[2000, 2000]) for r in replay()]
+        found, same = made(slow + fast), made(prefills() + replay())
+        assert (found["clock_mhz"], found["replay_clock_mhz"]) == (1500, 2000)
+        at = {name: component(found, "predicted", name)["ms"] for name in ("paging", "cache_write")}
+        unscaled = {name: component(same, "predicted", name)["ms"] for name in at}
+        assert at["paging"] == pytest.approx(unscaled["paging"] * 2000 / 1500)
+        assert at["cache_write"] == unscaled["cache_write"], "memory has another clock"
+        assert found["break_even"] == same["break_even"]
+        assert (same["clock_mhz"], same["replay_clock_mhz"]) == (None, None)
+
     def test_layers_are_averaged_up_to_the_shortest_and_in_pairs(self) -> None:
         short = replay({"dense": 100.0, "paged@1": 300.0}, layers=[0], n=9)
         row = component(made(prefills() + short + replay(layers=[1, 2, 3])), "predicted", "paging")
