@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from harness import batch
 from harness.analysis.breakdown.rows import Breakdown, HostBound, MeasuredRow
@@ -26,27 +26,25 @@ def of(record: RunRecord, attribution: Breakdown) -> str:
     sentences.append(_host(attribution.host_bound))
     if record.device.kind == "cpu":
         floor = _floor(attribution.noise_floor_pct)
-        below = "that floor" if floor in verdict else floor
-        sentences.append(f"On a CPU, effects smaller than {below} cannot be detected.")
+        sentences.append(f"On a CPU, effects smaller than {floor} cannot be detected.")
     return " ".join(filter(None, sentences))
 
 
 def _verdict(record: RunRecord, attribution: Breakdown, measured: Mapping[str, MeasuredRow]) -> str:
     """The sentence, up to its colon."""
-    prefill, floor = _prefill(record), attribution.noise_floor_pct
+    prefill, total = _prefill(record), measured["total"]
     shares = [measured[name] for name in (*PARTS, "total")]
-    bounds = [row.ci95_pct for row in shares if row.ci95_pct is not None]
     if all(row.ms is None for row in shares):
         return f"What the paged KV cache costs {prefill} was not measured"
-    if not bounds:
+    if all(row.ci95_pct is None for row in shares):
         return f"There are too few rounds to say what the paged KV cache costs {prefill}"
-    if not any(_clear(each, floor or 0.0) for each in bounds):
-        if floor is None:
-            return f"No cost of the paged KV cache was found in {prefill}, whose noise floor was not measured"
-        return f"No cost of the paged KV cache above {_floor(floor)} was found in {prefill}"
-    if measured["total"].pct is None:
+    if total.ci95_pct is None:
         return f"What the paged KV cache costs {prefill} was measured in part"
-    return f"The paged KV cache costs {_figure(measured['total'])} of {prefill}"
+    if total.verdict in ("slower", "faster"):
+        return f"The paged KV cache costs {_figure(total)} of {prefill}"
+    return (
+        f"The paged KV cache costs less than {_percent(max(total.ci95_pct[1], 0.01), 2)} (95%) of {prefill}"
+    )
 
 
 def _prefill(record: RunRecord) -> str:
@@ -54,11 +52,6 @@ def _prefill(record: RunRecord) -> str:
     text = f"the prefill of {record.model.name}"
     text += f" at {batch.describe(record.prompts)}" if record.prompts else ""
     return f"{text} on {record.device.name}"
-
-
-def _clear(bounds: Sequence[float], floor_pct: float) -> bool:
-    """Whether the interval lies beyond the noise floor, on either side of zero."""
-    return bounds[0] > floor_pct or bounds[1] < -floor_pct
 
 
 def _host(host_bound: HostBound) -> str | None:
