@@ -320,8 +320,8 @@ class TestSentence:
         total = component(found, "measured", "total")
         assert total["verdict"] == "unclear"
         assert found["sentence"].startswith(
-            f"The paged KV cache costs less than {total['ci95_pct'][1]:.2f}% (95%) of the prefill of gpt2 at 4096 "
-            "tokens on NVIDIA H100: "
+            f"The paged KV cache costs less than {total['ci95_pct'][1]:.2f}% (95%) of the prefill of gpt2 "
+            "at 4096 tokens on NVIDIA H100: "
         )
         assert "On a CPU" not in found["sentence"]
 
