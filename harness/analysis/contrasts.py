@@ -22,6 +22,7 @@ Layer = (
 #  Baseline and treatment of the in-engine arms; the sweep over spread_k and `compact` are handled separately,
 #  as they are not at spread_k = 1.
 PREFILL_CONTRASTS = (
+    ("paged@1", "placebo"),
     ("dense", "paged@1"),
     ("no_write", "dense"),
     ("engine", "wrapped"),
@@ -146,13 +147,16 @@ def prefill_arms(end_to_end: Iterable[Result]) -> dict[str, Result]:
 def end_to_end_contrasts(results: Sequence[Result]) -> list[ContrastRow]:
     """Contrasts of the prefill at each spread_k with spread_k = 1, of the latter with itself (A/A), and
     between the in-engine arms; `spread_k` is the treatment's.
+
+    The noise floor is the larger of A/A's and the placebo's, the same layout at another place of the pool.
     """
     rows: list[ContrastRow] = []
     for baseline, one, treatment, two in _prefill_pairs(results):
         pair = Group((one,)), Group((two,))
         rows += _contrast(pair, baseline, treatment, two.cell.spread_k, None, one.cell.data)
-    floor = next((stats.noise_floor_pct(r.ci95_pct) for r in rows if r.treatment.endswith("again")), None)
-    return [row.model_copy(update={"noise_floor_pct": floor}) for row in rows]
+    nulls = [row for row in rows if row.treatment.endswith("again") or row.treatment == "placebo"]
+    floors = [floor for row in nulls if (floor := stats.noise_floor_pct(row.ci95_pct)) is not None]
+    return [row.model_copy(update={"noise_floor_pct": max(floors, default=None)}) for row in rows]
 
 
 def _prefill_pairs(results: Sequence[Result]) -> list[tuple[str, Result, str, Result]]:

@@ -41,6 +41,8 @@ def arms(
     plans: Mapping[int, Sequence[Sequence[int]]],
     natural_k: int,
     spin_us: float | None,
+    *,
+    with_placebo: bool = False,
 ) -> list[InEngineArm]:
     """All arms of one engine: the sweep over layouts, and the overrides.
 
@@ -48,6 +50,7 @@ def arms(
         plans: each request's block ids by spread_k; 1 is among them.
         natural_k: spread_k of what vLLM allocates by itself.
         spin_us: roughly how long "spin" delays the GPU before each layer's attention; None: no GPU.
+        with_placebo: whether to add one segment at another place of the pool, which should cost nothing.
     """
     one_segment, most = plans[1], max(plans)
     as_is = Override()
@@ -58,6 +61,10 @@ def arms(
     ]
     all_arms += [InEngineArm("paged", k, as_is, plans[k]) for k in plans]
     all_arms.append(InEngineArm("paged", 1, as_is, one_segment, control=True))
+    if with_placebo:
+        elsewhere = _elsewhere(engine, plans)
+        no_room = None if elsewhere else "the pool has no room for the prompts' blocks at a third place"
+        all_arms.append(InEngineArm("placebo", 1, as_is, elsewhere, unsupported=no_room))
     in_kernel = [
         InEngineArm("dense", 1, Override("dense"), one_segment, same_kernel_as="dense", remark=remark),
         InEngineArm(
@@ -77,6 +84,17 @@ def arms(
             InEngineArm("spin", 1, Override(ahead=partial(torch.cuda._sleep, cycles)), one_segment),
         ]
     return all_arms + [replace(arm, unsupported=_no_override(engine)) for arm in in_kernel]
+
+
+def _elsewhere(engine: Engine, plans: Mapping[int, Sequence[Sequence[int]]]) -> list[list[int]] | None:
+    """Each request's block ids in one segment that shares no block with any of the plans; None: no room."""
+    taken = {block for of_k in plans.values() for ids in of_k for block in ids}
+    free = [block for block in engine.free_block_ids() if block not in taken]
+    blocks = [len(ids) for ids in plans[1]]
+    try:
+        return layout.plan_batch(blocks, [1] * len(blocks), free)
+    except layout.LayoutError:
+        return None
 
 
 def _no_override(engine: Engine) -> str | None:

@@ -60,6 +60,7 @@ def results() -> list[Result]:
     for arm, level in (("spin_0", 6905.0), ("spin", 7505.0)):
         made.add(*STEP, arm, level)
     made.add(*STEP, "wrapped", 6895.0, spread_k=250)
+    made.add(*STEP, "placebo", 6902.0)
     for layer in range(12):
         of: dict[str, Any] = {"spread_k": 256, "layer": layer, "series": f"spread=256 layer={layer}"}
         for arm, level in (("dense", 73.3), ("paged", 81.7), ("compact", 73.6)):

@@ -26,7 +26,7 @@ from harness.analysis.contrasts import prefill_arms
 from harness.runs.record import Result
 from harness.runs.schema import RunRecord
 
-UNDIVIDED = ("engine", "wrapped", "paged")  # arms that do not measure a cost of the paged KV cache
+UNDIVIDED = ("engine", "wrapped", "placebo", "paged")  # arms that do not measure a cost of the paged KV cache
 
 
 def break_down(record: RunRecord, results: Sequence[Result]) -> Breakdown | None:
@@ -97,14 +97,17 @@ def _median_ms(result: Result | None) -> float | None:
 
 
 def _noise_floor_pct(arms: Mapping[str, Result], base_ms: float | None) -> float | None:
-    """The noise floor: the prefill's A/A contrast, paged@1 against itself, in percent of `base_ms`."""
-    pair = [arms.get(name) for name in ("paged@1", "paged@1 again")]
-    sound = [r.samples_us for r in pair if r is not None and not why_not(r, "")]
-    if len(sound) < 2:
-        return None
-    n = min(map(len, sound))
-    bounds = stats.paired_difference(sound[0][:n], sound[1][:n]).ci95_us
-    return base_ms and stats.noise_floor_pct(stats.map_interval(bounds, lambda us: us / base_ms / 10))
+    """The noise floor, in percent of `base_ms`: what paged@1 differs by from itself (A/A) or from the same
+    layout at another place of the pool (placebo), whichever is more.
+    """
+    one_segment = arms.get("paged@1")
+    floors = [0.0]
+    for other in (arms.get("paged@1 again"), arms.get("placebo")):
+        if one_segment and other and not why_not(one_segment, "") and not why_not(other, ""):
+            n = min(len(one_segment.samples_us), len(other.samples_us))
+            pair = (one_segment.samples_us[:n], other.samples_us[:n])
+            floors.append(stats.noise_floor_pct(stats.paired_difference(*pair).ci95_us) or 0.0)
+    return max(floors) / base_ms / 10 if base_ms and max(floors) else None
 
 
 def _magnitude(row: ResidualRow) -> float | None:

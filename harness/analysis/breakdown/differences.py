@@ -19,6 +19,7 @@ MEASURED = {
     "paging": ("dense", "paged@1"),
     "cache_write": ("no_write", "dense"),
     "total": ("no_write", "paged"),
+    "placebo": ("paged@1", "placebo"),
     "allocation": ("paged@1", "wrapped"),
     "hooks": ("engine", "wrapped"),
     "compact": ("paged", "compact"),
@@ -51,6 +52,8 @@ def measured_rounds(arms: Mapping[str, Result], spread_k: int) -> dict[str, Roun
     """Paired differences of each component, in ms; `arms`: of results as `figures.pull_in` leaves them."""
     rounds_by_component = {}
     for component, pair in MEASURED.items():
+        if component == "placebo" and "placebo" not in arms:
+            continue  # runs of earlier versions have none
         names = [_at(name, spread_k) for name in pair]
         reasons = [why_not(arms.get(name), name) for name in names]
         if names[0] == names[1]:

@@ -26,7 +26,7 @@ from harness.report.tables import NONE, Line, Notes, Section, Table, interval_of
 from harness.units import pluralise
 
 COSTS = ("fragmentation", "paging", "cache_write", "total")
-BESIDE = ("allocation", "hooks", "compact")
+BESIDE = ("placebo", "allocation", "hooks", "compact")
 BREAKDOWN = ("", "measured", "% of {whole} [95%]", "verdict", "predicted", "residual")
 BREAKDOWN_FULL = (
     *("", "measured ms [95%]", "% of {whole} [95%]", "verdict", "pairs"),
@@ -125,7 +125,8 @@ def _engine_line(breakdown: Breakdown) -> str:
         most = max(row.n for row in breakdown.measured)
         few = 0 < most < stats.INTERVAL_SAMPLES
         return f"{whole}; noise floor not known: {'too few rounds' if few else 'no A/A series'}"
-    return f"{whole}; noise floor (A/A) {floor:.2f}%"
+    nulls = "A/A, placebo" if find(breakdown.measured, component="placebo") else "A/A"
+    return f"{whole}; noise floor ({nulls}) {floor:.2f}%"
 
 
 def _shared_remark(breakdown: Breakdown) -> str | None:
@@ -147,6 +148,8 @@ def _breakdown_legend(breakdown: Breakdown, shared: str | None) -> list[str]:
         "paging: one segment against dense",
     ]
     rows.append("cache write: dense against no write")
+    if "placebo" in names:
+        rows.append("placebo: one segment at another place of the pool, against one segment")
     if "allocation" in names:
         rows.append("allocation: vLLM's own blocks against one segment")
     if "hooks" in names:

@@ -92,7 +92,8 @@ class EndToEnd:
         """All arms; with a notice, only the sweep where the engine's backend cannot be steered."""
         if self.replaying.config.attribution:
             if self.engine.about.not_steered is None:
-                return inengine.arms(self.engine, self.plans, self._natural_k(), self._spin_us())
+                how = (self._natural_k(), self._spin_us())
+                return inengine.arms(self.engine, self.plans, *how, with_placebo=True)
             self.recorder.notice(f"no in-engine arms: {self.engine.about.not_steered}")
         sweep = [InEngineArm("paged", k, None, self.plans[k]) for k in self.plans]
         return [*sweep, InEngineArm("paged", 1, None, self.plans[1], control=True)]
@@ -167,7 +168,7 @@ class EndToEnd:
         self._profile_arm(arms[0], None)  # the profiler's first use is the slowest
         for arm in arms:
             between = arm.name == "paged" and 1 < arm.spread_k < most
-            if arm.control or arm.unsupported or arm.name == "wrapped" or between:
+            if arm.control or arm.unsupported or arm.name in ("wrapped", "placebo") or between:
                 continue
             trace = self.recorder.directory.trace_path if arm.name == "engine" else None
             profiled = self._profile_arm(arm, trace)

@@ -13,6 +13,7 @@ from harness.report.tables import NONE, Line, Notes, Section, Table, interval_of
 ARMS = (
     "engine",
     "wrapped",
+    "placebo",
     "dense",
     "no_write",
     "compact",
@@ -58,6 +59,7 @@ def arms_table(mean: Mean) -> Table | None:
     for arm, baseline, paired in (
         ("engine", NONE, None),
         ("wrapped", "engine", mean.prefill_contrast("engine", "wrapped")),
+        ("placebo", "paged 1", mean.prefill_contrast("paged@1", "placebo")),
         ("paged 1", "dense", mean.prefill_contrast("dense", "paged@1")),
         ("dense", "no write", mean.prefill_contrast("no_write", "dense")),
         ("no_write", NONE, None),

@@ -66,6 +66,15 @@ class TestBreakdown:
             "compact": ("compact", "paged@8", "faster"),
         }
 
+    def test_the_same_layout_elsewhere_in_the_pool_is_part_of_the_noise_floor(self) -> None:
+        placebo = [replace(r, cell=replace(r.cell, arm="placebo")) for r in prefills() if r.control]
+        placebo = [replace(r, control=False, samples_us=[us + 40 for us in r.samples_us]) for r in placebo]
+        with_it, without = made(prefills() + placebo), made(prefills())
+        assert component(with_it, "measured", "placebo")["pct"] == pytest.approx(0.4, abs=0.02)
+        assert with_it["noise_floor_pct"] == pytest.approx(0.4, abs=0.03)
+        assert without["noise_floor_pct"] < 0.02
+        assert all(row["component"] != "placebo" for row in without["measured"])
+
     def test_what_compaction_saves_is_negative_and_predicted_with_its_gather(self) -> None:
         found = made(prefills() + replay())
         assert component(found, "measured", "compact")["ms"] == pytest.approx(-0.16, abs=0.002)

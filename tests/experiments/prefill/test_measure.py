@@ -88,7 +88,7 @@ def test_the_summary_keeps_its_contract(finished):
     assert all(row.keys() >= END_TO_END_KEYS for row in summary["end_to_end"])
     assert {row["spread_k"] for row in summary["end_to_end"]} == {1, 3, 10}
     arms = {row["arm"] for row in summary["end_to_end"]}
-    assert arms == {"engine", "wrapped", "paged", "dense", "no_write", "compact"}
+    assert arms == {"engine", "wrapped", "placebo", "paged", "dense", "no_write", "compact"}
     assert all(row["median_ms"] > 0 and row["status"] == "ok" for row in summary["end_to_end"])
     assert {row["status"] for row in summary["kernels"]} == {"ok"}
     for row in summary["kernels"]:
