@@ -91,31 +91,36 @@ class Texts:
         asked = self._slice(int(rng.integers(len(self.ids))), self.length)
         if shared == self.length:
             return asked, asked
-        begins_otherwise = np.flatnonzero(self.ids != asked[shared])
-        rest = self._slice(int(rng.choice(begins_otherwise)), self.length - shared)
-        return asked, asked[:shared] + rest
+        return asked, asked[:shared] + self._beginning_unlike(asked[shared], self.length - shared, rng)
 
-    def batch(self, share: int, number: int, count: int) -> list[tuple[list[int], list[int]]]:
-        """`count` pairs, no two with the same beginning, as they would share cached blocks.
+    def batch(self, share: int, number: int, count: int) -> list[tuple[list[int], list[int], list[int]]]:
+        """`count` pairs, each with a prompt that shares nothing with it, no two with the same beginning, as
+        they would share cached blocks.
 
         Another number gives other prompts. Raises PromptError if the text has too few different beginnings.
         """
-        pairs: list[tuple[list[int], list[int]]] = []
+        found: list[tuple[list[int], list[int], list[int]]] = []
         taken: set[tuple[int, ...]] = set()
         for index in range(number * TRIES * count, (number + 1) * TRIES * count):
-            pair = self.pair(share, index)
-            begins = {tuple(each[: self.block_size]) for each in pair}
+            asked, other = self.pair(share, index)
+            rng = np.random.default_rng((self.seed, share, index, 1))
+            unlike = self._beginning_unlike(asked[0], self.length, rng)
+            begins = {tuple(each[: self.block_size]) for each in (asked, other, unlike)}
             if not begins & taken:
-                pairs.append(pair)
+                found.append((asked, other, unlike))
                 taken |= begins
-            if len(pairs) == count:
-                return pairs
+            if len(found) == count:
+                return found
         raise PromptError(f"--prompts {count}: the text has too few different beginnings; lower it")
 
     def expected(self, share: int) -> int:
         """Tokens of a prompt that vLLM should find in the cache: whole blocks, and never the last token."""
         shared = self.length * share // 100
         return min(shared, self.length - 1) // self.block_size * self.block_size
+
+    def _beginning_unlike(self, token: int, count: int, rng: np.random.Generator) -> list[int]:
+        """`count` tokens of the text that begin with another one."""
+        return self._slice(int(rng.choice(np.flatnonzero(self.ids != token))), count)
 
     def _slice(self, first: int, count: int) -> list[int]:
         ids: list[int] = self.ids.take(range(first, first + count), mode="wrap").tolist()
@@ -137,12 +142,15 @@ class Arm:
     readings: dict[str, list[float]] = field(default_factory=dict)
 
     def run(self) -> Completed:
-        """Bring the cache into the arm's state (untimed), then prefill the prompts."""
-        prompts, others = zip(*self.texts.batch(self.share, self.calls, self.batch_size), strict=True)
+        """Bring the cache into the arm's state (untimed), then prefill the prompts.
+
+        All arms prefill as many other prompts right before, so that they differ only in what these share.
+        """
+        batch = self.texts.batch(self.share, self.calls, self.batch_size)
+        prompts, others, unlike = zip(*batch, strict=True)
         self.calls += 1
         self.reset_s = self.engine.reset_prefix_cache()
-        if self.name == "warm":
-            complete(self.engine, others)
+        complete(self.engine, others if self.name == "warm" else unlike)
         self.last = complete(self.engine, prompts)
         return self.last
 

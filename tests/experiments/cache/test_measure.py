@@ -66,9 +66,10 @@ def test_prompts_share_exactly_so_much_and_are_others_in_another_round(length, s
 def test_no_prompt_of_a_batch_begins_as_another_or_as_what_is_cached_for_it():
     few = Texts(IDS[:40], LENGTH, BLOCK_SIZE, seed=0)
     for number in range(50):
-        pairs = few.batch(50, number, 8)
-        assert len({tuple(ours[:BLOCK_SIZE]) for ours, _ in pairs}) == 8
-        assert all(ours[:50] == other[:50] for ours, other in pairs)
+        found = few.batch(50, number, 8)
+        assert len({tuple(ours[:BLOCK_SIZE]) for ours, _, _ in found}) == 8
+        assert all(ours[:50] == other[:50] for ours, other, _ in found)
+        assert all(ours[0] != unlike[0] for ours, _, unlike in found)
     with pytest.raises(PromptError, match="--prompts 41: the text has too few different beginnings"):
         few.batch(50, 0, 41)
 
