@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import pandas as pd
 from harness.analysis.breakdown.rows import Breakdown
 from harness.compare import ratios
 from harness.compare.ratios import Lone, Ratio
-from harness.config import ConfigError
+from harness.config import ConfigError, engine_options
 from harness.experiments import EXPERIMENTS, starting, views
 from harness.experiments.prefill.options import RunConfig
 from harness.experiments.prefill.rows import PrefillSummary
@@ -259,8 +258,8 @@ def run(experiment: str, *, config_file: str | os.PathLike[str] | None = None, *
     known = EXPERIMENTS[experiment].config.model_fields
     for name in options:
         if name not in known:
-            near = difflib.get_close_matches(name, [*known, "config_file"], 1, cutoff=0)
-            raise ConfigError(f"{name}: unknown option; the nearest is {near[0]}")
+            hint = engine_options.suggestion(name, [*known, "config_file"])
+            raise ConfigError(f"{name}: unknown option; {hint}")
     return open(starting.run(experiment, options, Path(config_file) if config_file is not None else None))
 
 

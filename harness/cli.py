@@ -12,14 +12,20 @@ from pydantic import BaseModel
 
 from harness import config as configuration
 from harness import device
-from harness.config import ConfigError, former_options
+from harness.config import ConfigError, engine_options, former_options
 from harness.config.loading import item_type
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+PASSED_ON = "any other engine option of vLLM's, e.g. --kv-cache-dtype fp8, is passed on to it"
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that raises ConfigErrors and suggests the nearest option for an unknown one."""
+    """An argument parser that raises ConfigErrors and suggests the nearest option for an unknown one.
+
+    Where `passes_on`, vLLM's own engine options are known, too, and collected into `engine_options`.
+    """
+
+    passes_on = False
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; --help lists the options")
@@ -27,23 +33,27 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Like argparse's, but an unknown argument is an error right away."""
         known, unknown = super().parse_known_args(args, namespace)
-        if unknown:
-            options = [option for option in self._option_string_actions if option.startswith("--")]
+        options = [option for option in self._option_string_actions if option.startswith("--")]
+        if unknown and self.passes_on:
+            known.engine_options = engine_options.parse(unknown, options)
+        elif unknown:
             near = difflib.get_close_matches(unknown[0].partition("=")[0], options, 1, cutoff=0)
             hint = f"the nearest is {near[0]}" if unknown[0].startswith("-") else "options begin with --"
             raise ConfigError(f"{unknown[0]}: unknown argument; {hint}")
-        return known, unknown
+        return known, []
 
 
-def add_options(
-    parser: argparse.ArgumentParser, model: type[BaseModel], groups: Mapping[str, Sequence[str]]
-) -> None:
-    """Add --config and, in `groups` (title -> field names), an option for each field of the model."""
+def add_options(parser: Parser, model: type[BaseModel], groups: Mapping[str, Sequence[str]]) -> None:
+    """Add --config and, in `groups` (title -> field names), an option for each field of the model.
+
+    `engine_options` has none: vLLM's own options are its keys.
+    """
+    parser.passes_on = "engine_options" in model.model_fields
     parser.add_argument(
         "--config", type=Path, metavar="YAML", help="options from a file, e.g. configs/cpu-smoke.yaml"
     )
     for title, names in groups.items():
-        group = parser.add_argument_group(title)
+        group = parser.add_argument_group(title, PASSED_ON if "vLLM's" in title else None)
         for name in names:
             _add_option(group, model, name)
 

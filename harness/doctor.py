@@ -151,7 +151,19 @@ def _wrong_build(kind: str, gpus: Sequence[Any]) -> list[Problem]:
 def _versions() -> list[Part]:
     lines = [f"{name:13} {version or 'not installed'}" for name, version in device.versions().items()]
     broken = [reason for module in ("torch", "vllm") if (reason := _import_problem(module))]
-    return [Part("Versions", lines, [Problem(reason, SET_UP) for reason in broken])]
+    problems = [Problem(reason, SET_UP) for reason in broken] or _torchvision()
+    return [Part("Versions", lines, problems)]
+
+
+def _torchvision() -> list[Problem]:
+    """What its absence shuts out: vLLM does without it, but not all of its models."""
+    from harness.engine import packages
+
+    reason = _import_problem("torchvision")
+    if reason is None:
+        return []
+    what = f"{reason}: models that read images cannot run, not even on text (Gemma 3, Qwen2-VL, Qwen3.5)"
+    return [Problem(what, packages.install_torchvision(device.kind()), fatal=False)]
 
 
 def _patches() -> list[Part]:

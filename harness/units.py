@@ -34,7 +34,7 @@ def first_line(error: object) -> str:
     return next(filter(None, lines), type(error).__name__)
 
 
-def type_and_line(error: Exception) -> str:
+def type_and_line(error: BaseException) -> str:
     """E.g. "ValueError: the first line of its text"."""
     return f"{type(error).__name__}: {first_line(error) if str(error).strip() else ''}"
 

@@ -72,6 +72,9 @@ def test_a_sound_machine():
     assert done.returncode == 0, done.stdout + done.stderr
     assert "PROBLEM" not in done.stdout
     assert "Triton not available" not in done.stderr
+    without = find_spec("torchvision") is None
+    assert ("note: torchvision is not installed" in done.stdout) == without
+    assert ("pip install --no-deps 'torchvision==0." in done.stdout) == without
     titles = re.findall(r"^\w.*$", done.stdout, re.MULTILINE)
     assert [title for title in titles if not title.startswith("note: ")] == [
         "Device",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from pydantic import BaseModel
@@ -31,6 +31,7 @@ class EngineSpec:
     )
     kv_cache_bytes: int | None = None  # of KV cache; None: what gpu_memory_utilization or cached_tokens gives
     num_gpu_blocks_override: int | None = None  # blocks of KV cache; None: as many as its memory holds
+    engine_options: dict[str, Any] = field(default_factory=dict)  # vLLM's other options, by its names
 
     @classmethod
     def of(cls, options: BaseModel, **sizes: Any) -> EngineSpec:

@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from harness import batch, models
 from harness.batch import Batch, Request
-from harness.config import checks, defaults
+from harness.config import checks, defaults, engine_options
 from harness.config.defaults import DeviceKind, describe
 from harness.config.errors import ConfigError, label
-from harness.models import ModelSource
+from harness.models import ModelError, ModelSource
 
 Index = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -138,6 +138,10 @@ class Model(Blocks):
         None, description="at least --length, so that the prompt stays in one step (default: just enough)"
     )
 
+    engine_options: dict[str, Any] = Field(
+        {}, description="vLLM's other engine options, e.g. kv_cache_dtype; on a command line --kv-cache-dtype"
+    )
+
     @field_validator("load_format")
     @classmethod
     def _lower_case(cls, value: str) -> str:
@@ -146,14 +150,21 @@ class Model(Blocks):
 
     def inspect_model(self, length: int) -> ModelSource:
         """The model, if it takes `length` tokens; see models.inspect, which raises ModelError."""
-        return models.inspect(
+        source = models.inspect(
             self.model,
             length=length,
             trust_remote_code=self.trust_remote_code,
             allow_long=self.allow_long_max_model_len,
             load_format=self.load_format,
             revision=self.revision,
+            hf_overrides=self.engine_options.get("hf_overrides"),
         )
+        if source.drawn_in_engine and (quantization := self.engine_options.get("quantization")):
+            raise ModelError(
+                f"{label('quantization', quantization)}: the weights of {self.model} are drawn once they are "
+                "in memory, where they would be quantised already; add --load-format dummy"
+            )
+        return source
 
 
 class Engine(Model):
@@ -304,6 +315,8 @@ def common_problems(config: Common, device_kind: DeviceKind) -> list[str]:
     problems = [
         *checks.directory_problems(config.output_dir, overwrite=config.overwrite, resume=config.resume)
     ]
+    if isinstance(config, Model):
+        problems += engine_options.problems(config.engine_options, type(config).model_fields)
     if isinstance(config, KernelTiming):
         problems += checks.timer_problems(config.timer, config.l2, device_kind)
     return problems

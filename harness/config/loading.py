@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
@@ -12,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from harness import batch
-from harness.config import former_options
+from harness.config import engine_options, former_options
 from harness.config.errors import ConfigError, label
 from harness.shipped import configs
 
@@ -43,6 +42,8 @@ def load(model: type[Model], options: Options, yaml_path: Path | None = None) ->
         elif any(name in options for name in other):
             overruled |= set(one)
     merged = {name: value for name, value in from_yaml.items() if name not in overruled} | dict(options)
+    if all(isinstance(each.get("engine_options"), dict) for each in (from_yaml, options)):
+        merged["engine_options"] = from_yaml["engine_options"] | options["engine_options"]
     if isinstance(merged.get("batch"), str):
         merged |= _batch_and_longest(merged["batch"], None if "batch" in options else yaml_path)
     try:
@@ -65,6 +66,7 @@ def item_type(kind: Any) -> Any:
 def expects(model: type[BaseModel], name: str) -> str:
     """What a field's value must be: text that follows "must be"."""
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
+    words[dict] = "options with their values, e.g. {kv_cache_dtype: fp8}"
     lists = {
         int: "a list of whole numbers, e.g. 1,4,16 (in YAML [1, 4, 16])",
         float: "a list of numbers, e.g. 0.5,1 (in YAML [0.5, 1])",
@@ -76,7 +78,8 @@ def expects(model: type[BaseModel], name: str) -> str:
             choices = [str(choice) for choice in get_args(kind)]
             parts.append(", ".join(choices[:-1]) + f" or {choices[-1]}")
         else:
-            parts.append(lists[item_type(kind)] if get_origin(kind) is list else words[kind])
+            is_list = get_origin(kind) is list
+            parts.append(lists[item_type(kind)] if is_list else words[get_origin(kind) or kind])
     return ", or ".join(parts)
 
 
@@ -118,8 +121,8 @@ def _read_yaml(model: type[BaseModel], path: Path) -> dict[str, Any]:
     values = read_mapping(path, f"--config {path}")
     for key in values:
         if former_options.NAMES.get(key, key) not in model.model_fields:
-            near = difflib.get_close_matches(str(key), model.model_fields, 1, cutoff=0)
-            raise ConfigError(f"{path}: {key}: unknown key; the nearest is {near[0]}")
+            hint = engine_options.suggestion(key, model.model_fields)
+            raise ConfigError(f"{path}: {key}: unknown key; {hint}")
     return values
 
 

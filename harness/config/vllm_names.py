@@ -5,11 +5,13 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib.util
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 BACKENDS = "v1/attention/backends/registry.py", "AttentionBackendEnum"
 LOAD_FORMATS = "model_executor/model_loader/__init__.py", "LoadFormats"
+ENGINE_ARGS = "engine/arg_utils.py", "EngineArgs"
 
 
 def unknown_backend(said: str, name: str) -> str | None:
@@ -29,22 +31,56 @@ def unknown_load_format(said: str, name: str) -> str | None:
 
 def backends() -> tuple[str, ...]:
     """Attention backends as vLLM lists them; none if vLLM is not installed or lists them elsewhere."""
-    file, enum = BACKENDS
-    members = [node.body for node in _source(file) if isinstance(node, ast.ClassDef) and node.name == enum]
-    assigned = [line for body in members for line in body if isinstance(line, ast.Assign)]
+    assigned = [line for line in _class_body(*BACKENDS) if isinstance(line, ast.Assign)]
     return tuple(target.id for line in assigned for target in line.targets if isinstance(target, ast.Name))
 
 
 def load_formats() -> tuple[str, ...]:
     """Load formats, likewise."""
-    file, listed = LOAD_FORMATS
-    for node in _source(file):  # LoadFormats = Literal["auto", ...]
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == listed:
-            strings = [part.value for part in ast.walk(node.value) if isinstance(part, ast.Constant)]
-            return tuple(map(str, strings))
+    return tuple(map(str, _literal(*LOAD_FORMATS)))
+
+
+def engine_args() -> dict[str, str]:
+    """The engine's options as vLLM has them: name -> annotation, e.g. "bool" or "CacheDType | None"; none
+    likewise.
+    """
+    fields = [line for line in _class_body(*ENGINE_ARGS) if isinstance(line, ast.AnnAssign)]
+    named = {ast.unparse(line.target): ast.unparse(line.annotation).strip("'\"") for line in fields}
+    return {name: annotation for name, annotation in named.items() if not name.startswith("_")}
+
+
+def engine_arg_choices(name: str) -> tuple[str | int, ...]:
+    """What an option of the engine may be, where its annotation is one of vLLM's lists of values; else
+    nothing.
+    """
+    alias = engine_args()[name].removesuffix(" | None")
+    for node in _source(ENGINE_ARGS[0]):  # from vllm.config.cache import CacheDType, ...
+        if isinstance(node, ast.ImportFrom) and alias in [each.name for each in node.names]:
+            return _literal(str(node.module).removeprefix("vllm.").replace(".", "/") + ".py", alias)
     return ()
 
 
+def _class_body(file: str, name: str) -> list[ast.stmt]:
+    """The statements of a class in a module of vLLM's; none if it is not there."""
+    bodies = [node.body for node in _source(file) if isinstance(node, ast.ClassDef) and node.name == name]
+    return [line for body in bodies for line in body]
+
+
+def _literal(file: str, name: str) -> tuple[str | int, ...]:
+    """The values of `name = Literal["...", ...]` in a module of vLLM's; none if it is anything else."""
+    for node in _source(file):
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
+            if not (isinstance(node.value, ast.Subscript) and ast.unparse(node.value.value) == "Literal"):
+                return ()
+            inside = node.value.slice
+            parts = inside.elts if isinstance(inside, ast.Tuple) else [inside]
+            values = [part.value for part in parts if isinstance(part, ast.Constant)]
+            plain = [value for value in values if isinstance(value, (str, int))]
+            return tuple(plain) if len(plain) == len(parts) else ()
+    return ()
+
+
+@cache
 def _source(file: str) -> list[ast.stmt]:
     """The statements of a module of vLLM's; none if it is not there."""
     spec = importlib.util.find_spec("vllm")

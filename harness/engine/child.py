@@ -9,6 +9,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from harness.engine.exits import MemoryWatch
+from harness.running import error_log
+from harness.running.error_log import LOG
 from harness.runs.record import Status, status_of
 from harness.stack import with_room
 
@@ -84,6 +87,7 @@ class Child:
             status, how = self._memory.ended(self._process.exitcode)
             raise ChildDied(status, f"the process ended with {how}") from None
         if isinstance(answer, _Failure):
+            LOG.error("In the process %s:\n%s", self._process.pid, answer.details)
             raise EngineFailed(answer.status, answer.reason)
         return answer
 
@@ -110,6 +114,13 @@ class Child:
 class _Failure:
     status: Status
     reason: str
+    details: str  # the full text, for errors.txt
+
+    @classmethod
+    def of(cls, error: Exception, logged: list[str]) -> _Failure:
+        details = [*logged, *traceback.format_exception(error)]
+        logged.clear()
+        return cls(*status_of(error), "\n".join(details))
 
 
 @with_room
@@ -119,9 +130,10 @@ def _serve(pipe: Connection, make: Make, arguments: tuple[Any, ...]) -> None:
     os.dup2(2, 1)  # stdout belongs to the parent's tables
     import torch
 
+    logged: list[str] = []
     try:
         # vLLM's tensors can only be written in inference mode.
-        with torch.inference_mode(), make(*arguments) as served:
+        with error_log.passing(logged.append), torch.inference_mode(), make(*arguments) as served:
             pipe.send(served.facts())
             while True:
                 name, given = pipe.recv()
@@ -129,13 +141,13 @@ def _serve(pipe: Connection, make: Make, arguments: tuple[Any, ...]) -> None:
                 try:
                     answer = getattr(served, name)(*given)
                 except Exception as error:
-                    answer = _Failure(*status_of(error))
+                    answer = _Failure.of(error, logged)
                 pipe.send(answer)
     except EOFError:
         return  # the parent is gone
     except Exception as error:
         with contextlib.suppress(OSError):  # the parent is gone
-            pipe.send(_Failure(*status_of(error)))
+            pipe.send(_Failure.of(error, logged))
 
 
 def _wake() -> None:

@@ -10,12 +10,12 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from harness.config.engine import EngineSpec
-from harness.engine import executors, starting
+from harness.engine import executors, start_errors, starting, vllm_log
 from harness.engine.options import EXPORTED, EngineError, check_vllm, engine_args
 from harness.engine.ranks import Ranks
 from harness.models import ModelSource
 from harness.runs.schema import EngineSettings
-from harness.units import first_line, pluralise
+from harness.units import pluralise
 
 if TYPE_CHECKING:
     from patches.steering import Override
@@ -66,7 +66,7 @@ class Engine:
 
         Raises:
             PatchError: this vLLM lacks something needed to observe and steer it.
-            EngineError: vLLM refuses its arguments.
+            EngineError: vLLM does not start, for whatever reason.
         """
         check_vllm(source, spec.attention_backend)
         arguments = engine_args(spec, source)
@@ -79,18 +79,18 @@ class Engine:
         deaths = executors.DeathWatch()
         with contextlib.ExitStack() as undo:
             undo.enter_context(deaths.listening())
-            with starting.apply_patches(spec, source):
+            with (
+                starting.apply_patches(spec, source),
+                vllm_log.listening() as logged,
+                start_errors.explaining(spec, source, logged),
+            ):
                 if spec.distributed_executor_backend == "ray":
                     executors.start_ray([*EXPORTED, positions.EXTENDED_POSITIONS])
                     undo.callback(executors.stop_ray)
-                try:
-                    self.llm = LLMEngine.from_engine_args(EngineArgs(**arguments))
-                except (ValueError, NotImplementedError) as error:
-                    message = f"vLLM does not accept {source.name} with these options: {_reason(error)}"
-                    raise EngineError(message) from error
-            undo.callback(self.llm.engine_core.shutdown)
-            # Not in a variable: a library that keeps an import error would keep this frame alive.
-            self._core = starting.complete(self.llm, spec.seed, source)
+                self.llm = LLMEngine.from_engine_args(EngineArgs(**arguments))
+                undo.callback(self.llm.engine_core.shutdown)
+                # Not in a variable: a library that keeps an import error would keep this frame alive.
+                self._core = starting.complete(self.llm, spec.seed, source)
             self.block_pool = engine.block_pool(self._core)
             self.ranks = Ranks(self._core.model_executor, spec.tensor_parallel_size, deaths)
             self.about = self.ranks.call("about")[0]
@@ -245,13 +245,6 @@ def several_steps(prompts: Prompts) -> EngineError:
         f"{pluralise(len(prompts), 'prompt')} of {sum(map(len, prompts))} tokens in all took more than one "
         "step; set --max-num-batched-tokens to at least that, or use fewer or shorter prompts"
     )
-
-
-def _reason(error: Exception) -> str:
-    """The line that says what is wrong; pydantic puts it below a heading."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    reason = next((line for line in lines if line.startswith("Value error, ")), first_line(error))
-    return reason.removeprefix("Value error, ").partition(" [type=")[0]
 
 
 def _free_memory() -> None:

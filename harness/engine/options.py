@@ -13,6 +13,7 @@ from harness.config.engine import EngineSpec
 from harness.engine import executors
 from harness.engine.names import EXTENSION
 from harness.models import ModelSource
+from harness.runs.record import Status
 
 GIB = 2**30
 # Variables set below, for workers that do not inherit them.
@@ -21,6 +22,14 @@ EXPORTED = ("VLLM_NO_USAGE_STATS", "VLLM_LOGGING_LEVEL", "VLLM_ALLOW_LONG_MAX_MO
 
 class EngineError(RuntimeError):
     """The engine cannot start, or did not behave as a prefill-only engine must; says what to change."""
+
+    def __init__(self, message: str, status: Status = Status.ERROR) -> None:
+        """
+        Args:
+            status: of the cells that the engine leaves unmeasured.
+        """
+        super().__init__(message)
+        self.status = status
 
 
 def check_vllm(source: ModelSource, attention_backend: str | None) -> None:
@@ -84,7 +93,19 @@ def engine_args(spec: EngineSpec, source: ModelSource) -> dict[str, Any]:
         arguments["attention_backend"] = spec.attention_backend
     if version := _flash_attn_version(spec, source):
         arguments["attention_config"] = {"flash_attn_version": version}
+    for name, value in spec.engine_options.items():
+        own = arguments.get(name)
+        if name != "hf_overrides":  # which the source has, with its own
+            arguments[name] = _merge(value, own) if isinstance(own, dict) else value
     return arguments
+
+
+def _merge(theirs: Any, own: dict[str, Any]) -> Any:
+    """The user's nested values, with the harness's where it needs its own."""
+    if not isinstance(theirs, dict):
+        return theirs
+    inner = [name for name, value in own.items() if isinstance(value, dict) and name in theirs]
+    return theirs | own | {name: _merge(theirs[name], own[name]) for name in inner}
 
 
 def _flash_attn_version(spec: EngineSpec, source: ModelSource) -> int | None:

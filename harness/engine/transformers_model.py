@@ -86,16 +86,29 @@ def load(source: ModelSource, dtype: str, device: str, seed: int) -> tuple[Any, 
     logging.disable_progress_bar()  # the harness has its own
     how = {"dtype": getattr(torch, dtype), "trust_remote_code": source.trust_remote_code}
     torch.manual_seed(seed)
+    shape = AutoConfig.from_pretrained(source.path, trust_remote_code=source.trust_remote_code)
+    _override(shape, source.hf_overrides)
     if source.load_format == "dummy":
-        shape = AutoConfig.from_pretrained(source.path, trust_remote_code=source.trust_remote_code)
         with torch.device(device):
             model = AutoModelForCausalLM.from_config(shape, **how)
     else:
-        model = AutoModelForCausalLM.from_pretrained(source.path, **how)
+        model = AutoModelForCausalLM.from_pretrained(source.path, config=shape, **how)
     model = model.to(device).eval()
     # As vLLM does: logits of the last token alone.
     known = inspect.signature(model.forward).parameters
     return model, {"logits_to_keep": 1} if "logits_to_keep" in known else {}
+
+
+def _override(shape: Any, overrides: dict[str, Any]) -> None:
+    """Set values of a transformers configuration, as vLLM does with hf_overrides."""
+    from transformers import PretrainedConfig
+
+    for name, value in overrides.items():
+        inner = getattr(shape, name, None)
+        if isinstance(value, dict) and isinstance(inner, PretrainedConfig):
+            _override(inner, value)
+        else:
+            setattr(shape, name, value)
 
 
 def _cache_bytes(cache: Any) -> int:

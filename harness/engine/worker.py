@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from harness.engine import vllm_log
 from patches import PatchError, amx, engine, positions, windows
 
 if TYPE_CHECKING:
     from harness.engine.rank import Rank
 
+vllm_log.hand_over_errors()
 amx.enable()
 positions.extend_in_worker()
 

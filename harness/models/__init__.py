@@ -10,7 +10,7 @@ from importlib import util
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.models import checkpoints, hf_config, hub
+from harness.models import checkpoints, hf_config, hub, pooling
 from harness.models.shape import EXTENDABLE, ModelError, Shape, overrides, read_shape
 from harness.shipped import configs
 from harness.units import pluralise
@@ -41,7 +41,7 @@ class ModelSource(Shape):
     """A model, and what it needs before vLLM can load it."""
 
     name: str  # as asked for
-    config: dict[str, Any]  # config.json
+    config: dict[str, Any]  # config.json, with the hf_overrides asked for
     directory: Path  # where that config.json lies
     origin: Origin  # where the weights come from; "directory": nothing to do
     weights: Weights
@@ -85,6 +85,7 @@ def inspect(
     allow_long: bool = False,
     load_format: str = "auto",
     revision: str | None = None,
+    hf_overrides: dict[str, Any] | None = None,
 ) -> ModelSource:
     """Find a model and check that it accepts prompts of `length` tokens, reading only its config.
 
@@ -94,17 +95,20 @@ def inspect(
         allow_long: allow rotary positions beyond the model's own limit.
         load_format: vLLM's; "dummy" needs no weights.
         revision: branch, tag or commit of a model on the hub.
+        hf_overrides: vLLM's: values in place of those in config.json.
 
     Raises:
-        ModelError: the model is not available, or its positions are too few.
+        ModelError: the model is not available, pools, or has too few positions.
     """
     found = _find(name, load_format, revision)
-    config = _read_config(found.directory)
+    config = _override(_read_config(found.directory), hf_overrides or {})
+    pooling.refuse(name, config, found.directory)
     source = ModelSource(
         **vars(read_shape(config, f"--model {name}", complete=found.directory.parent == CONFIGS)),
         **vars(found),
         name=name,
         config=config,
+        hf_overrides=hf_overrides or {},
         trust_remote_code=trust_remote_code,
     )
     return _with_room_for(source, length, allow_long)
@@ -257,6 +261,15 @@ def _read_config(directory: Path) -> dict[str, Any]:
     return config
 
 
+def _override(values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """A config's values with others in their place. As in vLLM, only configs within a config are merged."""
+    merged = dict(values)
+    for name, value in overrides.items():
+        inner = values.get(name) if name.endswith("_config") and name != "quantization_config" else None
+        merged[name] = _override(inner, value) if isinstance(inner, dict) else value
+    return merged
+
+
 def _with_room_for(source: ModelSource, length: int, allow_long: bool) -> ModelSource:
     """Extend learned positions to the prompt's length, and YaRN's to what it scales to; refuse longer prompts
     for other kinds unless allowed.
@@ -288,7 +301,7 @@ def _with_room_for(source: ModelSource, length: int, allow_long: bool) -> ModelS
         raise ModelError(f"{too_long}; take at most {limit - 1}, or --allow-long-max-model-len")
     return replace(
         source,
-        hf_overrides=overrides(source.positions_key, needed),
+        hf_overrides=_override(source.hf_overrides, overrides(source.positions_key, needed)),
         extended_positions=extended,
         notices=(*source.notices, notice),
     )

@@ -16,11 +16,12 @@ from tqdm import tqdm
 
 import patches
 from harness import device
-from harness.config import Common
+from harness.config import Common, engine_options
 from harness.measure import memory
 from harness.measure.round_batches import RoundBatch
 from harness.measure.sampler import Series
 from harness.report.document import Document
+from harness.running import error_log
 from harness.runs import command, resume
 from harness.runs.record import Result
 from harness.runs.schema import Device, Model, RunRecord, RunStatus
@@ -182,11 +183,13 @@ def recording(
     recorder = Recorder(config, name)
     status: RunStatus = "failed"
     try:
-        with _interrupted_by_signals():
-            for text in filter(None, (*notices, patches.untested_remark())):
+        with error_log.writing(recorder.directory), _interrupted_by_signals():
+            passed_on = engine_options.notices(getattr(config, "engine_options", {}))
+            for text in filter(None, (*notices, *passed_on, patches.untested_remark())):
                 recorder.notice(text)
-            job(config, recorder)
-            recorder.require_figures()
+            with error_log.raised():
+                job(config, recorder)
+                recorder.require_figures()
         status = "finished"
     except KeyboardInterrupt:
         status = "interrupted"

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from harness.config import engine_options
 from harness.shipped import ROOT
 
 CONSOLE_SCRIPT = "prefill-layout-harness"
@@ -47,7 +48,9 @@ def format_command(words: Sequence[str], options: Mapping[str, Any], model: type
         if name == "length" and options.get("batch"):  # the batch implies it
             continue
         option = "--" + name.replace("_", "-")
-        if isinstance(value, bool):
+        if isinstance(value, dict):
+            command += [word for each in value.items() for word in engine_options.words(*each)]
+        elif isinstance(value, bool):
             command.append(option if value else "--no-" + option[2:])
         else:
             command += [option, ",".join(map(_word, value if isinstance(value, list) else [value]))]

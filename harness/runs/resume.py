@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from harness import device
 from harness.config import Common, ConfigError
@@ -40,15 +41,22 @@ def check(config: Common) -> None:
 def differences(record: RunRecord, config: Common) -> list[str]:
     """Differences between a run's record and the configuration to resume it with."""
     now = config.model_dump(mode="json")
-    before = {"device": record.device.name, **record.versions} | {
-        f"--{name.replace('_', '-')}": record.config.get(name) for name in now.keys() - FREE
-    }
-    after = {"device": device.describe()["name"], **device.versions()} | {
-        f"--{name.replace('_', '-')}": now[name] for name in now.keys() - FREE
-    }
+    before = {"device": record.device.name, **record.versions}
+    before |= _options({name: record.config.get(name) for name in now})
+    after = {"device": device.describe()["name"], **device.versions()} | _options(now)
+    names = sorted(before.keys() | after.keys())
     return [
-        f"{name} {before[name]}, not {after[name]}" for name in sorted(before) if before[name] != after[name]
+        f"{name} {before.get(name)}, not {after.get(name)}"
+        for name in names
+        if before.get(name) != after.get(name)
     ]
+
+
+def _options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that affect the figures, as --name -> value, vLLM's own among them."""
+    named = {name: value for name, value in config.items() if name not in FREE}
+    named |= named.pop("engine_options", None) or {}
+    return {f"--{name.replace('_', '-')}": value for name, value in named.items()}
 
 
 def finished_series(results: Iterable[Result]) -> set[str]:

@@ -10,7 +10,16 @@ import math
 import re
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 from harness import batch
 from harness.batch import Batch
@@ -59,6 +68,16 @@ def _option(value: object) -> object:
         if isinstance(each, float) and not math.isfinite(each):
             raise ValueError("must be finite")
     return value
+
+
+def _config(config: Any, check_options: ValidatorFunctionWrapHandler) -> Any:
+    """Check an experiment's options; vLLM's own among them may be any JSON."""
+    passed_on = config.get("engine_options") if isinstance(config, dict) else None
+    if not isinstance(passed_on, dict):
+        return check_options(config)
+    json.dumps(passed_on, allow_nan=False)
+    rest = {name: value for name, value in config.items() if name != "engine_options"}
+    return check_options(rest) | {"engine_options": passed_on}
 
 
 S = TypeVar("S", bound="Stored")
@@ -229,7 +248,9 @@ class RunRecord(Stored):
         default=None,
         description="as typed, a list of words: `python -m harness ...`; null: started from Python",
     )
-    config: dict[str, Option] = Field(description="every option, with defaults for the device filled in")
+    config: Annotated[dict[str, Option], WrapValidator(_config)] = Field(
+        description="every option, with defaults for the device filled in; vLLM's own in `engine_options`"
+    )
     device: Device
     versions: dict[str, str | None] = Field(
         description="python, vllm, torch, flash-attn, ..., and the harness with its commit"

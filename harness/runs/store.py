@@ -141,6 +141,7 @@ class RunDirectory:
             captures = [] if run.captures_path.is_symlink() else run.captures_path.rglob("*.safetensors")
             for file in [*own, *captures]:
                 file.unlink()
+            run.errors_path.unlink(missing_ok=True)
         return run
 
     @classmethod
@@ -175,6 +176,11 @@ class RunDirectory:
     def trace_path(self) -> Path:
         """trace.json: the profiled prefills' events; https://ui.perfetto.dev opens it."""
         return self.path / "trace.json"
+
+    @property
+    def errors_path(self) -> Path:
+        """errors.txt: the full text of errors, tracebacks and vLLM's log among it."""
+        return self.path / "errors.txt"
 
     @property
     def summary_path(self) -> Path:

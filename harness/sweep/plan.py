@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.config import ConfigError, former_options
+from harness.config import ConfigError, engine_options, former_options
 from harness.config.loading import read_mapping
 from harness.experiments.prefill.options import RunConfig
 from harness.units import pluralise
@@ -106,8 +105,8 @@ def _options(path: Path, where: str, values: Any) -> Options:
         if name in OWN:
             raise ConfigError(f"{path}: {where}: {name}: the sweep sets this itself; leave it out")
         if former_options.NAMES.get(name, name) not in RunConfig.model_fields:
-            near = difflib.get_close_matches(str(name), RunConfig.model_fields, 1, cutoff=0)
-            raise ConfigError(f"{path}: {where}: {name}: unknown option; the nearest is {near[0]}")
+            hint = engine_options.suggestion(name, RunConfig.model_fields)
+            raise ConfigError(f"{path}: {where}: {name}: unknown option; {hint}")
     return dict(values)
 
 

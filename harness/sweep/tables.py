@@ -10,6 +10,7 @@ from typing import Any
 from harness.analysis import stats
 from harness.analysis.breakdown.rows import Breakdown, MeasuredRow
 from harness.analysis.rows import ContrastRow, find
+from harness.config import engine_options
 from harness.report.rows import change
 from harness.report.tables import NONE, Line, Notes, Section, Table, interval_of, ms, percent
 from harness.sweep.summary import PointKernel, PointPrefill, PointSummary, SweepSummary
@@ -218,6 +219,8 @@ def _format_value(point: PointSummary, name: str) -> str:
         return "default"
     if isinstance(value, list):
         return ",".join(map(str, value))
+    if isinstance(value, dict):
+        return engine_options.format_options(value) or "default"
     return Path(value).name if isinstance(value, str) else str(value)
 
 

@@ -182,6 +182,12 @@ def test_what_differs_is_named_but_where_a_run_is_stored() -> None:
     assert found == [("config.length", (1, 2)), ("config.seed", (0, 1)), ("device.name", ("X", "abacus"))]
 
 
+def test_engine_options_of_vllm_s_are_differences_by_their_own_names():
+    both: list[dict[str, str]] = [{}, {"kv_cache_dtype": "fp8"}]
+    (found,) = differences([builder.run_record({"config": {"engine_options": each}}) for each in both])
+    assert (found.name, found.values) == ("config.engine_options.kv_cache_dtype", (None, "fp8"))
+
+
 def of_experiment(name: str, factor: float = 1.0) -> Run:
     """A made-up run of a companion experiment in which everything takes `factor` times as long."""
     record, results = made_up.RUNS[name].both()

@@ -50,6 +50,13 @@ REFUSED = [
         "backends --model qwen2.5-7b --input-lens 131072",
         "a prompt of 131072 tokens: qwen2.5-7b has 131072 positions; take at most 131071",
     ),
+    ("kvcache --tensor-parallel-size 2", "--tensor-parallel-size: unknown argument; the nearest is --"),
+    ("kernels --kv-cache-dtype fp8", "--kv-cache-dtype: unknown argument; the nearest is --"),
+    ("backends --speculative-config {}", "--speculative-config {}: tokens are generated one by one, without"),
+    *(
+        (f"{command} --kv-cache-dtype fp8", "--kv-cache-dtype fp8: it changes vLLM alone, which is compared ")
+        for command in ("kvcache", "memory")
+    ),
     ("kvcache --output-len 1", "--output-len 1: must be at least 2"),
     ("kvcache --input-len 0", "--input-len 0: must be at least 1"),
     ("kvcache --load-format safetensor", "--load-format safetensor: vLLM has no such load format; take "),

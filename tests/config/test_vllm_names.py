@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -16,11 +18,18 @@ UNKNOWN = "--load-format safetensor: vLLM has no such load format; take one of t
 
 @pytest.mark.engine
 def test_the_names_are_those_that_vllm_has() -> None:
+    from vllm import EngineArgs
+    from vllm.config.lora import MaxLoRARanks
+    from vllm.config.scheduler import SchedulerPolicy
     from vllm.model_executor import model_loader
     from vllm.v1.attention.backends.registry import AttentionBackendEnum
 
     assert set(vllm_names.load_formats()) == set(model_loader._LOAD_FORMAT_TO_MODEL_LOADER)
     assert set(vllm_names.backends()) == set(AttentionBackendEnum.__members__)
+    fields = {field.name for field in dataclasses.fields(EngineArgs) if not field.name.startswith("_")}
+    assert set(vllm_names.engine_args()) == fields
+    assert vllm_names.engine_arg_choices("scheduling_policy") == get_args(SchedulerPolicy)
+    assert vllm_names.engine_arg_choices("max_lora_rank") == get_args(MaxLoRARanks)
 
 
 def test_a_load_format_is_read_in_any_case_as_vllm_does() -> None:

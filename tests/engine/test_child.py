@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from harness.engine import exits
 from harness.engine.child import Child, ChildDied, EngineFailed
 from harness.engine.exits import MemoryWatch
+from harness.running import error_log
 from harness.runs.record import Status
 
 
@@ -64,10 +66,15 @@ def test_a_child_answers_raises_and_goes_on():
     child.close()
 
 
-def test_a_child_that_cannot_be_made_says_why():
-    with pytest.raises(EngineFailed, match=r"^ValueError: no such model$") as error:
+def test_a_child_that_cannot_be_made_says_why_and_logs_it_in_full():
+    logged: list[str] = []
+    with (
+        error_log.passing(logged.append),
+        pytest.raises(EngineFailed, match=r"^ValueError: no such model$") as error,
+    ):
         Child(answering, True)
     assert error.value.status is Status.ERROR
+    assert re.search(r"in answering\n.*\nValueError: no such model", "".join(logged), re.DOTALL)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def test_the_main_job_of_what_the_functions_cannot_do(name, tmp_path):
 def test_what_vllm_refuses_is_one_line(tmp_path):
     save(*NO_FLOAT16, tmp_path)
     with pytest.raises(
-        EngineError, match=r"^vLLM does not accept .*: .*gemma2.* does not support float16[^\n]*$"
+        EngineError, match=r"^vLLM cannot start .*: .*gemma2.* does not support float16[^\n]*$"
     ):
         feature_checks.start(tmp_path, "float16")
 

@@ -80,11 +80,12 @@ def test_an_engine_finds_nothing_of_the_one_before(tiny_gpt2):
 
 def test_an_engine_starts_after_one_that_did_not(tiny_gpt2):
     before = dict(os.environ)
-    with pytest.raises(EngineError, match="vLLM does not accept"):
+    with pytest.raises(EngineError, match="vLLM cannot start"):
         start(tiny_gpt2, 300, 32, max_num_seqs=10_000, max_num_batched_tokens=20)
     assert {name for name in os.environ if name.startswith("VLLM_CPU")} <= before.keys()
     functions = patched()
-    with start(tiny_gpt2, 300, 32) as engine:
+    with start(tiny_gpt2, 300, 32, engine_options={"scheduling_policy": "priority"}) as engine:
+        assert engine.llm.vllm_config.scheduler_config.policy == "priority"
         assert len(set(prefilled(engine, 300, 32))) == 1
     assert patched() == functions
     assert torch.is_inference_mode_enabled()

@@ -81,6 +81,13 @@ def test_a_revision(fake_hub: type[FakeHub]) -> None:
         inspect("gpt2", length=8, revision="v2")
 
 
+def test_a_pooling_model_is_refused_before_its_weights_are_fetched(fake_hub: type[FakeHub]) -> None:
+    modules = [{"type": "sentence_transformers.models.Pooling"}]
+    fake_hub.files["modules.json"] = json.dumps(modules).encode()
+    with pytest.raises(ModelError, match=f"--model {REPO}: it is a pooling model"):
+        find()
+
+
 def test_what_cannot_be_had(fake_hub: type[FakeHub]) -> None:
     with pytest.raises(ModelError, match="the hub has no such model, or it is private; check the name"):
         inspect("nobody/nothing", length=8)

@@ -249,3 +249,13 @@ def test_caches_that_the_experiments_cannot_take(
     for per_head, refused in ((False, without_cache), (True, without_heads)):
         with pytest.raises(ModelError, match=r"keep no KV cache|\(MLA\)") if refused else nullcontext():
             require_cache(source, per_head=per_head)
+
+
+def test_hf_overrides_are_read_as_vllm_applies_them(tmp_path: Path) -> None:
+    text = LLAMA | {"model_type": "gemma3_text"}
+    model = write_model(tmp_path / "model", {"model_type": "gemma3", "text_config": text, "some": {"a": 1}})
+    overrides = {"text_config": {"num_hidden_layers": 1}, "some": {"b": 2}}
+    source = inspect(str(model), length=10, hf_overrides=overrides)
+    assert (source.num_layers, source.num_heads) == (1, 4)  # a config within is merged,
+    assert source.config["some"] == {"b": 2}  # any other object replaced
+    assert source.hf_overrides == overrides

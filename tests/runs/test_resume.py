@@ -60,6 +60,14 @@ def test_an_option_the_record_does_not_know_differs_only_if_it_is_used():
     assert resume.differences(run_record(record), RunConfig(l2="cold")) == ["--l2 None, not cold"]
 
 
+def test_a_changed_engine_option_of_vllm_s_is_named():
+    before, after = {"kv_cache_dtype": "fp8", "enable_lora": True}, {"enable_lora": True}
+    record = run_record(started(RunConfig(engine_options=before)))
+    assert resume.differences(record, RunConfig(engine_options=before)) == []
+    found = resume.differences(record, RunConfig(engine_options=after))
+    assert found == ["--kv-cache-dtype fp8, not None"]
+
+
 def test_a_replay_of_captures_goes_on(tmp_path, monkeypatch):
     """Both the record and the command line have the captures' length and block size."""
     monkeypatch.setattr(headers, "read_shapes", lambda folder: CaptureShapes((640,), 64, (0,)))

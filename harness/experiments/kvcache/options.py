@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from harness import batch
-from harness.config import checks, defaults, fields
+from harness.config import checks, defaults, engine_options, fields
 from harness.config.defaults import MIN_BATCHED_TOKENS, DeviceKind, describe
 from harness.config.engine import EngineSpec
 from harness.config.errors import label, refuse
@@ -68,6 +68,7 @@ def resolve(config: KVCacheConfig, device_kind: DeviceKind) -> KVCacheConfig:
     resolved = fields.resolve_common(config, device_kind, name)
     problems = fields.common_problems(resolved, device_kind)
     problems += checks.load_format_problems(resolved.load_format)
+    problems += engine_options.problems_beside_transformers(resolved.engine_options)
     refuse([*problems, *checks.engine_problems(resolved.engine(), device_kind)])
     return resolved
 

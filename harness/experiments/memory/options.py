@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from harness.config import checks, fields
+from harness.config import checks, engine_options, fields
 from harness.config.defaults import MIN_BATCHED_TOKENS, DeviceKind
 from harness.config.engine import EngineSpec
 from harness.config.errors import label, refuse
@@ -67,6 +67,7 @@ def resolve(config: MemoryConfig, device_kind: DeviceKind) -> MemoryConfig:
     resolved = fields.resolve_common(config, device_kind, name)
     problems = fields.common_problems(resolved, device_kind)
     problems += checks.load_format_problems(resolved.load_format)
+    problems += engine_options.problems_beside_transformers(resolved.engine_options)
     problems += checks.engine_problems(resolved.engine(), device_kind)
     in_all = sum(config.lengths)
     limit = f"{in_all}, the sum of --lengths, so that all inputs are one step"

@@ -1,0 +1,26 @@
+"""What to install where a model needs another package than vLLM does."""
+
+from __future__ import annotations
+
+import re
+from importlib import metadata
+
+import patches
+from harness.device import Kind
+
+
+def install_torchvision(kind: Kind) -> str:
+    """The command that installs the installed PyTorch's torchvision; PyPI's breaks next to a CPU build."""
+    minor = re.match(r"2\.(\d+)", metadata.version("torch"))
+    version = f"==0.{int(minor[1]) + 15}.*" if minor else ""  # as PyTorch's 2.11 has torchvision 0.26
+    index = " --index-url https://download.pytorch.org/whl/cpu" if kind == "cpu" else ""
+    return f"pip install --no-deps 'torchvision{version}'{index}"
+
+
+def asked_for(package: str) -> str:
+    """In brackets, the versions of a package that the installed vLLM asks for; empty if it does not say."""
+    distribution = (patches.installed_vllm() or "").partition(" ")[0]
+    asked = metadata.requires(distribution) or [] if distribution else []
+    ranges = [re.match(rf"{package}\b *([^;]*)", each) for each in asked]
+    versions = next((found[1].strip(" ()") for found in ranges if found and found[1].strip()), "")
+    return f" ({distribution} asks for {versions})" if versions else ""
