@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 import harness
-from harness import api
+from harness import api, models
 from harness.config import ConfigError
 from harness.experiments import EXPERIMENTS, starting, views
 from harness.running.recorder import recording
@@ -146,16 +146,19 @@ class TestRun:
             harness.run("toy", output_dir=tmp_path)
 
     def test_the_model_is_looked_up_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        source = models.inspect("gpt2", length=8)
         found: list[object] = []
         ran: list[object] = []
-        with_model = replace(
-            toy_experiment.EXPERIMENT,
-            find_model=lambda config: found.append(config) or "it",  # type: ignore
-        )
+
+        def find_model(config: Any) -> models.ModelSource:
+            found.append(config)
+            return source
+
+        with_model = replace(toy_experiment.EXPERIMENT, find_model=find_model)
         monkeypatch.setitem(EXPERIMENTS, "toy", with_model)
         monkeypatch.setattr(toy_experiment, "run", lambda config, source: ran.append(source))
         starting.run("toy", {"output_dir": tmp_path})
-        assert (len(found), ran) == (1, ["it"])
+        assert (len(found), ran) == (1, [source])
 
     def test_ctrl_c_is_raised_once_the_directory_is_complete(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

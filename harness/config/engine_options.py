@@ -36,7 +36,7 @@ REFUSED: dict[str, str] = {
     "runner": _POOLING,
     "convert": _POOLING,
     "pooler_config": _POOLING,
-    **dict.fromkeys(("kv_cache_memory_bytes", "num_gpu_blocks_override"), _SIZED),
+    "num_gpu_blocks_override": _SIZED,
     **dict.fromkeys(("skip_tokenizer_init", "tokenizer", "tokenizer_mode", "tokenizer_revision"), _IDS),
     **dict.fromkeys(
         ("code_revision", "hf_config_path", "hf_token", "download_dir", "model_weights"), _FILES

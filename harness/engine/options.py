@@ -95,7 +95,8 @@ def engine_args(spec: EngineSpec, source: ModelSource) -> dict[str, Any]:
         arguments["attention_config"] = {"flash_attn_version": version}
     for name, value in spec.engine_options.items():
         own = arguments.get(name)
-        if name != "hf_overrides":  # which the source has, with its own
+        sized = name == "kv_cache_memory_bytes" and own is not None  # by the experiment
+        if name != "hf_overrides" and not sized:  # which the source has, with its own
             arguments[name] = _merge(value, own) if isinstance(own, dict) else value
     return arguments
 
