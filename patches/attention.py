@@ -48,16 +48,11 @@ class AttentionHook:
     """
 
     def __init__(self, layers: Mapping[str, Any]) -> None:
-        """`layers`: vLLM's attention layers by name.
-
-        Layers without a single call for attention, or without a KV cache, are skipped; `out_of_scope` says
-        which and why.
+        """`layers`: vLLM's attention layers by name, without those that `LayerKinds.unmeasured` names.
 
         Raises:
             PatchError: a layer lacks what its observers need; names what is missing.
         """
-        self.out_of_scope = out_of_scope(layers)
-        layers = {name: layer for name, layer in layers.items() if name not in self.out_of_scope}
         for layer in layers.values():
             missing = set(PARAMETERS) - inspect.signature(layer.impl.forward).parameters.keys()
             if missing:
@@ -117,21 +112,6 @@ class AttentionHook:
             return result
 
         return hooked
-
-
-def out_of_scope(layers: Mapping[str, Any]) -> dict[str, str]:
-    """Layers without a single call for attention or without paged K and V per head: name -> reason."""
-    return {name: f"{name}: {reason}" for name, layer in layers.items() if (reason := _out_of_scope(layer))}
-
-
-def _out_of_scope(layer: Any) -> str | None:
-    """Why a layer has no paged K and V per head, or None."""
-    impl = type(layer.impl).__name__
-    if not hasattr(layer.impl, "forward"):
-        return f"{impl} is latent attention (MLA): no K and V per head"
-    if getattr(layer, "attn_type", "decoder") in ("encoder_only", "encoder"):
-        return f"{impl} is encoder-only attention: no KV cache"
-    return None
 
 
 def _capturing() -> bool:

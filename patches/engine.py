@@ -25,8 +25,6 @@ NEEDS = (
     Symbol("vllm.v1.engine.llm_engine:LLMEngine.abort_request", ("request_ids",)),
     Symbol("vllm.v1.engine.core_client:InprocClient.shutdown"),
     Symbol("vllm.v1.core.block_pool:BlockPool.get_num_free_blocks"),
-    Symbol("vllm.v1.kv_cache_interface:KVCacheConfig", ("kv_cache_groups",)),
-    Symbol("vllm.v1.kv_cache_interface:KVCacheGroupSpec", ("layer_names", "kv_cache_spec")),
     Symbol("vllm.v1.worker.worker_base:WorkerBase", ("vllm_config", "rank")),
     Symbol("vllm.v1.executor.abstract:Executor.collective_rpc", ("method", "args")),
     Symbol("vllm.outputs:RequestOutput", ("outputs", "finished", "num_cached_tokens")),
@@ -72,7 +70,7 @@ def block_pool(engine_core: Any) -> Any:
 def attention_layers(worker: Any) -> dict[str, Any]:
     """A worker's attention layers by name."""
     context = reach(worker, "vllm_config.compilation_config.static_forward_context")
-    return {name: layer for name, layer in context.items() if hasattr(layer, "impl")}
+    return {name: layer for name, layer in context.items() if getattr(layer, "impl", None) is not None}
 
 
 def backends(layers: Mapping[str, Any]) -> tuple[str, ...]:

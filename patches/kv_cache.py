@@ -4,25 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from patches import Symbol, engine, reach
+from patches import Symbol
 
 NEEDS = (
     Symbol("vllm.v1.engine.llm_engine:LLMEngine.reset_prefix_cache"),
     Symbol("vllm.v1.core.block_pool:BlockPool.get_num_free_blocks"),
-    Symbol("vllm.v1.kv_cache_interface:KVCacheConfig", ("num_blocks", "kv_cache_groups")),
-    Symbol("vllm.v1.kv_cache_interface:KVCacheSpec.page_size_bytes"),
 )
 
 
 def reset_prefix_cache(llm: Any) -> bool:
     """Forget all cached prefixes of the `LLMEngine`; False if vLLM refuses because a request holds blocks."""
     return llm.reset_prefix_cache() is not False  # older versions return nothing
-
-
-def block_bytes(llm: Any) -> int:
-    """Bytes of one block in all layers of the `LLMEngine`, which runs in this process."""
-    groups = reach(engine.core(llm), "scheduler.kv_cache_config.kv_cache_groups")
-    return sum(len(group.layer_names) * group.kv_cache_spec.page_size_bytes for group in groups)
 
 
 def blocks_in_pool(block_pool: Any) -> int:

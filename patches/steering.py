@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from patches import PatchError, Symbol
+from patches.layer_kinds import LayerKinds
 
 FEATURE = "in-engine arms"
 NEEDS = (
@@ -67,6 +68,7 @@ class Steering:
         model_runner: Any,
         kernels: Mapping[str, str],
         kernel_overrides: Mapping[str, Mapping[str, KernelOverride]],
+        kinds: LayerKinds,
     ) -> None:
         """
         Args:
@@ -74,21 +76,22 @@ class Steering:
             model_runner: the worker's, whose `execute_model` gets every step's schedule.
             kernels: "module:name" of the function by which a backend calls its kernel, by backend.
             kernel_overrides: by the name of an override's source and the address of the backend's kernel.
+            kinds: of the layers; those in `LayerKinds.not_steered` run as in vLLM.
 
         Raises:
-            PatchError: a layer keeps no K and V, writes the cache within its kernel or reads another's cache.
+            PatchError: no layer keeps K and V of its own, or one writes the cache within its kernel.
         """
-        for layer in layers.values():
-            if not hasattr(layer.impl, "forward"):
-                raise PatchError(f"{type(layer.impl).__name__} is latent attention (MLA)")
+        own = {name: layer for name, layer in layers.items() if name not in kinds.unmeasured}
+        if layers and not own:
+            raise PatchError("; ".join(dict.fromkeys(kinds.unmeasured.values())))
+        for layer in own.values():
             if not hasattr(layer.impl, "do_kv_cache_update"):
                 raise PatchError(f"{type(layer.impl).__name__} writes the cache within its kernel")
-            if shared := getattr(layer, "kv_sharing_target_layer_name", None):
-                raise PatchError(f"{layer.layer_name} has no K and V of its own: it reads {shared}'s")
-        self._layers = list(layers.values())
+        self._layers = [layer for name, layer in own.items() if name not in kinds.quantised]
+        self._kinds = kinds
         self._model_runner = model_runner
         self._kernel_overrides = kernel_overrides
-        backends = {layer.attn_backend.get_name() for layer in self._layers}
+        backends = {layer.attn_backend.get_name() for layer in own.values()}
         self._kernels = {kernels[backend] for backend in backends & kernels.keys()}
         self.no_override = sorted(backends - kernels.keys())  # backends whose kernels are not wrapped
         self._lengths: tuple[int, ...] | None = None  # of the step's requests; None: it is not steered
@@ -111,8 +114,8 @@ class Steering:
                 wrapped = self._wrap_kernel(getattr(owner, name), override, kernel_overrides.get(address))
                 _replace(undo, owner, name, wrapped)
             for layer in self._layers:
-                write = layer.impl.do_kv_cache_update
-                _replace(undo, layer.impl, "do_kv_cache_update", self._wrap_write(write, override))
+                wrapped = self._wrap_write(layer, override)
+                _replace(undo, layer.impl, "do_kv_cache_update", wrapped)
             undo.callback(self._forget)
             yield
 
@@ -128,7 +131,11 @@ class Steering:
 
         return watching
 
-    def _wrap_write(self, write: Callable[..., Any], override: Override) -> Callable[..., Any]:
+    def _wrap_write(self, own: Any, override: Override) -> Callable[..., Any]:
+        write = own.impl.do_kv_cache_update
+        chunk = self._kinds.chunks.get(own.layer_name, 0)
+        write_cache = override.write_cache or own.layer_name in self._kinds.read_by_others
+
         # vLLM writes a layer's K and V right before its attention, so attention's inputs are known here.
         # Wrapping `forward` as well cost a host-bound prefill 2.1% instead of 0.6% (gpt2/4096, H100).
         def wrapped(
@@ -136,11 +143,15 @@ class Steering:
         ) -> Any:
             if self._lengths is not None:
                 self._now = LayerStep(layer, key, value, kv_cache, self._lengths)
-                if not override.write_cache:
+                if not write_cache:
                     return None
             return write(layer, key, value, kv_cache, slots)
 
-        return wrapped
+        def wrapped_unless_split(layer: Any, *arguments: torch.Tensor) -> Any:
+            split = self._lengths is not None and max(self._lengths) > chunk
+            return write(layer, *arguments) if split else wrapped(layer, *arguments)
+
+        return wrapped_unless_split if chunk else wrapped
 
     def _wrap_kernel(
         self, kernel: Callable[..., Any], override: Override, kernel_override: KernelOverride | None

@@ -97,7 +97,7 @@ def assert_steered(engine: Engine, plans: dict[int, list[list[int]]]) -> None:
     """Every in-engine arm gives the logits that it must."""
     assert engine.about.not_steered is None
     outcomes: dict[str, Outcome] = {}
-    for arm in inengine.arms(engine, plans, natural_k=1, spin_us=None):
+    for arm in inengine.arms(engine, plans, natural_k=1, spin_us=None, longest=LENGTH):
         assert arm.unsupported is None
         with engine.ranks.during("observing_logits") as seen:
             done = engine.prefill(PROMPTS, arm.block_ids, arm.override)

@@ -78,6 +78,11 @@ class AttentionCall:
         return int(self.query.shape[2])
 
     @property
+    def quantised(self) -> bool:
+        """Whether the cache holds K and V in another data type than attention got them in."""
+        return self.cache_dtype != str(self.key.dtype).removeprefix("torch.")
+
+    @property
     def num_requests(self) -> int:
         return len(self.seq_lens)
 

@@ -6,7 +6,6 @@ import contextlib
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from harness.config.engine import EngineSpec
@@ -73,7 +72,7 @@ class Engine:
         from vllm import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        from patches import engine, kv_cache, positions
+        from patches import block_groups, engine, positions
 
         started = time.perf_counter()
         deaths = executors.DeathWatch()
@@ -94,7 +93,7 @@ class Engine:
             self.block_pool = engine.block_pool(self._core)
             self.ranks = Ranks(self._core.model_executor, spec.tensor_parallel_size, deaths)
             self.about = self.ranks.call("about")[0]
-            self._block_bytes = kv_cache.block_bytes(self.llm)
+            self.groups = block_groups.groups(self._core)
             self._undo = undo.pop_all()
         self.start_s = time.perf_counter() - started
         self._requests = 0
@@ -109,20 +108,20 @@ class Engine:
             flash_attn_version=self.about.flash_attn_version,
             attention_backend=list(self.about.backends),
             num_blocks_in_pool=len(self.block_pool.blocks),
-            kv_cache_bytes=self.blocks_in_pool * self._block_bytes,
+            kv_cache_bytes=self.blocks_in_pool * self.groups.block_bytes,
         )
 
     def facts(self) -> EngineFacts:
         """For the run's record, and to know what fits."""
-        more = self.blocks_in_pool, self._block_bytes, self.start_s
+        more = self.blocks_in_pool, self.groups.block_bytes, self.start_s
         return EngineFacts(self.settings, self.block_size, *more)
 
     @property
     def block_size(self) -> int:
-        """Tokens of a block in vLLM."""
+        """Tokens of a block of K and V in vLLM."""
         from patches import engine
 
-        return int(engine.settings(self.llm)["block_size"])
+        return self.groups.block_size or int(engine.settings(self.llm)["block_size"])
 
     @property
     def blocks_in_pool(self) -> int:
@@ -135,7 +134,7 @@ class Engine:
         """Bytes of K and V in the blocks that requests hold now."""
         from patches import kv_cache
 
-        return kv_cache.blocks_in_use(self.block_pool) * self._block_bytes
+        return kv_cache.blocks_in_use(self.block_pool) * self.groups.block_bytes
 
     def free_block_ids(self) -> list[int]:
         """Physical ids of the free blocks, ascending."""
@@ -143,12 +142,12 @@ class Engine:
 
         return block_pool.free_block_ids(self.block_pool)
 
-    def next_block_ids(self, counts: Sequence[int]) -> list[list[int]]:
-        """The blocks that vLLM would give the next requests, of this many blocks each."""
+    def next_block_ids(self, lengths: Sequence[int]) -> list[list[int]]:
+        """The blocks that vLLM would give the next requests, of this many tokens each."""
         from patches import block_pool
 
-        ids = iter(block_pool.next_block_ids(self.block_pool, sum(counts)))
-        return [list(islice(ids, count)) for count in counts]
+        ids = block_pool.next_block_ids(self.block_pool, self.groups.num_blocks(lengths))
+        return self.groups.pick(lengths, ids)
 
     def reset_prefix_cache(self) -> float:
         """Forget all cached prefixes; the seconds it took. Raises EngineError if vLLM refuses."""
@@ -219,7 +218,14 @@ class Engine:
 
         if block_ids is not None:
             # vLLM schedules requests in the order of their arrival, each from the head of the free blocks.
-            block_pool.choose_next(self.block_pool, list(chain(*block_ids)))
+            lengths, chosen = [len(prompt) for prompt in prompts], set().union(*block_ids)
+            needed = self.groups.num_blocks(lengths)
+            others = (
+                [n for n in block_pool.next_block_ids(self.block_pool, 2 * needed) if n not in chosen]
+                if len(self.groups.layers) > 1
+                else []
+            )
+            block_pool.choose_next(self.block_pool, self.groups.order(lengths, block_ids, iter(others)))
         with contextlib.closing(self.steps(prompts, 1)) as steps:
             step = next(steps)
         if not all(step.tokens):

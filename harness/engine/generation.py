@@ -159,16 +159,16 @@ class Generating:
         """
         from patches.attention import AttentionHook
 
-        name, layer = next(iter(self.engine.ranks.only.layers.items()))
+        rank = self.engine.ranks.only
+        name, layer = next(iter(rank.layers.items()))
+        if reason := rank.kinds.not_steered(max(map(len, prompts))).get(name):
+            raise CaptureError(f"{name}: {reason}")
         steps: list[AttentionCall] = []
 
         def observe(layer: Any, *given: Any) -> None:
             steps.append(joined_call.part(from_engine(0, layer, *given)))
 
-        hook = AttentionHook({name: layer})
-        if hook.out_of_scope:
-            raise CaptureError(hook.out_of_scope[name])
-        with hook.observing(observe):
+        with AttentionHook({name: layer}).observing(observe):
             self.generate(prompts, 1)
         call = joined_call.of_steps(steps) if steps else None
         if call is None or sorted(call.lengths) != sorted(map(len, prompts)):

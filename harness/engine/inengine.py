@@ -41,6 +41,7 @@ def arms(
     plans: Mapping[int, Sequence[Sequence[int]]],
     natural_k: int,
     spin_us: float | None,
+    longest: int,
     *,
     with_placebo: bool = False,
 ) -> list[InEngineArm]:
@@ -50,11 +51,13 @@ def arms(
         plans: each request's block ids by spread_k; 1 is among them.
         natural_k: spread_k of what vLLM allocates by itself.
         spin_us: roughly how long "spin" delays the GPU before each layer's attention; None: no GPU.
+        longest: tokens of the longest prompt.
         with_placebo: whether to add one segment at another place of the pool, which should cost nothing.
     """
     one_segment, most = plans[1], max(plans)
     as_is = Override()
-    remark = overrides.dense_remark(engine.about.backends)
+    remarks = [overrides.dense_remark(engine.about.backends), _as_in_vllm(engine, longest)]
+    remark = "; ".join(filter(None, remarks)) or None
     all_arms = [
         InEngineArm("engine", natural_k, None, None),
         InEngineArm("wrapped", natural_k, as_is, None),  # like "engine", but through the other arms' wrappers
@@ -83,7 +86,7 @@ def arms(
             InEngineArm("spin_0", 1, Override(ahead=partial(torch.cuda._sleep, 1)), one_segment),
             InEngineArm("spin", 1, Override(ahead=partial(torch.cuda._sleep, cycles)), one_segment),
         ]
-    return all_arms + [replace(arm, unsupported=_no_override(engine)) for arm in in_kernel]
+    return all_arms + [replace(arm, unsupported=_no_override(engine, longest)) for arm in in_kernel]
 
 
 def _elsewhere(engine: Engine, plans: Mapping[int, Sequence[Sequence[int]]]) -> list[list[int]] | None:
@@ -97,8 +100,17 @@ def _elsewhere(engine: Engine, plans: Mapping[int, Sequence[Sequence[int]]]) -> 
         return None
 
 
-def _no_override(engine: Engine) -> str | None:
+def _as_in_vllm(engine: Engine, longest: int) -> str | None:
+    """A remark on the layers that overrides leave as they are in vLLM, or None."""
+    left_out, layers = len(engine.about.kinds.not_steered(longest)), len(engine.about.layers)
+    return f"{left_out} of {layers} layers run attention as in vLLM, as the notes say" if left_out else None
+
+
+def _no_override(engine: Engine, longest: int) -> str | None:
     """Why the call of attention's kernel cannot be overridden, or None."""
+    reasons = engine.about.kinds.not_steered(longest)
+    if len(reasons) == len(engine.about.layers):
+        return f"no layer's attention can be overridden: {'; '.join(dict.fromkeys(reasons.values()))}"
     if not engine.about.no_override:
         return None
     unknown, known = ", ".join(engine.about.no_override), ", ".join(overrides.BACKEND_KERNELS)
@@ -153,6 +165,7 @@ class ArmFacts:
     spread_k: int
     same_kernel_as: str
     remark: str | None
+    unsupported: str | None = None
 
 
 @dataclass(frozen=True)
@@ -173,9 +186,10 @@ class Prefilling:
         self.engine = engine
         blocks = batch.blocks(requests, engine.block_size)
         one_segment = layout.plan_batch(blocks, [1] * len(blocks), engine.free_block_ids(), seed=seed)
-        natural_k = max(map(layout.spread_k, engine.next_block_ids(blocks)))
+        lengths = [request.length for request in requests]
+        natural_k = max(map(layout.spread_k, engine.next_block_ids(lengths)))
         if engine.about.not_steered is None:
-            found = arms(engine, {1: one_segment}, natural_k, None)
+            found = arms(engine, {1: one_segment}, natural_k, None, max(lengths))
         else:
             untouched = InEngineArm("engine", natural_k, None, None)
             found = [untouched, InEngineArm("paged", 1, None, one_segment)]
@@ -184,7 +198,7 @@ class Prefilling:
     def facts(self) -> ArmsFacts:
         """Of the engine and its arms."""
         known = {
-            name: ArmFacts(arm.name, arm.spread_k, arm.same_kernel_as, arm.remark)
+            name: ArmFacts(arm.name, arm.spread_k, arm.same_kernel_as, arm.remark, arm.unsupported)
             for name, arm in self.arms.items()
         }
         return ArmsFacts(**vars(self.engine.facts()), arms=known, not_steered=self.engine.about.not_steered)

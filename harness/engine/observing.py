@@ -33,25 +33,41 @@ class Checked:
     problems: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Layout:
+    """The blocks that requests were to get."""
+
+    block_ids: Ids
+    block_size: int  # tokens
+
+    def in_blocks_of(self, size: int) -> Ids:
+        """The same blocks cut into smaller ones of `size` tokens, as a kernel may see them."""
+        parts = self.block_size // size
+        return [[parts * n + part for n in ids for part in range(parts)] for ids in self.block_ids]
+
+
 @contextmanager
 def capturing(
-    engine_layers: Mapping[str, Any], hook: AttentionHook, layers: Sequence[int] | None
+    engine_layers: Mapping[str, Any],
+    hook: AttentionHook,
+    layers: Sequence[int] | None,
+    reasons: Mapping[str, str],
 ) -> Iterator[Captured]:
     """Capture the calls of `layers` (indices of `engine_layers`; None: all) in the prefill inside the
     block.
+
+    Args:
+        reasons: why some layers' calls cannot be captured, by name.
     """
     numbers = {name: number for number, name in enumerate(engine_layers)}
     calls: dict[int, AttentionCall] = {}
-    skipped = {
-        numbers[name]: reason
-        for name, reason in hook.out_of_scope.items()
-        if layers is None or numbers[name] in layers
-    }
+    wanted = numbers.values() if layers is None else layers
+    skipped = {numbers[name]: why for name, why in reasons.items() if numbers[name] in wanted}
     captured = Captured(skipped=skipped)
 
     def observe(layer: Any, *arguments: Any) -> None:
         number = numbers[layer.layer_name]
-        if layers is not None and number not in layers:
+        if number not in wanted or number in skipped:
             return
         query, key, value, kv_cache, metadata, output = arguments
         try:
@@ -66,7 +82,7 @@ def capturing(
 
 @contextmanager
 def checking(
-    engine_layers: Mapping[str, Any], hook: AttentionHook, base: Captured, block_ids: Ids
+    engine_layers: Mapping[str, Any], hook: AttentionHook, base: Captured, asked: Layout
 ) -> Iterator[Checked]:
     """Record the block tables of the prefill inside the block, and how it differs from `base`."""
     numbers = {name: number for number, name in enumerate(engine_layers)}
@@ -84,15 +100,17 @@ def checking(
     with hook.observing(observe):
         yield checked
     for number, table in checked.tables.items():
-        if problem := _wrong_row(base.calls[number].block_ids(table), block_ids):
+        call = base.calls[number]
+        if problem := _wrong_row(call, call.block_ids(table), asked):
             checked.problems.append(f"layer {number}: {problem}")
             break
 
 
-def _wrong_row(got: Ids, asked: Ids) -> str | None:
+def _wrong_row(call: AttentionCall, got: Ids, asked: Layout) -> str | None:
     """A line about the first request whose blocks are not the requested ones."""
-    for request, (ids, wanted) in enumerate(zip(got, asked, strict=True)):
-        if list(ids) != list(wanted):
+    wanted_ids = asked.in_blocks_of(call.block_size)
+    for request, (ids, wanted) in enumerate(zip(got, wanted_ids, strict=True)):
+        if list(ids) != list(wanted)[: len(ids)]:
             return (
                 f"request {request} has {pluralise(layout.spread_k(ids), 'segment')} in the engine's block "
                 f"table instead of {layout.spread_k(wanted)}"

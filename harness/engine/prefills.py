@@ -19,7 +19,7 @@ def capture(
 
     Returns the first rank's calls as outlines (see capture.outline); the other ranks' look the same.
     """
-    with engine.ranks.during("capturing", layers) as captured:
+    with engine.ranks.during("capturing", layers, max(map(len, prompts))) as captured:
         prefill = engine.prefill(prompts, block_ids)
     return prefill, captured[0]
 
@@ -30,7 +30,8 @@ def check(engine: Engine, prompts: Ids, block_ids: Ids, base: Prefill) -> list[s
     The first tokens and every captured layer's output must be equal, bit for bit: the kernel is the
     same, only the blocks differ. Each row of the block tables must be the requested one.
     """
-    with engine.ranks.during("checking", [list(ids) for ids in block_ids]) as found:
+    asked = [list(ids) for ids in block_ids], engine.block_size
+    with engine.ranks.during("checking", *asked) as found:
         prefill = engine.prefill(prompts, block_ids)
     problems = [problem for of_rank in found for problem in of_rank]
     if prefill.first_tokens != base.first_tokens:

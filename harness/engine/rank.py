@@ -19,7 +19,7 @@ from harness.measure import memory, profile
 from harness.measure.budget import Budget
 from harness.replay import placement
 from harness.replay.bench import Bench, Equipment, ReplaySpec, Sampled
-from patches import PatchError, attention, engine, logits, steering
+from patches import PatchError, attention, engine, layer_kinds, logits, steering
 from patches.steering import Override
 
 
@@ -32,7 +32,7 @@ class About:
     not_steered: str | None  # why attention cannot be steered
     no_override: tuple[str, ...]  # backends whose kernels are not known and cannot be overridden
     flash_attn_version: int | None  # of the layers that run flash attention; None: there is none
-    out_of_scope: tuple[str, ...]  # why, of each layer that keeps no paged K and V
+    kinds: layer_kinds.LayerKinds  # of the layers that are not plain attention
 
 
 class Rank:
@@ -46,6 +46,7 @@ class Rank:
         parallel, self.model_runner = worker.vllm_config.parallel_config, worker.model_runner
         self.number: int | None = worker.rank if parallel.world_size > 1 else None
         self.layers = engine.attention_layers(worker)
+        self.kinds = layer_kinds.kinds(worker)
         self.steering: steering.Steering | None = None
         self.not_steered: str | None = None
         try:
@@ -53,7 +54,7 @@ class Rank:
                 raise PatchError(missing)
             sources = overrides.by_source()
             self.steering = steering.Steering(
-                self.layers, self.model_runner, overrides.BACKEND_KERNELS, sources
+                self.layers, self.model_runner, overrides.BACKEND_KERNELS, sources, self.kinds
             )
         except PatchError as error:
             self.not_steered = str(error)
@@ -70,13 +71,14 @@ class Rank:
             not_steered=self.not_steered,
             no_override=tuple(self.steering.no_override) if self.steering else (),
             flash_attn_version=engine.flash_attn_version(self.layers),
-            out_of_scope=tuple(attention.out_of_scope(self.layers).values()),
+            kinds=self.kinds,
         )
 
     @cached_property
     def hook(self) -> attention.AttentionHook:
         """The hook on the layers' calls; raises PatchError if their backend lacks what it needs."""
-        return attention.AttentionHook(self.layers)
+        own = {name: layer for name, layer in self.layers.items() if name not in self.kinds.unmeasured}
+        return attention.AttentionHook(own)
 
     def begin(self, what: str, *args: Any) -> None:
         """Enter one of this class's contexts; `end` leaves the one that was entered last."""
@@ -90,19 +92,29 @@ class Rank:
         return answer
 
     @contextmanager
-    def capturing(self, layers: Sequence[int] | None) -> Iterator[observing.Captured]:
-        """Capture the attention calls of `layers` (None: all); yields a list of their outlines."""
+    def capturing(self, layers: Sequence[int] | None, longest: int) -> Iterator[observing.Captured]:
+        """Capture the attention calls of `layers` (None: all); yields their outlines.
+
+        Args:
+            longest: tokens of the step's longest prompt.
+        """
         outlines = observing.Captured()
-        with observing.capturing(self.layers, self.hook, layers) as self.captured:
+        reasons = self.kinds.not_captured(longest)
+        with observing.capturing(self.layers, self.hook, layers, reasons) as self.captured:
             yield outlines
         outlines.calls |= {number: capture.outline(call) for number, call in self.captured.calls.items()}
         outlines.skipped |= self.captured.skipped
 
     @contextmanager
-    def checking(self, block_ids: observing.Ids) -> Iterator[list[str]]:
-        """Check attention calls against the captured ones; yields a list of what differs."""
+    def checking(self, block_ids: observing.Ids, block_size: int) -> Iterator[list[str]]:
+        """Check attention calls against the captured ones; yields a list of what differs.
+
+        Args:
+            block_ids: of each request, of `block_size` tokens each.
+        """
         problems: list[str] = []
-        with observing.checking(self.layers, self.hook, self.captured, block_ids) as self.checked:
+        asked = observing.Layout(block_ids, block_size)
+        with observing.checking(self.layers, self.hook, self.captured, asked) as self.checked:
             yield problems
         whose = "" if self.number is None else f"rank {self.number}, "
         problems += [whose + problem for problem in self.checked.problems]

@@ -73,6 +73,7 @@ class Replay:
         name = request_series_name(place.spread_k, place.call.layer, index)
         alone, engine = place.alone(index), kernels.for_engine(place.call)
         try:
+            _refuse_quantised(place.call)
             alone = arms.with_output(alone, engine)
             judge = Judge(alone.call)
         except Exception as error:
@@ -99,6 +100,7 @@ class Replay:
     def _series(self, place: Placement, data: Data) -> Series:
         name = series_name(place.spread_k, place.call.layer)
         try:
+            _refuse_quantised(place.call)
             judge = self._judge(place.call)
         except Exception as error:
             return prepare(failing(self._arms(place, data), error), None, name)
@@ -115,6 +117,7 @@ class Replay:
 
     def _synthetic(self, place: Placement) -> Series:
         try:
+            _refuse_quantised(place.call)
             call = arms.synthetic(place.call, self.seed)
             made = arms.with_output(
                 self.own_cache(call, place.spread_k, place.segments), kernels.for_engine(call)
@@ -127,6 +130,19 @@ class Replay:
     def _arms(self, place: Placement, data: Data) -> list[Arm]:
         functions = kernels.flash_attn_functions(self.device)
         return arms.of_series(place, kernels.for_engine(place.call), functions, data, self.cache_plan)
+
+
+def _refuse_quantised(call: AttentionCall) -> None:
+    """Raise Unsupported if the call's cache is not in the data type of its K and V."""
+    if call.quantised:
+        raise Unsupported(
+            f"the layer's KV cache is {call.cache_dtype}, its K and V are {_name(call.key.dtype)}: a replay "
+            "would lack vLLM's scales; whole prefills are timed"
+        )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def prepare(series_arms: Sequence[Arm], judge: Judge | None, name: str) -> Series:

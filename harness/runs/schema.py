@@ -126,7 +126,10 @@ class Model(Stored):
 
     name: str = Field(description="as requested")
     weights: str | None = Field(default=None, description="where they come from")
-    num_layers: Count | None = Field(default=None, description="attention layers")
+    num_layers: Count | None = Field(default=None, description="attention layers, without those left out")
+    layers_left_out: Count | None = Field(
+        default=None, description="attention layers that can neither be replayed nor overridden"
+    )
     num_heads: Count | None = Field(default=None, description="query heads")
     num_kv_heads: Count | None = Field(default=None, description="heads of K and V")
     head_dim: Count | None = Field(default=None, description="elements per head")

@@ -116,7 +116,9 @@ def test_every_arm_is_right_or_refused_in_words(engine, plans, base, calls, spre
 
 
 def test_in_engine_arms_come_to_what_vllm_comes_to(engine, plans):
-    found = inengine.arms(engine, {1: plans[1], 4: plans[4]}, natural_k=1, spin_us=None)
+    found = inengine.arms(
+        engine, {1: plans[1], 4: plans[4]}, natural_k=1, spin_us=None, longest=max(map(len, PROMPTS))
+    )
     outcomes = []
     for arm in found:
         with engine.ranks.during("observing_logits") as seen:

@@ -13,7 +13,7 @@ from harness import layout
 from harness.engine import inengine
 from harness.engine.inengine import InEngineArm, Outcome
 from harness.kernels import overrides
-from patches import PatchError, steering
+from patches import PatchError, layer_kinds, steering
 from patches.steering import Override, Steering, pure_prefill
 from tests.conftest import BLOCK_SIZE, LENGTH
 
@@ -31,7 +31,7 @@ def plans(engine):
 
 @pytest.fixture(scope="module")
 def arms(engine, plans):
-    return inengine.arms(engine, plans, natural_k=1, spin_us=None)
+    return inengine.arms(engine, plans, natural_k=1, spin_us=None, longest=LENGTH)
 
 
 def outcome(engine, prompts, arm: InEngineArm) -> Outcome:
@@ -149,10 +149,10 @@ def test_a_backend_without_an_override_loses_the_arms_that_need_one(engine, prom
     known = {name: kernel for name, kernel in overrides.BACKEND_KERNELS.items() if name != "CPU_ATTN"}
     rank = engine.ranks.only
     monkeypatch.setattr(
-        rank, "steering", Steering(rank.layers, rank.model_runner, known, overrides.by_source())
+        rank, "steering", Steering(rank.layers, rank.model_runner, known, overrides.by_source(), rank.kinds)
     )
     monkeypatch.setattr(engine, "about", rank.about())
-    arms = inengine.arms(engine, plans, natural_k=1, spin_us=None)
+    arms = inengine.arms(engine, plans, natural_k=1, spin_us=None, longest=LENGTH)
     assert {arm.name for arm in arms if arm.unsupported} == {"dense", "no_write", "compact"}
     assert all(
         "how CPU_ATTN calls its kernel is not known" in arm.unsupported for arm in arms if arm.unsupported
@@ -163,8 +163,9 @@ def test_a_backend_without_an_override_loses_the_arms_that_need_one(engine, prom
 
 def test_layers_that_cannot_be_steered_are_refused():
     layer = SimpleNamespace(attn_backend=SimpleNamespace(get_name=lambda: "CPU_MLA"), impl=SimpleNamespace())
+    kinds = layer_kinds.of_specs({"a": layer}, {"a": None}, torch.bfloat16)
     with pytest.raises(PatchError, match="latent attention"):
-        Steering({"a": layer}, None, overrides.BACKEND_KERNELS, overrides.by_source())
+        Steering({"a": layer}, None, overrides.BACKEND_KERNELS, overrides.by_source(), kinds)
 
 
 def schedule(new, cached=()):

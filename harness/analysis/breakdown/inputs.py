@@ -77,6 +77,9 @@ def _in_engine(record: RunRecord, replayed: Replayed) -> StepRow:
     if profile is None or not num_layers:
         row.reason = "no prefill of dense was profiled" if num_layers else "layers not known"
         return row
+    if record.model.layers_left_out:
+        row.reason = f"{pluralise(record.model.layers_left_out, 'layer')} left out is in the profile as well"
+        return row
     row.us, row.n = 1000 * profile.categories.get("attention", 0.0) / num_layers, 1
     replay = replayed.average(["dense"])["dense"]
     if replay.median is None:

@@ -92,7 +92,7 @@ class EndToEnd:
         """All arms; with a notice, only the sweep where the engine's backend cannot be steered."""
         if self.replaying.config.attribution:
             if self.engine.about.not_steered is None:
-                how = (self._natural_k(), self._spin_us())
+                how = (self._natural_k(), self._spin_us(), max(map(len, self.prompts)))
                 return inengine.arms(self.engine, self.plans, *how, with_placebo=True)
             self.recorder.notice(f"no in-engine arms: {self.engine.about.not_steered}")
         sweep = [InEngineArm("paged", k, None, self.plans[k]) for k in self.plans]
@@ -104,7 +104,7 @@ class EndToEnd:
 
     def _next_block_ids(self) -> list[list[int]]:
         """The blocks that vLLM would give each prompt next."""
-        return self.engine.next_block_ids([len(ids) for ids in self.plans[1]])
+        return self.engine.next_block_ids([len(prompt) for prompt in self.prompts])
 
     def _spin_us(self) -> float | None:
         """A delay proportional to a layer's replayed attention; None without a GPU."""

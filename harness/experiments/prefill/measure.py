@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from itertools import chain
 from typing import Any
 
@@ -16,7 +16,7 @@ from harness.engine.engine import Engine, Prefill, Prompts, check_backend, check
 from harness.engine.options import EngineError, check_vllm
 from harness.engine.ranks import RankDied, Ranks
 from harness.experiments import views
-from harness.experiments.prefill import end_to_end
+from harness.experiments.prefill import end_to_end, layers
 from harness.experiments.prefill import other_engines as variants
 from harness.experiments.prefill.options import RunConfig
 from harness.experiments.prefill.replaying import SAMPLED_LAYERS, Replaying
@@ -35,6 +35,7 @@ EAGER = (
     "the engine runs without CUDA graphs (--enforce-eager): a step of one-token prompts would be a single one"
 )
 NO_LAYER = "no layer of this model has a paged KV cache, so there is no layout to vary"
+WHOLE_ONLY = "no layer is replayed; prefills are timed as a whole only"
 
 
 def run(config: RunConfig, source: models.ModelSource | None) -> None:
@@ -84,6 +85,7 @@ class Job:
                 record.engine, record.engine_start_s = engine.settings, round(engine.start_s, 1)
             self.recorder.say(f"engine up after {engine.start_s:.0f} s")
             check_backend(self.config.attention_backend, engine.about.backends)
+            self.config = self.replaying.config = layers.adopt_block_size(self.config, engine, self.recorder)
             up = time.perf_counter()
             self._sweep(engine, prompts)
             sampling_s = sum(budget.spent_s for budget in self.replaying.budgets)
@@ -93,12 +95,13 @@ class Job:
         variants.measure(source, prompts, self.replaying, self.recorder)
 
     def _sweep(self, engine: Engine, prompts: Prompts) -> None:
-        if len(engine.about.out_of_scope) == len(engine.about.layers):
-            self._leave_out(dict(enumerate(engine.about.out_of_scope)))
-            raise capture.CaptureError(NO_LAYER)  # not all of these can be prefilled on chosen blocks
+        left_out = layers.left_out(engine, self.config.length)
+        layers.note(engine, self.config.length, self.recorder)
+        if engine.groups.laid_out is None:
+            raise capture.CaptureError(NO_LAYER)
         free = engine.free_block_ids()
         blocks = batch.blocks(self.config.requests, engine.block_size)
-        check_room(sum(blocks), free)
+        check_room(engine.groups.num_blocks([request.length for request in self.config.requests]), free)
         plans = self._plans(blocks, free)
         with self.recorder.update_record() as record:
             record.block_ids = {str(k): [layout.to_ranges(ids) for ids in of_k] for k, of_k in plans.items()}
@@ -109,16 +112,18 @@ class Job:
         except RuntimeError as error:
             raise EngineError(f"vLLM cannot prefill {self.source.name}: {first_line(error)}") from error
         self._equip(engine.ranks)
-        layers = self._chosen_layers(len(engine.about.layers))
-        base, captured = prefills.capture(engine, prompts, plans[1], layers)
-        self._leave_out(captured.skipped)
-        if not captured.calls and not captured.skipped:
+        chosen = [n for n in self._chosen_layers(engine, left_out) if n not in left_out]
+        base, captured = prefills.capture(engine, prompts, plans[1], chosen)
+        layers.note_left_out(captured.skipped, self.recorder)
+        if chosen and not captured.calls and not captured.skipped:
             raise capture.CaptureError(
                 "no attention call was seen, as in steps that run as one CUDA graph; add --enforce-eager"
             )
-        if not captured.calls:
-            raise capture.CaptureError(NO_LAYER)
-        self._fit_layers(engine, captured.calls)
+        if captured.calls:
+            self._fit_layers(engine, captured.calls)
+        else:
+            self.recorder.notice(WHOLE_ONLY)
+            self.replaying.describe([], self._model(engine))
         with self.recorder.update_record() as record:
             record.first_tokens = list(base.first_tokens)
         if self.config.save_captures:
@@ -126,11 +131,6 @@ class Job:
         problems = self._replay_all(engine, prompts, plans, base, list(captured.calls.values()))
         self._end_to_end(engine, prompts, plans, problems)
         self.replaying.note_limits(sum(engine.ranks.call("launch_bound")))
-
-    def _leave_out(self, reasons: Mapping[int, str]) -> None:
-        """Add a notice for each layer left out, with the reason."""
-        for layer, reason in reasons.items():
-            self.recorder.notice(f"layer {layer} left out: {reason}")
 
     def _equip(self, ranks: Ranks) -> None:
         """Prepare every rank for replay; the record gets the first one's equipment."""
@@ -153,17 +153,19 @@ class Job:
         }
         return {1: one_segment} | split
 
-    def _chosen_layers(self, count: int) -> list[int] | None:
-        """The layers that the configuration asks for, or that a resumed run has; None: all."""
+    def _chosen_layers(self, engine: Engine, left_out: Collection[int]) -> Sequence[int]:
+        """The layers that the configuration asks for, or that a resumed run has."""
         if self.recorder.finished:
-            return list(self.recorder.record.layers or [])
+            return self.recorder.record.layers or []
+        every = range(len(engine.about.layers))
         if self.config.layers == "sample":
-            return pick_evenly(count, SAMPLED_LAYERS)
-        return self.config.layers if isinstance(self.config.layers, list) else None
+            measured = [n for n in every if n not in left_out]
+            return [measured[n] for n in pick_evenly(len(measured), SAMPLED_LAYERS)]
+        return self.config.layers if isinstance(self.config.layers, list) else every
 
     def _fit_layers(self, engine: Engine, calls: dict[int, capture.AttentionCall]) -> None:
         """Leave out layers if not even a few samples of all of them fit the time, with a notice."""
-        fitting, of = len(calls), len(engine.about.layers)
+        fitting, model = len(calls), self._model(engine)
         if self.config.layers is None and self.config.repeats is None and not self.recorder.finished:
             fitting = max(1, min(fitting, self._layers_that_fit(engine.ranks, next(iter(calls)))))
         numbers = [list(calls)[n] for n in pick_evenly(len(calls), fitting)]
@@ -173,12 +175,21 @@ class Job:
                 f"layers {', '.join(map(str, numbers))}; --layers all replays them all"
             )
         elif self.config.layers == "sample":
-            self.recorder.notice(f"{len(calls)} of {of} layers are replayed (--layers sample)")
+            self.recorder.notice(f"{len(calls)} of {model.num_layers} layers are replayed (--layers sample)")
         for number in set(calls) - set(numbers):
             del calls[number]
         engine.ranks.call("keep", numbers)
-        self.replaying.describe(
-            list(calls.values()), Model(name=self.source.name, weights=self.source.weights, num_layers=of)
+        self.replaying.describe(list(calls.values()), model)
+
+    def _model(self, engine: Engine) -> Model:
+        """The model with the number of its layers, for the record."""
+        about = engine.about
+        left_out = len(about.kinds.not_steered(self.config.length))
+        return Model(
+            name=self.source.name,
+            weights=self.source.weights,
+            num_layers=len(about.layers) - left_out,
+            layers_left_out=left_out,
         )
 
     def _layers_that_fit(self, ranks: Ranks, layer: int) -> int:

@@ -202,6 +202,8 @@ class _Engines:
         """Run an arm once; raises EngineFailed if it cannot run or differs from the untouched engine."""
         if arm.name not in engine.facts.arms:
             raise EngineFailed(Status.UNSUPPORTED, engine.facts.not_steered or "the engine has no such arm")
+        if arm.unsupported:
+            raise EngineFailed(Status.UNSUPPORTED, arm.unsupported)
         if arm.name not in outcomes:
             outcomes[arm.name] = self._outcome(engine, arm.name)
         got = outcomes[arm.name]

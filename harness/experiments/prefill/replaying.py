@@ -45,17 +45,18 @@ class Replaying(Sampling):
         return "ceilings" not in self.recorder.record.model_fields_set
 
     def describe(self, calls: Sequence[AttentionCall], model: Model) -> None:
-        """Record the calls' shapes, and the model with the calls' heads."""
-        call = calls[0]
+        """Record the calls' shapes, and the model with the calls' heads if there are any."""
         windows = {str(c.layer): c.sliding_window for c in calls if c.sliding_window != (-1, -1)}
         with self.recorder.update_record() as record:
             record.spread_k, record.num_blocks = self.config.spreads(), self.config.num_blocks()
             record.requests = self._requests()
             record.layers, record.layer_windows = [call.layer for call in calls], windows
-            record.causal = call.causal
-            model.num_heads, model.num_kv_heads = call.num_heads, call.num_kv_heads
-            model.head_dim, model.dtype = call.head_dim, str(call.query.dtype).removeprefix("torch.")
             record.model = model
+            if calls:
+                call = calls[0]
+                record.causal = call.causal
+                model.num_heads, model.num_kv_heads = call.num_heads, call.num_kv_heads
+                model.head_dim, model.dtype = call.head_dim, str(call.query.dtype).removeprefix("torch.")
 
     def _requests(self) -> list[RequestRecord]:
         """Every request's length, blocks and, by spread_k, the segments that its blocks are split into."""
