@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +113,64 @@ ENCODER = {
 }  # fmt: skip
 
 
-def save(model_type: str, options: dict[str, Any], path: Path, spread: float = 0.3) -> Path:
-    """Write a model with seeded random weights; larger ones than usual, so that attention is not uniform."""
+@dataclass(frozen=True)
+class Kind:
+    """A small model with layers that are not plain attention, and what a run of 70 tokens must say of it."""
+
+    model_type: str
+    options: dict[str, Any]
+    layers: list[int]  # that are replayed
+    note: str  # a regular expression
+    config: dict[str, Any] = field(default_factory=dict)  # keys added to config.json
+    unsupported: frozenset[str] = frozenset()  # arms of the whole prefill
+
+
+KINDS = {
+    "chunked": Kind(
+        "llama4_text",
+        _llama(2, 1, 64, num_hidden_layers=2, attention_chunk_size=32, num_local_experts=2,
+               num_experts_per_tok=1, interleave_moe_layer_step=2, intermediate_size_mlp=64,
+               no_rope_layers=[1, 0], layer_types=["chunked_attention", "full_attention"]),
+        [1], "layer 0 left out: chunked local attention: .* 70 tokens into 3 virtual requests of 32$",
+    ),
+    "state": Kind(
+        "falcon_h1",
+        _llama(2, 1, 64, num_hidden_layers=2, mamba_d_ssm=64, mamba_n_heads=2, mamba_d_head=32,
+               mamba_n_groups=1, mamba_d_state=16, mamba_d_conv=4, mamba_expand=1, mamba_chunk_size=64),
+        [0, 1], r"^2 layers without attention \(MambaSpec\): .*, not replayed: ",
+    ),
+    "fp8": Kind(
+        "llama", _llama(2, 1, 64), [0], "^the KV cache of 1 of 1 layer is fp8: whole prefills are timed",
+        config={"quantization_config": {
+            "quant_method": "compressed-tensors", "format": "int-quantized",
+            "ignore": [], "config_groups": {},
+            "kv_cache_scheme": {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "tensor"},
+        }},
+        unsupported=frozenset({"dense", "no_write", "compact"}),
+    ),
+}  # fmt: skip
+# The last two layers read the K and V of the two before them.
+SHARED = (
+    "gemma3n_text",
+    _llama(2, 1, 64, num_hidden_layers=4, num_kv_shared_layers=2, sliding_window=32,
+           intermediate_size=[64] * 4, layer_types=["sliding_attention", "full_attention"] * 2,
+           vocab_size_per_layer_input=VOCABULARY, hidden_size_per_layer_input=16, laurel_rank=8,
+           altup_num_inputs=2, activation_sparsity_pattern=[0.0] * 4),
+)  # fmt: skip
+
+
+def save(
+    model_type: str,
+    options: dict[str, Any],
+    path: Path,
+    spread: float = 0.3,
+    more: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a model with seeded random weights; larger ones than usual, so that attention is not uniform.
+
+    Args:
+        more: keys added to its config.json.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -120,4 +178,7 @@ def save(model_type: str, options: dict[str, Any], path: Path, spread: float = 0
     tokens = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0}
     config = AutoConfig.for_model(model_type, initializer_range=spread, **tokens, **options)
     AutoModelForCausalLM.from_config(config).save_pretrained(path)
+    if more:
+        written = path / "config.json"
+        written.write_text(json.dumps(json.loads(written.read_text()) | dict(more)))
     return path

@@ -80,7 +80,7 @@ def test_a_mix_up_of_requests_is_found(engine, plans, base):
     assert any("bit for bit" in text for text in prefills.check(engine, swapped, plans[2], base))
     exchanged = [*plans[2][:5], plans[2][6], plans[2][5], plans[2][7]]
     assert prefills.check(engine, PROMPTS, exchanged, base) == [], "other blocks are no other result"
-    with engine.ranks.during("checking", plans[2]) as found:
+    with engine.ranks.during("checking", plans[2], engine.block_size) as found:
         engine.prefill(PROMPTS, exchanged)
     assert any("request 5 has" in text for text in found[0])
 

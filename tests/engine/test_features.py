@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from harness import __main__, cli
+from harness.engine import inengine, prefills
 from harness.engine.options import EngineError
 from harness.experiments.prefill.options import RunConfig
 from tests import feature_checks
-from tests.feature_models import BIDIRECTIONAL, ENCODER, LATENT, MODELS, NO_FLOAT16, NO_KERNEL, save
+from tests.feature_models import (
+    BIDIRECTIONAL,
+    ENCODER,
+    KINDS,
+    LATENT,
+    MODELS,
+    NO_FLOAT16,
+    NO_KERNEL,
+    SHARED,
+    save,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
@@ -54,23 +69,71 @@ def failing(capfd, model, output) -> str:
     return capfd.readouterr().err.splitlines()[-1]
 
 
-def test_latent_attention_is_reported_layer_by_layer(capfd, tmp_path):
-    line = failing(capfd, save(*LATENT, tmp_path / "model"), tmp_path / "run")
-    assert line.startswith("main: error: no layer of this model has a paged KV cache")
-    notices = json.loads((tmp_path / "run" / "run.json").read_text())["notices"]
-    for layer in range(LATENT[1]["num_hidden_layers"]):
-        assert any(f"layer {layer} left out: " in notice and "(MLA)" in notice for notice in notices)
+def run(model: Path, output: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The record and the summary of a main job that must succeed."""
+    options = {
+        "model": str(model), "length": "70", "block_size": "32", "spread_k": "1,3", "layers": "all",
+        "repeats": "6", "enforce_eager": True, "output_dir": str(output),
+    }  # fmt: skip
+    assert __main__.run_guarded("main", lambda: __main__._start(RunConfig, options)) == cli.OK
+    record, summary = (json.loads((output / name).read_text()) for name in ("run.json", "summary.json"))
+    return record, summary
 
 
-def test_encoder_only_layers_are_reported_one_by_one(capfd, tmp_path):
-    model = save(*BIDIRECTIONAL, tmp_path / "model")
-    description = model / "config.json"
-    description.write_text(json.dumps(json.loads(description.read_text()) | {"is_causal": False}))
+@pytest.mark.parametrize("name", KINDS)
+def test_layers_other_than_plain_attention_are_named_and_the_rest_measured(name, tmp_path):
+    kind = KINDS[name]
+    model = save(kind.model_type, kind.options, tmp_path / "model", more=kind.config)
+    record, summary = run(model, tmp_path / "run")
+    assert any(re.search(kind.note, notice) for notice in record["notices"]), record["notices"]
+    assert record["layers"] == kind.layers
+    status = {row["arm"]: row["status"] for row in summary["end_to_end"]}
+    assert status.keys() == {"engine", "wrapped", "paged", "dense", "no_write", "compact"}
+    assert {arm for arm, word in status.items() if word != "ok"} == kind.unsupported
+    engines = [row for row in summary["kernels"] if row["provider"] == "vLLM CPU"]
+    assert {row["status"] for row in engines} == {"unsupported" if kind.unsupported else "ok"}
+    assert {row["status"] for row in summary["kernels"]} <= {"ok", "unsupported"}
+
+
+def test_layers_that_read_anothers_k_and_v_run_as_in_vllm(tmp_path):
+    # The padding token's embedding is zero, which this model divides by.
+    prompts = [[token or 1 for token in prompt] for prompt in feature_checks.PROMPTS]
+    with torch.inference_mode(), feature_checks.start(save(*SHARED, tmp_path), "bfloat16") as engine:
+        blocks = engine.free_block_ids()[:3]
+        _, captured = prefills.capture(engine, prompts, [blocks], None)
+        assert list(captured.calls) == [0, 1]
+        assert list(captured.skipped) == [2, 3]
+        assert "reads those of model.layers.1.self_attn.attn" in captured.skipped[3]
+        arms = inengine.arms(engine, {1: [blocks]}, natural_k=1, spin_us=None, longest=feature_checks.LENGTH)
+        outcomes = {}
+        for arm in arms:
+            for layer in engine.ranks.only.layers.values():
+                layer.kv_cache[blocks] = 0  # what an arm does not write, the layers after it cannot read
+            with engine.ranks.during("observing_logits") as seen:
+                done = engine.prefill(prompts, arm.block_ids, arm.override)
+            outcomes[arm.name] = inengine.Outcome(seen[0][-1], done.first_tokens)
+            own = outcomes[arm.name]
+            assert inengine.objection(own, outcomes["engine"], own) is None, arm
+        assert {"dense", "no_write", "compact"} <= outcomes.keys()
+
+
+def test_latent_attention_is_named_and_whole_prefills_are_timed(tmp_path):
+    record, summary = run(save(*LATENT, tmp_path / "model"), tmp_path / "run")
+    assert any(re.search(r"^layers 0, 1 left out: .*\(MLA\)", notice) for notice in record["notices"]), (
+        record["notices"]
+    )
+    assert [(row["arm"], row["spread_k"], row["status"]) for row in summary["end_to_end"]] == [
+        ("paged", 1, "ok"), ("paged", 3, "ok"),
+    ]  # fmt: skip
+    assert summary["kernels"] == []
+
+
+def test_encoder_only_layers_are_named(capfd, tmp_path):
+    model = save(*BIDIRECTIONAL, tmp_path / "model", more={"is_causal": False})
     line = failing(capfd, model, tmp_path / "run")
     assert line.startswith("main: error: no layer of this model has a paged KV cache")
-    notices = json.loads((tmp_path / "run" / "run.json").read_text())["notices"]
-    for layer in range(BIDIRECTIONAL[1]["num_hidden_layers"]):
-        assert any(f"layer {layer} left out: " in notice and "encoder-only" in notice for notice in notices)
+    (notice,) = json.loads((tmp_path / "run" / "run.json").read_text())["notices"]
+    assert re.search(r"layers 0, 1 left out: .*encoder-only", notice)
 
 
 def refused(capfd, model, output) -> str:
