@@ -2,8 +2,8 @@
 
     python -m chores.models_table [FAMILY ...]
 
-Each is built at a small size with random weights, run by plain vLLM and then measured by the main job, each in
-a process of its own. Lines appear on stderr as they are done, the table on stdout at the end.
+Each is built at a small size with random weights, run by plain vLLM and then measured by the main job, in
+processes of their own. Lines appear on stderr as they are done, the table on stdout at the end.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An engine's KV cache groups, layers with one block table, and in which order a request gets their blocks."""
+"""An engine's KV cache groups, each with its block table, and the order in which a request gets blocks."""
 
 from __future__ import annotations
 

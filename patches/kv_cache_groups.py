@@ -33,8 +33,8 @@ NEEDS = (*UNIFY, FULL, WINDOW)
 
 @contextmanager
 def unifying(block_size: int) -> Iterator[None]:
-    """Give engines that start inside the block one group with `block_size`-token blocks, if their layers' specs
-    can become one kind.
+    """Give engines that start inside the block one group with `block_size`-token blocks, if their layers'
+    specs can become one kind.
 
     Does nothing for a vLLM that lacks what it relies on.
     """

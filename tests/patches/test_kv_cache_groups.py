@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from patches import kv_cache_groups
-from patches.kv_cache_groups import Groups
+from patches.block_groups import Groups
 
 pytestmark = pytest.mark.engine
 HEADS = {"num_kv_heads": 2, "head_size": 64, "dtype": torch.bfloat16}
@@ -14,7 +14,8 @@ HEADS = {"num_kv_heads": 2, "head_size": 64, "dtype": torch.bfloat16}
 
 def unify(specs):
     """What vLLM makes of the specs in an engine of the harness with blocks of 32 tokens."""
-    module, _, name = kv_cache_groups.UNIFY.path.partition(":")
+    symbol = next(symbol for symbol in kv_cache_groups.UNIFY if symbol.needed)
+    module, _, name = symbol.path.partition(":")
     owner = __import__(module, fromlist=[name])
     untouched = getattr(owner, name)
     with kv_cache_groups.unifying(block_size=32):
