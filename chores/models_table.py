@@ -25,7 +25,7 @@ from tabulate import tabulate
 from chores.small_models import FAMILIES, VOCABULARY, Family
 
 ROOT = Path(__file__).resolve().parent.parent
-LENGTH = 70
+LENGTH, BLOCK_SIZE = 70, 32
 HEADERS = ("model", "layers", "plain vLLM", "replayed", "whole prefill", "notes")
 TIMEOUT_S = 300
 # Of a model that plain vLLM runs with an adapter.
@@ -81,8 +81,9 @@ def row_of(name: str, family: Family, folder: Path) -> tuple[str, ...]:
     plain = f"no: {failure}" if failure else "yes"
     output = folder / "run"
     options = [
-        f"--model={folder}", f"--length={LENGTH}", "--spread-k=1,2", "--block-size=32", "--layers=all",
-        "--repeats=6", "--enforce-eager", f"--output-dir={output}", f"--load-format={load_format(folder)}",
+        f"--model={folder}", f"--length={LENGTH}", "--spread-k=1,2", f"--block-size={BLOCK_SIZE}",
+        "--layers=all", "--repeats=6", "--enforce-eager", f"--output-dir={output}",
+        f"--load-format={load_format(folder)}",
     ]  # fmt: skip
     failure = call("run_vllm_prefill", *options)
     if failure:
@@ -118,11 +119,12 @@ def load_format(folder: Path) -> str:
 
 
 def run_plain(folder: Path) -> None:
-    """Prefill once in vLLM with its own settings; raises as vLLM does."""
+    """Prefill once in vLLM; raises as vLLM does."""
     from vllm import LLM, SamplingParams
 
     more: dict[str, Any] = {"load_format": load_format(folder), "skip_tokenizer_init": True}
-    llm = LLM(str(folder), enforce_eager=True, enable_prefix_caching=False, max_model_len=LENGTH + 2, **more)
+    more |= {"block_size": BLOCK_SIZE, "max_model_len": LENGTH + 2}
+    llm = LLM(str(folder), enforce_eager=True, enable_prefix_caching=False, **more)
     prompt = [3 + n % (VOCABULARY - 3) for n in range(LENGTH)]
     llm.generate({"prompt_token_ids": prompt}, SamplingParams(max_tokens=1, detokenize=False))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -43,20 +43,25 @@ class Groups:
         """Blocks that new requests of so many tokens take, in all groups."""
         return sum(-(-length // size) for length in lengths for size in self.block_sizes)
 
+    def num_other_blocks(self, lengths: Sequence[int]) -> int:
+        """Those of them in groups whose blocks cannot be chosen."""
+        sizes = [size for n, size in enumerate(self.block_sizes) if n != self.laid_out]
+        return sum(-(-length // size) for length in lengths for size in sizes)
+
     def order(
-        self, lengths: Sequence[int], block_ids: Sequence[Sequence[int]], others: Iterator[int]
+        self, lengths: Sequence[int], block_ids: Sequence[Sequence[int]], others: Sequence[int]
     ) -> list[int]:
         """The blocks that new requests take from the head of the free queue: by request, then by group.
 
         Args:
             lengths: tokens of each request.
             block_ids: of each request, in the group that is laid out.
-            others: the other groups' blocks.
+            others: the other groups' blocks, enough of them.
         """
-        ids: list[int] = []
+        ids, rest = list[int](), iter(others)
         for length, chosen in zip(lengths, block_ids, strict=True):
             for group, size in enumerate(self.block_sizes):
-                ids += chosen if group == self.laid_out else islice(others, -(-length // size))
+                ids += chosen if group == self.laid_out else islice(rest, -(-length // size))
         return ids
 
     def pick(self, lengths: Sequence[int], block_ids: Sequence[int]) -> list[list[int]]:

@@ -72,7 +72,7 @@ class Engine:
         from vllm import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        from patches import block_groups, engine, positions
+        from patches import block_groups, block_pool, engine, positions
 
         started = time.perf_counter()
         deaths = executors.DeathWatch()
@@ -94,6 +94,9 @@ class Engine:
             self.ranks = Ranks(self._core.model_executor, spec.tensor_parallel_size, deaths)
             self.about = self.ranks.call("about")[0]
             self.groups = block_groups.groups(self._core)
+            # Of groups whose blocks are not chosen, for the most that a step can hold.
+            others = self.groups.num_other_blocks([spec.max_model_len] * spec.max_num_seqs)
+            self._others = block_pool.next_block_ids(self.block_pool, others)
             self._undo = undo.pop_all()
         self.start_s = time.perf_counter() - started
         self._requests = 0
@@ -137,10 +140,11 @@ class Engine:
         return kv_cache.blocks_in_use(self.block_pool) * self.groups.block_bytes
 
     def free_block_ids(self) -> list[int]:
-        """Physical ids of the free blocks, ascending."""
+        """Physical ids of the free blocks that can be chosen, ascending."""
         from patches import block_pool
 
-        return block_pool.free_block_ids(self.block_pool)
+        reserved = set(self._others)
+        return [n for n in block_pool.free_block_ids(self.block_pool) if n not in reserved]
 
     def next_block_ids(self, lengths: Sequence[int]) -> list[list[int]]:
         """The blocks that vLLM would give the next requests, of this many tokens each."""
@@ -218,14 +222,8 @@ class Engine:
 
         if block_ids is not None:
             # vLLM schedules requests in the order of their arrival, each from the head of the free blocks.
-            lengths, chosen = [len(prompt) for prompt in prompts], set().union(*block_ids)
-            needed = self.groups.num_blocks(lengths)
-            others = (
-                [n for n in block_pool.next_block_ids(self.block_pool, 2 * needed) if n not in chosen]
-                if len(self.groups.layers) > 1
-                else []
-            )
-            block_pool.choose_next(self.block_pool, self.groups.order(lengths, block_ids, iter(others)))
+            order = self.groups.order([len(prompt) for prompt in prompts], block_ids, self._others)
+            block_pool.choose_next(self.block_pool, order)
         with contextlib.closing(self.steps(prompts, 1)) as steps:
             step = next(steps)
         if not all(step.tokens):

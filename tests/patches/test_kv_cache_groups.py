@@ -53,6 +53,7 @@ def test_each_group_takes_its_blocks_in_turn_request_by_request():
     hybrid = Groups((("conv",), ("attention",)), block_sizes=(1024, 32), block_bytes=1, laid_out=1)
     lengths = [70, 32]
     assert hybrid.num_blocks(lengths) == 1 + 3 + 1 + 1
-    order = hybrid.order(lengths, [[7, 9, 8], [5]], iter([20, 21]))
+    assert hybrid.num_other_blocks(lengths) == 2
+    order = hybrid.order(lengths, [[7, 9, 8], [5]], [20, 21, 22])
     assert order == [20, 7, 9, 8, 21, 5]
     assert hybrid.pick(lengths, order) == [[7, 9, 8], [5]]

@@ -63,7 +63,7 @@ def check_room(config: CacheConfig, engine: Engine) -> None:
     """Raise EngineError unless the pool holds a batch besides the prompts that warmed the cache for it."""
     block_size = engine.block_size
     each = layout.num_blocks((config.length or 0) + config.output_len, block_size)
-    needed, free = 2 * config.prompts * each, len(engine.free_block_ids())
+    needed, free = 2 * config.prompts * each, engine.blocks_in_pool
     if free < needed:
         raise EngineError(
             f"the KV cache has {free} free blocks, {needed} are needed (twice {config.prompts} prompts of "

@@ -101,7 +101,7 @@ class Job:
             raise capture.CaptureError(NO_LAYER)
         free = engine.free_block_ids()
         blocks = batch.blocks(self.config.requests, engine.block_size)
-        check_room(engine.groups.num_blocks([request.length for request in self.config.requests]), free)
+        check_room(sum(blocks), free)
         plans = self._plans(blocks, free)
         with self.recorder.update_record() as record:
             record.block_ids = {str(k): [layout.to_ranges(ids) for ids in of_k] for k, of_k in plans.items()}
