@@ -104,10 +104,9 @@ def measured(output: Path) -> tuple[str, str, str]:
     arms: dict[str, list[str]] = {}
     for row in summary["end_to_end"]:
         arms.setdefault(row["status"], []).append(row["arm"])
-    whole = "; ".join(
-        f"{status}: {', '.join(dict.fromkeys(names))}" if status != "ok" or len(arms) > 1 else "all arms"
-        for status, names in arms.items()
-    )
+    every = arms.keys() == {"ok"} and "dense" in arms["ok"]
+    ran = (f"{status}: {', '.join(dict.fromkeys(names))}" for status, names in arms.items())
+    whole = "all arms" if every else "; ".join(ran)
     about_layers = ("left out: ", "without attention", "KV cache of", "in blocks of")
     notes = [n for n in record["notices"] if any(words in n for words in about_layers)]
     return replayed + (f" (wrong: {', '.join(sorted(wrong))})" if wrong else ""), whole, "; ".join(notes)

@@ -64,8 +64,8 @@ def _int4(method: str, **more: Any) -> dict[str, Any]:
     return {"quantization_config": {"quant_method": method, "bits": 4, "group_size": 128, **more}}
 
 
-def _compressed(kind: str, weights: str, kv_cache: bool = False) -> dict[str, Any]:
-    """compressed-tensors: 8-bit weights per channel, activations per token, maybe an fp8 cache."""
+def _compressed(kind: str | None, kv_cache: bool = False) -> dict[str, Any]:
+    """compressed-tensors: 8-bit weights of a kind per channel, activations per token, maybe an fp8 cache."""
     eight = {"num_bits": 8, "type": kind, "symmetric": True}
     linear = {
         "targets": ["Linear"],
@@ -75,7 +75,7 @@ def _compressed(kind: str, weights: str, kv_cache: bool = False) -> dict[str, An
     return {
         "quantization_config": {
             "quant_method": "compressed-tensors",
-            "format": weights,
+            "format": f"{kind or 'int'}-quantized",
             "ignore": ["lm_head"],
             "config_groups": {"group_0": linear} if kind else {},
             "kv_cache_scheme": {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "tensor"}
@@ -176,12 +176,10 @@ FAMILIES = {
         "full", "llama", _llama(), _int4("awq", zero_point=True, version="gemm"), weights=False
     ),
     "Llama, W8A8": Family(
-        "full", "llama", _llama(), _compressed("int", "int-quantized"), weights=False
+        "full", "llama", _llama(), _compressed("int"), weights=False
     ),
     "Llama, FP8": Family(
-        "full", "llama", _llama(), _compressed("float", "float-quantized"), weights=False
+        "full", "llama", _llama(), _compressed("float"), weights=False
     ),
-    "Llama, W8A8, fp8 cache": Family(
-        "full", "llama", _llama(), _compressed("int", "int-quantized", kv_cache=True), weights=False
-    ),
+    "Llama, fp8 cache": Family("full, fp8 cache", "llama", _llama(), _compressed(None, kv_cache=True)),
 }  # fmt: skip
