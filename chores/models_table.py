@@ -20,8 +20,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
 from chores.small_models import FAMILIES, VOCABULARY, Family
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,7 +27,14 @@ LENGTH, BLOCK_SIZE = 70, 32
 HEADERS = ("model", "layers", "plain vLLM", "replayed", "whole prefill", "notes")
 TIMEOUT_S = 300
 # Of a model that plain vLLM runs with an adapter.
-LORA = ("LoRA", "as its base", "not tried", "-", "-", "adapters are not loaded: merge them into the weights")
+LORA = (
+    "LoRA",
+    "as its base",
+    "not tried",
+    "-",
+    "-",
+    "prefills run without an adapter: merge it into the weights",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -58,7 +63,8 @@ def print_table(names: Sequence[str], *, with_lora: bool) -> None:
             print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
     if with_lora:
         rows.append(LORA)
-    print(f"{where()}\n\n{tabulate(rows, headers=HEADERS, tablefmt='github')}")
+    lines = [HEADERS, ["---"] * len(HEADERS), *rows]  # not padded: some cells are long
+    print(f"{where()}\n", *(f"| {' | '.join(cells)} |" for cells in lines), sep="\n")
 
 
 def where() -> str:

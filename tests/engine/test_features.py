@@ -91,7 +91,7 @@ def test_layers_other_than_plain_attention_are_named_and_the_rest_measured(name,
     assert any(re.search(kind.note, notice) for notice in record["notices"]), record["notices"]
     assert record["layers"] == kind.layers
     status = {row["arm"]: row["status"] for row in summary["end_to_end"]}
-    assert status.keys() == {"engine", "wrapped", "paged", "dense", "no_write", "compact"}
+    assert status.keys() >= {"engine", "wrapped", "paged", "dense", "no_write", "compact"}
     assert {arm for arm, word in status.items() if word != "ok"} == kind.unsupported
     engines = [row for row in summary["kernels"] if row["provider"] == "vLLM CPU"]
     assert {row["status"] for row in engines} == {"unsupported" if kind.unsupported else "ok"}
