@@ -158,4 +158,4 @@ def test_a_head_size_without_a_kernel_is_refused_with_those_that_have_one(capfd,
 
 def test_an_encoder_is_refused_before_anything_starts(capfd, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(ENCODER))
-    assert "bert is an encoder-only model" in refused(capfd, tmp_path, tmp_path / "run")
+    assert "it is a pooling model (architecture BertModel)" in refused(capfd, tmp_path, tmp_path / "run")

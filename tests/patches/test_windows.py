@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import patches
 from patches import problems, windows
 
 pytestmark = pytest.mark.engine
@@ -13,7 +14,8 @@ pytestmark = pytest.mark.engine
 
 @pytest.fixture
 def builder(monkeypatch):
-    """vLLM's class, whose steps all carry a window of 16 tokens."""
+    """vLLM's class as in 0.26, whose steps all carry a window of 16 tokens."""
+    monkeypatch.setattr(patches, "installed_vllm", lambda: "vllm 0.26.0")
     found = windows.BUILDER.resolve()
     monkeypatch.setattr(found, "build", lambda *_: SimpleNamespace(sliding_window=(15, 0), causal=True))
     return found
@@ -45,4 +47,11 @@ def test_steps_carry_no_window_where_layers_have_different_ones(builder):
 def test_other_models_are_left_alone(builder, of_model):
     build = builder.build
     windows.keep_own(of_model)
+    assert builder.build is build
+
+
+def test_a_vllm_whose_layers_keep_their_own_windows_is_left_alone(builder, monkeypatch):
+    monkeypatch.setattr(patches, "installed_vllm", lambda: "vllm 0.28.0")
+    build = builder.build
+    windows.keep_own(layers((15, 0), (-1, -1)))
     assert builder.build is build
