@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 import yaml
 
 from chores import pages
+from harness.runs.store import RunDirectory
 from tests.made_up import RUNS
 from tests.made_up.views import summary_of
 
@@ -116,3 +118,17 @@ def test_a_stored_result_says_of_which_benchmark_where_and_when() -> None:
         assert found["device"]["name"]
         assert found["date"]
         assert found["rows"]
+
+
+@pytest.mark.parametrize(
+    "archive", sorted((ROOT / "docs" / "runs").glob("*.tar.xz")), ids=lambda path: path.stem
+)
+def test_a_published_run_is_small_and_finished_and_its_samples_are_there(
+    archive: Path, tmp_path: Path
+) -> None:
+    assert archive.stat().st_size <= 150 * 1024
+    with tarfile.open(archive) as content:
+        content.extractall(tmp_path, filter="data")
+    run = RunDirectory.open(tmp_path)
+    assert run.record().status == "finished"
+    assert len(run.results()) > 50

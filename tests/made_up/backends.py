@@ -56,7 +56,7 @@ def results() -> list[Result]:
             (_, batch), (_, tokens) = point
             size = batch * (tokens if arm == "gathered" else 16) * 2 * 12 * 64 * 2
             of: dict[str, Any] = {"spread_k": 1, "series": f"sdpa.math batch={batch} input={tokens}"}
-            of["readings"] = {"buffer_bytes": [float(size)]}
+            of["readings"] = {"buffer_bytes": [float(size)], "extra_bytes": [float(2 * size)]}
             if (batch, tokens) == RANDOM[0]:
                 of |= {"data": "synthetic", "reason": RANDOM[1]}
             names = "kernel", "scaled_dot_product_attention", "PyTorch 2.11.0 math", arm

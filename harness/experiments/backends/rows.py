@@ -26,6 +26,9 @@ class _Axes(Stored):
 
 class _Readings(Stored):
     buffer_bytes: Amount | None = Field(default=None, description="of the dense buffer, attention alone")
+    extra_bytes: Amount | None = Field(
+        default=None, description="that a call allocates beside its inputs, attention alone, on a GPU"
+    )
 
 
 class BackendCell(Outcome, _Readings, WarmUp, Timed, _Axes, CellKeys):
