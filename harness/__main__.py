@@ -28,7 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_version(parser)
     commands = parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
     for name, experiment in EXPERIMENTS.items():
-        cli.add_options(_with_options(commands, name, experiment.about), experiment.config, experiment.groups)
+        own = _with_options(commands, name, experiment.about)
+        cli.add_options(own, experiment.config, experiment.groups)
+        if experiment.config is RunConfig:
+            _add_processes(own)
     _add_sweep(commands)
     report = commands.add_parser("report", help="rebuild tables, plots and page", allow_abbrev=False)
     report.add_argument("run", type=Path, metavar="RUN", help="a run's or a sweep's directory")
@@ -57,7 +60,18 @@ def main_job(argv: Sequence[str] | None = None, prog: str = MAIN_JOB) -> int:
     )
     cli.add_version(parser)
     cli.add_options(parser, RunConfig, GROUPS)
+    _add_processes(parser)
     return run_guarded(prog, lambda: _start(RunConfig, vars(parser.parse_args(argv))))
+
+
+def _add_processes(parser: cli.Parser) -> None:
+    parser.add_argument(
+        "--processes",
+        type=int,
+        metavar="N",
+        help="run it in so many processes, each with the next seed, and say what differs between them; "
+        "--output-dir is then a sweep's",
+    )
 
 
 def run_guarded(prog: str, command: Callable[[], int]) -> int:
@@ -77,9 +91,25 @@ def run_guarded(prog: str, command: Callable[[], int]) -> int:
 
 def _start(configuration: type[Common], options: dict[str, Any]) -> int:
     """Run an experiment with the options typed."""
-    config_file = options.pop("config", None)
-    starting.run(configuration.experiment, cli.parse_options(configuration, options), config_file)
+    config_file, processes = options.pop("config", None), options.pop("processes", 1)
+    parsed = cli.parse_options(configuration, options)
+    if processes != 1:
+        return _start_several(parsed, config_file, processes)
+    starting.run(configuration.experiment, parsed, config_file)
     return cli.OK
+
+
+def _start_several(options: dict[str, Any], config_file: Path | None, processes: int) -> int:
+    """Run the main job in several processes, as a sweep over the seed."""
+    from harness.config.loading import load
+    from harness.sweep import job, plan
+
+    config = load(RunConfig, options, config_file)
+    if config.overwrite:
+        raise ConfigError("--overwrite: is for one run, not for --processes; choose another --output-dir")
+    of_point = config.model_dump(mode="json", exclude_unset=True, exclude=set(plan.OWN))
+    points = plan.of_options(Path("prefill"), plan.repeat([of_point], processes, "--processes"))
+    return job.run(points, config.output_dir, config.resume)
 
 
 def _with_options(commands: argparse._SubParsersAction[cli.Parser], name: str, about: str) -> cli.Parser:
@@ -143,9 +173,10 @@ def _dispatch(arguments: argparse.Namespace) -> int:
     if command in EXPERIMENTS:
         return _start(EXPERIMENTS[command].config, options)
     if command == "sweep":
-        from harness.sweep import job
+        from harness.sweep import job, plan
 
-        return job.run(arguments.file, arguments.output_dir, arguments.resume, arguments.ray_address)
+        points = plan.read(arguments.file)
+        return job.run(points, arguments.output_dir, arguments.resume, arguments.ray_address)
     if command == "doctor":
         from harness import doctor
 

@@ -62,8 +62,10 @@ class Mean:
     @property
     def ci95(self) -> Interval | None:
         """By Student's t; None below 6 samples."""
-        if self.n < INTERVAL_SAMPLES:
-            return None
+        return None if self.n < INTERVAL_SAMPLES else self.interval()
+
+    def interval(self) -> Interval:
+        """The same of any two or more samples, for those that are nearly normal, such as means."""
         half = _student(self.freedom) * self.error if self.error else 0.0
         return self.value - half, self.value + half
 

@@ -32,8 +32,8 @@ from harness.sweep.record import Point, SweepRecord, read
 from harness.units import pluralise
 
 
-def run(file: Path, output_dir: Path | None, resume: bool, ray_address: str | None) -> int:
-    """Run the sweep of a YAML file and return the exit status.
+def run(plan: Plan, output_dir: Path | None, resume: bool, ray_address: str | None = None) -> int:
+    """Run a sweep and return the exit status.
 
     0: every point is finished. 1: one or more failed. 130: Ctrl-C. The details are in the sweep's directory.
 
@@ -43,10 +43,9 @@ def run(file: Path, output_dir: Path | None, resume: bool, ray_address: str | No
         ray_address: of a Ray cluster, or "auto"; None for this machine.
 
     Raises:
-        ConfigError: the file, a point or the directory is invalid; nothing was started.
+        ConfigError: a point or the directory is invalid; nothing was started.
     """
-    plan = planning.read(file)
-    directory = (output_dir or _new_directory(file)).resolve()
+    directory = (output_dir or _new_directory(plan.path)).resolve()
     record = _resume(directory, plan, output_dir) if resume else _new(directory, plan)
     machines = _machines(ray_address)
     try:

@@ -16,9 +16,10 @@ from harness.units import pluralise
 
 Options = dict[str, Any]
 
-KEYS = ("base", "grid")
+KEYS = ("base", "grid", "processes")
 OWN = ("output_dir", "overwrite", "resume", "quiet")  # the sweep sets these itself
 LONGEST_NAME = 120
+MOST_PROCESSES = 100
 
 
 @dataclass(frozen=True)
@@ -47,16 +48,43 @@ def read(path: Path) -> Plan:
 
     `base` maps options of the main job to values. `grid` maps options to lists of values, every combination
     of which is a point, the last option varying fastest; it may also be a list of such grids, run one
-    after another.
+    after another. `processes` runs all of that so many times, each with the next seed, one round after
+    another.
     """
     file = read_mapping(path, str(path))
     for key in file:
         if key not in KEYS:
             raise ConfigError(f"{path}: {key}: unknown key; a sweep has {' and '.join(KEYS)}")
     base = _options(path, "base", file.get("base") or {})
-    grids = file.get("grid")
+    grids, processes = file.get("grid"), file.get("processes", 1)
     grids = grids if isinstance(grids, list) else [grids]
-    combinations = [base | point for grid in grids for point in _product(path, grid)]
+    alone = processes != 1 and grids == [None]  # the same point several times
+    combinations = [base] if alone else [base | point for grid in grids for point in _product(path, grid)]
+    return of_options(path, repeat(combinations, processes, f"{path}: processes"))
+
+
+def repeat(combinations: Sequence[Options], processes: object, where: str) -> list[Options]:
+    """The points in so many processes, each with the next seed.
+
+    Raises ConfigError, beginning with `where`, if the number is none.
+    """
+    if not isinstance(processes, int) or isinstance(processes, bool) or not 1 <= processes <= MOST_PROCESSES:
+        raise ConfigError(f"{where} {processes}: must be a number from 1 to {MOST_PROCESSES}")
+    if processes == 1:
+        return list(combinations)
+    return [
+        options | {"seed": (options.get("seed") or 0) + n}
+        for n in range(processes)
+        for options in combinations
+    ]
+
+
+def of_options(path: Path, combinations: Sequence[Options]) -> Plan:
+    """The plan of these points; raises ConfigError if one is there twice.
+
+    Args:
+        path: of the file, or what to call the plan.
+    """
     varies = _varying(combinations)
     twice = next((one for n, one in enumerate(combinations) if one in combinations[:n]), None)
     if twice is not None:

@@ -14,6 +14,8 @@ from harness.experiments.prefill.rows import PrefillSummary
 from harness.report.rows import remark
 from harness.runs.schema import Amount, Count, Interval, RunStatus, Stored
 from harness.runs.store import RunDirectory
+from harness.sweep import between
+from harness.sweep.between import BetweenRow
 from harness.sweep.record import Point, SweepRecord
 
 
@@ -60,12 +62,19 @@ class SweepSummary(Stored):
     status: RunStatus
     varies: list[str]
     points: list[PointSummary]
+    between: list[BetweenRow] = Field(default=[], description="of points that differ in their seed alone")
 
 
 def summarise(record: SweepRecord, directory: Path) -> SweepSummary:
     """The content of the sweep's summary.json."""
     points = [_summarise_point(point, RunDirectory(directory / point.name)) for point in record.points]
-    return SweepSummary(schema_version=2, status=record.status, varies=record.varies, points=points)
+    return SweepSummary(
+        schema_version=2,
+        status=record.status,
+        varies=record.varies,
+        points=points,
+        between=between.rows(points),
+    )
 
 
 def _summarise_point(point: Point, run: RunDirectory) -> PointSummary:

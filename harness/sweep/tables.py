@@ -13,6 +13,7 @@ from harness.analysis.rows import ContrastRow, find
 from harness.config import engine_options
 from harness.report.rows import change
 from harness.report.tables import NONE, Line, Notes, Section, Table, interval_of, ms, percent
+from harness.sweep.record import Point
 from harness.sweep.summary import PointKernel, PointPrefill, PointSummary, SweepSummary
 from harness.units import in_ms
 
@@ -41,7 +42,28 @@ def tables(summary: SweepSummary, title: str, above: Sequence[str], full: bool =
     found = [_whole(summary, title, above, full), _parts(summary, full)]
     if any(point.kernel for point in summary.points):
         found += [_paging(summary, full), _fragmentation(summary, full)]
-    return found
+    return [*found, _between(summary)] if summary.between else found
+
+
+def _between(summary: SweepSummary) -> Table:
+    """What processes with different seeds have in common, to be quoted."""
+    varies = [name for name in summary.varies if name != "seed"]
+    groups: dict[str, list[Line]] = {}
+    for row in summary.between:
+        point = Point(name="", options=row.options)
+        heading = ", ".join(f"{_short(name)} {_format_value(point, name)}" for name in varies)
+        share = percent(row.pct, row.ci95_pct, digits=2)
+        spread = NONE if row.sd_pct is None else f"{row.sd_pct:.2f}"
+        cells = (share, spread, str(row.processes))
+        groups.setdefault(heading, []).append(Line(row.component.replace("_", " "), cells))
+    below = (
+        "means over processes that differ in their seed alone (other weights, other permutations of blocks); "
+        "the interval holds what varies within and between processes. sd: between them. kernel: of the "
+        "engine's kernel, replayed; the rest: of the engine's prefill."
+    )
+    columns = ("", "% [95%]", "sd", "processes")
+    sections = [Section(heading, lines) for heading, lines in groups.items()]
+    return Table("Between processes", columns, sections, below=[below])
 
 
 def component(breakdown: Breakdown | None, name: str) -> MeasuredRow | None:
@@ -212,7 +234,7 @@ def _short(name: str) -> str:
     return SHORT.get(name, name.replace("_", " "))
 
 
-def _format_value(point: PointSummary, name: str) -> str:
+def _format_value(point: Point, name: str) -> str:
     """A point's value of an option; for a directory its name."""
     value = _value(point, name)
     if value is None:
@@ -224,7 +246,7 @@ def _format_value(point: PointSummary, name: str) -> str:
     return Path(value).name if isinstance(value, str) else str(value)
 
 
-def _value(point: PointSummary, name: str) -> Any:
+def _value(point: Point, name: str) -> Any:
     options = point.options
     return options.get("batch") or options.get("length") if name == "batch" else options.get(name)
 

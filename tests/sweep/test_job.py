@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from harness import device
+from harness.__main__ import main_job
 from harness.config import ConfigError
-from harness.sweep import job, local, process
+from harness.sweep import job, local, plan, process
 from harness.sweep.machines import Progress, Task
 from tests.command_line import run_here
 
@@ -73,11 +74,29 @@ def stand_in(tmp_path, monkeypatch):
 
     def run(seeds, resume=False):
         file.write_text(f"base: {{load_format: dummy, length: 64}}\ngrid: {{seed: {seeds}}}")
-        status = job.run(file, directory, resume, None)
+        status = job.run(plan.read(file), directory, resume)
         points = json.loads((directory / "sweep.json").read_text())["points"]
         return status, {point["options"]["seed"]: point for point in points}
 
     return run
+
+
+def test_processes_of_the_main_job_are_a_sweep_over_the_seed(stand_in, tmp_path, capsys):
+    command = ["--load-format", "dummy", "--length", "64", "--seed", "10", "--processes", "3", "--output-dir"]
+    assert main_job([*command, str(tmp_path / "out")]) == 0
+    points = json.loads((tmp_path / "out" / "sweep.json").read_text())["points"]
+    assert [point["options"] for point in points] == [
+        {"load_format": "dummy", "length": 64, "seed": seed} for seed in (10, 11, 12)
+    ]
+    assert main_job([*command, str(tmp_path / "out"), "--resume"]) == 2
+    assert "is finished" in capsys.readouterr().err
+    wrong = {
+        "0": "--processes 0: must be a number from 1 to 100",
+        "2 --overwrite": "--overwrite: is for one run",
+    }
+    for said, words in wrong.items():
+        assert main_job([*command[:-2], *said.split(), "--output-dir", str(tmp_path / "other")]) == 2
+        assert words in capsys.readouterr().err
 
 
 def attempts(tmp_path: Path, point: dict) -> list[str]:

@@ -41,6 +41,22 @@ def test_the_product_of_the_lists_over_what_all_have(read):
     ]
 
 
+def test_processes_run_every_point_again_with_the_next_seed_one_round_after_another(read):
+    found = read("base: {model: gpt2, seed: 3}\ngrid: {length: [128, 256]}\nprocesses: 2")
+    assert [(point.options["seed"], point.options["length"]) for point in found.points] == [
+        (3, 128), (3, 256), (4, 128), (4, 256),
+    ]  # fmt: skip
+    assert sorted(found.varies) == ["length", "seed"]
+    alone = read("base: {model: gpt2}\nprocesses: 5")
+    assert [point.options["seed"] for point in alone.points] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("processes", ["0", "101", "2.5", "true", "many"])
+def test_what_is_no_number_of_processes_is_refused(read, processes):
+    with pytest.raises(ConfigError, match=r"processes \S+: must be a number from 1 to 100"):
+        read(f"base: {{model: gpt2}}\ngrid: {{length: [1]}}\nprocesses: {processes}")
+
+
 def test_several_grids_come_one_after_the_other(read):
     found = read("grid: [{model: [a/b], length: [1, 2]}, {model: [/c/d], spread_k: [[1, 4]]}]")
     assert [point.name for point in found.points] == ["1_b_length-1", "2_b_length-2", "3_d_spread-k-1-4"]
