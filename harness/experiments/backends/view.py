@@ -200,7 +200,7 @@ def _buffers(summary: BackendsSummary) -> Table | None:
         *notes.lines(),
         "PyTorch's attention (math) of one layer. buffer: K and V of the batch, gathered from their blocks "
         "(timed too); block: one block of every prompt, which is all that is copied at a time without it. "
-        "takes: per block, as a multiple of gathered; from the median of paired differences and its 95% "
+        "takes: per block, as a multiple of gathered; from the mean of paired differences and its 95% "
         "interval.",
         noise_floor_line(summary.contrasts, "gathered"),
     ]

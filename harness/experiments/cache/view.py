@@ -133,7 +133,7 @@ def _below(record: RunRecord, summary: CacheSummary, notes: Notes) -> list[str]:
         *lines,
         noise_floor_line(summary.contrasts, "reset"),
         "hit rate: cached tokens as vLLM counts them; expected: the whole blocks of the shared part, "
-        "without the last token's. difference: median of paired differences, warm minus reset.",
+        "without the last token's. difference: mean of paired differences, warm minus reset.",
     ]
 
 

@@ -183,7 +183,7 @@ def _over_all(record: RunRecord, summary: KernelsSummary) -> Table:
     below = [
         *notes.lines(),
         noise_floor_line(summary.contrasts, "one segment"),
-        "difference: median of paired differences with its 95% interval; same: the interval lies within "
+        "difference: mean of paired differences with its 95% interval; same: the interval lies within "
         f"+-{summary.tolerance_pct:g}%. with gather: the kernel's median plus its gather's.",
     ]
     return Table("Summary over all spread_k", SUMMARY_COLUMNS, sections, unit, below)
