@@ -108,6 +108,8 @@ def _start_several(options: dict[str, Any], config_file: Path | None, processes:
     if config.overwrite:
         raise ConfigError("--overwrite: is for one run, not for --processes; choose another --output-dir")
     of_point = config.model_dump(mode="json", exclude_unset=True, exclude=set(plan.OWN))
+    if of_point.get("batch"):
+        of_point.pop("length", None)  # which follows from it
     points = plan.of_options(Path("prefill"), plan.repeat([of_point], processes, "--processes"))
     return job.run(points, config.output_dir, config.resume)
 

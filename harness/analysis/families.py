@@ -19,9 +19,10 @@ def judge_together(summary: Stored) -> None:
     By Holm's procedure over the p-values of all its rows; rows of single layers are a family of their own,
     and a sum over layers is the mean's contrast again.
     """
-    rows = list(_rows(summary))
-    layers = [row for row in rows if isinstance(getattr(row, "layer", None), int)]
-    page = [row for row in rows if row not in layers]
+    page: list[Any] = []
+    layers: list[Any] = []
+    for row in _rows(summary):
+        (layers if isinstance(getattr(row, "layer", None), int) else page).append(row)
     for family in (page, layers):
         tests = [row.p_value for row in family if getattr(row, "layer", None) != "sum"]
         level = stats.claimable(tests)

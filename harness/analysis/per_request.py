@@ -110,6 +110,7 @@ def _row(results: Sequence[Result], **about: Any) -> RequestRow:
             "delta_us": difference.delta_us,
             "delta_pct": difference.delta_pct,
             "ci95_pct": difference.ci95_pct,
+            "p_value": difference.p_value,
             "verdict": "unclear" if wrong else stats.verdict(difference.ci95_pct),
         }
     return RequestRow(

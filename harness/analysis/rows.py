@@ -56,7 +56,7 @@ class ContrastRow(PairFigures):
     layers: Count | None = Field(default=None, description="how many are in a mean or a sum")
     data: Data | None = Field(default=None, description="which inputs; null: captured against synthetic")
     rank: Count | None = Field(default=None, description="which rank, if there are several")
-    noise_floor_pct: Amount | None = Field(description="by the A/A contrast of the same series")
+    noise_floor_pct: Amount | None = Field(description="by A/A or the placebo of the same series")
 
 
 class PrefillRow(Outcome):
@@ -89,6 +89,7 @@ class RequestRow(Stored):
     delta_us: float | None = Field(description="`paged_us` minus `one_segment_us`, pair by pair")
     delta_pct: float | None = Field(description="of `one_segment_us`")
     ci95_pct: Interval | None = Field(description="of `one_segment_us`")
+    p_value: Amount | None = Field(default=None, description="if there were no difference")
     verdict: Verdict | None = Field(description="of `paged_us`")
     n: Count | None = Field(description="samples")
     status: StatusName = Field(description="`ok`, or what it ended with")

@@ -141,7 +141,9 @@ def pull_in(samples: Sequence[Samples]) -> list[Array]:
     apart = np.abs(noise)
     freedom = noise.size / ((n - 1) * (arms - 1))  # what the fit has taken from the noise
     scale = 1.4826 * np.sqrt(freedom) * np.maximum(np.median(apart), np.median(apart, axis=0))
-    bound = OUTLIER_SD * scale
+    gaps = np.diff(np.sort(times, axis=0), axis=0)
+    tick = gaps[gaps > 0].min(initial=np.inf)  # a coarse timer's; half of the noise may then be exactly 0
+    bound = OUTLIER_SD * np.maximum(scale, tick)
     return list((times - noise + np.clip(noise, -bound, bound)).T)
 
 

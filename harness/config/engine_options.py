@@ -26,7 +26,7 @@ REFUSED: dict[str, str] = {
     "max_model_len": "it follows from the prompts' lengths",
     "max_num_seqs": "it follows from the number of prompts",
     "enable_prefix_caching": "every token is prefilled; the experiment cache measures a prefix cache",
-    "disable_hybrid_kv_cache_manager": "all layers share one block table, whose blocks the harness chooses",
+    "disable_hybrid_kv_cache_manager": "layers share a block table where they can, whose blocks are chosen",
     "async_scheduling": "steps are timed one by one",
     "generation_config": "tokens are sampled greedily",
     "override_generation_config": "tokens are sampled greedily",
@@ -137,7 +137,12 @@ def parse(arguments: Sequence[str], own: Sequence[str]) -> dict[str, Any]:
         while rest and not equals and not _is_option(rest[0]):
             values.append(rest.pop(0))
         annotation = vllm_names.engine_args()[name]
+        if not switched_on and (_takes(annotation, "str") or not _takes(annotation, "bool")):
+            raise ConfigError(f"{option}: --{_dashed(name)} is no switch; give it a value, or leave it out")
         if key:
+            if not isinstance(options.get(name, {}), dict):
+                was = f"--{_dashed(name)} {options[name]}"
+                raise ConfigError(f"{option}: {was} was given as well; leave one out")
             _set(options.setdefault(name, {}), key, _from_json(_single(option, values)))
         elif _takes(annotation, "bool") and not _takes(annotation, "str"):
             if values:
@@ -188,7 +193,7 @@ def _from_text(option: str, annotation: str, text: str) -> Any:
     for kind, convert, what in (("int", int, "a whole number"), ("float", float, "a number")):
         if _takes(annotation, kind) and not _takes(annotation, "str"):
             try:
-                return convert(text)
+                return _sized(text) if kind == "int" else convert(text)
             except ValueError:
                 raise ConfigError(f"{option} {text}: must be {what}") from None
     if text[:1] in "[{" or re.search(r"dict\b|\w(Config|Args)\b|HfOverrides", annotation):
@@ -197,6 +202,15 @@ def _from_text(option: str, annotation: str, text: str) -> Any:
             raise ConfigError(f"""{option} {text}: must be JSON, e.g. '{{"key": 1}}'""")
         return value
     return text
+
+
+def _sized(text: str) -> int:
+    """A whole number as vLLM reads it: 4k is 4000, 4K is 4096, up to t and T; raises ValueError."""
+    if text[-1:] in "kmgt" and text[:-1]:
+        return int(float(text[:-1]) * 1000 ** (1 + "kmgt".index(text[-1])))
+    if text[-1:] in "KMGT" and text[:-1]:
+        return int(text[:-1]) * int(1024 ** (1 + "KMGT".index(text[-1])))
+    return int(text)
 
 
 def _from_json(text: str) -> Any:

@@ -77,7 +77,7 @@ def engine_args(spec: EngineSpec, source: ModelSource) -> dict[str, Any]:
         "max_num_batched_tokens": batched_tokens(spec),
         "max_num_seqs": spec.max_num_seqs,
         "enable_prefix_caching": spec.enable_prefix_caching,
-        "disable_hybrid_kv_cache_manager": True,  # one block table for all layers, windows or not
+        "disable_hybrid_kv_cache_manager": True,  # one block table for all layers that can share one
         "async_scheduling": False,
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
@@ -95,8 +95,7 @@ def engine_args(spec: EngineSpec, source: ModelSource) -> dict[str, Any]:
         arguments["attention_config"] = {"flash_attn_version": version}
     for name, value in spec.engine_options.items():
         own = arguments.get(name)
-        sized = name == "kv_cache_memory_bytes" and own is not None  # by the experiment
-        if name != "hf_overrides" and not sized:  # which the source has, with its own
+        if name != "hf_overrides":  # which the source has, with its own
             arguments[name] = _merge(value, own) if isinstance(own, dict) else value
     return arguments
 

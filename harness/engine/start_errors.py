@@ -77,11 +77,6 @@ KINDS = (
         "{line}; choose another model",
     ),
     Kind(
-        r"[^.]*unified type|Hybrid KV cache manager is disabled|disable_hybrid_kv_cache_manager",
-        "its layers keep KV caches of different kinds, which the harness cannot lay out yet (vLLM: {line}); "
-        "choose another model",
-    ),
-    Kind(
         r"Free memory on device.*is less than desired",
         "{line}; lower --gpu-memory-utilization, or wait until others free the GPU",
         Status.OUT_OF_MEMORY,

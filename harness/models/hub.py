@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,12 +35,13 @@ def cached_snapshot(repo: str, revision: str | None, *, weights: bool) -> Path |
 
 
 def has_weights(directory: Path) -> bool:
-    """Whether a model directory holds weights: all shards named by an index, or any weights file."""
+    """Whether a model directory holds weights: all shards named by an index, or a file that is no shard."""
     indexes = [json.loads(path.read_text()) for path in directory.glob("*.index.json")]
-    if indexes:
-        shards = [set(index["weight_map"].values()) for index in indexes]
-        return any(all((directory / name).exists() for name in names) for names in shards)
-    return any(directory.glob("*.safetensors")) or any(directory.glob("*.bin"))
+    shards = [set(index["weight_map"].values()) for index in indexes]
+    if any(all((directory / name).exists() for name in names) for names in shards):
+        return True
+    files = {file.name for file in (*directory.glob("*.safetensors"), *directory.glob("*.bin"))}
+    return any(not re.search(r"-\d+-of-\d+\.", name) for name in files - set().union(*shards))
 
 
 def reachable() -> bool:

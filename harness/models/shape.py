@@ -83,7 +83,11 @@ def read_shape(config: dict[str, Any], where: str, *, complete: bool = False) ->
     layers = _layers(text, where)
     latent = _is_latent(settings, text)
     sizes = [(_num_kv_heads(layer, where), _head_dim(layer, where, latent)) for layer in layers]
-    cached = [size for size, kept in zip(sizes, _with_own_kv(text, len(sizes)), strict=True) if kept]
+    own_kv = _with_own_kv(text, len(sizes))
+    if len(own_kv) != len(sizes):
+        layers_and_kinds = f"has {len(sizes)} layers and the kinds of {len(own_kv)}"
+        raise ModelError(f"{where}: {layers_and_kinds} (layer_types); mend its config.json")
+    cached = [size for size, kept in zip(sizes, own_kv, strict=True) if kept]
     limit = _limit(text)
     return Shape(
         positions=_positions(text),

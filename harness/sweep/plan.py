@@ -72,11 +72,11 @@ def repeat(combinations: Sequence[Options], processes: object, where: str) -> li
         raise ConfigError(f"{where} {processes}: must be a number from 1 to {MOST_PROCESSES}")
     if processes == 1:
         return list(combinations)
-    return [
-        options | {"seed": (options.get("seed") or 0) + n}
-        for n in range(processes)
-        for options in combinations
-    ]
+    seeds = [options.get("seed") or 0 for options in combinations]
+    if len(set(map(repr, seeds))) > 1 or not isinstance(seeds[0], int):
+        shown = ", ".join(dict.fromkeys(map(repr, seeds)))
+        raise ConfigError(f"{where} {processes}: take seeds from one number on, not from {shown}")
+    return [options | {"seed": seeds[0] + n} for n in range(processes) for options in combinations]
 
 
 def of_options(path: Path, combinations: Sequence[Options]) -> Plan:

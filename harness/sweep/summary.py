@@ -25,7 +25,7 @@ class PointPrefill(Stored):
     median_ms: Amount
     ci95_ms: Interval | None
     n: Count = Field(description="samples")
-    noise_floor_pct: Amount | None = Field(description="by its A/A contrast")
+    noise_floor_pct: Amount | None = Field(description="by A/A or the placebo, whichever is more")
     fragmentation: ContrastRow | None = Field(description="the largest spread_k against one segment")
 
 

@@ -89,7 +89,7 @@ def _whole(summary: SweepSummary, title: str, above: Sequence[str], full: bool) 
 
     below = (
         "engine: the prefill as vLLM runs it; cost: of the paged KV cache (fragmentation, paging and cache "
-        "write together), in percent of engine; noise: the noise floor (A/A)."
+        "write together), in percent of engine; noise: the noise floor (A/A or placebo)."
     )
     return _table(summary, title, columns, cells, below, above, reasons=True)
 

@@ -97,6 +97,19 @@ def test_differences_of_one_series_add_up_though_outliers_are_bounded() -> None:
     assert (~untouched).sum() <= 4
 
 
+def test_a_coarse_timer_s_ticks_are_no_outliers() -> None:
+    ticks = [10.0] * 7 + [10.5] * 3
+    assert stats.pull_in([ticks, [10.0] * 10, [10.0] * 10])[0] == pytest.approx(ticks)
+    rng = np.random.default_rng(8)
+    missed = 0
+    for _ in range(300):
+        times = np.round((8 + np.array([0, 0.2, 0, 0]) + rng.normal(0, 0.3, (40, 4))) / 0.5) * 0.5
+        one, two, *_others = stats.pull_in(list(times.T))
+        low, high = stats.paired_difference(one, two).ci95_us or (9, 9)
+        missed += not low <= 0.2 <= high
+    assert missed < 0.1 * 300
+
+
 def test_a_round_that_is_slow_as_a_whole_stays() -> None:
     times = np.random.default_rng(4).normal(100, 1, (4, 12))
     times[:, 3] += 300

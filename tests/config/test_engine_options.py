@@ -27,6 +27,8 @@ OPTIONS: dict[str, Any] = {
     "--kv-cache-dtype-skip-layers 0 sliding_window": {"kv_cache_dtype_skip_layers": ["0", "sliding_window"]},
     "--cudagraph-capture-sizes 1 2": {"cudagraph_capture_sizes": [1, 2]},
     "--model-impl transformers": {"model_impl": "transformers"},
+    "--kv-cache-memory-bytes 4G": {"kv_cache_memory_bytes": 4 * 2**30},
+    "--kv-cache-memory-bytes 1.5g": {"kv_cache_memory_bytes": 1_500_000_000},
 }
 
 
@@ -41,6 +43,19 @@ def test_options_are_parsed_as_vllm_parses_them(line: str) -> None:
     assert options == OPTIONS[line]
     theirs = vars(parser.parse_args(shlex.split(line)))
     assert {name: theirs[name] for name in options} == options
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--no-kv-cache-dtype fp8", "--no-kv-cache-dtype: --kv-cache-dtype is no switch; give it a value"),
+        ("--compilation-config 3 --compilation-config.mode 3", "--compilation-config 3 was given as well"),
+        ("--kv-cache-memory-bytes 4X", "--kv-cache-memory-bytes 4X: must be a whole number"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(line: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        engine_options.parse(shlex.split(line), [])
 
 
 @pytest.mark.parametrize("options", OPTIONS.values())

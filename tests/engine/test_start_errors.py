@@ -99,11 +99,6 @@ OF_A_GPU = [
         "its quantisation (awq) does not run on ",
     ),
     (KeyError("vocab_size"), Status.ERROR, "KeyError: 'vocab_size'; errors.txt of the run has all of it"),
-    (
-        ValueError("Failed to promote local KV cache specs to one unified type."),
-        Status.UNSUPPORTED,
-        "its layers keep KV caches of different kinds, which the harness cannot lay out yet (vLLM: Failed to",
-    ),
 ]
 
 

@@ -114,6 +114,15 @@ def test_a_missing_shard_is_noticed(tmp_path: Path) -> None:
     assert hub.has_weights(directory)
 
 
+def test_an_index_of_other_weights_does_not_hide_whole_ones(tmp_path: Path) -> None:
+    directory = write_config(tmp_path / "both", LLAMA)
+    index = {"weight_map": {"a": "pytorch_model-00001-of-00002.bin"}}
+    (directory / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    assert not hub.has_weights(directory)
+    (directory / "model.safetensors").touch()
+    assert hub.has_weights(directory)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -201,6 +201,13 @@ def test_what_transformers_does_not_accept_is_said() -> None:
         read_shape({"model_type": "llama", "hidden_size": "wide"}, "config")
 
 
+def test_kinds_for_other_layers_than_there_are_is_one_line() -> None:
+    config = {"model_type": "x", "num_hidden_layers": 4, "hidden_size": 64, "num_attention_heads": 2}
+    config |= {"vocab_size": 9, "layer_types": ["full_attention"] * 2}
+    with pytest.raises(ModelError, match=r"^config: has 4 layers and the kinds of 2 \(layer_types\)"):
+        read_shape(config, "config")
+
+
 @pytest.mark.parametrize("model_type", ["bert", "xlm-roberta", "bart"])
 def test_encoders_are_refused(model_type: str) -> None:
     with pytest.raises(ModelError, match=rf"{model_type} is an encoder-.* give a decoder-only"):

@@ -88,6 +88,8 @@ def test_processes_of_the_main_job_are_a_sweep_over_the_seed(stand_in, tmp_path,
     assert [point["options"] for point in points] == [
         {"load_format": "dummy", "length": 64, "seed": seed} for seed in (10, 11, 12)
     ]
+    batch = ["--load-format", "dummy", "--batch", "2x64", "--seed", "10", "--processes", "2", "--output-dir"]
+    assert main_job([*batch, str(tmp_path / "batch")]) == 0
     assert main_job([*command, str(tmp_path / "out"), "--resume"]) == 2
     assert "is finished" in capsys.readouterr().err
     wrong = {

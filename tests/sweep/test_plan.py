@@ -57,6 +57,12 @@ def test_what_is_no_number_of_processes_is_refused(read, processes):
         read(f"base: {{model: gpt2}}\ngrid: {{length: [1]}}\nprocesses: {processes}")
 
 
+@pytest.mark.parametrize("file", ["base: {seed: '1'}", "base: {seed: [1]}", "grid: {seed: [0, 1]}"])
+def test_processes_count_from_one_seed_on(read, file):
+    with pytest.raises(ConfigError, match="processes 2: take seeds from one number on, not from"):
+        read(f"{file}\nprocesses: 2")
+
+
 def test_several_grids_come_one_after_the_other(read):
     found = read("grid: [{model: [a/b], length: [1, 2]}, {model: [/c/d], spread_k: [[1, 4]]}]")
     assert [point.name for point in found.points] == ["1_b_length-1", "2_b_length-2", "3_d_spread-k-1-4"]

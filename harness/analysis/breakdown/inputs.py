@@ -66,6 +66,7 @@ def _compare(row: StepRow, before: Rounds, after: Rounds) -> None:
     difference = stats.paired_difference(before.values, after.values)
     row.delta_us, row.delta_ci95_us = difference.delta_us, difference.ci95_us
     row.delta_pct, row.delta_ci95_pct = difference.delta_pct, difference.ci95_pct
+    row.p_value = difference.p_value
     row.verdict, row.reason = stats.verdict(difference.ci95_pct), before.reason
 
 

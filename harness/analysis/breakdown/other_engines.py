@@ -55,6 +55,7 @@ def _row(
         ci95_ms=against.ci95_ms if against else None,
         delta_pct=against.pct if against else None,
         ci95_pct=against.ci95_pct if against else None,
+        p_value=against.p_value if against else None,
         verdict=_verdict(name, *compared, floor) if compared else None,
         noise_floor_pct=floor,
         paging=_within(arms, "dense", "paged"),
@@ -107,6 +108,7 @@ def _difference(
         pct=level_us and 100 * paired.delta_us / level_us,
         ci95_pct=stats.map_interval(paired.ci95_us, lambda us: 100 * us / level_us) if level_us else None,
         n=n,
+        p_value=paired.p_value,
         reason=None,
     )
     return share, one.status is two.status is Status.OK

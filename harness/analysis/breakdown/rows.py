@@ -107,6 +107,7 @@ class StepRow(Stored):
     delta_ci95_us: Interval | None = Field(description="its interval")
     delta_pct: float | None = Field(description="of the previous step")
     delta_ci95_pct: Interval | None = Field(description="its interval")
+    p_value: Amount | None = Field(default=None, description="if there were no difference")
     verdict: Verdict | None = Field(description="against the previous step")
     n: Count = Field(description="rounds")
     reason: str | None = Field(description="why there are no figures, or a remark")
@@ -137,7 +138,7 @@ class Breakdown(Stored):
     engine_ms: Amount | None = Field(description="vLLM untouched; shares refer to it")
     engine_ci95_ms: Interval | None = Field(description="its interval")
     engine_spread_k: SpreadRange | None = Field(description="of vLLM's own allocations")
-    noise_floor_pct: Amount | None = Field(description="by the A/A contrast")
+    noise_floor_pct: Amount | None = Field(description="by A/A or the placebo, whichever is more")
     clock_mhz: Amount | None = Field(default=None, description="median SM clock of the prefills")
     replay_clock_mhz: Amount | None = Field(
         default=None, description="of the replayed attention, which `predicted` scales to the prefills' clock"
@@ -164,6 +165,7 @@ class Share(Stored):
     pct: float | None = Field(description="of the engine's prefill")
     ci95_pct: Interval | None = Field(description="of the engine's prefill")
     n: Count = Field(description="pairs")
+    p_value: Amount | None = Field(default=None, description="if there were no difference")
     reason: str | None = Field(description="why there are no figures, or a remark")
 
 
@@ -181,6 +183,7 @@ class VariantRow(Stored):
     ci95_ms: Interval | None = Field(description="its interval")
     delta_pct: float | None = Field(description="of the baseline")
     ci95_pct: Interval | None = Field(description="of the baseline")
+    p_value: Amount | None = Field(default=None, description="if there were no difference")
     verdict: Verdict | None = Field(description="by the interval widened by the noise floor")
     noise_floor_pct: Amount | None = Field(description="between two engines of one configuration")
     paging: Share

@@ -36,7 +36,7 @@ def _verdict(record: RunRecord, attribution: Breakdown, measured: Mapping[str, M
     shares = [measured[name] for name in (*PARTS, "total")]
     if all(row.ms is None for row in shares):
         return f"What the paged KV cache costs {prefill} was not measured"
-    if all(row.ci95_pct is None for row in shares):
+    if all(row.ci95_ms is None for row in shares):
         return f"There are too few rounds to say what the paged KV cache costs {prefill}"
     if total.ci95_pct is None:
         return f"What the paged KV cache costs {prefill} was measured in part"

@@ -71,7 +71,8 @@ def _reading(summary: PrefillSummary) -> list[str]:
     """Notes on how to read the columns."""
     paired = (
         "Differences are means of paired differences, outliers bounded, with a 95% interval; same: the "
-        f"interval lies within +-{summary.tolerance_pct:g}%. A/A is the paged one-segment arm against itself: the noise floor."
+        f"interval lies within +-{summary.tolerance_pct:g}%. A/A is the paged one-segment arm against "
+        "itself: the noise floor."
     )
     if not summary.kernels:
         return [paired]

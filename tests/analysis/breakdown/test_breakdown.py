@@ -200,6 +200,14 @@ class TestBreakdown:
         assert found["sentence"].startswith("There are too few rounds to say what the paged KV cache costs")
         assert "paging 2.0% (no interval: 5 rounds)" in found["sentence"]
 
+    def test_without_a_prefill_to_refer_to_rounds_are_not_blamed(self) -> None:
+        found = made(failed(failed(prefills(), "engine"), "paged") + replay(), INJECTED)
+        assert component(found, "measured", "cache_write")["ci95_pct"] is None
+        assert found["sentence"].startswith(
+            "What the paged KV cache costs the prefill of gpt2 at 4096 tokens"
+        )
+        assert "was measured in part" in found["sentence"]
+
     def test_the_same_samples_give_the_same_breakdown(self) -> None:
         results = prefills() + replay()
         assert made(results, INJECTED) == made(results, INJECTED)
