@@ -175,7 +175,8 @@ class Job:
                 f"layers {', '.join(map(str, numbers))}; --layers all replays them all"
             )
         elif self.config.layers == "sample":
-            self.recorder.notice(f"{len(calls)} of {model.num_layers} layers are replayed (--layers sample)")
+            of = len(engine.about.layers)
+            self.recorder.notice(f"{len(calls)} of {of} layers are replayed (--layers sample)")
         for number in set(calls) - set(numbers):
             del calls[number]
         engine.ranks.call("keep", numbers)
