@@ -164,8 +164,15 @@ def _add_compare(commands: argparse._SubParsersAction[cli.Parser]) -> None:
     parser.add_argument(
         "--fail-on",
         metavar="slower:2%",
-        help="exit with status 1 if a cell's whole interval lies beyond this limit, or if another run "
-        "failed to measure a cell that the first run has",
+        help="exit with status 1 if a cell's whole interval lies beyond this limit, if another run is not "
+        "finished, or if a cell of the first run was not judged in it",
+    )
+    parser.add_argument(
+        "--leave-out",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="with --fail-on: do not judge cells with this in their name, e.g. gather_kv; may be repeated",
     )
 
 
@@ -218,7 +225,7 @@ def _report(run_dir: Path) -> int:
     return cli.OK
 
 
-def _compare(runs: Sequence[Path], output: Path | None, fail_on: str | None) -> int:
+def _compare(runs: Sequence[Path], output: Path | None, fail_on: str | None, leave_out: Sequence[str]) -> int:
     if len(runs) < 2:
         raise ConfigError(f"{runs[0]}: nothing to compare it with; name two runs or more")
     for run_dir in runs:
@@ -226,10 +233,14 @@ def _compare(runs: Sequence[Path], output: Path | None, fail_on: str | None) -> 
     if output and (problem := folder_problem(output)):
         raise ConfigError(f"--output {output}: {problem}")
 
+    if leave_out and not fail_on:
+        raise ConfigError(f"--leave-out {leave_out[0]}: is for --fail-on; add that, or leave it out")
+
     from harness.compare import ratios as compare
+    from harness.compare.gate import Limit
 
     try:
-        limit = compare.Limit.parse(fail_on) if fail_on else None
+        limit = Limit.parse(fail_on, tuple(leave_out)) if fail_on else None
     except ValueError as error:
         raise ConfigError(f"--fail-on {fail_on}: {error}") from None
 

@@ -7,9 +7,8 @@ paired contrasts.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
@@ -19,7 +18,7 @@ import numpy as np
 from harness.analysis import stats
 from harness.analysis.contrasts import Group, rounds
 from harness.experiments.views import experiment_of
-from harness.runs.record import Result, Status
+from harness.runs.record import Cell, Result, Status
 from harness.runs.schema import RunRecord
 from harness.runs.store import RunDirectory
 
@@ -39,6 +38,8 @@ NO_DIFFERENCE = (
     "config.quiet",
     "config.save_captures",
 )
+
+FIELDS = {field.name for field in fields(Cell)}
 
 Key = tuple[tuple[str, Any], ...]
 Cells = dict[Key, Group]
@@ -81,6 +82,7 @@ class Ratio:
     verdict: str  # slower, faster, same or unclear
     n: tuple[int, int]  # samples of either
     layers: int | None  # that both have, over which the samples are means; None end to end
+    layers_lost: int  # that the first run has and the other lacks
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,6 @@ class Lone:
     other: str  # the label of the run that lacks it
     cell: Mapping[str, Any]
     reason: str  # why the other lacks it
-    failed: bool = False  # the other has tried
 
 
 @dataclass(frozen=True)
@@ -188,6 +189,7 @@ def _ratio(cell: dict[str, Any], one: Group, two: Group, other: str) -> Ratio | 
         verdict=verdict(interval),
         n=(len(samples[0]), len(samples[1])),
         layers=None if None in common else len(common),
+        layers_lost=len({r.cell.layer for r in _sound(one)} - common),
     )
 
 
@@ -222,7 +224,7 @@ def _lone(
     holder, lacking = (0, 1) if has[0] else (1, 0)
     missing = sides[lacking]
     reason = f"{missing.status.value}: {missing.reason}" if missing else "not tried"
-    return [Lone(runs[holder].label, runs[lacking].label, cell, reason, failed=missing is not None)]
+    return [Lone(runs[holder].label, runs[lacking].label, cell, reason)]
 
 
 def differences(records: Sequence[RunRecord]) -> list[Difference]:
@@ -247,39 +249,22 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def failed_cells(comparison: Comparison) -> list[Lone]:
-    """The first run's cells that another run tried and failed to measure."""
-    return [row for row in comparison.lone if row.failed and row.run == comparison.runs[0].label]
-
-
-@dataclass(frozen=True)
-class Limit:
-    """What makes a comparison fail: a cell that is certainly slower (or faster) by more than this.
-
-    So does a cell that the first run has and another tried but failed to measure: running out of memory is
-    not faster.
+def arm(cell: Mapping[str, Any]) -> str:
+    """The cell's name within its kernel, e.g. "paged 16"; of whole prefills only the sweep's have a
+    spread_k.
     """
+    k = cell["spread_k"]
+    swept = k and (cell["stage"] != "end_to_end" or cell["arm"] == "paged")
+    more = [f"{name} {cell[name]}" for name in ("variant", "rank", "request") if cell[name] is not None]
+    return ", ".join([arm_name(cell) + (f" {k}" if swept else ""), *more, *axes(cell)])
 
-    direction: str  # "slower" or "faster"
-    pct: float
 
-    @classmethod
-    def parse(cls, text: str) -> Limit:
-        """From "slower:2%"; raises ValueError on anything else."""
-        match = re.fullmatch(r"(slower|faster):(\d+(?:\.\d+)?)%", text)
-        if not match:
-            raise ValueError("must be like slower:2% or faster:5%")
-        return cls(match[1], float(match[2]))
+def arm_name(cell: Mapping[str, Any]) -> str:
+    """The arm's name for a reader; attention backends stay in capitals."""
+    name: str = cell["arm"]
+    return name if name.isupper() else name.replace("_", " ")
 
-    def violations(self, comparison: Comparison) -> list[Ratio]:
-        """The cells whose whole interval lies beyond the limit; one without an interval breaks none."""
-        return [row for row in comparison.ratios if row.ci95 and self._beyond(row.ci95)]
 
-    def fails(self, comparison: Comparison) -> bool:
-        """Whether any cell is beyond the limit or lost."""
-        return bool(self.violations(comparison) or failed_cells(comparison))
-
-    def _beyond(self, interval: stats.Interval) -> bool:
-        if self.direction == "slower":
-            return 100 * (interval[0] - 1) > self.pct
-        return 100 * (1 - interval[1]) > self.pct
+def axes(cell: Mapping[str, Any]) -> list[str]:
+    """A cell's place on its experiment's axes, e.g. "batch 4" on the axis "batch_size"."""
+    return [f"{name.partition('_')[0]} {value}" for name, value in cell.items() if name not in FIELDS]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,15 @@ import pandas as pd
 
 from harness import batch
 from harness.compare import charts as ratios
-from harness.compare.ratios import TOLERANCE_PCT, Comparison, Difference, Limit, Lone, Ratio, failed_cells
+from harness.compare import gate
+from harness.compare.gate import Limit
+from harness.compare.ratios import TOLERANCE_PCT, Comparison, Difference, Lone, Ratio, arm, arm_name, axes
 from harness.experiments import views
 from harness.report.charts import svg
 from harness.report.charts.spec import Bars
 from harness.report.page import facts
 from harness.report.page.rendering import render
 from harness.report.tables import NONE, Line, Notes, Section, Table, wrap
-from harness.runs.record import Cell
 from harness.runs.schema import RunRecord
 from harness.runs.store import write_atomic
 from harness.units import pluralise
@@ -31,7 +31,6 @@ HOW = (
     "whole prefills can differ by more with nothing changed. Contrasts within a run are paired and more "
     "precise."
 )
-FIELDS = {field.name for field in fields(Cell)}
 NOTHING = "Nothing: model, configuration, device and software are the same."
 
 
@@ -94,7 +93,9 @@ def page(comparison: Comparison, limit: Limit | None = None) -> str:
 def _command(comparison: Comparison, limit: Limit | None) -> str:
     """The command that makes the page again."""
     words = ["python", "-m", "harness", "compare", *(run.path for run in comparison.runs)]
-    words += ["--fail-on", f"{limit.direction}:{limit.pct:g}%"] if limit else []
+    if limit:
+        words += ["--fail-on", f"{limit.direction}:{limit.pct:g}%"]
+        words += [word for part in limit.leave_out for word in ("--leave-out", part)]
     return shlex.join([*words, "--output", "DIR"])
 
 
@@ -140,33 +141,12 @@ def heading(cell: Mapping[str, Any], whose: str = "") -> str:
     """The kernel and its provider; with the arm, where an arm's cells have their own axes."""
     whole = cell["stage"] == "end_to_end"
     name = f"{cell['kernel'].capitalize()}, end to end" if whole else f"{cell['kernel']}{whose}"
-    return f"{name}: {_name(cell)}" if _axes(cell) else name
+    return f"{name}: {arm_name(cell)}" if axes(cell) else name
 
 
 def label(cell: Mapping[str, Any]) -> str:
     """The cell's name under its heading."""
-    return ", ".join(_axes(cell)) or arm(cell)
-
-
-def arm(cell: Mapping[str, Any]) -> str:
-    """The cell's name within its kernel, e.g. "paged 16"; of whole prefills only the sweep's have a
-    spread_k.
-    """
-    k = cell["spread_k"]
-    swept = k and (cell["stage"] != "end_to_end" or cell["arm"] == "paged")
-    more = [f"{name} {cell[name]}" for name in ("variant", "rank", "request") if cell[name] is not None]
-    return ", ".join([_name(cell) + (f" {k}" if swept else ""), *more, *_axes(cell)])
-
-
-def _name(cell: Mapping[str, Any]) -> str:
-    """The arm's name for a reader; attention backends stay in capitals."""
-    name: str = cell["arm"]
-    return name if name.isupper() else name.replace("_", " ")
-
-
-def _axes(cell: Mapping[str, Any]) -> list[str]:
-    """A cell's place on its experiment's axes, e.g. "batch 4" on the axis "batch_size"."""
-    return [f"{name.partition('_')[0]} {value}" for name, value in cell.items() if name not in FIELDS]
+    return ", ".join(axes(cell)) or arm(cell)
 
 
 def interval(row: Ratio) -> str:
@@ -205,18 +185,19 @@ def _spread_k(k: int | None) -> str:
 
 
 def _limit_table(comparison: Comparison, limit: Limit) -> Table:
-    """The cells that break the limit, or that none does; and the cells that could not be judged."""
+    """The cells that break the limit, or that none does; and what was not judged, which fails as well."""
     rows = limit.violations(comparison)
     title = f"Certainly {limit.direction} by more than {limit.pct:g}%"
-    judged = sum(row.ci95 is not None for row in comparison.ratios)
-    below = [] if rows else [f"none of {pluralise(judged, 'cell')}"]
-    if unjudged := len(comparison.ratios) - judged:
-        below.append(f"not judged, too few samples for an interval: {pluralise(unjudged, 'cell')}")
-    if gone := len(failed_cells(comparison)):
-        below.append(
-            f"measured in A and failed in another, which counts as beyond: {pluralise(gone, 'cell')}"
-        )
-    lines = [Line(f"{row.other}: {row.cell['kernel']}, {arm(row.cell)}", (interval(row),)) for row in rows]
+    judged = [row for row in comparison.ratios if row.ci95 and not limit.leaves_out(row.cell)]
+    below = [] if rows else [f"none of {pluralise(len(judged), 'cell')}"]
+    for reason, names in limit.not_judged(comparison).items():
+        others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        below.append(f"not judged, which fails as well: {names[0]}{others}: {reason}")
+    cells = [*(row.cell for row in comparison.ratios), *(row.cell for row in comparison.lone)]
+    left_out = list(filter(limit.leaves_out, cells))
+    if left_out:
+        below.append(f"left out as asked: {', '.join(dict.fromkeys(map(gate.name, left_out)))}")
+    lines = [Line(f"{row.other}: {gate.name(row.cell)}", (interval(row),)) for row in rows]
     return Table(title, ("", "ratio to A [95%]"), [Section("", lines)] if rows else [], below=below)
 
 

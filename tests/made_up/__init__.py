@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from harness.compare import view as compare_report
-from harness.compare.ratios import Comparison, Limit, Run, compare
+from harness.compare.gate import Limit
+from harness.compare.ratios import Comparison, Run, compare
 from harness.runs.record import Result
 from harness.sweep import view as sweep_view
 from tests.made_up import backends, cache, kernels, kvcache, memory, prefill, prefill_gpu, sweep, variants
