@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from typing import Any
 
 from harness.config.engine import EngineSpec
@@ -27,9 +28,19 @@ def apply_patches(spec: EngineSpec, source: ModelSource) -> Iterator[None]:
         longer,
         kv_cache_groups.unifying(spec.block_size),
         warnings.catch_warnings(),
+        _stdout_with_descriptor(),
     ):
         warnings.simplefilter("ignore")  # vLLM's own: nothing that a user of the harness could act on
         yield
+
+
+def _stdout_with_descriptor() -> AbstractContextManager[Any]:
+    """vLLM duplicates the descriptor of sys.stdout, which a notebook's or a captured one may lack."""
+    try:
+        sys.stdout.fileno()
+    except (AttributeError, OSError, ValueError):
+        return redirect_stdout(sys.__stdout__)
+    return nullcontext()
 
 
 def complete(llm: Any, seed: int, source: ModelSource) -> Any:
