@@ -21,8 +21,8 @@ from harness.runs.record import Cell, Result, Status
 from harness.runs.schema import InjectedDelay, ProfileRecord, SpreadRange
 
 SERIES = "end_to_end"
-SPIN_SHARE = 0.25  # of a layer's attention time: the delay that the arm "spin" injects before it
-SPIN_US = 20.0  # where no attention was timed
+SPIN_SHARE = 0.08  # of the prefill: the delay that the arm "spin" injects, shared among the layers
+SPIN_TRIES = 3  # prefills, the shortest of which it is a share of
 
 
 class PrefillTimer:
@@ -107,12 +107,11 @@ class EndToEnd:
         return self.engine.next_block_ids([len(prompt) for prompt in self.prompts])
 
     def _spin_us(self) -> float | None:
-        """A delay proportional to a layer's replayed attention; None without a GPU."""
+        """A layer's part of a delay that is enough to tell where it goes; None without a GPU."""
         if self.replaying.device != "cuda":
             return None
-        kept = (r for r in self.recorder.results if r.cell.arm == "dense" and r.cell.data == "captured")
-        dense_us = [float(np.median(r.samples_us)) for r in kept if r.samples_us]
-        return SPIN_SHARE * float(np.mean(dense_us)) if dense_us else SPIN_US
+        tries = [self.engine.prefill(self.prompts, self.plans[1]).seconds for _ in range(SPIN_TRIES)]
+        return SPIN_SHARE * 1e6 * min(tries) / len(self.engine.about.layers)
 
     def _cell(self, arm: InEngineArm) -> Cell:
         provider = f"vLLM {self.recorder.record.versions['vllm']}"
