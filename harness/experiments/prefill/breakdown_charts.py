@@ -66,7 +66,7 @@ def _costs(summary: PrefillSummary, breakdown: Breakdown) -> Bars:
         level += row.ms or 0.0 if component in STEPS else 0.0
     keys = [Key(with_interval("measured", *(row.ci95_ms for row in measured.values())), SOFT)]
     keys += [PREDICTED] if any(row.dots for row in rows) else []
-    keys += [Key("noise floor (A/A), around the bar's start", BAND)] if floor_ms is not None else []
+    keys += [Key("noise floor, around the bar's start", BAND)] if floor_ms is not None else []
     whole = {*STEPS, "total"} <= measured.keys()
     axis = Axis("ms per prefill" if whole else "ms per prefill, for the components measured", zero=0.0)
     note = " ".join(missing(summary))
