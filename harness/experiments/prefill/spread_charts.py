@@ -108,9 +108,7 @@ def _prefills(mean: Mean, tips: Tips) -> Lines:
     repeat = mean.contrast("prefill", "paged@1", "paged@1 again", 1)
     if repeat and repeat.noise_floor_pct is not None:
         level, share = repeat.baseline_us / 1000, repeat.noise_floor_pct / 100
-        bands.append(
-            Band.level("noise floor around one segment", level * (1 - share), level * (1 + share))
-        )
+        bands.append(Band.level("noise floor around one segment", level * (1 - share), level * (1 + share)))
     return Lines(
         "Prefill, end to end",
         spread_axis(mean.spread_ks()),
