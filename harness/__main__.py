@@ -69,8 +69,8 @@ def _add_processes(parser: cli.Parser) -> None:
         "--processes",
         type=int,
         metavar="N",
-        help="run it in so many processes, each with the next seed, and say what differs between them; "
-        "--output-dir is then a sweep's",
+        help="run it in N processes with different seeds and report how much the results vary between them; "
+        "--output-dir then holds a sweep",
     )
 
 

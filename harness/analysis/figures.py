@@ -75,6 +75,12 @@ def clock_warnings(result: Result) -> list[str]:
     return [text] if text else []
 
 
+def median_clock_mhz(results: Iterable[Result]) -> float | None:
+    """The median SM clock, in MHz, over all samples of the results; None: not known."""
+    clocks = [mhz for result in results for mhz in result.clock_mhz]
+    return float(np.median(clocks)) if clocks else None
+
+
 def cell_fields(cell: Cell) -> Fields:
     """The fields that the cells of every experiment have."""
     return {

@@ -1,5 +1,4 @@
-"""Times, differences, intervals, verdicts and warnings: what timings say, and how certain that is. Times in
-us.
+"""Times, differences, intervals and verdicts: what timings say, and how certain that is. Times in us.
 
 The time of one arm is a median with its order-statistic (sign test) interval, that of
 `scipy.stats.quantile_test` (which takes a millisecond where these take microseconds): it holds for any

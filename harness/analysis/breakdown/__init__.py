@@ -50,7 +50,7 @@ def break_down(record: RunRecord, results: Sequence[Result]) -> Breakdown | None
     engine = _engine(arms)
     base_ms = engine.median if engine else _median_ms(arms.get("paged@1"))
     measured = measured_rounds(compared, spread_k)
-    clock_mhz = _clock_mhz(end_to_end)
+    clock_mhz = figures.median_clock_mhz(end_to_end)
     predicted = predicted_rounds(replayed.at_clock(clock_mhz), spread_k, num_layers)
     residuals = residual_rows(measured, predicted, base_ms)
     found = Breakdown(
@@ -84,12 +84,6 @@ def _engine(arms: Mapping[str, Result]) -> stats.MedianInterval | None:
     if engine is None or why_not(engine, "engine"):
         return None
     return stats.median_interval(np.asarray(engine.samples_us) / 1000)
-
-
-def _clock_mhz(prefills: Sequence[Result]) -> float | None:
-    """The median SM clock of the prefills; None: not known."""
-    clocks = [mhz for result in prefills for mhz in result.clock_mhz]
-    return float(np.median(clocks)) if clocks else None
 
 
 def _median_ms(result: Result | None) -> float | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from harness.analysis import stats
+from harness.analysis import figures, stats
 from harness.analysis.contrasts import name_in_series, rounds
 from harness.runs.record import Result, Status, in_spread
 
@@ -84,14 +84,9 @@ class Replayed:
 
     def clock_mhz(self) -> float | None:
         """The median SM clock of the attention arms; None: not known."""
-        clocks = [
-            mhz
-            for arms in self.layers.values()
-            for r in arms.values()
-            if _in_cycles(r)
-            for mhz in r.clock_mhz
-        ]
-        return float(np.median(clocks)) if clocks else None
+        return figures.median_clock_mhz(
+            result for arms in self.layers.values() for result in arms.values() if _in_cycles(result)
+        )
 
     def at_clock(self, mhz: float | None) -> Replayed:
         """The same at another SM clock, if both are known.

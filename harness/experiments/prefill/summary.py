@@ -114,7 +114,6 @@ def _kernel_row(record: RunRecord, group: Group, layer: Layer, gather: Group | N
     fields["warnings"] += _clock_warnings(group.measured)
     copying, warnings = _gather(group, gather)
     fields["warnings"] += warnings
-    clocks = [mhz for r in group.measured for mhz in r.clock_mhz]
     attended = [r.cell.layer for r in group.measured if cell.stage == "kernel"]
     return KernelRow(
         **figures.cell_fields(cell),
@@ -127,7 +126,7 @@ def _kernel_row(record: RunRecord, group: Group, layer: Layer, gather: Group | N
         gather_us=copying["median_us"],
         gather_ci95_us=copying["ci95_us"],
         gather_gbps=work.gather_gbps(record, cell.kernel, copying["median_us"]),
-        clock_mhz=float(np.median(clocks)) if clocks else None,
+        clock_mhz=figures.median_clock_mhz(group.measured),
         stopped=_stopped(group.results),
         status=group.status.value,
         reason=_reason(record, group) if layer == "mean" else group.reason,
