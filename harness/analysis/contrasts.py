@@ -72,7 +72,8 @@ class Group:
 
 
 # One spread_k's arms by kernel, name within the series and data. Names are the arms' own, and "paged@1" for
-# the one-segment baseline inside the series of a larger spread_k, "paged@1 again" for its A/A repetition.
+# the one-segment baseline inside the series of a larger spread_k, "paged@1 again" for its A/A repetition, and
+# "placebo" for it at another place.
 Arms = dict[tuple[str, str, str], Group]
 
 
@@ -154,9 +155,7 @@ def end_to_end_contrasts(results: Sequence[Result]) -> list[ContrastRow]:
     for baseline, one, treatment, two in _prefill_pairs(results):
         pair = Group((one,)), Group((two,))
         rows += _contrast(pair, baseline, treatment, two.cell.spread_k, None, one.cell.data)
-    nulls = [row for row in rows if row.treatment.endswith("again") or row.treatment == "placebo"]
-    floors = [floor for row in nulls if (floor := stats.noise_floor_pct(row.ci95_pct)) is not None]
-    return [row.model_copy(update={"noise_floor_pct": max(floors, default=None)}) for row in rows]
+    return [row.model_copy(update={"noise_floor_pct": _noise_floor_pct(rows)}) for row in rows]
 
 
 def _prefill_pairs(results: Sequence[Result]) -> list[tuple[str, Result, str, Result]]:
@@ -177,9 +176,8 @@ def _prefill_pairs(results: Sequence[Result]) -> list[tuple[str, Result, str, Re
 
 
 def _of_layer(spread_k: int, layer: Layer, arms: Arms) -> list[ContrastRow]:
-    """All contrasts of one layer, with the noise floor of their kernel: its A/A contrast on the same data.
-
-    A kernel without an A/A contrast of its own has no noise floor.
+    """All contrasts of one layer, with the noise floor of their kernel: A/A or the placebo on the same data,
+    whichever is more. A kernel with neither has no noise floor.
     """
     rows: list[ContrastRow] = []
     for kernel in dict.fromkeys(kernel for kernel, _, _ in arms):
@@ -194,12 +192,16 @@ def _of_layer(spread_k: int, layer: Layer, arms: Arms) -> list[ContrastRow]:
             if synthetic and captured:
                 names = f"synthetic {arm}", f"captured {arm}"
                 rows += _contrast((synthetic, captured), *names, spread_k, layer, None)
-    floors = {
-        (row.kernel, row.data): stats.noise_floor_pct(row.ci95_pct)
-        for row in rows
-        if row.treatment.endswith("again")
-    }
-    return [row.model_copy(update={"noise_floor_pct": floors.get((row.kernel, row.data))}) for row in rows]
+    kernels = {(row.kernel, row.data) for row in rows}
+    floors = {key: _noise_floor_pct(row for row in rows if (row.kernel, row.data) == key) for key in kernels}
+    return [row.model_copy(update={"noise_floor_pct": floors[row.kernel, row.data]}) for row in rows]
+
+
+def _noise_floor_pct(rows: Iterable[ContrastRow]) -> float | None:
+    """The largest effect that the rows that should show none do not rule out: A/A and the placebo."""
+    nulls = [row for row in rows if row.treatment.endswith("again") or row.treatment == "placebo"]
+    floors = [floor for row in nulls if (floor := stats.noise_floor_pct(row.ci95_pct)) is not None]
+    return max(floors, default=None)
 
 
 def _sum(mean: ContrastRow) -> ContrastRow:
@@ -215,6 +217,8 @@ def _sum(mean: ContrastRow) -> ContrastRow:
 
 def name_in_series(result: Result) -> str:
     """The arm's name within its series; see Arms."""
+    if result.cell.arm == "placebo":
+        return "placebo"
     return result.cell.arm + ("@1 again" if result.control else "@1" if result.one_segment_for else "")
 
 
@@ -226,8 +230,9 @@ def _with_one_segment(spread_k: int, named: Mapping[str, T]) -> dict[str, T]:
 
 def _pairs(spread_k: int, names: Collection[str]) -> list[tuple[str, str]]:
     """Baseline and treatment of each contrast between these arms of one kernel."""
-    pairs = [("contiguous", "fragmented"), ("paged@1", "paged@1 again"), ("dense", "compact")]
-    pairs.append(("fragmented@1", "fragmented@1 again"))  # of the experiment `kernels`
+    pairs = [("contiguous", "fragmented"), ("dense", "compact")]
+    pairs += [("paged@1", "paged@1 again"), ("paged@1", "placebo")]
+    pairs += [("fragmented@1", "fragmented@1 again"), ("fragmented@1", "placebo")]  # of `kernels`
     if spread_k == 1:
         pairs.append(("dense", "paged@1"))
     else:

@@ -55,7 +55,7 @@ def arms(
         with_placebo: whether to add one segment at another place of the pool, which should cost nothing.
     """
     one_segment, most = plans[1], max(plans)
-    as_is = Override()
+    as_is = Override("paged")
     remarks = [overrides.dense_remark(engine.about.backends), _as_in_vllm(engine, longest)]
     remark = "; ".join(filter(None, remarks)) or None
     all_arms = [
@@ -83,8 +83,8 @@ def arms(
     if spin_us is not None:
         cycles = max(1, int(spin_us * 1e-6 * CYCLES_PER_SECOND))
         in_kernel += [
-            InEngineArm("spin_0", 1, Override(ahead=partial(torch.cuda._sleep, 1)), one_segment),
-            InEngineArm("spin", 1, Override(ahead=partial(torch.cuda._sleep, cycles)), one_segment),
+            InEngineArm("spin_0", 1, replace(as_is, ahead=partial(torch.cuda._sleep, 1)), one_segment),
+            InEngineArm("spin", 1, replace(as_is, ahead=partial(torch.cuda._sleep, cycles)), one_segment),
         ]
     return all_arms + [replace(arm, unsupported=_no_override(engine, longest)) for arm in in_kernel]
 

@@ -23,7 +23,9 @@ REMARKS = {
 
 def by_source() -> dict[str, dict[str, KernelOverride]]:
     """Overrides by source and backend kernel: "dense" reads this step's own K and V, "compact" a gathered
-    copy.
+    copy, "paged" the cache as ever, after the host's work for "dense".
+
+    On a CPU, where the host is the device, "paged" changes nothing: "dense" packs K and V first.
     """
     flash, triton, cpu = (
         vllm_flash_attn.KernelOverrides(),
@@ -33,6 +35,7 @@ def by_source() -> dict[str, dict[str, KernelOverride]]:
     addresses = BACKEND_KERNELS.values()
     return {
         "dense": dict(zip(addresses, (flash.dense, triton.dense, cpu.dense), strict=True)),
+        "paged": dict(zip(addresses, (flash.paged, triton.paged), strict=False)),
         "compact": dict(zip(addresses, (flash.compact, triton.compact, cpu.compact), strict=True)),
     }
 

@@ -157,9 +157,9 @@ class VllmFlashAttention:
 class KernelOverrides:
     """The backend's call in a running engine, with K and V from elsewhere.
 
-    Arguments are changed in place and only where needed, so that the host does nearly the same work for every
-    arm: extra work would show in a host-bound prefill. The engine prepares one FA3 schedule per step, for its
-    pages; the one without a table is made once and reused.
+    The host does the same work for "paged" as for "dense": more for one of them would show in a host-bound
+    prefill. The engine prepares one FA3 schedule per step, for its pages; the one without a table is made
+    once and reused.
     """
 
     def __init__(self) -> None:
@@ -168,26 +168,38 @@ class KernelOverrides:
 
     def dense(self, kernel: Kernel, arguments: dict[str, Any], step: LayerStep) -> Any:
         """Make attention read the step's own K and V."""
-        key, value, tokens = step.key, step.value, arguments["q"].shape[0]
-        if key.shape[0] != tokens:  # padded
-            key, value = key[:tokens], value[:tokens]
-        self._leave_out_table(arguments, step, key, value)
-        return kernel(**arguments)
+        return kernel(**arguments | self._read_step(arguments, step))
+
+    def paged(self, kernel: Kernel, arguments: dict[str, Any], step: LayerStep) -> Any:
+        """Call the kernel as the engine does, after the host's work for `dense`."""
+        as_ever = self._read_step(arguments, step) | arguments
+        as_ever["cu_seqlens_k"] = arguments.get("cu_seqlens_k")
+        return kernel(**as_ever)
 
     def compact(self, kernel: Kernel, arguments: dict[str, Any], step: LayerStep) -> Any:
         """Gather the cache first; attention reads the copy."""
         copy = self._copies.gather(arguments["k"], arguments["v"], arguments["block_table"], step.lengths)
-        self._leave_out_table(arguments, step, copy.key, copy.value)
-        return kernel(**arguments)
+        return kernel(**arguments | self._leave_out_table(arguments, step, copy.key, copy.value))
+
+    def _read_step(self, arguments: dict[str, Any], step: LayerStep) -> dict[str, Any]:
+        key, value, tokens = step.key, step.value, arguments["q"].shape[0]
+        if key.shape[0] != tokens:  # padded
+            key, value = key[:tokens], value[:tokens]
+        return self._leave_out_table(arguments, step, key, value)
 
     def _leave_out_table(
         self, arguments: dict[str, Any], step: LayerStep, key: torch.Tensor, value: torch.Tensor
-    ) -> None:
-        if arguments["scheduler_metadata"] is not None:
-            arguments["scheduler_metadata"] = self._schedule(arguments, step)
-        arguments["k"], arguments["v"] = key, value
-        arguments["cu_seqlens_k"] = arguments["cu_seqlens_q"]
-        arguments["block_table"] = arguments["seqused_k"] = None
+    ) -> dict[str, Any]:
+        """The arguments that change where attention reads these K and V."""
+        scheduled = arguments["scheduler_metadata"] is not None
+        return {
+            "k": key,
+            "v": value,
+            "cu_seqlens_k": arguments["cu_seqlens_q"],
+            "seqused_k": None,
+            "block_table": None,
+            "scheduler_metadata": self._schedule(arguments, step) if scheduled else None,
+        }
 
     def _schedule(self, arguments: dict[str, Any], step: LayerStep) -> torch.Tensor:
         what = (step.lengths, step.layer.layer_name)

@@ -139,18 +139,23 @@ class KernelOverrides:
 
     def dense(self, kernel: Callable[..., Any], arguments: dict[str, Any], step: LayerStep) -> Any:
         """Make attention read the step's own K and V."""
-        return self._in_place(kernel, arguments, DenseKV(step.key, step.value))
+        return kernel(**arguments | _in_place(arguments, DenseKV(step.key, step.value)))
+
+    def paged(self, kernel: Callable[..., Any], arguments: dict[str, Any], step: LayerStep) -> Any:
+        """Call the kernel as the engine does, after the host's work for `dense`."""
+        return kernel(**_in_place(arguments, DenseKV(step.key, step.value)) | arguments)
 
     def compact(self, kernel: Callable[..., Any], arguments: dict[str, Any], step: LayerStep) -> Any:
         """Gather the cache first; attention reads the copy."""
         key_cache, value_cache, table = arguments["k"], arguments["v"], arguments["block_table"]
         copy = self._copies.gather(key_cache, value_cache, table, step.lengths)
-        return self._in_place(kernel, arguments, copy)
+        return kernel(**arguments | _in_place(arguments, copy))
 
-    def _in_place(self, kernel: Callable[..., Any], arguments: dict[str, Any], kv: DenseKV) -> Any:
-        arguments["k"], arguments["v"] = one_block(kv)
-        arguments["block_table"] = starts_of(arguments["cu_seqlens_q"])
-        return kernel(**arguments)
+
+def _in_place(arguments: dict[str, Any], kv: DenseKV) -> dict[str, Any]:
+    """The arguments that change where attention reads these K and V."""
+    key, value = one_block(kv)
+    return {"k": key, "v": value, "block_table": starts_of(arguments["cu_seqlens_q"])}
 
 
 def _segments(call: AttentionCall) -> dict[str, Any]:

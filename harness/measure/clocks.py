@@ -42,12 +42,19 @@ class ClockMonitor(Protocol):
         """The state right now; never raises."""
         ...
 
+    def sm_mhz(self) -> int | None:
+        """The SM clock alone, in a single query."""
+        ...
+
 
 class NoClocks:
     """For CPUs and where NVML does not answer: nothing is known, and nothing counts as throttled."""
 
     def read(self) -> ClockReading:
         return ClockReading()
+
+    def sm_mhz(self) -> int | None:
+        return None
 
 
 class NvmlClocks:
@@ -70,13 +77,16 @@ class NvmlClocks:
         power_mw = self._ask(nvml.nvmlDeviceGetPowerUsage)
         reasons = self._ask(nvml.nvmlDeviceGetCurrentClocksEventReasons) or 0
         return ClockReading(
-            sm_mhz=self._ask(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_SM),
+            sm_mhz=self.sm_mhz(),
             memory_mhz=self._ask(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_MEM),
             power_w=None if power_mw is None else power_mw / 1000,
             temperature_c=self._ask(nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU),
             throttle_reasons=throttle_reasons(reasons),
             power_capped=bool(reasons & POWER_CAP),
         )
+
+    def sm_mhz(self) -> int | None:
+        return self._ask(self._nvml.nvmlDeviceGetClockInfo, self._nvml.NVML_CLOCK_SM)
 
     def _ask(self, query: Callable[..., Any], *arguments: int) -> int | None:
         """The query's answer; None if this GPU or driver has none."""

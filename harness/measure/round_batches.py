@@ -25,6 +25,9 @@ class RoundBatch:
     samples: dict[int, list[float]] = field(default_factory=dict)  # in us, by index of the series' result
     rounds: int = 0
     clock_mhz: int | None = None  # SM clock right after it
+    clocks_mhz: dict[int, list[int]] = field(
+        default_factory=dict
+    )  # after each sample, if its timer reads them
     reading: ClockReading | None = None  # everything read then
     throttled_by: tuple[str, ...] = ()  # before or after it
 
@@ -79,8 +82,12 @@ class RoundBatches:
         """The n-th result's samples, in us, of the batches that count."""
         return [time for batch in self.valid() for time in batch.samples.get(n, ())]
 
-    def clocks(self) -> list[int]:
-        """SM clocks in MHz, of the batches that count."""
+    def clocks(self, n: int) -> list[int]:
+        """SM clocks in MHz, of the batches that count: after each of the n-th result's samples where they are
+        known, else after each batch.
+        """
+        if of_samples := [mhz for batch in self.valid() for mhz in batch.clocks_mhz.get(n, ())]:
+            return of_samples
         return [batch.clock_mhz for batch in self.valid() if batch.clock_mhz is not None]
 
 

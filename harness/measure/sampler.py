@@ -171,7 +171,7 @@ def _store(series: Series, batches: RoundBatches, stopped: str | None, seed: int
             series.results[n] = replace(
                 result,
                 samples_us=batches.samples(n),
-                clock_mhz=batches.clocks(),
+                clock_mhz=batches.clocks(n),
                 stopped=None if n in series.failed else stopped,
                 seed=seed,
             )
@@ -241,6 +241,8 @@ class _Runner:
             for times in self._rounds(min(together, most - batch.rounds)):
                 for n, microseconds in times.items():
                     batch.samples.setdefault(n, []).append(microseconds)
+                for n, mhz in zip(times, getattr(self.timer, "clocks_mhz", ()), strict=False):
+                    batch.clocks_mhz.setdefault(n, []).append(mhz)
                 batch.rounds += 1
                 self.on_round()
             if not batch.rounds:

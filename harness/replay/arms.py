@@ -169,8 +169,8 @@ def _with_kvcache(place: Placement, kernel: Kernel, data: Data, plan: Plan) -> l
 
 def _engine(place: Placement, kernel: EngineKernel, data: Data) -> list[Arm]:
     """The engine's kernel: dense on the step's own K and V and on the compact copy, paged in one segment
-    (twice) and in k segments; the cache write; and on random inputs, dense as in a benchmark without an
-    engine.
+    (twice, and at another place as a placebo) and in k segments; the cache write; and on random inputs, dense
+    as in a benchmark without an engine.
     """
     call = place.call
 
@@ -190,7 +190,11 @@ def _engine(place: Placement, kernel: EngineKernel, data: Data) -> list[Arm]:
     ]
     if place.spread_k > 1:
         arms.append(Arm(one_segment, lambda: paged(place.one_segment), one_segment_for=place.spread_k))
-    return arms + (_random(place, kernel, data) if data == "synthetic" else _cache_write(place, kernel, data))
+    if data == "synthetic":
+        return arms + _random(place, kernel, data)
+    cell = replace(one_segment, arm="placebo")
+    placebo = Arm(cell, lambda: paged(place.elsewhere), one_segment_for=place.spread_k)
+    return [*arms, placebo, *_cache_write(place, kernel, data)]
 
 
 def _cache_write(place: Placement, kernel: EngineKernel, data: Data) -> list[Arm]:
@@ -238,9 +242,8 @@ def of_request(place: Placement, engine: EngineKernel, index: int) -> list[Arm]:
     Args:
         index: of the request in the batch.
     """
-    wanted = [
-        a for a in _engine(place, engine, "captured") if a.cell.stage == "kernel" and a.cell.arm != "compact"
-    ]
+    arms = _engine(place, engine, "captured")
+    wanted = [arm for arm in arms if arm.cell.stage == "kernel" and arm.cell.arm in ("dense", "paged")]
     return [replace(arm, cell=replace(arm.cell, request=index)) for arm in wanted]
 
 

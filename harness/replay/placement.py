@@ -35,6 +35,11 @@ class Placement:
         return gather(self.blocks, self.call.lengths)
 
     @cached_property
+    def elsewhere(self) -> PagedKV:
+        """The single segment at another place: copied into memory of its own, with the cache's strides."""
+        return copy_elsewhere(self.one_segment, self.call.lengths)
+
+    @cached_property
     def segments(self) -> list[int]:
         """How many segments each request's blocks are in where they are split."""
         return [layout.spread_k(ids) for ids in self.call.block_ids(self.split.block_table)]
@@ -48,6 +53,26 @@ class Placement:
             for kv in (self.one_segment, self.split, self.blocks)
         )
         return Placement(call, self.segments[index], one_segment, split, readable)
+
+
+def copy_elsewhere(kv: PagedKV, lengths: Sequence[int]) -> PagedKV:
+    """The requests' blocks next to each other in a new cache, whose dimensions lie in memory as in the old
+    one.
+
+    Args:
+        kv: the cache and its block table.
+        lengths: tokens of each request.
+    """
+    counts = [layout.num_blocks(length, kv.block_size) for length in lengths]
+    outer_to_inner = sorted(range(kv.cache.ndim), key=kv.cache.stride, reverse=True)
+    chosen = torch.cat([row[:count] for row, count in zip(kv.block_table, counts, strict=False)])
+    copy = kv.cache.permute(outer_to_inner).index_select(outer_to_inner.index(0), chosen)
+    as_before = [outer_to_inner.index(dim) for dim in range(kv.cache.ndim)]
+    table, start = torch.zeros_like(kv.block_table), 0
+    for row, count in zip(table, counts, strict=False):
+        row[:count] = torch.arange(start, start + count)
+        start += count
+    return PagedKV(copy.permute(as_before), table)
 
 
 def gather(kv: PagedKV, lengths: Sequence[int], into: DenseKV | None = None) -> DenseKV:

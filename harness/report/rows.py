@@ -206,8 +206,9 @@ def warning_lines(rows: Iterable[R], name: Callable[[R], str]) -> list[str]:
 
 
 def noise_floor_line(contrasts: Iterable[ContrastFigures], arm: str) -> str:
-    """The most by which an arm differs from itself, by the contrasts named A/A."""
-    bounds = [row.ci95_pct for row in select(contrasts, contrast="A/A")]
+    """The most by which an arm differs from itself, by the contrasts named A/A and placebo."""
+    nulls = ("A/A", "placebo")
+    bounds = [row.ci95_pct for null in nulls for row in select(contrasts, contrast=null)]
     floors = [floor for each in bounds if (floor := stats.noise_floor_pct(each)) is not None]
     found = f", noise floor: {span_pct(floors)}" if floors else ": no interval; that needs 6 samples"
     return f"A/A ({arm} against itself){found}."

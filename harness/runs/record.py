@@ -103,7 +103,7 @@ class Result:
     series_size: Index = 0  # results in the series; fewer on disk: the process was killed while writing them
     clock_mhz: list[Index] = field(
         default_factory=list
-    )  # SM clock after each batch of rounds that counts; empty on a CPU
+    )  # SM clock after each sample of a whole prefill, else after each batch of rounds; empty on a CPU
     stopped: str | None = None  # what ended the series: "precision", "time" or "repeats"; None: none of these
     seed: int | None = None  # of the series' random order; None: it was not sampled
     readings: dict[str, list[Reading]] = field(default_factory=dict)

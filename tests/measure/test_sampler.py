@@ -61,6 +61,9 @@ class SimulatedGpu:
             return ClockReading(660, throttle_reasons=("hardware thermal slowdown",))
         return ClockReading(1980, power_capped=True)
 
+    def sm_mhz(self) -> int | None:
+        return self.read().sm_mhz
+
     def sleep(self, seconds: float) -> None:
         self.sleeps.append(seconds)
         self.seconds += seconds
@@ -95,6 +98,19 @@ def noisy(level, noise, seed):
 
 def budget(repeats):
     return Budget(seconds=1.0, series_left=1, repeats=repeats)
+
+
+def test_clocks_read_by_the_timer_stay_with_their_samples_and_go_with_a_throttled_batch():
+    class Clocked(SimulatedGpu):
+        def time_round(self, steps: Sequence[Step]) -> list[float]:
+            times = super().time_round(steps)
+            self.clocks_mhz = [int(us / 10) for us in times]
+            return times
+
+    series = series_of(lambda: 10_000.0, lambda: 20_000.0)
+    for result in Clocked((0.5, 0.7)).sample(series, budget(repeats=40)):
+        assert len(result.clock_mhz) == len(result.samples_us) == 40
+        assert result.clock_mhz == [int(us / 10) for us in result.samples_us]
 
 
 def test_drift_is_no_effect_when_arms_are_interleaved():

@@ -68,6 +68,19 @@ def test_one_request_of_a_batch_alone_is_what_it_is_in_the_batch(lengths, spread
     assert {name_in_series(r) for r in results} == names
 
 
+@settings(max_examples=10)
+@given(st.lists(st.integers(1, 150), min_size=1, max_size=4), st.integers(1, 5))
+def test_a_placebo_is_the_same_segment_in_other_memory(lengths, spread_k):
+    placement = place(make_call(lengths=lengths), spread_k)
+    here, elsewhere = placement.one_segment, placement.elsewhere
+    one, two = gather(here, lengths), gather(elsewhere, lengths)
+    assert torch.equal(one.key, two.key)
+    assert torch.equal(one.value, two.value)
+    assert elsewhere.cache.untyped_storage().data_ptr() != here.cache.untyped_storage().data_ptr()
+    assert elsewhere.cache.stride() == here.cache.stride()
+    assert all(layout.spread_k(ids) == 1 for ids in placement.call.block_ids(elsewhere.block_table))
+
+
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=5), st.integers(1, 5), st.booleans(), st.data())
 def test_gathering_restores_token_order(lengths, block_size, packed, data):
     counts = [layout.num_blocks(length, block_size) for length in lengths]

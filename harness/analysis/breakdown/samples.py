@@ -16,7 +16,7 @@ from harness.runs.record import Result, Status, in_spread
 
 Array = npt.NDArray[np.float64]
 
-ENGINE_ARMS = ("dense", "paged", "compact", "random", "random_unscheduled")
+ENGINE_ARMS = ("dense", "paged", "placebo", "compact", "random", "random_unscheduled")
 
 
 @dataclass(frozen=True)

@@ -222,7 +222,7 @@ class Job:
 
         # Warm-up ran every shape of the work; on a CPU a round takes seconds.
         seed = self.config.seed + 1000 * share + size
-        self.sampling.sample(series, PrefillTimer(), budget, seed, on_round, weight=size)
+        self.sampling.sample(series, PrefillTimer(self.sampling.monitor), budget, seed, on_round, weight=size)
 
     def _cell(self, arm: str, share: int, size: int) -> Cell:
         provider = f"vLLM {self.recorder.record.versions['vllm']}"

@@ -26,7 +26,7 @@ from harness.measure.budget import Budget
 from harness.measure.sampler import Series
 from harness.replay import random_call
 from harness.replay.arms import Arm, Bound
-from harness.replay.placement import gather
+from harness.replay.placement import copy_elsewhere, gather
 from harness.replay.series import Judge, failing, prepare
 from harness.running.recorder import Recorder, recording
 from harness.running.sampling import Sampling
@@ -190,7 +190,9 @@ def _without_table(inputs: Inputs, kernel: Listed) -> list[Arm]:
 
 
 def _with_table(inputs: Inputs, kernel: Listed) -> list[Arm]:
-    """A kernel with a block table: without it, on the segments, and twice on a single segment."""
+    """A kernel with a block table: without it, on the segments, and on a single segment: twice (A/A), and at
+    another place (placebo).
+    """
     config, k = inputs.config, inputs.spread_k
     multiple = kernel.support.page_sizes.multiple_of
     in_place = config.block_size % multiple == 0
@@ -204,6 +206,9 @@ def _with_table(inputs: Inputs, kernel: Listed) -> list[Arm]:
     def contiguous() -> Bound:
         return Bound(kernel.dense(inputs.call, inputs.contiguous))
 
+    def elsewhere(blocks: random_call.Blocks) -> PagedKV:
+        return copy_elsewhere(blocks.one_segment, [config.length] * config.batch_size)
+
     def paged(choose: Callable[[random_call.Blocks], PagedKV]) -> Bound:
         require(kernel, inputs.call, page_size)  # refuse before anything is copied
         kv = choose(inputs.readable(kernel, page_size))
@@ -215,6 +220,7 @@ def _with_table(inputs: Inputs, kernel: Listed) -> list[Arm]:
         Arm(inputs.cell(kernel, "contiguous"), contiguous),
         Arm(cell, lambda: paged(lambda blocks: blocks.split)),
         Arm(one_segment, lambda: paged(lambda blocks: blocks.one_segment), one_segment_for=k, control=True),
+        Arm(replace(one_segment, arm="placebo"), lambda: paged(elsewhere), one_segment_for=k),
     ]
     if k > 1:
         arms.append(Arm(one_segment, lambda: paged(lambda blocks: blocks.one_segment), one_segment_for=k))

@@ -13,7 +13,7 @@ class KernelCell(KernelTimes):
 
 
 class KernelContrast(ContrastFigures):
-    """`core`, `fragmentation` or `A/A` of one kernel and spread_k."""
+    """`core`, `fragmentation`, `A/A` or `placebo` of one kernel and spread_k."""
 
 
 class KernelsSummary(Summary):

@@ -44,11 +44,13 @@ CONTRASTS = {
     ("fragmented@1", "fragmented"): "fragmentation",
     ("fragmented@1", "fragmented@1 again"): "A/A",
     ("fragmented", "fragmented@1 again"): "A/A",  # at spread_k = 1
+    ("fragmented@1", "placebo"): "placebo",
+    ("fragmented", "placebo"): "placebo",
 }
 
 
 def summarise(record: RunRecord, results: Sequence[Result]) -> KernelsSummary:
-    """`cells`, a row for each arm and spread_k in us, and `contrasts` ("core", "fragmentation", "A/A").
+    """`cells`, a row for each arm and spread_k in us, and `contrasts` by the names in CONTRASTS.
 
     A cell has its kernel's gather, if it needs one, TFLOP/s, and the bandwidth of the least memory traffic.
     """
@@ -128,9 +130,9 @@ def _warnings(summary: KernelsSummary, spread_k: int) -> list[str]:
 def _differences(
     summary: KernelsSummary, kernel: str, spread_k: int, notes: Notes, digits: int
 ) -> list[Line]:
-    core, split, again = (
+    core, split, again, placebo = (
         find(summary.contrasts, kernel=kernel, spread_k=spread_k, contrast=name)
-        for name in ("core", "fragmentation", "A/A")
+        for name in ("core", "fragmentation", "A/A", "placebo")
     )
     label = "Core Diff"
     if core and kernel not in WITHOUT_TABLE:
@@ -145,6 +147,7 @@ def _differences(
         *difference_line(label, core, digits),
         *difference_line("Fragmentation", split, digits),
         *difference_line("A/A", again, digits),
+        *difference_line("Placebo", placebo, digits),
     ]
 
 

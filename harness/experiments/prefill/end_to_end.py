@@ -15,6 +15,7 @@ from harness.engine.engine import Engine, Prefill
 from harness.engine.inengine import InEngineArm, Outcome
 from harness.experiments.prefill.replaying import Replaying
 from harness.measure import profile, timers
+from harness.measure.clocks import ClockMonitor
 from harness.measure.sampler import Series
 from harness.running.recorder import Recorder
 from harness.runs.record import Cell, Result, Status
@@ -30,9 +31,18 @@ class PrefillTimer:
 
     name = "engine step"
 
+    def __init__(self, monitor: ClockMonitor) -> None:
+        self.monitor = monitor
+        self.clocks_mhz: list[int] = []  # after each step of the latest round; empty where not known
+
     def time_round(self, steps: Sequence[timers.Step]) -> list[float]:
         """Microseconds of each step, whose `run` returns a Prefill."""
-        return [1e6 * step.run().seconds for step in steps]  # type: ignore[attr-defined]
+        times, self.clocks_mhz = [], []
+        for step in steps:
+            times.append(1e6 * step.run().seconds)  # type: ignore[attr-defined]
+            if (mhz := self.monitor.sm_mhz()) is not None:
+                self.clocks_mhz.append(mhz)
+        return times
 
 
 @dataclass
@@ -156,7 +166,7 @@ class EndToEnd:
         with self.recorder.bar("end to end", None) as bar:
             # Every arm has already run; on a CPU a round takes half a minute.
             seed = self.replaying.config.seed
-            self.replaying.sample(series, PrefillTimer(), budget, seed, bar.update)
+            self.replaying.sample(series, PrefillTimer(self.replaying.monitor), budget, seed, bar.update)
         self.engine.ranks.check_alive()  # the sampler treats a dead rank as a failed arm
 
     def _profile(self, arms: Sequence[InEngineArm]) -> None:

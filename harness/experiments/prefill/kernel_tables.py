@@ -72,7 +72,7 @@ def _reading(summary: PrefillSummary) -> list[str]:
     paired = (
         "Differences are means of paired differences, outliers bounded, with a 95% interval; same: the "
         f"interval lies within +-{summary.tolerance_pct:g}%. A/A is the paged one-segment arm against "
-        "itself: the noise floor."
+        "itself, the placebo against the same at another place: the larger is the noise floor."
     )
     if not summary.kernels:
         return [paired]
@@ -134,6 +134,7 @@ def _engine_kernel(mean: Mean, kernel: str, spread_k: int, notes: Notes) -> Sect
         split = mean.contrast(kernel, "paged@1", "paged", spread_k)
         lines += difference_line("Fragmentation", split, digits)
     lines += difference_line("A/A", mean.contrast(kernel, "paged@1", "paged@1 again", spread_k), digits)
+    lines += difference_line("Placebo", mean.contrast(kernel, "paged@1", "placebo", spread_k), digits)
     first = dense or paged
     return Section(heading(kernel, first, notes) + ": the engine's kernel", lines) if first else None
 

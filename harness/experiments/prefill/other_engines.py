@@ -102,7 +102,7 @@ def measure(source: ModelSource, prompts: Prompts, replaying: Replaying, recorde
         with recorder.bar("engines", None) as bar:
             # Every arm has already run.
             series, seed = engines.series, config.seed
-            replaying.sample(series, PrefillTimer(), budget, seed, bar.update)
+            replaying.sample(series, PrefillTimer(replaying.monitor), budget, seed, bar.update)
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ def _to_one_segment(mean: Mean, row: KernelRow) -> ContrastRow | None:
 
 
 def _noise_floor(mean: Mean, kernel: str) -> list[Band]:
-    """The A/A band around paged in one segment, within which differences are noise."""
+    """The band around paged in one segment, within which differences are noise."""
     repeats = [mean.contrast(kernel, "paged@1", "paged@1 again", k) for k in mean.spread_ks()]
     edges = [
         (float(row.spread_k), level * (1 - share), level * (1 + share))
@@ -89,7 +89,7 @@ def _noise_floor(mean: Mean, kernel: str) -> list[Band]:
         if row and row.noise_floor_pct is not None
         for level, share in [(row.baseline_us / 1000, row.noise_floor_pct / 100)]
     ]
-    return [Band(f"{kernel}, paged, 1 segment: noise floor (A/A)", edges)] if edges else []
+    return [Band(f"{kernel}, paged, 1 segment: noise floor", edges)] if edges else []
 
 
 def _prefills(mean: Mean, tips: Tips) -> Lines:

@@ -52,7 +52,7 @@ def summarise(record: RunRecord, results: Sequence[Result]) -> PrefillSummary:
         gathers = arms_of(r for r in in_spread if r.cell.stage == "gather")
         writes = arms_of(r for r in in_spread if r.cell.stage == "cache_write")
         for (kernel, name, data), group in (arms | writes).items():
-            if "@" not in name:
+            if "@" not in name and name != "placebo":  # what the arms are set against has no row
                 gather = gathers.get((gather_for(kernel), name, data))
                 kernels += [
                     _kernel_row(record, Group((result,)), result.cell.layer, gather)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from harness.analysis.breakdown.host import judge
 from tests.made_up.breakdown import CPU, INJECTED, K, failed, made, prefills, profile
+
+BUSY = INJECTED | {"profile": [profile("engine", 6, busy_ms=9.9)]}
 
 
 class TestHostBound:
@@ -65,13 +68,30 @@ class TestHostBound:
     def test_an_interval_that_touches_a_limit_does_not_tell(self, interval: tuple[float, float]) -> None:
         assert judge(70, interval) == "unknown"
 
-    def test_a_gpu_that_always_works_is_what_the_step_waits_for_whatever_a_delay_does(self) -> None:
-        busy = INJECTED | {"profile": [profile("engine", 6, busy_ms=9.9)]}
-        found = made(prefills({("spin", 1): 590.0}), busy)
+    def test_a_delay_at_an_unknown_clock_hides_nothing_from_a_gpu_that_always_works(self) -> None:
+        found = made(prefills({("spin", 1): 590.0}), BUSY)
         host = found["host_bound"]
         assert (host["verdict"], host["pass_through_pct"]) == ("GPU-bound", pytest.approx(59, abs=0.2))
         assert "clocks higher" in host["reason"]
         assert found["sentence"].endswith("The step is GPU-bound: the GPU works 99% of the time.")
+
+    @pytest.mark.parametrize(
+        ("spin_mhz", "added_us", "passed_pct", "verdict"),
+        [
+            (1500, 590.0, 59, "partly host-bound"),  # however busy the GPU is
+            (1564, 590.0, 100, "GPU-bound"),  # a higher clock after the pause won the rest back
+        ],
+    )
+    def test_prefills_with_and_without_the_delay_are_compared_at_one_clock(
+        self, spin_mhz: int, added_us: float, passed_pct: float, verdict: str
+    ) -> None:
+        results = [
+            replace(r, clock_mhz=[spin_mhz if r.cell.arm == "spin" else 1500] * len(r.samples_us))
+            for r in prefills({("spin", 1): added_us})
+        ]
+        host = made(results, BUSY)["host_bound"]
+        assert (host["verdict"], host["reason"]) == (verdict, None)
+        assert host["pass_through_pct"] == pytest.approx(passed_pct, abs=1)
 
     @pytest.mark.parametrize(
         ("profiled_ms", "busy_pct", "verdict"),

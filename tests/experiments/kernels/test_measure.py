@@ -67,7 +67,7 @@ def test_six_points_are_right_and_ready(options, spread_k):
     assert by_point(made.results).keys() == {
         (f, arm) for f in FUNCTIONS for arm in ("contiguous", "fragmented")
     }
-    assert len(made.ready()) == len(made.results) == (9 if spread_k == 1 else 10)
+    assert len(made.ready()) == len(made.results) == (10 if spread_k == 1 else 11)
 
 
 @pytest.mark.parametrize("queries", [1, 7, 149])
@@ -112,8 +112,10 @@ def test_other_kernels_are_right_too(options, spread_k, dtype):
     assert by_point(results).keys() == {(name, arm) for name in asked for arm in ("contiguous", "fragmented")}
     gathers = [r.cell.kernel for r in results if r.cell.stage == "gather"]
     assert gathers == ["gather_kv for sdpa-math", "gather_kv for sdpa-flash"]
-    one_runs = [r.control for r in results if r.one_segment_for]
-    assert one_runs == ([True] if spread_k == 1 else [True, False])
+    one_segment = [(r.cell.arm, r.control) for r in results if r.one_segment_for]
+    assert (
+        one_segment == [("fragmented", True), ("placebo", False), ("fragmented", False)][: 2 + (spread_k > 1)]
+    )
 
 
 @pytest.mark.engine
