@@ -16,6 +16,7 @@ FOLLOWS = {
     "block_size": {"num_blocks_in_pool", "kv_cache_bytes"},
     "flash_attn_version": {"num_blocks_in_pool", "kv_cache_bytes"},
     "attention_backend": {"num_blocks_in_pool", "kv_cache_bytes", "flash_attn_version"},
+    "cudagraph_mode": {"num_blocks_in_pool", "kv_cache_bytes", "compilation_mode", "enforce_eager"},
 }
 
 
@@ -55,6 +56,8 @@ class Variant:
 def setting(settings: Mapping[str, Any], option: str) -> Any:
     """The value of an option in an engine's settings."""
     value = settings.get(option)
+    if option == "cudagraph_mode" and settings.get("enforce_eager"):
+        return "EAGER"
     return ", ".join(value) if isinstance(value, list) else value
 
 

@@ -31,6 +31,11 @@ class EngineSpec:
     )
     kv_cache_bytes: int | None = None  # of KV cache; None: what gpu_memory_utilization or cached_tokens gives
     num_gpu_blocks_override: int | None = None  # blocks of KV cache; None: as many as its memory holds
+    cudagraph_mode: str | None = (
+        None  # of graphs captured for `cudagraph_tokens`; "EAGER": without compilation;
+    )
+    # None: vLLM's own mode and sizes
+    cudagraph_tokens: int | None = None
     engine_options: dict[str, Any] = field(default_factory=dict)  # vLLM's other options, by its names
 
     @classmethod

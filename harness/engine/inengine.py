@@ -111,6 +111,8 @@ def _no_override(engine: Engine, longest: int) -> str | None:
     reasons = engine.about.kinds.not_steered(longest)
     if len(reasons) == len(engine.about.layers):
         return f"no layer's attention can be overridden: {'; '.join(dict.fromkeys(reasons.values()))}"
+    if engine.settings.cudagraph_mode == "FULL":
+        return "attention is inside the CUDA graph, where nothing can be overridden"
     if not engine.about.no_override:
         return None
     unknown, known = ", ".join(engine.about.no_override), ", ".join(overrides.BACKEND_KERNELS)

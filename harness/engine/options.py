@@ -87,6 +87,11 @@ def engine_args(spec: EngineSpec, source: ModelSource) -> dict[str, Any]:
         #  that writes to a null pointer (vllm-project/vllm#48071). Off, engines behave the same with and
         #  without it.
         arguments["compilation_config"] = {"pass_config": {"fuse_allreduce_rms": False}}
+    if spec.cudagraph_mode:
+        arguments["enforce_eager"] = spec.cudagraph_mode == "EAGER"
+    if spec.cudagraph_mode not in (None, "EAGER"):
+        graphs = {"cudagraph_mode": spec.cudagraph_mode, "cudagraph_capture_sizes": [spec.cudagraph_tokens]}
+        arguments["compilation_config"] = arguments.get("compilation_config", {}) | graphs
     if spec.distributed_executor_backend:
         arguments["distributed_executor_backend"] = spec.distributed_executor_backend
     if spec.attention_backend:

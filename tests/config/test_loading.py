@@ -273,6 +273,10 @@ def test_configurations_are_shipped():
     [
         ({"flash_attn_versions": [2]}, "--flash-attn-versions 2: flash attention needs CUDA; leave it out"),
         ({"attention_backends": ["X"]}, "--attention-backends X: a CPU has only CPU_ATTN; leave it out"),
+        ({"cudagraph_modes": ["FULL"]}, "--cudagraph-modes FULL: CUDA graphs need a GPU; leave it out"),
+        ({"cudagraph_modes": ["HALF"]}, "--cudagraph-modes HALF: must be among EAGER, NONE, PIECEWISE, FULL"),
+        ({"cudagraph_mode": "NONE"}, "--cudagraph-mode NONE: CUDA graphs need a GPU; leave it out"),
+        ({"cudagraph_mode": "FULL"}, "list it in --cudagraph-modes"),
         ({"block_sizes": [128]}, "--block-sizes 128: is already the main run's value; choose another"),
     ],
 )

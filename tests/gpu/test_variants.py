@@ -25,6 +25,21 @@ def small_llama(tmp_path_factory):
     return path
 
 
+def test_cuda_graphs_that_cover_the_step(small_llama, tmp_path):
+    """Attention can be overridden beside piecewise graphs, and not in a whole one."""
+    harness(
+        "prefill", "--model", small_llama, "--length", 2048, "--layers", 0, "--spread-k", 1,
+        "--no-attribution", "--repeats", 30, "--cudagraph-modes", "EAGER,PIECEWISE,FULL",
+        "--output-dir", tmp_path,
+    )  # fmt: skip
+    rows = {row["variant"]: row for row in summary_of(tmp_path)["variants"]}
+    assert {row["status"] for row in rows.values()} == {"ok"}, [row["reason"] for row in rows.values()]
+    whole = rows.pop("cudagraph_mode=FULL")
+    assert "inside the CUDA graph" in whole["paging"]["reason"]
+    assert whole["engine_ms"] < rows["cudagraph_mode=EAGER"]["engine_ms"]
+    assert {row["paging"]["n"] for row in rows.values()} == {30}
+
+
 def test_block_sizes_and_flash_attention_versions(small_llama, tmp_path):
     import torch
 

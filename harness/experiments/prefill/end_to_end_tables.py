@@ -21,7 +21,12 @@ ARMS = (
 COLUMNS = ("", "median ms", "against", "difference", "verdict")
 ENGINES = ("", "median ms", "against baseline", "verdict")
 COSTS = ("", "paging tax ms [95%]", "%", "cache write ms [95%]", "%")
-SHORT = {"block_size": "block size {}", "flash_attn_version": "FA{}", "attention_backend": "{}"}
+SHORT = {
+    "block_size": "block size {}",
+    "flash_attn_version": "FA{}",
+    "attention_backend": "{}",
+    "cudagraph_mode": "graphs {}",
+}
 
 
 def sweep_section(mean: Mean, columns: int, notes: Notes) -> Section | None:

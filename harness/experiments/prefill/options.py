@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, field_validator
 
@@ -29,13 +29,19 @@ from harness.units import pluralise
 # On two CPU cores gpt2 takes four seconds for 4096 tokens: nine minutes for a run with every interval.
 LENGTH: dict[DeviceKind, int] = {"cuda": 4096, "cpu": 2048}
 
+GraphMode = Literal["EAGER", "NONE", "PIECEWISE", "FULL"]
+ENGINE_LISTS = ("block_sizes", "flash_attn_versions", "attention_backends", "cudagraph_modes")
+NOT_ON_A_CPU = {
+    "flash_attn_versions": "flash attention needs CUDA",
+    "attention_backends": "a CPU has only CPU_ATTN",
+    "cudagraph_modes": "CUDA graphs need a GPU",
+}
+
 GROUPS: dict[str, list[str]] = {
     "prompt and model": ["length", "batch", "prompt_file", *fields.MODEL_OPTIONS],
-    "engine (vLLM's own names)": [*fields.ENGINE_OPTIONS, "seed"],
+    "engine (vLLM's own names)": [*fields.ENGINE_OPTIONS, "cudagraph_mode", "seed"],
     "other engines, timed beside the main engine": [
-        "block_sizes",
-        "flash_attn_versions",
-        "attention_backends",
+        *ENGINE_LISTS,
     ],
     "layout sweep": fields.SWEEP_OPTIONS,
     "measuring": [
@@ -72,6 +78,11 @@ class RunConfig(Common, Engine, Sweep, KernelTiming):
         description="vLLM's name (default: vLLM's choice); attention calls can be captured and replayed "
         "with FLASH_ATTN and TRITON_ATTN, and on a CPU with CPU_ATTN",
     )
+    cudagraph_mode: GraphMode | None = Field(
+        None,
+        description="CUDA graphs captured for the step's number of tokens: NONE or PIECEWISE; EAGER: no "
+        "compilation either (default: vLLM's own sizes, up to 512 tokens)",
+    )
     prompt_file: AnyPath | None = Field(
         None,
         description="text file for the prompt (default: a bundled passage, or seeded token ids for a model "
@@ -85,6 +96,11 @@ class RunConfig(Common, Engine, Sweep, KernelTiming):
     )
     attention_backends: Annotated[list[NonEmpty], Field(min_length=1)] | None = Field(
         None, description="also time engines with these attention backends, e.g. FLASH_ATTN,TRITON_ATTN"
+    )
+    cudagraph_modes: Annotated[list[NonEmpty], Field(min_length=1)] | None = Field(
+        None,
+        description="also time engines with these CUDA graphs, captured for the step's number of tokens: "
+        "EAGER, NONE, PIECEWISE, FULL",
     )
     layers: Literal["all", "sample"] | Annotated[list[Index], Field(min_length=1)] | None = Field(
         None,
@@ -105,7 +121,7 @@ class RunConfig(Common, Engine, Sweep, KernelTiming):
     )
     save_captures: bool = Field(False, description="save the captured attention calls as safetensors")
 
-    @field_validator("layers", "block_sizes", "flash_attn_versions", "attention_backends")
+    @field_validator("layers", *ENGINE_LISTS)
     @classmethod
     def _lists_ascending(cls, value: Any) -> Any:
         return sorted(set(value)) if isinstance(value, list) else value
@@ -135,6 +151,7 @@ class RunConfig(Common, Engine, Sweep, KernelTiming):
             max_num_seqs=len(self.requests),
             max_num_batched_tokens=self.max_num_batched_tokens or max(tokens + 1, MIN_BATCHED_TOKENS),
             cached_tokens=self.num_blocks() * (self.block_size or 1),
+            cudagraph_tokens=tokens,
         )
 
 
@@ -209,7 +226,12 @@ def _variant_problems(config: RunConfig, device_kind: DeviceKind) -> Iterable[st
         "block_sizes": config.block_size,
         "flash_attn_versions": config.flash_attn_version,
         "attention_backends": config.attention_backend,
+        "cudagraph_modes": config.cudagraph_mode,
     }
+    if config.cudagraph_mode == "FULL":
+        yield "--cudagraph-mode FULL: its attention calls cannot be seen; list it in --cudagraph-modes"
+    if config.cudagraph_mode and device_kind == "cpu":
+        yield f"{label('cudagraph_mode', config.cudagraph_mode)}: CUDA graphs need a GPU; leave it out"
     for name, own in listed.items():
         values = getattr(config, name)
         if values is None:
@@ -222,12 +244,12 @@ def _variant_problems(config: RunConfig, device_kind: DeviceKind) -> Iterable[st
                 f"or --tensor-parallel-size {config.tensor_parallel_size}"
             )
         elif device_kind == "cpu" and name != "block_sizes":
-            only = (
-                "flash attention needs CUDA" if name == "flash_attn_versions" else "a CPU has only CPU_ATTN"
-            )
-            yield f"{label(name, values)}: {only}; leave it out"
+            yield f"{label(name, values)}: {NOT_ON_A_CPU[name]}; leave it out"
         elif values == [own]:
             yield f"{label(name, values)}: is already the main run's value; choose another"
+    if unknown_modes := {mode.upper() for mode in config.cudagraph_modes or []} - set(get_args(GraphMode)):
+        known = ", ".join(get_args(GraphMode))
+        yield f"{label('cudagraph_modes', sorted(unknown_modes))}: must be among {known}"
     if unknown := set(config.flash_attn_versions or []) - {2, 3, 4}:
         yield f"{label('flash_attn_versions', sorted(unknown))}: vLLM has versions 2, 3 and 4"
     if config.flash_attn_versions and (config.attention_backend or "FLASH_ATTN").upper() != "FLASH_ATTN":

@@ -39,6 +39,7 @@ LISTED_BY = {
     "block_sizes": "block_size",
     "flash_attn_versions": "flash_attn_version",
     "attention_backends": "attention_backend",
+    "cudagraph_modes": "cudagraph_mode",
 }
 
 

@@ -71,6 +71,9 @@ def test_an_engine_that_is_not_what_was_asked_for_is_told_from_one_that_differs_
     got = SETTINGS | {"block_size": 64, "num_blocks_in_pool": 7}
     assert variant.objection(got) is None
     assert variant.also_differs(got, SETTINGS) is None
+    eager = Variant("cudagraph_mode", "EAGER")
+    assert eager.objection({"cudagraph_mode": "NONE", "enforce_eager": True}) is None
+    assert eager.objection({"cudagraph_mode": "NONE", "enforce_eager": False}) is not None
     other = got | {"flash_attn_version": 2}
     assert variant.also_differs(other, SETTINGS) == "differs in flash_attn_version 2, not 3 too"
     backend = {"attention_backend": ["TRITON_ATTN"], "flash_attn_version": None}
