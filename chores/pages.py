@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 WIDTH = 110
 BENCHMARKS = """\
-# The harness, measured
+# How fast and how exact is the harness itself?
 
 `benchmarks/` measures the harness itself: `python benchmarks/NAME.py`; `--help` has options and target.
 Results are in `benchmarks/results/` (`--output benchmarks/results/NAME.json`), of which `make docs` makes
