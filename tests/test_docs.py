@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+import harness
 from chores import pages
 from harness.runs.store import RunDirectory
 from tests.made_up import RUNS
@@ -56,6 +57,67 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_files_that_are_named_exist(page: Path) -> None:
     for name in FILE.findall(prose(page)):
         assert (ROOT / name).exists(), name
+
+
+FIGURE = re.compile(r"([-+]?[\d.]+)(?:%| ms)? \[([-+]?[\d.]+), ([-+]?[\d.]+)\]")
+BOUND = re.compile(r"below ([\d.]+)% \(95%\)")
+
+
+def stored_figures(row: Any) -> Iterator[tuple[list[float], list[float]]]:
+    """Of a summary's rows, to any depth: each 95% interval, with all numbers that stand beside it."""
+    if isinstance(row, list):
+        for item in row:
+            yield from stored_figures(item)
+    elif isinstance(row, dict):
+        numbers = [value for value in row.values() if isinstance(value, float)]
+        yield from ((numbers, value) for key, value in row.items() if "ci95" in key and value)
+        yield from stored_figures(list(row.values()))
+
+
+def open_packed(archive: Path, unpacked: Path) -> harness.Run:
+    """A packed run, unpacked into a folder of its own."""
+    with tarfile.open(archive) as content:
+        content.extractall(unpacked / archive.stem, filter="data")
+    return harness.open(unpacked / archive.stem)
+
+
+def printed_figures(source: Path, unpacked: Path) -> list[tuple[list[float], list[float]]]:
+    """The figures of a page, of a stored summary.json, or of a packed run."""
+    if source.suffix == ".md":
+        found = FIGURE.findall(source.read_text(encoding="utf-8"))
+        return [([float(value)], [float(low), float(high)]) for value, low, high in found]
+    if source.suffix == ".json":
+        return list(stored_figures(json.loads(source.read_text(encoding="utf-8"))))
+    return list(stored_figures(open_packed(source, unpacked).summary.to_json()))
+
+
+def round_as(quoted: str, number: float) -> str:
+    """A number with as many decimals as a quoted one."""
+    return f"{number:.{len(quoted.partition('.')[2])}f}"
+
+
+def test_figures_of_the_readme_are_those_of_the_runs_that_their_row_links(tmp_path: Path) -> None:
+    """Rounded as they are quoted; a bound is an end of an interval."""
+    rows = [row for row in prose(ROOT / "README.md").splitlines() if FIGURE.search(row) or BOUND.search(row)]
+    assert rows
+    for row in rows:
+        stored = [pair for link in LINK.findall(row) for pair in printed_figures(ROOT / link, tmp_path)]
+        for quoted in FIGURE.findall(row):
+            value, *ends = (round_as(quoted[0], float(number)) for number in quoted)
+            assert any(
+                ends == [round_as(quoted[0], end) for end in interval]
+                and value in (round_as(quoted[0], number) for number in beside)
+                for beside, interval in stored
+            ), f"{quoted} in {row}"
+        for bound in BOUND.findall(row):
+            assert any(bound == round_as(bound, interval[1]) for _, interval in stored), f"{bound} in {row}"
+
+
+def test_the_answer_in_the_readme_is_a_published_runs(tmp_path: Path) -> None:
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    (quoted,) = re.findall(r"``` (The paged KV cache costs .*?) ```", text)
+    runs = set(re.findall(r"\((docs/runs/[\w./-]+)\)", text))
+    assert quoted in {open_packed(ROOT / run, tmp_path).sentence for run in runs}
 
 
 def test_readme_lists_every_subcommand() -> None:
