@@ -85,18 +85,15 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 
 def floors() -> str:
-    """The picture of the floors, and what lies on each."""
+    """What lies on each floor."""
     stacked = contract()
-    boxes = [f'    f{number}["{number}: {", ".join(rooms)}"]' for number, rooms in stacked.items()]
-    arrows = [f"    f{number} --> f{number - 1}" for number in list(stacked)[:-1]]
-    picture = "\n".join(["```mermaid", "flowchart TD", *boxes, *arrows, "```"])
     rows = [
         (number if room == rooms[0] else "", f"`{path.relative_to(ROOT)}`", summary_of(path))
         for number, rooms in stacked.items()
         for room in rooms
         for path in [_file_of(room)]
     ]
-    return f"{picture}\n\n{tabulate(rows, headers=('floor', 'where', 'what'), tablefmt='github')}"
+    return tabulate(rows, headers=("floor", "where", "what"), tablefmt="github")
 
 
 def contract() -> dict[int, list[str]]:
