@@ -71,8 +71,10 @@ class Mean:
     @property
     def p_value(self) -> float | None:
         """Of a mean as far from 0 if it is 0; None below 6 samples."""
-        if self.n < INTERVAL_SAMPLES:
-            return None
+        return None if self.n < INTERVAL_SAMPLES else self.test()
+
+    def test(self) -> float:
+        """The same p-value of any two or more samples, as `interval`."""
         if not self.error:
             return float(not self.value)
         return float(2 * special.stdtr(self.freedom, -abs(self.value) / self.error))
