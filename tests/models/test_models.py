@@ -153,6 +153,7 @@ def test_llama_3_8b_is_a_shape() -> None:
     [
         ("gpt2-1-layer", (1, 12, 12, 64)),
         ("llama-3-8b-1-layer", (1, 32, 8, 128)),
+        ("llama-3-8b-8-layers", (8, 32, 8, 128)),
         ("qwen2.5-7b", (28, 28, 4, 128)),
         ("qwen2.5-7b-1-layer", (1, 28, 4, 128)),
     ],
