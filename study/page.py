@@ -1,107 +1,75 @@
-"""Write docs/study/README.md and its figures from the study's data."""
+"""docs/study: the page, its figures, and every figure of every point as CSV."""
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
-from harness.runs.store import write_atomic
-from study import coverage, drawing, figures, findings, words
-from study.points import Point
+from harness.analysis import stats
+from harness.report.charts import mpl
+from harness.report.document import csv_of
+from harness.report.tables import NONE, interval_of, percent
+from study import answers, charts
+from study.points import DEVICE, PROCESSES, VLLM, Data, Point
 
-FOLDER = Path(__file__).resolve().parent
-EXPECTED = ("H100", "H200")  # the study's devices
-
-
-@dataclass(frozen=True)
-class Device:
-    """All points of one device."""
-
-    name: str
-    points: list[Point]
-    failures: list[Point]
-    figures: dict[str, str]
-    coverage: list[coverage.Coverage]
-    unplanned: list[str]
-
-    @property
-    def short(self) -> str:
-        """H100, H200, or its full name."""
-        return next((short for short in EXPECTED if short in self.name), self.name)
-
-    def facts(self, part: str, name: str) -> str:
-        """Facts from its runs' records, each value once."""
-        values = dict.fromkeys(str(p.record[part].get(name) or "-") for p in self.points)
-        return ", ".join(values)
-
-    @property
-    def commits(self) -> str:
-        """The harness's commits, abbreviated, each once."""
-        commits = (str(p.record["versions"].get("commit", "-")) for p in self.points)
-        return ", ".join(dict.fromkeys(c[:10] + "-dirty" * c.endswith("-dirty") for c in commits))
-
-    @property
-    def failed(self) -> list[str]:
-        """The points whose run failed, with its error."""
-        return [
-            f"{coverage.point_name(p.record['config'] | {'model': p.model})}: {p.record['error']}"
-            for p in self.failures
-        ]
-
-    @property
-    def dates(self) -> str:
-        """The first and the last day."""
-        days = sorted({p.record["started"][:10] for p in self.points})
-        return days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+COLUMNS = (
+    *("kind", "model", "length", "version", "block_size", "gap", "mode", "step"),
+    *("figure", "processes", "mean", "ci95_mean", "sd"),
+)
 
 
-def write(points: Sequence[Point], failures: Sequence[Point], plans: Path, output: Path) -> Path:
-    """Write README.md and figures/*.png, removing old figures. Returns the page's path.
-
-    Args:
-        plans: the folder of the study's sweeps, to say what is missing.
-    """
-    folder = output / "figures"
-    for old in folder.glob("*.png"):
-        old.unlink()
-    names = dict.fromkeys(p.device for p in [*points, *failures])
-    measured = {name: [p for p in points if p.device == name] for name in names}
-    with drawing.plot_style():
-        drawn = figures.write(measured, folder)
-    devices = []
-    for name, mine in measured.items():
-        lost = [p for p in failures if p.device == name]
-        plan = coverage.coverage(plans, mine, lost), coverage.unplanned(plans, mine)
-        devices.append(Device(name, mine, lost, drawn[name], *plan))
-    path = output / "README.md"
-    write_atomic(path, render([device for device in devices if device.points]))
-    return path
+def write(data: Data, target: Path) -> Path:
+    """Write README.md, points.csv and figures/ from the points; returns README.md."""
+    figures = target / "figures"
+    shutil.rmtree(figures, ignore_errors=True)
+    sheets = charts.sheets(data.quoted)
+    for sheet in sheets:
+        mpl.write(sheet, figures)
+    (target / "points.csv").write_text(csv_of([*_rows(data.points)], COLUMNS), encoding="utf-8")
+    page = target / "README.md"
+    page.write_text(render(data, [sheet.name for sheet in sheets]), encoding="utf-8")
+    return page
 
 
-def render(devices: Sequence[Device]) -> str:
-    """The page in markdown."""
-    absent = [name for name in EXPECTED if not any(name in device.name for device in devices)]
-    template = environment().get_template("page.md.j2")
-    points = {device.short: device.points for device in devices}
-    text = template.render(devices=devices, points=points, absent=absent)
-    return re.sub(r"\n{3,}", "\n\n", text)
+def _rows(points: Sequence[Point]) -> Iterator[dict[str, Any]]:
+    """A row a figure, also of points with too few processes; an interval from two processes on."""
+    for point in points:
+        names = dict.fromkeys(name for values in point.processes.values() for name in values)
+        for name in names:
+            mean = stats.mean(values := point.values(name))
+            several = len(values) > 1
+            yield {
+                **vars(point.key),
+                "step": point.bound if point.bounds else None,
+                "figure": name,
+                "processes": len(values),
+                "mean": mean.value,
+                "ci95_mean": mean.interval() if several else None,
+                "sd": mean.error * len(values) ** 0.5 if several else None,
+            }
 
 
-def environment() -> jinja2.Environment:
-    """The environment of the page's template."""
-    jinja = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(FOLDER),
+def render(data: Data, figures: Sequence[str]) -> str:
+    """The page."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
-        autoescape=False,  # markdown
     )
-    jinja.filters["line"] = lambda text: " ".join(text.split())
-    jinja.filters["points"] = lambda some: f"{len(some)} point" + "s" * (len(some) != 1)
-    jinja.globals.update(words=words, find=findings)
-    return jinja
+    environment.filters["bound"] = lambda pct: f"{max(1, math.ceil(100 * pct)) / 100:.2f}%"
+    environment.filters["one_line"] = lambda text: "".join(text.splitlines())
+    environment.filters["figure"] = lambda mean: percent(mean.value, mean.interval()) if mean else NONE
+    environment.filters["ms"] = lambda mean: (
+        interval_of(mean.value, mean.interval(), 1, sign=False) if mean else NONE
+    )
+    known = {"answers": answers, "device": DEVICE, "vllm": VLLM}
+    known |= {"data": data, "points": data.quoted, "figures": figures, "fewest": PROCESSES}
+    return re.sub(r"\n{3,}", "\n\n", environment.get_template("page.md.j2").render(known))

@@ -1,183 +1,171 @@
-"""What the study's data holds: a point is one run, an effect one of its differences."""
+"""What was measured: a point is one configuration, with the figures of each of its processes."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from harness.analysis.breakdown.host import judge
+from chores import pack
+from harness.analysis import stats
+from harness.analysis.stats import Mean
+from harness.experiments import views
 from harness.experiments.prefill.rows import PrefillSummary
-from harness.runs.schema import upgrade
+from harness.runs.record import Result
+from harness.runs.schema import RunRecord
+from harness.sweep import plan
+from study import figures, kernels
+from study.figures import Figures
 
-Row = dict[str, Any]
-
-GATHERED = ("flash_attn_func", "fragmented")  # kernel and arm of the row that has the gather of K and V
-ONE_LAYER = "-1-layer"  # suffix of the models on which only a kernel is measured
+PROCESSES = 5  # the fewest that a figure may rest on
+VLLM, DEVICE = "0.33.0", "NVIDIA H200"  # that the page is about
 
 
-@dataclass(frozen=True)
-class Effect:
-    """A difference in percent of its baseline, with the noise floor."""
+@dataclass(frozen=True, order=True)
+class Key:
+    """Identifies a point."""
 
-    pct: float | None = None
-    ci95_pct: Sequence[float] | None = None
-    floor_pct: float | None = None  # A/A of the same series
-    n: int = 0  # pairs
-    tolerance_pct: float = 0.5
-    reason: str | None = None  # why it was not measured
+    model: str
+    length: int
+    version: int  # of FlashAttention; 0: another kernel
+    block_size: int
+    gap: str
+    kind: str  # "prefill"; "captured", its attention calls replayed; "random", calls without an engine
+    mode: str = (
+        ""  # of CUDA graphs that cover the step, e.g. "PIECEWISE"; "": as vLLM has them, for 512 tokens
+    )
 
     @property
-    def judgement(self) -> str:
-        """The study's judgement.
+    def name(self) -> str:
+        """As a table's row begins."""
+        unusual = [self.gap if self.gap == "scattered" else "", self.mode and f"{self.mode} graphs"]
+        parts = [f"{self.model} at {self.length}", f"FA{self.version}", f"blocks of {self.block_size}"]
+        return ", ".join(filter(None, [*parts, *unusual]))
 
-        same: the interval lies within the tolerance. slower, faster: it lies beyond the noise floor.
-        below noise: neither, and the figure itself is no larger than the floor. unclear: neither, and it is.
-        """
-        if self.pct is None:
-            return "not measured"
-        if self.ci95_pct is None or self.floor_pct is None:
-            return "too few rounds"
-        low, high = self.ci95_pct
-        if -self.tolerance_pct <= low and high <= self.tolerance_pct:
-            return "same"
-        if low > self.floor_pct:
-            return "slower"
-        if high < -self.floor_pct:
-            return "faster"
-        return "below noise" if abs(self.pct) <= self.floor_pct else "unclear"
+    @classmethod
+    def of(cls, options: Mapping[str, Any], kind: str, version: int, model: str = "") -> Key:
+        """A point with these options of a configuration or a sweep."""
+        model = model or Path(options["model"]).name
+        gap = options.get("gap", "shuffled")
+        return cls(model, options["length"], version, options["block_size"], gap, kind)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Point:
-    """One run, from its files in the study's data."""
+    """One configuration's figures."""
 
-    record: Row
-    summary: Row  # empty if the run failed
+    key: Key
+    processes: dict[int, Figures] = field(default_factory=dict)  # by seed
+    bounds: set[str] = field(default_factory=set)  # what the steps of its processes wait for
 
-    @property
-    def device(self) -> str:
-        """The device's name."""
-        return str(self.record["device"]["name"])
+    def values(self, name: str) -> list[float]:
+        """A figure's values, a process each; [] if it was not measured."""
+        return [values[name] for values in self.processes.values() if name in values]
 
-    @property
-    def model(self) -> str:
-        """The name given, e.g. llama-3-8b-1-layer."""
-        return Path(self.record["config"].get("model", self.record["model"]["name"])).name
-
-    @property
-    def shape(self) -> str:
-        """The model whose attention it has, with all layers or one."""
-        return self.model.removesuffix(ONE_LAYER)
+    def mean(self, name: str) -> Mean | None:
+        """A figure's mean, whose interval holds what differs between processes; None of too few."""
+        values = self.values(name)
+        return stats.mean(values) if len(values) >= PROCESSES else None
 
     @property
-    def length(self) -> int:
-        """Tokens of the prompt."""
-        return int(self.record["config"]["length"])
+    def bound(self) -> str:
+        """What the step waits for; where processes disagree, all that was found."""
+        return " or ".join(sorted(self.bounds))
+
+
+@dataclass(frozen=True)
+class Data:
+    """What the page is made of."""
+
+    points: Sequence[Point]
+    unused: Mapping[str, Iterable[str]]  # archives that may not be quoted, by why
+    missing: Sequence[Key]  # planned points with too few processes
 
     @property
-    def block_size(self) -> int:
-        """Tokens per block."""
-        return int(self.record["config"]["block_size"])
-
-    @property
-    def gap(self) -> str:
-        """How far apart segments of blocks lie."""
-        return str(self.record["config"].get("gap", "shuffled"))
-
-    @cached_property
-    def attention(self) -> str:
-        """The engine's attention kernel, e.g. "vLLM FA3"."""
-        return next((r["provider"] for r in self.summary["kernels"] if r["arm"] == "dense"), "unknown")
-
-    @property
-    def breakdown(self) -> Row | None:
-        """The breakdown of the whole prefill; None for a kernel alone."""
-        found: Row | None = self.summary["attribution"]
-        return None if self.model.endswith(ONE_LAYER) else found
-
-    @property
-    def bound_by(self) -> str | None:
-        """What the step waits for, judged anew from the run's figures."""
-        found = (self.breakdown or {}).get("host_bound")
-        if found is None:
-            return None
-        if found["verdict"] == "not applicable":  # on a CPU
-            return "not applicable"
-        return judge(found["gpu_busy_pct"], found["ci95_pct"])
-
-    @property
-    def spreads(self) -> list[int]:
-        """The values of spread_k, ascending."""
-        return sorted(self.record["spread_k"])
-
-    def kernel(self, arm: str, spread_k: int, stage: str = "kernel") -> Row | None:
-        """The row of one of the engine's arms, mean over the layers."""
-        wanted = {"arm": arm, "spread_k": spread_k, "stage": stage}
-        return next((r for r in self.summary["kernels"] if wanted.items() <= r.items()), None)
-
-    def gather(self, spread_k: int) -> Row:
-        """The row with `gather_us` of K and V, mean over the layers, and in newer runs its interval."""
-        wanted = {"kernel": GATHERED[0], "arm": GATHERED[1], "spread_k": spread_k}
-        return next((r for r in self.summary["kernels"] if wanted.items() <= r.items()), {})
-
-    def contrast(self, baseline: str, treatment: str, spread_k: int) -> Row | None:
-        """A row of the engine's kernel's contrasts; None if one of the arms was not measured."""
-        wanted = {"baseline": baseline, "treatment": treatment, "spread_k": spread_k}
-        rows = (r for r in self.summary["contrasts"] if r["kernel"] != "prefill")
-        return next((r for r in rows if wanted.items() <= r.items()), None)
-
-    def paging(self) -> Effect:
-        """The kernel on one segment of blocks against the kernel without a block table."""
-        return self._effect(self.contrast("dense", "paged@1", 1), "paged", 1)
-
-    def fragmentation(self, spread_k: int) -> Effect:
-        """The same kernel on `spread_k` segments against one."""
-        return self._effect(self.contrast("paged@1", "paged", spread_k), "paged", spread_k)
-
-    def in_engine(self, component: str) -> Effect:
-        """A component of the whole prefill's breakdown, in percent of the engine's own."""
-        if not self.breakdown:
-            return Effect(reason="no breakdown")
-        row = next((r for r in self.breakdown["measured"] if r["component"] == component), None)
-        if row is None or row["pct"] is None:
-            return Effect(reason=(row or {}).get("reason") or f"{component} was not tried")
-        floor = self.breakdown["noise_floor_pct"]
-        return Effect(row["pct"], row["ci95_pct"], floor, row["n"], self.summary["tolerance_pct"])
-
-    def _effect(self, row: Row | None, arm: str, spread_k: int) -> Effect:
-        if row is None:
-            cell = self.kernel(arm, spread_k) or {}
-            texts = [cell[key] for key in ("status", "reason") if cell.get(key)]
-            return Effect(reason=": ".join(texts) or "not tried")
-        tolerance = self.summary["tolerance_pct"]
-        return Effect(row["delta_pct"], row["ci95_pct"], row["noise_floor_pct"], row["n"], tolerance)
+    def quoted(self) -> list[Point]:
+        """Those with enough processes; of two with one key, which differ in another option, the one with
+        more.
+        """
+        enough = [point for point in self.points if len(point.processes) >= PROCESSES]
+        by_key = {point.key: point for point in sorted(enough, key=lambda point: len(point.processes))}
+        return [by_key[key] for key in sorted(by_key)]
 
 
-def read_record(file: Path) -> Row:
-    """Read a run.json, or what the study keeps of one, with the keys of this version."""
-    record: Row = json.loads(file.read_text(encoding="utf-8"))
-    return upgrade(record, record.get("schema_version", 1))
+def read(folder: Path, plans: Path) -> Data:
+    """The points of all archives in a folder; missing are those of the sweeps in another, and of CALLS."""
+    points: dict[tuple[Key, str], Point] = {}
+    unused: dict[str, set[str]] = {}
+    for archive in sorted(folder.glob("*.tar.xz")):
+        for record, results in pack.read(archive):
+            if reason := _why_not(record):
+                unused.setdefault(reason, set()).add(archive.name.removesuffix(".tar.xz"))
+                continue
+            seed, settings = record.config["seed"], _settings(record)
+            for key, values, bound in _measured(record, results):
+                point = points.setdefault((key, settings), Point(key))
+                if seed in point.processes:
+                    raise ValueError(f"{archive.name}: seed {seed} of {key.name} is there twice")
+                point.processes[seed] = values
+                point.bounds |= {bound} if bound else set()
+    whole = {point.key for point in points.values() if len(point.processes) >= PROCESSES}
+    missing = [key for key in planned(plans) if key not in whole]
+    return Data([points[place] for place in sorted(points)], unused, missing)
 
 
-def read_summary(file: Path) -> Row:
-    """Read a summary.json of the main job, or what the study keeps of one, with the keys of this version."""
-    summary: Row = json.loads(file.read_text(encoding="utf-8"))
-    return PrefillSummary.upgrade(summary, summary.get("schema_version", 1))
+def _why_not(record: RunRecord) -> str | None:
+    """Why a run is not on the page; None if it is."""
+    if reason := pack.objection(record):
+        return reason.partition(";")[0]
+    vllm, device, config = record.versions.get("vllm"), record.device.name, record.config
+    if (vllm, device) != (VLLM, DEVICE):
+        return f"measured with vLLM {vllm} on {device}"
+    several = (
+        config.get("batch") or max(config.get(of, 1) for of in ("batch_size", "tensor_parallel_size")) > 1
+    )
+    partly = config.get("seq_len_q") not in (None, config.get("length")) or not config.get("causal", True)
+    other = (
+        record.experiment not in ("prefill", "kernels") or several or partly or config.get("from_captures")
+    )
+    if other or max(record.spread_k or [0]) != -(-config["length"] // config["block_size"]):
+        return "another question than the page's: not one whole causal prompt, in as many segments as blocks"
+    return None
 
 
-def read(data: Path) -> tuple[list[Point], list[Point]]:
-    """Read a data directory: its points in a fixed order, and those whose run failed."""
-    points, failures = [], []
-    for file in sorted(data.glob("*/*/run.json")):
-        record = read_record(file)
-        summary_path = file.with_name("summary.json")
-        if summary_path.is_file():
-            points.append(Point(record, read_summary(summary_path)))
-        else:
-            failures.append(Point(record, {}))
-    points.sort(key=lambda p: (p.device, p.shape, p.length, p.block_size, p.attention, p.model, p.gap))
-    return points, failures
+def _settings(record: RunRecord) -> str:
+    """What processes of one point have in common."""
+    own = ("seed", "output_dir", "overwrite", "resume", "quiet")
+    return json.dumps(
+        {name: value for name, value in record.config.items() if name not in own}, sort_keys=True
+    )
+
+
+def planned(plans: Path) -> list[Key]:
+    """Every point that a complete study has."""
+    options = [point.options for file in sorted(plans.glob("*.yaml")) for point in plan.read(file).points]
+    keys = [Key.of(each, "prefill", each["flash_attn_version"]) for each in options]
+    for call in kernels.CALLS:
+        keys += [Key.of(call, "random", version, call["shape"]) for version in kernels.VERSIONS]
+    return list(dict.fromkeys(keys))
+
+
+def _measured(record: RunRecord, results: Sequence[Result]) -> Iterable[tuple[Key, Figures, str | None]]:
+    """A run's points: its key, its figures, and what its step waits for."""
+    config = record.config
+    if record.experiment == "kernels":
+        shape = kernels.shape_of(config)
+        for version, values in figures.of_calls(results).items():
+            yield Key.of(config, "random", version, shape), values, None
+        return
+    summary = views.summarise(record, results)
+    assert isinstance(summary, PrefillSummary)
+    version = (record.engine and record.engine.flash_attn_version) or config.get("flash_attn_version") or 0
+    mode = config.get("cudagraph_mode") or ("EAGER" if config.get("enforce_eager") else "")
+    key = replace(Key.of(config, "prefill", version), mode=mode)
+    for other, values in figures.of_graphs(summary).items():
+        yield replace(key, mode=other), values, None
+    if found := summary.attribution:
+        yield key, figures.of_prefill(found), found.host_bound.verdict
+    if values := figures.of_captured(summary):
+        yield replace(key, kind="captured"), values, None
