@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if experiment.config is RunConfig:
             _add_processes(own)
     _add_sweep(commands)
+    _add_verify(commands)
     report = commands.add_parser("report", help="rebuild tables, plots and page", allow_abbrev=False)
     report.add_argument("run", type=Path, metavar="RUN", help="a run's or a sweep's directory")
     _add_compare(commands)
@@ -147,6 +148,16 @@ def _add_sweep(commands: argparse._SubParsersAction[cli.Parser]) -> None:
     )
 
 
+def _add_verify(commands: argparse._SubParsersAction[cli.Parser]) -> None:
+    from harness.verify.options import GROUPS as VERIFY_GROUPS
+    from harness.verify.options import VerifyConfig
+
+    about = "check that the vLLM plugin gives a model's own answers, and what it saves"
+    parser = _with_options(commands, "verify", about)
+    cli.add_options(parser, VerifyConfig, VERIFY_GROUPS)
+    parser.epilog = "Exit status: 0 only if all answers are equal and the plugin wrote no cache."
+
+
 def _add_compare(commands: argparse._SubParsersAction[cli.Parser]) -> None:
     parser = commands.add_parser(
         "compare",
@@ -186,6 +197,8 @@ def _dispatch(arguments: argparse.Namespace) -> int:
 
         points = plan.read(arguments.file)
         return job.run(points, arguments.output_dir, arguments.resume, arguments.ray_address)
+    if command == "verify":
+        return _verify(options)
     if command == "doctor":
         from harness import doctor
 
@@ -193,6 +206,30 @@ def _dispatch(arguments: argparse.Namespace) -> int:
     if command == "compare":
         return _compare(**options)
     return _report(arguments.run)
+
+
+def _verify(options: dict[str, Any]) -> int:
+    from harness.config.loading import load
+    from harness.verify import options as verify
+
+    config_file = options.pop("config", None)
+    config = load(verify.VerifyConfig, cli.parse_options(verify.VerifyConfig, options), config_file)
+    verify.check(config)
+
+    from harness.engine.child import EngineFailed
+    from harness.models import ModelError
+    from harness.verify import job, view
+
+    try:
+        verified = job.run(config)
+    except ModelError as error:
+        raise ConfigError(str(error)) from error
+    except EngineFailed as error:
+        raise RunFailed(str(error)) from error
+    print(view.block(verified, sys.argv))
+    if config.output:
+        config.output.write_text(view.as_json(verified, sys.argv), encoding="utf-8")
+    return cli.OK if verified.equal else cli.FAILED
 
 
 def _check_run(run_dir: Path) -> None:

@@ -1,8 +1,8 @@
 """What the plugin for prefill-only serving (`harness/plugin/`) wraps and calls inside vLLM.
 
-vLLM has no setting that leaves out the KV cache of a causal model, so the plugin wraps five methods: where the
-configuration is made, where an API and where the engine take a request in, where a model is loaded, and where a
-worker runs a step. It can go once vLLM reads K and V of a whole prompt from the step itself.
+vLLM has no setting that leaves out the KV cache of a causal model, so the plugin wraps five methods: where
+the configuration is made, where an API and where the engine take a request in, where a model is loaded, and
+where a worker runs a step. It can go once vLLM reads K and V of a whole prompt from the step itself.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ NEEDS = (
 NEEDS_ON_CUDA = (
     Symbol("vllm.v1.attention.backends.fa_utils:flash_attn_varlen_func",
            ("q", "k", "v", "out", "cu_seqlens_q", "cu_seqlens_k", "max_seqlen_q", "max_seqlen_k",
-            "softmax_scale", "causal", "alibi_slopes", "window_size", "softcap", "fa_version", "num_splits", "s_aux")),
+            "softmax_scale", "causal", "alibi_slopes", "window_size", "softcap", "fa_version", "num_splits",
+            "s_aux")),
     Symbol("vllm.v1.attention.ops.triton_prefill_attention:context_attention_fwd",
            ("q", "k", "v", "o", "b_start_loc", "b_seq_len", "max_input_len", "is_causal", "softmax_scale",
             "sliding_window_q", "sliding_window_k", "sinks")),

@@ -23,6 +23,7 @@ SHAPES = {
     "llama-3-8b": "Llama 3.1 8B, not Meta's",
     "qwen2.5-7b": "Qwen2.5 7B, not Alibaba's",
     "llama-3-8b-8-layers": "8 of the 32 layers of Llama 3.1 8B",
+    "qwen3-0.6b": "Qwen3 0.6B, not Alibaba's",
     "gpt2-1-layer": "one layer of gpt2",
     "llama-3-8b-1-layer": "one layer of Llama 3.1 8B",
     "qwen2.5-7b-1-layer": "one layer of Qwen2.5 7B",

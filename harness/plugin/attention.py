@@ -1,35 +1,31 @@
-"""What the plugin's backends share: mixed in ahead of vLLM's own builder and implementation of attention."""
+"""What the plugin's backends share: mixed in ahead of vLLM's own builder, implementation and backend."""
 
 from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch
+from torch import Tensor
 
 from harness.plugin import mode, steps
 from patches import prefill_only
 
 OWN = "runs_on_own_kv"  # of metadata: attention runs on the step's own K and V
+Rows = tuple[Tensor, Tensor, Tensor, Tensor]  # query, key, value, output, without padding
 
 
 class Builder:
-    """A metadata builder that marks steps which need no cache, and leaves out the plan of the paged kernel."""
+    """A metadata builder that marks steps which need no cache, and plans no paged kernel for them."""
 
     vllm_config: Any
 
     @classmethod
     def get_cudagraph_support(cls, vllm_config: Any, kv_cache_spec: Any) -> Any:
         """At most decoding steps in full graphs, so that none freezes whether a step uses the cache."""
-        from vllm.v1.attention.backend import AttentionCGSupport
+        from vllm.v1.attention.backend import AttentionCGSupport as Support
 
         support = super().get_cudagraph_support(vllm_config, kv_cache_spec)  # type: ignore[misc]
-        asked = mode.of(vllm_config)
-        if asked is None:
-            return support
-        most = (
-            AttentionCGSupport.NEVER if asked == "nocache" else AttentionCGSupport.UNIFORM_SINGLE_TOKEN_DECODE
-        )
-        return min(support, most, key=lambda each: each.value)
+        most = {None: support, "nocache": Support.NEVER, "step": Support.UNIFORM_SINGLE_TOKEN_DECODE}
+        return min(support, most[mode.of(vllm_config)], key=lambda each: each.value)
 
     def build(self, common_prefix_len: int, common_attn_metadata: Any, fast_build: bool = False) -> Any:
         """vLLM's metadata, without the plan of the paged kernel (`fast_build`) where that will not run."""
@@ -47,28 +43,13 @@ class Impl:
     """Attention that runs on K and V of the step where its metadata says so, and else as vLLM's own."""
 
     writes_ahead: ClassVar[bool]  # whether vLLM's own backend has K and V written ahead of `forward`
-    num_heads: int
 
     def why_not(self) -> str | None:
         """Why this layer cannot run on a step's own K and V, or None."""
         return None
 
-    def attend(
-        self,
-        layer: Any,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        output: torch.Tensor,
-        metadata: Any,
-    ) -> None:
-        """Causal attention within each request of a step, into `output`.
-
-        Args:
-            query, output: [tokens, heads, head size], requests one after the other.
-            key, value: [tokens, KV heads, head size].
-            metadata: of a step that needs no cache.
-        """
+    def attend(self, layer: Any, rows: Rows, metadata: Any) -> None:
+        """Causal attention within each request of a step that needs no cache, into the rows' output."""
         raise NotImplementedError
 
     def fused_output_quant_supported(self, quant_key: Any) -> bool:
@@ -76,36 +57,27 @@ class Impl:
         return False
 
     def forward(
-        self,
-        layer: Any,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        kv_cache: torch.Tensor,
-        attn_metadata: Any,
-        output: torch.Tensor,
-        output_scale: torch.Tensor | None = None,
-        output_block_scale: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+        self, layer: Any, query: Tensor, key: Tensor, value: Tensor, kv_cache: Tensor, attn_metadata: Any,
+        output: Tensor, *args: Any, **kwargs: Any,
+    ) -> Any:  # fmt: skip
         """As vLLM's; writes K and V first, as the backend says `forward_includes_kv_cache_update`."""
         if getattr(attn_metadata, OWN, False):
             # Rows beyond these are padding of a CUDA graph and may hold anything.
-            count = attn_metadata.num_actual_tokens
-            rows = (query, key, value, output)
-            cut = rows if query.shape[0] == count else tuple(each[:count] for each in rows)
-            self.attend(layer, *cut, attn_metadata)
+            count, rows = attn_metadata.num_actual_tokens, (query, key, value, output)
+            if query.shape[0] != count:
+                rows = query[:count], key[:count], value[:count], output[:count]
+            self.attend(layer, rows, attn_metadata)
             return output
         if attn_metadata is not None and self.writes_ahead:
             *_, slot_mapping = prefill_only.ATTENTION_CONTEXT.resolve()(layer.layer_name)
             if slot_mapping is not None:
                 self.do_kv_cache_update(layer, key, value, kv_cache, slot_mapping)  # type: ignore[attr-defined]
-        return super().forward(  # type: ignore[misc, no-any-return]
-            layer, query, key, value, kv_cache, attn_metadata, output, output_scale, output_block_scale
-        )
+        given = layer, query, key, value, kv_cache, attn_metadata, output, *args
+        return super().forward(*given, **kwargs)  # type: ignore[misc]
 
 
 class Backend:
-    """Settings of a backend whose `forward` writes the cache itself, where it writes it."""
+    """A backend whose `forward` writes the cache itself, where it writes it."""
 
     forward_includes_kv_cache_update = True
     supports_kv_cache_update_bypass = False

@@ -6,28 +6,16 @@ saves no time; it is for tests and trials of the plugin where there is no GPU.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
-from vllm.v1.attention.backends.cpu_attn import (
-    CPUAttentionBackend,
-    CPUAttentionBackendImpl,
-    CPUAttentionMetadataBuilder,
-)
+from vllm.v1.attention.backends import cpu_attn
 
-from harness.plugin.attention import OWN, Backend, Builder, Impl
+from harness.plugin.attention import OWN, Backend, Builder, Impl, Rows
 
 
-@dataclass
-class Blocks:
-    """A step's own blocks, rewritten by each layer."""
-
-    cache: torch.Tensor  # [blocks, KV heads, block size, 2 * head size]
-    slots: torch.Tensor  # [tokens], int64: where each token's K and V go
-
-
-class CPUBuilder(Builder, CPUAttentionMetadataBuilder):  # type: ignore[misc]
+class CPUBuilder(Builder, cpu_attn.CPUAttentionMetadataBuilder):  # type: ignore[misc]
     """vLLM's, for a decoder also where the layers have no cache."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -35,43 +23,36 @@ class CPUBuilder(Builder, CPUAttentionMetadataBuilder):  # type: ignore[misc]
         self.is_encoder_only_attention = False
 
     def prepare(self, metadata: Any) -> Any:
-        """The metadata with a block table of the step's own blocks, and those blocks."""
+        """The metadata with the step's own blocks, which each layer rewrites, and their table and slots."""
         size, lengths = self.block_size, metadata.seq_lens
         per_request = (lengths + size - 1) // size
         first = per_request.cumsum(0) - per_request
         table = first[:, None] + torch.arange(int(per_request.max()))
         # A request's tokens follow one another, from the first slot of its first block on.
         starts = metadata.query_start_loc[:-1].repeat_interleave(lengths)
-        place = torch.arange(int(lengths.sum())) - starts + size * first.repeat_interleave(lengths)
+        slots = torch.arange(int(lengths.sum())) - starts + size * first.repeat_interleave(lengths)
+        own = replace(metadata, block_table=table.to(torch.int32), slot_mapping=slots.to(torch.int64))
         shape = (int(per_request.sum()), self.num_kv_heads, size, 2 * self.head_dim)
-        own = replace(metadata, block_table=table.to(torch.int32), slot_mapping=place.to(torch.int64))
-        own.blocks = Blocks(torch.zeros(shape, dtype=self.dtype), own.slot_mapping)
+        own.blocks = torch.zeros(shape, dtype=self.dtype)
         setattr(own, OWN, True)
         return own
 
 
-class CPUImpl(Impl, CPUAttentionBackendImpl):  # type: ignore[misc]
+class CPUImpl(Impl, cpu_attn.CPUAttentionBackendImpl):  # type: ignore[misc]
     """vLLM's kernel on the step's own blocks."""
 
-    writes_ahead = not CPUAttentionBackend.forward_includes_kv_cache_update
+    writes_ahead = not cpu_attn.CPUAttentionBackend.forward_includes_kv_cache_update
 
-    def attend(
-        self,
-        layer: Any,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        output: torch.Tensor,
-        metadata: Any,
-    ) -> None:
+    def attend(self, layer: Any, rows: Rows, metadata: Any) -> None:
         """Write this layer's K and V into the step's blocks and attend to them."""
-        blocks = metadata.blocks
+        query, key, value, output = rows
         if self.writes_ahead:
-            self.do_kv_cache_update(layer, key, value, blocks.cache, blocks.slots)
-        CPUAttentionBackendImpl.forward(self, layer, query, key, value, blocks.cache, metadata, output)
+            self.do_kv_cache_update(layer, key, value, metadata.blocks, metadata.slot_mapping)
+        stock = cpu_attn.CPUAttentionBackendImpl.forward
+        stock(self, layer, query, key, value, metadata.blocks, metadata, output)
 
 
-class PrefillOnlyCPUAttention(Backend, CPUAttentionBackend):  # type: ignore[misc]
+class PrefillOnlyCPUAttention(Backend, cpu_attn.CPUAttentionBackend):  # type: ignore[misc]
     """Takes the place of CPU_ATTN."""
 
     impl_cls, builder_cls = CPUImpl, CPUBuilder

@@ -4,66 +4,47 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
+from vllm.v1.attention.backends import flash_attn
 from vllm.v1.attention.backends.fa_utils import flash_attn_varlen_func
-from vllm.v1.attention.backends.flash_attn import (
-    FlashAttentionBackend,
-    FlashAttentionImpl,
-    FlashAttentionMetadataBuilder,
-)
 
-from harness.plugin.attention import Backend, Builder, Impl
+from harness.plugin.attention import Backend, Builder, Impl, Rows
 
 
-class FlashBuilder(Builder, FlashAttentionMetadataBuilder):  # type: ignore[misc]
-    """vLLM's; `fast_build` spares it the plan of the paged kernel."""
+class FlashBuilder(Builder, flash_attn.FlashAttentionMetadataBuilder):  # type: ignore[misc]
+    """vLLM's."""
 
 
-class FlashImpl(Impl, FlashAttentionImpl):  # type: ignore[misc]
+class FlashImpl(Impl, flash_attn.FlashAttentionImpl):  # type: ignore[misc]
     """Versions 2, 3 and 4."""
 
-    writes_ahead = not FlashAttentionBackend.forward_includes_kv_cache_update
+    writes_ahead = not flash_attn.FlashAttentionBackend.forward_includes_kv_cache_update
 
     def why_not(self) -> str | None:
-        """The layer's window must be a decoder's, and its kernel take one without a block table."""
-        if getattr(self, "fa4_hd256", False) and self.sliding_window != (-1, -1):
+        """The kernel must take the layer's window without a block table, and no layer looks ahead."""
+        if self._pages_of_its_own and self.sliding_window != (-1, -1):
             return "this version of flash attention has no sliding window without a block table"
-        if self.sliding_window[1] > 0:
-            return f"a window of {self.sliding_window} looks ahead"
-        return None
+        return f"a window of {self.sliding_window} looks ahead" if self.sliding_window[1] > 0 else None
 
-    def attend(
-        self,
-        layer: Any,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        output: torch.Tensor,
-        metadata: Any,
-    ) -> None:
+    @property
+    def _pages_of_its_own(self) -> bool:
+        """Whether it is version 4's kernel for heads of 256 on Blackwell; since vLLM 0.32."""
+        return getattr(self, "fa4_hd256", False)
+
+    def attend(self, layer: Any, rows: Rows, metadata: Any) -> None:
         """As in vLLM's path for encoders, but causal."""
+        query, key, value, output = rows
         starts, longest = metadata.query_start_loc, metadata.max_query_len
+        one_split = self.batch_invariant_enabled or self._pages_of_its_own
         flash_attn_varlen_func(
-            q=query,
-            k=key,
-            v=value,
-            out=output,
-            cu_seqlens_q=starts,
-            cu_seqlens_k=starts,
-            max_seqlen_q=longest,
-            max_seqlen_k=longest,
-            softmax_scale=self.scale,
-            causal=True,
-            alibi_slopes=self.alibi_slopes,
-            window_size=list(self.sliding_window),
-            softcap=self.logits_soft_cap,
-            fa_version=self.vllm_flash_attn_version,
-            num_splits=1 if self.batch_invariant_enabled or getattr(self, "fa4_hd256", False) else 0,
-            s_aux=self.sinks,
-        )
+            q=query, k=key, v=value, out=output, softmax_scale=self.scale, causal=True,
+            cu_seqlens_q=starts, cu_seqlens_k=starts, max_seqlen_q=longest, max_seqlen_k=longest,
+            alibi_slopes=self.alibi_slopes, window_size=list(self.sliding_window),
+            softcap=self.logits_soft_cap, s_aux=self.sinks,
+            fa_version=self.vllm_flash_attn_version, num_splits=1 if one_split else 0,
+        )  # fmt: skip
 
 
-class PrefillOnlyFlashAttention(Backend, FlashAttentionBackend):  # type: ignore[misc]
+class PrefillOnlyFlashAttention(Backend, flash_attn.FlashAttentionBackend):  # type: ignore[misc]
     """Takes the place of FLASH_ATTN."""
 
     impl_cls, builder_cls = FlashImpl, FlashBuilder

@@ -69,7 +69,7 @@ def doubts(layers: Mapping[str, Any]) -> Iterator[str]:
     if not found:
         yield "the model has no attention layers"
     for layer in found.values():
-        kind, impl = type(layer).__name__, getattr(layer, "impl", None)
+        kind, impl = type(layer).__name__, vars(layer).get("impl")
         if type(layer) is not plain or layer.attn_type != "decoder":
             yield f"layers of kind {kind} ({getattr(layer, 'attn_type', 'unknown')}) are unknown to it"
         elif not hasattr(impl, "why_not"):

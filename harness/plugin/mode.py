@@ -14,8 +14,8 @@ VARIABLE = "VLLM_PREFILL_ONLY"
 ON_DOUBT = "VLLM_PREFILL_ONLY_ON_DOUBT"
 MODES = ("step", "nocache")
 OFF = "off"  # the backends are the plugin's, but a doubt found after loading keeps the mode off
-# In `additional_config`, which every worker gets and which is part of the key of compiled graphs: else a graph
-# compiled with the plugin, which has no cache write, would serve an engine without it.
+# In `additional_config`, which every worker gets and which is in the key of compiled graphs: one compiled
+# with the plugin has no cache write, and must not serve an engine without it.
 KEY = "prefill_only"
 # Below vLLM's own logger, which has its handlers.
 LOG = logging.getLogger("vllm.prefill_only")

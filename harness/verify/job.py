@@ -1,0 +1,241 @@
+"""Start the engines, hold their answers against each other, look at their caches, and time them in turns."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness import device, models
+from harness.analysis import stats
+from harness.config.errors import ConfigError, label
+from harness.engine.child import Child
+from harness.measure import clocks
+from harness.measure.budget import Budget
+from harness.measure.sampler import Series, sample
+from harness.measure.timers import Step
+from harness.runs.record import Cell, Result, Status
+from harness.verify.comparing import Agreement, compare
+from harness.verify.options import LEAST_TOKENS, LENGTHS, VerifyConfig, engine_arguments, texts
+from harness.verify.serving import EngineSetup, Prompts, ServingFacts, serving
+
+STOCK, GRAPHS = "stock", "+graphs"
+
+
+@dataclass
+class Batch:
+    """Prompts that are timed together."""
+
+    name: str
+    prompts: Prompts
+
+
+@dataclass
+class Contrast:
+    """A batch's time in one engine against stock's."""
+
+    batch: str
+    prompts: int
+    arm: str
+    us: float | None  # median; None: it failed
+    difference: stats.PairedDifference | None
+    reason: str | None = None
+
+
+@dataclass
+class Verified:
+    """All that was found."""
+
+    config: VerifyConfig
+    model: str
+    weights: str
+    facts: dict[str, ServingFacts] = field(default_factory=dict)  # by arm
+    alone: dict[str, Agreement] = field(default_factory=dict)  # with stock, prompt by prompt
+    together: dict[str, Agreement] = field(default_factory=dict)  # the same, all at once
+    itself: Agreement | None = None  # stock all at once, against prompt by prompt
+    written: dict[str, int] = field(default_factory=dict)  # numbers of the cache
+    contrasts: list[Contrast] = field(default_factory=list)
+    results: list[Result] = field(default_factory=list)
+
+    @property
+    def equal(self) -> bool:
+        """Whether the plugin gave stock's answers and left the cache alone, which stock did not."""
+        agreed = all(each.equal for each in (*self.alone.values(), *self.together.values()))
+        plugin = [arm for arm in self.written if not arm.startswith(STOCK)]
+        return bool(
+            agreed and plugin and self.written[STOCK] > 0 and not any(self.written[arm] for arm in plugin)
+        )
+
+
+@dataclass(frozen=True)
+class _Input:
+    """The model as vLLM takes it, the prompts and the batches."""
+
+    arguments: dict[str, Any]
+    std: float | None
+    weights: str
+    prompts: Prompts
+    batches: list[Batch]
+
+
+def run(config: VerifyConfig) -> Verified:
+    """Verify. Raises ConfigError, or EngineFailed if an engine does not start or fails at a prompt."""
+    given = _read(config)
+    verified = Verified(config, config.model, given.weights)
+    with ExitStack() as closing:
+        engines = _start(config, given, closing)
+        verified.facts = {arm: engine.facts for arm, engine in engines.items()}
+        _hold_against_stock(verified, engines, given.prompts)
+        verified.written = {arm: engine.ask("written", given.prompts) for arm, engine in engines.items()}
+        if config.repeats != 0:
+            budget = Budget(config.max_seconds, len(given.batches), config.repeats)
+            for batch in given.batches:
+                _time(verified, engines, batch, budget)
+    return verified
+
+
+def _read(config: VerifyConfig) -> _Input:
+    """The model's files and the prompts' token ids; takes seconds, starts nothing."""
+    sizes = config.sizes()
+    arguments = engine_arguments(config) | {"model": config.model, "load_format": config.load_format}
+    std, weights = None, config.load_format
+    asked = [tokens for _, tokens in sizes] + [max(LENGTHS)] * (not config.prompts)
+    longest_asked = max(asked, default=1)
+    if config.model in models.BUILT_IN:
+        source = models.materialise(
+            models.inspect(config.model, length=longest_asked, load_format=config.load_format), config.seed
+        )
+        if source.extended_positions is not None:
+            raise ConfigError(f"{label('model', config.model)}: has no room for {longest_asked} tokens")
+        arguments |= {"model": str(source.path), "load_format": source.load_format}
+        arguments["hf_overrides"] = source.hf_overrides
+        weights = source.weights
+        if source.drawn_in_engine:
+            std = float(source.config.get("initializer_range", 0.02))
+    prompts = _tokens(config, str(arguments["model"])) if config.prompts else []
+    vocabulary, positions = _sizes(config, str(arguments["model"]))
+    arguments["skip_tokenizer_init"] = not config.prompts
+    most = (config.max_model_len or positions) - 1
+    lengths = [length for length in LENGTHS if length <= most]
+    seeded = prompts or [_random(vocabulary, length, config.seed + length) for length in lengths]
+    batches = [Batch(f"{count} x {tokens}", [_random(vocabulary, tokens, n) for n in range(count)])
+               for count, tokens in sizes]  # fmt: skip
+    if config.prompts and not sizes:
+        batches = [Batch("the first alone", prompts[:1]), Batch("all at once", prompts)]
+    longest = max(len(ids) for each in (seeded, *(batch.prompts for batch in batches)) for ids in each)
+    room = config.max_model_len or longest + 1
+    if longest >= room:
+        raise ConfigError(
+            f"{label('max_model_len', room)}: a prompt has {longest} tokens; set it to at least {longest + 1}"
+        )
+    arguments["max_model_len"] = room
+    least = LEAST_TOKENS[device.kind()]
+    arguments["max_num_batched_tokens"] = config.max_num_batched_tokens or max(room, least)
+    return _Input(arguments, std, weights, seeded, batches)
+
+
+def _tokens(config: VerifyConfig, path: str) -> Prompts:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(
+        path, revision=config.revision, trust_remote_code=config.trust_remote_code
+    )
+    return [tokenizer(text)["input_ids"] for text in texts(config)]
+
+
+def _sizes(config: VerifyConfig, path: str) -> tuple[int, int]:
+    """A model's vocabulary and positions, of its config.json."""
+    from transformers import AutoConfig
+
+    found = AutoConfig.from_pretrained(
+        path, revision=config.revision, trust_remote_code=config.trust_remote_code
+    )
+    text = found.get_text_config()
+    positions = getattr(text, "max_position_embeddings", None) or max(LENGTHS) + 1
+    return int(text.vocab_size), int(positions)
+
+
+def _random(vocabulary: int, length: int, seed: int) -> list[int]:
+    source = random.Random(seed)
+    return [source.randrange(vocabulary) for _ in range(length)]
+
+
+def _start(config: VerifyConfig, given: _Input, closing: ExitStack) -> dict[str, Child]:
+    """All engines by arm: at once where the size of the KV cache is given, else in turn, as vLLM measures
+    what is free.
+    """
+    plain = [STOCK, *config.mode]
+    arms = plain + [arm + GRAPHS for arm in plain if config.graphs]
+    share = config.gpu_memory_utilization or round(0.9 / len(arms), 3)
+    shared = {"gpu_memory_utilization": share, **given.arguments}
+    at_once = device.kind() == "cuda" and "kv_cache_memory_bytes" in config.engine_options
+
+    def start(arm: str) -> Child:
+        mode = arm.removesuffix(GRAPHS)
+        arguments = shared | (_covering(given, shared) if arm.endswith(GRAPHS) else {})
+        return Child(serving, EngineSetup(None if mode == STOCK else mode, arguments, given.std, config.seed))
+
+    with ThreadPoolExecutor(len(arms) if at_once else 1) as pool:
+        starting = [pool.submit(start, arm) for arm in arms]
+        for each in starting:
+            closing.callback(lambda each=each: each.exception() or each.result().close())  # type: ignore[misc]
+    return {arm: each.result() for arm, each in zip(arms, starting, strict=True)}
+
+
+def _covering(given: _Input, arguments: dict[str, Any]) -> dict[str, Any]:
+    """vLLM's arguments for graphs of just the batches' steps, each as long as they are."""
+    most = arguments["max_num_batched_tokens"]
+    sizes = {min(sum(map(len, batch.prompts)), most) for batch in given.batches}
+    theirs = arguments.get("compilation_config") or {}
+    return {"compilation_config": theirs | {"cudagraph_capture_sizes": sorted(sizes | {1, most})}}
+
+
+def _hold_against_stock(verified: Verified, engines: dict[str, Child], prompts: Prompts) -> None:
+    dtype = verified.facts[STOCK].dtype
+    alone = {arm: engine.ask("answers", prompts, True) for arm, engine in engines.items()}
+    together = {arm: engine.ask("answers", prompts, False) for arm, engine in engines.items()}
+    for arm in engines:
+        if arm != STOCK:
+            verified.alone[arm] = compare(alone[STOCK], alone[arm], dtype)
+            verified.together[arm] = compare(together[STOCK], together[arm], dtype)
+    verified.itself = compare(alone[STOCK], together[STOCK], dtype)
+
+
+class _Timer:
+    """The engines' own times."""
+
+    name = "LLM.generate or LLM.encode"
+
+    def time_round(self, steps: Sequence[Step]) -> list[float]:
+        """Microseconds of each step, which its `run` returns."""
+        return [float(step.run()) for step in steps]  # type: ignore[arg-type]
+
+
+def _time(verified: Verified, engines: dict[str, Child], batch: Batch, budget: Budget) -> None:
+    """Sample a batch in every engine in turns, in stock twice (A/A)."""
+    arms = [*engines, STOCK]
+    series = Series([], [], pairs=[(0, n) for n in range(1, len(arms))])
+    for n, arm in enumerate(arms):
+        cell = Cell("end_to_end", "prefill", "vLLM", arm, 0, 0, None, "captured", (("batch", batch.name),))
+        series.results.append(Result(cell, batch.name, Status.OK, control=n == len(engines)))
+        series.steps.append(Step(lambda arm=arm: engines[arm].ask("run_us", batch.prompts)))  # type: ignore[misc]
+    sample(series, _Timer(), budget, verified.config.seed, monitor=clocks.for_device(device.kind()))
+    verified.results += series.results
+    sampled = [result for result in series.results if result.samples_us]
+    pulled = dict(zip(map(id, sampled), stats.pull_in([each.samples_us for each in sampled]), strict=True))
+    first = series.results[0]
+    for result in series.results:
+        arm = "stock again (A/A)" if result.control else result.cell.arm
+        if id(result) not in pulled or id(first) not in pulled:
+            verified.contrasts.append(
+                Contrast(batch.name, len(batch.prompts), arm, None, None, result.reason)
+            )
+            continue
+        difference = stats.paired_difference(pulled[id(first)], pulled[id(result)])
+        median = stats.median_interval(result.samples_us).median
+        verified.contrasts.append(
+            Contrast(batch.name, len(batch.prompts), arm, median, None if result is first else difference)
+        )

@@ -1,0 +1,11 @@
+"""A base of vLLM's workers, which import this module ahead of the model: so the plugin need not be installed."""
+
+from __future__ import annotations
+
+from harness import plugin
+
+plugin.register()
+
+
+class Workers:
+    """See `worker_extension_cls` of vLLM."""
