@@ -18,6 +18,7 @@ from harness.measure.budget import Budget
 from harness.measure.sampler import Series, sample
 from harness.measure.timers import Step
 from harness.runs.record import Cell, Result, Status
+from harness.units import first_line
 from harness.verify.comparing import Agreement, compare
 from harness.verify.options import LEAST_TOKENS, LENGTHS, VerifyConfig, engine_arguments, texts
 from harness.verify.serving import EngineSetup, Prompts, ServingFacts, serving
@@ -102,14 +103,9 @@ def _read(config: VerifyConfig) -> _Input:
     sizes = config.sizes()
     arguments = engine_arguments(config) | {"model": config.model, "load_format": config.load_format}
     std, weights = None, config.load_format
-    asked = [tokens for _, tokens in sizes] + [max(LENGTHS)] * (not config.prompts)
-    longest_asked = max(asked, default=1)
     if config.model in models.BUILT_IN:
-        source = models.materialise(
-            models.inspect(config.model, length=longest_asked, load_format=config.load_format), config.seed
-        )
-        if source.extended_positions is not None:
-            raise ConfigError(f"{label('model', config.model)}: has no room for {longest_asked} tokens")
+        found = models.inspect(config.model, length=1, load_format=config.load_format)
+        source = models.materialise(found, config.seed)
         arguments |= {"model": str(source.path), "load_format": source.load_format}
         arguments["hf_overrides"] = source.hf_overrides
         weights = source.weights
@@ -119,11 +115,13 @@ def _read(config: VerifyConfig) -> _Input:
     vocabulary, positions = _sizes(config, str(arguments["model"]))
     arguments["skip_tokenizer_init"] = not config.prompts
     most = (config.max_model_len or positions) - 1
+    if not (sizes or prompts):
+        sizes = [(count, min(max(LENGTHS), most)) for count in (1, 8)]
     lengths = [length for length in LENGTHS if length <= most]
     seeded = prompts or [_random(vocabulary, length, config.seed + length) for length in lengths]
     batches = [Batch(f"{count} x {tokens}", [_random(vocabulary, tokens, n) for n in range(count)])
                for count, tokens in sizes]  # fmt: skip
-    if config.prompts and not sizes:
+    if not batches:
         batches = [Batch("the first alone", prompts[:1]), Batch("all at once", prompts)]
     longest = max(len(ids) for each in (seeded, *(batch.prompts for batch in batches)) for ids in each)
     room = config.max_model_len or longest + 1
@@ -140,9 +138,14 @@ def _read(config: VerifyConfig) -> _Input:
 def _tokens(config: VerifyConfig, path: str) -> Prompts:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(
-        path, revision=config.revision, trust_remote_code=config.trust_remote_code
-    )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            path, revision=config.revision, trust_remote_code=config.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{label('prompts', config.prompts)}: {config.model} has no tokenizer; leave it out"
+        ) from error
     return [tokenizer(text)["input_ids"] for text in texts(config)]
 
 
@@ -150,9 +153,12 @@ def _sizes(config: VerifyConfig, path: str) -> tuple[int, int]:
     """A model's vocabulary and positions, of its config.json."""
     from transformers import AutoConfig
 
-    found = AutoConfig.from_pretrained(
-        path, revision=config.revision, trust_remote_code=config.trust_remote_code
-    )
+    try:
+        found = AutoConfig.from_pretrained(
+            path, revision=config.revision, trust_remote_code=config.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{label('model', config.model)}: {first_line(error)}") from error
     text = found.get_text_config()
     positions = getattr(text, "max_position_embeddings", None) or max(LENGTHS) + 1
     return int(text.vocab_size), int(positions)

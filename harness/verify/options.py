@@ -58,9 +58,9 @@ class VerifyConfig(Engine):
     output: AnyPath | None = Field(None, description="file for figures and samples, as JSON")
 
     def sizes(self) -> list[tuple[int, int]]:
-        """Prompts and tokens of each of the random batches; raises ConfigError."""
+        """Prompts and tokens of each of --batches; raises ConfigError."""
         sizes = []
-        for text in self.batches or ([] if self.prompts else ["1x512", "8x512"]):
+        for text in self.batches or ():
             count, _, tokens = text.partition("x")
             if not (count.isdigit() and tokens.isdigit() and int(count) and int(tokens)):
                 raise ConfigError(f"{label('batches', text)}: must be prompts x tokens, e.g. 8x512")

@@ -1,4 +1,4 @@
-"""A base of vLLM's workers, which import this module ahead of the model: so the plugin need not be installed."""
+"""A base of vLLM's workers, which import this module ahead of the model, plugin installed or not."""
 
 from __future__ import annotations
 
