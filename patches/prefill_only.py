@@ -38,6 +38,8 @@ PROCESS_INPUTS = Symbol(
     ("request_id", "prompt", "params", "resumable"),
 )
 ADD_REQUEST = Symbol("vllm.v1.engine.core:EngineCore.add_request", ("request",))
+# Which API servers return to their client as a bad request.
+BAD_REQUEST = Symbol("vllm.exceptions:VLLMValidationError")
 LOAD_MODEL = Symbol(
     "vllm.model_executor.model_loader.base_loader:BaseModelLoader.load_model", ("vllm_config", "model_config")
 )
@@ -56,7 +58,7 @@ ATTENTION_BASE = Symbol("vllm.model_executor.layers.attention_layer_base:Attenti
 # Makes metadata for layers without a cache in the V2 model runner.
 ENCODER_ONLY_STATE = Symbol("vllm.v1.worker.gpu.model_states.encoder_only:EncoderOnlyModelState")
 NEEDS = (
-    CREATE_ENGINE_CONFIG, PROCESS_INPUTS, ADD_REQUEST, LOAD_MODEL, EXECUTE_MODEL,
+    CREATE_ENGINE_CONFIG, PROCESS_INPUTS, ADD_REQUEST, BAD_REQUEST, LOAD_MODEL, EXECUTE_MODEL,
     REGISTER_BACKEND, BACKENDS, CLEAR_OVERRIDE, CHOOSE_BACKEND, ATTENTION_CONTEXT, ATTENTION, ATTENTION_BASE,
     Symbol("vllm.v1.core.sched.output:SchedulerOutput", STEP),
     Symbol("vllm.v1.core.sched.output:NewRequestData", REQUEST),

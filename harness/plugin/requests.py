@@ -15,7 +15,7 @@ def install() -> None:
 
 
 def check(vllm_config: Any, params: Any, resumable: bool) -> None:
-    """Raise Refused if an engine cannot serve a request in its mode.
+    """Raise vLLM's VLLMValidationError if an engine cannot serve a request in its mode.
 
     Args:
         params: SamplingParams, or PoolingParams or None of a pooling request.
@@ -23,11 +23,11 @@ def check(vllm_config: Any, params: Any, resumable: bool) -> None:
     """
     asked, count = mode.of(vllm_config), getattr(params, "max_tokens", 1)
     if asked and resumable:
-        raise mode.Refused(
+        raise prefill_only.BAD_REQUEST.resolve()(
             f"{mode.VARIABLE}={asked}: a prompt in parts reads K and V of earlier ones; send it whole"
         )
     if asked == "nocache" and count != 1:
-        raise mode.Refused(
+        raise prefill_only.BAD_REQUEST.resolve()(
             f"max_tokens={count}: {mode.VARIABLE}=nocache keeps no K and V, so a request ends with its first "
             "token; set max_tokens to 1"
         )

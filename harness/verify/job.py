@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from harness import device, models
@@ -113,7 +114,11 @@ def _read(config: VerifyConfig) -> _Input:
             std = float(source.config.get("initializer_range", 0.02))
     prompts = _tokens(config, str(arguments["model"])) if config.prompts else []
     vocabulary, positions = _sizes(config, str(arguments["model"]))
-    arguments["skip_tokenizer_init"] = not config.prompts
+    # Prompts are token ids; but pooling models start only with a tokenizer.
+    directory = Path(str(arguments["model"]))
+    arguments["skip_tokenizer_init"] = directory.is_dir() and not any(
+        (directory / name).is_file() for name in models.TOKENIZERS
+    )
     most = (config.max_model_len or positions) - 1
     if not (sizes or prompts):
         sizes = [(count, min(max(LENGTHS), most)) for count in (1, 8)]
