@@ -30,7 +30,9 @@ class Builder:
     def build(self, common_prefix_len: int, common_attn_metadata: Any, fast_build: bool = False) -> Any:
         """vLLM's metadata, without the plan of the paged kernel (`fast_build`) where that will not run."""
         own = steps.self_contained(self.vllm_config)
-        metadata = super().build(common_prefix_len, common_attn_metadata, fast_build or own)  # type: ignore[misc]
+        # Flash attention learns the layers' window at the first plan that it makes, so that one is made.
+        fast = fast_build or (own and getattr(self, "aot_sliding_window", True) is not None)
+        metadata = super().build(common_prefix_len, common_attn_metadata, fast)  # type: ignore[misc]
         setattr(metadata, OWN, own)
         return self.prepare(metadata) if own else metadata
 

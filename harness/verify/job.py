@@ -93,7 +93,7 @@ def run(config: VerifyConfig) -> Verified:
         _hold_against_stock(verified, engines, given.prompts)
         verified.written = {arm: engine.ask("written", given.prompts) for arm, engine in engines.items()}
         if config.repeats != 0:
-            budget = Budget(config.max_seconds, len(given.batches), config.repeats)
+            budget = Budget(config.max_seconds, len(given.batches), config.repeats, stats.INTERVAL_SAMPLES)
             for batch in given.batches:
                 _time(verified, engines, batch, budget)
     return verified
@@ -137,7 +137,8 @@ def _read(config: VerifyConfig) -> _Input:
     arguments["max_model_len"] = room
     least = LEAST_TOKENS[device.kind()]
     arguments["max_num_batched_tokens"] = config.max_num_batched_tokens or max(room, least)
-    return _Input(arguments, std, weights, seeded, batches)
+    answered = [*seeded, *(batch.prompts[0] for batch in batches if not config.prompts)]
+    return _Input(arguments, std, weights, answered, batches)
 
 
 def _tokens(config: VerifyConfig, path: str) -> Prompts:
@@ -189,11 +190,14 @@ def _start(config: VerifyConfig, given: _Input, closing: ExitStack) -> dict[str,
         arguments = shared | (_covering(given, shared) if arm.endswith(GRAPHS) else {})
         return Child(serving, EngineSetup(None if mode == STOCK else mode, arguments, given.std, config.seed))
 
-    with ThreadPoolExecutor(len(arms) if at_once else 1) as pool:
-        starting = [pool.submit(start, arm) for arm in arms]
-        for each in starting:
-            closing.callback(lambda each=each: each.exception() or each.result().close())  # type: ignore[misc]
-    return {arm: each.result() for arm, each in zip(arms, starting, strict=True)}
+    engines: dict[str, Child] = {}
+    for names in (plain, [arm for arm in arms if arm not in plain]):  # which share compiled code, arm by arm
+        with ThreadPoolExecutor(len(plain) if at_once else 1) as pool:
+            starting = {arm: pool.submit(start, arm) for arm in names}
+            for each in starting.values():
+                closing.callback(lambda each=each: each.exception() or each.result().close())  # type: ignore[misc]
+        engines |= {arm: each.result() for arm, each in starting.items()}
+    return engines
 
 
 def _covering(given: _Input, arguments: dict[str, Any]) -> dict[str, Any]:

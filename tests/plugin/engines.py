@@ -35,17 +35,41 @@ def save_tokenizer(path: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0", eos_token="w0").save_pretrained(path)
 
 
-@contextmanager
-def engine(model: Path, mode: str | None, **arguments: Any) -> Iterator[Serving]:
-    """A small engine in this process."""
+def engine_setup(model: Path, mode: str | None, **arguments: Any) -> EngineSetup:
+    """What a small engine is started with."""
     small: dict[str, Any] = {
         "model": str(model), "enforce_eager": True, "skip_tokenizer_init": True, "max_model_len": ROOM,
         "max_num_batched_tokens": 2 * ROOM, "max_num_seqs": 8, "enable_prefix_caching": False,
         "gpu_memory_utilization": 0.2,
     }  # fmt: skip
-    setup = EngineSetup(mode, small | arguments, None, 0)
-    with torch.inference_mode(), serving(setup) as served:
+    return EngineSetup(mode, small | arguments, None, 0)
+
+
+@contextmanager
+def engine(model: Path, mode: str | None, **arguments: Any) -> Iterator[Serving]:
+    """A small engine in this process."""
+    with torch.inference_mode(), serving(engine_setup(model, mode, **arguments)) as served:
         yield served
+
+
+class Counted:
+    """An engine behind a child process, and which of its steps needed no cache."""
+
+    def __init__(self, served: Serving) -> None:
+        self.served = served
+        self.facts, self.answers, self.written = served.facts, served.answers, served.written
+
+    def continued(self, output_len: int) -> tuple[list[list[int]], list[bool]]:
+        """See `continue_beside` and `counting_steps`."""
+        with counting_steps() as seen:
+            return continue_beside(self.served, output_len), seen
+
+
+@contextmanager
+def counted(setup: EngineSetup) -> Iterator[Counted]:
+    """For `Child`: start an engine and yield it."""
+    with serving(setup) as served:
+        yield Counted(served)
 
 
 def backends(served: Serving) -> set[str]:

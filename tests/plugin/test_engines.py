@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 
 from harness.plugin.mode import ON_DOUBT, Refused
+from patches import prefill_only
 from tests.feature_models import BIDIRECTIONAL, MODELS, save
 from tests.plugin.engines import (
     MIXED,
@@ -86,11 +87,12 @@ def test_chunked_prompts_take_the_ordinary_path(model, stock):
 
 
 def test_nocache_has_no_cache_and_the_same_answers(model, stock):
+    bad_request = prefill_only.BAD_REQUEST.resolve()
     with engine(model, "nocache") as served:
         assert asked_for(served) == {name: stock[name] for name in ("alone", "together", "one token each")}
         assert served.facts().pool_bytes == 0
         with pytest.raises(
-            Refused, match=r"^max_tokens=2: VLLM_PREFILL_ONLY=nocache keeps no K and V, .* to 1$"
+            bad_request, match=r"^max_tokens=2: VLLM_PREFILL_ONLY=nocache keeps no K and V, .* to 1$"
         ):
             continue_beside(served, 2)
         assert served.answers(MIXED[:2], True) == stock["alone"][:2]
