@@ -18,7 +18,7 @@ class Agreement:
     """How far one engine's answers are from another's."""
 
     prompts: int
-    same_tokens: int  # of `prompts`; of pooling models 0
+    same_tokens: int | None  # of `prompts`; None: of a pooling model, which gives no tokens
     ties: int  # other tokens, which the baseline held to be as likely within the tolerance
     worst: float  # largest difference of a logprob, or of a pooled vector over its length; nan: not a number
     allowed: float
@@ -27,7 +27,8 @@ class Agreement:
     @property
     def equal(self) -> bool:
         """Whether all answers are the same within the tolerance."""
-        return self.worst <= self.allowed and self.same_tokens + self.ties in (0, self.prompts)
+        tokens_agree = self.same_tokens is None or self.same_tokens + self.ties == self.prompts
+        return self.worst <= self.allowed and tokens_agree
 
 
 def compare(expected: Sequence[Answer], got: Sequence[Answer], dtype: str) -> Agreement:
@@ -40,7 +41,7 @@ def compare(expected: Sequence[Answer], got: Sequence[Answer], dtype: str) -> Ag
     identical = all(one == two for one, two in pairs)
     if expected[0].token is None:
         allowed = POOLED_TOLERANCE if dtype == "float32" else POOLED_TOLERANCE_16_BIT
-        return Agreement(len(pairs), 0, 0, _worst(_apart(*pair) for pair in pairs), allowed, identical)
+        return Agreement(len(pairs), None, 0, _worst(_apart(*pair) for pair in pairs), allowed, identical)
     allowed = LOGPROB_TOLERANCE if dtype == "float32" else LOGPROB_TOLERANCE_16_BIT
     same = sum(one.token == two.token for one, two in pairs)
     ties = sum(one.token != two.token and _lead(one, two) <= 2 * allowed for one, two in pairs)

@@ -61,7 +61,7 @@ def _checks(verified: Verified) -> list[str]:
 def _agreement(found: Agreement) -> str:
     if found.identical:
         return f"{found.prompts} identical, bit for bit"
-    tokens = f"{found.same_tokens}/{found.prompts} tokens equal" if found.same_tokens or found.ties else ""
+    tokens = "" if found.same_tokens is None else f"{found.same_tokens}/{found.prompts} tokens equal"
     ties = f", {found.ties} tied" if found.ties else ""
     worst = f"worst {found.worst:.2g} (allowed {found.allowed:g})"
     return f"{'equal' if found.equal else '**not equal**'}: {', '.join(filter(None, (tokens + ties, worst)))}"

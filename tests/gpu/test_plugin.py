@@ -1,6 +1,8 @@
-"""The plugin on a GPU, each engine in its own process: answers are stock's within what the kernels' order leaves."""
+"""The plugin on a GPU, each engine in its own process: answers are stock's within rounding."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 
@@ -10,13 +12,13 @@ from harness.verify.comparing import compare
 from tests.feature_models import MODELS, save
 from tests.plugin.engines import MIXED, ONE_TOKEN, counted, engine_setup
 
-LITTLE_MEMORY = {"gpu_memory_utilization": 0.1, "kv_cache_memory_bytes": 2**30}
-KERNELS = {
+LITTLE_MEMORY: dict[str, Any] = {"gpu_memory_utilization": 0.1, "kv_cache_memory_bytes": 2**30}
+KERNELS: dict[str, dict[str, Any]] = {
     "FA2": {"attention_backend": "FLASH_ATTN", "attention_config": {"flash_attn_version": 2}},
     "FA3": {"attention_backend": "FLASH_ATTN", "attention_config": {"flash_attn_version": 3}},
     "Triton": {"attention_backend": "TRITON_ATTN"},
 }
-# Triton's kernel without a block table has neither; versions 3 and up of flash attention no ALiBi, 2 no sinks.
+# Triton's kernel without a block table has neither; flash attention has ALiBi in version 2, sinks in 3.
 LACKING = {
     ("Triton", "mixed-windows-softcap"), ("Triton", "alibi"), ("FA3", "alibi"), ("FA2", "sinks"),
 }  # fmt: skip
