@@ -156,10 +156,11 @@ def test_llama_3_8b_is_a_shape() -> None:
         ("llama-3-8b-8-layers", (8, 32, 8, 128)),
         ("qwen2.5-7b", (28, 28, 4, 128)),
         ("qwen2.5-7b-1-layer", (1, 28, 4, 128)),
+        ("qwen3-0.6b", (28, 16, 8, 128)),
     ],
 )
 def test_shapes_drawn_in_the_engine(name: str, shape: tuple[int, int, int, int]) -> None:
-    source = inspect(name, length=65536)
+    source = inspect(name, length=32768)
     assert (source.num_layers, source.num_heads, source.num_kv_heads, source.head_dim) == shape
     assert source.drawn_in_engine
     assert "its predictions are meaningless" in source.notices[0]
