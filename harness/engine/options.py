@@ -13,6 +13,7 @@ from harness.config.engine import EngineSpec
 from harness.engine import executors
 from harness.engine.names import EXTENSION
 from harness.models import ModelSource
+from harness.plugin import mode as plugin_mode
 from harness.runs.record import Status
 
 GIB = 2**30
@@ -187,6 +188,7 @@ def engine_environment(spec: EngineSpec, source: ModelSource) -> dict[str, str]:
         # A fork would inherit this process's NVML state and threads.
         variables["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
     variables = unless_set(variables)
+    variables[plugin_mode.VARIABLE] = ""  # vLLM as it is, where the plugin is installed and asked for
     if spec.tensor_parallel_size > 1:
         # Clean up a dead rank's shared memory silently.
         silent = "ignore::UserWarning:multiprocessing.resource_tracker"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -11,6 +12,9 @@ from patches import prefill_only
 
 OWN = "runs_on_own_kv"  # of metadata: attention runs on the step's own K and V
 Rows = tuple[Tensor, Tensor, Tensor, Tensor]  # query, key, value, output, without padding
+
+
+_attention_context = cache(prefill_only.ATTENTION_CONTEXT.resolve)
 
 
 class Builder:
@@ -71,7 +75,7 @@ class Impl:
             self.attend(layer, rows, attn_metadata)
             return output
         if attn_metadata is not None and self.writes_ahead:
-            *_, slot_mapping = prefill_only.ATTENTION_CONTEXT.resolve()(layer.layer_name)
+            *_, slot_mapping = _attention_context()(layer.layer_name)
             if slot_mapping is not None:
                 self.do_kv_cache_update(layer, key, value, kv_cache, slot_mapping)  # type: ignore[attr-defined]
         given = layer, query, key, value, kv_cache, attn_metadata, output, *args

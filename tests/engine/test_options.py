@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.config import EngineSpec
-from harness.engine.options import batched_tokens
+from harness.engine.options import batched_tokens, engine_environment, environment
+from harness.plugin import mode
+from tests.engines import inputs
 
 COUNT = st.integers(1, 300)
 
@@ -21,3 +23,10 @@ def test_no_dummy_prompt_of_a_step_is_longer_than_a_prompt_may_be(
     assert found >= min(tokens, prompts * most)  # prompts that fit one step still do
     if sum(divmod(tokens, prompts)) <= most:
         assert found == tokens
+
+
+def test_engines_are_vllm_as_it_is_even_where_the_plugin_is_asked_for(tiny_gpt2, monkeypatch):
+    monkeypatch.setenv(mode.VARIABLE, "step")
+    with environment(engine_environment(*inputs(tiny_gpt2, length=50))):
+        assert mode.requested() is None
+    assert mode.requested() == "step"
