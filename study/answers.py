@@ -12,7 +12,7 @@ from study.points import PROCESSES, Point
 
 CALLS, PREFILLS = ("random", "captured"), ("prefill",)  # kinds of points
 GPU_BOUND = "GPU-bound"
-GRAPHS = "under CUDA graphs"
+GRAPHS = "CUDA graphs"
 TARGET = 0.05  # how far from 1 measured over predicted may be
 
 
@@ -27,7 +27,7 @@ def by_step(points: Iterable[Point], figure: str) -> dict[str, Group]:
     steps: dict[str, list[Point]] = {}
     for point in points:
         if point.key.kind in PREFILLS:
-            mode = f"{GRAPHS}, {point.key.mode}" if point.key.mode else ""
+            mode = f"{GRAPHS}: {point.key.mode}" if point.key.mode else ""
             steps.setdefault(mode or point.bound, []).append(point)
     return {step: group(members, figure, PREFILLS) for step, members in sorted(steps.items())}
 

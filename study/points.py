@@ -40,7 +40,7 @@ class Key:
     @property
     def name(self) -> str:
         """As a table's row begins."""
-        unusual = [self.gap if self.gap == "scattered" else "", self.mode and f"{self.mode} graphs"]
+        unusual = [self.gap if self.gap == "scattered" else "", self.mode and f"CUDA graphs: {self.mode}"]
         parts = [f"{self.model} at {self.length}", f"FA{self.version}", f"blocks of {self.block_size}"]
         return ", ".join(filter(None, [*parts, *unusual]))
 
