@@ -19,7 +19,7 @@ TARGET = 0.05  # how far from 1 measured over predicted may be
 def group(points: Iterable[Point], figure: str, kinds: Sequence[str], gap: str | None = None) -> Group:
     """A figure of all points of these kinds, with segments so far apart."""
     chosen = [p for p in points if p.key.kind in kinds and gap in (None, p.key.gap)]
-    return Group([Effect(p.key.name, mean) for p in chosen if (mean := p.mean(figure))])
+    return Group([Effect(p.key.name, mean, p.floor) for p in chosen if (mean := p.mean(figure))])
 
 
 def by_step(points: Iterable[Point], figure: str) -> dict[str, Group]:
@@ -35,7 +35,7 @@ def by_step(points: Iterable[Point], figure: str) -> dict[str, Group]:
 def calls(points: Iterable[Point], figure: str, version: int, block_size: int) -> Group:
     """A figure of calls without an engine that does not depend on where segments lie: each shape once."""
     shapes = _shapes(points, version, block_size).items()
-    return Group([Effect(name, mean) for name, point in shapes if (mean := point.mean(figure))])
+    return Group([Effect(name, mean, point.floor) for name, point in shapes if (mean := point.mean(figure))])
 
 
 def larger_blocks(points: Sequence[Point], version: int, small: int, large: int) -> Group:

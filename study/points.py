@@ -70,6 +70,12 @@ class Point:
         return stats.mean(values) if len(values) >= PROCESSES else None
 
     @property
+    def floor(self) -> float:
+        """The largest effect in percent that A/A and the placebo, over processes, do not rule out."""
+        nulls = [mean.interval() for name in ("A/A", "placebo") if (mean := self.mean(name))]
+        return max((abs(end) for null in nulls for end in null), default=0.0)
+
+    @property
     def bound(self) -> str:
         """What the step waits for; where processes disagree, all that was found."""
         return " or ".join(sorted(self.bounds))

@@ -17,6 +17,7 @@ class Effect:
 
     name: str
     mean: Mean
+    floor: float = 0.0  # percent: the largest effect that its null arms, A/A and placebo, do not rule out
 
     @property
     def interval(self) -> Interval:
@@ -28,6 +29,12 @@ class Effect:
         """Below which it is, slower or faster: the interval's end that is farther from zero."""
         return max(map(abs, self.interval))
 
+    @property
+    def beyond_floor(self) -> bool:
+        """Whether its whole interval is farther from zero than the noise floor."""
+        low, high = self.interval
+        return low > self.floor or high < -self.floor
+
 
 @dataclass(frozen=True)
 class Group:
@@ -37,9 +44,11 @@ class Group:
 
     @property
     def claimed(self) -> list[Effect]:
-        """Those that differ from zero, by Holm's procedure: in 95% of groups, none that does not."""
+        """Those that differ from zero, by Holm's procedure: in 95% of groups, none that does not; and that lie
+        beyond their noise floor.
+        """
         level = stats.claimable([effect.mean.test() for effect in self.effects])
-        return [effect for effect in self.effects if effect.mean.test() <= level]
+        return [effect for effect in self.effects if effect.mean.test() <= level and effect.beyond_floor]
 
     @property
     def others(self) -> list[Effect]:
