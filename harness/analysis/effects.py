@@ -44,8 +44,8 @@ class Group:
 
     @property
     def claimed(self) -> list[Effect]:
-        """Those that differ from zero, by Holm's procedure: in 95% of groups, none that does not; and that lie
-        beyond their noise floor.
+        """Those beyond their noise floor that differ from zero, by Holm's procedure: in 95% of groups, none that
+        does not.
         """
         level = stats.claimable([effect.mean.test() for effect in self.effects])
         return [effect for effect in self.effects if effect.mean.test() <= level and effect.beyond_floor]
