@@ -9,7 +9,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from harness.experiments import EXPERIMENTS
 from harness.experiments.views import view_of
-from harness.runs.schema import RunRecord, Stored
+from harness.runs.schema import RunRecord
+from harness.runs.stored import Stored
 
 HEAD = ["| key | |", "| --- | --- |"]
 

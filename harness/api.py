@@ -17,8 +17,9 @@ from harness.config import ConfigError, engine_options
 from harness.experiments import EXPERIMENTS, starting, views
 from harness.experiments.prefill.options import RunConfig
 from harness.experiments.prefill.rows import PrefillSummary
-from harness.runs.schema import RunRecord, Stored
+from harness.runs.schema import RunRecord
 from harness.runs.store import Damaged, RunDirectory
+from harness.runs.stored import Stored
 from harness.runs.summary import Summary
 
 CELL = ("kernel", "provider", "arm", "spread_k", "block_size", "layer", "data", "request")

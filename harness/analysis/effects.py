@@ -44,7 +44,7 @@ class Group:
 
     @property
     def claimed(self) -> list[Effect]:
-        """Those beyond their noise floor that differ from zero, by Holm's procedure: in 95% of groups, none that
+        """Those beyond their noise floor that differ from zero by Holm's procedure: in 95% of groups, none that
         does not.
         """
         level = stats.claimable([effect.mean.test() for effect in self.effects])

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from harness.analysis import stats
-from harness.runs.schema import Stored
+from harness.runs.stored import Stored
 
 CLAIMS = ("slower", "faster")
 

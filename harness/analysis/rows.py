@@ -8,7 +8,7 @@ from typing import Literal, TypeVar
 from pydantic import Field
 
 from harness.runs.record import Data, StatusName
-from harness.runs.schema import Amount, Count, Interval, Stored
+from harness.runs.stored import Amount, Count, Interval, Stored
 from harness.runs.summary import KernelTimes, Outcome, PairFigures, Verdict
 
 R = TypeVar("R", bound=Stored)

@@ -15,7 +15,8 @@ import pandas as pd
 from harness.report.charts.spec import BlockMap
 from harness.report.rows import Warned, group_warnings
 from harness.report.tables import Table, facts, list_lines, wrap
-from harness.runs.schema import RunRecord, Stored
+from harness.runs.schema import RunRecord
+from harness.runs.stored import Stored
 
 Fields = Mapping[str, Any]  # of a row, by name
 NOTHING = "nothing was measured"

@@ -24,8 +24,9 @@ from harness.report.document import Document
 from harness.running import error_log
 from harness.runs import command, resume
 from harness.runs.record import Result
-from harness.runs.schema import Device, Model, RunRecord, RunStatus
+from harness.runs.schema import Device, Model, RunRecord
 from harness.runs.store import Interrupted, RunDirectory
+from harness.runs.stored import RunStatus
 
 Config = TypeVar("Config", bound=Common)
 Write = Callable[[RunDirectory], Document]

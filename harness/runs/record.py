@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from harness.runs import former
-from harness.runs.schema import first_problem
+from harness.runs.stored import first_problem
 from harness.units import type_and_line
 
 

@@ -1,52 +1,26 @@
-"""run.json: all keys of a run's record, and the conversion of earlier versions.
-
-Numbers are finite. An absent key was not measured, or belongs to another experiment.
-"""
+"""run.json: all keys of a run's record. An absent key was not measured, or belongs to another experiment."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, ValidatorFunctionWrapHandler, WrapValidator
 
 from harness import batch
 from harness.batch import Batch
-from harness.config import former_options
 from harness.runs import former
+from harness.runs.stored import Amount, Count, Interval, RunStatus, Stored, require_readable
 
 SCHEMA_VERSION = 2
 MOST_BLOCKS = 1 << 20  # of one block table: eight times the longest prompt, at one token per block
 _RANGES = re.compile(r"\d{1,10}(-\d{1,10})?(,\d{1,10}(-\d{1,10})?)*|")
-_PROBLEMS = {  # by pydantic's type of error
-    "missing": "is missing",
-    "extra_forbidden": "is not a key of this file",
-    "unexpected_keyword_argument": "is not a key of this file",
-}
-_LONGEST_TEXT = 120  # of a key or a value that an error names
-
-Count = Annotated[int, Field(ge=0)]
-Amount = Annotated[float, Field(ge=0)]
-Interval = Annotated[
-    tuple[float, float],
-    BeforeValidator(lambda bounds: tuple(bounds) if isinstance(bounds, list) else bounds),
-]
 Window = Annotated[
     tuple[int, int],
     BeforeValidator(lambda sides: tuple(sides) if isinstance(sides, list) else sides),
 ]
-RunStatus = Literal["running", "finished", "interrupted", "failed"]
 
 
 def _block_table(text: str) -> str:
@@ -80,33 +54,8 @@ def _config(config: Any, check_options: ValidatorFunctionWrapHandler) -> Any:
     return check_options(rest) | {"engine_options": passed_on}
 
 
-S = TypeVar("S", bound="Stored")
 BlockTable = Annotated[str, AfterValidator(_block_table)]
 Option = Annotated[Any, AfterValidator(_option)]
-
-
-class TooNew(ValueError):
-    """A file that a later version of this project wrote."""
-
-
-class Stored(BaseModel):
-    """Base of stored data: no other keys, no conversion, no NaN; assignments are checked, too."""
-
-    model_config = ConfigDict(
-        strict=True, extra="forbid", allow_inf_nan=False, validate_assignment=True, protected_namespaces=()
-    )
-
-    @classmethod
-    def check(cls: type[S], data: object) -> S:
-        """The data as this; raises ValueError, in one line, on anything else."""
-        try:
-            return cls.model_validate(data)
-        except ValidationError as error:
-            raise ValueError(first_problem(error)) from None
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object of the fields that were set."""
-        return self.model_dump(mode="json", exclude_unset=True)
 
 
 class Device(Stored):
@@ -325,76 +274,4 @@ class RunRecord(Stored):
         """
         version = require_readable(data, SCHEMA_VERSION)
         assert isinstance(data, dict)
-        return cls.check(upgrade(data, version))
-
-
-def upgrade(data: dict[str, Any], version: int) -> dict[str, Any]:
-    """Convert the content of a run.json, or a part of it, from that schema version to this one."""
-    return _from_1(data) if version == 1 else data
-
-
-def require_readable(data: object, newest: int) -> int:
-    """The schema version of a file's content; raises TooNew, or ValueError without a valid one, in one
-    line.
-    """
-    if not isinstance(data, dict) or "status" not in data:
-        raise ValueError("it has no status")
-    version = data.get("schema_version", 1)
-    if type(version) is not int or version < 1:
-        raise ValueError("schema_version: must be a number from 1 on")
-    if version > newest:
-        raise TooNew(
-            f"schema_version {str(version)[:20]}: written by a newer version; this one reads up to "
-            f"{newest}: update it"
-        )
-    _require_text(data)
-    return version
-
-
-def first_problem(error: ValidationError) -> str:
-    """The first problem, in one line: the key, and what it must be."""
-    problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    key = ".".join(map(str, problem["loc"]))
-    message = _PROBLEMS.get(problem["type"], problem["msg"].removeprefix("Value error, "))
-    return _printable(f"{key}: {message}" if key else message)
-
-
-def _require_text(data: object) -> None:
-    """Raise ValueError if the data could not be written again: half a character, or too deep nesting."""
-    try:
-        json.dumps(data, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise ValueError("holds half a character (a lone surrogate)") from None
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-
-
-def _printable(text: str) -> str:
-    """Text from a file, shortened and without control characters."""
-    shown = "".join(c if c.isprintable() else "?" for c in text)
-    return shown if len(shown) <= _LONGEST_TEXT else f"{shown[:_LONGEST_TEXT]}..."
-
-
-def _from_1(data: dict[str, Any]) -> dict[str, Any]:
-    """Convert a record of schema 1: former names, a missing experiment in the oldest, unused keys."""
-    renamed = {former.RECORD_KEYS.get(key, key): value for key, value in data.items()}
-    found = {"experiment": "prefill", "notices": []} | renamed | {"schema_version": SCHEMA_VERSION}
-    if isinstance(config := found.get("config"), dict):
-        found["config"] = former_options.rename(config)
-    found.pop("reference_error", None)
-    if isinstance(model := found.get("model"), dict):
-        found["model"] = {key: value for key, value in model.items() if key != "path"}
-    if isinstance(found.get("first_tokens"), dict):
-        found["tokens_by_stage"] = found.pop("first_tokens")
-    if isinstance(errors := found.get("logits_error"), dict):
-        found["logits_error"] = {former.ARMS.get(arm, arm): error for arm, error in errors.items()}
-    if isinstance(profiles := found.get("profile"), list):
-        found["profile"] = [
-            _arm_of_now(profile) if isinstance(profile, dict) else profile for profile in profiles
-        ]
-    return found
-
-
-def _arm_of_now(profile: dict[str, Any]) -> dict[str, Any]:
-    arm = profile.get("arm")
-    return profile | {"arm": former.ARMS[arm]} if isinstance(arm, str) and arm in former.ARMS else profile
+        return cls.check(former.upgrade_record(data, version))

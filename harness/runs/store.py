@@ -14,7 +14,8 @@ from typing import IO, Any
 
 from harness.config import ConfigError
 from harness.runs.record import Result
-from harness.runs.schema import RunRecord, TooNew
+from harness.runs.schema import RunRecord
+from harness.runs.stored import TooNew
 from harness.runs.summary import S
 
 RECORD = "run.json"  # what makes a directory a run's

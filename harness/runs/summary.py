@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field
 
 from harness.runs.record import StatusName
-from harness.runs.schema import Amount, Count, Interval, RunStatus, Stored, require_readable
+from harness.runs.stored import Amount, Count, Interval, RunStatus, Stored, require_readable
 
 SCHEMA_VERSION = 2
 S = TypeVar("S", bound="Summary")

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from harness.analysis import stats
 from harness.analysis.rows import find
-from harness.runs.schema import Amount, Count, Interval, Stored
+from harness.runs.stored import Amount, Count, Interval, Stored
 from harness.sweep.record import Point
 
 COMPONENTS = ("total", "fragmentation", "paging", "cache_write")

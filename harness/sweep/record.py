@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from harness.runs.schema import Amount, RunStatus, Stored
 from harness.runs.store import damaged, read_json
+from harness.runs.stored import Amount, RunStatus, Stored
 from harness.sweep import RECORD
 
 PointStatus = Literal["waiting", "running", "finished", "interrupted", "failed"]

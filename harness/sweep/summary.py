@@ -12,8 +12,8 @@ from harness.analysis.rows import ContrastRow, find
 from harness.experiments.prefill.mean import Mean
 from harness.experiments.prefill.rows import PrefillSummary
 from harness.report.rows import remark
-from harness.runs.schema import Amount, Count, Interval, RunStatus, Stored
 from harness.runs.store import RunDirectory
+from harness.runs.stored import Amount, Count, Interval, RunStatus, Stored
 from harness.sweep import between
 from harness.sweep.between import BetweenRow
 from harness.sweep.record import Point, SweepRecord

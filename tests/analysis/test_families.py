@@ -13,7 +13,7 @@ from harness.measure.budget import Budget
 from harness.measure.sampler import Series, sample
 from harness.measure.timers import Step
 from harness.runs.record import Cell, Result, Status
-from harness.runs.schema import Stored
+from harness.runs.stored import Stored
 from harness.runs.summary import ContrastFigures
 
 ARMS = 15

@@ -13,8 +13,9 @@ import pytest
 from harness.config import former_options
 from harness.runs import former
 from harness.runs.record import Cell, Result, Status
-from harness.runs.schema import RunRecord, TooNew
+from harness.runs.schema import RunRecord
 from harness.runs.store import Damaged, RunDirectory
+from harness.runs.stored import TooNew
 from tests.made_up.builder import run_record
 
 ROOT = Path(__file__).resolve().parents[2]

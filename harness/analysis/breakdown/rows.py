@@ -7,7 +7,8 @@ from typing import Literal
 from pydantic import Field
 
 from harness.runs.record import StatusName
-from harness.runs.schema import Amount, Count, Interval, SpreadRange, Stored
+from harness.runs.schema import SpreadRange
+from harness.runs.stored import Amount, Count, Interval, Stored
 from harness.runs.summary import Verdict
 
 Bound = Literal["GPU-bound", "host-bound", "partly host-bound", "unknown", "not applicable"]

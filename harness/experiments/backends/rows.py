@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from harness.runs.record import StatusName
-from harness.runs.schema import Amount, Count, Interval, Stored
+from harness.runs.stored import Amount, Count, Interval, Stored
 from harness.runs.summary import (
     CellKeys,
     ContrastFigures,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from harness.runs.schema import Amount, Count, Stored
+from harness.runs.stored import Amount, Count, Stored
 from harness.runs.summary import CellKeys, ContrastFigures, Outcome, Summary, Timed, WarmUp
 
 

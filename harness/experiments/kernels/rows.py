@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from harness.runs.schema import Amount
+from harness.runs.stored import Amount
 from harness.runs.summary import ContrastFigures, KernelTimes, Summary
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from harness.runs.record import StatusName
-from harness.runs.schema import Count, Interval, Stored
+from harness.runs.stored import Count, Interval, Stored
 from harness.runs.summary import CellKeys, Summary
 
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from harness.analysis.breakdown.rows import Breakdown, VariantRow
 from harness.analysis.rows import ContrastRow, KernelRow, PrefillRow, RequestRow
 from harness.runs import former
-from harness.runs.schema import Amount, Count
+from harness.runs.stored import Amount, Count
 from harness.runs.summary import Summary
 
 
