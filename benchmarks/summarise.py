@@ -17,7 +17,7 @@ from collections.abc import Callable
 import numpy as np
 from common import parser_of, report
 
-from harness.analysis import sample_warnings, stats
+from harness.analysis import sample_warnings, stats, verdicts
 from harness.experiments.prefill.summary import summarise
 from harness.runs.record import Cell, Result, Status, series_name
 from harness.runs.schema import Device, Model, RunRecord
@@ -50,7 +50,7 @@ def main() -> None:
         found = stats.paired_difference(baseline, treatment)
         return len(
             [
-                stats.verdict(found.ci95_pct),
+                verdicts.judge(found.ci95_pct).verdict,
                 *sample_warnings.warnings(baseline),
                 *sample_warnings.warnings(treatment),
             ]

@@ -11,6 +11,7 @@ from harness.experiments import EXPERIMENTS
 from harness.experiments.views import view_of
 from harness.runs.schema import RunRecord
 from harness.runs.stored import Stored
+from harness.runs.summary import Reason
 
 HEAD = ["| key | |", "| --- | --- |"]
 
@@ -31,7 +32,14 @@ def summary_keys() -> str:
         parts += [f"### Of {whose}", "\n".join([*HEAD, *alone])]
         for key, kind in lists.items():
             parts += [f"**`{key}`**: {_about(kind)}", "\n".join([*HEAD, *_rows(kind)])]
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, "### Reason codes", _reasons()])
+
+
+def _reasons() -> str:
+    """The table of what a verdict's `reason_code` may be."""
+    return "\n".join(
+        ["| `reason_code` | |", "| --- | --- |", *(f"| `{code}` | {code.about} |" for code in Reason)]
+    )
 
 
 def _parts(model: type[Stored]) -> Iterator[tuple[str, type[Stored] | None]]:

@@ -30,12 +30,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, experiment in EXPERIMENTS.items():
         own = _with_options(commands, name, experiment.about)
         cli.add_options(own, experiment.config, experiment.groups)
+        cli.add_explain(own)
         if experiment.config is RunConfig:
             _add_processes(own)
     _add_sweep(commands)
     _add_verify(commands)
     report = commands.add_parser("report", help="rebuild tables, plots and page", allow_abbrev=False)
     report.add_argument("run", type=Path, metavar="RUN", help="a run's or a sweep's directory")
+    cli.add_explain(report)
     _add_compare(commands)
     commands.add_parser(
         "doctor",
@@ -61,6 +63,7 @@ def main_job(argv: Sequence[str] | None = None, prog: str = MAIN_JOB) -> int:
     )
     cli.add_version(parser)
     cli.add_options(parser, RunConfig, GROUPS)
+    cli.add_explain(parser)
     _add_processes(parser)
     return run_guarded(prog, lambda: _start(RunConfig, vars(parser.parse_args(argv))))
 
@@ -93,14 +96,17 @@ def run_guarded(prog: str, command: Callable[[], int]) -> int:
 def _start(configuration: type[Common], options: dict[str, Any]) -> int:
     """Run an experiment with the options typed."""
     config_file, processes = options.pop("config", None), options.pop("processes", 1)
+    explain = options.pop("explain", False)
     parsed = cli.parse_options(configuration, options)
     if processes != 1:
-        return _start_several(parsed, config_file, processes)
-    starting.run(configuration.experiment, parsed, config_file)
+        return _start_several(parsed, config_file, processes, explain)
+    run_dir = starting.run(configuration.experiment, parsed, config_file)
+    if explain:
+        _explain(run_dir)
     return cli.OK
 
 
-def _start_several(options: dict[str, Any], config_file: Path | None, processes: int) -> int:
+def _start_several(options: dict[str, Any], config_file: Path | None, processes: int, explain: bool) -> int:
     """Run the main job in several processes, as a sweep over the seed."""
     from harness.config.loading import load
     from harness.sweep import job, plan
@@ -112,7 +118,7 @@ def _start_several(options: dict[str, Any], config_file: Path | None, processes:
     if of_point.get("batch"):
         of_point.pop("length", None)  # which follows from it
     points = plan.of_options(Path("prefill"), plan.repeat([of_point], processes, "--processes"))
-    return job.run(points, config.output_dir, config.resume)
+    return job.run(points, config.output_dir, config.resume, explain=explain)
 
 
 def _with_options(commands: argparse._SubParsersAction[cli.Parser], name: str, about: str) -> cli.Parser:
@@ -146,6 +152,7 @@ def _add_sweep(commands: argparse._SubParsersAction[cli.Parser]) -> None:
     parser.add_argument(
         "--ray-address", metavar="ADDRESS", help="Ray cluster to run on, or auto (default: this machine)"
     )
+    cli.add_explain(parser)
 
 
 def _add_verify(commands: argparse._SubParsersAction[cli.Parser]) -> None:
@@ -185,6 +192,7 @@ def _add_compare(commands: argparse._SubParsersAction[cli.Parser]) -> None:
         metavar="TEXT",
         help="with --fail-on: do not judge cells with this in their name, e.g. gather_kv; may be repeated",
     )
+    cli.add_explain(parser)
 
 
 def _dispatch(arguments: argparse.Namespace) -> int:
@@ -195,8 +203,8 @@ def _dispatch(arguments: argparse.Namespace) -> int:
     if command == "sweep":
         from harness.sweep import job, plan
 
-        points = plan.read(arguments.file)
-        return job.run(points, arguments.output_dir, arguments.resume, arguments.ray_address)
+        points = plan.read(options.pop("file"))
+        return job.run(points, **options)
     if command == "verify":
         return _verify(options)
     if command == "doctor":
@@ -205,7 +213,7 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         return doctor.run()
     if command == "compare":
         return _compare(**options)
-    return _report(arguments.run)
+    return _report(arguments.run, arguments.explain)
 
 
 def _verify(options: dict[str, Any]) -> int:
@@ -241,28 +249,41 @@ def _check_run(run_dir: Path) -> None:
         )
 
 
-def _report(run_dir: Path) -> int:
+def _explain(run_dir: Path) -> None:
+    from harness.experiments import views
+    from harness.runs.store import RunDirectory
+
+    print(f"\n{views.explain_verdicts(RunDirectory.open(run_dir))}", flush=True)
+
+
+def _report(run_dir: Path, explain: bool) -> int:
     if (run_dir / SWEEP).is_file():
         from harness.sweep import view as sweep
 
         print(sweep.write(run_dir).screen_summary())
+        if explain:
+            print(f"\n{sweep.explain_verdicts(run_dir)}")
         return cli.OK
     _check_run(run_dir)
 
     from harness.experiments import views  # matplotlib
     from harness.runs.store import RunDirectory
 
-    run = RunDirectory.open(run_dir)
-    record = run.record()
+    directory = RunDirectory.open(run_dir)
+    record = directory.record()
     try:
         views.experiment_of(record)
     except ValueError as error:
         raise ConfigError(f"{run_dir}: {error}") from error
-    print(views.write(run).screen_summary())
+    print(views.write(directory).screen_summary())
+    if explain:
+        _explain(run_dir)
     return cli.OK
 
 
-def _compare(runs: Sequence[Path], output: Path | None, fail_on: str | None, leave_out: Sequence[str]) -> int:
+def _compare(
+    runs: Sequence[Path], output: Path | None, fail_on: str | None, leave_out: Sequence[str], explain: bool
+) -> int:
     if len(runs) < 2:
         raise ConfigError(f"{runs[0]}: nothing to compare it with; name two runs or more")
     for run_dir in runs:
@@ -289,7 +310,7 @@ def _compare(runs: Sequence[Path], output: Path | None, fail_on: str | None, lea
         raise ConfigError(str(error)) from None
     if limit and not comparison.ratios:
         raise ConfigError(f"--fail-on {fail_on}: no cell was measured in both of any two runs")
-    print(report.screen(comparison, limit))
+    print(report.screen(comparison, limit, explain))
     if output:
         report.write(comparison, output, limit)
     return cli.FAILED if limit and limit.fails(comparison) else cli.OK

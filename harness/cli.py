@@ -64,6 +64,15 @@ def add_version(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--version", action="version", version=version, help="print the harness's version")
 
 
+def add_explain(parser: argparse.ArgumentParser) -> None:
+    """Add --explain, of every command that prints verdicts."""
+    parser.add_argument(
+        "--explain",
+        action="store_true",
+        help="print why each verdict: a reason code, the figures it rests on, and what would decide it",
+    )
+
+
 def _add_option(group: argparse._ArgumentGroup, model: type[BaseModel], name: str) -> None:
     field = model.model_fields[name]
     flag, text = "--" + name.replace("_", "-"), (field.description or "").replace("%", "%%")

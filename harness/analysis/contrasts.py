@@ -264,6 +264,7 @@ def _contrast(
             data=data,
             rank=pair[1].cell.rank,
             noise_floor_pct=None,
+            clock_mhz=figures.median_clock_mhz(r for side in sides if side for r in side.measured),
             **figures.of_pairs(samples[0], samples[1], sound),
         )
     ]

@@ -9,6 +9,7 @@ from typing import Any
 
 from harness.analysis import stats
 from harness.runs.stored import Stored
+from harness.runs.summary import Reason
 
 CLAIMS = ("slower", "faster")
 
@@ -21,23 +22,24 @@ def judge_together(summary: Stored) -> None:
     """
     page: list[Any] = []
     layers: list[Any] = []
-    for row in _rows(summary):
+    for _, _, row in rows_with(summary, "p_value", "verdict"):
         (layers if isinstance(getattr(row, "layer", None), int) else page).append(row)
     for family in (page, layers):
         tests = [row.p_value for row in family if getattr(row, "layer", None) != "sum"]
-        level = stats.claimable(tests)
+        level = stats.holm_level(tests)
         for row in family:
+            row.holm_level = None if row.p_value is None else level
             if row.verdict in CLAIMS and (row.p_value is None or row.p_value > level):
-                row.verdict = "unclear"
+                row.verdict, row.reason_code = "unclear", Reason.NOT_CLAIMABLE
 
 
-def _rows(stored: Stored) -> Iterator[Any]:
-    """Every row below that has a p-value and a verdict."""
+def rows_with(stored: Stored, *fields: str) -> Iterator[tuple[str, Stored, Any]]:
+    """Every row below that has these fields: where it is, e.g. "attribution.measured", its owner, and it."""
     for name in type(stored).model_fields:
         value = getattr(stored, name)
         for each in value if isinstance(value, list) else [value]:
             if isinstance(each, Stored):
-                if {"p_value", "verdict"} <= type(each).model_fields.keys():
-                    yield each
+                if type(each).model_fields.keys() >= set(fields):
+                    yield name, stored, each
                 else:
-                    yield from _rows(each)
+                    yield from ((f"{name}.{inner}", *row) for inner, *row in rows_with(each, *fields))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.analysis import sample_warnings, stats
+from harness.analysis import sample_warnings, stats, verdicts
 from harness.runs.record import Cell, Result, Status
 
 Fields = dict[str, Any]  # of a row
@@ -46,8 +46,8 @@ def pull_in(results: Iterable[Result]) -> list[Result]:
 
 
 def of_pairs(baseline_us: stats.Samples, treatment_us: stats.Samples, sound: bool) -> Fields:
-    """baseline_us, delta_us, delta_pct, ci95_us, ci95_pct, p_value, verdict, detectable_pct and n of samples
-    in us.
+    """baseline_us, delta_us, delta_pct, ci95_us, ci95_pct, p_value, verdict, reason_code, detectable_pct and
+    n of samples in us.
 
     Args:
         baseline_us, treatment_us: as `pull_in` leaves them, at least one each; a longer list is cut to the
@@ -56,6 +56,7 @@ def of_pairs(baseline_us: stats.Samples, treatment_us: stats.Samples, sound: boo
     """
     n = min(len(baseline_us), len(treatment_us))
     difference = stats.paired_difference(baseline_us[:n], treatment_us[:n])
+    judgement = verdicts.judge(difference.ci95_pct, sound=sound)
     return {
         "baseline_us": difference.baseline_us,
         "delta_us": difference.delta_us,
@@ -63,7 +64,8 @@ def of_pairs(baseline_us: stats.Samples, treatment_us: stats.Samples, sound: boo
         "ci95_us": difference.ci95_us,
         "ci95_pct": difference.ci95_pct,
         "p_value": difference.p_value,
-        "verdict": stats.verdict(difference.ci95_pct) if sound else "unclear",
+        "verdict": judgement.verdict,
+        "reason_code": judgement.reason,
         "detectable_pct": stats.detectable_pct(difference.ci95_pct),
         "n": difference.n,
     }
@@ -127,4 +129,5 @@ def contrast_row(contrast: str, baseline: Result, treatment: Result) -> Fields |
         "spread_k": treatment.cell.spread_k,
         **dict(treatment.cell.point),
         **of_pairs(samples[0], samples[1], sound),
+        "clock_mhz": median_clock_mhz([baseline, treatment]),
     }

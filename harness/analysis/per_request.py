@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.analysis import stats
+from harness.analysis import stats, verdicts
 from harness.analysis.contrasts import name_in_series, spread_of
 from harness.analysis.rows import RequestRow
 from harness.runs.record import Result, Status, series_name
@@ -82,7 +82,7 @@ def _sum(record: RunRecord, own: Sequence[RequestRow]) -> list[RequestRow]:
     about = {"request": "sum", "count": len(requests), "reason": None, **times}
     about |= {"status": next((row.status for row in own if row.status != "ok"), "ok")}
     about |= {"blocks": _total(own, "blocks"), "delta_us": delta_us, "delta_pct": delta_pct}
-    about |= dict.fromkeys(("length", "spread_k", "ci95_pct", "verdict", "n"))
+    about |= dict.fromkeys(("length", "spread_k", "ci95_pct", "p_value", "verdict", "reason_code", "n"))
     return [own[0].model_copy(update=about)]
 
 
@@ -106,12 +106,14 @@ def _row(results: Sequence[Result], **about: Any) -> RequestRow:
     one, split = named.get("paged@1"), named.get("paged")
     if one and split and one is not split and one.samples_us and split.samples_us:
         difference = stats.paired_difference(*stats.pull_in([one.samples_us, split.samples_us]))
+        judgement = verdicts.judge(difference.ci95_pct, sound=not wrong)
         paired = {
             "delta_us": difference.delta_us,
             "delta_pct": difference.delta_pct,
             "ci95_pct": difference.ci95_pct,
             "p_value": difference.p_value,
-            "verdict": "unclear" if wrong else stats.verdict(difference.ci95_pct),
+            "verdict": judgement.verdict,
+            "reason_code": judgement.reason,
         }
     return RequestRow(
         kernel=results[0].cell.kernel,

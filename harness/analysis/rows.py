@@ -9,7 +9,7 @@ from pydantic import Field
 
 from harness.runs.record import Data, StatusName
 from harness.runs.stored import Amount, Count, Interval, Stored
-from harness.runs.summary import KernelTimes, Outcome, PairFigures, Verdict
+from harness.runs.summary import HolmLevel, KernelTimes, Outcome, PairFigures, ReasonCode, Verdict
 
 R = TypeVar("R", bound=Stored)
 Layer = int | Literal["mean", "sum"]
@@ -91,6 +91,8 @@ class RequestRow(Stored):
     ci95_pct: Interval | None = Field(description="of `one_segment_us`")
     p_value: Amount | None = Field(default=None, description="if there were no difference")
     verdict: Verdict | None = Field(description="of `paged_us`")
+    reason_code: ReasonCode = None
+    holm_level: HolmLevel = None
     n: Count | None = Field(description="samples")
     status: StatusName = Field(description="`ok`, or what it ended with")
     reason: str | None = Field(description="why it is not `ok`")

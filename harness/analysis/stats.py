@@ -1,4 +1,4 @@
-"""Times, differences, intervals and verdicts: what timings say, and how certain that is. Times in us.
+"""Times, differences and intervals: what timings say, and how certain that is. Times in us.
 
 The time of one arm is a median with its order-statistic (sign test) interval, that of
 `scipy.stats.quantile_test` (which takes a millisecond where these take microseconds): it holds for any
@@ -24,8 +24,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 from scipy import stats as scipy_stats
-
-from harness.runs.summary import Verdict
 
 Array = npt.NDArray[np.float64]
 Samples = Sequence[float] | Array
@@ -217,45 +215,24 @@ def _largest_student(correlation: Any, n: int) -> float:
     return max(_student(n - 1), float(np.quantile(np.abs(normal).max(axis=1) / spread, 0.95)))
 
 
-def claimable(p_values: Sequence[float | None]) -> float:
-    """The largest p-value up to which all true differences may be claimed; 0: not one.
+def holm_level(p_values: Sequence[float | None]) -> float:
+    """The level up to which true differences may be claimed: any with a p-value not above it.
 
     A difference that is none is then among them at most 5% of times, however the tests depend on each other:
     Holm, "A simple sequentially rejective multiple test procedure" (1979). None counts as a test that shows
     nothing.
     """
     ordered = sorted(1.0 if p_value is None else p_value for p_value in p_values)
-    level = 0.0
-    for passed, p_value in enumerate(ordered):
-        if p_value > 0.05 / (len(ordered) - passed):
-            break
-        level = p_value
-    return level
+    for claimed, p_value in enumerate(ordered):
+        level = 0.05 / (len(ordered) - claimed)
+        if p_value > level:
+            return level
+    return 0.05
 
 
 def map_interval(bounds: Interval | None, function: Callable[[float], float]) -> Interval | None:
     """A rising function of both bounds; None of None."""
     return bounds and (function(bounds[0]), function(bounds[1]))
-
-
-def verdict(ci_pct: Interval | None, tolerance_pct: float = SAME_TOLERANCE_PCT) -> Verdict:
-    """slower, faster, same or unclear, from the interval of treatment minus baseline in percent.
-
-    same     the interval lies within +-tolerance: too small to matter, even if it is not zero
-    slower   otherwise, if the interval lies above zero: there is an effect; that it matters is not ruled out
-    faster   otherwise, if the interval lies below zero
-    unclear  otherwise: neither zero nor an effect that matters is ruled out, or there is no interval
-
-    The tolerance is fixed, not drawn from the data: a noisy series must end as unclear, never as same.
-    """
-    if ci_pct is None:
-        return "unclear"
-    low, high = ci_pct
-    if -tolerance_pct <= low and high <= tolerance_pct:
-        return "same"
-    if low > 0:
-        return "slower"
-    return "faster" if high < 0 else "unclear"
 
 
 def detectable_pct(ci_pct: Interval | None) -> float | None:
@@ -284,18 +261,6 @@ def quotient_interval(over: Interval | None, under: Interval | None) -> Interval
         return None
     quotients = [one / two for one in over for two in under]
     return min(quotients), max(quotients)
-
-
-def quotient_verdict(ci_quotient: Interval | None, factor: float | None) -> Verdict:
-    """The verdict of the quotient of treatment over baseline, its interval widened by the noise's factor.
-
-    A factor, not a difference in percent: of times that differ severalfold the shorter one cannot lie 100%
-    below. "unclear" without the interval or the factor.
-    """
-    if ci_quotient is None or factor is None:
-        return "unclear"
-    low, high = ci_quotient[0] / factor, ci_quotient[1] * factor
-    return verdict((100 * (low - 1), 100 * (high - 1)))
 
 
 def ratio_interval(over: Samples, under: Samples) -> Interval | None:

@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from harness.analysis import stats
+from harness.analysis import stats, verdicts
 from harness.analysis.contrasts import Group, rounds
+from harness.analysis.verdicts import Judgement
 from harness.experiments.views import experiment_of
 from harness.runs.record import Cell, Result, Status
 from harness.runs.schema import RunRecord
 from harness.runs.store import RunDirectory
+from harness.runs.summary import Reason, Verdict
 
 # One kernel's median has differed by 1.3% between two processes on one GPU (docs/method.md).
 TOLERANCE_PCT = 2.0
@@ -79,7 +81,8 @@ class Ratio:
     other_ms: float
     ratio: float
     ci95: stats.Interval | None  # of the ratio; None below 6 samples
-    verdict: str  # slower, faster, same or unclear
+    verdict: Verdict
+    reason_code: Reason  # of the verdict
     n: tuple[int, int]  # samples of either
     layers: int | None  # that both have, over which the samples are means; None end to end
     layers_lost: int  # that the first run has and the other lacks
@@ -179,6 +182,7 @@ def _ratio(cell: dict[str, Any], one: Group, two: Group, other: str) -> Ratio | 
     medians = [float(np.median(each)) / 1000 for each in samples]
     interval = stats.ratio_interval(samples[1], samples[0])
     providers = dict.fromkeys(group.cell.provider for group in (one, two))
+    judgement = judge(interval)
     return Ratio(
         other=other,
         cell=cell | {"provider": ", ".join(providers)},
@@ -186,26 +190,28 @@ def _ratio(cell: dict[str, Any], one: Group, two: Group, other: str) -> Ratio | 
         other_ms=medians[1],
         ratio=medians[1] / medians[0],
         ci95=interval,
-        verdict=verdict(interval),
+        verdict=judgement.verdict,
+        reason_code=judgement.reason,
         n=(len(samples[0]), len(samples[1])),
         layers=None if None in common else len(common),
         layers_lost=len({r.cell.layer for r in _sound(one)} - common),
     )
 
 
-def verdict(interval: stats.Interval | None) -> str:
+def judge(interval: stats.Interval | None) -> Judgement:
     """same: the ratio's interval lies within the tolerance of 1; slower, faster: beyond it; else unclear.
 
     Unlike in a paired contrast, an interval that excludes 1 but reaches into the tolerance is unclear.
     """
-    if interval is None:
-        return "unclear"
-    low, high = (100 * (bound - 1) for bound in interval)
-    if low > TOLERANCE_PCT:
-        return "slower"
-    if high < -TOLERANCE_PCT:
-        return "faster"
-    return "same" if low >= -TOLERANCE_PCT and high <= TOLERANCE_PCT else "unclear"
+    found = verdicts.judge(in_pct(interval), TOLERANCE_PCT)
+    if found.reason is Reason.EXCLUDES_ZERO:
+        return Judgement("unclear", Reason.INTERVAL_TOO_WIDE)
+    return found
+
+
+def in_pct(interval: stats.Interval | None) -> stats.Interval | None:
+    """A ratio's interval as a difference in percent."""
+    return stats.map_interval(interval, lambda bound: 100 * (bound - 1))
 
 
 def _sound(group: Group) -> list[Result]:

@@ -13,8 +13,19 @@ from harness import batch
 from harness.compare import charts as ratios
 from harness.compare import gate
 from harness.compare.gate import Limit
-from harness.compare.ratios import TOLERANCE_PCT, Comparison, Difference, Lone, Ratio, arm, arm_name, axes
+from harness.compare.ratios import (
+    TOLERANCE_PCT,
+    Comparison,
+    Difference,
+    Lone,
+    Ratio,
+    arm,
+    arm_name,
+    axes,
+    in_pct,
+)
 from harness.experiments import views
+from harness.report import explain
 from harness.report.charts import svg
 from harness.report.charts.spec import Bars
 from harness.report.page import facts
@@ -34,9 +45,16 @@ HOW = (
 NOTHING = "Nothing: model, configuration, device and software are the same."
 
 
-def tables(comparison: Comparison, limit: Limit | None = None) -> list[Table]:
-    """Each later run's ratios, then what only one run measured; `limit` adds the cells that break it."""
+def tables(comparison: Comparison, limit: Limit | None = None, explained: bool = False) -> list[Table]:
+    """Each later run's ratios, then what only one run measured; `limit` adds the cells that break it, and
+    `explained` why each verdict.
+    """
     found = [_ratios(comparison, run.label) for run in comparison.runs[1:]]
+    if explained:
+        rows = {run.label: [r for r in comparison.ratios if r.other == run.label] for run in comparison.runs}
+        found += explain.tables(
+            {f"{other} against A": list(map(_evidence, own)) for other, own in rows.items() if own}
+        )
     if comparison.lone:
         found.append(_lone(comparison))
     if limit:
@@ -44,12 +62,12 @@ def tables(comparison: Comparison, limit: Limit | None = None) -> list[Table]:
     return found
 
 
-def screen(comparison: Comparison, limit: Limit | None = None) -> str:
+def screen(comparison: Comparison, limit: Limit | None = None, explained: bool = False) -> str:
     """What differs between the runs, then all tables, as plain text, 80 columns wide."""
     runs = [f"{run.label}: {run.path} ({_title(run.record)})" for run in comparison.runs]
     facts = [f"{fact.name}: {_describe(comparison, fact)}" for fact in comparison.differences] or [NOTHING]
     parts = [wrap(runs), wrap(["What differs", *facts])]
-    return "\n\n".join([*parts, *(table.screen() for table in tables(comparison, limit))])
+    return "\n\n".join([*parts, *(table.screen() for table in tables(comparison, limit, explained))])
 
 
 def csv(comparison: Comparison) -> str:
@@ -137,6 +155,18 @@ def _ratios(comparison: Comparison, other: str) -> Table:
     return Table(f"{other} against A", columns, sections, below=below)
 
 
+def _evidence(row: Ratio) -> explain.Evidence:
+    return explain.Evidence(
+        name=gate.name(row.cell),
+        verdict=row.verdict,
+        code=row.reason_code,
+        ci95_pct=in_pct(row.ci95),
+        tolerance_pct=TOLERANCE_PCT,
+        n=min(row.n),
+        zero_decides=False,
+    )
+
+
 def heading(cell: Mapping[str, Any], whose: str = "") -> str:
     """The kernel and its provider; with the arm, where an arm's cells have their own axes."""
     whole = cell["stage"] == "end_to_end"
@@ -213,6 +243,7 @@ def _csv_ratio(row: Ratio, paths: dict[str, str]) -> dict[str, Any]:
         "ci95_low": low and round(low, 6),
         "ci95_high": high and round(high, 6),
         "verdict": row.verdict,
+        "reason_code": row.reason_code.value,
         "n_first": row.n[0],
         "n_other": row.n[1],
         "layers": row.layers,

@@ -8,6 +8,7 @@ from typing import Any, Protocol, cast
 
 from harness.analysis.families import judge_together
 from harness.experiments import EXPERIMENTS, Experiment
+from harness.report import explain
 from harness.report.charts import mpl
 from harness.report.charts.spec import Sheet
 from harness.report.document import Document
@@ -54,10 +55,11 @@ def view_of(experiment: Experiment) -> View:
     return cast(View, import_module(experiment.view))
 
 
-def summarise(record: RunRecord, results: Sequence[Result]) -> summaries.Summary:
-    """The content of summary.json, with verdicts that hold together."""
+def summarise(record: RunRecord, results: Sequence[Result]) -> Any:
+    """The content of summary.json, of the view's own `Summary`, with verdicts that hold together."""
     summary = view_of(experiment_of(record)).summarise(record, results)
     judge_together(summary)
+    summary.conclude(record)
     return summary
 
 
@@ -103,3 +105,8 @@ def write(run: RunDirectory) -> Document:
         mpl.write(sheet, run.plots_path)
     write_atomic(run.page_path, page_of(document, sheets))
     return document
+
+
+def explain_verdicts(run: RunDirectory) -> str:
+    """Why each verdict of a run whose summary.json is written, for a screen."""
+    return explain.screen(explain.lists(run.summary(view_of(experiment_of(run.record())).Summary)))

@@ -5,11 +5,13 @@ An experiment's own rows are in its rows.py. Times are in us or ms, as keys end;
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from enum import StrEnum
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 
 from harness.runs.record import StatusName
+from harness.runs.schema import RunRecord
 from harness.runs.stored import Amount, Count, Interval, RunStatus, Stored, require_readable
 
 SCHEMA_VERSION = 2
@@ -18,11 +20,44 @@ S = TypeVar("S", bound="Summary")
 Verdict = Literal["slower", "faster", "same", "unclear"]
 
 
+class Reason(StrEnum):
+    """Why a verdict is what it is; `about` says it in words."""
+
+    about: str
+
+    def __new__(cls, value: str, about: str) -> Reason:
+        reason = str.__new__(cls, value)
+        reason._value_, reason.about = value, about
+        return reason
+
+    WITHIN_TOLERANCE = "within_tolerance", "the whole interval lies within the tolerance"
+    BEYOND_TOLERANCE = "beyond_tolerance", "the whole interval lies beyond the tolerance"
+    EXCLUDES_ZERO = "excludes_zero", "the interval excludes zero, but reaches into the tolerance"
+    INTERVAL_TOO_WIDE = "interval_too_wide", "the interval leaves both open: no effect, and one that matters"
+    NO_INTERVAL = "no_interval", "there are too few rounds for an interval"
+    ARM_NOT_OK = "arm_not_ok", "an arm was throttled, interrupted or otherwise not ok"
+    WITHIN_NOISE = "within_noise", "the interval alone decides, but not once the noise floor is added"
+    NO_NOISE_FLOOR = "no_noise_floor", "the noise floor, which the interval is to be widened by, is not known"
+    NOT_CLAIMABLE = "not_claimable", "its p-value is above what Holm's procedure leaves beside the others"
+
+
+ReasonCode = Annotated[  # of a verdict; null: there is none, or an earlier version wrote the file
+    Annotated[Reason, Field(strict=False)] | None, Field(description="why the verdict: a reason code")
+]
+HolmLevel = Annotated[
+    Amount | None, Field(description="the p-value up to which Holm's procedure lets the page claim a verdict")
+]
+Clock = Annotated[Amount | None, Field(description="median SM clock, MHz")]
+
+
 class Summary(Stored):
     """The common beginning of every experiment's summary."""
 
     schema_version: Literal[2] = Field(default=2, description="2")
     status: RunStatus = Field(description="as in the record")
+
+    def conclude(self, record: RunRecord) -> None:
+        """Fill in what follows from verdicts, once all of them hold together."""
 
     @classmethod
     def parse(cls: type[S], data: object) -> S:
@@ -103,6 +138,9 @@ class PairFigures(Stored):
     ci95_pct: Interval | None = Field(description="of the baseline")
     p_value: Amount | None = Field(default=None, description="if there were no difference")
     verdict: Verdict = Field(description="of the treatment")
+    reason_code: ReasonCode = None
+    holm_level: HolmLevel = None
+    clock_mhz: Clock = None
     detectable_pct: Amount | None = Field(default=None, description="half the interval's width")
     n: Count = Field(description="pairs")
 

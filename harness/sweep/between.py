@@ -52,6 +52,12 @@ def rows(points: Sequence[Point]) -> list[BetweenRow]:
     return found
 
 
+def processes_of(rows: Iterable[BetweenRow], point: Point) -> int:
+    """How many processes differ from the point's in their seed alone, its own included."""
+    own = _without_seed(point)
+    return max((row.processes for row in rows if row.options == own), default=1)
+
+
 def _without_seed(point: Point) -> dict[str, Any]:
     return {name: value for name, value in point.options.items() if name != "seed"}
 

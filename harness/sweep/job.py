@@ -32,7 +32,13 @@ from harness.sweep.record import Point, SweepRecord, read
 from harness.units import pluralise
 
 
-def run(plan: Plan, output_dir: Path | None, resume: bool, ray_address: str | None = None) -> int:
+def run(
+    plan: Plan,
+    output_dir: Path | None,
+    resume: bool,
+    ray_address: str | None = None,
+    explain: bool = False,
+) -> int:
     """Run a sweep and return the exit status.
 
     0: every point is finished. 1: one or more failed. 130: Ctrl-C. The details are in the sweep's directory.
@@ -41,6 +47,7 @@ def run(plan: Plan, output_dir: Path | None, resume: bool, ray_address: str | No
         output_dir: None for a new directory in sweeps/, named by the time and the file.
         resume: resume the sweep in `output_dir`.
         ray_address: of a Ray cluster, or "auto"; None for this machine.
+        explain: print why each verdict.
 
     Raises:
         ConfigError: a point or the directory is invalid; nothing was started.
@@ -60,7 +67,7 @@ def run(plan: Plan, output_dir: Path | None, resume: bool, ray_address: str | No
             machines.run(tasks, Progress(sweep.started, sweep.ended, stop))
     finally:
         machines.close()
-    sweep.close(interrupted=stop.is_set())
+    sweep.close(interrupted=stop.is_set(), explain=explain)
     if stop.is_set():
         return cli.INTERRUPTED
     return cli.OK if sweep.all_finished() else cli.FAILED
@@ -90,13 +97,15 @@ class Sweep:
         after = f" after {ended.seconds:.0f} s" if ended.seconds is not None else ""
         self._say(task, ended.status + after + (f": {ended.reason}" if ended.reason else ""))
 
-    def close(self, interrupted: bool) -> None:
+    def close(self, interrupted: bool, explain: bool) -> None:
         """Write the tables and print them."""
         from harness.sweep import view as report  # pandas
 
         status = "interrupted" if interrupted else "finished"
         self._write(status=status, finished=_now())
         print(report.write(self.directory).screen_summary())
+        if explain:
+            print(f"\n{report.explain_verdicts(self.directory)}")
         print(f"results: {self.directory}", flush=True)
         if not self.all_finished():
             print("--resume reruns the unfinished points", file=sys.stderr)

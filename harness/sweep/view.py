@@ -11,12 +11,14 @@ from typing import Any
 from harness.analysis import stats
 from harness.analysis.breakdown.rows import Breakdown
 from harness.analysis.rows import ContrastRow
+from harness.report import explain
 from harness.report.charts.spec import Sheet
 from harness.report.document import csv_of, figures_and_tables
 from harness.report.page import draw
 from harness.report.page.facts import Facts
 from harness.report.tables import Table, command, list_lines, wrap
 from harness.runs.store import RunDirectory, write_atomic, write_json
+from harness.sweep import between
 from harness.sweep import charts as points
 from harness.sweep import tables as sweep_tables
 from harness.sweep.record import SweepRecord, read
@@ -42,6 +44,15 @@ def write(directory: Path) -> SweepTables:
     write_atomic(files.csv_path, document.csv())
     write_atomic(files.page_path, document.page())
     return document
+
+
+def explain_verdicts(directory: Path) -> str:
+    """Why each verdict, point by point, for a screen."""
+    summary = summarise(read(directory), directory)
+    found: dict[str, list[explain.Evidence]] = {}
+    for point in summary.points:
+        found |= explain.lists(point, point.name, between.processes_of(summary.between, point))
+    return explain.screen(found)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from scipy import stats as scipy_stats
 from harness.analysis import stats
 from harness.compare import view as report
 from harness.compare.gate import Limit
-from harness.compare.ratios import Run, compare, differences, verdict
+from harness.compare.ratios import Run, compare, differences, judge
 from harness.runs.record import Result
 from harness.runs.schema import Model
 from tests import made_up
@@ -102,7 +102,7 @@ def test_of_two_samples_of_one_distribution_few_intervals_miss_one() -> None:
     ],
 )
 def test_a_verdict_needs_the_whole_interval(interval: tuple[float, float] | None, expected: str) -> None:
-    assert verdict(interval) == expected
+    assert judge(interval).verdict == expected
 
 
 def test_few_samples_have_a_ratio_but_no_interval() -> None:

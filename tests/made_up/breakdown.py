@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.analysis.breakdown import break_down
+from harness.analysis.breakdown import break_down, sentence
 from harness.runs.record import Result, Status
 from tests.made_up.builder import result, run_record
 
@@ -98,8 +98,10 @@ def replay(
 
 def made(results: list[Result], record: Row | None = None) -> Row:
     """The breakdown, which must survive JSON unchanged."""
-    found = break_down(run_record(CUDA | (record or {})), results)
+    of_run = run_record(CUDA | (record or {}))
+    found = break_down(of_run, results)
     assert found is not None
+    found.sentence = sentence.of(of_run, found)
     plain = found.to_json()
     assert json.loads(json.dumps(plain, allow_nan=False)) == plain
     return plain

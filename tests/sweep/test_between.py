@@ -54,6 +54,12 @@ def test_a_sweep_s_tables_end_with_what_may_be_quoted():
     assert "length 128" in text
 
 
+def test_a_point_knows_how_many_processes_share_its_options():
+    points = [point(0, 8.0), point(1, 8.2), point(0, 1.0, block_size=128)]
+    rows = between.rows(points)
+    assert [between.processes_of(rows, each) for each in points] == [2, 2, 1]
+
+
 def test_it_holds_what_differs_between_processes():
     """Processes apart by three times what a run's own interval knows of: 94% to 97% hold the truth."""
     rng = np.random.default_rng(5)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from harness.analysis import figures, stats
-from harness.analysis.breakdown import break_even, host, inputs, profiles, sentence
+from harness.analysis.breakdown import break_even, host, inputs, profiles
 from harness.analysis.breakdown.differences import (
     measured_rounds,
     measured_rows,
@@ -53,7 +53,7 @@ def break_down(record: RunRecord, results: Sequence[Result]) -> Breakdown | None
     clock_mhz = figures.median_clock_mhz(end_to_end)
     predicted = predicted_rounds(replayed.at_clock(clock_mhz), spread_k, num_layers)
     residuals = residual_rows(measured, predicted, base_ms)
-    found = Breakdown(
+    return Breakdown(
         spread_k=spread_k,
         engine_ms=engine.median if engine else None,
         engine_ci95_ms=engine.ci95 if engine else None,
@@ -72,10 +72,8 @@ def break_down(record: RunRecord, results: Sequence[Result]) -> Breakdown | None
         profiled=profiles.profiling_overheads(record, arms),
         captured_vs_synthetic=inputs.compare_inputs(record, replayed),
         break_even=break_even.rows(record, replayed),
-        sentence="",
+        sentence="",  # once the verdicts hold together
     )
-    found.sentence = sentence.of(record, found)
-    return found
 
 
 def _engine(arms: Mapping[str, Result]) -> stats.MedianInterval | None:

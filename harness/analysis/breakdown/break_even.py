@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.analysis import stats
+from harness.analysis import stats, verdicts
 from harness.analysis.breakdown.rows import BreakEvenRow
 from harness.analysis.breakdown.samples import Array, Replayed
 from harness.runs.schema import RunRecord
@@ -83,7 +83,7 @@ def _decide(row: BreakEvenRow, gather: Array, saving: Array, paged_us: float) ->
     low, high = interval
     if low <= 0:
         share_pct = (100 * low / paged_us, 100 * high / paged_us)
-        if high <= 0 or stats.verdict(share_pct) == "same":
+        if high <= 0 or verdicts.judge(share_pct).verdict == "same":
             row.pays = "never"
             return "the contiguous kernel saves nothing"
         return "whether the contiguous kernel saves anything is unclear: the interval includes 0"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.analysis import stats
+from harness.analysis import stats, verdicts
 from harness.analysis.breakdown.rows import MeasuredRow, PredictedRow, ResidualRow, ResidualVerdict
 from harness.analysis.breakdown.samples import Replayed, Rounds, no_rounds, why_not
 from harness.runs.record import Result
@@ -125,7 +125,7 @@ def measured_rows(measured: Mapping[str, Rounds], spread_k: int, base_ms: float 
         )
         if row.n:
             row.p_value = differences.mean.p_value
-            row.verdict = stats.verdict(row.ci95_pct)
+            row.verdict, row.reason_code = verdicts.judge(row.ci95_pct)
         rows.append(row)
     return rows
 
@@ -166,7 +166,9 @@ def residual_rows(
             if row.ci95_ms is not None:
                 row.includes_zero = row.ci95_ms[0] <= 0 <= row.ci95_ms[1]
             if base_ms:
-                row.verdict = AS_PREDICTED[stats.verdict(_share(row.ci95_ms, base_ms))]
+                row.ci95_pct = _share(row.ci95_ms, base_ms)
+                judged, row.reason_code = verdicts.judge(row.ci95_pct)
+                row.verdict = AS_PREDICTED[judged]
         rows.append(row)
     return rows
 

@@ -4,7 +4,7 @@ do not.
 
 from __future__ import annotations
 
-from harness.analysis import stats
+from harness.analysis import stats, verdicts
 from harness.analysis.breakdown.rows import StepRow
 from harness.analysis.breakdown.samples import Replayed, Rounds
 from harness.runs.schema import RunRecord
@@ -67,7 +67,8 @@ def _compare(row: StepRow, before: Rounds, after: Rounds) -> None:
     row.delta_us, row.delta_ci95_us = difference.delta_us, difference.ci95_us
     row.delta_pct, row.delta_ci95_pct = difference.delta_pct, difference.ci95_pct
     row.p_value = difference.p_value
-    row.verdict, row.reason = stats.verdict(difference.ci95_pct), before.reason
+    row.verdict, row.reason_code = verdicts.judge(difference.ci95_pct)
+    row.reason = before.reason
 
 
 def _in_engine(record: RunRecord, replayed: Replayed) -> StepRow:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from harness.analysis import sample_warnings, stats
+from harness.analysis import figures, sample_warnings, stats, verdicts
 from harness.analysis.breakdown.rows import Share, VariantRow
 from harness.analysis.breakdown.samples import why_not
 from harness.analysis.other_engines import AGAIN, BASELINE, Variant, by_engine, setting
 from harness.runs.record import Result, Status
 from harness.runs.schema import RunRecord
-from harness.runs.summary import Verdict
 from harness.units import in_ms
 
 
@@ -42,6 +41,7 @@ def _row(
     median = stats.median_interval(engine.samples_us) if engine.samples_us else None
     compared = None if name == BASELINE else _difference(first, engine)
     against = compared[0] if compared else None
+    judgement = _judge(name, *compared, floor) if compared else None
     settings = record.engine.to_json() if record.engine else {}
     return VariantRow(
         variant=name,
@@ -56,7 +56,9 @@ def _row(
         delta_pct=against.pct if against else None,
         ci95_pct=against.ci95_pct if against else None,
         p_value=against.p_value if against else None,
-        verdict=_verdict(name, *compared, floor) if compared else None,
+        verdict=judgement.verdict if judgement else None,
+        reason_code=judgement.reason if judgement else None,
+        clock_mhz=figures.median_clock_mhz([engine]),
         noise_floor_pct=floor,
         paging=_within(arms, "dense", "paged"),
         cache_write=_within(arms, "no_write", "dense"),
@@ -67,13 +69,12 @@ def _row(
     )
 
 
-def _verdict(name: str, against: Share, sound: bool, floor: float | None) -> Verdict:
+def _judge(name: str, against: Share, sound: bool, floor: float | None) -> verdicts.Judgement:
     bounds = against.ci95_pct
-    if bounds is None or not sound:
-        return "unclear"
     if name == AGAIN:
-        return stats.verdict(bounds)
-    return "unclear" if floor is None else stats.verdict((bounds[0] - floor, bounds[1] + floor))
+        return verdicts.judge(bounds, sound=sound)
+    widened = None if bounds is None or floor is None else (bounds[0] - floor, bounds[1] + floor)
+    return verdicts.judge_beyond_noise(bounds, widened, sound=sound)
 
 
 def _within(arms: Mapping[str, Result], baseline: str, treatment: str) -> Share:

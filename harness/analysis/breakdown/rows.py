@@ -9,7 +9,7 @@ from pydantic import Field
 from harness.runs.record import StatusName
 from harness.runs.schema import SpreadRange
 from harness.runs.stored import Amount, Count, Interval, Stored
-from harness.runs.summary import Verdict
+from harness.runs.summary import Clock, HolmLevel, ReasonCode, Verdict
 
 Bound = Literal["GPU-bound", "host-bound", "partly host-bound", "unknown", "not applicable"]
 
@@ -33,6 +33,8 @@ class MeasuredRow(Stored):
     p_value: Amount | None = Field(default=None, description="if there were no difference")
     reason: str | None = Field(description="why there are no figures, or a remark")
     verdict: Verdict | None = Field(description="of the treatment")
+    reason_code: ReasonCode = None
+    holm_level: HolmLevel = None
 
 
 class PredictedRow(Stored):
@@ -56,11 +58,13 @@ class ResidualRow(Stored):
     component: str = Field(description="as in `measured`")
     ms: float | None = Field(description="the difference")
     ci95_ms: Interval | None = Field(description="of two independent means")
+    ci95_pct: Interval | None = Field(default=None, description="of the prefill")
     pct_of_measured: float | None = Field(description="the difference")
     includes_zero: bool | None = Field(description="whether the interval includes zero")
     verdict: ResidualVerdict | None = Field(
         default=None, description="by the interval in percent of the prefill"
     )
+    reason_code: ReasonCode = None
     reason: str | None = Field(description="remarks on either side")
 
 
@@ -110,6 +114,8 @@ class StepRow(Stored):
     delta_ci95_pct: Interval | None = Field(description="its interval")
     p_value: Amount | None = Field(default=None, description="if there were no difference")
     verdict: Verdict | None = Field(description="against the previous step")
+    reason_code: ReasonCode = None
+    holm_level: HolmLevel = None
     n: Count = Field(description="rounds")
     reason: str | None = Field(description="why there are no figures, or a remark")
 
@@ -186,6 +192,9 @@ class VariantRow(Stored):
     ci95_pct: Interval | None = Field(description="of the baseline")
     p_value: Amount | None = Field(default=None, description="if there were no difference")
     verdict: Verdict | None = Field(description="by the interval widened by the noise floor")
+    reason_code: ReasonCode = None
+    holm_level: HolmLevel = None
+    clock_mhz: Clock = None
     noise_floor_pct: Amount | None = Field(description="between two engines of one configuration")
     paging: Share
     cache_write: Share

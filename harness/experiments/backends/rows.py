@@ -12,6 +12,7 @@ from harness.runs.summary import (
     CellKeys,
     ContrastFigures,
     Outcome,
+    ReasonCode,
     Summary,
     Timed,
     Verdict,
@@ -51,6 +52,7 @@ class WinnerRow(_Axes):
     ci95_speed_up: Interval | None = Field(description="from both medians' intervals")
     noise_floor_pct: Amount | None = Field(description="between two engines of one backend")
     verdict: Verdict = Field(description="of the winner, by the interval widened by the noise floor")
+    reason_code: ReasonCode = None
 
 
 class AgainRow(_Axes):

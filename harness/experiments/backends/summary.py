@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from harness.analysis import figures, stats
+from harness.analysis import figures, stats, verdicts
 from harness.analysis.rows import find
 from harness.experiments.backends import scaling as backends_scaling
 from harness.experiments.backends.rows import (
@@ -151,7 +151,7 @@ def _winner(cells: Sequence[BackendCell], size: tuple[int, int], noise: float | 
     assert first.tokens_per_s is not None
     speed_up, bounds = _quotient(second, first)
     # The verdict on the runner-up: it is slower where the winner is faster.
-    verdict = stats.quotient_verdict(bounds, noise)
+    verdict, reason = verdicts.judge_quotient(bounds, noise)
     return WinnerRow(
         batch_size=size[0],
         input_len=size[1],
@@ -162,6 +162,7 @@ def _winner(cells: Sequence[BackendCell], size: tuple[int, int], noise: float | 
         ci95_speed_up=bounds,
         noise_floor_pct=_floor_pct(noise),
         verdict="faster" if verdict == "slower" else verdict,
+        reason_code=reason,
     )
 
 

@@ -52,7 +52,8 @@ def measure(config: KernelsConfig, recorder: Recorder) -> None:
         for k in todo:
             with recorder.peak_memory(_series(k)):
                 _measure(sampling, config, k, timer, budget)
-            recorder.print(view.comparison_of(recorder.record, recorder.results, k))
+            summary = views.summarise(recorder.record, recorder.results)
+            recorder.print(view.comparison(recorder.record, summary, k).screen())
             bar.update()
     sampling.note_limits(getattr(timer, "launch_bound", 0))
 

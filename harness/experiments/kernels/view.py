@@ -99,13 +99,8 @@ def _rates(config: Mapping[str, Any], microseconds: float | None) -> dict[str, A
     }
 
 
-def comparison_of(record: RunRecord, results: Sequence[Result], spread_k: int) -> str:
-    """The table of one spread_k, 80 columns wide, printed during the run."""
-    return comparison(record, summarise(record, results), spread_k).screen()
-
-
 def comparison(record: RunRecord, summary: KernelsSummary, spread_k: int) -> Table:
-    """`Comparison Results (spread=K)`: each kernel's arms, and their differences."""
+    """`Comparison Results (spread=K)`: each kernel's arms, and their differences; 80 columns wide."""
     notes, sections = Notes(), []
     for kernel in kernels_of(summary):
         cells = select(summary.cells, kernel=kernel, spread_k=spread_k)

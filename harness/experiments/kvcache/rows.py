@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from harness.runs.stored import Amount, Count, Interval, Stored
-from harness.runs.summary import CellKeys, Outcome, Summary, Timed, Verdict, WarmUp
+from harness.runs.summary import CellKeys, Clock, Outcome, ReasonCode, Summary, Timed, Verdict, WarmUp
 
 
 class _Axes(Stored):
@@ -38,6 +38,8 @@ class SpeedUpRow(Stored):
     speed_up: Amount = Field(description="the baseline's time over the treatment's, pair by pair")
     ci95_speed_up: Interval | None = Field(description="null below 6 pairs")
     verdict: Verdict = Field(description="of the treatment's time")
+    reason_code: ReasonCode = None
+    clock_mhz: Clock = None
     n: Count = Field(description="pairs")
     noise_floor_pct: Amount | None = Field(description="by how much a mode differs from itself")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.analysis import figures, stats
+from harness.analysis import figures, stats, verdicts
 from harness.experiments.kvcache.rows import KVCacheSummary, ModeRow, SpeedUpRow, StepRow
 from harness.runs.record import Result, Status, latest
 from harness.runs.schema import RunRecord
@@ -134,11 +134,14 @@ def _speed_up(
     taken = stats.median_interval([two / one for one, two in pairs])
     bounds = taken.ci95
     sound = baseline.status is treatment.status is Status.OK
+    judgement = verdicts.judge_quotient(bounds, factor, sound=sound)
     return SpeedUpRow(
         contrast=name,
         speed_up=1 / taken.median,
         ci95_speed_up=(1 / bounds[1], 1 / bounds[0]) if bounds else None,
-        verdict=stats.quotient_verdict(bounds, factor) if sound else "unclear",
+        verdict=judgement.verdict,
+        reason_code=judgement.reason,
+        clock_mhz=figures.median_clock_mhz([baseline, treatment]),
         n=n,
         noise_floor_pct=None,
     )

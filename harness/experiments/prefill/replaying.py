@@ -8,11 +8,13 @@ from functools import partial
 from harness import batch
 from harness.analysis import stats
 from harness.calls.capture import AttentionCall
+from harness.experiments import views
+from harness.experiments.prefill import kernel_tables
 from harness.experiments.prefill.options import RunConfig
 from harness.measure.budget import MIN_ROUNDS, Budget
 from harness.replay.bench import Equipment, Sampled
 from harness.running.sampling import Sampling
-from harness.runs.record import request_series_name, series_name
+from harness.runs.record import in_spread, request_series_name, series_name
 from harness.runs.schema import Ceilings, Model, RequestRecord
 from harness.units import pick_evenly
 
@@ -43,6 +45,13 @@ class Replaying(Sampling):
     def lacks_ceilings(self) -> bool:
         """Whether the ceilings have not been measured yet."""
         return "ceilings" not in self.recorder.record.model_fields_set
+
+    def print_comparison(self, spread_k: int) -> None:
+        """Print the table of one spread_k, 80 columns wide, unless no kernel has a row."""
+        record = self.recorder.record
+        of_spread = [result for result in self.recorder.results if in_spread(result.series, spread_k)]
+        table = kernel_tables.comparison(record, views.summarise(record, of_spread), spread_k)
+        self.recorder.print(table.screen() if table else "")
 
     def describe(self, calls: Sequence[AttentionCall], model: Model) -> None:
         """Record the calls' shapes, and the model with the calls' heads if there are any."""

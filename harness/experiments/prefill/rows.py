@@ -6,9 +6,11 @@ from typing import Any
 
 from pydantic import Field
 
+from harness.analysis.breakdown import sentence
 from harness.analysis.breakdown.rows import Breakdown, VariantRow
 from harness.analysis.rows import ContrastRow, KernelRow, PrefillRow, RequestRow
 from harness.runs import former
+from harness.runs.schema import RunRecord
 from harness.runs.stored import Amount, Count
 from harness.runs.summary import Summary
 
@@ -26,6 +28,11 @@ class PrefillSummary(Summary):
     requests: list[RequestRow] = Field(default=[])
     attribution: Breakdown | None
     variants: list[VariantRow] = Field(default=[])
+
+    def conclude(self, record: RunRecord) -> None:
+        """The breakdown's sentence, whose verdict is the table's."""
+        if self.attribution:
+            self.attribution.sentence = sentence.of(record, self.attribution)
 
     @classmethod
     def from_1(cls, data: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from harness.analysis import figures, per_request, stats
 from harness.analysis import roofline as work
-from harness.analysis.breakdown import break_down, sentence
+from harness.analysis.breakdown import break_down
 from harness.analysis.breakdown.other_engines import variant_rows
 from harness.analysis.contrasts import (
     Group,
@@ -21,7 +21,6 @@ from harness.analysis.contrasts import (
     rounds,
     spread_of,
 )
-from harness.analysis.families import judge_together
 from harness.analysis.rows import ContrastRow, KernelRow, PrefillRow
 from harness.config.kernel_names import gather_for
 from harness.experiments.prefill.rows import PrefillSummary
@@ -64,7 +63,7 @@ def summarise(record: RunRecord, results: Sequence[Result]) -> PrefillSummary:
     for (_, spread_k), in_spread in _by_rank_and_spread(compared).items():
         contrasts += kernel_contrasts(spread_k, arms_of(in_spread))
     contrasts += end_to_end_contrasts([r for r in pulled_in if r.cell.stage == "end_to_end"])
-    summary = PrefillSummary(
+    return PrefillSummary(
         schema_version=2,
         status=record.status,
         tolerance_pct=stats.SAME_TOLERANCE_PCT,
@@ -76,10 +75,6 @@ def summarise(record: RunRecord, results: Sequence[Result]) -> PrefillSummary:
         attribution=break_down(record, end_to_end + decisive),
         variants=variant_rows(record, final),
     )
-    judge_together(summary)
-    if summary.attribution:  # its verdict is the table's
-        summary.attribution.sentence = sentence.of(record, summary.attribution)
-    return summary
 
 
 def _slowest_rank(replayed: Iterable[Result]) -> int | None:

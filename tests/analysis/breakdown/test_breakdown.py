@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.analysis.breakdown import break_down
+from harness.analysis.breakdown import break_down, sentence
 from harness.runs.record import Status
 from tests.made_up.breakdown import (
     CPU,
@@ -351,4 +351,4 @@ class TestSentence:
     def test_little_is_known_of_the_run(self) -> None:
         found = break_down(run_record(), prefills())
         assert found is not None
-        assert " of the prefill of gpt2 on abacus: fragmentation" in found.sentence
+        assert " of the prefill of gpt2 on abacus: fragmentation" in sentence.of(run_record(), found)
