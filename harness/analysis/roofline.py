@@ -111,19 +111,24 @@ class _Shape:
         return cls(lengths, model.num_heads, model.num_kv_heads, model.head_dim, size)
 
 
-def rates(record: RunRecord, layers: Iterable[object], microseconds: float | None) -> dict[str, Any]:
-    """tflops, gbps and share_of_ceiling_pct of an attention call over all prompts.
+def rates(
+    record: RunRecord, layers: Iterable[object], microseconds: float | None, clock_mhz: float | None
+) -> dict[str, Any]:
+    """tflops, gbps, share_of_ceiling_pct and ceiling_scaled of an attention call over all prompts.
 
     The share is of the device's measured ceiling that the call is nearer to; that of operations
-    counts for 16-bit types only, as it is measured in bfloat16. null: not measured, or not known.
+    counts for 16-bit types only, as it is measured in bfloat16. It rises with the SM clock, so it is scaled
+    to the call's; the memory has a clock of its own. null: not measured, or not known.
 
     Args:
         record: of the run: "model", "config", and if known "causal" (default: true), "layer_windows"
             and "ceilings".
+        clock_mhz: SM clock at which the call ran; None: not known, and nothing is scaled.
         layers: whose times were averaged; their work is averaged too.
         microseconds: the average.
     """
-    figures: dict[str, Any] = {"tflops": None, "gbps": None, "share_of_ceiling_pct": None}
+    names = ("tflops", "gbps", "share_of_ceiling_pct", "ceiling_scaled")
+    figures: dict[str, Any] = dict.fromkeys(names)
     shape = _Shape.of(record)
     if not microseconds or shape is None:
         return figures
@@ -141,8 +146,10 @@ def rates(record: RunRecord, layers: Iterable[object], microseconds: float | Non
     figures["gbps"] = moved / microseconds / 1e3
     ceilings = record.ceilings
     if ceilings and ceilings.gbps and ceilings.tflops:
+        scale = clock_mhz / ceilings.clock_mhz if clock_mhz and ceilings.clock_mhz else None
         shares = [figures["gbps"] / ceilings.gbps]
         if shape.element_bytes == 2:
-            shares.append(figures["tflops"] / ceilings.tflops)
+            shares.append(figures["tflops"] / (ceilings.tflops * (scale or 1.0)))
         figures["share_of_ceiling_pct"] = 100 * max(shares)
+        figures["ceiling_scaled"] = scale is not None
     return figures

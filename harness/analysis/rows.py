@@ -37,7 +37,12 @@ class KernelRow(KernelTimes):
     rank: Count | None = Field(default=None, description="which rank, if there are several")
     gather_ci95_us: Interval | None = Field(default=None, description="of the gather")
     gather_gbps: Amount | None = Field(default=None, description="the gather's bandwidth, GB/s")
-    share_of_ceiling_pct: Amount | None = Field(default=None, description="of the device's ceiling")
+    share_of_ceiling_pct: Amount | None = Field(
+        default=None, description="of what the device attains, by its ceilings at this row's clock"
+    )
+    ceiling_scaled: bool | None = Field(
+        default=None, description="whether the ceiling was scaled to that clock; else it is as measured"
+    )
     clock_mhz: Amount | None = Field(default=None, description="median SM clock")
 
 

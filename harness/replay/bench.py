@@ -31,7 +31,8 @@ class Equipment:
     """The equipment that a process measures with."""
 
     timer: str
-    ceilings: dict[str, float] | str | None  # figures, the reason why there are none, or None: not requested
+    # Figures, the reason why there are none, or None: not requested.
+    ceilings: dict[str, float | None] | str | None
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,10 @@ class Bench:
         """This process's equipment."""
         return Equipment(self.timer.name, self._ceilings() if with_ceilings else None)
 
-    def _ceilings(self) -> dict[str, float] | str:
+    def _ceilings(self) -> dict[str, float | None] | str:
         """The device's ceilings, or why they could not be measured."""
         try:
-            return asdict(ceilings.measure(self.device))
+            return asdict(ceilings.measure(self.device, self.monitor))
         except Exception as error:  # a secondary figure, not worth failing the run
             return str(error)
         finally:

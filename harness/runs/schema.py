@@ -120,6 +120,7 @@ class Ceilings(Stored):
 
     tflops: Amount | None = Field(default=None, description="a large matrix product, TFLOP/s")
     gbps: Amount | None = Field(default=None, description="a large copy, GB/s")
+    clock_mhz: Amount | None = Field(default=None, description="SM clock at which they were measured")
 
 
 class SpreadRange(Stored):

@@ -12,7 +12,7 @@ from harness.analysis import roofline as work
 from harness.runs.record import Status
 from tests.made_up import builder
 from tests.made_up.builder import result
-from tests.made_up.views import summary_of
+from tests.made_up.views import document_of, summary_of
 
 lengths = st.integers(0, 24)
 windows = st.sampled_from([-1, 0, 1, 5, 40])
@@ -74,10 +74,10 @@ FULL = 4 * 12 * 64 * 4096 * 4097 / 2
 WINDOWED = 4 * 12 * 64 * (1024 * 1025 / 2 + 1024 * 3072)
 
 
-def rows(record, *samples_us):
+def rows(record, *samples_us, clock_mhz=()):
     results = []
     for layer, us in enumerate(samples_us):
-        of = {"samples_us": [us] * 10} if us else {"status": Status.ERROR}
+        of = {"samples_us": [us] * 10, "clock_mhz": [*clock_mhz]} if us else {"status": Status.ERROR}
         results.append(result("kernel", "k", "test", "dense", layer=layer, series=f"s{layer}", **of))
     return {row["layer"]: row for row in summary_of(builder.record(record), results)["kernels"]}
 
@@ -91,6 +91,38 @@ def test_rates_of_each_layer_and_of_their_mean():
     assert found[0]["share_of_ceiling_pct"] == pytest.approx(found[0]["tflops"] / 8)
     slow_memory = RECORD | {"ceilings": {"tflops": 800.0, "gbps": 500.0}}
     assert rows(slow_memory, 80.0)[0]["share_of_ceiling_pct"] == pytest.approx(found[0]["gbps"] / 5)
+
+
+def test_the_compute_ceiling_is_scaled_to_the_clock_that_a_kernel_ran_at():
+    """A kernel at half of the ceiling at 1980 MHz is so at 990 MHz, where it takes twice as long."""
+    half_us = FULL / 400e12 * 1e6
+    ceilings = {"tflops": 800.0, "gbps": 25_000.0, "clock_mhz": 1980.0}
+    for factor, clock_mhz in ((1, 1980), (2, 990), (1.25, 1584)):
+        row = rows(RECORD | {"ceilings": ceilings}, factor * half_us, clock_mhz=[clock_mhz] * 3)[0]
+        assert row["share_of_ceiling_pct"] == pytest.approx(50)
+        assert (row["ceiling_scaled"], row["clock_mhz"]) == (True, clock_mhz)
+    for known, clocks in ((ceilings, []), (ceilings | {"clock_mhz": None}, [990])):
+        row = rows(RECORD | {"ceilings": known}, 2 * half_us, clock_mhz=clocks)[0]
+        assert (row["share_of_ceiling_pct"], row["ceiling_scaled"]) == (pytest.approx(25), False)
+
+
+def test_the_memory_s_ceiling_has_a_clock_of_its_own():
+    memory = {"tflops": 800.0, "gbps": 500.0, "clock_mhz": 1980.0}
+    shares = [
+        rows(RECORD | {"ceilings": memory}, 80.0, clock_mhz=[mhz])[0]["share_of_ceiling_pct"]
+        for mhz in (1980, 1700)
+    ]
+    assert shares[0] == shares[1]
+
+
+def test_a_table_says_how_much_of_the_ceiling_is_reached_and_at_which_clock():
+    kernel = ("kernel", "vllm_flash_attn", "vLLM FA3", "paged")
+    record = RECORD | {"layers": [0], "ceilings": {"tflops": 800.0, "gbps": 2500.0, "clock_mhz": 1980.0}}
+    for clocks, said in (([1584], "scaled to the clock that each ran at"), ([], "as measured, at whatever")):
+        made = [result(*kernel, layer=0, series="spread=1 layer=0", samples_us=[80.0] * 10, clock_mhz=clocks)]
+        text = document_of(builder.record(record), made).markdown()
+        assert f"At spread_k = 1, of the device's measured ceiling, {said}" in text
+        assert ("at 1584 MHz." in text) == bool(clocks)
 
 
 def test_a_layer_without_samples_has_no_rates_and_no_part_in_the_mean():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from harness import batch
 from harness.analysis.rows import ContrastRow, KernelRow, RequestRow, select
 from harness.config.kernel_names import FUNCTIONS, WITHOUT_TABLE
@@ -63,8 +65,24 @@ def overview(record: RunRecord, summary: PrefillSummary) -> Table | None:
     if sweep := sweep_section(mean, len(columns), notes):
         sections.append(sweep)
     above = [_unit(record, summary)] if summary.kernels else []
-    below = [*notes.lines(), *_reading(summary)]
+    below = [*notes.lines(), *_attained(mean, arms), *_reading(summary)]
     return Table("Summary over all spread_k", columns, sections, above, below) if sections else None
+
+
+def _attained(mean: Mean, arms: Sequence[tuple[str, str]]) -> list[str]:
+    """How much of what the device attains the kernels reach in one segment; none where that is not known."""
+    rows = [mean.kernel(kernel, arm, 1) for kernel, arm in arms]
+    shares = [
+        f"{row.kernel} {row.share_of_ceiling_pct:.0f}%"
+        + (f" at {row.clock_mhz:.0f} MHz" if row.ceiling_scaled and row.clock_mhz else "")
+        for row in rows
+        if row and row.share_of_ceiling_pct is not None
+    ]
+    if not shares:
+        return []
+    unscaled = any(row.ceiling_scaled is False for row in rows if row)
+    scaled = "as measured, at whatever clock" if unscaled else "scaled to the clock that each ran at"
+    return [f"At spread_k = 1, of the device's measured ceiling, {scaled}: {', '.join(shares)}."]
 
 
 def _reading(summary: PrefillSummary) -> list[str]:

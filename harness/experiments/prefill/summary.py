@@ -110,10 +110,11 @@ def _kernel_row(record: RunRecord, group: Group, layer: Layer, gather: Group | N
     copying, warnings = _gather(group, gather)
     fields["warnings"] += warnings
     attended = [r.cell.layer for r in group.measured if cell.stage == "kernel"]
+    clock_mhz = figures.median_clock_mhz(group.measured)
     return KernelRow(
         **figures.cell_fields(cell),
         **fields,
-        **work.rates(record, attended, fields["median_us"]),
+        **work.rates(record, attended, fields["median_us"], clock_mhz),
         layer=layer,
         layers=len(group.measured) if layer == "mean" else None,
         rank=cell.rank,
@@ -121,7 +122,7 @@ def _kernel_row(record: RunRecord, group: Group, layer: Layer, gather: Group | N
         gather_us=copying["median_us"],
         gather_ci95_us=copying["ci95_us"],
         gather_gbps=work.gather_gbps(record, cell.kernel, copying["median_us"]),
-        clock_mhz=figures.median_clock_mhz(group.measured),
+        clock_mhz=clock_mhz,
         stopped=_stopped(group.results),
         status=group.status.value,
         reason=_reason(record, group) if layer == "mean" else group.reason,

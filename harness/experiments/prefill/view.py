@@ -23,7 +23,8 @@ Summary = PrefillSummary  # of summary.json
 CSV_COLUMNS = (
     *("stage", "kernel", "provider", "arm", "spread_k", "block_size", "layer", "layers", "data", "rank"),
     *("median_us", "ci95_us", "mean_us", "warmup_us", "gather_us", "gather_gbps"),
-    *("tflops", "gbps", "share_of_ceiling_pct", "clock_mhz", "n", "stopped", "status", "reason", "warnings"),
+    *("tflops", "gbps", "share_of_ceiling_pct", "ceiling_scaled", "clock_mhz"),
+    *("n", "stopped", "status", "reason", "warnings"),
 )
 NO_BREAKDOWN = (
     "The prefill was not timed with attention overridden inside the engine, so there is no breakdown."
