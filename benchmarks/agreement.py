@@ -11,7 +11,7 @@ kernel time), by triton.testing.do_bench and by NVBench (`pip install cuda-bench
 A CUPTI trace of each tool at work decides who is right where they differ: "error %" is the tool's figure over
 the kernel's own time in that trace, "clock MHz" the SM clock meanwhile, "traced us" its figure then. How long
 a call takes depends on the clock, and that on how a tool loads the GPU: a tool is right if its figure matches
-what it ran.
+the kernel times in its own trace.
 
 With --processes the figures are medians over as many fresh processes, only the first of which is traced, and
 a second table has the spread over them: of the figure, and of the contrast between the call on 16 segments of

@@ -43,13 +43,13 @@ def ways(
     """Each kind of prefill, which returns the step's seconds."""
     as_is, rank = Override(), engine.ranks.only
 
-    def observed() -> float:
+    def time_observed() -> float:
         rank.hook.install()
         seconds = engine.prefill(prompts, blocks).seconds
         rank.hook.remove()
         return seconds
 
-    def kept() -> float:
+    def time_kept_steered() -> float:
         assert rank.steering is not None
         with rank.steering.on(as_is):
             return [engine.prefill(prompts, blocks).seconds for _ in range(3)][-1]
@@ -58,9 +58,9 @@ def ways(
         UNTOUCHED: lambda: engine.prefill(prompts, blocks).seconds,
         "untouched again": lambda: engine.prefill(prompts, blocks).seconds,
         "vLLM's blocks": lambda: engine.prefill(prompts).seconds,
-        "observed": observed,
+        "observed": time_observed,
         "steered": lambda: engine.prefill(prompts, blocks, as_is).seconds,
-        "kept steered": kept,
+        "kept steered": time_kept_steered,
     }
 
 

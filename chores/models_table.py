@@ -94,10 +94,10 @@ def row_of(name: str, family: Family, folder: Path) -> tuple[str, ...]:
     failure = call("run_vllm_prefill", *options)
     if failure:
         return (*cells, plain, "-", "-", failure)
-    return (*cells, plain, *measured(output))
+    return (*cells, plain, *describe_run(output))
 
 
-def measured(output: Path) -> tuple[str, str, str]:
+def describe_run(output: Path) -> tuple[str, str, str]:
     """How many layers were replayed, which in-engine arms ran, and the notices about layers."""
     record, summary = (json.loads((output / f"{name}.json").read_text()) for name in ("run", "summary"))
     layers, model = len(record["layers"]), record["model"]

@@ -97,14 +97,14 @@ def _without_tritons_absence() -> Iterator[None]:
     """Suppress the log message that Triton is missing, which vLLM's CPU builds do not need."""
     logger = logging.getLogger("torch._library.triton")
 
-    def kept(record: logging.LogRecord) -> bool:
+    def keep(record: logging.LogRecord) -> bool:
         return not record.getMessage().startswith("Triton not available")
 
-    logger.addFilter(kept)
+    logger.addFilter(keep)
     try:
         yield
     finally:
-        logger.removeFilter(kept)
+        logger.removeFilter(keep)
 
 
 def _release(version: str | None) -> tuple[int, ...]:

@@ -72,7 +72,7 @@ def of_specs(layers: Mapping[str, Any], specs: Mapping[str, Any], dtype: torch.d
     """
     attention = {name: layer for name, layer in layers.items() if getattr(layer, "impl", None) is not None}
     unmeasured = {
-        name: reason for name, layer in attention.items() if (reason := _unmeasured(layer, specs[name]))
+        name: reason for name, layer in attention.items() if (reason := _why_unmeasured(layer, specs[name]))
     }
     measured = [name for name in attention if name not in unmeasured]
     chunked = CHUNKED.resolve()
@@ -93,7 +93,7 @@ def of_specs(layers: Mapping[str, Any], specs: Mapping[str, Any], dtype: torch.d
     )
 
 
-def _unmeasured(layer: Any, spec: Any) -> str | None:
+def _why_unmeasured(layer: Any, spec: Any) -> str | None:
     """Why the layer has no plain K and V of its own in blocks, or None."""
     impl = type(layer.impl).__name__
     if not hasattr(layer.impl, "forward"):

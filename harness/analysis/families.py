@@ -1,5 +1,5 @@
-"""Verdicts of one page hold together: of all its contrasts, in 95% of pages none is called slower or faster
-that is neither.
+"""Verdicts of one page hold together: on at least 95% of pages, no contrast is called slower or faster that
+is neither.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def of_pairs(baseline_us: stats.Samples, treatment_us: stats.Samples, sound: boo
     n of samples in us.
 
     Args:
-        baseline_us, treatment_us: as `pull_in` leaves them, at least one each; a longer list is cut to the
+        baseline_us, treatment_us: after `pull_in`, at least one each; a longer list is cut to the
             shorter one's length.
         sound: whether all come from ok cells; if not, the figures stand, but the verdict is "unclear".
     """

@@ -62,7 +62,7 @@ class Mean:
         return None if self.n < INTERVAL_SAMPLES else self.interval()
 
     def interval(self) -> Interval:
-        """The same of any two or more samples, for those that are nearly normal, such as means."""
+        """The same from two samples on, for samples that are nearly normal, such as means."""
         half = _student(self.freedom) * self.error if self.error else 0.0
         return self.value - half, self.value + half
 
@@ -167,7 +167,7 @@ def paired_difference(baseline_us: Samples, treatment_us: Samples) -> PairedDiff
     if the lists differ in length, are empty, hold a value that is not finite, or if the baseline is 0.
 
     Args:
-        baseline_us, treatment_us: as `pull_in` leaves them; differences of arms that went through it
+        baseline_us, treatment_us: after `pull_in`; differences of arms that went through it
             together add up.
     """
     if len(baseline_us) != len(treatment_us):
@@ -231,7 +231,7 @@ def holm_level(p_values: Sequence[float | None]) -> float:
 
 
 def map_interval(bounds: Interval | None, function: Callable[[float], float]) -> Interval | None:
-    """A rising function of both bounds; None of None."""
+    """Both bounds under a rising function; None stays None."""
     return bounds and (function(bounds[0]), function(bounds[1]))
 
 

@@ -59,10 +59,10 @@ def judge_beyond_noise(
         return own
     if widened_pct is None:
         return Judgement("unclear", Reason.NO_NOISE_FLOOR)
-    found = judge(widened_pct)
-    if found.verdict == "unclear" and own.verdict != "unclear":
+    judgement = judge(widened_pct)
+    if judgement.verdict == "unclear" and own.verdict != "unclear":
         return Judgement("unclear", Reason.WITHIN_NOISE)
-    return found
+    return judgement
 
 
 def judge_quotient(ci_quotient: Interval | None, factor: float | None, *, sound: bool = True) -> Judgement:

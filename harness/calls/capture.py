@@ -165,7 +165,7 @@ def from_engine(
         cache_dtype=str(kv_cache.dtype).removeprefix("torch."),
         fa_version=getattr(impl, "vllm_flash_attn_version", None),
         isa=cpu_isa(layer),
-        scheduler_metadata=_cloned(getattr(metadata, "scheduler_metadata", None)),
+        scheduler_metadata=_clone(getattr(metadata, "scheduler_metadata", None)),
         max_num_splits=int(getattr(metadata, "max_num_splits", 0)),
         kv_cache=kv_cache,
     )
@@ -300,7 +300,7 @@ def _span(tensor: torch.Tensor) -> tuple[int, int]:
     return start, start + last + 1
 
 
-def _cloned(tensor: torch.Tensor | None) -> torch.Tensor | None:
+def _clone(tensor: torch.Tensor | None) -> torch.Tensor | None:
     return None if tensor is None else tensor.clone()
 
 

@@ -57,7 +57,7 @@ def _read_call(path: Path) -> tuple[int, tuple[int, ...], int]:
         meta = json.loads(header["__metadata__"][META_KEY])
         version, call = meta["format"], meta["call"]
         lengths = _read_int32(path, start, header["seq_lens"])
-        found = int(call["layer"]), lengths, int(call["block_size"])
+        values = int(call["layer"]), lengths, int(call["block_size"])
         if sum(lengths) != int(header["query"]["shape"][0]) or min(lengths) < 1:
             raise ValueError(f"its requests' lengths {lengths} do not match its queries")
     except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
@@ -70,7 +70,7 @@ def _read_call(path: Path) -> tuple[int, tuple[int, ...], int]:
             f"{path}: format {version}, but this version reads {FORMAT_VERSION}; make it again with "
             "--save-captures"
         )
-    return found
+    return values
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:

@@ -32,7 +32,7 @@ PROBES = ("spin", "spin_0")
 NOT_IDENTITY = ("provider", "block_size", "layer", "data", "point")
 # The steps of a generation, which is compared as a whole.
 PARTS_OF_A_CELL = ("step",)
-PARTS = ("model", "config", "device", "versions", "engine", "engines", "layers", "timer", "prompt")
+COMPARED_KEYS = ("model", "config", "device", "versions", "engine", "engines", "layers", "timer", "prompt")
 NO_DIFFERENCE = (
     "config.output_dir",
     "config.overwrite",
@@ -138,9 +138,9 @@ def compare(runs: Sequence[Run]) -> Comparison:
     for other in others:
         for key in _in_order([*first.cells, *other.cells]):
             one, two = first.cells.get(key), other.cells.get(key)
-            found = _ratio(dict(key), one, two, other.label) if one and two else None
-            if found:
-                ratios.append(found)
+            ratio = _ratio(dict(key), one, two, other.label) if one and two else None
+            if ratio:
+                ratios.append(ratio)
             else:
                 lone += _lone(dict(key), (first, other), (one, two))
     return Comparison(tuple(runs), differences([run.record for run in runs]), ratios, lone)
@@ -203,10 +203,10 @@ def judge(interval: stats.Interval | None) -> Judgement:
 
     Unlike in a paired contrast, an interval that excludes 1 but reaches into the tolerance is unclear.
     """
-    found = verdicts.judge(in_pct(interval), TOLERANCE_PCT)
-    if found.reason is Reason.EXCLUDES_ZERO:
+    judgement = verdicts.judge(in_pct(interval), TOLERANCE_PCT)
+    if judgement.reason is Reason.EXCLUDES_ZERO:
         return Judgement("unclear", Reason.INTERVAL_TOO_WIDE)
-    return found
+    return judgement
 
 
 def in_pct(interval: stats.Interval | None) -> stats.Interval | None:
@@ -235,14 +235,20 @@ def _lone(
 
 def differences(records: Sequence[RunRecord]) -> list[Difference]:
     """Where the records differ in model, configuration, device and software, the model first."""
-    flat = [_flat({part: known.get(part) for part in PARTS}) for known in map(RunRecord.to_json, records)]
+    flat = [
+        _flat({part: known.get(part) for part in COMPARED_KEYS}) for known in map(RunRecord.to_json, records)
+    ]
     names = sorted(dict.fromkeys(name for facts in flat for name in facts), key=_place)
-    found = [Difference(name, tuple(facts.get(name) for facts in flat)) for name in names]
-    return [each for each in found if each.name not in NO_DIFFERENCE and len(set(map(repr, each.values))) > 1]
+    facts_by_name = [Difference(name, tuple(facts.get(name) for facts in flat)) for name in names]
+    return [
+        each
+        for each in facts_by_name
+        if each.name not in NO_DIFFERENCE and len(set(map(repr, each.values))) > 1
+    ]
 
 
 def _place(name: str) -> int:
-    return PARTS.index(name.partition(".")[0])
+    return COMPARED_KEYS.index(name.partition(".")[0])
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

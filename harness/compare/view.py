@@ -49,17 +49,17 @@ def tables(comparison: Comparison, limit: Limit | None = None, explained: bool =
     """Each later run's ratios, then what only one run measured; `limit` adds the cells that break it, and
     `explained` why each verdict.
     """
-    found = [_ratios(comparison, run.label) for run in comparison.runs[1:]]
+    all_tables = [_ratios(comparison, run.label) for run in comparison.runs[1:]]
     if explained:
         rows = {run.label: [r for r in comparison.ratios if r.other == run.label] for run in comparison.runs}
-        found += explain.tables(
+        all_tables += explain.tables(
             {f"{other} against A": list(map(_evidence, own)) for other, own in rows.items() if own}
         )
     if comparison.lone:
-        found.append(_lone(comparison))
+        all_tables.append(_lone(comparison))
     if limit:
-        found.append(_limit_table(comparison, limit))
-    return found
+        all_tables.append(_limit_table(comparison, limit))
+    return all_tables
 
 
 def screen(comparison: Comparison, limit: Limit | None = None, explained: bool = False) -> str:
@@ -202,9 +202,9 @@ def _lone(comparison: Comparison) -> Table:
     sections: dict[str, list[Line]] = {}
     for (title, name, run, why), spreads in together.items():
         sections.setdefault(title, []).append(Line(name, (run, ", ".join(spreads), why)))
-    found = [Section(title, lines) for title, lines in sections.items()]
+    listed = [Section(title, lines) for title, lines in sections.items()]
     columns = ("", "only in", "spread_k", "why not in the other")
-    return Table("Measured in one only", columns, found, below=notes.lines())
+    return Table("Measured in one only", columns, listed, below=notes.lines())
 
 
 def _spread_k(k: int | None) -> str:

@@ -84,7 +84,7 @@ class Child:
             answer = self._pipe.recv()
         except (EOFError, OSError):
             self._process.join()
-            status, how = self._memory.ended(self._process.exitcode)
+            status, how = self._memory.judge_exit(self._process.exitcode)
             raise ChildDied(status, f"the process ended with {how}") from None
         if isinstance(answer, _Failure):
             LOG.error("In the process %s:\n%s", self._process.pid, answer.details)

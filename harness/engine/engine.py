@@ -43,7 +43,7 @@ class Prefill:
 class EngineFacts:
     """What a started engine reports about itself."""
 
-    settings: EngineSettings  # what vLLM made of its arguments
+    settings: EngineSettings  # vLLM's effective ones
     block_size: int
     num_blocks: int  # available to requests
     block_bytes: int  # of K and V of a block, all layers together
@@ -103,7 +103,7 @@ class Engine:
 
     @property
     def settings(self) -> EngineSettings:
-        """What vLLM made of its arguments, for the run's record."""
+        """vLLM's effective settings, for the run's record."""
         from patches import engine
 
         return EngineSettings(
@@ -154,7 +154,7 @@ class Engine:
         return self.groups.pick(lengths, ids)
 
     def reset_prefix_cache(self) -> float:
-        """Forget all cached prefixes; the seconds it took. Raises EngineError if vLLM refuses."""
+        """Drop all cached prefixes and return the seconds that took. Raises EngineError if vLLM refuses."""
         from patches import kv_cache
 
         start = time.perf_counter()
@@ -188,7 +188,7 @@ class Engine:
             self.llm.abort_request(list(tokens))
 
     def _add(self, prompts: Prompts, max_tokens: int) -> list[str]:
-        """Hand the prompts to vLLM; the requests' names."""
+        """Hand the prompts to vLLM and return the requests' names."""
         from vllm import SamplingParams
 
         params = SamplingParams(max_tokens=max_tokens, temperature=0.0, ignore_eos=True, detokenize=False)
@@ -211,9 +211,9 @@ class Engine:
             EngineError: the prompts took more than one step, or could not be steered.
         """
         # Ranks in other processes get a message before every prefill, so that every arm finds them awake.
-        with self.ranks.during("steered", override) as steered:
+        with self.ranks.during("steer", override) as steps_by_rank:
             done = self._prefill(prompts, block_ids)
-        if override is not None and any(steps != [1] for steps in steered):
+        if override is not None and any(steps != [1] for steps in steps_by_rank):
             raise EngineError("the step was not a pure prefill of whole prompts, so it was not steered")
         return done
 

@@ -13,7 +13,7 @@ VMSTAT = Path("/proc/vmstat")
 
 
 def describe_exit(exit_code: int | None) -> str:
-    """E.g. "exit status 1", "SIGKILL"; `exit_code` is negative after a signal, as Python has it."""
+    """E.g. "exit status 1", "SIGKILL"; `exit_code` is negative after a signal, as in Python."""
     if exit_code is None or exit_code >= 0:
         return f"exit status {exit_code}"
     try:
@@ -39,7 +39,7 @@ class MemoryWatch:
 
     oom_kills: int | None = field(default_factory=_oom_kills)
 
-    def ended(self, exit_code: int | None) -> tuple[Status, str]:
+    def judge_exit(self, exit_code: int | None) -> tuple[Status, str]:
         """The status for what a process leaves undone, and how it ended.
 
         The kernel's out-of-memory killer sends SIGKILL, but others may too. It counts as out of memory if the

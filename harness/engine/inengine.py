@@ -191,11 +191,11 @@ class Prefilling:
         lengths = [request.length for request in requests]
         natural_k = max(map(layout.spread_k, engine.next_block_ids(lengths)))
         if engine.about.not_steered is None:
-            found = arms(engine, {1: one_segment}, natural_k, None, max(lengths))
+            chosen = arms(engine, {1: one_segment}, natural_k, None, max(lengths))
         else:
             untouched = InEngineArm("engine", natural_k, None, None)
-            found = [untouched, InEngineArm("paged", 1, None, one_segment)]
-        self.arms = {arm.name: arm for arm in found if not arm.control}
+            chosen = [untouched, InEngineArm("paged", 1, None, one_segment)]
+        self.arms = {arm.name: arm for arm in chosen if not arm.control}
 
     def facts(self) -> ArmsFacts:
         """Of the engine and its arms."""

@@ -17,10 +17,10 @@ def install_torchvision(kind: Kind) -> str:
     return f"pip install --no-deps 'torchvision{version}'{index}"
 
 
-def asked_for(package: str) -> str:
+def describe_requirement(package: str) -> str:
     """In brackets, the versions of a package that the installed vLLM asks for; empty if it does not say."""
     distribution = (patches.installed_vllm() or "").partition(" ")[0]
-    asked = metadata.requires(distribution) or [] if distribution else []
-    ranges = [re.match(rf"{package}\b *([^;]*)", each) for each in asked]
-    versions = next((found[1].strip(" ()") for found in ranges if found and found[1].strip()), "")
+    required = metadata.requires(distribution) or [] if distribution else []
+    ranges = [re.match(rf"{package}\b *([^;]*)", each) for each in required]
+    versions = next((match[1].strip(" ()") for match in ranges if match and match[1].strip()), "")
     return f" ({distribution} asks for {versions})" if versions else ""

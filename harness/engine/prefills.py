@@ -30,10 +30,10 @@ def check(engine: Engine, prompts: Ids, block_ids: Ids, base: Prefill) -> list[s
     The first tokens and every captured layer's output must be equal, bit for bit: the kernel is the
     same, only the blocks differ. Each row of the block tables must be the requested one.
     """
-    asked = [list(ids) for ids in block_ids], engine.block_size
-    with engine.ranks.during("checking", *asked) as found:
+    expected = [list(ids) for ids in block_ids], engine.block_size
+    with engine.ranks.during("checking", *expected) as problems_by_rank:
         prefill = engine.prefill(prompts, block_ids)
-    problems = [problem for of_rank in found for problem in of_rank]
+    problems = [problem for of_rank in problems_by_rank for problem in of_rank]
     if prefill.first_tokens != base.first_tokens:
         problems.append(f"first tokens {prefill.first_tokens}, at spread_k = 1 they are {base.first_tokens}")
     return problems

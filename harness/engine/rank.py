@@ -120,7 +120,7 @@ class Rank:
         problems += [whose + problem for problem in self.checked.problems]
 
     @contextmanager
-    def steered(self, override: Override | None) -> Iterator[list[int]]:
+    def steer(self, override: Override | None) -> Iterator[list[int]]:
         """Run attention with an override (None: vLLM untouched); yields a list with the number of steered
         steps.
         """

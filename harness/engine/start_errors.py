@@ -58,11 +58,11 @@ KINDS = (
     ),
     Kind(
         r"model type `(?P<type>[^`]+)` but Transformers does not recognize",
-        "transformers {transformers} does not know its model type, {type}; install one that does{asked_for}",
+        "transformers {transformers} does not know its model type, {type}; install one that does{required}",
     ),
     Kind(
         r"cannot import name '(?P<lacks>\w+)' from '(?P<module>transformers[\w.]*)'",
-        "transformers {transformers} has no {module}.{lacks}; install one that has it{asked_for}",
+        "transformers {transformers} has no {module}.{lacks}; install one that has it{required}",
     ),
     Kind(
         r"No module named '(?P<module>[\w.]+)'",
@@ -210,7 +210,7 @@ def _facts(spec: EngineSpec, source: ModelSource) -> dict[str, str]:
     return {
         "architecture": ", ".join(source.config.get("architectures") or ["unnamed"]),
         "transformers": device.versions()["transformers"] or "unknown",
-        "asked_for": packages.asked_for("transformers"),
+        "required": packages.describe_requirement("transformers"),
         "vllm": patches.installed_vllm() or "this vllm",
         "torchvision": packages.install_torchvision(device.kind()),
         "quantisation": str(spec.engine_options.get("quantization") or method),

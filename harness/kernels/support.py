@@ -155,7 +155,7 @@ def features_of(call: AttentionCall, page_size: int | None) -> set[Feature]:
 
 def require(kernel: Declared, call: AttentionCall, page_size: int | None = None) -> None:
     """Raise Unsupported if the kernel cannot take the call, or cannot run here."""
-    reason = refusal(kernel, call, page_size) or _moved(kernel.support.package)
+    reason = refusal(kernel, call, page_size) or _missing_symbols(kernel.support.package)
     if reason:
         raise Unsupported(reason)
 
@@ -254,7 +254,7 @@ def _not_taken(kernel: Declared, call: AttentionCall, page_size: int | None) -> 
 
 
 @cache
-def _moved(package: Package) -> str | None:
+def _missing_symbols(package: Package) -> str | None:
     """What an adapter relies on inside the package and does not find, or None; imports it."""
     return "; ".join(problems(package.needs)) or None
 

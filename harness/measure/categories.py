@@ -82,7 +82,7 @@ RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
         ),
     ),
 )
-_COMPILED = tuple((category, re.compile("|".join(found), re.IGNORECASE)) for category, found in RULES)
+_COMPILED = tuple((category, re.compile("|".join(patterns), re.IGNORECASE)) for category, patterns in RULES)
 
 WRAPPERS = re.compile(r"^(cutlass::(device_kernel|Kernel2?)|flash::enable_sm\w+)<(?=[A-Za-z_])")
 FUNCTORS = re.compile(r"\b(?!gpu_kernel_impl)(\w*Functor\w*|\w+_kernel_cuda|\w+KernelImpl|\w+Ops)\b")
@@ -110,5 +110,5 @@ def short_name(name: str) -> str:
         bare = WRAPPERS.sub("", bare)
     bare, *arguments = re.split("[<(>]", bare, maxsplit=1)
     if "elementwise_kernel" in bare or "reduce_kernel" in bare:
-        bare += "".join(f"<{found}>" for found in FUNCTORS.findall("".join(arguments))[-1:])
+        bare += "".join(f"<{functor}>" for functor in FUNCTORS.findall("".join(arguments))[-1:])
     return bare if len(bare) <= LONGEST_NAME else bare[: LONGEST_NAME - 1] + "…"

@@ -84,9 +84,9 @@ def profile_step(run: Callable[[], object], device: Device, trace: Path | None =
     Raises:
         ProfileError: the profiler recorded nothing, or another one is running.
     """
-    with profiling(device, trace) as found:
+    with profiling(device, trace) as profiles:
         run()
-    return found[0]
+    return profiles[0]
 
 
 @contextmanager

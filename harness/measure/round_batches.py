@@ -98,7 +98,7 @@ class PrecisionCheck:
         self.pairs, self.precision_pct = list(pairs), precision_pct
         self._next = CHECK_STEP
 
-    def passed(self, batches: RoundBatches, ready: Iterable[int]) -> bool:
+    def is_met(self, batches: RoundBatches, ready: Iterable[int]) -> bool:
         """Whether every contrast between ready arms, or without contrasts every ready arm, has a narrow
         interval.
         """

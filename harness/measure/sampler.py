@@ -150,7 +150,7 @@ def _take_batches(
             left = deadline - runner.now()
             sleep(back_off_s if budget.repeats is not None else min(back_off_s, max(left, 0.0)))
             clock = monitor.read()
-        elif budget.repeats is None and check.passed(batches, runner.series.ready()):
+        elif budget.repeats is None and check.is_met(batches, runner.series.ready()):
             return "precision"
     return None
 
@@ -198,14 +198,14 @@ class _Runner:
     def _track_arm(self, n: int, run: Callable[[], object]) -> Callable[[], object]:
         """Wrap `run` so that the arm is known if it raises."""
 
-        def tracked() -> object:
+        def run_and_note() -> object:
             try:
                 return run()
             except Exception:
                 self.raised.append(n)
                 raise
 
-        return tracked
+        return run_and_note
 
     def warm_up(self, until: float) -> None:
         """Run rounds until they are stable, see `sample`; their samples are the results' `warmup_us`."""

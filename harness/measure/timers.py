@@ -238,11 +238,11 @@ def busy_us(activities: Iterable[Activity], calls: int) -> list[float] | None:
         following = marks[n + 3] if n + 3 < len(marks) else len(in_order)
         if before - ahead < 2 or after - before < 2 or following - after > 1:
             return None
-        times.append(_covered(in_order[before + 1 : after]))
+        times.append(_union_us(in_order[before + 1 : after]))
     return times
 
 
-def _covered(in_order: Sequence[Activity]) -> float:
+def _union_us(in_order: Sequence[Activity]) -> float:
     """Length of the union of the activities, which are sorted by start."""
     total, until = 0.0, float("-inf")
     for activity in in_order:

@@ -36,7 +36,7 @@ def passing(write: Callable[[str], None]) -> Iterator[None]:
 
 
 @contextmanager
-def raised() -> Iterator[None]:
+def log_raised() -> Iterator[None]:
     """Log the exception that ends the block."""
     try:
         yield

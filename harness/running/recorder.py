@@ -188,7 +188,7 @@ def recording(
             passed_on = engine_options.notices(getattr(config, "engine_options", {}))
             for text in filter(None, (*notices, *passed_on, patches.untested_remark())):
                 recorder.notice(text)
-            with error_log.raised():
+            with error_log.log_raised():
                 job(config, recorder)
                 recorder.require_figures()
         status = "finished"

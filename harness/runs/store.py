@@ -36,7 +36,7 @@ class Damaged(ValueError):
 def read_json(path: Path) -> dict[str, Any]:
     """Read what `write_json` wrote; raises Damaged unless it is an object with a status."""
     content = read_bytes(path)
-    with damaged(path):
+    with raise_damaged(path):
         data = json.loads(content)
         if not isinstance(data, dict) or "status" not in data:
             raise ValueError("it has no status")
@@ -44,7 +44,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def damaged(path: Path) -> Iterator[None]:
+def raise_damaged(path: Path) -> Iterator[None]:
     """Raise Damaged, naming the file, if reading its content fails inside the block."""
     try:
         yield
@@ -215,13 +215,13 @@ class RunDirectory:
     def record(self) -> RunRecord:
         """Read run.json, of this version or an earlier one; raises Damaged if it is not a record."""
         data = read_json(self.record_path)
-        with damaged(self.record_path):
+        with raise_damaged(self.record_path):
             return RunRecord.parse(data)
 
     def summary(self, kind: type[S]) -> S:
         """Read summary.json, of this version or an earlier one; raises Damaged if it is not of that kind."""
         data = read_json(self.summary_path)
-        with damaged(self.summary_path):
+        with raise_damaged(self.summary_path):
             return kind.parse(data)
 
     def append(self, results: Iterable[Result]) -> None:

@@ -41,15 +41,15 @@ def rows(points: Sequence[Point]) -> list[BetweenRow]:
     groups: dict[str, list[Point]] = {}
     for point in points:
         groups.setdefault(repr(sorted(_without_seed(point).items())), []).append(point)
-    found = []
+    averaged = []
     for members in groups.values():
         figures: dict[str, list[float]] = {}
         for point in members:
             for name, pct in _figures(point):
                 figures.setdefault(name, []).append(pct)
         if len(members) > 1:
-            found += [_row(_without_seed(members[0]), name, values) for name, values in figures.items()]
-    return found
+            averaged += [_row(_without_seed(members[0]), name, values) for name, values in figures.items()]
+    return averaged
 
 
 def processes_of(rows: Iterable[BetweenRow], point: Point) -> int:

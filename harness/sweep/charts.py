@@ -13,7 +13,7 @@ from harness.sweep.summary import PointSummary
 from harness.units import pluralise
 
 TOTAL = Key("all three together, 95% interval", INK, "diamond", hollow=True)
-PARTS = {
+COMPONENT_LOOKS = {
     "fragmentation": Key("fragmentation", "#CC79A7", "circle"),
     "paging": Key("paging", "#D55E00", "square"),
     "cache_write": Key("cache write", "#0072B2", "triangle"),  # the bars' yellow is too faint for points
@@ -46,7 +46,7 @@ def _prefill(point: PointSummary) -> Entry:
     if not point.attribution:
         return _missing_entry(point, NO_BREAKDOWN)
     rows = {row.component: row for row in point.attribution.measured if row.pct is not None}
-    looks = {name: look for name, look in {**PARTS, "total": TOTAL}.items() if name in rows}
+    looks = {name: look for name, look in {**COMPONENT_LOOKS, "total": TOTAL}.items() if name in rows}
     dots = [_dot(point.name, rows[name], look) for name, look in looks.items()]
     return Entry(point.name, dots=dots)
 

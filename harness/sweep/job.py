@@ -86,10 +86,10 @@ class Sweep:
                 row.status, row.reason = "finished", None
         self._write(status="running")
 
-    def started(self, task: Task, said: str) -> None:
+    def started(self, task: Task, text: str) -> None:
         """A point's process starts, or waits for Ray to start it."""
         self._note(task, status="running", reason=None)
-        self._say(task, said)
+        self._say(task, text)
 
     def ended(self, task: Task, ended: Ended) -> None:
         """A point's process has ended."""

@@ -48,8 +48,7 @@ def read(path: Path) -> Plan:
 
     `base` maps options of the main job to values. `grid` maps options to lists of values, every combination
     of which is a point, the last option varying fastest; it may also be a list of such grids, run one
-    after another. `processes` runs all of that so many times, each with the next seed, one round after
-    another.
+    after another. `processes: N` repeats all of that N times, each time with the next seed.
     """
     file = read_mapping(path, str(path))
     for key in file:
@@ -64,9 +63,9 @@ def read(path: Path) -> Plan:
 
 
 def repeat(combinations: Sequence[Options], processes: object, where: str) -> list[Options]:
-    """The points in so many processes, each with the next seed.
+    """Every point once per process, each process with the next seed.
 
-    Raises ConfigError, beginning with `where`, if the number is none.
+    Raises ConfigError, beginning with `where`, if `processes` is not a valid number.
     """
     if not isinstance(processes, int) or isinstance(processes, bool) or not 1 <= processes <= MOST_PROCESSES:
         raise ConfigError(f"{where} {processes}: must be a number from 1 to {MOST_PROCESSES}")

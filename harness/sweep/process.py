@@ -110,7 +110,7 @@ def _reason(directory: Path, before: RunRecord | None, returncode: int, memory: 
     last = next((line.strip() for line in reversed(log.splitlines()) if line.strip()), "")
     last = last.removeprefix("python -m harness: error: ")
     if returncode < 0:
-        return "; ".join(filter(None, [f"ended with {memory.ended(returncode)[1]}", last]))
+        return "; ".join(filter(None, [f"ended with {memory.judge_exit(returncode)[1]}", last]))
     return last or f"exit status {returncode}, without any output"
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from harness.runs.store import damaged, read_json
+from harness.runs.store import raise_damaged, read_json
 from harness.runs.stored import Amount, RunStatus, Stored
 from harness.sweep import RECORD
 
@@ -43,5 +43,5 @@ def read(directory: Path) -> SweepRecord:
     """A sweep's record; raises FileNotFoundError if there is none, Damaged if it is not a record."""
     path = directory / RECORD
     data = read_json(path)
-    with damaged(path):
+    with raise_damaged(path):
         return SweepRecord.check(data)

@@ -20,7 +20,7 @@ from harness.units import in_ms
 # The cells of a point, None if its run lacks the figures; Notes for their marks.
 Cells = Callable[[PointSummary, Notes], tuple[str, ...] | None]
 
-PARTS = ("fragmentation", "paging", "cache_write")
+COMPONENT_COLUMNS = ("fragmentation", "paging", "cache_write")
 SHORT = {
     "flash_attn_version": "FA",
     "batch": "prompts",
@@ -39,10 +39,10 @@ def tables(summary: SweepSummary, title: str, above: Sequence[str], full: bool =
         title: the first one's.
         above: prose above the first one.
     """
-    found = [_whole(summary, title, above, full), _parts(summary, full)]
+    all_tables = [_whole(summary, title, above, full), _parts(summary, full)]
     if any(point.kernel for point in summary.points):
-        found += [_paging(summary, full), _fragmentation(summary, full)]
-    return [*found, _between(summary)] if summary.between else found
+        all_tables += [_paging(summary, full), _fragmentation(summary, full)]
+    return [*all_tables, _between(summary)] if summary.between else all_tables
 
 
 def _between(summary: SweepSummary) -> Table:
@@ -96,12 +96,12 @@ def _whole(summary: SweepSummary, title: str, above: Sequence[str], full: bool) 
 
 def _parts(summary: SweepSummary, full: bool) -> Table:
     """The cost's components."""
-    columns = tuple(part.replace("_", " ") + (" [95%]" if full else "") for part in PARTS)
+    columns = tuple(part.replace("_", " ") + (" [95%]" if full else "") for part in COMPONENT_COLUMNS)
 
     def cells(point: PointSummary, notes: Notes) -> tuple[str, ...] | None:
         breakdown, prefill = point.attribution, point.prefill
         if breakdown:
-            return tuple(_part(component(breakdown, part), full) for part in PARTS)
+            return tuple(_part(component(breakdown, part), full) for part in COMPONENT_COLUMNS)
         if prefill and prefill.fragmentation:
             row = prefill.fragmentation
             mark = notes.mark("of the prefill in one segment: the engine's own was not measured")
@@ -195,13 +195,13 @@ def _line(
     point: PointSummary, names: Sequence[str], width: int, cells: Cells, notes: Notes, reasons: bool
 ) -> Line:
     first, *others = (_format_value(point, name) for name in names)
-    if found := cells(point, notes):
-        return Line(first, (*others, *found))
+    if figures := cells(point, notes):
+        return Line(first, (*others, *figures))
     finished = point.status == "finished"
     reason = NO_PREFILL if finished else point.reason
     mark = notes.mark(reason) if reasons and reason else ""
-    told = " ".join(filter(None, ["" if finished else point.status, mark])) or NONE
-    return Line(first, (*others, told, *[NONE] * (width - 1)))
+    status = " ".join(filter(None, ["" if finished else point.status, mark])) or NONE
+    return Line(first, (*others, status, *[NONE] * (width - 1)))
 
 
 def _group(summary: SweepSummary) -> tuple[list[list[PointSummary]], list[str], list[str]]:

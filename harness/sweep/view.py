@@ -49,10 +49,10 @@ def write(directory: Path) -> SweepTables:
 def explain_verdicts(directory: Path) -> str:
     """Why each verdict, point by point, for a screen."""
     summary = summarise(read(directory), directory)
-    found: dict[str, list[explain.Evidence]] = {}
+    evidence: dict[str, list[explain.Evidence]] = {}
     for point in summary.points:
-        found |= explain.lists(point, point.name, between.processes_of(summary.between, point))
-    return explain.screen(found)
+        evidence |= explain.lists(point, point.name, between.processes_of(summary.between, point))
+    return explain.screen(evidence)
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,8 @@ class SweepTables:
         """The number of points by status."""
         counts = Counter(point.status for point in self.summary.points)
         count = counts.total()
-        told = ", ".join(f"{number} {status}" for status, number in counts.items())
-        return f"{pluralise(count, 'point')}, {told}"
+        by_status = ", ".join(f"{number} {status}" for status, number in counts.items())
+        return f"{pluralise(count, 'point')}, {by_status}"
 
     def _notices(self) -> tuple[list[str], list[str]]:
         """The runs' notices, each once: those common to all runs, and the others with their points."""
@@ -150,16 +150,16 @@ class SweepTables:
         return shared, others
 
     def _facts(self, name: str) -> list[str]:
-        found = dict.fromkeys(getattr(point, name) for point in self.summary.points if getattr(point, name))
-        return [f"{name}: {'; '.join(found)}"] if found else []
+        values = dict.fromkeys(getattr(point, name) for point in self.summary.points if getattr(point, name))
+        return [f"{name}: {'; '.join(values)}"] if values else []
 
     def _versions(self) -> list[str]:
-        told = [
+        lines = [
             ", ".join(f"{name} {version}" for name, version in point.versions.items())
             for point in self.summary.points
             if point.versions
         ]
-        return [f"versions: {versions}" for versions in dict.fromkeys(told)]
+        return [f"versions: {versions}" for versions in dict.fromkeys(lines)]
 
 
 def _of_breakdown(breakdown: Breakdown) -> Iterable[dict[str, Any]]:

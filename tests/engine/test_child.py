@@ -98,7 +98,7 @@ def test_how_a_child_died_is_told_and_told_again(kernel, how, killed_for_memory,
 
 def test_sigkill_is_an_error_where_the_kernel_does_not_count(monkeypatch, tmp_path):
     monkeypatch.setattr(exits, "VMSTAT", tmp_path / "none")
-    assert MemoryWatch().ended(-signal.SIGKILL) == (
+    assert MemoryWatch().judge_exit(-signal.SIGKILL) == (
         Status.ERROR,
         "SIGKILL; the kernel does not say whether memory ran out",
     )

@@ -76,7 +76,7 @@ def _row(record: RunRecord, replayed: Replayed, choice: Choice) -> BreakEvenRow:
 
 
 def _decide(row: BreakEvenRow, gather: Array, saving: Array, paged_us: float) -> str | None:
-    """Fill in reuses, its interval and `pays`; why nothing can be said."""
+    """Fill in reuses, its interval and `pays`; returns why they cannot be known."""
     interval = row.saving_ci95_us
     if interval is None:
         return f"too few rounds for an interval: {len(saving)}"

@@ -38,7 +38,7 @@ ONE_SEGMENT_WRITE = {
     "fragmentation": {"paged": 1, "paged@1": -1, "cache_write": 1, "cache_write@1": -1},
     "cache_write": {"cache_write@1": 1},
 }
-PARTS = ("fragmentation", "paging", "cache_write")  # of "total"
+COMPONENTS_OF_TOTAL = ("fragmentation", "paging", "cache_write")  # of "total"
 AS_PREDICTED: dict[str, ResidualVerdict] = {
     "slower": "more than predicted",
     "faster": "less than predicted",
@@ -49,7 +49,7 @@ ONE_SPREAD = "only spread_k = 1 was measured"
 
 
 def measured_rounds(arms: Mapping[str, Result], spread_k: int) -> dict[str, Rounds]:
-    """Paired differences of each component, in ms; `arms`: of results as `figures.pull_in` leaves them."""
+    """Paired differences of each component, in ms; `arms` are of results after `figures.pull_in`."""
     rounds_by_component = {}
     for component, pair in MEASURED.items():
         if component == "placebo" and "placebo" not in arms:
@@ -113,8 +113,8 @@ def _left_out(mean_us: Rounds, num_layers: int) -> stats.Mean:
 
 
 def measured_rows(measured: Mapping[str, Rounds], spread_k: int, base_ms: float | None) -> list[MeasuredRow]:
-    """The rows of `measured`. Those of PARTS add up to `total`, and their intervals hold together."""
-    together = [name for name in (*PARTS, "total") if len(measured[name].values)]
+    """The rows of `measured`. The components of `total` add up to it, and their intervals hold together."""
+    together = [name for name in (*COMPONENTS_OF_TOTAL, "total") if len(measured[name].values)]
     joint = dict(zip(together, _joint([measured[name] for name in together]), strict=True))
     rows = []
     for component, differences in measured.items():

@@ -102,10 +102,10 @@ def _reason(row: HostBound, why_missing: str, at_one_clock: bool) -> str | None:
     return f"by the GPU's busy share alone, {busy:.0f}% of the step: {why_missing}"
 
 
-def _pass_through(found: HostBound, record: RunRecord, arms: Mapping[str, Result]) -> str:
-    """Fill in the figures of the injected delay; why there is no interval, or ""."""
+def _pass_through(host_bound: HostBound, record: RunRecord, arms: Mapping[str, Result]) -> str:
+    """Fill in the figures of the injected delay; returns why there is no interval, or ""."""
     injected = record.injected_ms or InjectedDelay()
-    found.injected_ms, found.injected_ci95_ms = injected.ms, injected.ci95_ms
+    host_bound.injected_ms, host_bound.injected_ci95_ms = injected.ms, injected.ci95_ms
     reasons = [why_not(arms.get(name), name) for name in ("spin", "spin_0")]
     if any(reasons):
         return "; ".join(reason for reason in reasons if reason)
@@ -116,9 +116,9 @@ def _pass_through(found: HostBound, record: RunRecord, arms: Mapping[str, Result
     ratios = _clock_ratios(arms)
     at_spins_clock = without[:n] if ratios is None else without[:n] * ratios[:n]
     added = stats.mean((spin[:n] - at_spins_clock) / 1000)  # of ms here
-    found.pass_through_pct = 100 * added.value / injected.ms
+    host_bound.pass_through_pct = 100 * added.value / injected.ms
     shares = stats.quotient_interval(added.ci95, injected.ci95_ms or (injected.ms, injected.ms))
-    found.ci95_pct = stats.map_interval(shares, lambda bound: 100 * bound)
+    host_bound.ci95_pct = stats.map_interval(shares, lambda bound: 100 * bound)
     return "" if shares else f"too few rounds of spin for an interval: {n}"
 
 

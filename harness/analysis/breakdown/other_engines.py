@@ -84,8 +84,8 @@ def _within(arms: Mapping[str, Result], baseline: str, treatment: str) -> Share:
     objections = (why_not(arms.get(name), name) for name in sorted((baseline, treatment)))
     lacking = next((text for text in objections if text), None)
     remarks = dict.fromkeys(arm.reason for arm in (one, two) if arm and arm.reason)
-    found = _difference(one, two, whole)
-    share = found[0] if found else Share(ms=None, ci95_ms=None, pct=None, ci95_pct=None, n=0, reason=None)
+    paired = _difference(one, two, whole)
+    share = paired[0] if paired else Share(ms=None, ci95_ms=None, pct=None, ci95_pct=None, n=0, reason=None)
     share.reason = lacking or "; ".join(remarks) or None
     return share
 

@@ -91,8 +91,8 @@ class Replayed:
     def at_clock(self, mhz: float | None) -> Replayed:
         """The same at another SM clock, if both are known.
 
-        Attention takes as many cycles at any clock. What only moves data is left as it is: the memory's
-        clock is another.
+        Attention takes the same number of cycles at any clock. What only moves data is left as it is: memory
+        has a clock of its own.
         """
         if mhz is None:
             return self

@@ -9,7 +9,7 @@ from harness.analysis.breakdown.rows import Breakdown, HostBound, MeasuredRow
 from harness.runs.schema import RunRecord
 from harness.units import pluralise
 
-PARTS = {"fragmentation": "fragmentation", "paging": "paging", "cache_write": "cache write"}
+COMPONENT_NAMES = {"fragmentation": "fragmentation", "paging": "paging", "cache_write": "cache write"}
 
 
 def of(record: RunRecord, attribution: Breakdown) -> str:
@@ -17,7 +17,7 @@ def of(record: RunRecord, attribution: Breakdown) -> str:
     show.
     """
     measured = {row.component: row for row in attribution.measured}
-    parts = ", ".join(f"{name} {_figure(measured[component])}" for component, name in PARTS.items())
+    parts = ", ".join(f"{name} {_figure(measured[component])}" for component, name in COMPONENT_NAMES.items())
     verdict = _verdict(record, attribution, measured)
     sentences: list[str | None] = [f"{verdict}: {parts}."]
     percent = any(row.pct is not None for row in measured.values())
@@ -33,7 +33,7 @@ def of(record: RunRecord, attribution: Breakdown) -> str:
 def _verdict(record: RunRecord, attribution: Breakdown, measured: Mapping[str, MeasuredRow]) -> str:
     """The sentence, up to its colon."""
     prefill, total = _prefill(record), measured["total"]
-    shares = [measured[name] for name in (*PARTS, "total")]
+    shares = [measured[name] for name in (*COMPONENT_NAMES, "total")]
     if all(row.ms is None for row in shares):
         return f"What the paged KV cache costs {prefill} was not measured"
     if all(row.ci95_ms is None for row in shares):

@@ -65,7 +65,7 @@ def capture_calls(
     kind = recorder.record.device.kind
     name = next((name for name in config.engine_backends() if name in BACKENDS), CAPTURED_FROM[kind])
     recorder.say(f"starting vLLM with {name} to capture attention calls ...")
-    found: Captured = {}
+    captured: Captured = {}
     reason = ""
     spec = engine_spec(config.model_copy(update={"num_gpu_blocks_override": None}), source, name, sizes)
     try:
@@ -78,13 +78,13 @@ def capture_calls(
             for size in sorted(sizes, key=lambda size: size[0] * size[1]):
                 path = folder / f"{size[0]}x{size[1]}.safetensors"
                 engine.ask("capture", prompts(config, source, size[0], kv_length(config, size)), path)
-                found[size] = path
+                captured[size] = path
                 bar.update()
     except EngineFailed as error:
         reason = f"the engine could not capture it: {error}"
-        lost = f"{len(sizes) - len(found)} of {len(sizes)}"
+        lost = f"{len(sizes) - len(captured)} of {len(sizes)}"
         recorder.notice(f"{SDPA}: random Q, K and V for cells that could not be captured ({lost}): {error}")
-    return {size: found.get(size, reason) for size in sizes}
+    return {size: captured.get(size, reason) for size in sizes}
 
 
 @dataclass
@@ -109,17 +109,17 @@ class AttentionAlone:
         """
         self.sampling.sample(self._series(size, call), self.timer, budget, self.config.seed)
 
-    def _series(self, size: Size, found: Path | str) -> Series:
+    def _series(self, size: Size, captured: Path | str) -> Series:
         """The arms on the cell's call, checked, or the reason why one cannot run."""
         series = Series([], [], pairs=[(0, 1), (0, 2)])
-        remark = None if isinstance(found, Path) else f"random Q, K and V: {found}"
+        remark = None if isinstance(captured, Path) else f"random Q, K and V: {captured}"
         for arm, control in ARMS:
             cell = self._cell(size, arm, "synthetic" if remark else "captured")
             result = Result(cell, sdpa_series(size), Status.OK, remark, control=control, readings={})
             series.results.append(result)
             series.steps.append(None)
         try:
-            call, kv = self._inputs(size, found)
+            call, kv = self._inputs(size, captured)
             judge = Judge(call)
         except Exception as error:
             for n in range(len(ARMS)):
@@ -132,15 +132,15 @@ class AttentionAlone:
                 series.fail(n, *status_of(error))
         return series
 
-    def _inputs(self, size: Size, found: Path | str) -> tuple[AttentionCall, PagedKV]:
+    def _inputs(self, size: Size, captured: Path | str) -> tuple[AttentionCall, PagedKV]:
         """The call on the device, with its K and V in blocks. Raises ArmFailed if sdpa.math cannot take
         it.
         """
         device = self.sampling.device
-        if isinstance(found, str):
+        if isinstance(captured, str):
             call = random_call.make(self._shape(size), device, self.config.seed)
         else:
-            call = capture.load(found, device)
+            call = capture.load(captured, device)
             if self.config.output_len:
                 call = joined_call.last_token(call)
         if reason := refusal(TorchSdpa("math", device), call):

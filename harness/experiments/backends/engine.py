@@ -35,8 +35,8 @@ def prompts(config: BackendsConfig, source: ModelSource, batch: int, tokens: int
 
 
 def engine_spec(config: BackendsConfig, source: ModelSource, name: str, sizes: Sequence[Size]) -> EngineSpec:
-    """The spec of a backend's engine with room for these cells: on a CPU an engine takes the memory it is
-    told to.
+    """The spec of a backend's engine with room for these cells: on a CPU an engine takes the memory
+    that it is given.
     """
     spec = config.engine(name, sizes)
     if device.kind() != "cpu":

@@ -24,13 +24,13 @@ def exponents(cells: Sequence[BackendCell]) -> list[ExponentRow]:
     that --max-num-batched-tokens splits are left out: every step has a cost, so their time grows in
     proportion however little a step computes.
     """
-    found = []
+    rows = []
     for backend, tokens in lines(cells):
         here = [row for row in cells if (row.backend, row.input_len) == (backend, tokens)]
         whole = [row for row in here if row.status == "ok" and row.n and not is_split(row)]
         for small, large in pairwise(whole):
             power, bounds = _power(small, large)
-            found.append(
+            rows.append(
                 ExponentRow(
                     backend=backend,
                     input_len=tokens,
@@ -40,7 +40,7 @@ def exponents(cells: Sequence[BackendCell]) -> list[ExponentRow]:
                     ci95_exponent=bounds,
                 )
             )
-    return found
+    return rows
 
 
 def lines(cells: Sequence[BackendCell]) -> list[tuple[str, int]]:
@@ -70,12 +70,12 @@ def compute_bound(cells: Sequence[BackendCell], powers: Sequence[ExponentRow]) -
     Args:
         powers: of `exponents`.
     """
-    found = []
+    rows = []
     for backend, tokens in lines(cells):
         own = [row for row in powers if (row.backend, row.input_len) == (backend, tokens)]
         batch, reason = turning_point(own)
-        found.append(ComputeBoundRow(backend=backend, input_len=tokens, batch_size=batch, reason=reason))
-    return found
+        rows.append(ComputeBoundRow(backend=backend, input_len=tokens, batch_size=batch, reason=reason))
+    return rows
 
 
 def turning_point(powers: Sequence[ExponentRow]) -> tuple[int | None, str | None]:

@@ -33,9 +33,9 @@ def summarise(record: RunRecord, results: Sequence[Result]) -> BackendsSummary:
     size on), `exponents` (how time grows from each batch size to the next) and `contrasts` (block by block
     against the dense buffer).
     """
-    kept = latest(results)
-    cells = sorted((_cell(record, result) for result in kept if not result.control), key=_size)
-    twins = [_cell(record, result) for result in kept if result.control]
+    final = latest(results)
+    cells = sorted((_cell(record, result) for result in final if not result.control), key=_size)
+    twins = [_cell(record, result) for result in final if result.control]
     again = sorted((_again(cells, twin) for twin in twins if not twin.attention_alone), key=_size)
     noise = {_size(row): stats.noise_factor(row.ci95_ratio) for row in again}
     winners = [_winner(cells, size, noise.get(size)) for size in sizes(cells)]
@@ -49,7 +49,7 @@ def summarise(record: RunRecord, results: Sequence[Result]) -> BackendsSummary:
         engines_again=again,
         compute_bound=backends_scaling.compute_bound(cells, exponents),
         exponents=exponents,
-        contrasts=_contrasts(kept),
+        contrasts=_contrasts(final),
     )
 
 
@@ -86,7 +86,7 @@ def _cell(record: RunRecord, result: Result) -> BackendCell:
 
 
 def _prefill_steps(record: RunRecord, tokens: int) -> int:
-    """Engine steps that prompts of so many tokens take."""
+    """Engine steps that it takes to prefill this many tokens."""
     most: int = record.config["max_num_batched_tokens"]
     return math.ceil(tokens / most)
 

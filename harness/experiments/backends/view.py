@@ -37,8 +37,8 @@ def document(record: RunRecord, summary: BackendsSummary) -> Document:
         table for table in (_winners(summary), _turning_points(record, summary), _buffers(summary)) if table
     ]
     title, cells = f"Attention backends in {inputs(record)}", summary.cells
-    found = warnings(cells, lambda row: f"{row.backend}, {row.batch_size} x {row.input_len} tokens")
-    return Document(record, title, answer(summary), figures_and_tables(tables), csv_rows(cells), found)
+    warned = warnings(cells, lambda row: f"{row.backend}, {row.batch_size} x {row.input_len} tokens")
+    return Document(record, title, answer(summary), figures_and_tables(tables), csv_rows(cells), warned)
 
 
 def inputs(record: RunRecord) -> str:
@@ -234,9 +234,9 @@ def answer(summary: BackendsSummary) -> str:
         no_winner = "No cell was measured with two of vLLM's backends, so there is no winner."
         return " ".join(filter(None, [no_winner, _dense_buffer(summary)]))
     sure = sum(row.verdict == "faster" for row in winners)
-    told = [f"{name} in {count}" for name, count in Counter(row.winner for row in winners).most_common()]
+    wins = [f"{name} in {count}" for name, count in Counter(row.winner for row in winners).most_common()]
     return (
-        f"The fastest of vLLM's backends is {', '.join(told)} of {len(winners)} cells; the verdict is "
+        f"The fastest of vLLM's backends is {', '.join(wins)} of {len(winners)} cells; the verdict is "
         f"faster in {sure} of these."
     )
 

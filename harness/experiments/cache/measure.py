@@ -99,7 +99,7 @@ class Texts:
 
         Another number gives other prompts. Raises PromptError if the text has too few different beginnings.
         """
-        found: list[tuple[list[int], list[int], list[int]]] = []
+        pairs: list[tuple[list[int], list[int], list[int]]] = []
         taken: set[tuple[int, ...]] = set()
         for index in range(number * TRIES * count, (number + 1) * TRIES * count):
             asked, other = self.pair(share, index)
@@ -107,10 +107,10 @@ class Texts:
             unlike = self._beginning_unlike(asked[0], self.length, rng)
             begins = {tuple(each[: self.block_size]) for each in (asked, other, unlike)}
             if not begins & taken:
-                found.append((asked, other, unlike))
+                pairs.append((asked, other, unlike))
                 taken |= begins
-            if len(found) == count:
-                return found
+            if len(pairs) == count:
+                return pairs
         raise PromptError(f"--prompts {count}: the text has too few different beginnings; lower it")
 
     def expected(self, share: int) -> int:
@@ -189,7 +189,7 @@ class Job:
         self.sampling = Sampling(config, recorder)
 
     def run(self) -> None:
-        """Do what an earlier run left to do."""
+        """Finish what an earlier run left undone."""
         sizes = sorted({1, self.config.prompts})
         todo = [
             (share, size)
@@ -238,10 +238,10 @@ class Job:
             outputs |= {str(share): [self._compare(share, n) for n in range(self.config.prompts)]}
             with self.recorder.update_record() as record:
                 record.outputs = outputs
-        found = next((each.objection for each in outputs[str(share)] if each.objection), None)
-        if found:
-            self.recorder.notice(f"{share}% shared: {found}")
-        return found
+        objection = next((each.objection for each in outputs[str(share)] if each.objection), None)
+        if objection:
+            self.recorder.notice(f"{share}% shared: {objection}")
+        return objection
 
     def _compare(self, share: int, index: int) -> ComparedOutput:
         """Compare one prompt's tokens and logits after a reset and from a warm cache."""

@@ -71,8 +71,8 @@ def document(record: RunRecord, summary: CacheSummary) -> Document:
     tables += [_side_by_side(outputs, 1)] if outputs else []
     every = [_side_by_side(outputs, config["prompts"])] if outputs and config["prompts"] > 1 else []
     cells, parts = summary.cells, figures_and_tables(tables, every)
-    found = warnings(cells, lambda row: f"{row.share_pct}% x{row.batch_size} {row.arm}")
-    return Document(record, title, answer(summary), parts, csv_rows(cells), found)
+    warned = warnings(cells, lambda row: f"{row.share_pct}% x{row.batch_size} {row.arm}")
+    return Document(record, title, answer(summary), parts, csv_rows(cells), warned)
 
 
 def _over_shares(record: RunRecord, summary: CacheSummary) -> Table:
@@ -188,12 +188,12 @@ def answer(summary: CacheSummary) -> str:
     if not rows:
         return "No contrast was measured."
     most = max(row.share_pct for row in rows)
-    told = [
+    phrases = [
         f"a prefill of {prompts_of(row)} changes by {change(row)}, {row.verdict}"
         for row in rows
         if row.share_pct == most
     ]
-    return f"With {most}% of the prompt in the cache, {'; '.join(told)}."
+    return f"With {most}% of the prompt in the cache, {'; '.join(phrases)}."
 
 
 def prompts_of(row: CacheCell | CacheContrast) -> str:

@@ -155,9 +155,9 @@ def document(record: RunRecord, summary: KernelsSummary) -> Document:
     over_all = [_over_all(record, summary)] if spreads else []
     title = f"{whose(summary)} on {inputs(record.config)}"
     cells = summary.cells
-    found = warnings(cells, lambda row: f"{_name(row)}, spread_k = {row.spread_k}")
+    warned = warnings(cells, lambda row: f"{_name(row)}, spread_k = {row.spread_k}")
     return Document(
-        record, title, answer(summary), figures_and_tables(over_all, tables), csv_rows(cells), found
+        record, title, answer(summary), figures_and_tables(over_all, tables), csv_rows(cells), warned
     )
 
 
@@ -245,8 +245,8 @@ def answer(summary: KernelsSummary) -> str:
     ]
     if not rows:
         return "No contrast was measured."
-    told = [f"{row.kernel} by {change(row)}, {row.verdict}" for row in rows]
-    return f"K and V in {pluralise(most, 'segment')} change {'; '.join(told)}."
+    phrases = [f"{row.kernel} by {change(row)}, {row.verdict}" for row in rows]
+    return f"K and V in {pluralise(most, 'segment')} change {'; '.join(phrases)}."
 
 
 def contrasts_of(summary: KernelsSummary, kernel: str) -> list[KernelContrast]:

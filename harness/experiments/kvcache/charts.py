@@ -57,9 +57,9 @@ def _steps(summary: KVCacheSummary, tips: Tips) -> list[Lines]:
     count = len({row.step for row in summary.steps})
     note = f"{MOST_STEPS} of the {count} tokens are drawn; summary.json has all." * (count > MOST_STEPS)
     times = [_line(summary, mode, lambda row: tips.point(row.step, row, _name(row))) for mode in MODES]
-    kept = [_line(summary, mode, _kept) for mode in MODES]
-    if kept[1].points:
-        kept.append(Line(FORMULA, _line(summary, MODES[1], _formula).points))
+    caches = [_line(summary, mode, _plot_cache) for mode in MODES]
+    if caches[1].points:
+        caches.append(Line(FORMULA, _line(summary, MODES[1], _plot_formula).points))
     return [
         Lines(
             "Time of each token",
@@ -68,7 +68,7 @@ def _steps(summary: KVCacheSummary, tips: Tips) -> list[Lines]:
             times,
             note=note,
         ),
-        Lines("K and V that are kept", STEP, Axis("MiB", zero=0.0), kept),
+        Lines("K and V that are kept", STEP, Axis("MiB", zero=0.0), caches),
     ]
 
 
@@ -103,14 +103,14 @@ def _name(row: StepRow) -> str:
     return f"{LABELS[row.arm]}, token {row.step} after {row.tokens}"
 
 
-def _kept(row: StepRow) -> Point:
-    if (kept := row.cache_bytes) is None:
+def _plot_cache(row: StepRow) -> Point:
+    if (size := row.cache_bytes) is None:
         return Point(row.step, None)
-    return Point(row.step, kept / MIB, None, Tip([_name(row), f"{kept / MIB:,.3f} MiB are kept"]))
+    return Point(row.step, size / MIB, None, Tip([_name(row), f"{size / MIB:,.3f} MiB are kept"]))
 
 
-def _formula(row: StepRow) -> Point:
+def _plot_formula(row: StepRow) -> Point:
     if (size := row.formula_bytes) is None:
         return Point(row.step, None)
-    told = [f"{row.tokens} tokens, by the formula", f"{size / MIB:,.3f} MiB"]
-    return Point(row.step, size / MIB, None, Tip(told))
+    lines = [f"{row.tokens} tokens, by the formula", f"{size / MIB:,.3f} MiB"]
+    return Point(row.step, size / MIB, None, Tip(lines))

@@ -125,8 +125,8 @@ class Modes:
                 bar.update()
         tokens: dict[str, list[int]] = {}
         for mode in [*self.children]:
-            if found := self._first(mode):
-                tokens[mode] = found
+            if generated := self._first(mode):
+                tokens[mode] = generated
                 with self.recorder.update_record() as record:
                     record.tokens = tokens
         self._hold_against_no_cache(tokens)
@@ -184,14 +184,14 @@ class Modes:
         if "no_cache" not in outcomes:
             return
         expected = outcomes.pop("no_cache")
-        found: dict[str, FirstLogits] = {}
+        checked: dict[str, FirstLogits] = {}
         for mode, got in outcomes.items():
             objection = inengine.objection(got, expected, got)
-            found[mode] = FirstLogits(error=inengine.difference(got, expected), objection=objection)
+            checked[mode] = FirstLogits(error=inengine.difference(got, expected), objection=objection)
             if objection:
                 self.recorder.notice(f"{mode}: differs from the output without a cache: {objection}")
         with self.recorder.update_record() as record:
-            record.first_logits = found
+            record.first_logits = checked
 
     def _generate(self, mode: str, ids: Sequence[int], output_len: int) -> Generated:
         asked: tuple[object, ...] = ([ids], output_len)
@@ -237,7 +237,7 @@ def step_results(config: KVCacheConfig, series: Series, seen: dict[float, Genera
         series: of the whole generations.
         seen: the generations by the samples of the series.
     """
-    found = []
+    results = []
     for result in series.results:
         if result.control:
             continue
@@ -245,14 +245,14 @@ def step_results(config: KVCacheConfig, series: Series, seen: dict[float, Genera
         for n in range(config.output_len or 1 if generations else 0):
             cell = replace(result.cell, stage="step", point=(*result.cell.point, ("step", n + 1)))
             times, readings = step_figures(generations, n)
-            found.append(Result(cell, STEPS, result.status, result.reason, times, readings=readings))
+            results.append(Result(cell, STEPS, result.status, result.reason, times, readings=readings))
         readings = {
             "start_bytes": [float(each.start_bytes) for each in generations],
             "peak_bytes": [float(each.peak_bytes) for each in generations],
         }
         cell = replace(result.cell, stage="memory")
-        found.append(Result(cell, STEPS, result.status, result.reason, readings=readings))
-    return found
+        results.append(Result(cell, STEPS, result.status, result.reason, readings=readings))
+    return results
 
 
 def step_figures(kept: Sequence[Generated], n: int) -> tuple[list[float], dict[str, list[float]]]:

@@ -23,11 +23,11 @@ def summarise(record: RunRecord, results: Sequence[Result]) -> KVCacheSummary:
     `modes` (whole generations, first token, tokens after it, memory, tokens equal to those without a cache),
     `speed_ups`, and `steps` (a row for each token of each mode, with the formula's cache size).
     """
-    kept = latest(results)
-    whole = {r.cell.arm: r for r in kept if r.cell.stage == "end_to_end" and not r.control}
-    again = next((r for r in kept if r.control), None)
-    memory = {r.cell.arm: r for r in kept if r.cell.stage == "memory"}
-    steps = [_step(record, r) for r in kept if r.cell.stage == "step"]
+    final = latest(results)
+    whole = {r.cell.arm: r for r in final if r.cell.stage == "end_to_end" and not r.control}
+    again = next((r for r in final if r.control), None)
+    memory = {r.cell.arm: r for r in final if r.cell.stage == "memory"}
+    steps = [_step(record, r) for r in final if r.cell.stage == "step"]
     steps.sort(key=lambda row: (MODES.index(row.arm), row.step))
     return KVCacheSummary(
         schema_version=2,
@@ -53,8 +53,8 @@ def token_bytes(record: RunRecord) -> int | None:
 
 
 def _step(record: RunRecord, result: Result) -> StepRow:
-    """One token's row; after the first token the cache holds the prompt, after each later one a token
-    more.
+    """One token's row; after the first token the cache holds the prompt, and one token more after each
+    later one.
     """
     fields = figures.cell_row(result)
     tokens, each = fields["input_len"] + fields["step"] - 1, token_bytes(record)

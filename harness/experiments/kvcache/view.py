@@ -30,9 +30,9 @@ def document(record: RunRecord, summary: KVCacheSummary) -> Document:
     tables = [table for make in makers if (table := make(record, summary))]
     title = f"Generation with and without a KV cache, {record.model.name}"
     rows = [*summary.modes, *summary.steps]
-    found = warnings(summary.modes, lambda row: LABELS[row.arm])
-    found += warnings(summary.steps, lambda row: f"{LABELS[row.arm]}, step {row.step}")
-    return Document(record, title, answer(summary), figures_and_tables(tables), csv_rows(rows), found)
+    warned = warnings(summary.modes, lambda row: LABELS[row.arm])
+    warned += warnings(summary.steps, lambda row: f"{LABELS[row.arm]}, step {row.step}")
+    return Document(record, title, answer(summary), figures_and_tables(tables), csv_rows(rows), warned)
 
 
 def _generations(record: RunRecord, summary: KVCacheSummary) -> Table:
@@ -183,10 +183,12 @@ def _along_the_way(record: RunRecord, summary: KVCacheSummary) -> Table | None:
 
 def answer(summary: KVCacheSummary) -> str:
     """The speed-ups."""
-    told = []
+    phrases = []
     for row in summary.speed_ups:
         if row.contrast != AGAIN:
             bounds = row.ci95_speed_up
             interval = f" [{bounds[0]:.2f}, {bounds[1]:.2f}]" if bounds else ""
-            told.append(f"{row.contrast} {row.speed_up:.2f}x{interval}, {row.verdict}")
-    return f"Speed-up of a whole generation: {'; '.join(told)}." if told else "No two modes were measured."
+            phrases.append(f"{row.contrast} {row.speed_up:.2f}x{interval}, {row.verdict}")
+    return (
+        f"Speed-up of a whole generation: {'; '.join(phrases)}." if phrases else "No two modes were measured."
+    )

@@ -136,13 +136,13 @@ class VllmJob:
 
         self.engine = Engine(self.config.engine(), self.source)
         self.block_size = self.engine.block_size
-        self._reached(reached)
+        self._report(reached)
 
     def warm_up(self, reached: Reached) -> None:
         from harness.engine.generation import warm_up
 
         warm_up(self.engine, [1, max(self.config.lengths)], at_once=1)
-        self._reached(reached)
+        self._report(reached)
 
     def run(self, stage: Stage, reached: Reached) -> None:
         from harness.engine.generation import complete
@@ -154,14 +154,14 @@ class VllmJob:
         def on_step() -> None:
             steps.append(1)
             if len(steps) == 1:  # all prompts are prefilled, each with one more token to generate
-                self._reached(reached, first_tokens)
+                self._report(reached, first_tokens)
 
         complete(self.engine, prompts, OUTPUT_LEN, on_step)
 
     def done(self, reached: Reached) -> None:
-        self._reached(reached)
+        self._report(reached)
 
-    def _reached(self, reached: Reached, first_tokens: Sequence[int] = ()) -> None:
+    def _report(self, reached: Reached, first_tokens: Sequence[int] = ()) -> None:
         facts = self.engine.facts()
         reached(self.engine.cache_bytes(), facts.num_blocks * facts.block_bytes, first_tokens)
 
@@ -191,14 +191,14 @@ def readings(
     try:
         with Child(metered_job, engine, config, source, token_ids) as child:
             try:
-                yield from _reached(child, left)
+                yield from _reach_all(child, left)
             finally:
                 child.kill()  # it has nothing to clean up
     except EngineFailed as error:
         yield from _fail_stages(left, error)
 
 
-def _reached(child: Child, left: list[Stage]) -> Iterator[Reading]:
+def _reach_all(child: Child, left: list[Stage]) -> Iterator[Reading]:
     """Yield the readings of the stages in `left`, removing each; on EngineFailed the unreached ones stay."""
     while left:
         try:

@@ -84,20 +84,20 @@ class Job:
         series = f"{engine} process={number}"
         if series in self.recorder.finished:
             return
-        found: list[Result] = []
+        results: list[Result] = []
         try:
             with self.recorder.bar(series, None) as bar:
                 for reading in readings(engine, self.config, self.source, self.token_ids):
-                    found.append(self._result(engine, series, len(found), reading))
+                    results.append(self._result(engine, series, len(results), reading))
                     bar.set_postfix_str(reading.stage.name)
                     bar.update()
         except KeyboardInterrupt:
-            for stage in plan(engine, self.config.lengths)[len(found) :]:
+            for stage in plan(engine, self.config.lengths)[len(results) :]:
                 reading = Reading(stage, Status.INTERRUPTED, "interrupted by the user")
-                found.append(self._result(engine, series, len(found), reading))
+                results.append(self._result(engine, series, len(results), reading))
             raise
         finally:
-            self.recorder.add(found)
+            self.recorder.add(results)
 
     def _result(self, engine: EngineName, series: str, order: int, reading: Reading) -> Result:
         if reading.sources:

@@ -194,13 +194,13 @@ def _waste_table(record: RunRecord, summary: MemorySummary) -> Table:
 
 def answer(summary: MemorySummary) -> str:
     """The share of the KV cache that holds no token, each way."""
-    told = [
+    phrases = [
         f"{row.unused_pct:.1f}% holds no token in {WAYS[row.way]}"
         if row.way == "blocks"
         else f"{row.unused_pct:.1f}% {WAYS[row.way]}"
         for row in summary.waste
         if row.unused_pct is not None and row.way != "needed"
     ]
-    if not told:
+    if not phrases:
         return "How much of the KV cache holds no token was not measured."
-    return f"Of the KV cache of all inputs at once, {', '.join(told)}."
+    return f"Of the KV cache of all inputs at once, {', '.join(phrases)}."

@@ -98,8 +98,8 @@ def _cost(row: MeasuredRow, start: float, breakdown: Breakdown) -> Part:
 
 def _predicted_dot(row: PredictedRow, start: float, breakdown: Breakdown) -> Dot:
     assert row.ms is not None
-    told = interval_of(row.ms, row.ci95_ms, decimals(breakdown), unit=" ms")
-    tip = Tip([f"{_name(row)}, predicted from replayed kernels", f"predicted {told}"])
+    predicted = interval_of(row.ms, row.ci95_ms, decimals(breakdown), unit=" ms")
+    tip = Tip([f"{_name(row)}, predicted from replayed kernels", f"predicted {predicted}"])
     return Dot(start + row.ms, PREDICTED, tip, _from(start, row), below=True)
 
 

@@ -136,8 +136,8 @@ def _shared_remark(breakdown: Breakdown) -> str | None:
 
 
 def _drop_remark(row: PredictedRow, remark: str) -> PredictedRow:
-    said = row.ms is not None and row.reason == remark
-    return row.model_copy(update={"reason": None}) if said else row
+    is_shared = row.ms is not None and row.reason == remark
+    return row.model_copy(update={"reason": None}) if is_shared else row
 
 
 def _breakdown_legend(breakdown: Breakdown, shared: str | None) -> list[str]:
@@ -215,9 +215,9 @@ def where_table(breakdown: Breakdown, full: bool) -> Table | None:
     parts = {(c.arm, c.spread_k, c.category): c for c in breakdown.components}
     lines = []
     for category in dict.fromkeys(category for _, _, category in parts):
-        found = [parts.get((*arm, category)) for arm in arms]
-        if full or any(round((part and part.ms) or 0, digits) for part in found):
-            lines.append(Line(category, tuple(_part(part, digits, full) for part in found)))
+        cells = [parts.get((*arm, category)) for arm in arms]
+        if full or any(round((part and part.ms) or 0, digits) for part in cells):
+            lines.append(Line(category, tuple(_part(part, digits, full) for part in cells)))
     ending = [
         Line("prefill", tuple(_time(row.unprofiled_ms, digits) for row in profiled)),
         Line("the profiled one", tuple(_time(row.profiled_ms, digits) for row in profiled)),
@@ -322,7 +322,7 @@ def break_even_table(breakdown: Breakdown, full: bool) -> Table | None:
         "the length and the saving with its square."
     )
     columns = unit.name_in(BREAK_EVEN_FULL if full else BREAK_EVEN)
-    sections = [Section(heading, found) for heading, found in lines.items()]
+    sections = [Section(heading, of_section) for heading, of_section in lines.items()]
     return Table("Break-even of gathering", columns, sections, below=[*notes.lines(), legend])
 
 

@@ -194,9 +194,9 @@ class EndToEnd:
         """Profile a prefill in the first rank; the time is that of the whole engine step."""
         if self.replaying.device == "cuda":  # so that caches and clock are as in the timed prefills
             self.prefill(arm)
-        with self.engine.ranks.during("profiling", trace) as found:
+        with self.engine.ranks.during("profiling", trace) as profiles_by_rank:
             done = self.prefill(arm)
-        first: profile.Profile = found[0][0]
+        first: profile.Profile = profiles_by_rank[0][0]
         return replace(first, profiled_ms=1e3 * done.seconds)
 
 
@@ -210,8 +210,8 @@ def injected_ms(without_us: Sequence[float], injected_us: Sequence[float]) -> In
     differences = [injected - without for without, injected in zip(without_us, injected_us, strict=False)]
     if not differences:
         return InjectedDelay(ms=None, ci95_ms=None)
-    n, found = len(differences), stats.median_interval(differences)
+    n, per_layer = len(differences), stats.median_interval(differences)
     return InjectedDelay(
-        ms=n * found.median / 1000,
-        ci95_ms=stats.map_interval(found.ci95, lambda bound: n * bound / 1000),
+        ms=n * per_layer.median / 1000,
+        ci95_ms=stats.map_interval(per_layer.ci95, lambda bound: n * bound / 1000),
     )

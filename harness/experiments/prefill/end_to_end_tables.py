@@ -87,8 +87,8 @@ def _arm_line(row: PrefillRow, against: str, paired: ContrastRow | None, notes: 
 def engine_tables(summary: PrefillSummary) -> list[Table]:
     """Other engines against the baseline's, and each engine's own costs; none without variants."""
     rows = summary.variants or []
-    found = [_engines(rows), _costs(rows)] if rows else []
-    return [table for table in found if table]
+    tables = [_engines(rows), _costs(rows)] if rows else []
+    return [table for table in tables if table]
 
 
 def label(name: str) -> str:

@@ -38,9 +38,9 @@ REQUEST_COLUMNS = ("", "blocks", "spread_k", "dense", "1 segment", "split", "fra
 def comparison(record: RunRecord, summary: PrefillSummary, spread_k: int) -> Table | None:
     """`Comparison Results (spread=K)`; None without any kernel's row."""
     notes, mean = Notes(), Mean(summary)
-    found = [_function(mean, kernel, spread_k, notes) for kernel in FUNCTIONS]
-    found += [_engine_kernel(mean, kernel, spread_k, notes) for kernel in mean.engine_kernels()]
-    sections = [section for section in found if section]
+    candidates = [_function(mean, kernel, spread_k, notes) for kernel in FUNCTIONS]
+    candidates += [_engine_kernel(mean, kernel, spread_k, notes) for kernel in mean.engine_kernels()]
+    sections = [section for section in candidates if section]
     if not sections:
         return None
     rows = select(mean.kernels, spread_k=spread_k, layer="mean", data="captured")

@@ -13,7 +13,7 @@ from harness.units import pluralise
 
 
 def left_out(engine: Engine, longest: int) -> dict[int, str]:
-    """Why attention layers are not replayed in a step whose longest prompt has so many tokens, by index."""
+    """Why attention layers are not replayed, by index, where the longest prompt has `longest` tokens."""
     names, reasons = engine.about.layers, engine.about.kinds.not_captured(longest)
     elsewhere = dict.fromkeys(
         engine.groups.other_attention, "its blocks are of another KV cache group than those that are chosen"
@@ -71,8 +71,8 @@ def adopt_block_size(config: RunConfig, engine: Engine, recorder: Recorder) -> R
     if dropped := [str(k) for k in asked if k > most]:
         blocks = pluralise(most, "block")
         recorder.notice(f"spread_k = {', '.join(dropped)} left out: the longest prompt takes {blocks}")
-    kept = [k for k in asked if k <= most] or [1]
-    sweep = {"spread_k": kept, "spread_min": None, "spread_max": None, "spread_step": None}
+    possible = [k for k in asked if k <= most] or [1]
+    sweep = {"spread_k": possible, "spread_min": None, "spread_max": None, "spread_step": None}
     adopted = config.model_copy(update={"block_size": size, **sweep})
     if problems := list(adopted.spread_problems()):
         raise EngineError(problems[0])

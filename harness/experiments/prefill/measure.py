@@ -223,8 +223,8 @@ class Job:
             for k, pending in todo.items():
                 bar.set_postfix_str(f"spread_k={k}")
                 ranks.call("start_peak")
-                if found := prefills.check(engine, prompts, plans[k], base):
-                    problems[k] = "; ".join(found[:2])
+                if of_spread := prefills.check(engine, prompts, plans[k], base):
+                    problems[k] = "; ".join(of_spread[:2])
                     self.recorder.notice(f"spread_k = {k}: {problems[k]}")
                 for call, first_of_shape in pending:
                     how = (budget, problems.get(k))

@@ -84,9 +84,9 @@ def _slowest_rank(replayed: Iterable[Result]) -> int | None:
         cell = result.cell
         paged = (cell.stage, cell.arm, cell.data) == ("kernel", "paged", "captured")
         if cell.rank is not None:
-            found = medians.setdefault(cell.rank, [])
+            of_rank = medians.setdefault(cell.rank, [])
             if paged and result.samples_us and not result.one_segment_for:
-                found.append(float(np.median(result.samples_us)))
+                of_rank.append(float(np.median(result.samples_us)))
     return max(medians, key=lambda rank: float(np.mean(medians[rank] or [0.0])), default=None)
 
 
