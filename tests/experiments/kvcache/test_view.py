@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from harness.experiments.kvcache import summary as kvcache_summary
+from harness.experiments.kvcache.charts import FORMULA
 from tests.made_up.builder import run_record
 from tests.made_up.kvcache import OUTPUT, TOKEN_BYTES, cached_bytes, record, results, step_us
 from tests.made_up.views import charts_of, document_from, document_of, page_of, summary_of
@@ -134,3 +135,9 @@ def test_without_the_engine_s_data_type_there_is_no_formula():
     _, kept = charts_of(record_without, results())[1].charts
     assert not kept.lines[3].measured
     assert len(kept.lines[3].points) == len(kept.lines[1].points)
+
+
+@pytest.mark.parametrize("lost", ["kv_cache", "paged"])
+def test_the_formula_is_drawn_where_transformers_has_a_cache(lost):
+    _, kept = charts_of(record(), results(lost))[1].charts
+    assert (FORMULA in [line.key for line in kept.lines]) == (lost == "paged")

@@ -1,0 +1,32 @@
+"""What a cell's error says of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.runs.record import Status, status_of
+
+
+class OutOfMemoryError(RuntimeError):
+    """PyTorch's, by its name: a CPU build raises it as well."""
+
+
+class Refused(Exception):
+    status = Status.UNSUPPORTED
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (MemoryError("no room"), Status.OUT_OF_MEMORY),
+        (OutOfMemoryError("tried to allocate 20 MiB"), Status.OUT_OF_MEMORY),
+        (RuntimeError("DefaultCPUAllocator: not enough memory"), Status.OUT_OF_MEMORY),
+        (ValueError("Free memory on device (1 GiB) is less than desired"), Status.OUT_OF_MEMORY),
+        (RuntimeError("an illegal memory access was encountered"), Status.ERROR),
+        (Refused("no head of 33"), Status.UNSUPPORTED),
+    ],
+)
+def test_a_cell_s_status_follows_from_its_error(error: Exception, status: Status) -> None:
+    found, reason = status_of(error)
+    assert found is status
+    assert str(error) in reason
