@@ -41,6 +41,11 @@ def test_warnings_name_what_is_wrong() -> None:
     assert "outliers" in kinds(np.where(np.arange(60) % 8 == 0, calm + 2 + rng.random(60), calm))
 
 
+def test_a_drift_s_figure_is_that_of_the_outer_thirds_medians() -> None:
+    samples = np.linspace(100, 300, 60)  # their medians are 132.2 and 267.8, that of all is 200
+    assert "drift: +67.8% from the first third to the last" in sample_warnings.warnings(samples)
+
+
 def test_two_modes_of_a_prefill_are_in_plain_figures() -> None:
     samples = np.random.default_rng(5).permutation([7_631.0] * 50 + [13_472.0] * 10)
     assert "two modes: near 7631 us (83%) and near 13472 us" in sample_warnings.warnings(samples)

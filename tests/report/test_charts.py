@@ -96,6 +96,14 @@ def test_a_kernel_that_no_list_names_goes_all_the_way(tmp_path: Path, capsys: An
     assert name in capsys.readouterr().out
 
 
+def test_matplotlib_puts_text_on_a_hatched_part_into_a_box() -> None:
+    keys = {"plain": Key("plain", "#0072B2"), "hatched": Key("hatched", "#0072B2", hatched=True)}
+    parts = [Part(10, key, Tip([name]), text=name) for name, key in keys.items()]
+    axes: Any = drawn(Bars("bars", Axis("ms"), [Row("row", parts)])).axes[0]
+    boxed = {text.get_text(): text.get_bbox_patch() is not None for text in axes.texts}
+    assert boxed == {"plain": False, "hatched": True}
+
+
 def test_matplotlib_draws_points_intervals_crosses_rings_and_bands() -> None:
     axes: Any = drawn(LINES).axes[0]
     data = [str([[float(v) for v in values] for values in line.get_data()]) for line in axes.get_lines()]

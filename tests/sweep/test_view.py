@@ -68,6 +68,17 @@ def test_the_report_command_makes_them_again_without_torch(made, capsys):
     assert capsys.readouterr().out == made[1]["screen"]
 
 
+def test_a_sweep_explains_its_verdicts_point_by_point(made, capsys):
+    assert main(["report", str(made[0]), "--explain"]) == 0
+    text = capsys.readouterr().out.removeprefix(made[1]["screen"].rstrip())
+    for point in json.loads((made[0] / "summary.json").read_text())["points"]:
+        assert (f"Why these verdicts: {point['name']}, attribution.measured" in text) == bool(
+            point["attribution"]
+        )
+    assert "Reason codes" in text
+    assert "processes)" not in text
+
+
 def test_figures_of_a_run_that_did_not_end_do_not_count(tmp_path):
     write(tmp_path)
     name = record()["points"][0]["name"]
