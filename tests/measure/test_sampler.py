@@ -316,6 +316,23 @@ def test_what_was_seen_is_in_the_results():
     assert 1 < len(results[0].clock_mhz) < 10
 
 
+def test_an_arm_that_fails_while_it_is_timed_is_taken_out_and_the_others_go_on():
+    calls = 0
+
+    def runs_out():
+        nonlocal calls
+        calls += 1
+        if calls > 5:
+            raise MemoryError("no room")
+        return 1000.0
+
+    results = SimulatedGpu().sample(series_of(lambda: 1000.0, lambda: 1000.0, runs_out), budget(20))
+    assert [r.status for r in results] == [Status.OK, Status.OK, Status.OUT_OF_MEMORY]
+    assert (results[2].reason, results[0].reason) == ("MemoryError: no room", None)
+    assert [len(r.samples_us) for r in results[:2]] == [20, 20]
+    assert calls == 6, "it is not tried again"
+
+
 def test_a_series_without_arms_costs_nothing():
     series = series_of(lambda: 1.0)
     series.failed.add(0)

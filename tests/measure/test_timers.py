@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.measure import ceilings, timers
-from harness.measure.clocks import NoClocks
+from harness.measure.clocks import ClockReading, NoClocks
 from harness.measure.timers import Activity, Step, busy_us
 
 SPIN = "at::cuda::(anonymous namespace)::spin_kernel(long)"
@@ -96,3 +96,31 @@ def test_a_cpu_has_ceilings():
     assert found.clock_mhz is None
     assert found.tflops > 0
     assert found.gbps > 0
+
+
+class Readings:
+    """A monitor of made-up clocks, one after another, then None."""
+
+    def __init__(self, *sm_mhz: int) -> None:
+        self.left = list(sm_mhz)
+
+    def read(self) -> ClockReading:
+        return ClockReading(sm_mhz=self.left.pop(0) if self.left else None)
+
+
+def test_ceilings_are_of_the_best_round_and_clocks_of_all(monkeypatch):
+    class MadeUp:
+        """4 ms and 8 ms a round, once 2 ms and 1 ms."""
+
+        rounds = 0
+
+        def time_round(self, steps):
+            self.rounds += 1
+            return [2000.0, 1000.0] if self.rounds == 2 else [4000.0, 8000.0]
+
+    monkeypatch.setattr(timers, "for_device", lambda *_: MadeUp())
+    found = ceilings.measure("cpu", Readings(1980, 1755, 1700))
+    side, size = ceilings.SIZES["cpu"]
+    assert found.tflops == pytest.approx(2 * side**3 / 2e-3 / 1e12)
+    assert found.gbps == pytest.approx(2 * size / 1e-3 / 1e9)
+    assert found.clock_mhz == 1755

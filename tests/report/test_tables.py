@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.report.tables import WIDTH, Line, Section, screen, with_interval
+from harness.report.tables import WIDTH, Line, Section, Table, screen, with_interval
 
 WORDS = ("7", "+2.32% [+2.15, +2.51]", "slower", "0.27%", "flash_attn_varlen_func")
 
@@ -22,6 +22,20 @@ def test_columns_move_together_only_where_the_table_is_wider_than_the_screen():
     assert rule.split(" ") == ["-" * width for width in (18, 2, 21, 7, 5, 22)]
     assert line.split() == ["l" * 18, *" ".join(WORDS).split()]
     assert head.split() == ["ms", "change", "[95%]", "verdict", "noise", "kernel"]
+
+
+def test_in_markdown_a_text_across_columns_is_in_its_own():
+    lines = [
+        Line("Paged", ("1.0", "2.0", "3.0")),
+        Line("Tax", text="+0.1 (+9%)", interval="[+8%, +9%]", verdict="slower"),
+    ]
+    columns = ("", "warm-up", "average", "median")
+    for column in (1, 3):
+        rows = Table("t", columns, [Section("", lines)], text_column=column).markdown().splitlines()[-2:]
+        paged, tax = ([cell.strip() for cell in row.strip("|").split("|")] for row in rows)
+        assert paged == ["Paged", "1.0", "2.0", "3.0", "", ""]
+        assert tax.index("+0.1 (+9%)") == column
+        assert tax[-2:] == ["[+8%, +9%]", "slower"]
 
 
 def test_a_legend_promises_an_interval_only_where_one_is_drawn() -> None:
