@@ -44,10 +44,10 @@ class Group:
 
     @property
     def claimed(self) -> list[Effect]:
-        """Those beyond their noise floor that differ from zero by Holm's procedure: in 95% of groups, none that
-        does not.
+        """Those beyond their noise floor that differ from zero by Holm's procedure: in 95% of groups, all of
+        them do.
         """
-        level = stats.claimable([effect.mean.test() for effect in self.effects])
+        level = stats.holm_level([effect.mean.test() for effect in self.effects])
         return [effect for effect in self.effects if effect.mean.test() <= level and effect.beyond_floor]
 
     @property

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from harness import device
-from harness.analysis import stats
+from harness.analysis.verdicts import judge
 from harness.report.tables import NONE
 from harness.runs.command import from_argv
 from harness.verify.comparing import Agreement
@@ -81,7 +81,7 @@ def _times(contrasts: list[Contrast]) -> list[str]:
         else:
             bounds = difference.ci95_pct
             interval = f"[{bounds[0]:+.1f}%, {bounds[1]:+.1f}%]" if bounds else NONE
-            cells += [f"{difference.delta_pct:+.1f}%", interval, f"{stats.verdict(bounds)}, n={difference.n}"]
+            cells += [f"{difference.delta_pct:+.1f}%", interval, f"{judge(bounds).verdict}, n={difference.n}"]
         rows.append(f"| {' | '.join(cells)} |")
     rows += ["", "Times of whole batches in interleaved rounds, paired; intervals of the mean difference."]
     return rows

@@ -105,7 +105,10 @@ class Readings:
         self.left = list(sm_mhz)
 
     def read(self) -> ClockReading:
-        return ClockReading(sm_mhz=self.left.pop(0) if self.left else None)
+        return ClockReading(sm_mhz=self.sm_mhz())
+
+    def sm_mhz(self) -> int | None:
+        return self.left.pop(0) if self.left else None
 
 
 def test_ceilings_are_of_the_best_round_and_clocks_of_all(monkeypatch):
