@@ -12,6 +12,10 @@ from patches import prefill_only
 
 OLDEST, NEWEST = (0, 26), (0, 33)
 PLAIN_CACHE = ("auto", "float16", "bfloat16", "float32")
+CHUNKS = (
+    "a step that ends within a prompt runs as ever, which under load most steps do; "
+    "--no-enable-chunked-prefill keeps prompts whole"
+)
 # Sizes that must be 1 and other attributes that must not be set, by their way from the configuration.
 _SIZES = (
     ("parallel_config.decode_context_parallel_size", "decode context parallelism splits the cache"),
@@ -52,6 +56,8 @@ def _checking(create: Any) -> Any:
                 mode.refuse(asked, found)
             else:
                 vllm_config.additional_config[mode.KEY] = asked
+                if asked == "step" and vllm_config.scheduler_config.enable_chunked_prefill:
+                    mode.LOG.warning("%s=step: %s", mode.VARIABLE, CHUNKS)
         return vllm_config
 
     return create_engine_config

@@ -188,6 +188,9 @@ def _start(config: VerifyConfig, given: _Input, closing: ExitStack) -> dict[str,
     def start(arm: str) -> Child:
         mode = arm.removesuffix(GRAPHS)
         arguments = shared | (_covering(given, shared) if arm.endswith(GRAPHS) else {})
+        if mode != STOCK and shared["max_num_batched_tokens"] >= shared["max_model_len"]:
+            # As docs/plugin.md has it: a step with a part of a prompt would be vLLM's own.
+            arguments = {"enable_chunked_prefill": False} | arguments
         return Child(serving, EngineSetup(None if mode == STOCK else mode, arguments, given.std, config.seed))
 
     engines: dict[str, Child] = {}

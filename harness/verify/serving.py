@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness import plugin
+from harness.engine import executors
 from harness.engine.options import environment, kv_cache_space, unless_set
 from harness.plugin import mode as plugin_mode
 
@@ -119,7 +121,9 @@ def serving(setup: EngineSetup) -> Iterator[Serving]:
         plugin_mode.VARIABLE: setup.mode or "",
         **unless_set({"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", **kv_cache_space(2**29)}),
     }
-    if setup.arguments.get("tensor_parallel_size", 1) > 1:
+    if (ranks := setup.arguments.get("tensor_parallel_size", 1)) > 1:
+        cpus = sorted(os.sched_getaffinity(0))
+        variables |= unless_set({"VLLM_CPU_OMP_THREADS_BIND": executors.cpu_binding(ranks, cpus)})
         variables["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
         variables["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # functions go to the ranks
     with environment(variables), warnings.catch_warnings():
