@@ -52,12 +52,14 @@ def write_vllm(folder: Path, modules: dict[str, str]) -> Path:
 def as_needed() -> dict[str, str]:
     """Modules of a vLLM that has exactly what is needed."""
     classes: dict[tuple[str, str], str] = {}
-    symbols = itertools.chain(*(reliance.symbols for reliance in compatibility.reliances(device.kind())))
-    for symbol in dict.fromkeys(symbols):
-        module, _, name = symbol.path.partition(":")
+    needed: dict[str, tuple[str, ...]] = {}  # several patches may need the same, each with its parameters
+    for symbol in itertools.chain(*(each.symbols for each in compatibility.reliances(device.kind()))):
+        needed[symbol.path] = needed.get(symbol.path, ()) + symbol.parameters
+    for path, wanted in needed.items():
+        module, _, name = path.partition(":")
         owner, _, method = name.partition(".")
         text = classes.setdefault((module, owner), f"class {owner}:\n    pass\n")
-        parameters = ", ".join(("self", *symbol.parameters))
+        parameters = ", ".join(dict.fromkeys(("self", *wanted)))
         classes[module, owner] = text + f"    def {method or '__init__'}({parameters}): ...\n"
     modules: dict[str, str] = {}
     for (module, _), text in classes.items():
