@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from harness import plugin
+from patches import amx
 
+amx.enable()
 plugin.register()
 
 
