@@ -50,14 +50,15 @@ def install() -> None:
 def _checking(create: Any) -> Any:
     def create_engine_config(*args: Any, **kwargs: Any) -> Any:
         vllm_config = create(*args, **kwargs)
-        asked = mode.requested()
-        if asked and not mode.of(vllm_config):
-            if found := [*doubts(vllm_config, asked)]:
-                mode.refuse(asked, found)
-            else:
-                vllm_config.additional_config[mode.KEY] = asked
-                if asked == "step" and vllm_config.scheduler_config.enable_chunked_prefill:
-                    mode.LOG.warning("%s=step: %s", mode.VARIABLE, CHUNKS)
+        asked, given = mode.requested(), vllm_config.additional_config
+        if isinstance(given, dict):  # which may be the user's, or an earlier engine's
+            vllm_config.additional_config = {name: each for name, each in given.items() if name != mode.KEY}
+        if asked and (found := [*doubts(vllm_config, asked)]):
+            mode.refuse(asked, found)
+        elif asked:
+            vllm_config.additional_config[mode.KEY] = asked
+            if asked == "step" and vllm_config.scheduler_config.enable_chunked_prefill:
+                mode.LOG.warning("%s=step: %s", mode.VARIABLE, CHUNKS)
         return vllm_config
 
     return create_engine_config

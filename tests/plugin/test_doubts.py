@@ -179,6 +179,21 @@ def test_compiled_graphs_of_the_plugin_have_a_key_of_their_own(tiny_gpt2, monkey
     assert len(keys) == 3
 
 
+def test_the_mode_is_the_environments_alone(tiny_gpt2, monkeypatch):
+    from vllm import EngineArgs
+
+    given = {mode.KEY: "nocache", "theirs": 1}
+    monkeypatch.setenv(mode.VARIABLE, "step")
+    plugin.register()
+    args = EngineArgs(
+        model=str(tiny_gpt2), enable_prefix_caching=False, skip_tokenizer_init=True, additional_config=given
+    )
+    assert args.create_engine_config().additional_config == {mode.KEY: "step", "theirs": 1}
+    monkeypatch.delenv(mode.VARIABLE)
+    assert args.create_engine_config().additional_config == {"theirs": 1}
+    assert given == {mode.KEY: "nocache", "theirs": 1}
+
+
 def test_padded_rows_never_reach_attention():
     import torch
 
