@@ -96,7 +96,7 @@ def test_single_layers_and_random_inputs_alone_are_left_out():
 def test_a_title_says_of_how_many_processes_the_rounds_are_one_s():
     made = Breakdown.model_validate(prefill_gpu.breakdown()[1]["attribution"])
     assert "seed 0, measured" in explain.lists(made, "seed 0")
-    assert "seed 0, measured (one of 5 processes)" in explain.lists(made, "seed 0", processes=5)
+    assert "seed 0, measured (one of 2 processes)" in explain.lists(made, "seed 0", processes=2)
 
 
 def test_an_old_summary_without_reasons_is_explained_as_far_as_it_goes():
