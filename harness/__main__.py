@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from harness.config.checks import folder_problem
 from harness.experiments import EXPERIMENTS, starting
 from harness.experiments.prefill.options import GROUPS, RunConfig
 from harness.experiments.starting import RunFailed
+from harness.report.screen import Screen
 from harness.runs.command import CONSOLE_SCRIPT
-from harness.runs.store import Damaged, Interrupted
+from harness.runs.store import Damaged, Interrupted, RunDirectory
 from harness.sweep import RECORD as SWEEP
 
 MAIN_JOB = "run_vllm_prefill.py"
@@ -35,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_sweep(commands)
     report = commands.add_parser("report", help="rebuild tables, plots and page", allow_abbrev=False)
     report.add_argument("run", type=Path, metavar="RUN", help="a run's or a sweep's directory")
+    _add_screen(report)
     _add_compare(commands)
     commands.add_parser(
         "doctor",
@@ -62,6 +65,25 @@ def main_job(argv: Sequence[str] | None = None, prog: str = MAIN_JOB) -> int:
     cli.add_options(parser, RunConfig, GROUPS)
     _add_processes(parser)
     return run_guarded(prog, lambda: _start(RunConfig, vars(parser.parse_args(argv))))
+
+
+def _add_screen(parser: cli.Parser) -> None:
+    """Add the options of what is printed at the end; an experiment has them among its own."""
+    parser.add_argument(
+        "--tables",
+        choices=("summary", "all"),
+        default="summary",
+        help="a summary, or all tables, e.g. one for each spread_k (default: summary)",
+    )
+    parser.add_argument(
+        "--json", dest="print_json", action="store_true", help="print summary.json, and no tables"
+    )
+    parser.add_argument("--quiet", action="store_true", help="print the answer in a sentence, and no tables")
+
+
+def _screen(options: dict[str, Any]) -> Screen:
+    """Take these options out of all others."""
+    return Screen(**{field.name: options.pop(field.name) for field in fields(Screen)})
 
 
 def _add_processes(parser: cli.Parser) -> None:
@@ -111,7 +133,8 @@ def _start_several(options: dict[str, Any], config_file: Path | None, processes:
     if of_point.get("batch"):
         of_point.pop("length", None)  # which follows from it
     points = plan.of_options(Path("prefill"), plan.repeat([of_point], processes, "--processes"))
-    return job.run(points, config.output_dir, config.resume)
+    screen = Screen(config.tables, config.print_json, config.quiet)
+    return job.run(points, config.output_dir, config.resume, screen)
 
 
 def _with_options(commands: argparse._SubParsersAction[cli.Parser], name: str, about: str) -> cli.Parser:
@@ -145,6 +168,7 @@ def _add_sweep(commands: argparse._SubParsersAction[cli.Parser]) -> None:
     parser.add_argument(
         "--ray-address", metavar="ADDRESS", help="Ray cluster to run on, or auto (default: this machine)"
     )
+    _add_screen(parser)
 
 
 def _add_compare(commands: argparse._SubParsersAction[cli.Parser]) -> None:
@@ -185,14 +209,15 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from harness.sweep import job, plan
 
         points = plan.read(arguments.file)
-        return job.run(points, arguments.output_dir, arguments.resume, arguments.ray_address)
+        screen = _screen(options)
+        return job.run(points, arguments.output_dir, arguments.resume, screen, arguments.ray_address)
     if command == "doctor":
         from harness import doctor
 
         return doctor.run()
     if command == "compare":
         return _compare(**options)
-    return _report(arguments.run)
+    return _report(arguments.run, _screen(options))
 
 
 def _check_run(run_dir: Path) -> None:
@@ -204,16 +229,15 @@ def _check_run(run_dir: Path) -> None:
         )
 
 
-def _report(run_dir: Path) -> int:
+def _report(run_dir: Path, screen: Screen) -> int:
     if (run_dir / SWEEP).is_file():
         from harness.sweep import view as sweep
 
-        print(sweep.write(run_dir).screen_summary())
+        print(screen.format(sweep.write(run_dir), RunDirectory(run_dir)))
         return cli.OK
     _check_run(run_dir)
 
     from harness.experiments import views  # matplotlib
-    from harness.runs.store import RunDirectory
 
     run = RunDirectory.open(run_dir)
     record = run.record()
@@ -221,7 +245,7 @@ def _report(run_dir: Path) -> int:
         views.experiment_of(record)
     except ValueError as error:
         raise ConfigError(f"{run_dir}: {error}") from error
-    print(views.write(run).screen_summary())
+    print(screen.format(views.write(run), run))
     return cli.OK
 
 

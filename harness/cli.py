@@ -66,16 +66,19 @@ def add_version(parser: argparse.ArgumentParser) -> None:
 
 def _add_option(group: argparse._ArgumentGroup, model: type[BaseModel], name: str) -> None:
     field = model.model_fields[name]
-    flag, text = "--" + name.replace("_", "-"), (field.description or "").replace("%", "%%")
+    flags, text = former_options.flags(name), (field.description or "").replace("%", "%%")
     if field.annotation is bool:
-        group.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
+        text += f" (default: {'yes' if field.default else 'no'})"
+        group.add_argument(*flags, dest=name, action=argparse.BooleanOptionalAction, help=text)
         return
     if field.default is not None:
         default = ",".join(map(str, field.default)) if isinstance(field.default, list) else field.default
         text += f" (default: {default})"
-    group.add_argument(flag, metavar=_metavar(model, name), help=text)
-    for former in former_options.of(name):
-        group.add_argument("--" + former.replace("_", "-"), dest=name, help=argparse.SUPPRESS)
+    elif "(default: " not in text:
+        text += " (default: none)"
+    group.add_argument(*flags, dest=name, metavar=_metavar(model, name), help=text)
+    if former := former_options.former_flags(name):
+        group.add_argument(*former, dest=name, help=argparse.SUPPRESS)
 
 
 def _metavar(model: type[BaseModel], name: str) -> str:

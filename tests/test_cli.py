@@ -33,7 +33,7 @@ BAD_INPUT = [
     ("--leng 5", "--leng: unknown argument; the nearest is --length"),
     ("--block_size 16", "--block_size: unknown argument; the nearest is --block-size"),
     ("gpt2", "gpt2: unknown argument; options begin with --"),
-    ("--length", "argument --length: expected one argument; --help"),
+    ("--length", "argument --length/--input-len: expected one argument; --help"),
     ("--length 0", "--length 0: must be at least 1"),
     ("--length 131073", "--length 131073: a prompt must have 1..131072 tokens"),
     ("--length 4k", "--length 4k: must be a whole number"),
@@ -233,8 +233,10 @@ def test_help_names_every_option_and_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.endswith("0 set()\n")
-    for name in RunConfig.model_fields.keys() - {"engine_options"}:
+    for name in RunConfig.model_fields.keys() - {"engine_options", "print_json"}:
         assert f"--{name.replace('_', '-')}" in done.stdout
+    assert "--input-len" in done.stdout
+    assert "--json" in done.stdout
 
 
 def test_the_script_and_the_package_take_the_same_options():

@@ -35,6 +35,8 @@ NO_DIFFERENCE = (
     "config.output_dir",
     "config.overwrite",
     "config.resume",
+    "config.tables",
+    "config.print_json",
     "config.quiet",
     "config.save_captures",
 )

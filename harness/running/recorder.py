@@ -21,6 +21,7 @@ from harness.measure import memory
 from harness.measure.round_batches import RoundBatch
 from harness.measure.sampler import Series
 from harness.report.document import Document
+from harness.report.screen import Screen
 from harness.running import error_log
 from harness.runs import command, resume
 from harness.runs.record import Result
@@ -48,7 +49,7 @@ class Recorder:
         Raises:
             RunExists: it already holds a run, and neither --overwrite nor --resume was given.
         """
-        self.quiet = config.quiet
+        self.screen = Screen(config.tables, config.print_json, config.quiet)
         self.results: list[Result] = []
         self.finished: set[str] = set()  # series measured before the run was resumed
         assert config.output_dir is not None
@@ -94,12 +95,13 @@ class Recorder:
 
     def say(self, text: str) -> None:
         """Print a line, above any progress bar."""
-        if not self.quiet:
+        if not self.screen.quiet:
             tqdm.write(text, file=sys.stderr)
 
-    def bar(self, name: str, total: int | None) -> tqdm[Any]:
+    def bar(self, name: str, total: float, bar_format: str | None = None) -> tqdm[Any]:
         """A progress bar on stderr, with the remaining time."""
-        return tqdm(total=total, desc=name, disable=self.quiet, dynamic_ncols=True, leave=False)
+        shown: dict[str, Any] = {"dynamic_ncols": True, "leave": False, "disable": self.screen.quiet}
+        return tqdm(total=total, desc=name, bar_format=bar_format, **shown)
 
     def keep(self, series: Series) -> None:
         """Store a series' results, and the clocks and discarded samples of its batches of rounds."""
@@ -114,12 +116,6 @@ class Recorder:
         self.directory.append(stored)
         self.results += stored
         return stored
-
-    def print(self, table: str) -> None:
-        """Print a table on stdout during the run, unless it is empty."""
-        if table:
-            with tqdm.external_write_mode(file=sys.stdout):
-                print(table, end="\n\n", flush=True)
 
     @contextmanager
     def peak_memory(self, part: str) -> Iterator[None]:
@@ -150,13 +146,14 @@ class Recorder:
         )
 
     def finish(self, status: RunStatus, write: Write) -> None:
-        """Close the record, write the views and print the summary."""
+        """Close the record, write the views and print what is wanted of them."""
         with self.update_record() as record:
             record.status, record.finished = status, _now()
         document = write(self.directory)
-        if status != "failed":
-            print(document.screen_summary(), end="\n\n")
-        print(f"report: {self.directory.page_path}", flush=True)
+        if status == "failed":
+            self.say(f"report: {self.directory.page_path}")
+        else:
+            print(self.screen.format(document, self.directory), flush=True)
 
 
 def recording(

@@ -15,7 +15,6 @@ from harness import layout
 from harness.calls.capture import AttentionCall
 from harness.config.kernel_names import FUNCTIONS, gather_for
 from harness.experiments import views
-from harness.experiments.kernels import view
 from harness.experiments.kernels.options import KernelsConfig
 from harness.kernels import DenseKV, PagedKV
 from harness.kernels.listed import Listed, by_option
@@ -52,7 +51,6 @@ def measure(config: KernelsConfig, recorder: Recorder) -> None:
         for k in todo:
             with recorder.peak_memory(_series(k)):
                 _measure(sampling, config, k, timer, budget)
-            recorder.print(view.comparison_of(recorder.record, recorder.results, k))
             bar.update()
     sampling.note_limits(getattr(timer, "launch_bound", 0))
 

@@ -13,6 +13,7 @@ from harness.config.kernel_names import FUNCTIONS, WITHOUT_TABLE, gather_for
 from harness.experiments.kernels.rows import KernelCell, KernelContrast, KernelsSummary
 from harness.report.document import Document, csv_rows, figures_and_tables
 from harness.report.rows import (
+    DIFFERENCES,
     LABELS,
     TIME_COLUMNS,
     change,
@@ -97,11 +98,6 @@ def _rates(config: Mapping[str, Any], microseconds: float | None) -> dict[str, A
     }
 
 
-def comparison_of(record: RunRecord, results: Sequence[Result], spread_k: int) -> str:
-    """The table of one spread_k, 80 columns wide, printed during the run."""
-    return comparison(record, summarise(record, results), spread_k).screen()
-
-
 def comparison(record: RunRecord, summary: KernelsSummary, spread_k: int) -> Table:
     """`Comparison Results (spread=K)`: each kernel's arms, and their differences."""
     notes, sections = Notes(), []
@@ -115,9 +111,8 @@ def comparison(record: RunRecord, summary: KernelsSummary, spread_k: int) -> Tab
             sections.append(Section(heading(kernel, rows[0], notes), lines))
     title = f"Comparison Results (spread={spread_k})"
     unit = [f"ms per call, {inputs(record.config)}"]
-    return Table(
-        title, TIME_COLUMNS, sections, unit, [*notes.lines(), *_warnings(summary, spread_k)], text_column=3
-    )
+    below = [*notes.lines(), DIFFERENCES, *_warnings(summary, spread_k)]
+    return Table(title, TIME_COLUMNS, sections, unit, below, text_column=3)
 
 
 def _warnings(summary: KernelsSummary, spread_k: int) -> list[str]:
@@ -149,9 +144,7 @@ def _differences(
 
 
 def document(record: RunRecord, summary: KernelsSummary) -> Document:
-    """A table for each spread_k for tables.md; on the screen, which showed those already, the one over
-    all.
-    """
+    """A table for each spread_k, as details, and one over all."""
     spreads = spreads_of(summary)
     tables = [comparison(record, summary, k) for k in spreads]
     over_all = [_over_all(record, summary)] if spreads else []

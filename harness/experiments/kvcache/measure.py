@@ -68,9 +68,9 @@ def measure(config: KVCacheConfig, recorder: Recorder, source: ModelSource) -> N
         series = modes.series()
         budget = sampling.budget(1, 1.0)
         try:
-            with recorder.bar("generations", None) as bar:
+            with sampling.rounds_bar("generations", budget) as on_round:
                 # Every mode has already generated.
-                sampling.sample(series, timer, budget, config.seed, bar.update)
+                sampling.sample(series, timer, budget, config.seed, on_round)
         finally:  # also if the run ends here
             recorder.add(step_results(config, series, timer.seen))
     sampling.note_limits(0)

@@ -20,7 +20,6 @@ from harness.experiments.prefill import end_to_end, layers
 from harness.experiments.prefill import other_engines as variants
 from harness.experiments.prefill.options import RunConfig
 from harness.experiments.prefill.replaying import SAMPLED_LAYERS, Replaying
-from harness.experiments.prefill.view import comparison_of
 from harness.measure.sampler import ENOUGH_ROUNDS
 from harness.replay.bench import ReplaySpec
 from harness.running.recorder import Recorder, recording
@@ -237,7 +236,6 @@ class Job:
                     self.replaying.take(sampled, budget)
                     bar.update()
                 self.recorder.note_peak(f"spread={k}", max(ranks.call("end_peak")))
-                self.recorder.print(comparison_of(self.recorder.record, self.recorder.results, k))
         return problems
 
     def _end_to_end(

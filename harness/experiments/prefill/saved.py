@@ -10,7 +10,6 @@ from harness.calls import capture
 from harness.experiments import views
 from harness.experiments.prefill.options import RunConfig
 from harness.experiments.prefill.replaying import SAMPLED_LAYERS, Replaying
-from harness.experiments.prefill.view import comparison_of
 from harness.replay.bench import Bench, ReplaySpec
 from harness.running.recorder import Recorder, recording
 from harness.runs.schema import Model
@@ -45,7 +44,6 @@ def replay(config: RunConfig, recorder: Recorder) -> None:
                     with_synthetic = first_of_shape and config.synthetic
                     replaying.take([bench.measure(place, with_synthetic, budget, None)], budget)
                     bar.update()
-            recorder.print(comparison_of(recorder.record, recorder.results, k))
     replaying.note_limits(bench.launch_bound)
 
 

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from harness import batch
 from harness.analysis import stats
 from harness.analysis.rows import select
 from harness.experiments.prefill import block_map, breakdown_tables, end_to_end_tables, kernel_tables
+from harness.experiments.prefill.advice import advise
 from harness.experiments.prefill.mean import Mean
 from harness.experiments.prefill.rows import PrefillSummary
 from harness.experiments.prefill.summary import summarise
 from harness.report.document import Document, Part, csv_rows
 from harness.report.rows import Warned, change, named_arm, warnings
 from harness.report.tables import Table
-from harness.runs.record import Result, in_spread
 from harness.runs.schema import RunRecord
 
-__all__ = ["comparison_of", "document", "summarise"]
+__all__ = ["document", "summarise"]
 Summary = PrefillSummary  # of summary.json
 
 CSV_COLUMNS = (
@@ -36,14 +36,8 @@ def document(record: RunRecord, summary: PrefillSummary) -> Document:
     prompts = record.prompts
     title = record.model.name + (f", {batch.describe(prompts)}" if prompts else "")
     parts, rows = _parts(record, summary), list(_csv_rows(summary))
-    return Document(record, title, answer(summary), parts, rows, _warnings(summary), CSV_COLUMNS)
-
-
-def comparison_of(record: RunRecord, results: Sequence[Result], spread_k: int) -> str:
-    """The table of one spread_k, 80 columns wide, printed during the run; "" without any kernel's row."""
-    of_spread = [result for result in results if in_spread(result.series, spread_k)]
-    table = kernel_tables.comparison(record, summarise(record, of_spread), spread_k)
-    return table.screen() if table else ""
+    advice = advise(record, summary.attribution) if summary.attribution else []
+    return Document(record, title, answer(summary), parts, rows, _warnings(summary), CSV_COLUMNS, advice)
 
 
 def answer(summary: PrefillSummary) -> str:

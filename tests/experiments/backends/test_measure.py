@@ -24,7 +24,7 @@ def _engines_here():
 
 
 def backends(model: Path, folder: Path, options: str) -> subprocess.CompletedProcess[str]:
-    places = ["--model", model, "--output-dir", folder, "--block-size", 32, "--quiet"]
+    places = ["--model", model, "--output-dir", folder, "--block-size", 32]
     return run_here("backends", *places, *options.split())
 
 

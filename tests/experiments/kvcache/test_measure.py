@@ -18,7 +18,7 @@ from tests.engines import children_here
 
 def kvcache(model: Path, folder: Path, options: str) -> subprocess.CompletedProcess[str]:
     """A run from one token."""
-    small = ["--enforce-eager", "--input-len", 1, "--block-size", 32, "--quiet", *options.split()]
+    small = ["--enforce-eager", "--input-len", 1, "--block-size", 32, *options.split()]
     with children_here():
         return run_here("kvcache", "--model", model, "--output-dir", folder, *small)
 

@@ -207,7 +207,7 @@ def test_warnings_of_other_arms_are_by_their_name() -> None:
         for r in prefill_gpu.results()
     ]
     text = flat(document_from(*of(results)).screen_summary())
-    assert "Warning: prefill, dense: drift" in text
+    assert "Warning: drift: 1 cell, prefill, dense: " in text
     assert "spin" not in text.partition("Warning")[2]
 
 
