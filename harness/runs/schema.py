@@ -234,6 +234,7 @@ class FirstLogits(Stored):
     """A generation's first logits compared with those without a cache."""
 
     error: Amount = Field(description="in their standard deviations")
+    allowed: Amount | None = Field(default=None, description="of `error`")
     objection: str | None = Field(description="what is wrong with them")
 
 

@@ -15,6 +15,7 @@ REMEDIES = {
     "and V for later steps does (the arm `no write`).",
 }
 IDLE = ("GPU idle", "outside operators")
+TOO_WIDE_PCT = 20.0  # an interval of the total that no time that one would wait for narrows
 
 
 def advise(record: RunRecord, breakdown: Breakdown) -> list[str]:
@@ -54,6 +55,10 @@ def _elsewhere(breakdown: Breakdown) -> str | None:
 def _next(record: RunRecord, total: MeasuredRow) -> str | None:
     """How to settle an unclear total; a clear one needs other processes."""
     seconds, bounds = record.config.get("max_seconds"), total.ci95_pct
+    if total.verdict == "unclear" and bounds and bounds[1] - bounds[0] > TOO_WIDE_PCT:
+        return (
+            "The total is unclear because prefills took very different times: repeat it on an idle machine."
+        )
     if total.verdict == "unclear" and seconds and bounds and not record.config.get("repeats"):
         return (
             f"The total is unclear, its interval {bounds[1] - bounds[0]:.1f} points wide: four times the "

@@ -38,6 +38,9 @@ def test_an_unclear_total_needs_time_which_a_given_number_of_rounds_does_not() -
     made = breakdown(total="unclear")
     lines = advise(run_record(prefill.record() | {"config": {"max_seconds": 30.0}}), Breakdown(**made))
     assert lines[-1].endswith("four times the time (--max-seconds 120) halves that.")
+    made["measured"][3]["ci95_pct"] = [-90.0, 110.0]
+    assert advise(RECORD, Breakdown(**made))[-1].endswith("repeat it on an idle machine.")
+    made["measured"][3]["ci95_pct"] = [-1.0, 3.0]
     by_rounds = run_record(prefill.record() | {"config": {"max_seconds": 30.0, "repeats": 9}})
     assert not any("max-seconds" in line for line in advise(by_rounds, Breakdown(**made)))
 
