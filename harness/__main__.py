@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from harness import cli
+from harness import cli, completion
 from harness.config import Common, ConfigError
 from harness.config.checks import folder_problem
 from harness.experiments import EXPERIMENTS, starting
@@ -44,10 +44,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="check what can run here and what each kernel supports, and how to fix problems",
         allow_abbrev=False,
     )
+    commands.add_parser(
+        "completion", help=f'complete in a shell: eval "$({CONSOLE_SCRIPT} completion)"', allow_abbrev=False
+    )
     if not (sys.argv[1:] if argv is None else argv):
         parser.print_help(sys.stderr)
         return 2
-    return run_guarded(PROG, lambda: _dispatch(parser.parse_args(argv)))
+    return run_guarded(PROG, lambda: _dispatch(parser.parse_args(argv), commands.choices))
 
 
 def main_job(argv: Sequence[str] | None = None, prog: str = MAIN_JOB) -> int:
@@ -114,7 +117,13 @@ def run_guarded(prog: str, command: Callable[[], int]) -> int:
 def _start(configuration: type[Common], options: dict[str, Any]) -> int:
     """Run an experiment with the options typed."""
     config_file, processes = options.pop("config", None), options.pop("processes", 1)
+    dry_run = options.pop("dry_run", False)
     parsed = cli.parse_options(configuration, options)
+    if dry_run:
+        print(starting.plan(configuration.experiment, parsed, config_file))
+        if processes != 1:
+            print(f"processes: {processes}, one after another, each with the next seed")
+        return cli.OK
     if processes != 1:
         return _start_several(parsed, config_file, processes)
     starting.run(configuration.experiment, parsed, config_file)
@@ -200,7 +209,7 @@ def _add_compare(commands: argparse._SubParsersAction[cli.Parser]) -> None:
     )
 
 
-def _dispatch(arguments: argparse.Namespace) -> int:
+def _dispatch(arguments: argparse.Namespace, commands: Mapping[str, argparse.ArgumentParser]) -> int:
     options = vars(arguments)
     command = options.pop("command")
     if command in EXPERIMENTS:
@@ -211,6 +220,9 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         points = plan.read(arguments.file)
         screen = _screen(options)
         return job.run(points, arguments.output_dir, arguments.resume, screen, arguments.ray_address)
+    if command == "completion":
+        print(completion.script(CONSOLE_SCRIPT, commands), end="")
+        return cli.OK
     if command == "doctor":
         from harness import doctor
 
