@@ -65,7 +65,7 @@ def test_a_run_leaves_the_same_files_as_the_main_job_s(tmp_path, capsys):
     assert float(rows[0]["ci95_low_us"]) <= float(rows[0]["median_us"]) <= float(rows[0]["ci95_high_us"])
     assert "<svg" in html
     assert "5 numbers; median" in html
-    assert {path.name for path in run.plots_path.iterdir()} == {"toy.png", "toy.svg"}
+    assert {path.name for path in run.plots_path.iterdir()} == {"toy.pdf", "toy.png", "toy.svg"}
     assert capsys.readouterr().out == "2 sums were measured.\n"
 
 
@@ -227,7 +227,7 @@ def test_bad_input_is_one_line_and_status_2(tmp_path, capsys, argv, message):
 def test_a_key_of_the_main_job_is_unknown_here(tmp_path):
     file = tmp_path / "toy.yaml"
     file.write_text("spread_k: [3]\n")
-    with pytest.raises(ConfigError, match="spread_k: unknown key; the nearest is "):
+    with pytest.raises(ConfigError, match="spread_k: unknown key; --help lists the options"):
         load(ToyConfig, {}, file)
 
 

@@ -158,13 +158,14 @@ def test_every_plot_is_readable_has_a_name_of_its_own_and_does_not_change(run: S
     names = {sheet.name for sheet in sheets}
     assert names == PLOTS[run.name]
     assert {path.name for path in tmp_path.iterdir()} == {
-        f"{n}.{end}" for n in names for end in ("png", "svg")
+        f"{n}.{end}" for n in names for end in ("png", "svg", "pdf")
     }
     for sheet in sheets:
         assert_no_text_is_hidden(sheet)
-        before = (tmp_path / f"{sheet.name}.svg").read_bytes()
+        before = {path: path.read_bytes() for path in tmp_path.glob(f"{sheet.name}.[sp][vd][gf]")}
+        assert len(before) == 2
         mpl.write(sheet, tmp_path)
-        assert (tmp_path / f"{sheet.name}.svg").read_bytes() == before
+        assert {path: path.read_bytes() for path in before} == before
 
 
 @pytest.mark.parametrize("name", made_up.COMPANIONS)

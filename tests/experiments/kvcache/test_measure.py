@@ -53,7 +53,7 @@ def test_a_run_from_one_token(finished):
     assert record["first_logits"].keys() == {"kv_cache", "paged"}
     assert {row["objection"] for row in record["first_logits"].values()} == {None}
     assert "KV cache of 5 tokens" in screen
-    assert len(list((folder / "plots").iterdir())) == 4
+    assert len(list((folder / "plots").iterdir())) == 6
 
 
 def test_steps_add_up_to_their_generation(finished):
