@@ -82,6 +82,7 @@ def _add_screen(parser: cli.Parser) -> None:
         "--json", dest="print_json", action="store_true", help="print summary.json, and no tables"
     )
     parser.add_argument("--quiet", action="store_true", help="print the answer in a sentence, and no tables")
+    parser.add_argument("--latex", action="store_true", help="print the tables in LaTeX, for booktabs")
 
 
 def _screen(options: dict[str, Any]) -> Screen:

@@ -80,9 +80,13 @@ class Document:
         """The title, with the device."""
         return f"{self.title}, on {self.record.device.name}"
 
+    def tables_for(self, tables: Tables) -> list[Table]:
+        """The tables on the screen, the most important last."""
+        return [table for part in reversed(self.parts) for table in part.on_screen(tables)]
+
     def screen_summary(self, tables: Tables = "summary") -> str:
         """The end of a run, 80 columns wide, with the most important last, above the prompt."""
-        shown = [table.screen() for part in reversed(self.parts) for table in part.on_screen(tables)]
+        shown = [table.screen() for table in self.tables_for(tables)]
         notes = [f"Note: {notice}" for notice in self.record.notices]
         notes += [f"Warning: {text}" for text in count_warnings(self.warnings)]
         ending = wrap([self.answer, *(f"- {line}" for line in self.advice)])
@@ -106,6 +110,15 @@ class Document:
 def csv_rows(rows: Iterable[Stored]) -> list[Fields]:
     """Rows of a summary for tables.csv."""
     return [row.to_json() for row in rows]
+
+
+def csv_contrasts(rows: Iterable[Stored]) -> list[Fields]:
+    """Differences of a summary for tables.csv, whose intervals are not those of medians."""
+    names = {"ci95_us": "ci95_delta_us", "ci95_pct": "ci95_delta_pct"}
+    return [
+        {"stage": "contrast"} | {names.get(name, name): value for name, value in row.items()}
+        for row in csv_rows(rows)
+    ]
 
 
 def csv_of(rows: Sequence[Fields], columns: Sequence[str] = ()) -> str:

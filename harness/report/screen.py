@@ -1,4 +1,4 @@
-"""What a finished run prints: its tables and its answer, its summary as JSON, or the answer alone."""
+"""What a finished run prints: tables and answer, its summary as JSON, the answer alone, or LaTeX."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from harness.config.fields import Tables
+from harness.report.tables import Table
 from harness.runs.store import RunDirectory
 
 
@@ -14,6 +15,7 @@ class Report(Protocol):
 
     @property
     def answer(self) -> str: ...
+    def tables_for(self, tables: Tables) -> list[Table]: ...
     def screen_summary(self, tables: Tables = "summary") -> str: ...
 
 
@@ -24,11 +26,14 @@ class Screen:
     tables: Tables = "summary"
     print_json: bool = False
     quiet: bool = False
+    latex: bool = False
 
     def format(self, report: Report, files: RunDirectory) -> str:
         """The text to print, once the report's files are written."""
         if self.print_json:
             return files.summary_path.read_text(encoding="utf-8").rstrip()
+        if self.latex:
+            return "\n\n".join(table.latex() for table in report.tables_for(self.tables))
         if self.quiet:
             return report.answer
         return f"{report.screen_summary(self.tables)}\n\nreport: {files.page_path}"

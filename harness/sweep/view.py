@@ -57,6 +57,10 @@ class SweepTables:
         """How many points came to what end."""
         return f"{self._counts()}."
 
+    def tables_for(self, tables: Tables) -> list[Table]:
+        """The tables on the screen."""
+        return self._tables(full=tables == "all")
+
     def screen_summary(self, tables: Tables = "summary") -> str:
         """The text printed at the end of a sweep; 80 columns if at most three options vary besides the
         model, and `tables` is "summary".
@@ -64,7 +68,7 @@ class SweepTables:
         shared, others = self._notices()
         notices = [f"Note: {notice}" for notice in shared]
         notices += [f"Notes on single points ({len(others)}): see tables.md"] if others else []
-        shown = [table.screen() for table in self._tables(full=tables == "all")]
+        shown = [table.screen() for table in self.tables_for(tables)]
         return "\n\n".join([*([wrap(notices)] if notices else []), *shown])
 
     def markdown(self) -> str:

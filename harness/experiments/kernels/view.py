@@ -11,7 +11,7 @@ from harness.analysis.contrasts import name_in_series, series_pairs
 from harness.analysis.rows import find, select
 from harness.config.kernel_names import FUNCTIONS, WITHOUT_TABLE, gather_for
 from harness.experiments.kernels.rows import KernelCell, KernelContrast, KernelsSummary
-from harness.report.document import Document, csv_rows, figures_and_tables
+from harness.report.document import Document, csv_contrasts, csv_rows, figures_and_tables
 from harness.report.rows import (
     DIFFERENCES,
     LABELS,
@@ -150,10 +150,9 @@ def document(record: RunRecord, summary: KernelsSummary) -> Document:
     over_all = [_over_all(record, summary)] if spreads else []
     title = f"{whose(summary)} on {inputs(record.config)}"
     cells = summary.cells
+    rows = [*csv_rows(cells), *csv_contrasts(summary.contrasts)]
     found = warnings(cells, lambda row: f"{_name(row)}, spread_k = {row.spread_k}")
-    return Document(
-        record, title, answer(summary), figures_and_tables(over_all, tables), csv_rows(cells), found
-    )
+    return Document(record, title, answer(summary), figures_and_tables(over_all, tables), rows, found)
 
 
 def _name(row: KernelCell) -> str:

@@ -12,7 +12,7 @@ import pytest
 from harness.report.tables import difference
 from harness.runs.record import Status
 from tests.made_up.prefill import record, repaged, results
-from tests.made_up.views import document_of, spread_table
+from tests.made_up.views import document_of, spread_table, summary_of
 
 
 def test_the_screen_is_80_columns_wide() -> None:
@@ -114,3 +114,20 @@ def test_the_csv_has_layers_their_mean_and_their_sum() -> None:
     assert {row["layer"] for row in rows if row["stage"] == "kernel"} == {"0", "5", "mean", "sum"}
     assert {row["layers"] for row in rows if row["layer"] in ("mean", "sum")} <= {"0", "1", "2"}
     assert {"clock_mhz", "tflops", "gbps", "gather_gbps", "stopped"} <= rows[0].keys()
+
+
+def test_the_csv_has_every_difference_with_its_interval_and_verdict() -> None:
+    made = summary_of(record(), results())
+    rows = list(csv.DictReader(io.StringIO(document_of(record(), results()).csv())))
+    contrasts = [row for row in rows if row["stage"] == "contrast"]
+    assert [row["verdict"] for row in contrasts] == [row["verdict"] for row in made["contrasts"]]
+    for row, stored in zip(contrasts, made["contrasts"], strict=True):
+        assert (row["baseline"], row["arm"]) == (stored["baseline"], stored["treatment"])
+        low, high = float(row["ci95_low_delta_pct"]), float(row["ci95_high_delta_pct"])
+        assert [low, high] == pytest.approx(stored["ci95_pct"], abs=1e-4)
+        assert row["ci95_low_us"] == ""  # that is a median's
+    parts = {row["kernel"]: row for row in rows if row["stage"] == "breakdown"}
+    measured = {row["component"]: row for row in made["attribution"]["measured"]}
+    assert parts.keys() == measured.keys()
+    assert float(parts["total"]["delta_us"]) == pytest.approx(1000 * measured["total"]["ms"], abs=1e-3)
+    assert parts["total"]["verdict"] == "slower"
