@@ -4,7 +4,7 @@ that is neither.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import Any
 
 from harness.analysis import stats
@@ -21,7 +21,7 @@ def judge_together(summary: Stored) -> None:
     """
     page: list[Any] = []
     layers: list[Any] = []
-    for row in _rows(summary):
+    for row in rows_with(summary, {"p_value", "verdict"}):
         (layers if isinstance(getattr(row, "layer", None), int) else page).append(row)
     for family in (page, layers):
         tests = [row.p_value for row in family if getattr(row, "layer", None) != "sum"]
@@ -31,13 +31,13 @@ def judge_together(summary: Stored) -> None:
                 row.verdict = "unclear"
 
 
-def _rows(stored: Stored) -> Iterator[Any]:
-    """Every row below that has a p-value and a verdict."""
+def rows_with(stored: Stored, fields: Set[str]) -> Iterator[Any]:
+    """Every row below that has these fields."""
     for name in type(stored).model_fields:
         value = getattr(stored, name)
         for each in value if isinstance(value, list) else [value]:
             if isinstance(each, Stored):
-                if {"p_value", "verdict"} <= type(each).model_fields.keys():
+                if fields <= type(each).model_fields.keys():
                     yield each
                 else:
-                    yield from _rows(each)
+                    yield from rows_with(each, fields)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from importlib import import_module
 from typing import Any, Protocol, cast
 
+from harness.analysis.busy_host import withhold
 from harness.analysis.families import judge_together
 from harness.experiments import EXPERIMENTS, Experiment
 from harness.report.charts import mpl
@@ -58,6 +59,7 @@ def summarise(record: RunRecord, results: Sequence[Result]) -> summaries.Summary
     """The content of summary.json, with verdicts that hold together."""
     summary = view_of(experiment_of(record)).summarise(record, results)
     judge_together(summary)
+    withhold(summary, record)
     return summary
 
 

@@ -16,8 +16,9 @@ from tqdm import tqdm
 
 import patches
 from harness import device
+from harness.analysis import busy_host
 from harness.config import Common, engine_options
-from harness.measure import memory
+from harness.measure import elsewhere, memory
 from harness.measure.round_batches import RoundBatch
 from harness.measure.sampler import Series
 from harness.report.document import Document
@@ -50,6 +51,7 @@ class Recorder:
             RunExists: it already holds a run, and neither --overwrite nor --resume was given.
         """
         self.screen = Screen(config.tables, config.print_json, config.quiet)
+        self.host_before, self.gpu_processes = elsewhere.read(), elsewhere.gpu_processes()
         self.results: list[Result] = []
         self.finished: set[str] = set()  # series measured before the run was resumed
         assert config.output_dir is not None
@@ -131,9 +133,10 @@ class Recorder:
             self.note_peak(part, memory.end_peak(kind))
 
     def note_peak(self, part: str, peak_bytes: int) -> None:
-        """Record the peak memory of a part of the run; of several ranks the largest."""
+        """Record the peak memory of a part of the run; of several ranks and passes the largest."""
         with self.update_record() as record:
-            record.peak_memory_bytes = (record.peak_memory_bytes or {}) | {part: peak_bytes}
+            peaks = record.peak_memory_bytes or {}
+            record.peak_memory_bytes = peaks | {part: max(peak_bytes, peaks.get(part, 0))}
 
     def require_figures(self) -> None:
         """Raise NothingMeasured unless some cell has a sample or a reading."""
@@ -145,8 +148,20 @@ class Recorder:
             f"no cell produced a measurement{first}; the reasons are in {self.directory.tables_path}"
         )
 
+    def note_host_load(self) -> None:
+        """Record what the host did besides the run; of several parts of a resumed one the busiest."""
+        load = elsewhere.between(self.host_before, elsewhere.read(), self.gpu_processes)
+        earlier = self.record.host_load
+        if earlier and (earlier.other_cpus or 0) > (load.other_cpus or 0):
+            return
+        with self.update_record() as record:
+            record.host_load = load
+        if noise := busy_host.describe(load):
+            self.notice(noise)
+
     def finish(self, status: RunStatus, write: Write) -> None:
         """Close the record, write the views and print what is wanted of them."""
+        self.note_host_load()
         with self.update_record() as record:
             record.status, record.finished = status, _now()
         document = write(self.directory)

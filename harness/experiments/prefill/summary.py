@@ -12,6 +12,7 @@ from harness.analysis import figures, per_request, stats
 from harness.analysis import roofline as work
 from harness.analysis.breakdown import break_down, sentence
 from harness.analysis.breakdown.other_engines import variant_rows
+from harness.analysis.busy_host import withhold
 from harness.analysis.contrasts import (
     Group,
     Layer,
@@ -77,8 +78,12 @@ def summarise(record: RunRecord, results: Sequence[Result]) -> PrefillSummary:
         variants=variant_rows(record, final),
     )
     judge_together(summary)
-    if summary.attribution:  # its verdict is the table's
-        summary.attribution.sentence = sentence.of(record, summary.attribution)
+    breakdown = summary.attribution
+    host_bound = breakdown is not None and breakdown.host_bound.verdict in ("host-bound", "partly host-bound")
+    why = withhold(summary, record, host_bound)
+    if breakdown:  # its verdict is the table's
+        breakdown.sentence = sentence.of(record, breakdown)
+        breakdown.sentence += f" Verdicts are withheld: {why}." if why else ""
     return summary
 
 
