@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -20,6 +21,7 @@ from harness.units import pick_evenly
 Todo = dict[int, list[tuple[AttentionCall, bool]]]
 
 SAMPLED_LAYERS = 3
+PASSES = 3  # over spread_k, each with a prefill at every one
 MOST_ALONE = 8  # requests of a batch, differing in length or number of segments
 
 
@@ -81,6 +83,23 @@ class Replaying(Sampling):
             ]
             for k in self.config.spreads()
         }
+
+    def in_passes(self, todo: Todo) -> list[tuple[int, list[tuple[AttentionCall, bool]]]]:
+        """The same in passes over spread_k, each with some of the layers and in a random order of its own.
+
+        So a mean over layers is of times from the whole run at every spread_k, and what changes with the
+        hour does not look like an effect of spread_k. The first pass has every spread_k, with work or not.
+        """
+        layers = list(dict.fromkeys(call.layer for calls in todo.values() for call, _ in calls))
+        passes, order = min(PASSES, len(layers)) or 1, random.Random(self.config.seed)
+        work = []
+        for n in range(passes):
+            of_pass = set(layers[n::passes])
+            for k in order.sample([*todo], len(todo)):
+                pending = [(call, first) for call, first in todo[k] if call.layer in of_pass]
+                if pending or n == 0:
+                    work.append((k, pending))
+        return work
 
     def _is_finished(self, spread_k: int, layer: int) -> bool:
         return self._of_all_ranks(partial(series_name, spread_k, layer))
