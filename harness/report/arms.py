@@ -17,9 +17,7 @@ K = TypeVar("K", bound=KernelTimes)
 DASHED_ARMS = ("fragmented", "paged")
 ARM_NAMES = {"fragmented": "non-contiguous", "paged": "paged, k segments"}
 ENGINE_LOOK: Look = (INK, "diamond")
-OVER_SPREAD = Axis(
-    "spread_k: segments of the KV cache (1: contiguous; logarithmic)", log=True, at_points=True
-)
+OVER_SPREAD = Axis("spread_k: segments of the KV cache (log scale)", log=True, at_points=True)
 
 
 def arm_key(kernel: str, arm: str, look: Look, *remarks: str) -> Key:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from harness.analysis.breakdown.rows import Breakdown, MeasuredRow
+from harness.analysis.busy_host import why_busy
 from harness.analysis.rows import find, select
 from harness.runs.schema import RunRecord
 
@@ -45,7 +46,8 @@ def _elsewhere(breakdown: Breakdown) -> str | None:
             f"The step is {waits}: more tokens in a step (--batch, --length) or a faster host help before "
             "any kernel does."
         )
-    rows = [row for row in select(breakdown.components, arm="engine") if row.category not in IDLE and row.pct]
+    rows = [row for row in select(breakdown.components, arm="engine") if row.category not in IDLE]
+    rows = [row for row in rows if row.pct and row.pct <= 100]  # more: the profiler slowed it down
     if not rows:
         return None
     most = max(rows, key=lambda row: row.pct or 0)
@@ -55,6 +57,8 @@ def _elsewhere(breakdown: Breakdown) -> str | None:
 def _next(record: RunRecord, total: MeasuredRow) -> str | None:
     """How to settle an unclear total; a clear one needs other processes."""
     seconds, bounds = record.config.get("max_seconds"), total.ci95_pct
+    if total.verdict == "unclear" and why_busy(record.host_load):
+        return "The host was busy with other work: repeat it on an idle one."
     if total.verdict == "unclear" and bounds and bounds[1] - bounds[0] > TOO_WIDE_PCT:
         return (
             "The total is unclear because prefills took very different times: repeat it on an idle machine."

@@ -6,6 +6,7 @@ from typing import Any
 
 from harness.analysis.breakdown.rows import Breakdown
 from harness.experiments.prefill.advice import advise
+from harness.runs.schema import HostLoad
 from tests.made_up import prefill, prefill_gpu
 from tests.made_up.builder import run_record
 from tests.made_up.views import summary_of
@@ -57,3 +58,10 @@ def test_without_an_interval_there_is_no_advice() -> None:
     made = breakdown()
     made["measured"][3]["ci95_pct"] = None
     assert advice(made) == []
+
+
+def test_on_a_busy_host_the_advice_is_an_idle_one() -> None:
+    load = dict.fromkeys(HostLoad.model_fields) | {"cpus": 2, "other_cpus": 1.5}
+    busy = run_record(prefill.record() | {"host_load": load})
+    lines = advise(busy, Breakdown(**breakdown(total="unclear")))
+    assert lines[-1] == "The host was busy with other work: repeat it on an idle one."
