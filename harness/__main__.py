@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from harness import cli
+from harness import cli, completion
 from harness.config import Common, ConfigError
 from harness.config.checks import folder_problem
 from harness.experiments import EXPERIMENTS, starting
 from harness.experiments.prefill.options import GROUPS, RunConfig
 from harness.experiments.starting import RunFailed
+from harness.report.screen import Screen
 from harness.runs.command import CONSOLE_SCRIPT
-from harness.runs.store import Damaged, Interrupted
+from harness.runs.store import Damaged, Interrupted, RunDirectory
 from harness.sweep import RECORD as SWEEP
 
 MAIN_JOB = "run_vllm_prefill.py"
@@ -37,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_verify(commands)
     report = commands.add_parser("report", help="rebuild tables, plots and page", allow_abbrev=False)
     report.add_argument("run", type=Path, metavar="RUN", help="a run's or a sweep's directory")
+    _add_screen(report)
     cli.add_explain(report)
     _add_compare(commands)
     commands.add_parser(
@@ -44,10 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="check what can run here and what each kernel supports, and how to fix problems",
         allow_abbrev=False,
     )
+    commands.add_parser(
+        "completion", help=f'complete in a shell: eval "$({CONSOLE_SCRIPT} completion)"', allow_abbrev=False
+    )
     if not (sys.argv[1:] if argv is None else argv):
         parser.print_help(sys.stderr)
         return 2
-    return run_guarded(PROG, lambda: _dispatch(parser.parse_args(argv)))
+    return run_guarded(PROG, lambda: _dispatch(parser.parse_args(argv), commands.choices))
 
 
 def main_job(argv: Sequence[str] | None = None, prog: str = MAIN_JOB) -> int:
@@ -66,6 +72,26 @@ def main_job(argv: Sequence[str] | None = None, prog: str = MAIN_JOB) -> int:
     cli.add_explain(parser)
     _add_processes(parser)
     return run_guarded(prog, lambda: _start(RunConfig, vars(parser.parse_args(argv))))
+
+
+def _add_screen(parser: cli.Parser) -> None:
+    """Add the options of what is printed at the end; an experiment has them among its own."""
+    parser.add_argument(
+        "--tables",
+        choices=("summary", "all"),
+        default="summary",
+        help="a summary, or all tables, e.g. one for each spread_k (default: summary)",
+    )
+    parser.add_argument(
+        "--json", dest="print_json", action="store_true", help="print summary.json, and no tables"
+    )
+    parser.add_argument("--quiet", action="store_true", help="print the answer in a sentence, and no tables")
+    parser.add_argument("--latex", action="store_true", help="print the tables in LaTeX, for booktabs")
+
+
+def _screen(options: dict[str, Any]) -> Screen:
+    """Take these options out of all others."""
+    return Screen(**{field.name: options.pop(field.name) for field in fields(Screen)})
 
 
 def _add_processes(parser: cli.Parser) -> None:
@@ -96,8 +122,13 @@ def run_guarded(prog: str, command: Callable[[], int]) -> int:
 def _start(configuration: type[Common], options: dict[str, Any]) -> int:
     """Run an experiment with the options typed."""
     config_file, processes = options.pop("config", None), options.pop("processes", 1)
-    explain = options.pop("explain", False)
+    explain, dry_run = options.pop("explain", False), options.pop("dry_run", False)
     parsed = cli.parse_options(configuration, options)
+    if dry_run:
+        print(starting.plan(configuration.experiment, parsed, config_file))
+        if processes != 1:
+            print(f"processes: {processes}, one after another, each with the next seed")
+        return cli.OK
     if processes != 1:
         return _start_several(parsed, config_file, processes, explain)
     run_dir = starting.run(configuration.experiment, parsed, config_file)
@@ -118,7 +149,8 @@ def _start_several(options: dict[str, Any], config_file: Path | None, processes:
     if of_point.get("batch"):
         of_point.pop("length", None)  # which follows from it
     points = plan.of_options(Path("prefill"), plan.repeat([of_point], processes, "--processes"))
-    return job.run(points, config.output_dir, config.resume, explain=explain)
+    screen = Screen(config.tables, config.print_json, config.quiet)
+    return job.run(points, config.output_dir, config.resume, screen, explain=explain)
 
 
 def _with_options(commands: argparse._SubParsersAction[cli.Parser], name: str, about: str) -> cli.Parser:
@@ -152,6 +184,7 @@ def _add_sweep(commands: argparse._SubParsersAction[cli.Parser]) -> None:
     parser.add_argument(
         "--ray-address", metavar="ADDRESS", help="Ray cluster to run on, or auto (default: this machine)"
     )
+    _add_screen(parser)
     cli.add_explain(parser)
 
 
@@ -195,7 +228,7 @@ def _add_compare(commands: argparse._SubParsersAction[cli.Parser]) -> None:
     cli.add_explain(parser)
 
 
-def _dispatch(arguments: argparse.Namespace) -> int:
+def _dispatch(arguments: argparse.Namespace, commands: Mapping[str, argparse.ArgumentParser]) -> int:
     options = vars(arguments)
     command = options.pop("command")
     if command in EXPERIMENTS:
@@ -204,16 +237,19 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from harness.sweep import job, plan
 
         points = plan.read(options.pop("file"))
-        return job.run(points, **options)
+        return job.run(points, screen=_screen(options), **options)
     if command == "verify":
         return _verify(options)
+    if command == "completion":
+        print(completion.script(CONSOLE_SCRIPT, commands), end="")
+        return cli.OK
     if command == "doctor":
         from harness import doctor
 
         return doctor.run()
     if command == "compare":
         return _compare(**options)
-    return _report(arguments.run, arguments.explain)
+    return _report(arguments.run, _screen(options), arguments.explain)
 
 
 def _verify(options: dict[str, Any]) -> int:
@@ -251,23 +287,21 @@ def _check_run(run_dir: Path) -> None:
 
 def _explain(run_dir: Path) -> None:
     from harness.experiments import views
-    from harness.runs.store import RunDirectory
 
     print(f"\n{views.explain_verdicts(RunDirectory.open(run_dir))}", flush=True)
 
 
-def _report(run_dir: Path, explain: bool) -> int:
+def _report(run_dir: Path, screen: Screen, explain: bool) -> int:
     if (run_dir / SWEEP).is_file():
         from harness.sweep import view as sweep
 
-        print(sweep.write(run_dir).screen_summary())
+        print(screen.format(sweep.write(run_dir), RunDirectory(run_dir)))
         if explain:
             print(f"\n{sweep.explain_verdicts(run_dir)}")
         return cli.OK
     _check_run(run_dir)
 
     from harness.experiments import views  # matplotlib
-    from harness.runs.store import RunDirectory
 
     directory = RunDirectory.open(run_dir)
     record = directory.record()
@@ -275,7 +309,7 @@ def _report(run_dir: Path, explain: bool) -> int:
         views.experiment_of(record)
     except ValueError as error:
         raise ConfigError(f"{run_dir}: {error}") from error
-    print(views.write(directory).screen_summary())
+    print(screen.format(views.write(directory), directory))
     if explain:
         _explain(run_dir)
     return cli.OK

@@ -131,6 +131,7 @@ class Run:
     def contrasts(self) -> pd.DataFrame:
         """A row for each contrast, with interval and verdict; times in us.
 
+        The ends of intervals are columns, too: `ci95_low_pct` and `ci95_high_pct`, and in us.
         Also for `kernels`, `cache` and `backends`.
 
         >>> import harness
@@ -138,8 +139,10 @@ class Run:
         >>> prefill = contrasts[(contrasts.kernel == "prefill") & (contrasts.treatment == "paged")]
         >>> prefill[["spread_k", "verdict"]].to_dict("list")
         {'spread_k': [2, 8], 'verdict': ['same', 'slower']}
+        >>> prefill[["ci95_low_pct", "ci95_high_pct"]].round(2).values.tolist()
+        [[0.01, 0.46], [0.29, 0.63]]
         """
-        return self.frame("contrasts")
+        return _with_interval_columns(self.frame("contrasts"))
 
     @property
     def cells(self) -> pd.DataFrame:
@@ -208,6 +211,15 @@ class Run:
 
 def _frame(rows: Sequence[Stored]) -> pd.DataFrame:
     frame: pd.DataFrame = pd.DataFrame([row.to_json() for row in rows])
+    return frame
+
+
+def _with_interval_columns(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with the ends of each interval, a pair, as columns of their own."""
+    for unit in ("us", "pct"):
+        for place, end in enumerate(("low", "high")):
+            pairs = list(frame.get(f"ci95_{unit}", ()))
+            frame[f"ci95_{end}_{unit}"] = [pair[place] if pair else None for pair in pairs]
     return frame
 
 

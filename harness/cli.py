@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
@@ -13,6 +12,7 @@ from pydantic import BaseModel
 from harness import config as configuration
 from harness import device
 from harness.config import ConfigError, engine_options, former_options
+from harness.config.errors import nearest
 from harness.config.loading import item_type
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -37,8 +37,8 @@ class Parser(argparse.ArgumentParser):
         if unknown and self.passes_on:
             known.engine_options = engine_options.parse(unknown, options)
         elif unknown:
-            near = difflib.get_close_matches(unknown[0].partition("=")[0], options, 1, cutoff=0)
-            hint = f"the nearest is {near[0]}" if unknown[0].startswith("-") else "options begin with --"
+            near = nearest(unknown[0].partition("=")[0], options)
+            hint = near if unknown[0].startswith("-") else "options begin with --"
             raise ConfigError(f"{unknown[0]}: unknown argument; {hint}")
         return known, []
 
@@ -51,6 +51,9 @@ def add_options(parser: Parser, model: type[BaseModel], groups: Mapping[str, Seq
     parser.passes_on = "engine_options" in model.model_fields
     parser.add_argument(
         "--config", type=Path, metavar="YAML", help="options from a file, e.g. configs/cpu-smoke.yaml"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print what would be measured, and for how long, and end"
     )
     for title, names in groups.items():
         group = parser.add_argument_group(title, PASSED_ON if "vLLM's" in title else None)
@@ -75,16 +78,19 @@ def add_explain(parser: argparse.ArgumentParser) -> None:
 
 def _add_option(group: argparse._ArgumentGroup, model: type[BaseModel], name: str) -> None:
     field = model.model_fields[name]
-    flag, text = "--" + name.replace("_", "-"), (field.description or "").replace("%", "%%")
+    flags, text = former_options.flags(name), (field.description or "").replace("%", "%%")
     if field.annotation is bool:
-        group.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
+        text += f" (default: {'yes' if field.default else 'no'})"
+        group.add_argument(*flags, dest=name, action=argparse.BooleanOptionalAction, help=text)
         return
     if field.default is not None:
         default = ",".join(map(str, field.default)) if isinstance(field.default, list) else field.default
         text += f" (default: {default})"
-    group.add_argument(flag, metavar=_metavar(model, name), help=text)
-    for former in former_options.of(name):
-        group.add_argument("--" + former.replace("_", "-"), dest=name, help=argparse.SUPPRESS)
+    elif "(default: " not in text:
+        text += " (default: none)"
+    group.add_argument(*flags, dest=name, metavar=_metavar(model, name), help=text)
+    if former := former_options.former_flags(name):
+        group.add_argument(*former, dest=name, help=argparse.SUPPRESS)
 
 
 def _metavar(model: type[BaseModel], name: str) -> str:

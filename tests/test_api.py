@@ -41,7 +41,10 @@ def test_frames_have_every_row_of_the_summary(run: harness.Run) -> None:
         for name in ("kernels", "contrasts", "end_to_end"):
             frame = getattr(each, name)
             assert len(frame) == len(summary[name])
-            assert list(frame.columns) == list(summary[name][0])
+            stored = list(summary[name][0])
+            assert list(frame.columns)[: len(stored)] == stored
+            more = [f"ci95_{end}_{unit}" for unit in ("us", "pct") for end in ("low", "high")]
+            assert list(frame.columns)[len(stored) :] == (more if name == "contrasts" else [])
         assert each.sentence == summary["attribution"]["sentence"]
     row = next(r for r in summary["attribution"]["residual"] if r["component"] == "paging")
     assert run.attribution.loc["paging", "residual_ms"] == pytest.approx(row["ms"])

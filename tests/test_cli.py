@@ -15,7 +15,7 @@ from harness import __main__
 from harness.calls import capture
 from harness.engine.options import EngineError
 from harness.engine.ranks import RankDied
-from harness.experiments import prefill
+from harness.experiments import EXPERIMENTS, prefill
 from harness.experiments.prefill.options import RunConfig
 from harness.layout import LayoutError
 from patches import PatchError
@@ -30,10 +30,11 @@ STUDIED = "docs/study/data/nvidia-h200/llama-3-8b-4096-block16-fa3-2k"
 
 BAD_INPUT = [
     ("--lenght 5", "--lenght: unknown argument; the nearest is --length"),
+    ("--num-prompts 5", "--num-prompts: unknown argument; --help lists the options"),
     ("--leng 5", "--leng: unknown argument; the nearest is --length"),
     ("--block_size 16", "--block_size: unknown argument; the nearest is --block-size"),
     ("gpt2", "gpt2: unknown argument; options begin with --"),
-    ("--length", "argument --length: expected one argument; --help"),
+    ("--length", "argument --length/--input-len: expected one argument; --help"),
     ("--length 0", "--length 0: must be at least 1"),
     ("--length 131073", "--length 131073: a prompt must have 1..131072 tokens"),
     ("--length 4k", "--length 4k: must be a whole number"),
@@ -233,8 +234,52 @@ def test_help_names_every_option_and_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.endswith("0 set()\n")
-    for name in RunConfig.model_fields.keys() - {"engine_options"}:
+    for name in RunConfig.model_fields.keys() - {"engine_options", "print_json"}:
         assert f"--{name.replace('_', '-')}" in done.stdout
+    assert "--input-len" in done.stdout
+    assert "--json" in done.stdout
+
+
+def test_a_dry_run_says_what_it_would_measure_and_imports_nothing_heavy(tmp_path):
+    options = ["--dry-run", "--length", "128", "--block-size", "32", "--spread-k", "1,4", "--output-dir"]
+    (done,) = run_all([("main_job", [*options, str(tmp_path / "run")])])
+    assert (done.returncode, done.heavy, (tmp_path / "run").exists()) == (0, [], False)
+    assert "prompts: 128 tokens, 4 blocks of 32 tokens\nspread_k: 1, 4\n" in done.stdout
+    assert "command: python -m harness prefill --block-size 32 --length 128 --spread-k 1,4" in done.stdout
+    (refused,) = run_all([("main_job", [*options[:-1], "--spread-k", "5"])])
+    assert (refused.returncode, refused.stdout) == (2, "")
+
+
+def test_every_experiment_has_a_plan():
+    found = run_all([("main", [name, "--dry-run"]) for name in EXPERIMENTS])
+    for name, done in zip(EXPERIMENTS, found, strict=True):
+        assert (done.returncode, done.heavy) == (0, []), done.stderr
+        assert done.stdout.startswith(f"{name}: {EXPERIMENTS[name].question}\n")
+        assert len(done.stdout.splitlines()) >= 6
+
+
+def complete(words: str) -> list[str]:
+    """What bash offers for the last of the words."""
+    script = run("completion", function="main").stdout
+    line = "; ".join(
+        [
+            f"COMP_WORDS=({words!s})" if words[-1] != " " else f"COMP_WORDS=({words} '')",
+            "COMP_CWORD=$((${#COMP_WORDS[@]} - 1))",
+            "_prefill_layout_harness",
+            'echo "${COMPREPLY[@]}"',
+        ]
+    )
+    done = subprocess.run(["bash", "-c", f"{script}\n{line}"], cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def test_a_shell_completes_commands_options_and_values():
+    assert complete("prefill-layout-harness ker") == ["kernels"]
+    assert complete("prefill-layout-harness kernels --seq") == ["--seq-len-q"]
+    assert complete("prefill-layout-harness prefill --timer c") == ["cupti"]
+    assert complete("prefill-layout-harness report --tables ") == ["summary", "all"]
+    assert "CONTRIBUTING.md" in complete("prefill-layout-harness report CON")
 
 
 def test_the_script_and_the_package_take_the_same_options():

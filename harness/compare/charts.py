@@ -15,7 +15,7 @@ def chart(title: str, rows: Sequence[tuple[str, str, Ratio]]) -> Bars:
     label, tolerance = f"within {TOLERANCE_PCT:g}%", TOLERANCE_PCT / 100
     return Bars(
         title,
-        Axis("ratio", zero=1.0),
+        Axis("ratio (logarithmic)", log=True, zero=1.0),
         [_row(name, shown, row) for name, shown, row in rows],
         Band.level(label, 1 - tolerance, 1 + tolerance),
         legend=[Key(label, BAND)],

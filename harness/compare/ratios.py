@@ -37,6 +37,8 @@ NO_DIFFERENCE = (
     "config.output_dir",
     "config.overwrite",
     "config.resume",
+    "config.tables",
+    "config.print_json",
     "config.quiet",
     "config.save_captures",
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import Any
 
 from harness.config import vllm_names
 from harness.config.engine import EngineSpec
-from harness.config.errors import ConfigError
+from harness.config.errors import ConfigError, nearest
 
 _SIZED = "the KV cache is sized for the prompts; --gpu-memory-utilization changes what it may take of a GPU"
 _IDS = "prompts reach vLLM as token ids, so it loads no tokenizer"
@@ -72,8 +71,7 @@ def problems(options: Mapping[str, Any], own: Iterable[str]) -> Iterator[str]:
         elif name in SPEC - REFUSED.keys():
             yield f"{asked}: this experiment sets it itself; leave it out"
         elif known and name not in known:
-            near = difflib.get_close_matches(name, known, 1, cutoff=0)
-            yield f"engine_options: {name}: vLLM has no such engine option; the nearest is {near[0]}"
+            yield f"engine_options: {name}: vLLM has no such engine option; {nearest(name, known)}"
         elif known and (choices := vllm_names.engine_arg_choices(name)) and value not in choices:
             yield f"{asked}: must be {', '.join(map(str, choices[:-1]))} or {choices[-1]}"
         elif name == "hf_overrides" and not isinstance(value, dict):
@@ -84,7 +82,7 @@ def suggestion(name: object, own: Iterable[str]) -> str:
     """What to take in place of a name that is none of an experiment's own options."""
     if "engine_options" in own and name in vllm_names.engine_args():
         return "vLLM's own options belong in engine_options"
-    return f"the nearest is {difflib.get_close_matches(str(name), own, 1, cutoff=0)[0]}"
+    return nearest(str(name), own)
 
 
 def problems_beside_transformers(options: Mapping[str, Any]) -> Iterator[str]:
@@ -169,9 +167,7 @@ def _split(option: str, own: Sequence[str]) -> tuple[str, list[str], bool]:
         if (field := field.removeprefix("no_")) in known and not key:
             return field, [], False
     passed_on = [f"--{_dashed(each)}" for each in known if each not in SPEC | REFUSED.keys()]
-    near = difflib.get_close_matches(option, own, 1, cutoff=0.8)
-    near = near or difflib.get_close_matches(option, [*own, *passed_on], 1, cutoff=0)
-    hint = f"the nearest is {near[0]}" if option.startswith("-") else "options begin with --"
+    hint = nearest(option, [*passed_on, *own]) if option.startswith("-") else "options begin with --"
     raise ConfigError(f"{option}: unknown argument; {hint}")
 
 

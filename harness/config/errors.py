@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+NEAR = 0.75  # of difflib's ratio: a slip of the keyboard, not another word
 
 
 class ConfigError(ValueError):
@@ -15,6 +19,13 @@ def label(name: str, value: Any, source: Path | None = None) -> str:
     if isinstance(value, list):
         value = ",".join(map(str, value))
     return f"{source}: {name}: {value}" if source else f"--{name.replace('_', '-')} {value}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The nearest of the known names as a hint, or where they are listed if none is near."""
+    plain = {each.lstrip("-"): each for each in known}
+    near = difflib.get_close_matches(name.lstrip("-"), plain, 1, cutoff=NEAR)
+    return f"the nearest is {plain[near[0]]}" if near else "--help lists the options"
 
 
 def refuse(problems: list[str]) -> None:

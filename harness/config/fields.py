@@ -23,6 +23,7 @@ Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # NumPy's generators in vLLM t
 NonEmpty = Annotated[str, Field(min_length=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Percent = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Tables = Literal["summary", "all"]  # on the screen
 # A path may be given as text; nothing else is converted.
 AnyPath = Annotated[Path, Field(strict=False)]
 
@@ -46,7 +47,7 @@ MODEL_OPTIONS = ["model", "revision", "trust_remote_code", "allow_long_max_model
 SWEEP_OPTIONS = ["spread_k", "spread_min", "spread_max", "spread_step", "gap", "segment_sizes"]
 SAMPLING_OPTIONS = ["repeats", "max_seconds", "precision"]
 KERNEL_TIMING_OPTIONS = ["timer", "l2"]
-OUTPUT_OPTIONS = ["output_dir", "overwrite", "resume", "quiet"]
+OUTPUT_OPTIONS = ["output_dir", "overwrite", "resume", "tables", "print_json", "quiet"]
 # Whole groups: title -> options.
 ENGINE_GROUP = {"engine (vLLM's own names)": [*ENGINE_OPTIONS, "seed"]}
 COMMON_GROUPS = {"measuring": SAMPLING_OPTIONS, "output": OUTPUT_OPTIONS}
@@ -67,7 +68,8 @@ class Common(Options):
     repeats: Count | None = Field(None, description="samples per cell (default: as many as fit the time)")
     max_seconds: Seconds | None = Field(
         None,
-        description="time for all sampling, once the engine is up "
+        description="seconds to sample for, once the engine is up; each series gets its 3 rounds, whole "
+        "prefills their 6, even if they take longer, because fewer have no interval "
         f"(default: {describe(defaults.MAX_SECONDS)})",
     )
     precision: Percent = Field(
@@ -81,7 +83,11 @@ class Common(Options):
     )
     overwrite: bool = Field(False, description="replace the run in --output-dir")
     resume: bool = Field(False, description="resume the run in --output-dir")
-    quiet: bool = Field(False, description="no progress on screen")
+    tables: Tables = Field(
+        "summary", description="on screen: a summary, or all tables, e.g. one for each spread_k"
+    )
+    print_json: bool = Field(False, description="print summary.json, and no tables")
+    quiet: bool = Field(False, description="print the answer in a sentence, and no tables or progress")
 
 
 class KernelTiming(Options):
@@ -186,7 +192,8 @@ class Generation(Model):
     """A model that generates, in engines that share the sampling time."""
 
     max_seconds: Seconds | None = Field(
-        None, description="time for all sampling, once engines are up (default: 60)"
+        None,
+        description="seconds to sample for, once engines are up; 3 rounds are taken anyway (default: 60)",
     )
     max_num_batched_tokens: Count | None = Field(
         None, description="tokens of one step in vLLM; longer prompts take several (default: just enough)"

@@ -22,6 +22,7 @@ class KernelName:
 
 
 FUNCTIONS = ("flash_attn_func", "flash_attn_qkvpacked_func", "flash_attn_with_kvcache")
+TITLES = dict(zip(FUNCTIONS, ("Basic Attention", "Packed QKV Attention", "KV Cache Attention"), strict=True))
 # Okabe and Ito's colours, told apart by colour-blind readers, then Paul Tol's; the markers tell them apart in
 # greyscale.
 KERNELS = (

@@ -27,8 +27,8 @@ def load(model: type[Model], options: Options, yaml_path: Path | None = None) ->
 
     Raises ConfigError with everything that is wrong, in one line.
     """
-    from_yaml = former_options.rename(_read_yaml(model, yaml_path) if yaml_path else {})
-    options = former_options.rename(options)
+    from_yaml = _read_yaml(model, yaml_path) if yaml_path else {}
+    options = _rename(model, options)
     for values, source in ((from_yaml, yaml_path), (options, None)):
         for ways in EITHER_OR:
             given = [[name for name in way if values.get(name) is not None] for way in ways]
@@ -117,10 +117,15 @@ def read_mapping(path: Path, named: str) -> dict[str, Any]:
     return values
 
 
+def _rename(model: type[BaseModel], options: Options) -> dict[str, Any]:
+    """The options under their fields' names."""
+    return {former_options.field_of(name, model.model_fields): value for name, value in options.items()}
+
+
 def _read_yaml(model: type[BaseModel], path: Path) -> dict[str, Any]:
-    values = read_mapping(path, f"--config {path}")
+    values = _rename(model, read_mapping(path, f"--config {path}"))
     for key in values:
-        if former_options.NAMES.get(key, key) not in model.model_fields:
+        if key not in model.model_fields:
             hint = engine_options.suggestion(key, model.model_fields)
             raise ConfigError(f"{path}: {key}: unknown key; {hint}")
     return values

@@ -127,12 +127,15 @@ class Outcome:
     tokens: tuple[int, ...]
 
 
-def objection(got: Outcome, engines: Outcome, twin: Outcome) -> str | None:
+def objection(
+    got: Outcome, engines: Outcome, twin: Outcome, tolerance: float = LOGITS_TOLERANCE
+) -> str | None:
     """Why an arm's outcome is wrong, or None.
 
     Args:
         engines: the outcome of unmodified vLLM, which it must equal within the noise of its data type.
         twin: the outcome of an arm with the same kernel, which it must equal bit for bit.
+        tolerance: of `difference`.
     """
     if not torch.equal(got.logits, twin.logits):
         different = float((got.logits != twin.logits).float().mean())
@@ -140,8 +143,8 @@ def objection(got: Outcome, engines: Outcome, twin: Outcome) -> str | None:
             f"{different:.2%} of the logits differ from those of the same kernel, which should be identical"
         )
     error = difference(got, engines)
-    if not error <= LOGITS_TOLERANCE:  # nan too
-        return f"the logits differ by {error:.2g} of their spread, {LOGITS_TOLERANCE:g} allowed"
+    if not error <= tolerance:  # nan too
+        return f"the logits differ by {error:.2g} of their spread, {tolerance:.2g} allowed"
     noise = 2 * (got.logits.float() - engines.logits.float()).abs().amax(1)
     for row, (ours, theirs) in enumerate(zip(got.tokens, engines.tokens, strict=True)):
         lead = float(engines.logits[row, theirs] - engines.logits[row, ours])

@@ -67,9 +67,19 @@ class TransformersModel:
         return Generated(generated, tuple(steps), start_bytes, memory.peak_bytes(self._device))
 
     def first_logits(self, prompt: Sequence[int], use_cache: bool) -> FirstLogits:
-        """Logits of the first token after a prompt, float32, [vocabulary]."""
+        """Logits of the first token after a prompt, float32, [vocabulary].
+
+        Args:
+            use_cache: the prompt's last token is a step of its own, which reads K and V of those before it.
+        """
+        from transformers import DynamicCache
+
         ids = torch.tensor([list(prompt)], device=self._device)
-        logits = self._model(ids, use_cache=use_cache, **self._last_only).logits
+        cached = {"past_key_values": DynamicCache()} if use_cache else {}
+        if use_cache and len(prompt) > 1:
+            self._model(ids[:, :-1], use_cache=True, **cached, **self._last_only)
+            ids = ids[:, -1:]
+        logits = self._model(ids, use_cache=use_cache, **cached, **self._last_only).logits
         first: FirstLogits = logits[0, -1].float().cpu().numpy()
         return first
 

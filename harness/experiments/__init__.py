@@ -39,6 +39,8 @@ class Experiment:
     adapt: Callable[[Any, Mapping[str, Any]], Common] | None = None  # ahead of resolve: (config, as typed)
     compared: Callable[[Result], bool] = lambda result: True  # which results `compare` compares
     timed: bool = True  # whether it has times to compare
+    # What a resolved config will measure, a line each: --dry-run.
+    plan: Callable[[Any], Sequence[str]] = lambda config: ()
 
 
 # By the name of the subcommand, which is also `config.experiment`.
@@ -52,6 +54,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         job="harness.experiments.prefill.measure",
         view="harness.experiments.prefill.view",
         charts="harness.experiments.prefill.charts",
+        plan=prefill_options.plan,
         find_model=prefill_inputs.find_model,
         adapt=prefill_inputs.adapt,
         compared=lambda result: result.cell.data == "captured",
@@ -65,6 +68,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         job="harness.experiments.kernels.measure",
         view="harness.experiments.kernels.view",
         charts="harness.experiments.kernels.charts",
+        plan=kernels_options.plan,
     ),
     "cache": Experiment(
         about="prefills with and without a warm prefix cache that holds a share of the prompt",
@@ -75,6 +79,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         job="harness.experiments.cache.measure",
         view="harness.experiments.cache.view",
         charts="harness.experiments.cache.charts",
+        plan=cache_options.plan,
         find_model=cache_options.find_model,
     ),
     "memory": Experiment(
@@ -86,6 +91,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         job="harness.experiments.memory.measure",
         view="harness.experiments.memory.view",
         charts="harness.experiments.memory.charts",
+        plan=memory_options.plan,
         find_model=memory_options.find_model,
         timed=False,
     ),
@@ -98,6 +104,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         job="harness.experiments.backends.measure",
         view="harness.experiments.backends.view",
         charts="harness.experiments.backends.charts",
+        plan=backends_options.plan,
         find_model=backends_options.find_model,
     ),
     "kvcache": Experiment(
@@ -110,6 +117,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         job="harness.experiments.kvcache.measure",
         view="harness.experiments.kvcache.view",
         charts="harness.experiments.kvcache.charts",
+        plan=kvcache_options.plan,
         find_model=kvcache_options.find_model,
     ),
 }

@@ -11,9 +11,11 @@ from typing import Any
 from harness import config as configuration
 from harness import device
 from harness.config import Common, ConfigError, checks
+from harness.config.fields import Model
 from harness.experiments import EXPERIMENTS, Experiment
 from harness.models import ModelSource
 from harness.runs import resume
+from harness.runs.command import format_command
 from harness.stack import with_room
 
 
@@ -47,19 +49,44 @@ def run(name: str, options: Mapping[str, Any], config_file: Path | None = None) 
     return config.output_dir
 
 
-def check(name: str, options: Mapping[str, Any], kind: device.Kind) -> Common:
+def check(
+    name: str, options: Mapping[str, Any], kind: device.Kind, config_file: Path | None = None
+) -> Common:
     """An experiment's configuration, checked as for a run, except for --resume; raises ConfigError.
 
     Args:
         name: of EXPERIMENTS.
-        options: values of its configuration's fields.
+        options: values of its configuration's fields; they override the file's.
         kind: of the device to run on.
     """
     experiment = EXPERIMENTS[name]
-    config = _resolve(experiment, options, None, kind)
+    config = _resolve(experiment, options, config_file, kind)
     with _input_errors():
         _find_model(experiment, config, kind)
     return config
+
+
+def plan(name: str, options: Mapping[str, Any], config_file: Path | None = None) -> str:
+    """What a run with these options would measure, where, and for how long; nothing heavy is imported.
+
+    Raises ConfigError as `run` does.
+    """
+    experiment, kind = EXPERIMENTS[name], device.kind()
+    config = check(name, options, kind, config_file)
+    assert config.max_seconds is not None
+    time = f"{config.repeats} rounds" if config.repeats else f"{config.max_seconds:g} s (--max-seconds)"
+    if isinstance(config, Model):
+        time += "; each engine takes about a minute more to start and to be checked"
+    lines = [
+        f"{name}: {experiment.question}",
+        f"device: {device.describe()['name']}",
+        *([f"model: {config.model}"] if isinstance(config, Model) else []),
+        *experiment.plan(config),
+        f"sampling: {time}",
+        f"output: {config.output_dir}",
+        "command: " + format_command(["python", "-m", "harness", name], config.model_dump(), type(config)),
+    ]
+    return "\n".join(lines)
 
 
 def _resolve(

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from importlib import import_module
 from typing import Any, Protocol, cast
 
+from harness.analysis.busy_host import withhold
 from harness.analysis.families import judge_together
 from harness.experiments import EXPERIMENTS, Experiment
 from harness.report import explain
@@ -59,6 +60,7 @@ def summarise(record: RunRecord, results: Sequence[Result]) -> Any:
     """The content of summary.json, of the view's own `Summary`, with verdicts that hold together."""
     summary = view_of(experiment_of(record)).summarise(record, results)
     judge_together(summary)
+    withhold(summary, record)
     summary.conclude(record)
     return summary
 

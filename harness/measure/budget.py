@@ -45,6 +45,14 @@ class Budget:
         fitting = int(seconds / max(round_s, 1e-9))
         return min(self.most_rounds - done, max(fitting, least - done))
 
+    def expected_s(self, share_s: float, done: int, elapsed_s: float) -> float:
+        """How long a series takes at most, as far as known after `done` rounds in `elapsed_s`."""
+        if not done:
+            return share_s
+        if self.repeats is not None:
+            return self.repeats * elapsed_s / done
+        return max(share_s, self.min_rounds * elapsed_s / done)
+
     def end_of(self, done: int) -> str:
         """Which limit ended a series that may take no more rounds."""
         if self.repeats is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 from typing import TypeVar
 
 from harness.config.kernel_names import Look
@@ -18,13 +17,7 @@ K = TypeVar("K", bound=KernelTimes)
 DASHED_ARMS = ("fragmented", "paged")
 ARM_NAMES = {"fragmented": "non-contiguous", "paged": "paged, k segments"}
 ENGINE_LOOK: Look = (INK, "diamond")
-OVER_SPREAD = "spread_k: segments of the KV cache (1: contiguous)"
-
-
-def spread_axis(spreads: Sequence[int]) -> Axis:
-    """The axis: linear for a regular sweep, otherwise logarithmic."""
-    steps = {after - before for before, after in pairwise(spreads)}
-    return Axis(OVER_SPREAD, log=len(spreads) < 3 or len(steps) > 1, at_points=True)
+OVER_SPREAD = Axis("spread_k: segments of the KV cache (log scale)", log=True, at_points=True)
 
 
 def arm_key(kernel: str, arm: str, look: Look, *remarks: str) -> Key:

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from harness.config.fields import Tables
 from harness.report.charts.spec import BlockMap
-from harness.report.rows import Warned, group_warnings
+from harness.report.rows import Warned, count_warnings, group_warnings
 from harness.report.tables import Table, facts, list_lines, wrap
 from harness.runs.schema import RunRecord
 from harness.runs.stored import Stored
 
 Fields = Mapping[str, Any]  # of a row, by name
 NOTHING = "nothing was measured"
-MOST_NAMED = 3  # cells named on the screen for one kind of warning
 
 
 @dataclass(frozen=True)
@@ -39,19 +39,25 @@ class Part:
     name: str  # of the section's anchor
     heading: str
     tables: Sequence[Table] = ()
-    details: Sequence[Table] = ()  # collapsed on the page, before `tables` in tables.md
-    ending: Sequence[Table] | None = None  # on the screen instead of `tables`
+    details: Sequence[Table] = ()  # before `tables`: collapsed on the page, on the screen only if asked
+    ending: Sequence[Table] | None = None  # on the screen instead of both
     sheets: Sequence[str] | None = ()  # names of the charts, before the tables on the page; None: all
     albums: Sequence[Album] = ()
     note: str = ""  # before the charts
     nothing: str = ""  # text shown if there are no charts
+
+    def on_screen(self, tables: Tables) -> list[Table]:
+        """Its tables on the screen."""
+        if self.ending is not None:
+            return [*self.ending]
+        return [*(self.details if tables == "all" else ()), *self.tables]
 
 
 def figures_and_tables(tables: Sequence[Table], details: Sequence[Table] = ()) -> list[Part]:
     """The parts of an experiment with one subject.
 
     Args:
-        details: tables that were printed during the run.
+        details: a table for each spread_k, or the like.
     """
     figures = Part("figures", "Figures", sheets=None, nothing="Nothing was measured.")
     return [figures, Part("tables", "Tables and their verdicts", tables, details)]
@@ -68,19 +74,24 @@ class Document:
     rows: Sequence[Fields]  # flat, one for each measured cell: tables.csv
     warnings: Sequence[Warned] = ()
     columns: Sequence[str] = ()  # of the rows, in case there are none
+    advice: Sequence[str] = ()  # what to do about it, a line each
 
     @property
     def heading(self) -> str:
         """The title, with the device."""
         return f"{self.title}, on {self.record.device.name}"
 
-    def screen_summary(self) -> str:
+    def tables_for(self, tables: Tables) -> list[Table]:
+        """The tables on the screen, the most important last."""
+        return [table for part in reversed(self.parts) for table in part.on_screen(tables)]
+
+    def screen_summary(self, tables: Tables = "summary") -> str:
         """The end of a run, 80 columns wide, with the most important last, above the prompt."""
-        shown = [part.tables if part.ending is None else part.ending for part in reversed(self.parts)]
-        tables = [table.screen() for tables in shown for table in tables] or [NOTHING]
+        shown = [table.screen() for table in self.tables_for(tables)]
         notes = [f"Note: {notice}" for notice in self.record.notices]
-        notes += [f"Warning: {text}" for text in group_warnings(self.warnings, MOST_NAMED)]
-        return "\n\n".join(filter(None, [*tables, wrap(notes), wrap([self.answer])]))
+        notes += [f"Warning: {text}" for text in count_warnings(self.warnings)]
+        ending = wrap([self.answer, *(f"- {line}" for line in self.advice)])
+        return "\n\n".join(filter(None, [*(shown or [NOTHING]), wrap(notes), ending]))
 
     def markdown(self) -> str:
         """The whole of tables.md."""
@@ -100,6 +111,15 @@ class Document:
 def csv_rows(rows: Iterable[Stored]) -> list[Fields]:
     """Rows of a summary for tables.csv."""
     return [row.to_json() for row in rows]
+
+
+def csv_contrasts(rows: Iterable[Stored]) -> list[Fields]:
+    """Differences of a summary for tables.csv, whose intervals are not those of medians."""
+    names = {"ci95_us": "ci95_delta_us", "ci95_pct": "ci95_delta_pct"}
+    return [
+        {"stage": "contrast"} | {names.get(name, name): value for name, value in row.items()}
+        for row in csv_rows(rows)
+    ]
 
 
 def csv_of(rows: Sequence[Fields], columns: Sequence[str] = ()) -> str:

@@ -9,9 +9,10 @@ from typing import Any, Protocol, TypeVar
 
 from harness.analysis import stats
 from harness.analysis.rows import select
-from harness.config.kernel_names import WITHOUT_TABLE
+from harness.config.kernel_names import TITLES, WITHOUT_TABLE
 from harness.report.tables import NONE, Line, Notes, difference, interval, ms, signed, span_pct
 from harness.runs.summary import ContrastFigures, KernelTimes, PairFigures
+from harness.units import pluralise
 
 TIME_COLUMNS = ("", "warm-up ms", "average ms", "median ms", "gather ms", "total ms")  # of `time_line`
 LABELS = {
@@ -22,6 +23,10 @@ LABELS = {
     "compact": "Compact",
 }
 SHORT = {"out_of_memory": "OOM"}
+DIFFERENCES = (
+    "Core Diff and the differences below it are means of paired differences, round by round, outliers "
+    "bounded; they are not the differences of the medians above."
+)
 REPAGED_SEGMENTS = re.compile(
     r", \d+ of (\d+) (?:segments|runs)"  # "runs" in older files
 )  # in the reason of a cell with larger blocks than the engine's
@@ -113,13 +118,20 @@ def total_us(row: KernelTimes) -> float | None:
     return None if row.gather_us is None else row.median_us + row.gather_us
 
 
+def titled(kernel: str, provider: str) -> str:
+    """A kernel and its provider; flash-attn's functions by what they do."""
+    if kernel in TITLES:
+        return f"{TITLES[kernel]} ({kernel}), {provider}"
+    return f"{kernel} ({provider})"
+
+
 def heading(kernel: str, row: KernelTimes, notes: Notes) -> str:
-    """The kernel and its provider; stand-ins are labelled."""
+    """The same for a table, where stand-ins are labelled."""
     provider = row.provider
     if "stand-in" not in provider:
-        return f"{kernel} ({provider})"
+        return titled(kernel, provider)
     note = f"{provider}: replaces flash-attn on this device; its times say nothing about flash-attn's."
-    return f"{kernel} ({provider} {notes.mark(note)})"
+    return titled(kernel, f"{provider} {notes.mark(note)}")
 
 
 def time_line(label: str, row: KernelTimes, notes: Notes, digits: int) -> Line:
@@ -174,22 +186,29 @@ def warnings(rows: Iterable[R], name: Callable[[R], str]) -> list[Warned]:
     return [Warned(name(row), text) for row in rows for text in row.warnings]
 
 
-def group_warnings(found: Iterable[Warned], most_named: int | None = None) -> list[str]:
-    """A line for each kind of warning: the first in full, and where else it occurs.
+def group_warnings(found: Iterable[Warned]) -> list[str]:
+    """A line for each kind of warning: the first in full, and where else it occurs."""
+    return [_format_group(kind, *same) for kind, same in _by_kind(found).items()]
 
-    Args:
-        most_named: places to name; beyond that only their number is given. None: name all.
-    """
+
+def count_warnings(found: Iterable[Warned]) -> list[str]:
+    """A line for each kind of warning: how many cells have it, and the first of them."""
+    return [
+        f"{kind}: {pluralise(len(same), 'cell')}, {'e.g. ' * (len(same) > 1)}{same[0].where}"
+        + same[0].text.removeprefix(kind)
+        for kind, same in _by_kind(found).items()
+    ]
+
+
+def _by_kind(found: Iterable[Warned]) -> dict[str, list[Warned]]:
     kinds: dict[str, list[Warned]] = {}
     for warned in found:
         kinds.setdefault(warned.kind, []).append(warned)
-    return [_format_group(kind, *same, most_named=most_named) for kind, same in kinds.items()]
+    return kinds
 
 
-def _format_group(kind: str, first: Warned, *others: Warned, most_named: int | None) -> str:
+def _format_group(kind: str, first: Warned, *others: Warned) -> str:
     places = list(dict.fromkeys(other.where for other in others))
-    if most_named is not None and len(places) > most_named:
-        places = [f"{len(places)} other cells"]
     more = f" ({kind} also in {'; '.join(places)})" if places else ""
     return f"{first.where}: {first.text}{more}"
 

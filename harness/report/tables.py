@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import shlex
 import textwrap
 from collections.abc import Sequence
@@ -57,6 +58,20 @@ class Table:
         table = markdown(self.columns, self.sections, text_column=self.text_column)
         parts = [f"## {self.title}", list_lines(self.above), table, list_lines(self.below)]
         return "\n\n".join(part for part in parts if part)
+
+    def latex(self) -> str:
+        """The table for a paper, with its notes below; needs the package booktabs."""
+        headers, rows = _rows(self.columns, self.sections, self.text_column)
+        body = tabulate(
+            rows,
+            headers=headers,
+            tablefmt="latex_booktabs",
+            disable_numparse=True,
+            colalign=("left", *["right"] * (len(headers) - 1)),
+        )
+        notes = [f"\\\\[2pt] \\footnotesize {_escape_latex(line)}" for line in self.below]
+        lines = ["\\begin{table}", "\\centering", f"\\caption{{{_escape_latex(self.title)}}}", body, *notes]
+        return "\n".join([*lines, "\\end{table}"])
 
 
 @dataclass
@@ -166,11 +181,20 @@ def _across(line: Line, width: int) -> str:
 
 def markdown(columns: Sequence[str], sections: Sequence[Section], text_column: int) -> str:
     """The same in markdown; texts go into the given column, intervals and verdicts into their own."""
+    headers, rows = _rows(columns, sections, text_column, heading="**{}**")
+    alignment = ("left", *["right"] * (len(headers) - 1))
+    return tabulate(rows, headers=headers, tablefmt="pipe", disable_numparse=True, colalign=alignment)
+
+
+def _rows(
+    columns: Sequence[str], sections: Sequence[Section], text_column: int, heading: str = "{}"
+) -> tuple[list[str], list[list[str]]]:
+    """The header, and rows of as many cells; with columns for intervals and verdicts if any line has one."""
     extra = any(line.verdict for section in sections for line in section.lines)
     rows: list[list[str]] = []
     for section in sections:
         if section.heading:
-            rows.append([f"**{section.heading}**"])
+            rows.append([heading.format(section.heading)])
         for line in section.lines:
             cells = list(line.cells) or [""] * (len(columns) - 1)
             if line.text:
@@ -178,9 +202,11 @@ def markdown(columns: Sequence[str], sections: Sequence[Section], text_column: i
             rows.append([line.label, *cells, line.interval, line.verdict])
     headers = [*columns, "95% interval", "verdict"] if extra else [*columns]
     width = len(headers)
-    padded = [(row + [""] * width)[:width] for row in rows]
-    alignment = ("left", *["right"] * (width - 1))
-    return tabulate(padded, headers=headers, tablefmt="pipe", disable_numparse=True, colalign=alignment)
+    return headers, [(row + [""] * width)[:width] for row in rows]
+
+
+def _escape_latex(text: str) -> str:
+    return re.sub(r"([&%$#_{}])", r"\\\1", text)
 
 
 def wrap(lines: Sequence[str]) -> str:

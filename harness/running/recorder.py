@@ -16,11 +16,13 @@ from tqdm import tqdm
 
 import patches
 from harness import device
+from harness.analysis import busy_host
 from harness.config import Common, engine_options
-from harness.measure import memory
+from harness.measure import elsewhere, memory
 from harness.measure.round_batches import RoundBatch
 from harness.measure.sampler import Series
 from harness.report.document import Document
+from harness.report.screen import Screen
 from harness.running import error_log
 from harness.runs import command, resume
 from harness.runs.record import Result
@@ -49,7 +51,8 @@ class Recorder:
         Raises:
             RunExists: it already holds a run, and neither --overwrite nor --resume was given.
         """
-        self.quiet = config.quiet
+        self.screen = Screen(config.tables, config.print_json, config.quiet)
+        self.host_before, self.gpu_processes = elsewhere.read(), elsewhere.gpu_processes()
         self.results: list[Result] = []
         self.finished: set[str] = set()  # series measured before the run was resumed
         assert config.output_dir is not None
@@ -95,12 +98,13 @@ class Recorder:
 
     def say(self, text: str) -> None:
         """Print a line, above any progress bar."""
-        if not self.quiet:
+        if not self.screen.quiet:
             tqdm.write(text, file=sys.stderr)
 
-    def bar(self, name: str, total: int | None) -> tqdm[Any]:
+    def bar(self, name: str, total: float, bar_format: str | None = None) -> tqdm[Any]:
         """A progress bar on stderr, with the remaining time."""
-        return tqdm(total=total, desc=name, disable=self.quiet, dynamic_ncols=True, leave=False)
+        shown: dict[str, Any] = {"dynamic_ncols": True, "leave": False, "disable": self.screen.quiet}
+        return tqdm(total=total, desc=name, bar_format=bar_format, **shown)
 
     def keep(self, series: Series) -> None:
         """Store a series' results, and the clocks and discarded samples of its batches of rounds."""
@@ -116,12 +120,6 @@ class Recorder:
         self.results += stored
         return stored
 
-    def print(self, table: str) -> None:
-        """Print a table on stdout during the run, unless it is empty."""
-        if table:
-            with tqdm.external_write_mode(file=sys.stdout):
-                print(table, end="\n\n", flush=True)
-
     @contextmanager
     def peak_memory(self, part: str) -> Iterator[None]:
         """Record this process's peak memory of a part of the run, e.g. "spread=4".
@@ -136,9 +134,10 @@ class Recorder:
             self.note_peak(part, memory.end_peak(kind))
 
     def note_peak(self, part: str, peak_bytes: int) -> None:
-        """Record the peak memory of a part of the run; of several ranks the largest."""
+        """Record the peak memory of a part of the run; of several ranks and passes the largest."""
         with self.update_record() as record:
-            record.peak_memory_bytes = (record.peak_memory_bytes or {}) | {part: peak_bytes}
+            peaks = record.peak_memory_bytes or {}
+            record.peak_memory_bytes = peaks | {part: max(peak_bytes, peaks.get(part, 0))}
 
     def require_figures(self) -> None:
         """Raise NothingMeasured unless some cell has a sample or a reading."""
@@ -150,14 +149,27 @@ class Recorder:
             f"no cell produced a measurement{first}; the reasons are in {self.directory.tables_path}"
         )
 
+    def note_host_load(self) -> None:
+        """Record what the host did besides the run; of several parts of a resumed one the busiest."""
+        load = elsewhere.between(self.host_before, elsewhere.read(), self.gpu_processes)
+        earlier = self.record.host_load
+        if earlier and (earlier.other_cpus or 0) > (load.other_cpus or 0):
+            return
+        with self.update_record() as record:
+            record.host_load = load
+        if noise := busy_host.describe(load):
+            self.notice(noise)
+
     def finish(self, status: RunStatus, write: Write) -> None:
-        """Close the record, write the views and print the summary."""
+        """Close the record, write the views and print what is wanted of them."""
+        self.note_host_load()
         with self.update_record() as record:
             record.status, record.finished = status, _now()
         document = write(self.directory)
-        if status != "failed":
-            print(document.screen_summary(), end="\n\n")
-        print(f"report: {self.directory.page_path}", flush=True)
+        if status == "failed":
+            self.say(f"report: {self.directory.page_path}")
+        else:
+            print(self.screen.format(document, self.directory), flush=True)
 
 
 def recording(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from harness import device
 from harness.analysis import stats
@@ -12,6 +14,7 @@ from harness.measure.budget import MIN_ROUNDS, Budget
 from harness.measure.sampler import Series, sample
 from harness.running.recorder import Recorder
 
+SECONDS_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f} of at most {total:.0f} s, {remaining} left{postfix}"
 OVERRUN = 1.1  # times --max-seconds: above this a notice says how long sampling took
 
 
@@ -58,6 +61,22 @@ class Sampling:
             )
         finally:
             self.recorder.keep(series)
+
+    @contextmanager
+    def rounds_bar(self, name: str, budget: Budget, weight: int = 1) -> Iterator[Callable[[], None]]:
+        """A bar of the seconds that a series takes; call what this yields after every round."""
+        share_s, start, rounds = budget.share(weight), time.perf_counter(), 0
+        with self.recorder.bar(name, share_s, SECONDS_BAR) as bar:
+
+            def on_round() -> None:
+                nonlocal rounds
+                rounds += 1
+                elapsed_s = time.perf_counter() - start
+                bar.total = max(budget.expected_s(share_s, rounds, elapsed_s), elapsed_s)
+                bar.set_postfix_str(f"round {rounds}", refresh=False)
+                bar.update(elapsed_s - bar.n)
+
+            yield on_round
 
     def note_limits(self, launch_bound: int) -> None:
         """Add notices about whatever cut the sampling short, and about samples that the host may have

@@ -13,7 +13,8 @@ from harness.config import engine_options
 from harness.shipped import ROOT
 
 CONSOLE_SCRIPT = "prefill-layout-harness"
-NOT_REPRODUCED = ("output_dir", "overwrite", "resume", "quiet")  # options that change no figure
+# Options that change no figure.
+NOT_REPRODUCED = ("output_dir", "overwrite", "resume", "tables", "print_json", "quiet")
 MODULE, SCRIPT = ROOT / "harness" / "__main__.py", ROOT / "run_vllm_prefill.py"
 
 

@@ -13,7 +13,7 @@ from harness.runs.schema import RunRecord
 from harness.runs.store import RunDirectory
 
 # Options for output and duration; all others affect what the figures mean.
-FREE = {"quiet", "overwrite", "resume", "output_dir", "max_seconds"}
+FREE = {"tables", "print_json", "quiet", "overwrite", "resume", "output_dir", "max_seconds"}
 
 
 def check(config: Common) -> None:

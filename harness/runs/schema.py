@@ -184,7 +184,24 @@ class FirstLogits(Stored):
     """A generation's first logits compared with those without a cache."""
 
     error: Amount = Field(description="in their standard deviations")
+    allowed: Amount | None = Field(default=None, description="of `error`")
     objection: str | None = Field(description="what is wrong with them")
+
+
+class HostLoad(Stored):
+    """What the host did besides the run; null where it does not say."""
+
+    cpus: Count = Field(description="that the run may use")
+    load_before: Amount | None = Field(
+        description="processes that ran or waited, in the minute before the run"
+    )
+    other_cpus: Amount | None = Field(description="CPUs that other processes kept busy, on average")
+    steal_pct: Amount | None = Field(description="CPU time that other virtual machines took")
+    mhz_before: Amount | None = Field(description="CPU clock before the run, mean over CPUs")
+    mhz_after: Amount | None = Field(description="the same at its end")
+    temperature_before_c: float | None = Field(description="hottest zone of the host before the run")
+    temperature_after_c: float | None = Field(description="the same at its end")
+    gpu_processes_before: Count | None = Field(description="processes on the GPUs before the run")
 
 
 class RunRecord(Stored):
@@ -259,6 +276,7 @@ class RunRecord(Stored):
     )
     tokens: dict[str, list[Count]] | None = Field(default=None, description="by mode: the generated tokens")
     first_logits: dict[str, FirstLogits] | None = Field(default=None, description="by mode")
+    host_load: HostLoad | None = Field(default=None, description="noise from elsewhere")
 
     @property
     def prompts(self) -> Batch:

@@ -18,6 +18,7 @@ from harness.runs.schema import RunRecord
 from harness.runs.stored import TooNew
 from harness.runs.summary import S
 
+PLOTS = (".png", ".svg", ".pdf")  # of each chart
 RECORD = "run.json"  # what makes a directory a run's
 
 
@@ -257,8 +258,8 @@ class RunDirectory:
         """The existing files that make this directory a run's."""
         raw = [self.record_path, self.samples_path, self.clocks_path, self.trace_path]
         views = [self.summary_path, self.tables_path, self.csv_path, self.page_path]
-        pairs = ((svg, svg.with_suffix(".png")) for svg in self.plots_path.glob("*.svg"))
-        plots = [file for pair in pairs if os.path.lexists(pair[1]) for file in pair]  # each plot has both
+        drawn = ([svg.with_suffix(end) for end in PLOTS] for svg in self.plots_path.glob("*.svg"))
+        plots = [file for files in drawn if os.path.lexists(files[0]) for file in files]  # each has a PNG
         if self.plots_path.is_symlink():
             plots = []
         return [file for file in raw + views + plots if file.is_symlink() or file.is_file()]

@@ -38,6 +38,7 @@ class Reason(StrEnum):
     ARM_NOT_OK = "arm_not_ok", "an arm was throttled, interrupted or otherwise not ok"
     WITHIN_NOISE = "within_noise", "the interval alone decides, but not once the noise floor is added"
     NO_NOISE_FLOOR = "no_noise_floor", "the noise floor, which the interval is to be widened by, is not known"
+    BUSY_HOST = "busy_host", "other processes kept the host busy"
     NOT_CLAIMABLE = "not_claimable", "its p-value is above what Holm's procedure leaves beside the others"
 
 

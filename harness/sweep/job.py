@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from tqdm import tqdm
 
 from harness import cli
 from harness.config import ConfigError, fields
 from harness.config.checks import folder_problem
 from harness.experiments import starting
 from harness.experiments.prefill.options import RunConfig
+from harness.report.screen import Screen
 from harness.runs import command
-from harness.runs.store import write_atomic, write_json
+from harness.runs.store import RunDirectory, write_atomic, write_json
 from harness.sweep import RECORD
 from harness.sweep import plan as planning
 from harness.sweep.local import ThisMachine
@@ -31,11 +33,14 @@ from harness.sweep.process import OPTIONS, Ended, is_finished
 from harness.sweep.record import Point, SweepRecord, read
 from harness.units import pluralise
 
+SUMMARY = Screen()
+
 
 def run(
     plan: Plan,
     output_dir: Path | None,
     resume: bool,
+    screen: Screen = SUMMARY,
     ray_address: str | None = None,
     explain: bool = False,
 ) -> int:
@@ -46,6 +51,7 @@ def run(
     Args:
         output_dir: None for a new directory in sweeps/, named by the time and the file.
         resume: resume the sweep in `output_dir`.
+        screen: what to print at the end.
         ray_address: of a Ray cluster, or "auto"; None for this machine.
         explain: print why each verdict.
 
@@ -57,14 +63,14 @@ def run(
     machines = _machines(ray_address)
     try:
         gpus = _check(plan, machines)
-        sweep = Sweep(plan, directory, record)
+        sweep = Sweep(plan, directory, record, screen)
         tasks = [
             Task(number, directory / point.name, gpus[number])
             for number, point in enumerate(plan.points)
             if sweep.record.points[number].status != "finished"
         ]
         with _stopped_by_signals() as stop:
-            machines.run(tasks, Progress(sweep.started, sweep.ended, stop))
+            machines.run(tasks, Progress(sweep.started, sweep.ended, stop, sweep.show_progress))
     finally:
         machines.close()
     sweep.close(interrupted=stop.is_set(), explain=explain)
@@ -76,8 +82,8 @@ def run(
 class Sweep:
     """Maintains the sweep's record, sweep.json, on disk after every change."""
 
-    def __init__(self, plan: Plan, directory: Path, record: SweepRecord) -> None:
-        self.plan, self.directory, self.record = plan, directory, record
+    def __init__(self, plan: Plan, directory: Path, record: SweepRecord, screen: Screen) -> None:
+        self.plan, self.directory, self.record, self.screen = plan, directory, record, screen
         for point, row in zip(plan.points, record.points, strict=True):
             folder = directory / point.name
             options = yaml.safe_dump(point.options, sort_keys=False)
@@ -85,6 +91,10 @@ class Sweep:
             if is_finished(folder):
                 row.status, row.reason = "finished", None
         self._write(status="running")
+        done = Counter(row.status for row in record.points)["finished"]
+        # No bar in a log, where every point has its lines.
+        shown: dict[str, Any] = {"disable": screen.quiet or None, "dynamic_ncols": True, "leave": False}
+        self.bar = tqdm(total=len(plan.points), initial=done, desc="sweep", unit="point", **shown)
 
     def started(self, task: Task, text: str) -> None:
         """A point's process starts, or waits for Ray to start it."""
@@ -94,19 +104,32 @@ class Sweep:
     def ended(self, task: Task, ended: Ended) -> None:
         """A point's process has ended."""
         self._note(task, **asdict(ended))
+        self.bar.update()
         after = f" after {ended.seconds:.0f} s" if ended.seconds is not None else ""
         self._say(task, ended.status + after + (f": {ended.reason}" if ended.reason else ""))
 
+    def show_progress(self) -> None:
+        """Show how many cells the running points have measured so far."""
+        if self.bar.disable:
+            return
+        running = [
+            f"{point.name}: {measured} cells"
+            for point, row in zip(self.plan.points, self.record.points, strict=True)
+            if row.status == "running"
+            and (measured := _count_lines(RunDirectory(self.directory / point.name).samples_path))
+        ]
+        self.bar.set_postfix_str(", ".join(running))
+
     def close(self, interrupted: bool, explain: bool) -> None:
         """Write the tables and print them."""
+        self.bar.close()
         from harness.sweep import view as report  # pandas
 
         status = "interrupted" if interrupted else "finished"
         self._write(status=status, finished=_now())
-        print(report.write(self.directory).screen_summary())
+        print(self.screen.format(report.write(self.directory), RunDirectory(self.directory)), flush=True)
         if explain:
-            print(f"\n{report.explain_verdicts(self.directory)}")
-        print(f"results: {self.directory}", flush=True)
+            print(f"\n{report.explain_verdicts(self.directory)}", flush=True)
         if not self.all_finished():
             print("--resume reruns the unfinished points", file=sys.stderr)
 
@@ -125,7 +148,12 @@ class Sweep:
 
     def _say(self, task: Task, text: str) -> None:
         name = self.plan.points[task.number].name
-        print(f"[{task.number + 1}/{len(self.plan.points)}] {name}: {text}", file=sys.stderr, flush=True)
+        if not self.screen.quiet:
+            tqdm.write(f"[{task.number + 1}/{len(self.plan.points)}] {name}: {text}", file=sys.stderr)
+
+
+def _count_lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.is_file() else 0
 
 
 def _new(directory: Path, plan: Plan) -> SweepRecord:

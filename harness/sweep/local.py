@@ -36,7 +36,8 @@ class ThisMachine:
                         process.run, task.directory, self._environment(taken), progress.stop.is_set
                     )
                     running[future] = (task, taken)
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                progress.on_wait()
+                for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
                     task, taken = running.pop(future)
                     free = sorted(free + taken, key=self._places.index)
                     progress.on_end(task, future.result())

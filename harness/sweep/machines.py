@@ -28,6 +28,7 @@ class Progress:
     on_start: Callable[[Task, str], None]  # the task, and a message
     on_end: Callable[[Task, Ended], None]
     stop: threading.Event  # once set, no task is started and running ones are interrupted
+    on_wait: Callable[[], None] = lambda: None  # every second or so while tasks run, where that is possible
 
 
 class Machines(Protocol):

@@ -17,7 +17,7 @@ from harness.units import pluralise
 Options = dict[str, Any]
 
 KEYS = ("base", "grid", "processes")
-OWN = ("output_dir", "overwrite", "resume", "quiet")  # the sweep sets these itself
+OWN = ("output_dir", "overwrite", "resume", "tables", "print_json", "quiet")  # the sweep sets these itself
 LONGEST_NAME = 120
 MOST_PROCESSES = 100
 
@@ -131,7 +131,7 @@ def _options(path: Path, where: str, values: Any) -> Options:
     for name in values:
         if name in OWN:
             raise ConfigError(f"{path}: {where}: {name}: the sweep sets this itself; leave it out")
-        if former_options.NAMES.get(name, name) not in RunConfig.model_fields:
+        if former_options.field_of(name, RunConfig.model_fields) not in RunConfig.model_fields:
             hint = engine_options.suggestion(name, RunConfig.model_fields)
             raise ConfigError(f"{path}: {where}: {name}: unknown option; {hint}")
     return dict(values)

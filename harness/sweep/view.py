@@ -11,6 +11,7 @@ from typing import Any
 from harness.analysis import stats
 from harness.analysis.breakdown.rows import Breakdown
 from harness.analysis.rows import ContrastRow
+from harness.config.fields import Tables
 from harness.report import explain
 from harness.report.charts.spec import Sheet
 from harness.report.document import csv_of, figures_and_tables
@@ -62,15 +63,24 @@ class SweepTables:
     record: SweepRecord
     summary: SweepSummary
 
-    def screen_summary(self) -> str:
+    @property
+    def answer(self) -> str:
+        """How many points came to what end."""
+        return f"{self._counts()}."
+
+    def tables_for(self, tables: Tables) -> list[Table]:
+        """The tables on the screen."""
+        return self._tables(full=tables == "all")
+
+    def screen_summary(self, tables: Tables = "summary") -> str:
         """The text printed at the end of a sweep; 80 columns if at most three options vary besides the
-        model.
+        model, and `tables` is "summary".
         """
         shared, others = self._notices()
         notices = [f"Note: {notice}" for notice in shared]
         notices += [f"Notes on single points ({len(others)}): see tables.md"] if others else []
-        tables = [table.screen() for table in self._tables()]
-        return "\n\n".join([*([wrap(notices)] if notices else []), *tables])
+        shown = [table.screen() for table in self.tables_for(tables)]
+        return "\n\n".join([*([wrap(notices)] if notices else []), *shown])
 
     def markdown(self) -> str:
         """The whole of tables.md."""
@@ -100,7 +110,7 @@ class SweepTables:
             [Sheet("sweep", title, points.charts(self.summary.points))],
             title=f"{title}, on {device or 'no device yet'}",
             question="How much does the paged KV cache cost a prefill, point by point?",
-            answer=f"{self._counts()}.",
+            answer=self.answer,
             status=self.record.status,
             notices=[*shared, *others],
             environment=[facts for facts in environment if facts.values],

@@ -51,7 +51,7 @@ def test_an_empty_file_is_all_defaults(yaml_file):
     [
         ("lenght: 5", "job.yaml: lenght: unknown key; the nearest is length"),
         ("block-size: 16", "job.yaml: block-size: unknown key; the nearest is block_size"),
-        ("3: 5", "job.yaml: 3: unknown key; the nearest is "),
+        ("3: 5", "job.yaml: 3: unknown key; --help lists the options"),
         ("length: '5'", "job.yaml: length: 5: must be a whole number"),
         ("length: 5.0", "job.yaml: length: 5.0: must be a whole number"),
         ("length: true", "job.yaml: length: True: must be a whole number"),

@@ -139,6 +139,6 @@ def test_first_logits_tell_rounding_from_other_weights(vllm, transformers, sourc
         redrawn = Outcome(
             torch.from_numpy(others.first_logits(ids, False))[None], others.generate(ids, 1, False).tokens[0]
         )
-    assert torch.equal(cached.logits, theirs.logits)
+    assert inengine.difference(cached, theirs) < inengine.LOGITS_TOLERANCE
     assert inengine.objection(ours, theirs, ours) is None
     assert "the logits differ by" in (inengine.objection(ours, redrawn, ours) or "")

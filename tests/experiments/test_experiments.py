@@ -65,8 +65,37 @@ def test_a_run_leaves_the_same_files_as_the_main_job_s(tmp_path, capsys):
     assert float(rows[0]["ci95_low_us"]) <= float(rows[0]["median_us"]) <= float(rows[0]["ci95_high_us"])
     assert "<svg" in html
     assert "5 numbers; median" in html
-    assert {path.name for path in run.plots_path.iterdir()} == {"toy.png", "toy.svg"}
-    assert "How long a sum takes" in capsys.readouterr().out
+    assert {path.name for path in run.plots_path.iterdir()} == {"toy.pdf", "toy.png", "toy.svg"}
+    assert capsys.readouterr().out == "2 sums were measured.\n"
+
+
+@pytest.fixture
+def other_screens(tmp_path, capsys):
+    """What a toy run prints with other options of the screen: a function of these."""
+
+    def printed(*options: str) -> str:
+        words = ["toy", "--output-dir", str(tmp_path), "--overwrite", "--repeats", "8", *options]
+        assert __main__.main(words) == 0
+        return capsys.readouterr().out
+
+    return printed
+
+
+def test_the_screen_is_a_summary_the_answer_alone_or_json(other_screens, tmp_path):
+    page = tmp_path.resolve() / "report.html"
+    assert other_screens().endswith(f"\n2 sums were measured.\n\nreport: {page}\n")
+    assert other_screens("--quiet") == "2 sums were measured.\n"
+    stored = json.loads(other_screens("--json"))
+    assert stored == json.loads((tmp_path / "summary.json").read_text())
+
+
+def test_a_report_has_the_same_screens(other_screens, tmp_path, capsys):
+    whole = other_screens()
+    for options, text in (([], whole), (["--quiet"], "2 sums were measured.\n")):
+        assert __main__.main(["report", str(tmp_path), *options]) == 0
+        assert capsys.readouterr().out == text
+    assert __main__.main(["report", str(tmp_path), "--json"]) == 0
+    assert [cell["size"] for cell in json.loads(capsys.readouterr().out)["cells"]] == [10, 100]
 
 
 def test_two_of_its_runs_compare(tmp_path, capsys):
@@ -120,7 +149,7 @@ def test_a_signal_ends_a_run_that_keeps_what_it_has_and_goes_on(tmp_path, monkey
     run = RunDirectory.open(tmp_path)
     assert run.record().status == "interrupted"
     assert {result.status for result in run.results()} == {Status.OK}
-    assert "How long a sum takes" in capsys.readouterr().out
+    assert capsys.readouterr().out == "2 sums were measured.\n"
     assert toy(tmp_path, "--resume") == 0
     assert run.record().status == "finished"
 
@@ -198,7 +227,7 @@ def test_bad_input_is_one_line_and_status_2(tmp_path, capsys, argv, message):
 def test_a_key_of_the_main_job_is_unknown_here(tmp_path):
     file = tmp_path / "toy.yaml"
     file.write_text("spread_k: [3]\n")
-    with pytest.raises(ConfigError, match="spread_k: unknown key; the nearest is "):
+    with pytest.raises(ConfigError, match="spread_k: unknown key; --help lists the options"):
         load(ToyConfig, {}, file)
 
 

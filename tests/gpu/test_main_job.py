@@ -12,7 +12,7 @@ def test_gpt2(fa_version, tmp_path):
     done = harness(
         "prefill", "--model", "gpt2", "--length", 1024, "--layers", "0,11", "--spread-k", "1,4,64",
         "--repeats", 5, "--enforce-eager", "--flash-attn-version", fa_version, *LITTLE_MEMORY,
-        "--output-dir", tmp_path,
+        "--tables", "all", "--output-dir", tmp_path,
     )  # fmt: skip
     for spread_k in (1, 4, 64):
         assert f"Comparison Results (spread={spread_k})" in done.stdout

@@ -23,7 +23,7 @@ def test_gpt2_past_its_positions(executor, tmp_path):
     done = harness(
         "prefill", "--model", "gpt2", "--length", 2048, "--layers", "0,11", "--spread-k", "1,4,128",
         "--repeats", 5, "--enforce-eager", "--tensor-parallel-size", 2,
-        "--distributed-executor-backend", executor, "--output-dir", tmp_path,
+        "--distributed-executor-backend", executor, "--tables", "all", "--output-dir", tmp_path,
     )  # fmt: skip
     assert "Traceback" not in done.stderr
     assert "Actor" not in done.stderr, "Ray is shut down before the interpreter exits"

@@ -353,3 +353,12 @@ def test_limits_are_those_of_all_series_that_were_sampled(tmp_path):
     assert record.notices[-1].endswith(
         "; sampling took 12 s, because every series has a minimum number of rounds"
     )
+
+
+def test_a_bar_expects_the_time_of_the_rounds_that_a_series_takes_anyway() -> None:
+    budget = Budget(seconds=10.0, series_left=1, min_rounds=6)
+    assert budget.expected_s(10.0, done=0, elapsed_s=0.0) == 10.0
+    assert budget.expected_s(10.0, done=2, elapsed_s=2.0) == 10.0
+    assert budget.expected_s(10.0, done=2, elapsed_s=8.0) == 24.0
+    by_rounds = Budget(seconds=10.0, series_left=1, repeats=4)
+    assert by_rounds.expected_s(10.0, done=2, elapsed_s=3.0) == 6.0

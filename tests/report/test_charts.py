@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from harness.__main__ import main
 from harness.config.kernel_names import KERNELS
 from harness.report.charts import mpl, svg
+from harness.report.charts.scale import Scale
 from harness.report.charts.spec import (
     BAND,
     INK,
@@ -140,7 +142,7 @@ def test_matplotlib_draws_bars_where_they_begin_with_intervals_and_marks() -> No
 
 
 def test_names_are_no_formulae(tmp_path: Path) -> None:
-    _, image = mpl.write(Sheet("hostile", HOSTILE, [LINES, BARS]), tmp_path)
+    _, image, _ = mpl.write(Sheet("hostile", HOSTILE, [LINES, BARS]), tmp_path)
     shown = image.read_text(encoding="utf-8")
     assert shown.count(r"a $\frac{b}{$ &lt;c&gt; &amp; \alpha_1^2") == 3  # title, panel, legend
     shown = svg.draw(LINES)
@@ -185,5 +187,27 @@ def test_both_renderers_know_every_marker() -> None:
 
 def test_a_part_shows_its_text_where_it_is_wide_enough() -> None:
     part = Part(1.0, Key("part"), Tip([]), text="1.234")
-    assert (part.has_room(0.10), part.has_room(0.12)) == (False, True)
-    assert not replace(part, text="").has_room(1.0)
+    assert part.text_place(2.0, Scale(0.0, 10.0)) is None
+    assert part.text_place(2.0, Scale(0.0, 8.0)) == 2.5
+    assert replace(part, text="").text_place(2.0, Scale(0.0, 8.0)) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "interval", "place"),
+    [(4.0, (3.0, 5.0), 2.5), (-4.0, (-3.0, -1.5), -0.25), (4.0, (1.0, 7.0), None), (4.0, (2.2, 9.0), None)],
+)
+def test_no_interval_goes_through_a_part_s_text(value, interval, place) -> None:
+    part = Part(value, Key("part"), Tip([]), interval, text="1.2")
+    start = 2.0 if value > 0 else 1.0
+    assert part.text_place(start, Scale(-5.0, 5.0)) == place
+
+
+def test_an_axis_says_that_it_does_not_start_at_zero_where_it_does_not() -> None:
+    def label(*values: float, log: bool = False, zero: float | None = None) -> str:
+        points = [Point(float(n), value) for n, value in enumerate(values, start=1)]
+        return Lines("", Axis("x"), Axis("ms", log=log, zero=zero), [Line(Key(""), points)]).y_label
+
+    assert label(9.0, 10.0) == "ms; the axis does not start at zero"
+    assert label(0.1, 10.0) == "ms"
+    assert label(9.0, 10.0, zero=0.0) == "ms"
+    assert label(9.0, 10.0, log=True) == "ms (logarithmic)"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from harness.report.tables import WIDTH, Line, Section, Table, screen, with_interval
 
 WORDS = ("7", "+2.32% [+2.15, +2.51]", "slower", "0.27%", "flash_attn_varlen_func")
@@ -41,3 +43,15 @@ def test_in_markdown_a_text_across_columns_is_in_its_own():
 def test_a_legend_promises_an_interval_only_where_one_is_drawn() -> None:
     assert with_interval("measured", None, [1.0, 2.0]) == "measured, 95% interval"
     assert with_interval("measured", None, None) == "measured, too few rounds for an interval"
+
+
+def test_a_table_in_latex_has_its_texts_in_their_columns_and_no_bare_special_characters() -> None:
+    lines = [Line("a_1", ("1", "2")), Line("diff", text="+1", interval="[+1%, +2%]", verdict="slower")]
+    shown = Table("50% & more", ("", "us", "ms"), [Section("kernel_x", lines)], below=["a_1: #1"]).latex()
+    assert r"\caption{50\% \& more}" in shown
+    rows = [[cell.strip() for cell in re.split(r"(?<!\\)&", row.rstrip("\\"))] for row in shown.splitlines()]
+    assert ["", "us", "ms", r"95\% interval", "verdict"] in rows
+    assert [r"kernel\_x", "", "", "", ""] in rows
+    assert [r"a\_1", "1", "2", "", ""] in rows
+    assert ["diff", "+1", "", r"[+1\%, +2\%]", "slower"] in rows
+    assert r"\footnotesize a\_1: \#1" in shown

@@ -75,7 +75,7 @@ def test_overwrite_removes_the_run_s_own_files_only(tmp_path: Path) -> None:
     run.captures_path.mkdir()
     (run.captures_path / "layer-000.safetensors").write_bytes(b"")
     run.plots_path.mkdir()
-    for name in ("made_up.png", "made_up.svg"):
+    for name in ("made_up.png", "made_up.svg", "made_up.pdf"):
         (run.plots_path / name).write_bytes(b"")
     run.trace_path.write_text("{}")
     mine = [tmp_path / "notes.txt", run.plots_path / "mine.png", run.captures_path / "mine.txt"]

@@ -65,7 +65,8 @@ def test_the_report_command_makes_them_again_without_torch(made, capsys):
     (made[0] / "tables.md").unlink()
     assert main(["report", str(made[0])]) == 0
     assert (made[0] / "tables.md").read_text(encoding="utf-8") == made[1]["md"]
-    assert capsys.readouterr().out == made[1]["screen"]
+    page = made[0].resolve() / "report.html"
+    assert capsys.readouterr().out == f"{made[1]['screen']}\nreport: {page}\n"
 
 
 def test_a_sweep_explains_its_verdicts_point_by_point(made, capsys):

@@ -167,10 +167,10 @@ class BackendEngine:
     def _sample(self, engine: Child | None, lost: Lost, budget: Budget) -> None:
         """Sample all cells in one series."""
         series = self._all_cells(engine, lost)
-        with self.recorder.bar(self.series, None) as bar:
+        weight, seed = len(series.results), self.config.seed
+        with self.sampling.rounds_bar(self.series, budget, weight) as on_round:
             # Every cell has already run.
-            weight, seed = len(series.results), self.config.seed
-            self.sampling.sample(series, StepTimer(), budget, seed, bar.update, weight)
+            self.sampling.sample(series, StepTimer(), budget, seed, on_round, weight)
 
     def _step(self, engine: Child, size: Size) -> Step:
         ids = prompts(self.config, self.source, *size)  # once: every round has the same

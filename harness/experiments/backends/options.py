@@ -171,3 +171,13 @@ def _backend_problems(config: BackendsConfig, device_kind: DeviceKind) -> Iterab
             )
         else:
             yield from checks.engine_problems(config.engine(name, config.cells()), device_kind)
+
+
+def plan(config: BackendsConfig) -> list[str]:
+    """What a resolved configuration measures, a line each."""
+    cells = config.cells()
+    return [
+        f"backends: {', '.join(config.attention_backends or [])}, each in its own engine; one of them twice",
+        f"{config.phase}: {', '.join(f'{size} x {tokens}' for size, tokens in cells)} tokens, "
+        f"{len(cells)} cells a backend",
+    ]

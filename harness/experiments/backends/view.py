@@ -15,7 +15,7 @@ from harness.experiments.backends.rows import (
 )
 from harness.experiments.backends.scaling import COMPUTE_BOUND, is_split
 from harness.experiments.backends.summary import AGAINST, ALONE, phase, sizes, summarise
-from harness.report.document import Document, csv_rows, figures_and_tables
+from harness.report.document import Document, csv_contrasts, csv_rows, figures_and_tables
 from harness.report.rows import mark_if_remarked, noise_floor_line, remark, status_text, warnings
 from harness.report.tables import NONE, Line, Notes, Section, Table, ms, percent
 from harness.runs.schema import RunRecord
@@ -37,8 +37,9 @@ def document(record: RunRecord, summary: BackendsSummary) -> Document:
         table for table in (_winners(summary), _turning_points(record, summary), _buffers(summary)) if table
     ]
     title, cells = f"Attention backends in {inputs(record)}", summary.cells
+    rows = [*csv_rows(cells), *csv_contrasts(summary.contrasts)]
     warned = warnings(cells, lambda row: f"{row.backend}, {row.batch_size} x {row.input_len} tokens")
-    return Document(record, title, answer(summary), figures_and_tables(tables), csv_rows(cells), warned)
+    return Document(record, title, answer(summary), figures_and_tables(tables), rows, warned)
 
 
 def inputs(record: RunRecord) -> str:

@@ -88,3 +88,12 @@ def find_model(config: CacheConfig) -> ModelSource:
     source = config.inspect_model(config.longest)
     require_cache(source)
     return source
+
+
+def plan(config: CacheConfig) -> list[str]:
+    """What a resolved configuration measures, a line each."""
+    shares = ", ".join(f"{share}%" for share in config.shares)
+    return [
+        f"prompts: {config.prompts} of {config.length} tokens, one at a time and as a batch",
+        f"shares in the cache: {shares}, each against a reset cache",
+    ]

@@ -8,7 +8,7 @@ from typing import Any
 from harness.analysis import figures, stats
 from harness.analysis.rows import find
 from harness.experiments.cache.rows import CacheCell, CacheContrast, CacheSummary
-from harness.report.document import Document, csv_rows, figures_and_tables
+from harness.report.document import Document, csv_contrasts, csv_rows, figures_and_tables
 from harness.report.rows import change, mark_if_remarked, noise_floor_line, verdict, warnings
 from harness.report.tables import NONE, Line, Notes, Section, Table, ms, percent
 from harness.runs.record import Result, latest
@@ -71,8 +71,9 @@ def document(record: RunRecord, summary: CacheSummary) -> Document:
     tables += [_side_by_side(outputs, 1)] if outputs else []
     every = [_side_by_side(outputs, config["prompts"])] if outputs and config["prompts"] > 1 else []
     cells, parts = summary.cells, figures_and_tables(tables, every)
+    rows = [*csv_rows(cells), *csv_contrasts(summary.contrasts)]
     warned = warnings(cells, lambda row: f"{row.share_pct}% x{row.batch_size} {row.arm}")
-    return Document(record, title, answer(summary), parts, csv_rows(cells), warned)
+    return Document(record, title, answer(summary), parts, rows, warned)
 
 
 def _over_shares(record: RunRecord, summary: CacheSummary) -> Table:

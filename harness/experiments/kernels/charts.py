@@ -11,10 +11,9 @@ from harness.experiments.kernels.view import (
     contrasts_of,
     inputs,
     kernels_of,
-    spreads_of,
     whose,
 )
-from harness.report.arms import arm_key, arm_lines, lost_arms, spread_axis
+from harness.report.arms import OVER_SPREAD, arm_key, arm_lines, lost_arms
 from harness.report.charts.spec import Axis, Band, Line, Lines, Sheet
 from harness.report.tips import Tips, contrast_point
 from harness.runs.schema import RunRecord
@@ -43,7 +42,7 @@ def _differences(summary: KernelsSummary) -> Lines:
         lines.append(Line(arm_key(kernel, "fragmented", look_of[kernel]), points))
     return Lines(
         "Effect of segments",
-        spread_axis(spreads_of(summary)),
+        OVER_SPREAD,
         Axis("% of the baseline, with 95% intervals", zero=0.0),
         lines,
         [Band.tolerance(summary.tolerance_pct)],
@@ -58,8 +57,8 @@ def _times(summary: KernelsSummary, tips: Tips) -> Lines:
     by_arm = [select(summary.cells, kernel=kernel, arm=arm) for kernel, arm in arms]
     return Lines(
         "Time of a call",
-        spread_axis(spreads_of(summary)),
-        Axis("ms per call, with 95% intervals; the axis does not start at zero"),
+        OVER_SPREAD,
+        Axis("ms per call, with 95% intervals"),
         [line for rows in by_arm for line in arm_lines(rows, look_of, tips)],
         note=lost_arms([row for rows in by_arm for row in rows]),
     )

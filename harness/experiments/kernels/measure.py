@@ -5,6 +5,7 @@ No engine and no model: Q, K and V are random.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,7 +16,6 @@ from harness import layout
 from harness.calls.capture import AttentionCall
 from harness.config.kernel_names import FUNCTIONS, gather_for
 from harness.experiments import views
-from harness.experiments.kernels import view
 from harness.experiments.kernels.options import KernelsConfig
 from harness.kernels import DenseKV, PagedKV
 from harness.kernels.listed import Listed, by_option
@@ -47,13 +47,12 @@ def measure(config: KernelsConfig, recorder: Recorder) -> None:
     with recorder.update_record() as record:
         record.timer, record.spread_k, record.num_blocks = timer.name, config.spreads(), config.num_blocks()
     todo = [k for k in config.spreads() if _series(k) not in recorder.finished]
+    random.Random(config.seed).shuffle(todo)  # so that what changes with the hour is no trend over spread_k
     budget = sampling.budget(len(todo), 1.0)
     with torch.inference_mode(), recorder.bar("spread_k", len(todo)) as bar:
         for k in todo:
             with recorder.peak_memory(_series(k)):
                 _measure(sampling, config, k, timer, budget)
-            summary = views.summarise(recorder.record, recorder.results)
-            recorder.print(view.comparison(recorder.record, summary, k).screen())
             bar.update()
     sampling.note_limits(getattr(timer, "launch_bound", 0))
 

@@ -108,3 +108,13 @@ def _shape_problems(config: KernelsConfig) -> Iterable[str]:
             f"{label('num_kv_heads', kv_heads)}: must divide --num-heads {heads}; "
             f"take {max(n for n in range(1, kv_heads) if heads % n == 0)}"
         )
+
+
+def plan(config: KernelsConfig) -> list[str]:
+    """What a resolved configuration measures, a line each."""
+    shape = f"{config.batch_size} x {config.length} tokens, {config.num_heads} heads of {config.head_dim}"
+    return [
+        f"inputs: {shape}, {config.dtype}",
+        f"kernels: {', '.join(config.kernels)}",
+        f"spread_k: {', '.join(map(str, config.spreads()))}, one series each",
+    ]

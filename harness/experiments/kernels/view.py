@@ -11,8 +11,9 @@ from harness.analysis.contrasts import name_in_series, series_pairs
 from harness.analysis.rows import find, select
 from harness.config.kernel_names import FUNCTIONS, WITHOUT_TABLE, gather_for
 from harness.experiments.kernels.rows import KernelCell, KernelContrast, KernelsSummary
-from harness.report.document import Document, csv_rows, figures_and_tables
+from harness.report.document import Document, csv_contrasts, csv_rows, figures_and_tables
 from harness.report.rows import (
+    DIFFERENCES,
     LABELS,
     TIME_COLUMNS,
     change,
@@ -112,9 +113,8 @@ def comparison(record: RunRecord, summary: KernelsSummary, spread_k: int) -> Tab
             sections.append(Section(heading(kernel, rows[0], notes), lines))
     title = f"Comparison Results (spread={spread_k})"
     unit = [f"ms per call, {inputs(record.config)}"]
-    return Table(
-        title, TIME_COLUMNS, sections, unit, [*notes.lines(), *_warnings(summary, spread_k)], text_column=3
-    )
+    below = [*notes.lines(), DIFFERENCES, *_warnings(summary, spread_k)]
+    return Table(title, TIME_COLUMNS, sections, unit, below, text_column=3)
 
 
 def _warnings(summary: KernelsSummary, spread_k: int) -> list[str]:
@@ -147,18 +147,15 @@ def _differences(
 
 
 def document(record: RunRecord, summary: KernelsSummary) -> Document:
-    """A table for each spread_k for tables.md; on the screen, which showed those already, the one over
-    all.
-    """
+    """A table for each spread_k, as details, and one over all."""
     spreads = spreads_of(summary)
     tables = [comparison(record, summary, k) for k in spreads]
     over_all = [_over_all(record, summary)] if spreads else []
     title = f"{whose(summary)} on {inputs(record.config)}"
     cells = summary.cells
+    rows = [*csv_rows(cells), *csv_contrasts(summary.contrasts)]
     warned = warnings(cells, lambda row: f"{_name(row)}, spread_k = {row.spread_k}")
-    return Document(
-        record, title, answer(summary), figures_and_tables(over_all, tables), csv_rows(cells), warned
-    )
+    return Document(record, title, answer(summary), figures_and_tables(over_all, tables), rows, warned)
 
 
 def _name(row: KernelCell) -> str:

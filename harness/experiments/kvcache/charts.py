@@ -64,7 +64,7 @@ def _steps(summary: KVCacheSummary, tips: Tips) -> list[Lines]:
         Lines(
             "Time of each token",
             STEP,
-            Axis("ms per token, with 95% intervals (logarithmic)", log=True),
+            Axis("ms per token, with 95% intervals", log=True),
             times,
             note=note,
         ),

@@ -81,3 +81,11 @@ def find_model(config: KVCacheConfig) -> ModelSource:
         source, f"{label('input_len', config.input_len)} {label('output_len', config.output_len)}"
     )
     return source
+
+
+def plan(config: KVCacheConfig) -> list[str]:
+    """What a resolved configuration measures, a line each."""
+    return [
+        f"generation: {config.output_len} tokens from {config.input_len}",
+        "modes: transformers without a cache, with one (twice), and vLLM, each in its own process",
+    ]

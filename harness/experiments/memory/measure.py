@@ -86,7 +86,7 @@ class Job:
             return
         results: list[Result] = []
         try:
-            with self.recorder.bar(series, None) as bar:
+            with self.recorder.bar(series, len(plan(engine, self.config.lengths))) as bar:
                 for reading in readings(engine, self.config, self.source, self.token_ids):
                     results.append(self._result(engine, series, len(results), reading))
                     bar.set_postfix_str(reading.stage.name)

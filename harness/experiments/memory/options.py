@@ -86,3 +86,12 @@ def find_model(config: MemoryConfig) -> ModelSource:
     require_cache(source, per_head=True)
     require_own_positions(source, label("lengths", longest))
     return source
+
+
+def plan(config: MemoryConfig) -> list[str]:
+    """What a resolved configuration measures, a line each."""
+    repeats = config.repeats or "as many as fit the time"
+    return [
+        f"inputs: {', '.join(map(str, config.lengths))} tokens",
+        f"processes of transformers and of vLLM: {repeats}, each read at every stage",
+    ]

@@ -17,21 +17,22 @@ from harness.report.tables import interval_of, percent, with_interval
 from harness.report.tips import Tips
 from harness.units import pluralise
 
-# Okabe and Ito's colours, lightest beside darkest; what is in no category is hatched.
+# Paul Tol's colours, lightest beside darkest, none of them a kernel's on the same page; what is in no
+# category is hatched.
 COLOURS = {
-    "attention": "#D55E00",
+    "attention": "#332288",
     "cache write": "#F0E442",
-    "matrix products": "#0072B2",
-    "norms, activations, rope": "#56B4E9",
-    "sampling": "#CC79A7",
-    "copies": "#009E73",
-    "other": INK,
+    "matrix products": "#88CCEE",
+    "norms, activations, rope": "#999933",
+    "sampling": "#CC6677",
+    "copies": "#661100",
+    "other": "#555555",
 }
 Component = MeasuredRow | PredictedRow
 ORDER = ("engine", "paged", "dense", "no_write", "compact")
 # From an arm with neither cache nor block table up to the fragmented one: each starts where the last ended.
-STEPS = {"cache_write": "#F0E442", "paging": "#D55E00", "fragmentation": "#CC79A7"}
-TOTAL, OTHER = "#999999", "#56B4E9"  # and allocation and compact, which are not part of the total
+STEPS = {"cache_write": "#F0E442", "paging": "#882255", "fragmentation": "#AA4499"}
+TOTAL, OTHER = "#999999", "#44AA99"  # and allocation and compact, which are not part of the total
 PREDICTED = Key("predicted from replayed kernels", INK, "diamond", hollow=True)
 NOT_PROFILED = Key("", SOFT, hollow=True)
 

@@ -21,7 +21,7 @@ from harness.analysis.breakdown.rows import (
 )
 from harness.analysis.rows import find
 from harness.experiments.prefill.rows import PrefillSummary
-from harness.report.rows import named_arm, with_reason
+from harness.report.rows import named_arm, titled, with_reason
 from harness.report.tables import NONE, Line, Notes, Section, Table, interval_of, percent, signed
 from harness.units import pluralise
 
@@ -315,7 +315,7 @@ def break_even_table(breakdown: Breakdown, full: bool) -> Table | None:
     unit = _Unit.of(us for row in rows for us in (row.gather_us, row.paged_us))
     lines: dict[str, list[Line]] = {}
     for row in rows:
-        lines.setdefault(f"{row.kernel} ({row.provider})", []).append(_uses(row, unit, full, notes))
+        lines.setdefault(titled(row.kernel, row.provider), []).append(_uses(row, unit, full, notes))
     legend = (
         f"{unit.name} per layer. saving: paged minus contiguous; uses: attention calls on one gathered copy "
         "that pay for it; one use from: length in tokens from which one call pays, if the gather grows with "

@@ -15,6 +15,7 @@ from harness.engine.engine import Engine, Prefill
 from harness.engine.inengine import InEngineArm, Outcome
 from harness.experiments.prefill.replaying import Replaying
 from harness.measure import profile, timers
+from harness.measure.budget import Budget
 from harness.measure.clocks import ClockMonitor
 from harness.measure.sampler import Series
 from harness.running.recorder import Recorder
@@ -163,11 +164,21 @@ class EndToEnd:
         # The headline figure gets an interval, however long it takes.
         budget = self.replaying.budget(1, share, min_rounds=stats.INTERVAL_SAMPLES)
         budget.seconds += left_over_s
-        with self.recorder.bar("end to end", None) as bar:
+        self._announce(series, budget)
+        with self.replaying.rounds_bar("end to end", budget) as on_round:
             # Every arm has already run; on a CPU a round takes half a minute.
             seed = self.replaying.config.seed
-            self.replaying.sample(series, PrefillTimer(self.replaying.monitor), budget, seed, bar.update)
+            self.replaying.sample(series, PrefillTimer(self.replaying.monitor), budget, seed, on_round)
         self.engine.ranks.check_alive()  # the sampler treats a dead rank as a failed arm
+
+    def _announce(self, series: Series, budget: Budget) -> None:
+        """Say so if the rounds that an interval takes do not fit the time."""
+        round_s = sum(sum(result.warmup_us) for result in series.results) / 1e6
+        if self.replaying.config.repeats is None and budget.min_rounds * round_s > budget.seconds:
+            self.recorder.say(
+                f"whole prefills take about {budget.min_rounds * round_s:.0f} s, the {budget.min_rounds} "
+                f"rounds of an interval, though {budget.seconds:.0f} s of --max-seconds are left"
+            )
 
     def _profile(self, arms: Sequence[InEngineArm]) -> None:
         """Profile one prefill of each arm, outside all timings; the engine's own goes to trace.json."""

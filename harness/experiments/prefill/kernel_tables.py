@@ -11,6 +11,7 @@ from harness.experiments.prefill.end_to_end_tables import sweep_section
 from harness.experiments.prefill.mean import Mean
 from harness.experiments.prefill.rows import PrefillSummary
 from harness.report.rows import (
+    DIFFERENCES,
     LABELS,
     TIME_COLUMNS,
     baseline_line,
@@ -46,7 +47,8 @@ def comparison(record: RunRecord, summary: PrefillSummary, spread_k: int) -> Tab
     rows = select(mean.kernels, spread_k=spread_k, layer="mean", data="captured")
     warnings = warning_lines(rows, lambda row: f"{row.kernel}, {LABELS.get(row.arm, row.arm)}")
     title, above = f"Comparison Results (spread={spread_k})", [f"{_unit(record, summary)}, captured data"]
-    return Table(title, TIME_COLUMNS, sections, above, [*notes.lines(), *warnings], text_column=3)
+    below = [*notes.lines(), DIFFERENCES, *warnings]
+    return Table(title, TIME_COLUMNS, sections, above, below, text_column=3)
 
 
 def overview(record: RunRecord, summary: PrefillSummary) -> Table | None:

@@ -220,7 +220,7 @@ class Job:
         budget = self.replaying.budget_for(todo, 1 - self.end_to_end_share)
         problems: dict[int, str] = {}
         with self.recorder.bar("replay", sum(map(len, todo.values()))) as bar:
-            for k, pending in todo.items():
+            for k, pending in self.replaying.in_passes(todo):
                 bar.set_postfix_str(f"spread_k={k}")
                 ranks.call("start_peak")
                 if of_spread := prefills.check(engine, prompts, plans[k], base):
@@ -236,7 +236,6 @@ class Job:
                     self.replaying.take(sampled, budget)
                     bar.update()
                 self.recorder.note_peak(f"spread={k}", max(ranks.call("end_peak")))
-                self.replaying.print_comparison(k)
         return problems
 
     def _end_to_end(

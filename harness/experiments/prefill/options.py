@@ -267,3 +267,23 @@ def _one_step_problems(config: RunConfig) -> Iterable[str]:
     of_all = f" ({pluralise(needed, 'token')})" if config.batch else ""
     limit = f"{config.prompts_label()}{of_all}, so that they stay in one step"
     yield from checks.step_problems(config.max_num_batched_tokens, needed, limit)
+
+
+def plan(config: RunConfig) -> list[str]:
+    """What a resolved configuration measures, a line each."""
+    spreads, layers = config.spreads(), config.layers or "all that fit the time"
+    shown = ", ".join(map(str, layers)) if isinstance(layers, list) else layers
+    lines = [
+        f"prompts: {batch.describe(config.requests)}, {pluralise(config.num_blocks(), 'block')} of "
+        f"{config.block_size} tokens",
+        f"spread_k: {', '.join(map(str, spreads))}",
+        f"attention calls: layers {shown}, each replayed at {pluralise(len(spreads), 'value')} of spread_k"
+        + (", the first of a shape also on random inputs" if config.synthetic else ""),
+    ]
+    if config.from_captures is None:
+        more = " and with attention overridden in the engine" if config.attribution else ""
+        lines.append(f"whole prefills: at {pluralise(len(spreads), 'value')} of spread_k{more}")
+    for name in ("block_sizes", "flash_attn_versions", "attention_backends"):
+        if values := getattr(config, name):
+            lines.append(f"other engines, sampled as long again: {label(name, values)}")
+    return lines

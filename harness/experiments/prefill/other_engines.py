@@ -100,10 +100,10 @@ def measure(source: ModelSource, prompts: Prompts, replaying: Replaying, recorde
                 engines.add(member, shared, source, cache)
                 bar.update()
         budget = replaying.budget(1, 1.0)
-        with recorder.bar("engines", None) as bar:
+        with replaying.rounds_bar("engines", budget) as on_round:
             # Every arm has already run.
             series, seed = engines.series, config.seed
-            replaying.sample(series, PrefillTimer(replaying.monitor), budget, seed, bar.update)
+            replaying.sample(series, PrefillTimer(replaying.monitor), budget, seed, on_round)
 
 
 @dataclass(frozen=True)

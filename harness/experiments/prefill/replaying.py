@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from harness import batch
 from harness.analysis import stats
 from harness.calls.capture import AttentionCall
-from harness.experiments import views
-from harness.experiments.prefill import kernel_tables
 from harness.experiments.prefill.options import RunConfig
 from harness.measure.budget import MIN_ROUNDS, Budget
 from harness.replay.bench import Equipment, Sampled
 from harness.running.sampling import Sampling
-from harness.runs.record import in_spread, request_series_name, series_name
+from harness.runs.record import request_series_name, series_name
 from harness.runs.schema import Ceilings, Model, RequestRecord
 from harness.units import pick_evenly
 
@@ -22,6 +21,7 @@ from harness.units import pick_evenly
 Todo = dict[int, list[tuple[AttentionCall, bool]]]
 
 SAMPLED_LAYERS = 3
+PASSES = 3  # over spread_k, each with a prefill at every one
 MOST_ALONE = 8  # requests of a batch, differing in length or number of segments
 
 
@@ -45,13 +45,6 @@ class Replaying(Sampling):
     def lacks_ceilings(self) -> bool:
         """Whether the ceilings have not been measured yet."""
         return "ceilings" not in self.recorder.record.model_fields_set
-
-    def print_comparison(self, spread_k: int) -> None:
-        """Print the table of one spread_k, 80 columns wide, unless no kernel has a row."""
-        record = self.recorder.record
-        of_spread = [result for result in self.recorder.results if in_spread(result.series, spread_k)]
-        table = kernel_tables.comparison(record, views.summarise(record, of_spread), spread_k)
-        self.recorder.print(table.screen() if table else "")
 
     def describe(self, calls: Sequence[AttentionCall], model: Model) -> None:
         """Record the calls' shapes, and the model with the calls' heads if there are any."""
@@ -90,6 +83,23 @@ class Replaying(Sampling):
             ]
             for k in self.config.spreads()
         }
+
+    def in_passes(self, todo: Todo) -> list[tuple[int, list[tuple[AttentionCall, bool]]]]:
+        """The same in passes over spread_k, each with some of the layers and in a random order of its own.
+
+        So a mean over layers is of times from the whole run at every spread_k, and what changes with the
+        hour does not look like an effect of spread_k. The first pass has every spread_k, with work or not.
+        """
+        layers = list(dict.fromkeys(call.layer for calls in todo.values() for call, _ in calls))
+        passes, order = min(PASSES, len(layers)) or 1, random.Random(self.config.seed)
+        work = []
+        for n in range(passes):
+            of_pass = set(layers[n::passes])
+            for k in order.sample([*todo], len(todo)):
+                pending = [(call, first) for call, first in todo[k] if call.layer in of_pass]
+                if pending or n == 0:
+                    work.append((k, pending))
+        return work
 
     def _is_finished(self, spread_k: int, layer: int) -> bool:
         return self._of_all_ranks(partial(series_name, spread_k, layer))

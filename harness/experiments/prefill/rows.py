@@ -6,13 +6,14 @@ from typing import Any
 
 from pydantic import Field
 
+from harness.analysis import busy_host
 from harness.analysis.breakdown import sentence
 from harness.analysis.breakdown.rows import Breakdown, VariantRow
 from harness.analysis.rows import ContrastRow, KernelRow, PrefillRow, RequestRow
 from harness.runs import former
 from harness.runs.schema import RunRecord
 from harness.runs.stored import Amount, Count
-from harness.runs.summary import Summary
+from harness.runs.summary import Reason, Summary
 
 
 class PrefillSummary(Summary):
@@ -31,8 +32,12 @@ class PrefillSummary(Summary):
 
     def conclude(self, record: RunRecord) -> None:
         """The breakdown's sentence, whose verdict is the table's."""
-        if self.attribution:
-            self.attribution.sentence = sentence.of(record, self.attribution)
+        if not self.attribution:
+            return
+        self.attribution.sentence = sentence.of(record, self.attribution)
+        if any(row.reason_code is Reason.BUSY_HOST for row in self.attribution.measured):
+            why = busy_host.why_busy(record.host_load)
+            self.attribution.sentence += f" Verdicts are withheld: {why}."
 
     @classmethod
     def from_1(cls, data: dict[str, Any]) -> dict[str, Any]:

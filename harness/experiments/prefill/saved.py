@@ -35,7 +35,7 @@ def replay(config: RunConfig, recorder: Recorder) -> None:
     todo = replaying.todo(calls)
     budget = replaying.budget_for(todo, 1.0)
     with torch.inference_mode(), recorder.bar("replay", sum(map(len, todo.values()))) as bar:
-        for k, pending in todo.items():
+        for k, pending in replaying.in_passes(todo):
             with recorder.peak_memory(f"spread={k}"):
                 for call, first_of_shape in pending:
                     place = bench.replay.own_cache(call, k, config.segments(k))
@@ -44,7 +44,6 @@ def replay(config: RunConfig, recorder: Recorder) -> None:
                     with_synthetic = first_of_shape and config.synthetic
                     replaying.take([bench.measure(place, with_synthetic, budget, None)], budget)
                     bar.update()
-            replaying.print_comparison(k)
     replaying.note_limits(bench.launch_bound)
 
 

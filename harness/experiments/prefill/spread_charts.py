@@ -7,7 +7,7 @@ from harness.analysis.rows import ContrastRow, KernelRow, select
 from harness.config.kernel_names import FUNCTIONS, looks
 from harness.experiments.prefill.mean import Mean
 from harness.experiments.prefill.rows import PrefillSummary
-from harness.report.arms import ENGINE_LOOK, arm_key, arm_lines, lost_arms, spread_axis
+from harness.report.arms import ENGINE_LOOK, OVER_SPREAD, arm_key, arm_lines, lost_arms
 from harness.report.charts.spec import Axis, Band, Key, Line, Lines, Point, Sheet
 from harness.report.tips import Tips, lost, lost_point
 from harness.runs.schema import RunRecord
@@ -44,7 +44,7 @@ def _differences(mean: Mean, tips: Tips, tolerance_pct: float) -> Lines:
         lines.append(_contrast_line(key, [row for row in rows if row], tips))
     return Lines(
         "Fragmentation: k segments against one",
-        spread_axis(mean.spread_ks()),
+        OVER_SPREAD,
         Axis("% of one segment, with 95% intervals", zero=0.0),
         lines,
         [Band.tolerance(tolerance_pct)],
@@ -67,8 +67,8 @@ def _kernels(mean: Mean, tips: Tips) -> Lines:
             lines += arm_lines(rows, looks_of, tips, lambda row: _to_one_segment(mean, row))
     return Lines(
         "Attention kernels: one call, mean over the measured layers",
-        spread_axis(mean.spread_ks()),
-        Axis("ms per attention call, with 95% intervals; the axis does not start at zero"),
+        OVER_SPREAD,
+        Axis("ms per attention call, with 95% intervals"),
         lines,
         [band for kernel in mean.engine_kernels() for band in _noise_floor(mean, kernel)],
         note="Non-contiguous, for a function without a block table: the kernel after a gather, which is not "
@@ -111,8 +111,8 @@ def _prefills(mean: Mean, tips: Tips) -> Lines:
         bands.append(Band.level("noise floor around one segment", level * (1 - share), level * (1 + share)))
     return Lines(
         "Prefill, end to end",
-        spread_axis(mean.spread_ks()),
-        Axis("ms per prefill, with 95% intervals; the axis does not start at zero"),
+        OVER_SPREAD,
+        Axis("ms per prefill, with 95% intervals"),
         [Line(PREFILL, points)],
         bands,
         note=lost(named),

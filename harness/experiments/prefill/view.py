@@ -7,12 +7,14 @@ from typing import Any
 
 from harness import batch
 from harness.analysis import stats
+from harness.analysis.breakdown.rows import MeasuredRow
 from harness.analysis.rows import select
 from harness.experiments.prefill import block_map, breakdown_tables, end_to_end_tables, kernel_tables
+from harness.experiments.prefill.advice import advise
 from harness.experiments.prefill.mean import Mean
 from harness.experiments.prefill.rows import PrefillSummary
 from harness.experiments.prefill.summary import summarise
-from harness.report.document import Document, Part, csv_rows
+from harness.report.document import Document, Part, csv_contrasts, csv_rows
 from harness.report.rows import Warned, change, named_arm, warnings
 from harness.report.tables import Table
 from harness.runs.schema import RunRecord
@@ -20,11 +22,16 @@ from harness.runs.schema import RunRecord
 __all__ = ["document", "summarise"]
 Summary = PrefillSummary  # of summary.json
 
+CONTRAST_COLUMNS = (
+    *("baseline", "baseline_us", "delta_us", "ci95_delta_us", "delta_pct", "ci95_delta_pct", "verdict"),
+    *("p_value", "noise_floor_pct"),
+)
 CSV_COLUMNS = (
     *("stage", "kernel", "provider", "arm", "spread_k", "block_size", "layer", "layers", "data", "rank"),
     *("median_us", "ci95_us", "mean_us", "warmup_us", "gather_us", "gather_gbps"),
     *("tflops", "gbps", "share_of_ceiling_pct", "ceiling_scaled", "clock_mhz"),
     *("n", "stopped", "status", "reason", "warnings"),
+    *CONTRAST_COLUMNS,
 )
 NO_BREAKDOWN = (
     "The prefill was not timed with attention overridden inside the engine, so there is no breakdown."
@@ -36,7 +43,8 @@ def document(record: RunRecord, summary: PrefillSummary) -> Document:
     prompts = record.prompts
     title = record.model.name + (f", {batch.describe(prompts)}" if prompts else "")
     parts, rows = _parts(record, summary), list(_csv_rows(summary))
-    return Document(record, title, answer(summary), parts, rows, _warnings(summary), CSV_COLUMNS)
+    advice = advise(record, summary.attribution) if summary.attribution else []
+    return Document(record, title, answer(summary), parts, rows, _warnings(summary), CSV_COLUMNS, advice)
 
 
 def answer(summary: PrefillSummary) -> str:
@@ -117,7 +125,9 @@ def _warnings(summary: PrefillSummary) -> list[Warned]:
 
 
 def _csv_rows(summary: PrefillSummary) -> Iterator[dict[str, Any]]:
-    """All rows of `kernels`, including "mean" and "sum", and of `end_to_end`, in us."""
+    """All rows of `kernels`, including "mean" and "sum", of `end_to_end` and `contrasts`, and the breakdown's
+    components, in us. A difference's arm is the treatment.
+    """
     for kernel in csv_rows(summary.kernels):
         yield {name: kernel.get(name) for name in CSV_COLUMNS}
     for row in summary.end_to_end:
@@ -125,3 +135,22 @@ def _csv_rows(summary: PrefillSummary) -> Iterator[dict[str, Any]]:
         in_us |= {"ci95_us": stats.map_interval(row.ci95_ms, lambda ms: ms * 1000)}
         of_row = {"stage": "end_to_end", "kernel": "prefill", "data": "captured"} | row.to_json() | in_us
         yield {name: of_row.get(name) for name in CSV_COLUMNS}
+    for contrast in csv_contrasts(summary.contrasts):
+        of_row = {**contrast, "arm": contrast["treatment"]}
+        yield {name: of_row.get(name) for name in CSV_COLUMNS}
+    for part in summary.attribution.measured if summary.attribution else ():
+        yield {name: _component(part).get(name) for name in CSV_COLUMNS}
+
+
+def _component(row: MeasuredRow) -> dict[str, Any]:
+    """A component of the breakdown as a row of tables.csv; its percentages are of the engine's prefill."""
+    of_row: dict[str, Any] = {
+        "stage": "breakdown",
+        "kernel": row.component,
+        "arm": row.treatment,
+        "delta_us": row.ms and row.ms * 1000,
+        "ci95_delta_us": stats.map_interval(row.ci95_ms, lambda ms: ms * 1000),
+        "delta_pct": row.pct,
+        "ci95_delta_pct": row.ci95_pct,
+    }
+    return row.to_json() | of_row

@@ -24,9 +24,10 @@ from harness.report.charts.scale import Scale
 from harness.report.charts.spec import BAND, INK, SOFT, Bars, Chart, Key, Lines
 from harness.runs.store import write_atomic
 
-# Text stays text in the SVG and names are not formulae; a fixed salt makes files reproducible.
+# Text stays text in SVG and PDF, and names are not formulae; a fixed salt makes files reproducible.
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
+    "pdf.fonttype": 42,
     "svg.hashsalt": "harness",
     "font.size": 9.5,
     "text.parse_math": False,
@@ -62,19 +63,19 @@ DODGE_PT, WIDEST_PT = 3.0, 15.0  # between the points of two lines at the same x
 
 @matplotlib.rc_context(STYLE)
 def write(sheet: spec.Sheet, folder: Path) -> list[Path]:
-    """Write NAME.png and NAME.svg into the folder, making it; returns their paths.
+    """Write NAME.png, NAME.svg and NAME.pdf into the folder, making it; returns their paths.
 
     No file if all of the sheet's charts are empty.
     """
     figure = draw(sheet)
     if figure is None:
         return []
-    png, svg = BytesIO(), BytesIO()
-    figure.savefig(png, format="png")
-    figure.savefig(svg, format="svg", metadata={"Date": None})
-    paths = [folder / f"{sheet.name}.png", folder / f"{sheet.name}.svg"]
-    write_atomic(paths[0], png.getvalue())
-    write_atomic(paths[1], svg.getvalue())
+    paths = []
+    for kind, undated in (("png", None), ("svg", {"Date": None}), ("pdf", {"CreationDate": None})):
+        image = BytesIO()
+        figure.savefig(image, format=kind, metadata=undated)
+        paths.append(folder / f"{sheet.name}.{kind}")
+        write_atomic(paths[-1], image.getvalue())
     return paths
 
 
@@ -163,7 +164,7 @@ def _draw_lines(axes: Axes, chart: Lines) -> None:
     _axis(axes, "x", x, x.with_room(places), [f"{place:g}" for place in x.with_room(places)])
     _axis(axes, "y", y, y.ticks(), [y.label(tick, y.ticks()) for tick in y.ticks()])
     axes.grid(axis="y", color="0.9", linewidth=0.8)
-    axes.set_ylabel(_fill(chart.y.label, 34))
+    axes.set_ylabel(_fill(chart.y_label, 34))
     if chart.y.zero is not None:
         axes.axhline(chart.y.zero, color="0.4", linewidth=0.8, zorder=2)
     for band in chart.bands:
@@ -232,8 +233,8 @@ def _row(axes: Axes, row: spec.Row, n: int, scale: Scale) -> None:
     start = row.start
     for part in row.parts:
         axes.barh(n, part.value, left=start, height=0.58, linewidth=0.6, zorder=2.5, **_patch(part.key))
-        if part.has_room(scale.at(start + part.value) - scale.at(start)):
-            _part_text(axes, part, start + part.value / 2, n)
+        if (place := part.text_place(start, scale)) is not None:
+            _part_text(axes, part, place, n)
         _whiskers(axes, part, start + part.value, n)
         start += part.value
     for dot in row.dots:
@@ -273,7 +274,7 @@ def _patch(key: Key) -> dict[str, Any]:
     """A key's patch of colour."""
     if key.hatched or key.hollow:
         return {"facecolor": "white", "edgecolor": "0.6", "hatch": "////" if key.hatched else None}
-    return {"facecolor": _colour(key.colour), "edgecolor": "white" if key.dark else "0.35"}
+    return {"facecolor": _colour(key.colour), "edgecolor": "0.35"}
 
 
 def _colour(colour: str) -> str:

@@ -40,6 +40,8 @@ class Scale:
     def ticks(self, most: int = 5) -> list[float]:
         """Round numbers within the scale; at most `most` intervals between them unless it is logarithmic."""
         if self.log and len(tens := self._multiples(1, 2, 5)) > 1:
+            if len(tens) < 3:
+                return self._multiples(1, 1.5, 2, 3, 4, 5, 7)
             if len(tens) <= most:
                 return tens
             tens = self._multiples(1, 3) if len(self._multiples(1, 3)) <= most else self._multiples(1)
@@ -51,7 +53,7 @@ class Scale:
         ticks = (min(max(number * step, self.low), self.high) for number in numbers)
         return [float(f"{tick:.12g}") if tick not in (self.low, self.high) else tick for tick in ticks]
 
-    def _multiples(self, *multiples: int) -> list[float]:
+    def _multiples(self, *multiples: float) -> list[float]:
         """These multiples of the powers of ten within the scale."""
         powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
         values = [float(f"{each}e{power}") for power in powers for each in multiples]

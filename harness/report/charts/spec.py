@@ -137,6 +137,14 @@ class Lines:
             values += [value for value in (point.y, *(point.interval or ())) if value is not None]
         return Scale.around(self.xs(), 0.055, self.x.log), Scale.around(values, log=self.y.log)
 
+    @property
+    def y_label(self) -> str:
+        """The label of y, which says where the axis is not what one expects."""
+        if self.y.log:
+            return f"{self.y.label} (logarithmic)"
+        low = self.scales()[1].low
+        return f"{self.y.label}; the axis does not start at zero" if low > 0 else self.y.label
+
     def legend_keys(self) -> list[Key]:
         """The legend."""
         points = [point for line in self.drawn for point in line.points]
@@ -156,9 +164,18 @@ class Part:
     interval: Interval | None = None  # interval of the part's end
     text: str = ""  # shown inside the part if it is wide enough
 
-    def has_room(self, share: float) -> bool:
-        """Whether its text fits into a part that has this share of the width."""
-        return bool(self.text) and share > 0.01 + 0.02 * len(self.text)
+    def text_place(self, start: float, scale: Scale) -> float | None:
+        """Where its text is centred, beside the interval; None if it does not fit there.
+
+        Args:
+            start: where the part starts.
+        """
+        end = start + self.value
+        if self.interval:
+            low, high = self.interval
+            end = max(start, min(end, low)) if self.value >= 0 else min(start, max(end, high))
+        room = abs(scale.at(end) - scale.at(start))
+        return (start + end) / 2 if self.text and room > 0.01 + 0.02 * len(self.text) else None
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def draw(chart: spec.Chart) -> Markup:
         return Markup("")
     parts: list[str] = []
     if not chart.empty and isinstance(chart, Lines):
-        parts = [_element("p", Markup.escape(chart.y.label), class_="unit"), _draw_lines(chart)]
+        parts = [_element("p", Markup.escape(chart.y_label), class_="unit"), _draw_lines(chart)]
     elif not chart.empty and isinstance(chart, Bars):
         parts = [_draw_bars(chart)]
     return _figure(
@@ -216,7 +216,7 @@ def _part(part: spec.Part, scale: Scale, start: float, middle: float, alone: boo
     fill = "none" if part.key.hollow else _fill(part.key)
     kind = "outline" if part.key.hollow else "bar" if alone else "segment"
     drawn = [_rect(left, middle - BAR_PX / 2, right - left, BAR_PX, fill=fill, class_=kind)]
-    if part.has_room(right - left):
+    if (place := part.text_place(start, scale)) is not None:
         light = part.key.hatched or part.key.hollow
         on = (
             "on-paper"
@@ -227,8 +227,8 @@ def _part(part: spec.Part, scale: Scale, start: float, middle: float, alone: boo
             if part.key.dark
             else ""
         )
-        middle_x = (left + right) / 2
-        drawn.append(_text(part.text, middle_x, middle + 4, text_anchor="middle", class_=on or "on-light"))
+        shown = {"text_anchor": "middle", "class_": on or "on-light"}
+        drawn.append(_text(part.text, scale.at(place), middle + 4, **shown))
     return _mark(part.tip, *drawn, *_whiskers(part, scale, middle))
 
 

@@ -24,6 +24,7 @@ def summary():
 
 def test_every_cell_has_a_row_and_what_was_lost_has_a_status(summary):
     rows = list(csv.DictReader(io.StringIO(document_from(record(), summary).csv())))
+    rows = [row for row in rows if row["stage"] != "contrast"]
     assert len(rows) == 5 * len(BATCHES) * len(LENGTHS)
     assert sum(row["status"] != "ok" for row in rows) == len(LOST)
     assert {row["tokens_per_s"] for row in rows if row["status"] != "ok"} == {""}

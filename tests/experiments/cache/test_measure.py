@@ -76,7 +76,7 @@ def test_no_prompt_of_a_batch_begins_as_another_or_as_what_is_cached_for_it():
 
 def test_a_run_from_the_command_line(tiny_gpt2, tmp_path):
     """Ahead of the tests that share an engine: its own is in this process too."""
-    small = "--length 100 --prompts 2 --shares 0,100 --repeats 6 --block-size 32 --enforce-eager --quiet"
+    small = "--length 100 --prompts 2 --shares 0,100 --repeats 6 --block-size 32 --enforce-eager"
     options = [*small.split(), "--gpu-memory-utilization", 0.2, "--output-dir", tmp_path]
     ran = run_here("cache", "--model", tiny_gpt2, *options)
     assert ran.returncode == 0, ran.stderr

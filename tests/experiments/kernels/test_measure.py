@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import html
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -204,7 +205,7 @@ def test_the_same_seed_gives_the_same_numbers():
 def done(tmp_path_factory):
     """A run from the command line: what it printed, and its directory."""
     folder = tmp_path_factory.mktemp("kernels") / "a run"
-    small = "--length 150 --num-heads 2 --head-dim 8 --block-size 16 --batch-size 2 --repeats 7 --quiet"
+    small = "--length 150 --num-heads 2 --head-dim 8 --block-size 16 --batch-size 2 --repeats 7 --tables all"
     sweep = "--spread-min 1 --spread-max 5 --spread-step 2"
     command = [sys.executable, "-m", "harness", "kernels", *small.split(), *sweep.split()]
     ran = subprocess.run([*command, "--output-dir", folder], cwd=ROOT, capture_output=True, text=True)
@@ -222,9 +223,9 @@ def test_a_run_from_the_command_line(done):
     assert {row["status"] for row in summary["cells"]} == {"ok"}
     for k in (1, 3, 5):
         assert f"Comparison Results (spread={k})" in printed
-    assert printed.count("Core Diff") == 9
+    assert len(re.findall(r"^Core Diff .*95%", printed, re.M)) == 9
     assert "Summary over all spread_k" in printed
-    assert {path.name for path in (folder / "plots").iterdir()} == {"kernels.png", "kernels.svg"}
+    assert {path.stem for path in (folder / "plots").iterdir()} == {"kernels"}
 
 
 def test_its_command_is_what_one_types_again(done):

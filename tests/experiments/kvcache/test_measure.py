@@ -9,8 +9,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
-from harness.experiments.kvcache.measure import GenerationTimer
+from harness.engine.inengine import Outcome
+from harness.experiments.kvcache.measure import GenerationTimer, judge_logits
 from harness.measure.sampler import MAX_WARMUP_ROUNDS
 from tests.command_line import run_here
 from tests.engines import children_here
@@ -18,7 +20,7 @@ from tests.engines import children_here
 
 def kvcache(model: Path, folder: Path, options: str) -> subprocess.CompletedProcess[str]:
     """A run from one token."""
-    small = ["--enforce-eager", "--input-len", 1, "--block-size", 32, "--quiet", *options.split()]
+    small = ["--enforce-eager", "--input-len", 1, "--block-size", 32, *options.split()]
     with children_here():
         return run_here("kvcache", "--model", model, "--output-dir", folder, *small)
 
@@ -51,7 +53,7 @@ def test_a_run_from_one_token(finished):
     assert record["first_logits"].keys() == {"kv_cache", "paged"}
     assert {row["objection"] for row in record["first_logits"].values()} == {None}
     assert "KV cache of 5 tokens" in screen
-    assert len(list((folder / "plots").iterdir())) == 4
+    assert len(list((folder / "plots").iterdir())) == 6
 
 
 def test_steps_add_up_to_their_generation(finished):
@@ -102,3 +104,44 @@ def test_a_run_that_a_batch_system_ends_keeps_the_steps_and_the_memory_of_its_ge
         assert row["peak_bytes"] >= row["start_bytes"] > 0
     assert "KV cache of 3 tokens" in done.stdout
     assert "Along the generation" in done.stdout
+
+
+def outcomes(**errors: float) -> dict[str, Outcome]:
+    """Logits that are off those without a cache by so many of their standard deviations."""
+    generator = torch.Generator().manual_seed(1)
+    logits, noise = torch.randn(2, 1, 1000, generator=generator)
+    logits[0, 7] = 9.0
+    noise /= noise.square().mean().sqrt() / logits.std()
+    found = {mode: Outcome(logits + error * noise, (7,)) for mode, error in errors.items()}
+    return {"no_cache": Outcome(logits, (7,)), **found}
+
+
+@pytest.mark.parametrize(
+    ("kv_cache", "paged", "allowed", "is_wrong"),
+    [
+        (0.03, 0.051, 0.06, False),  # as a real model in bfloat16
+        (0.01, 0.051, 0.05, True),
+        (0.03, 0.07, 0.06, True),
+        (0.09, 0.1, 0.18, False),
+        (0.5, 0.1, 0.05, True),  # no noise: the cache itself is wrong
+    ],
+)
+def test_the_noise_of_the_model_says_how_far_another_engine_s_logits_may_be(
+    kv_cache, paged, allowed, is_wrong
+):
+    found = judge_logits(outcomes(kv_cache=kv_cache, paged=paged))
+    assert found["paged"].allowed == pytest.approx(allowed, rel=1e-3)
+    assert bool(found["paged"].objection) is is_wrong
+    assert bool(found["kv_cache"].objection) is (kv_cache > 0.1)
+
+
+def test_without_a_cache_to_compare_with_the_tolerance_is_that_of_one_engine():
+    (found,) = judge_logits(outcomes(paged=0.06)).values()
+    assert found.allowed == 0.05
+    assert "the logits differ by 0.06 of their spread, 0.05 allowed" in found.objection
+
+
+def test_a_first_token_with_a_clear_lead_must_be_the_same_whatever_the_noise():
+    found = outcomes(kv_cache=0.09, paged=0.01)
+    found["paged"] = Outcome(found["paged"].logits, (3,))
+    assert "first token 3, not 7, which leads by" in judge_logits(found)["paged"].objection

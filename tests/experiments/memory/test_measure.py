@@ -43,7 +43,7 @@ def done(tiny_gpt2, tmp_path_factory):
     """A run from the command line: what it printed, and its directory."""
     folder = tmp_path_factory.mktemp("memory")
     small = "--lengths 1,100,33 --block-size 32 --enforce-eager --repeats 1 --gpu-memory-utilization 0.2"
-    ran = run_here("memory", "--model", tiny_gpt2, *small.split(), "--quiet", "--output-dir", folder)
+    ran = run_here("memory", "--model", tiny_gpt2, *small.split(), "--output-dir", folder)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout, folder
 

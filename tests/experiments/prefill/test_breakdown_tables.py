@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from harness.analysis.breakdown.rows import HostBound
+from harness.config.kernel_names import FUNCTIONS, looks
 from harness.experiments.prefill import breakdown_charts
 from harness.experiments.prefill import spread_charts as sweep
+from harness.experiments.prefill.breakdown_charts import COLOURS, OTHER, STEPS, TOTAL
 from harness.experiments.prefill.breakdown_tables import host_line, tables
 from harness.report.charts import mpl
-from harness.report.charts.spec import Bars
+from harness.report.charts.spec import INK, Bars
 from harness.report.tables import WIDTH
 from harness.report.tips import Tips
 from harness.runs.record import Result, Status
@@ -207,7 +209,7 @@ def test_warnings_of_other_arms_are_by_their_name() -> None:
         for r in prefill_gpu.results()
     ]
     text = flat(document_from(*of(results)).screen_summary())
-    assert "Warning: prefill, dense: drift" in text
+    assert "Warning: drift: 1 cell, prefill, dense: " in text
     assert "spin" not in text.partition("Warning")[2]
 
 
@@ -312,8 +314,9 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_the_plot_is_written_and_no_text_lies_on_another_or_outside(case: str, tmp_path: Path) -> None:
     (sheet,) = breakdown_charts.sheets(prefill_summary(CASES[case]()[1]), Tips.of([]))
-    png, svg = mpl.write(sheet, tmp_path)
+    png, svg, pdf = mpl.write(sheet, tmp_path)
     assert png.read_bytes().startswith(b"\x89PNG")
+    assert pdf.read_bytes().startswith(b"%PDF")
     assert "per prefill" in svg.read_text(encoding="utf-8")
     assert_no_text_is_hidden(sheet)
 
@@ -324,3 +327,11 @@ def test_nothing_to_draw_is_no_file(tmp_path: Path) -> None:
     (sheet,) = breakdown_charts.sheets(prefill_summary(summary), Tips.of([]))
     assert mpl.write(sheet, tmp_path / "plots") == []
     assert not (tmp_path / "plots").exists()
+
+
+def test_on_a_page_no_colour_of_a_category_is_a_kernel_s() -> None:
+    of_kernels = {look[0] for name, look in looks([]).items() if name in FUNCTIONS}
+    of_kernels |= {sweep.PREFILL.colour, INK}
+    of_bars = [*COLOURS.values(), STEPS["paging"], STEPS["fragmentation"], TOTAL, OTHER]
+    assert len(set(of_bars)) == len(of_bars)
+    assert not of_kernels & set(of_bars)

@@ -12,7 +12,7 @@ import pytest
 from harness.report.tables import difference
 from harness.runs.record import Status
 from tests.made_up.prefill import record, repaged, results
-from tests.made_up.views import document_of, spread_table
+from tests.made_up.views import document_of, spread_table, summary_of
 
 
 def test_the_screen_is_80_columns_wide() -> None:
@@ -67,13 +67,12 @@ def test_notices_and_doubts_about_the_prefill_are_with_the_summary() -> None:
     tables = document_of(record(), found)
     text = tables.screen_summary()
     assert text.index("Summary over") < text.index("Note: gpt2's weights are random")
-    assert "Warning: prefill, paged 1: drift: +" in " ".join(text.split())
-    assert "(drift also in 7 other cells)" in " ".join(text.split())
+    assert "Warning: drift: 8 cells, e.g. prefill, paged 1: +" in " ".join(text.split())
     assert "- prefill, paged 1: drift: +" in tables.markdown()
 
 
 def test_the_summary_has_kernel_and_gather_together() -> None:
-    heading = "flash_attn_func (SDPA stand-in [1]): non-contiguous, with gather\n"
+    heading = "Basic Attention (flash_attn_func), SDPA stand-in [1]: non-contiguous, with\n    gather\n"
     section = document_of(record(), results()).screen_summary().partition(heading)[2].splitlines()
     assert [line.split()[:4] for line in section[:2]] == [
         ["1", "0.1465", "-", "-"],
@@ -84,7 +83,7 @@ def test_the_summary_has_kernel_and_gather_together() -> None:
         for r in results()
     ]
     text = document_of(record(), lost).screen_summary()
-    assert re.search(r"with gather\n1 \[2\] +- +- +- +- ", text)
+    assert re.search(r"with\s+gather\n1 \[2\] +- +- +- +- ", text)
     assert "[2] its gather was not measured" in text
 
 
@@ -115,3 +114,20 @@ def test_the_csv_has_layers_their_mean_and_their_sum() -> None:
     assert {row["layer"] for row in rows if row["stage"] == "kernel"} == {"0", "5", "mean", "sum"}
     assert {row["layers"] for row in rows if row["layer"] in ("mean", "sum")} <= {"0", "1", "2"}
     assert {"clock_mhz", "tflops", "gbps", "gather_gbps", "stopped"} <= rows[0].keys()
+
+
+def test_the_csv_has_every_difference_with_its_interval_and_verdict() -> None:
+    made = summary_of(record(), results())
+    rows = list(csv.DictReader(io.StringIO(document_of(record(), results()).csv())))
+    contrasts = [row for row in rows if row["stage"] == "contrast"]
+    assert [row["verdict"] for row in contrasts] == [row["verdict"] for row in made["contrasts"]]
+    for row, stored in zip(contrasts, made["contrasts"], strict=True):
+        assert (row["baseline"], row["arm"]) == (stored["baseline"], stored["treatment"])
+        low, high = float(row["ci95_low_delta_pct"]), float(row["ci95_high_delta_pct"])
+        assert [low, high] == pytest.approx(stored["ci95_pct"], abs=1e-4)
+        assert row["ci95_low_us"] == ""  # that is a median's
+    parts = {row["kernel"]: row for row in rows if row["stage"] == "breakdown"}
+    measured = {row["component"]: row for row in made["attribution"]["measured"]}
+    assert parts.keys() == measured.keys()
+    assert float(parts["total"]["delta_us"]) == pytest.approx(1000 * measured["total"]["ms"], abs=1e-3)
+    assert parts["total"]["verdict"] == "slower"

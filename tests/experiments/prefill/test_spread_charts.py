@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from harness.report.arms import spread_axis
 from harness.report.charts.spec import Line, Lines
 from tests.made_up.prefill import record, repaged, results
 from tests.made_up.views import charts_of, pair, summary_of
@@ -109,10 +108,3 @@ def test_kernel_and_gather_together_are_a_line(charts: dict[str, Lines]) -> None
 
 def test_a_run_without_results_has_charts_with_nothing_to_draw() -> None:
     assert all(chart.empty for chart in by_title([]).values())
-
-
-@pytest.mark.parametrize(
-    ("spreads", "log"), [([1, 2, 4, 8], True), ([1, 2], True), ([1], True), (list(range(1, 17)), False)]
-)
-def test_a_regular_sweep_has_a_regular_axis(spreads: list[int], log: bool) -> None:
-    assert spread_axis(spreads).log == log
