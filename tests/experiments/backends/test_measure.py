@@ -99,7 +99,7 @@ def test_decoding_one_token_prompts_in_the_least_time(tiny_gpt2, tmp_path):
     assert "Decoding, batch size 3: tokens/s" in done.stdout
     assert all(row["ci95_us"] for row in cells.values())
     record = json.loads((tmp_path / "run.json").read_text())
-    assert "the fewest samples a cell has are 6; sampling took" in record["notices"][-1]
+    assert any("the fewest samples a cell has are 6; sampling took" in text for text in record["notices"])
     assert record["engines"]["CPU_ATTN"]["attention_backend"] == ["CPU_ATTN"]
 
 
