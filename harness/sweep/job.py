@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +25,7 @@ from harness.experiments.prefill.options import RunConfig
 from harness.report.screen import Screen
 from harness.runs import command
 from harness.runs.store import RunDirectory, write_atomic, write_json
+from harness.screen import escape, show
 from harness.sweep import RECORD
 from harness.sweep import plan as planning
 from harness.sweep.local import ThisMachine
@@ -63,6 +65,8 @@ def run(
     machines = _machines(ray_address)
     try:
         gpus = _check(plan, machines)
+        if output_dir is None:
+            directory = starting.claim(directory)
         sweep = Sweep(plan, directory, record, screen)
         tasks = [
             Task(number, directory / point.name, gpus[number])
@@ -127,9 +131,9 @@ class Sweep:
 
         status = "interrupted" if interrupted else "finished"
         self._write(status=status, finished=_now())
-        print(self.screen.format(report.write(self.directory), RunDirectory(self.directory)), flush=True)
+        show(self.screen.format(report.write(self.directory), RunDirectory(self.directory)))
         if explain:
-            print(f"\n{report.explain_verdicts(self.directory)}", flush=True)
+            show(f"\n{report.explain_verdicts(self.directory)}")
         if not self.all_finished():
             print("--resume reruns the unfinished points", file=sys.stderr)
 
@@ -149,7 +153,7 @@ class Sweep:
     def _say(self, task: Task, text: str) -> None:
         name = self.plan.points[task.number].name
         if not self.screen.quiet:
-            tqdm.write(f"[{task.number + 1}/{len(self.plan.points)}] {name}: {text}", file=sys.stderr)
+            tqdm.write(escape(f"[{task.number + 1}/{len(self.plan.points)}] {name}: {text}"), file=sys.stderr)
 
 
 def _count_lines(path: Path) -> int:
@@ -237,11 +241,8 @@ def _stopped_by_signals() -> Iterator[threading.Event]:
 
     def handle(*_: Any) -> None:
         if not stop.is_set():
-            print(
-                "interrupted: running points stop and keep what they have measured",
-                file=sys.stderr,
-                flush=True,
-            )
+            with suppress(OSError):  # a handler must not print: the signal may come within a print
+                os.write(2, b"interrupted: running points stop and keep what they have measured\n")
         stop.set()
 
     before = {signal.SIGINT: signal.getsignal(signal.SIGINT)}
