@@ -5,6 +5,7 @@ Every experiment's view makes one, and `page` renders it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ from harness.screen import escape, in_one_line
 Fields = Mapping[str, Any]  # of a row, by name
 NOTHING = "nothing was measured"
 FORMULA = ("=", "+", "-", "@")  # what a spreadsheet's formula begins with
+TAG = re.compile("<(?=[A-Za-z/!?])")  # what Markdown would pass on as HTML
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class Document:
         blocks += [table.markdown() for table in tables] or [NOTHING]
         if self.warnings:
             blocks += ["## Warnings", list_lines(group_warnings(self.warnings))]
-        return escape("\n\n".join(blocks)) + "\n"
+        return TAG.sub("&lt;", escape("\n\n".join(blocks))) + "\n"
 
     def csv(self) -> str:
         """The whole of tables.csv; an interval is two columns."""
