@@ -18,7 +18,7 @@ from harness.experiments.prefill.options import GROUPS, RunConfig
 from harness.experiments.starting import RunFailed
 from harness.report.screen import Screen
 from harness.runs.command import CONSOLE_SCRIPT
-from harness.runs.store import Damaged, Interrupted, RunDirectory
+from harness.runs.store import Damaged, Interrupted, RunDirectory, explain_os_error, write_atomic
 from harness.screen import show
 from harness.sweep import RECORD as SWEEP
 
@@ -126,9 +126,9 @@ def _run_guarded(prog: str, command: Callable[[], int]) -> int:
         show(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return cli.FAILED if isinstance(error, RunFailed) else cli.BAD_INPUT
     except OSError as error:
-        if error.filename is None:
+        if (text := explain_os_error(error)) is None:
             raise
-        show(f"{prog}: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        show(f"{prog}: error: {text}", file=sys.stderr)
         return cli.FAILED
     except KeyboardInterrupt as interrupt:
         if not isinstance(interrupt, Interrupted):  # the run has already reported it
@@ -291,7 +291,7 @@ def _verify(options: dict[str, Any]) -> int:
         raise RunFailed(str(error)) from error
     show(view.block(verified, sys.argv))
     if config.output:
-        config.output.write_text(view.as_json(verified, sys.argv), encoding="utf-8")
+        write_atomic(config.output, view.as_json(verified, sys.argv))
     return cli.OK if verified.equal else cli.FAILED
 
 

@@ -17,7 +17,7 @@ from harness.experiments import EXPERIMENTS, Experiment
 from harness.models import ModelSource
 from harness.runs import lock, resume
 from harness.runs.command import format_command
-from harness.runs.store import RunDirectory
+from harness.runs.store import RunDirectory, explain_os_error
 from harness.screen import show
 from harness.stack import with_room
 
@@ -172,6 +172,6 @@ def _known_failures() -> Iterator[None]:
     ) as error:
         raise RunFailed(str(error)) from error
     except OSError as error:
-        if error.filename is None:
+        if (text := explain_os_error(error)) is None:
             raise
-        raise RunFailed(f"{error.filename}: {error.strerror}; what was measured before is kept") from error
+        raise RunFailed(f"{text}; what was measured before is kept") from error

@@ -151,6 +151,13 @@ def _open_folder(folder: Path) -> int:
     return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | (os.O_NOFOLLOW if in_a_run else 0))
 
 
+def explain_os_error(error: OSError) -> str | None:
+    """The file and what is wrong with it, or the full disk; None: the error does not say enough."""
+    if error.filename is None:
+        return error.strerror if error.errno in FULL else None
+    return f"{error.filename}: {error.strerror}"
+
+
 def write_json(path: Path, data: dict[str, Any]) -> None:
     """Write JSON atomically; raises ValueError on NaN and infinities, which JSON lacks."""
     write_atomic(path, _format_json(data))

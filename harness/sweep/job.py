@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -63,10 +64,12 @@ def run(
     directory = (output_dir or _new_directory(plan.path)).resolve()
     record = _resume(directory, plan, output_dir) if resume else _new(directory, plan)
     machines = _machines(ray_address)
+    held = ExitStack()
     try:
         gpus = _check(plan, machines)
         if output_dir is None:
             directory = starting.claim(directory)
+        held.enter_context(_lock(directory))
         sweep = Sweep(plan, directory, record, screen)
         tasks = [
             Task(number, directory / point.name, gpus[number])
@@ -75,12 +78,32 @@ def run(
         ]
         with _stopped_by_signals() as stop:
             machines.run(tasks, Progress(sweep.started, sweep.ended, stop, sweep.show_progress))
+        sweep.close(interrupted=stop.is_set(), explain=explain)
     finally:
         machines.close()
-    sweep.close(interrupted=stop.is_set(), explain=explain)
+        held.close()
     if stop.is_set():
         return cli.INTERRUPTED
     return cli.OK if sweep.all_finished() else cli.FAILED
+
+
+@contextmanager
+def _lock(directory: Path) -> Iterator[None]:
+    """Let no other process run this sweep; raises ConfigError if one does."""
+    directory.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)  # sweep.json is replaced at every change
+    try:
+        with suppress(OSError):  # a file system that does not lock directories
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(
+                    f"{directory}: another process is running this sweep; wait until it ends, or choose "
+                    "another --output-dir"
+                ) from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 class Sweep:
