@@ -32,7 +32,7 @@ def objection(record: RunRecord) -> str | None:
     commit = record.versions.get("commit")
     if record.status != "finished":
         return f"its status is {record.status}; finish it with --resume"
-    if not commit or commit.endswith("-dirty"):
+    if not commit or "-dirty" in commit:
         return f"measured on commit {commit or 'unknown'}; measure again on a clean checkout"
     return None
 

@@ -9,7 +9,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from harness import cli, completion
+from harness import cli, completion, interrupts
+from harness import screen as terminal
 from harness.config import Common, ConfigError
 from harness.config.checks import folder_problem
 from harness.experiments import EXPERIMENTS, starting
@@ -17,7 +18,8 @@ from harness.experiments.prefill.options import GROUPS, RunConfig
 from harness.experiments.starting import RunFailed
 from harness.report.screen import Screen
 from harness.runs.command import CONSOLE_SCRIPT
-from harness.runs.store import Damaged, Interrupted, RunDirectory
+from harness.runs.store import Damaged, Interrupted, RunDirectory, explain_os_error, write_atomic
+from harness.screen import show
 from harness.sweep import RECORD as SWEEP
 
 MAIN_JOB = "run_vllm_prefill.py"
@@ -108,15 +110,32 @@ def run_guarded(prog: str, command: Callable[[], int]) -> int:
     """Run a command and return its exit status; bad input (2), a failed run (1) and Ctrl-C (130) print one
     line to stderr.
     """
+    with terminal.kept() as stdout:
+        status = _run_guarded(prog, command)
+        stdout.flush()
+        if stdout.error and not isinstance(stdout.error, BrokenPipeError):  # a reader that has enough is fine
+            print(f"{prog}: error: stdout: {stdout.error.strerror}", file=sys.stderr)
+            return status or cli.FAILED
+        return status
+
+
+def _run_guarded(prog: str, command: Callable[[], int]) -> int:
     try:
         return command()
     except (ConfigError, Damaged, RunFailed) as error:
-        print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        show(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return cli.FAILED if isinstance(error, RunFailed) else cli.BAD_INPUT
+    except OSError as error:
+        if (text := explain_os_error(error)) is None:
+            raise
+        show(f"{prog}: error: {text}", file=sys.stderr)
+        return cli.FAILED
     except KeyboardInterrupt as interrupt:
         if not isinstance(interrupt, Interrupted):  # the run has already reported it
-            print(f"{prog}: interrupted", file=sys.stderr)
+            show(f"{prog}: interrupted", file=sys.stderr)
         return cli.INTERRUPTED
+    finally:
+        interrupts.ignore_at_exit()
 
 
 def _start(configuration: type[Common], options: dict[str, Any]) -> int:
@@ -125,9 +144,9 @@ def _start(configuration: type[Common], options: dict[str, Any]) -> int:
     explain, dry_run = options.pop("explain", False), options.pop("dry_run", False)
     parsed = cli.parse_options(configuration, options)
     if dry_run:
-        print(starting.plan(configuration.experiment, parsed, config_file))
+        show(starting.plan(configuration.experiment, parsed, config_file))
         if processes != 1:
-            print(f"processes: {processes}, one after another, each with the next seed")
+            show(f"processes: {processes}, one after another, each with the next seed")
         return cli.OK
     if processes != 1:
         return _start_several(parsed, config_file, processes, explain)
@@ -270,9 +289,9 @@ def _verify(options: dict[str, Any]) -> int:
         raise ConfigError(str(error)) from error
     except EngineFailed as error:
         raise RunFailed(str(error)) from error
-    print(view.block(verified, sys.argv))
+    show(view.block(verified, sys.argv))
     if config.output:
-        config.output.write_text(view.as_json(verified, sys.argv), encoding="utf-8")
+        write_atomic(config.output, view.as_json(verified, sys.argv))
     return cli.OK if verified.equal else cli.FAILED
 
 
@@ -288,16 +307,16 @@ def _check_run(run_dir: Path) -> None:
 def _explain(run_dir: Path) -> None:
     from harness.experiments import views
 
-    print(f"\n{views.explain_verdicts(RunDirectory.open(run_dir))}", flush=True)
+    show(f"\n{views.explain_verdicts(RunDirectory.open(run_dir))}")
 
 
 def _report(run_dir: Path, screen: Screen, explain: bool) -> int:
     if (run_dir / SWEEP).is_file():
         from harness.sweep import view as sweep
 
-        print(screen.format(sweep.write(run_dir), RunDirectory(run_dir)))
+        show(screen.format(sweep.write(run_dir), RunDirectory(run_dir)))
         if explain:
-            print(f"\n{sweep.explain_verdicts(run_dir)}")
+            show(f"\n{sweep.explain_verdicts(run_dir)}")
         return cli.OK
     _check_run(run_dir)
 
@@ -309,7 +328,7 @@ def _report(run_dir: Path, screen: Screen, explain: bool) -> int:
         views.experiment_of(record)
     except ValueError as error:
         raise ConfigError(f"{run_dir}: {error}") from error
-    print(screen.format(views.write(directory), directory))
+    show(screen.format(views.write(directory), directory))
     if explain:
         _explain(run_dir)
     return cli.OK
@@ -344,7 +363,7 @@ def _compare(
         raise ConfigError(str(error)) from None
     if limit and not comparison.ratios:
         raise ConfigError(f"--fail-on {fail_on}: no cell was measured in both of any two runs")
-    print(report.screen(comparison, limit, explain))
+    show(report.screen(comparison, limit, explain))
     if output:
         report.write(comparison, output, limit)
     return cli.FAILED if limit and limit.fails(comparison) else cli.OK

@@ -127,10 +127,11 @@ def _lines(path: str) -> list[str]:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError, ValueError):
         raise BatchError("neither lengths, e.g. 4x1024 or 1x4096,8x512@4, nor a file of them") from None
-    parts = [part for line in lines if (part := line.partition("#")[0].strip())]
-    for part in parts:
-        if not _PART.fullmatch(part):
-            raise BatchError(f"{part}: not a length, e.g. 512, 4x1024 or 512@4")
+    numbered = [(n, part) for n, line in enumerate(lines, 1) if (part := line.partition("#")[0].strip())]
+    for number, part in numbered:
+        if not _PART.fullmatch(part):  # not quoted: it may be any file
+            raise BatchError(f"line {number}: not a length, e.g. 512, 4x1024 or 512@4")
+    parts = [part for _, part in numbered]
     if not parts:
         raise BatchError("holds no length; write one per line, e.g. 512 or 4x1024")
     return parts

@@ -5,6 +5,7 @@ Nothing here imports torch: this runs before any heavy import.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
@@ -125,11 +126,24 @@ def harness_version() -> str | None:
 
 
 def _commit() -> str | None:
-    """The checkout's commit, with "-dirty" appended if files differ; None outside a checkout."""
+    """The checkout's commit; None outside a checkout. If files differ, "-dirty-" and a hash
+    of the code follow.
+    """
     if not (ROOT / ".git").exists():
         return None
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        commit = subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+        return f"{commit}-{_hash_code()}" if commit.endswith("-dirty") else commit
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _hash_code() -> str:
+    """Of all modules that measure, so that a run is not resumed with other code."""
+    code = hashlib.sha256()
+    for file in sorted(path for room in ("harness", "patches") for path in (ROOT / room).rglob("*.py")):
+        code.update(f"{file.relative_to(ROOT)}\0".encode() + file.read_bytes())
+    return code.hexdigest()[:12]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import device
 from harness.measure import clocks
+from harness.screen import show
 from harness.units import type_and_line
 
 if TYPE_CHECKING:
@@ -51,13 +52,13 @@ def run() -> int:
     warnings.simplefilter("ignore")  # of the packages that are looked at
     parts = [part for examine in _examinations() for part in examine()]
     for part in parts:
-        print(f"{part.title}\n{textwrap.indent(chr(10).join(part.lines), '  ')}\n")
+        show(f"{part.title}\n{textwrap.indent(chr(10).join(part.lines), '  ')}\n")
     problems = [problem for part in parts for problem in part.problems]
     for problem in problems:
-        print(_wrap(f"{'PROBLEM' if problem.fatal else 'note'}: {problem.what}"))
-        print(textwrap.indent(_wrap(problem.remedy, WIDTH - 2), "  "))
+        show(_wrap(f"{'PROBLEM' if problem.fatal else 'note'}: {problem.what}"))
+        show(textwrap.indent(_wrap(problem.remedy, WIDTH - 2), "  "))
     fatal = any(problem.fatal for problem in problems)
-    print("The main job cannot run here." if fatal else f"The main job can run here, on {device.kind()}.")
+    show("The main job cannot run here." if fatal else f"The main job can run here, on {device.kind()}.")
     return int(fatal)
 
 

@@ -72,7 +72,7 @@ def test_bad_texts_name_the_part_and_the_limit(text, words):
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [("512\nmany\n", "many: not a length"), ("# none\n", "no length")]
+    ("content", "words"), [("512\nmany\n", "line 2: not a length"), ("# none\n", "no length")]
 )
 def test_bad_files_name_the_line(tmp_path, content, words):
     path = tmp_path / "lengths"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -10,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from harness import layout
@@ -243,7 +245,10 @@ def clone_together(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
 
 
 def save(call: AttentionCall, path: Path) -> None:
-    """Write one call as safetensors; everything but `kv_cache` is kept."""
+    """Write one call as safetensors, all of it or nothing; everything but `kv_cache` is kept.
+
+    Raises CaptureError if the disk is full.
+    """
     tensors, plain = {}, {}
     for field in fields(call):
         value = getattr(call, field.name)
@@ -256,7 +261,14 @@ def save(call: AttentionCall, path: Path) -> None:
     fused = len({t.untyped_storage().data_ptr() for t in (call.query, call.key, call.value)}) == 1
     strides = {n: [list(getattr(call, n).stride()), _span(getattr(call, n))[0] - low] for n in _QKV}
     meta = {"format": FORMAT_VERSION, "call": plain, "strides": strides, "fused": fused}
-    save_file(tensors, path, metadata={META_KEY: json.dumps(meta)})
+    half = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")  # so that a half capture is not read
+    try:
+        save_file(tensors, half, metadata={META_KEY: json.dumps(meta)})
+        os.replace(half, path)
+    except SafetensorError as error:
+        raise CaptureError(f"{path}: cannot be written: {error}") from error
+    finally:
+        half.unlink(missing_ok=True)
 
 
 def load(path: Path, device: str) -> AttentionCall:

@@ -28,6 +28,7 @@ from harness.experiments import views
 from harness.report import explain
 from harness.report.charts import svg
 from harness.report.charts.spec import Bars
+from harness.report.document import to_csv
 from harness.report.page import facts
 from harness.report.page.rendering import render
 from harness.report.tables import NONE, Line, Notes, Section, Table, wrap
@@ -78,8 +79,7 @@ def csv(comparison: Comparison) -> str:
     columns = list(dict.fromkeys(name for row in rows for name in row)) or ["first", "other"]
     frame = pd.DataFrame(rows, columns=columns)
     whole = [name for name in ("spread_k", "layers", "n_first", "n_other") if name in columns]
-    text: str = frame.astype(dict.fromkeys(whole, "Int64")).to_csv(index=False)
-    return text
+    return to_csv(frame.astype(dict.fromkeys(whole, "Int64")))
 
 
 def write(comparison: Comparison, folder: Path, limit: Limit | None = None) -> None:

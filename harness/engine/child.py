@@ -9,6 +9,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import threading
 import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
+from harness import interrupts
 from harness.engine.exits import MemoryWatch
 from harness.running import error_log
 from harness.running.error_log import LOG
@@ -23,6 +25,7 @@ from harness.runs.record import Status, status_of
 from harness.stack import with_room
 
 CLOSING_S = 5.0
+POLL_S = 0.2  # between two looks for a signal
 # Called in the child; the object that it yields answers calls of its methods, `facts()` first.
 Make = Callable[..., AbstractContextManager[Any]]
 
@@ -81,6 +84,8 @@ class Child:
 
     def _answer(self) -> Any:
         try:
+            while not self._pipe.poll(POLL_S):
+                interrupts.check()
             answer = self._pipe.recv()
         except (EOFError, OSError):
             self._process.join()
@@ -126,7 +131,9 @@ class _Failure:
 @with_room
 def _serve(pipe: Connection, make: Make, arguments: tuple[Any, ...]) -> None:
     """The child's side: make the object, report it, and answer until killed or until the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends its children
+    for number in interrupts.NUMBERS:  # a terminal or a batch system sends them to all; the parent ends us
+        signal.signal(number, signal.SIG_IGN)
+    _end_with_parent()
     os.dup2(2, 1)  # stdout belongs to the parent's tables
     import torch
 
@@ -148,6 +155,18 @@ def _serve(pipe: Connection, make: Make, arguments: tuple[Any, ...]) -> None:
     except Exception as error:
         with contextlib.suppress(OSError):  # the parent is gone
             pipe.send(_Failure.of(error, logged))
+
+
+def _end_with_parent() -> None:
+    """End this process once its parent is gone, even if it is busy."""
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()  # the system's own way ends with the parent's thread
 
 
 def _wake() -> None:

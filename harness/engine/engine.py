@@ -8,6 +8,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from harness import interrupts
 from harness.config.engine import EngineSpec
 from harness.engine import executors, start_errors, starting, vllm_log
 from harness.engine.options import EXPORTED, EngineError, check_vllm, engine_args
@@ -232,9 +233,10 @@ class Engine:
 
     def close(self) -> None:
         """Stop the engine and its ranks and release their memory. Closing twice is harmless."""
-        self._undo.close()
-        self.block_pool = self._core = self.llm = self.ranks = None  # type: ignore[assignment]
-        _free_memory()
+        with interrupts.deferred():
+            self._undo.close()
+            self.block_pool = self._core = self.llm = self.ranks = None  # type: ignore[assignment]
+            _free_memory()
 
     def __enter__(self) -> Engine:
         return self

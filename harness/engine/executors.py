@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -78,6 +79,16 @@ def cpu_binding(ranks: int, cpus: Sequence[int]) -> str:
     return "|".join(",".join(map(str, each)) for each in shares)
 
 
+# Engines of one machine: their processes need no other interface, and nobody else should reach them.
+HOST = "127.0.0.1"
+LOOPBACK = {"VLLM_HOST_IP": HOST, "GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+
+
+def joins_a_cluster(executor: str | None) -> bool:
+    """Whether an engine's ranks are started by a Ray cluster of the user's own."""
+    return executor == "ray" and "RAY_ADDRESS" in os.environ
+
+
 def start_ray(variables: Sequence[str]) -> None:
     """Start Ray on this machine, or join the cluster of the environment's RAY_ADDRESS.
 
@@ -86,14 +97,35 @@ def start_ray(variables: Sequence[str]) -> None:
     """
     import ray
 
-    environment = {name: os.environ[name] for name in variables if name in os.environ}
-    ray.init(
-        address=os.environ.get("RAY_ADDRESS", "local"),
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        include_dashboard=False,
-        runtime_env={"env_vars": environment | {"PYTHONPATH": python_path(os.environ)}},  # for engine.worker
-    )
+    own = not joins_a_cluster("ray")
+    names = [*variables, *LOOPBACK] if own else variables
+    environment = {name: os.environ[name] for name in names if name in os.environ}
+    with _ray_on_loopback() if own else contextlib.nullcontext():
+        ray.init(
+            address="local" if own else os.environ["RAY_ADDRESS"],
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            include_dashboard=False,
+            runtime_env={
+                "env_vars": environment | {"PYTHONPATH": python_path(os.environ)}
+            },  # for engine.worker
+            **({"_node_ip_address": HOST} if own else {}),
+        )
+
+
+@contextlib.contextmanager
+def _ray_on_loopback() -> Iterator[None]:
+    """Let a Ray that is started inside the block listen on 127.0.0.1 alone, which it would replace by the
+    machine's own address.
+    """
+    from ray._private import services
+
+    resolve = services.resolve_ip_for_localhost
+    services.resolve_ip_for_localhost = lambda host: host
+    try:
+        yield
+    finally:
+        services.resolve_ip_for_localhost = resolve
 
 
 def stop_ray() -> None:

@@ -187,6 +187,8 @@ def engine_environment(spec: EngineSpec, source: ModelSource) -> dict[str, str]:
         variables["VLLM_CPU_OMP_THREADS_BIND"] = executors.cpu_binding(spec.tensor_parallel_size, cpus)
         # A fork would inherit this process's NVML state and threads.
         variables["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
+    if not executors.joins_a_cluster(spec.distributed_executor_backend):
+        variables |= executors.LOOPBACK
     variables = unless_set(variables)
     variables[plugin_mode.VARIABLE] = ""  # vLLM as it is, where the plugin is installed and asked for
     if spec.tensor_parallel_size > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
@@ -9,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from harness import config as configuration
-from harness import device
+from harness import device, interrupts
 from harness.config import Common, ConfigError, checks
 from harness.config.fields import Model
 from harness.experiments import EXPERIMENTS, Experiment
 from harness.models import ModelSource
-from harness.runs import resume
+from harness.runs import lock, resume
 from harness.runs.command import format_command
+from harness.runs.store import RunDirectory, explain_os_error
+from harness.screen import show
 from harness.stack import with_room
 
 
@@ -38,15 +41,47 @@ def run(name: str, options: Mapping[str, Any], config_file: Path | None = None) 
     """
     experiment = EXPERIMENTS[name]
     config = _resolve(experiment, options, config_file, device.kind())
+    assert config.output_dir is not None
+    lock.refuse_if_held(config.output_dir)
     if config.resume:
         resume.check(config)
-    with _input_errors():
+        if resume.lacks_only_its_report(RunDirectory(config.output_dir)):
+            return _report(config)
+    with interrupts.caught(), _input_errors():
         source = _find_model(experiment, config, device.kind())  # before importing vllm
-        job = import_module(experiment.job).run
+        with interrupts.deferred():
+            job = import_module(experiment.job).run
+        interrupts.check()
         with _known_failures():
+            if configuration.load(experiment.config, options, config_file).output_dir is None:
+                config = config.model_copy(update={"output_dir": claim(config.output_dir)})
             job(config, source)
     assert config.output_dir is not None
     return config.output_dir
+
+
+def claim(path: Path) -> Path:
+    """Make a directory that nothing has yet: of this name, or with -2, -3, ... after it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        mine = path if number == 1 else path.with_name(f"{path.name}-{number}")
+        try:
+            mine.mkdir()
+        except FileExistsError:
+            continue
+        return mine
+    raise AssertionError
+
+
+def _report(config: Common) -> Path:
+    """Write the report of a run that was ended while it wrote it."""
+    from harness.experiments import views
+    from harness.report.screen import Screen
+
+    assert config.output_dir is not None
+    run = RunDirectory(config.output_dir)
+    show(Screen(config.tables, config.print_json, config.quiet).format(views.write(run), run))
+    return run.path
 
 
 def check(
@@ -121,10 +156,22 @@ def _known_failures() -> Iterator[None]:
     from harness.engine.options import EngineError
     from harness.engine.ranks import RankDied
     from harness.layout import LayoutError
-    from harness.running.recorder import NothingMeasured
+    from harness.running.recorder import NothingMeasured, ReportFailed
     from patches import PatchError
 
     try:
         yield
-    except (CaptureError, EngineError, LayoutError, NothingMeasured, PatchError, RankDied) as error:
+    except (
+        CaptureError,
+        EngineError,
+        LayoutError,
+        NothingMeasured,
+        PatchError,
+        RankDied,
+        ReportFailed,
+    ) as error:
         raise RunFailed(str(error)) from error
+    except OSError as error:
+        if (text := explain_os_error(error)) is None:
+            raise
+        raise RunFailed(f"{text}; what was measured before is kept") from error

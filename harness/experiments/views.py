@@ -100,12 +100,12 @@ def write(run: RunDirectory) -> Document:
     summary = summarise(record, results)
     document = view_of(experiment_of(record)).document(record, summary)
     sheets = charts(record, summary, results)
-    write_json(run.summary_path, summary.to_json())
     write_atomic(run.tables_path, document.markdown())
     write_atomic(run.csv_path, document.csv())
     for sheet in sheets:
         mpl.write(sheet, run.plots_path)
     write_atomic(run.page_path, page_of(document, sheets))
+    write_json(run.summary_path, summary.to_json())  # last: with it the report is whole
     return document
 
 

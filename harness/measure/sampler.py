@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from harness import interrupts
 from harness.analysis.contrasts import series_pairs
 from harness.measure.budget import Budget
 from harness.measure.clocks import ClockMonitor, NoClocks
@@ -102,16 +103,17 @@ def sample(
     began, share_s = now(), budget.share(weight)
     runner = _Runner(series, timer, random.Random(seed), on_round, now)
     batches, stopped = RoundBatches(), None
-    try:
-        runner.warm_up(began + WARMUP_SHARE * share_s)
-        pairs = series_pairs(series.results) if series.pairs is None else series.pairs
-        check = PrecisionCheck(pairs, precision_pct)
-        stopped = _take_batches(runner, batches, budget, check, monitor, sleep, share_s, began + share_s)
-    except KeyboardInterrupt:
-        series.mark(Status.INTERRUPTED, "interrupted by the user")
-        raise
-    finally:
-        _store(series, batches, stopped, seed)
+    with interrupts.deferred():  # so that a signal comes between rounds, and each arm has as many samples
+        try:
+            runner.warm_up(began + WARMUP_SHARE * share_s)
+            pairs = series_pairs(series.results) if series.pairs is None else series.pairs
+            check = PrecisionCheck(pairs, precision_pct)
+            stopped = _take_batches(runner, batches, budget, check, monitor, sleep, share_s, began + share_s)
+        except KeyboardInterrupt:
+            series.mark(Status.INTERRUPTED, "interrupted by the user")
+            raise
+        finally:
+            _store(series, batches, stopped, seed)
     budget.spend(now() - began, weight, batches.rounds(), stopped)
     return series.results
 
@@ -257,6 +259,7 @@ class _Runner:
         repeated.
         """
         while ready := self.series.ready():
+            interrupts.check()
             orders = [self.order.sample(ready, len(ready)) for _ in range(count)]
             rounds = [[self.steps[n] for n in order] for order in orders]
             self.raised.clear()

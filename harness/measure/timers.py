@@ -22,6 +22,8 @@ from weakref import WeakSet
 
 import torch
 
+from harness import interrupts
+
 L2 = Literal["warm", "cold"]
 
 CYCLES_PER_SECOND = 2e9  # of a spin kernel; a GPU with a higher clock spins shorter, which the timer notices
@@ -58,6 +60,7 @@ class CpuTimer:
         """Microseconds of each step."""
         times = []
         for step in steps:
+            interrupts.check()
             start = time.perf_counter_ns()
             step.run()
             times.append((time.perf_counter_ns() - start) / 1e3)

@@ -5,6 +5,7 @@ Every experiment's view makes one, and `page` renders it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +19,12 @@ from harness.report.rows import Warned, count_warnings, group_warnings
 from harness.report.tables import Table, facts, list_lines, wrap
 from harness.runs.schema import RunRecord
 from harness.runs.stored import Stored
+from harness.screen import escape, in_one_line
 
 Fields = Mapping[str, Any]  # of a row, by name
 NOTHING = "nothing was measured"
+FORMULA = ("=", "+", "-", "@")  # what a spreadsheet's formula begins with
+TAG = re.compile("<(?=[A-Za-z/!?])")  # what Markdown would pass on as HTML
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ class Document:
         blocks += [table.markdown() for table in tables] or [NOTHING]
         if self.warnings:
             blocks += ["## Warnings", list_lines(group_warnings(self.warnings))]
-        return "\n\n".join(blocks) + "\n"
+        return TAG.sub("&lt;", escape("\n\n".join(blocks))) + "\n"
 
     def csv(self) -> str:
         """The whole of tables.csv; an interval is two columns."""
@@ -130,8 +134,20 @@ def csv_of(rows: Sequence[Fields], columns: Sequence[str] = ()) -> str:
     """
     names = [*_flat(dict.fromkeys(columns))] or None
     # As objects; otherwise a column of counts with gaps would become floats.
-    csv: str = pd.DataFrame([_flat(row) for row in rows], columns=names, dtype=object).to_csv(index=False)
+    return to_csv(pd.DataFrame([_flat(row) for row in rows], columns=names, dtype=object))
+
+
+def to_csv(frame: pd.DataFrame) -> str:
+    """A frame as CSV in which no text is a formula to a spreadsheet, nor a control character."""
+    csv: str = frame.map(_no_formula).to_csv(index=False)
     return csv
+
+
+def _no_formula(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    text = in_one_line(value)
+    return f"'{text}" if text.lstrip().startswith(FORMULA) else text
 
 
 def _flat(row: Fields) -> dict[str, Any]:

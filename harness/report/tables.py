@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from tabulate import tabulate
 
 from harness.runs.schema import RunRecord
+from harness.screen import in_one_line
 
 WIDTH = 80
 NONE = "-"
@@ -148,7 +149,10 @@ def screen(columns: Sequence[str], sections: Sequence[Section]) -> str:
     lines = [line for section in sections for line in section.lines]
     blank = [""] * (len(columns) - 1)
     rule, head, *body = tabulate(  # column names as a row, because tabulate pads headers
-        [columns, *([line.label, *(line.cells or blank)] for line in lines)],
+        [
+            map(in_one_line, row)
+            for row in (columns, *([line.label, *(line.cells or blank)] for line in lines))
+        ],
         tablefmt="simple",
         disable_numparse=True,
         colalign=("left", *["right"] * len(blank)),
@@ -199,7 +203,7 @@ def _rows(
             cells = list(line.cells) or [""] * (len(columns) - 1)
             if line.text:
                 cells[text_column - 1] = line.text
-            rows.append([line.label, *cells, line.interval, line.verdict])
+            rows.append([*map(in_one_line, (line.label, *cells)), line.interval, line.verdict])
     headers = [*columns, "95% interval", "verdict"] if extra else [*columns]
     width = len(headers)
     return headers, [(row + [""] * width)[:width] for row in rows]

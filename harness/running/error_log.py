@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from harness.runs.store import RunDirectory, open_to_append
 
@@ -50,8 +50,8 @@ def writing(run: RunDirectory) -> Iterator[None]:
     """Append the errors inside the block to the run's errors.txt, which exists once there is one."""
 
     def write(text: str) -> None:
-        with open_to_append(run.errors_path) as file:
-            file.write(f"{text}\n\n".encode())
+        with suppress(OSError), open_to_append(run.errors_path) as file:  # what failed is more important
+            file.write(f"{text}\n\n".encode(errors="backslashreplace"))
 
     with passing(write):
         yield

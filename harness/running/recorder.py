@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -15,7 +13,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 import patches
-from harness import device
+from harness import device, interrupts
 from harness.analysis import busy_host
 from harness.config import Common, engine_options
 from harness.measure import elsewhere, memory
@@ -25,10 +23,12 @@ from harness.report.document import Document
 from harness.report.screen import Screen
 from harness.running import error_log
 from harness.runs import command, resume
+from harness.runs.lock import RunLock
 from harness.runs.record import Result
 from harness.runs.schema import Device, Model, RunRecord
 from harness.runs.store import Interrupted, RunDirectory
 from harness.runs.stored import RunStatus
+from harness.screen import escape, show
 
 Config = TypeVar("Config", bound=Common)
 Write = Callable[[RunDirectory], Document]
@@ -38,8 +38,14 @@ class NothingMeasured(RuntimeError):
     """No cell of a run produced a measurement; says why, and where to find each reason."""
 
 
+class ReportFailed(RuntimeError):
+    """A run's report could not be written; its results are kept."""
+
+
 class Recorder:
-    """Writes one run's directory. Every change of the record and every result is on disk immediately."""
+    """Writes one run's directory, which is locked. Every change of the record and every result is on disk
+    immediately.
+    """
 
     def __init__(self, config: Common, name: str) -> None:
         """Create the output directory, or open the one to resume.
@@ -49,7 +55,9 @@ class Recorder:
             name: of the model, or of whatever else is measured.
 
         Raises:
-            RunExists: it already holds a run, and neither --overwrite nor --resume was given.
+            RunExists: it already holds a run, and neither --overwrite nor --resume was given, or another
+                process is writing it.
+            OSError: the directory cannot be written.
         """
         self.screen = Screen(config.tables, config.print_json, config.quiet)
         self.host_before, self.gpu_processes = elsewhere.read(), elsewhere.gpu_processes()
@@ -58,6 +66,7 @@ class Recorder:
         assert config.output_dir is not None
         if config.resume:
             self.directory = RunDirectory.open(config.output_dir)
+            self._lock = RunLock(self.directory)
             self.record = self.directory.record()
             self.results = self.directory.results()
             self.finished = resume.finished_series(self.results)
@@ -65,7 +74,9 @@ class Recorder:
                 record.status = "running"
                 record.resumed = [*(record.resumed or []), _now()]
             return
-        self.directory = RunDirectory.create(config.output_dir, config.overwrite)
+        self.directory = RunDirectory(config.output_dir)
+        self._lock = RunLock.of_new_run(self.directory, config.overwrite)
+        RunDirectory.create(config.output_dir, config.overwrite)
         self.record = RunRecord(
             schema_version=2,
             experiment=config.experiment,
@@ -87,7 +98,8 @@ class Recorder:
         end.
         """
         yield self.record
-        self.directory.write_record(self.record)
+        with interrupts.deferred():
+            self.directory.write_record(self.record)
 
     def notice(self, text: str) -> None:
         """Add a notice for every reader of the results: on screen, in the tables and in the record."""
@@ -99,7 +111,7 @@ class Recorder:
     def say(self, text: str) -> None:
         """Print a line, above any progress bar."""
         if not self.screen.quiet:
-            tqdm.write(text, file=sys.stderr)
+            tqdm.write(escape(text), file=sys.stderr)
 
     def bar(self, name: str, total: float, bar_format: str | None = None) -> tqdm[Any]:
         """A progress bar on stderr, with the remaining time."""
@@ -108,16 +120,19 @@ class Recorder:
 
     def keep(self, series: Series) -> None:
         """Store a series' results, and the clocks and discarded samples of its batches of rounds."""
-        results = self.add(series.results)
-        batches = [_batch_record(batch) for batch in series.batches if batch.reading]
-        if any(batch["sm_mhz"] is not None for batch in batches):
-            self.directory.append_clocks({"series": results[0].series, "batches": batches})
+        with interrupts.deferred():
+            results = self.add(series.results)
+            batches = [_batch_record(batch) for batch in series.batches if batch.reading]
+            if any(batch["sm_mhz"] is not None for batch in batches):
+                self.directory.append_clocks({"series": results[0].series, "batches": batches})
 
     def add(self, results: Sequence[Result]) -> list[Result]:
         """Store results that form one series, and return them as stored."""
         stored = [replace(result, series_size=len(results)) for result in results]
-        self.directory.append(stored)
-        self.results += stored
+        with interrupts.deferred():
+            self._lock.require_samples()
+            self.directory.append(stored)
+            self.results += stored
         return stored
 
     @contextmanager
@@ -160,16 +175,32 @@ class Recorder:
         if noise := busy_host.describe(load):
             self.notice(noise)
 
-    def finish(self, status: RunStatus, write: Write) -> None:
-        """Close the record, write the views and print what is wanted of them."""
-        self.note_host_load()
+    def finish(self, status: RunStatus, error: str | None, write: Write) -> None:
+        """Close the record, write the views and print what is wanted of them.
+
+        Raises:
+            OSError: the record cannot be written.
+            ReportFailed: the views cannot be.
+        """
+        with suppress(OSError):  # how the run ended matters more
+            self.note_host_load()
         with self.update_record() as record:
-            record.status, record.finished = status, _now()
-        document = write(self.directory)
+            record.status, record.error, record.finished = status, error, _now()
+        try:
+            document = write(self.directory)
+        except OSError as failure:
+            raise ReportFailed(
+                f"the report: {failure.filename}: {failure.strerror}; all results are kept, and "
+                f"python -m harness report {self.directory.path} writes it"
+            ) from failure
         if status == "failed":
             self.say(f"report: {self.directory.page_path}")
         else:
-            print(self.screen.format(document, self.directory), flush=True)
+            show(self.screen.format(document, self.directory))
+
+    def release(self) -> None:
+        """Let others write the run."""
+        self._lock.release()
 
 
 def recording(
@@ -191,49 +222,49 @@ def recording(
     Raises:
         Interrupted: Ctrl-C, SIGTERM or SIGHUP ended it.
         NothingMeasured: the job finished without measuring a cell.
+        ReportFailed: it finished, and its report could not be written.
         Exception: anything else that ended the job; it is in the record.
     """
-    recorder = Recorder(config, name)
-    status: RunStatus = "failed"
+    with interrupts.caught():
+        with interrupts.deferred():
+            recorder = Recorder(config, name)
+        try:
+            _record(recorder, config, job, write, notices)
+        finally:
+            recorder.release()
+
+
+def _record(
+    recorder: Recorder,
+    config: Config,
+    job: Callable[[Config, Recorder], None],
+    write: Write,
+    notices: Iterable[str],
+) -> None:
+    failure: BaseException | None = None
     try:
-        with error_log.writing(recorder.directory), _interrupted_by_signals():
+        with error_log.writing(recorder.directory):
             passed_on = engine_options.notices(getattr(config, "engine_options", {}))
             for text in filter(None, (*notices, *passed_on, patches.untested_remark())):
                 recorder.notice(text)
             with error_log.log_raised():
                 job(config, recorder)
+                interrupts.check()
                 recorder.require_figures()
-        status = "finished"
-    except KeyboardInterrupt:
-        status = "interrupted"
-        recorder.say("interrupted; what has been measured is kept")
-        raise Interrupted from None
-    except Exception as error:
-        with recorder.update_record() as record:
-            record.error = f"{type(error).__name__}: {error}"
-        raise
-    finally:
-        recorder.finish(status, write)
-
-
-@contextmanager
-def _interrupted_by_signals() -> Iterator[None]:
-    """Make the signals of batch systems and closed terminals end a job and its processes like Ctrl-C."""
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    numbers = []
-    if threading.current_thread() is threading.main_thread():  # no other thread may set handlers
-        both = (signal.SIGTERM, signal.SIGHUP)  # nohup ignores SIGHUP, which should stay so
-        numbers = [number for number in both if signal.getsignal(number) is signal.SIG_DFL]
-    for number in numbers:
-        signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        for number in numbers:
-            signal.signal(number, signal.SIG_DFL)
+    except BaseException as error:
+        failure = error
+    with interrupts.finishing():
+        status: RunStatus = "failed" if failure else "finished"
+        if isinstance(failure, KeyboardInterrupt) or (failure and interrupts.pending()):
+            status, failure = "interrupted", Interrupted()
+            recorder.say("interrupted; what has been measured is kept")
+        try:
+            reason = f"{type(failure).__name__}: {failure}" if status == "failed" else None
+            recorder.finish(status, reason, write)
+        except (OSError, ReportFailed) as error:
+            failure = failure or error
+    if failure:
+        raise failure
 
 
 def _batch_record(batch: RoundBatch) -> dict[str, Any]:

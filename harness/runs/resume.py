@@ -10,7 +10,7 @@ from harness import device
 from harness.config import Common, ConfigError
 from harness.runs.record import Result, Status, latest
 from harness.runs.schema import RunRecord
-from harness.runs.store import RunDirectory
+from harness.runs.store import Damaged, RunDirectory, read_json
 
 # Options for output and duration; all others affect what the figures mean.
 FREE = {"tables", "print_json", "quiet", "overwrite", "resume", "output_dir", "max_seconds"}
@@ -28,7 +28,7 @@ def check(config: Common) -> None:
             f"--resume: the run in {config.output_dir} is one of {record.experiment}, not of "
             f"{config.experiment}; name another"
         )
-    if record.status == "finished":
+    if record.status == "finished" and not lacks_only_its_report(run):
         raise ConfigError(f"--resume: the run in {config.output_dir} is finished; nothing is left to measure")
     if changes := differences(record, config):
         raise ConfigError(
@@ -36,6 +36,16 @@ def check(config: Common) -> None:
             "resume it as it was, or start another run"
         )
     run.results()  # refuses damaged lines before anything is started
+
+
+def lacks_only_its_report(run: RunDirectory) -> bool:
+    """Whether a run is measured, but was ended while its report was written, whose summary comes last."""
+    if run.record().status != "finished":
+        return False
+    try:
+        return bool(read_json(run.summary_path)["status"] != "finished")
+    except (FileNotFoundError, Damaged):
+        return True
 
 
 def differences(record: RunRecord, config: Common) -> list[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import secrets
 import stat
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -20,6 +22,11 @@ from harness.runs.summary import S
 
 PLOTS = (".png", ".svg", ".pdf")  # of each chart
 RECORD = "run.json"  # what makes a directory a run's
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+# Called before each step of a write ("create", "write", "sync", "replace", "append") with the file: tests let
+# it fail there, or end the process.
+on_step: Callable[[str, Path], object] = lambda step, path: None  # noqa: E731
 
 
 class RunExists(ConfigError):
@@ -89,20 +96,50 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     data = content.encode() if isinstance(content, str) else content
     folder = _open_folder(path.parent)
     try:
+        _remove_left_over(path.name, folder)
+        on_step("create", path)
         temporary = f".{path.name}.{secrets.token_hex(8)}.tmp"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         descriptor = os.open(temporary, flags, 0o666, dir_fd=folder)
         try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            on_step("write", path)
+            _write_all(descriptor, data)
+            on_step("sync", path)
+            os.fsync(descriptor)
+            on_step("replace", path)
             os.replace(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder)
         except BaseException:
-            os.unlink(temporary, dir_fd=folder)
+            with suppress(FileNotFoundError):  # its folder was removed
+                os.unlink(temporary, dir_fd=folder)
             raise
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        error.filename = str(path)
+        raise
     finally:
         os.close(folder)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    """Write all of the data; a disk that fills up takes a part of it first."""
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+def _remove_left_over(name: str, folder: int) -> None:
+    """Remove what a process that was killed while it wrote this file has left; its lock is gone."""
+    for left in os.listdir(folder):
+        if left.startswith(f".{name}.") and left.endswith(".tmp"):
+            with suppress(OSError):  # someone is writing it, or it is a link
+                descriptor = os.open(left, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(left, dir_fd=folder)
+                finally:
+                    os.close(descriptor)
 
 
 def _open_folder(folder: Path) -> int:
@@ -114,9 +151,21 @@ def _open_folder(folder: Path) -> int:
     return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | (os.O_NOFOLLOW if in_a_run else 0))
 
 
+def explain_os_error(error: OSError) -> str | None:
+    """The file and what is wrong with it, or the full disk; None: the error does not say enough."""
+    if error.filename is None:
+        return error.strerror if error.errno in FULL else None
+    return f"{error.filename}: {error.strerror}"
+
+
 def write_json(path: Path, data: dict[str, Any]) -> None:
     """Write JSON atomically; raises ValueError on NaN and infinities, which JSON lacks."""
-    write_atomic(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
+    write_atomic(path, _format_json(data))
+
+
+def _format_json(data: dict[str, Any]) -> str:
+    """JSON as in the files; raises ValueError on NaN and infinities."""
+    return json.dumps(data, indent=1, allow_nan=False) + "\n"
 
 
 @dataclass(frozen=True)
@@ -142,7 +191,10 @@ class RunDirectory:
         if own:
             captures = [] if run.captures_path.is_symlink() else run.captures_path.rglob("*.safetensors")
             for file in [*own, *captures]:
-                file.unlink()
+                if file == run.samples_path and not file.is_symlink():
+                    os.truncate(file, 0)  # its writer holds the lock on it
+                else:
+                    file.unlink()
             run.errors_path.unlink(missing_ok=True)
         return run
 
@@ -210,8 +262,21 @@ class RunDirectory:
         return self.path / "plots"
 
     def write_record(self, record: RunRecord) -> None:
-        """Replace run.json, atomically."""
-        write_json(self.record_path, record.to_json())
+        """Replace run.json: atomically, but in place if the disk is full and it still fits.
+
+        Raises OSError from the system, FileNotFoundError if the run's directory was removed.
+        """
+        if not self.path.is_dir():
+            raise FileNotFoundError(errno.ENOENT, "the run's directory was removed", str(self.path))
+        try:
+            write_json(self.record_path, record.to_json())
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            try:
+                _overwrite(self.record_path, _format_json(record.to_json()).encode())
+            except OSError:
+                raise error from None
 
     def record(self) -> RunRecord:
         """Read run.json, of this version or an earlier one; raises Damaged if it is not a record."""
@@ -262,7 +327,8 @@ class RunDirectory:
         plots = [file for files in drawn if os.path.lexists(files[0]) for file in files]  # each has a PNG
         if self.plots_path.is_symlink():
             plots = []
-        return [file for file in raw + views + plots if file.is_symlink() or file.is_file()]
+        files = [file for file in raw + views + plots if file.is_symlink() or file.is_file()]
+        return [] if files == [self.samples_path] and not self.samples_path.lstat().st_size else files
 
 
 def _append_lines(path: Path, data: Iterable[dict[str, Any]]) -> None:
@@ -270,9 +336,27 @@ def _append_lines(path: Path, data: Iterable[dict[str, Any]]) -> None:
     lines = "".join(json.dumps(item, allow_nan=False) + "\n" for item in data)
     with open_to_append(path) as file:
         _cut_unfinished_line(file)
-        file.write(lines.encode())
-        file.flush()
-        os.fsync(file.fileno())
+        size = file.seek(0, os.SEEK_END)
+        try:
+            on_step("append", path)
+            _write_all(file.fileno(), lines.encode())
+            os.fsync(file.fileno())
+        except OSError as error:
+            file.truncate(size)  # all lines or none
+            error.filename = str(path)
+            raise
+
+
+def _overwrite(path: Path, content: bytes) -> None:
+    """Write a file's content in place, once there is room for all of it; raises OSError."""
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+    try:
+        os.posix_fallocate(descriptor, 0, len(content))
+        _write_all(descriptor, content)
+        os.ftruncate(descriptor, len(content))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _cut_unfinished_line(file: IO[bytes]) -> None:

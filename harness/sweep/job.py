@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import signal
 import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +26,7 @@ from harness.experiments.prefill.options import RunConfig
 from harness.report.screen import Screen
 from harness.runs import command
 from harness.runs.store import RunDirectory, write_atomic, write_json
+from harness.screen import escape, show
 from harness.sweep import RECORD
 from harness.sweep import plan as planning
 from harness.sweep.local import ThisMachine
@@ -61,8 +64,12 @@ def run(
     directory = (output_dir or _new_directory(plan.path)).resolve()
     record = _resume(directory, plan, output_dir) if resume else _new(directory, plan)
     machines = _machines(ray_address)
+    held = ExitStack()
     try:
         gpus = _check(plan, machines)
+        if output_dir is None:
+            directory = starting.claim(directory)
+        held.enter_context(_lock(directory))
         sweep = Sweep(plan, directory, record, screen)
         tasks = [
             Task(number, directory / point.name, gpus[number])
@@ -71,12 +78,32 @@ def run(
         ]
         with _stopped_by_signals() as stop:
             machines.run(tasks, Progress(sweep.started, sweep.ended, stop, sweep.show_progress))
+        sweep.close(interrupted=stop.is_set(), explain=explain)
     finally:
         machines.close()
-    sweep.close(interrupted=stop.is_set(), explain=explain)
+        held.close()
     if stop.is_set():
         return cli.INTERRUPTED
     return cli.OK if sweep.all_finished() else cli.FAILED
+
+
+@contextmanager
+def _lock(directory: Path) -> Iterator[None]:
+    """Let no other process run this sweep; raises ConfigError if one does."""
+    directory.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)  # sweep.json is replaced at every change
+    try:
+        with suppress(OSError):  # a file system that does not lock directories
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(
+                    f"{directory}: another process is running this sweep; wait until it ends, or choose "
+                    "another --output-dir"
+                ) from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 class Sweep:
@@ -127,9 +154,9 @@ class Sweep:
 
         status = "interrupted" if interrupted else "finished"
         self._write(status=status, finished=_now())
-        print(self.screen.format(report.write(self.directory), RunDirectory(self.directory)), flush=True)
+        show(self.screen.format(report.write(self.directory), RunDirectory(self.directory)))
         if explain:
-            print(f"\n{report.explain_verdicts(self.directory)}", flush=True)
+            show(f"\n{report.explain_verdicts(self.directory)}")
         if not self.all_finished():
             print("--resume reruns the unfinished points", file=sys.stderr)
 
@@ -149,7 +176,7 @@ class Sweep:
     def _say(self, task: Task, text: str) -> None:
         name = self.plan.points[task.number].name
         if not self.screen.quiet:
-            tqdm.write(f"[{task.number + 1}/{len(self.plan.points)}] {name}: {text}", file=sys.stderr)
+            tqdm.write(escape(f"[{task.number + 1}/{len(self.plan.points)}] {name}: {text}"), file=sys.stderr)
 
 
 def _count_lines(path: Path) -> int:
@@ -237,11 +264,8 @@ def _stopped_by_signals() -> Iterator[threading.Event]:
 
     def handle(*_: Any) -> None:
         if not stop.is_set():
-            print(
-                "interrupted: running points stop and keep what they have measured",
-                file=sys.stderr,
-                flush=True,
-            )
+            with suppress(OSError):  # a handler must not print: the signal may come within a print
+                os.write(2, b"interrupted: running points stop and keep what they have measured\n")
         stop.set()
 
     before = {signal.SIGINT: signal.getsignal(signal.SIGINT)}

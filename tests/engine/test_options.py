@@ -30,3 +30,11 @@ def test_engines_are_vllm_as_it_is_even_where_the_plugin_is_asked_for(tiny_gpt2,
     with environment(engine_environment(*inputs(tiny_gpt2, length=50))):
         assert mode.requested() is None
     assert mode.requested() == "step"
+
+
+def test_processes_of_an_engine_talk_over_the_loopback_unless_the_user_says_otherwise(tiny_gpt2, monkeypatch):
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")
+    variables = engine_environment(*inputs(tiny_gpt2, length=50))
+    assert variables["VLLM_HOST_IP"] == "127.0.0.1"
+    assert variables["NCCL_SOCKET_IFNAME"] == "lo"
+    assert "GLOO_SOCKET_IFNAME" not in variables

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness import config
+from harness import config, interrupts
 from harness.analysis import sample_warnings, stats
 from harness.experiments.prefill.options import RunConfig, resolve
 from harness.measure.budget import MIN_ROUNDS, Budget
@@ -147,6 +148,25 @@ def test_interrupting_keeps_the_samples_and_says_so():
         sample(series, SimulatedTimer(), budget(100), seed=0)
     assert {r.status for r in series.results} == {Status.INTERRUPTED}
     assert len(series.results[0].samples_us) >= 4
+
+
+def test_a_signal_within_a_round_waits_for_its_end():
+    calls: list[int] = []
+
+    def run() -> float:
+        calls.append(1)
+        if len(calls) == 50:
+            signal.raise_signal(signal.SIGINT)
+        return 100.0
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    series = series_of(run, run, run)
+    with pytest.raises(KeyboardInterrupt), interrupts.caught():
+        sample(series, SimulatedTimer(), budget(1000), seed=0)
+    signal.signal(signal.SIGINT, before)
+    assert {result.status for result in series.results} == {Status.INTERRUPTED}
+    assert len({len(result.samples_us) for result in series.results}) == 1
+    assert len(calls) == 51
 
 
 def test_two_modes_of_the_clock_are_seen_but_no_effect():

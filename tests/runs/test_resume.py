@@ -110,6 +110,7 @@ def test_no_run_and_a_finished_one_cannot_go_on(tmp_path):
         resume.check(config)
     run = RunDirectory.create(tmp_path)
     run.write_record(run_record(started(config, status="finished")))
+    run.summary_path.write_text('{"status": "finished"}')
     with pytest.raises(ConfigError, match="is finished"):
         resume.check(config)
     run.write_record(run_record(started(config)))

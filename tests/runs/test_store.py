@@ -82,7 +82,7 @@ def test_overwrite_removes_the_run_s_own_files_only(tmp_path: Path) -> None:
     for file in mine:
         file.write_text("mine")
     fresh = RunDirectory.create(tmp_path, overwrite=True)
-    assert sorted(p for p in tmp_path.rglob("*") if p.is_file()) == sorted(mine)
+    assert sorted(p for p in tmp_path.rglob("*") if p.is_file()) == sorted([*mine, run.samples_path])
     assert fresh.results() == []
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness import layout
+from harness import interrupts, layout
 from harness.analysis import stats
 from harness.engine import inengine
 from harness.engine.engine import Engine, Prefill
@@ -40,6 +40,7 @@ class PrefillTimer:
         """Microseconds of each step, whose `run` returns a Prefill."""
         times, self.clocks_mhz = [], []
         for step in steps:
+            interrupts.check()
             times.append(1e6 * step.run().seconds)  # type: ignore[attr-defined]
             if (mhz := self.monitor.sm_mhz()) is not None:
                 self.clocks_mhz.append(mhz)

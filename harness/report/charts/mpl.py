@@ -23,6 +23,7 @@ from harness.report.charts import spec
 from harness.report.charts.scale import Scale
 from harness.report.charts.spec import BAND, INK, SOFT, Bars, Chart, Key, Lines
 from harness.runs.store import write_atomic
+from harness.screen import escape
 
 # Text stays text in SVG and PDF, and names are not formulae; a fixed salt makes files reproducible.
 STYLE: dict[Any, Any] = {
@@ -125,7 +126,7 @@ def _inches(chart: Chart, columns: int) -> float:
 
 
 def _panel(axes: Axes, chart: Chart, columns: int) -> None:
-    axes.set_title(chart.title, fontsize=10, loc="left")
+    axes.set_title(escape(chart.title), fontsize=10, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_axisbelow(True)
     if chart.empty:
@@ -145,7 +146,7 @@ def _panel(axes: Axes, chart: Chart, columns: int) -> None:
             bbox_to_anchor=(1.01, 0.5),
         )
     label = chart.x.label if isinstance(chart, Lines) else chart.axis.label
-    axes.set_xlabel("\n".join([label, _note(chart, columns)]).rstrip())
+    axes.set_xlabel("\n".join([escape(label), _note(chart, columns)]).rstrip())
 
 
 def _note(chart: Chart, columns: int) -> str:
@@ -154,7 +155,7 @@ def _note(chart: Chart, columns: int) -> str:
 
 def _fill(text: str, width: int) -> str:
     """The text in lines of at most `width` characters, without breaking intervals."""
-    whole = re.sub(r"\[[^]]*\]", lambda interval: interval[0].replace(" ", "\u00a0"), text)
+    whole = re.sub(r"\[[^]]*\]", lambda interval: interval[0].replace(" ", "\u00a0"), escape(text))
     return textwrap.fill(whole, width, break_on_hyphens=False).replace("\u00a0", " ")
 
 
@@ -247,7 +248,7 @@ def _part_text(axes: Axes, part: spec.Part, x: float, y: float) -> None:
     light = part.key.hatched or part.key.hollow
     box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5} if light else None
     colour = "white" if part.key.dark or (part.key.colour == INK and not light) else "black"
-    axes.text(x, y, part.text, ha="center", va="center", color=colour, bbox=box, zorder=4)
+    axes.text(x, y, escape(part.text), ha="center", va="center", color=colour, bbox=box, zorder=4)
 
 
 def _whiskers(axes: Axes, mark: spec.Part | spec.Dot, value: float, y: float) -> None:

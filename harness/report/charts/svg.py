@@ -13,6 +13,7 @@ from markupsafe import Markup
 from harness.report.charts import spec
 from harness.report.charts.scale import Scale
 from harness.report.charts.spec import BAND, INK, SOFT, Bars, Key, Lines, Tip
+from harness.screen import escape
 
 HEIGHT, TOP, BOTTOM = 240.0, 10.0, 34.0  # pixels: height of the lines' area, and the margins above and below
 DODGE_PX, WIDEST_PX = 5.0, 24.0  # between the points of two lines at the same x, and of all of them
@@ -63,7 +64,7 @@ def draw(chart: spec.Chart) -> Markup:
         return Markup("")
     parts: list[str] = []
     if not chart.empty and isinstance(chart, Lines):
-        parts = [_element("p", Markup.escape(chart.y_label), class_="unit"), _draw_lines(chart)]
+        parts = [_element("p", _escape(chart.y_label), class_="unit"), _draw_lines(chart)]
     elif not chart.empty and isinstance(chart, Bars):
         parts = [_draw_bars(chart)]
     return _figure(
@@ -89,8 +90,8 @@ def draw_block_map(chart: spec.BlockMap) -> Markup:
         aria_label=chart.tip.lines[0],
     )
     count = len(chart.segments)
-    summary = _element("summary", Markup.escape(f"{count} segment{'s' * (count > 1)}"))
-    listing = _element("details", summary, _element("p", Markup.escape(chart.listing), class_="ids"))
+    summary = _element("summary", _escape(f"{count} segment{'s' * (count > 1)}"))
+    listing = _element("details", summary, _element("p", _escape(chart.listing), class_="ids"))
     return _element("div", _figure(chart.title, picture), listing, class_="block-table")
 
 
@@ -286,7 +287,7 @@ def _stroke(key: Key) -> dict[str, Any]:
 
 def _legend(keys: Iterable[Key]) -> Markup:
     """The legend as a list next to its figure."""
-    items = [_element("li", _swatch(key), Markup.escape(key.label)) for key in keys]
+    items = [_element("li", _swatch(key), _escape(key.label)) for key in keys]
     return _element("ul", *items, class_="legend") if items else Markup("")
 
 
@@ -303,8 +304,8 @@ def _swatch(key: Key) -> Markup:
 
 def _figure(title: str, *children: str, note: str = "") -> Markup:
     """A titled figure with a note below."""
-    caption = _element("figcaption", Markup.escape(title))
-    below = [_element("p", Markup.escape(note), class_="note")] if note else []
+    caption = _element("figcaption", _escape(title))
+    below = [_element("p", _escape(note), class_="note")] if note else []
     return _element("figure", caption, *children, *below)
 
 
@@ -317,7 +318,7 @@ def _drawing(label: str, height: float, *children: str, class_: str) -> Markup:
 def _element(name: str, *children: str, **attributes: object) -> Markup:
     """An element with escaped text and attributes; None omits an attribute, class_ means class."""
     shown = Markup("").join(
-        Markup(' {}="{}"').format(Markup(key.rstrip("_").replace("_", "-")), value)
+        Markup(' {}="{}"').format(Markup(key.rstrip("_").replace("_", "-")), escape(str(value)))
         for key, value in attributes.items()
         if value is not None
     )
@@ -326,6 +327,10 @@ def _element(name: str, *children: str, **attributes: object) -> Markup:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.3f}%"
+
+
+def _escape(text: str) -> Markup:
+    return Markup.escape(escape(text))
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, **attributes: object) -> Markup:
@@ -342,4 +347,4 @@ def _rect(x: float, y: float, width: float, height: float, **attributes: object)
 
 def _text(label: str, x: float, y: float, **attributes: object) -> Markup:
     """A text at x (a share of the width) and y (pixels, its baseline)."""
-    return _element("text", Markup.escape(label), x=_percent(x), y=f"{y:.1f}", **attributes)
+    return _element("text", _escape(label), x=_percent(x), y=f"{y:.1f}", **attributes)
