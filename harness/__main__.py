@@ -258,7 +258,9 @@ def _report(run_dir: Path) -> int:
         views.experiment_of(record)
     except ValueError as error:
         raise ConfigError(f"{run_dir}: {error}") from error
-    print(views.write(run).screen_summary())
+    with views.fitting(run_dir):
+        text = views.write(run).screen_summary()
+    print(text)
     return cli.OK
 
 

@@ -96,7 +96,7 @@ def _plain_types(annotation: Any) -> Iterable[Any]:
 def _batch_and_longest(text: str, source: Path | None) -> dict[str, Any]:
     """The batch, read from its file if it names one, and the length of its longest prompt."""
     try:
-        requests = batch.parse(text)
+        requests = batch.parse_or_read(text)
     except batch.BatchError as error:
         raise ConfigError(f"{label('batch', text, source)}: {error}") from None
     return {"batch": batch.format_batch(requests), "length": max(request.length for request in requests)}

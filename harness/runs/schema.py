@@ -21,7 +21,7 @@ from pydantic import (
     WrapValidator,
 )
 
-from harness import batch
+from harness import batch, files
 from harness.batch import Batch
 from harness.config import former_options
 from harness.runs import former
@@ -34,9 +34,9 @@ _PROBLEMS = {  # by pydantic's type of error
     "extra_forbidden": "is not a key of this file",
     "unexpected_keyword_argument": "is not a key of this file",
 }
-_LONGEST_TEXT = 120  # of a key or a value that an error names
+LARGEST = 2**63 - 1  # whole number, which NumPy and pandas can take
 
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, le=LARGEST)]
 Amount = Annotated[float, Field(ge=0)]
 Interval = Annotated[
     tuple[float, float],
@@ -67,6 +67,8 @@ def _option(value: object) -> object:
             raise ValueError("must be a value or a list of values")
         if isinstance(each, float) and not math.isfinite(each):
             raise ValueError("must be finite")
+        if isinstance(each, int) and abs(each) > LARGEST:
+            raise ValueError(f"must be at most {LARGEST}")
     return value
 
 
@@ -74,10 +76,22 @@ def _config(config: Any, check_options: ValidatorFunctionWrapHandler) -> Any:
     """Check an experiment's options; vLLM's own among them may be any JSON."""
     passed_on = config.get("engine_options") if isinstance(config, dict) else None
     if not isinstance(passed_on, dict):
-        return check_options(config)
-    json.dumps(passed_on, allow_nan=False)
+        return _with_prompts(check_options(config))
+    files.require_bounded(passed_on)
     rest = {name: value for name, value in config.items() if name != "engine_options"}
-    return check_options(rest) | {"engine_options": passed_on}
+    return _with_prompts(check_options(rest)) | {"engine_options": passed_on}
+
+
+def _with_prompts(config: dict[str, Any]) -> dict[str, Any]:
+    """The options, whose prompts can be read as `RunRecord.prompts` reads them: as text, never as a file."""
+    written, length = config.get("batch"), config.get("length")
+    if written is not None:
+        if not isinstance(written, str):
+            raise ValueError("batch: must be text, e.g. 4x1024")
+        batch.parse(written)
+    if length is not None and (type(length) is not int or not 1 <= length <= LARGEST):
+        raise ValueError("length: must be a whole number of tokens")
+    return config
 
 
 S = TypeVar("S", bound="Stored")
@@ -356,7 +370,7 @@ def first_problem(error: ValidationError) -> str:
     problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
     key = ".".join(map(str, problem["loc"]))
     message = _PROBLEMS.get(problem["type"], problem["msg"].removeprefix("Value error, "))
-    return _printable(f"{key}: {message}" if key else message)
+    return files.shorten(f"{key}: {message}" if key else message)
 
 
 def _require_text(data: object) -> None:
@@ -367,12 +381,6 @@ def _require_text(data: object) -> None:
         raise ValueError("holds half a character (a lone surrogate)") from None
     except RecursionError:
         raise ValueError("nested too deeply") from None
-
-
-def _printable(text: str) -> str:
-    """Text from a file, shortened and without control characters."""
-    shown = "".join(c if c.isprintable() else "?" for c in text)
-    return shown if len(shown) <= _LONGEST_TEXT else f"{shown[:_LONGEST_TEXT]}..."
 
 
 def _from_1(data: dict[str, Any]) -> dict[str, Any]:
