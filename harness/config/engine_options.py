@@ -84,7 +84,7 @@ def suggestion(name: object, own: Iterable[str]) -> str:
     """What to take in place of a name that is none of an experiment's own options."""
     if "engine_options" in own and name in vllm_names.engine_args():
         return "vLLM's own options belong in engine_options"
-    return f"the nearest is {difflib.get_close_matches(str(name), own, 1, cutoff=0)[0]}"
+    return f"the nearest is {difflib.get_close_matches(str(name)[:100], own, 1, cutoff=0)[0]}"
 
 
 def problems_beside_transformers(options: Mapping[str, Any]) -> Iterator[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import ConfigError, engine_options, former_options
-from harness.config.loading import read_mapping
+from harness.config.yaml_file import read_mapping
 from harness.experiments.prefill.options import RunConfig
 from harness.units import pluralise
 
