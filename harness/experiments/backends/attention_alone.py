@@ -140,7 +140,7 @@ class AttentionAlone:
         if isinstance(found, str):
             call = random_call.make(self._shape(size), device, self.config.seed)
         else:
-            call = capture.load(found, device)
+            call = capture.load_own(found, device)
             if self.config.output_len:
                 call = joined_call.last_token(call)
         if reason := refusal(TorchSdpa("math", device), call):
