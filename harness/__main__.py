@@ -243,9 +243,12 @@ def _check_run(run_dir: Path) -> None:
 
 def _report(run_dir: Path) -> int:
     if (run_dir / SWEEP).is_file():
+        from harness.experiments.views import fitting
         from harness.sweep import view as sweep
 
-        print(sweep.write(run_dir).screen_summary())
+        with fitting(run_dir):
+            text = sweep.write(run_dir).screen_summary()
+        print(text)
         return cli.OK
     _check_run(run_dir)
 

@@ -76,10 +76,10 @@ def _config(config: Any, check_options: ValidatorFunctionWrapHandler) -> Any:
     """Check an experiment's options; vLLM's own among them may be any JSON."""
     passed_on = config.get("engine_options") if isinstance(config, dict) else None
     if not isinstance(passed_on, dict):
-        return _with_prompts(check_options(config))
+        return check_options(config)
     files.require_bounded(passed_on)
     rest = {name: value for name, value in config.items() if name != "engine_options"}
-    return _with_prompts(check_options(rest)) | {"engine_options": passed_on}
+    return check_options(rest) | {"engine_options": passed_on}
 
 
 def _with_prompts(config: dict[str, Any]) -> dict[str, Any]:
@@ -97,6 +97,7 @@ def _with_prompts(config: dict[str, Any]) -> dict[str, Any]:
 S = TypeVar("S", bound="Stored")
 BlockTable = Annotated[str, AfterValidator(_block_table)]
 Option = Annotated[Any, AfterValidator(_option)]
+Options = Annotated[dict[str, Option], WrapValidator(_config)]
 
 
 class TooNew(ValueError):
@@ -265,7 +266,7 @@ class RunRecord(Stored):
         default=None,
         description="as typed, a list of words: `python -m harness ...`; null: started from Python",
     )
-    config: Annotated[dict[str, Option], WrapValidator(_config)] = Field(
+    config: Annotated[Options, AfterValidator(_with_prompts)] = Field(
         description="every option, with defaults for the device filled in; vLLM's own in `engine_options`"
     )
     device: Device
