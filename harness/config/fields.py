@@ -20,6 +20,7 @@ from harness.config.defaults import DeviceKind, describe
 from harness.config.errors import ConfigError, label
 from harness.models import ModelError, ModelSource
 
+LONGEST_NAME = 100  # of a model in the name of a run's directory
 MOST = 2**31 - 1  # what vLLM's own counts can hold
 Index = Annotated[int, Field(ge=0, le=MOST)]
 Count = Annotated[int, Field(ge=1, le=MOST)]
@@ -42,6 +43,17 @@ def _usable(path: Path) -> Path:
         if error.errno == errno.ENAMETOOLONG:
             raise ValueError("a path of shorter names") from None
     return found
+
+
+def _whole(text: str) -> str:
+    """Text that the system can have in a path."""
+    try:
+        os.fsencode(text)
+    except ValueError:
+        raise ValueError("text of whole characters without NUL") from None
+    if "\0" in text:
+        raise ValueError("text of whole characters without NUL")
+    return text
 
 
 def _json(options: dict[str, Any]) -> dict[str, Any]:
@@ -141,7 +153,7 @@ class Blocks(Options):
 class Model(Blocks):
     """A model in vLLM on one GPU; engine options have vLLM's own names."""
 
-    model: str = Field(
+    model: Annotated[str, AfterValidator(_whole)] = Field(
         "gpt2",
         min_length=1,
         description="Hugging Face name, local directory, or a built-in name: gpt2, smollm2-135m, "
@@ -355,7 +367,7 @@ def common_problems(config: Common, device_kind: DeviceKind) -> list[str]:
 
 def model_name(config: Model) -> str:
     """The model's name for use in a file name; a directory's own name, even for "."."""
-    return Path(config.model).resolve().name
+    return Path(config.model).resolve().name[:LONGEST_NAME]
 
 
 def with_defaults(config: Resolved, defaults: Mapping[str, Any]) -> Resolved:
