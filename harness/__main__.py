@@ -312,9 +312,12 @@ def _explain(run_dir: Path) -> None:
 
 def _report(run_dir: Path, screen: Screen, explain: bool) -> int:
     if (run_dir / SWEEP).is_file():
+        from harness.experiments.views import fitting
         from harness.sweep import view as sweep
 
-        show(screen.format(sweep.write(run_dir), RunDirectory(run_dir)))
+        with fitting(run_dir):
+            tables = sweep.write(run_dir)
+        show(screen.format(tables, RunDirectory(run_dir)))
         if explain:
             show(f"\n{sweep.explain_verdicts(run_dir)}")
         return cli.OK
@@ -328,7 +331,9 @@ def _report(run_dir: Path, screen: Screen, explain: bool) -> int:
         views.experiment_of(record)
     except ValueError as error:
         raise ConfigError(f"{run_dir}: {error}") from error
-    show(screen.format(views.write(directory), directory))
+    with views.fitting(run_dir):
+        report = views.write(directory)
+    show(screen.format(report, directory))
     if explain:
         _explain(run_dir)
     return cli.OK

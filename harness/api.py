@@ -237,11 +237,13 @@ def open(path: str | os.PathLike[str]) -> Run:
     try:
         record = directory.record()
         view = views.view_of(views.experiment_of(record))
-        if record.status != "running" and directory.summary_path.is_file():
+        if record.status == "finished" and directory.summary_path.is_file():
             summary = directory.summary(view.Summary)
-            if summary.status == record.status:  # else it is older: the run was resumed, then killed
+            if summary.status == record.status:  # else it is older, as of any run that may be resumed
                 return Run(directory, record, summary)
-        return Run(directory, record, views.summarise(record, directory.results()))
+        results = directory.results()
+        with views.fitting(path):
+            return Run(directory, record, views.summarise(record, results))
     except Damaged:  # names its file itself
         raise
     except ValueError as error:

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from harness import files
 from harness.units import pluralise
 
 LONGEST, MOST_REQUESTS = 131072, 1024
 LENGTH_LIMIT = f"a prompt must have 1..{LONGEST} tokens"
-_PART = re.compile(r"(?:(?P<count>\d+)x)?(?P<length>\d+)(?:@(?P<segments>\d+))?")
+MOST_FILE_BYTES = files.MIB
+# A number of more digits is beyond every limit.
+_PART = re.compile(r"(?:(?P<count>\d{1,20})x)?(?P<length>\d{1,20})(?:@(?P<segments>\d{1,20}))?", re.ASCII)
 _SHOWN_GROUPS = 4
 
 
@@ -41,22 +44,25 @@ Batch = tuple[Request, ...]
 
 
 def parse(text: str) -> Batch:
-    """The requests of "4x1024", "1x4096,8x512", "4096,17@3", or of a file with such a part on each line.
+    """The requests of "4x1024", "1x4096,8x512" or "4096,17@3".
 
-    A part is a length; NxLENGTH, N of them; LENGTH@K, split into K segments whatever the sweep says. In a
-    file `#` begins a comment. The shortest come first: vLLM's newer model runner sorts a step's requests this
-    way, so that prompts and block table rows have the same order with either runner.
+    A part is a length; NxLENGTH, N of them; LENGTH@K, split into K segments whatever the sweep says. The
+    shortest come first: vLLM's newer model runner sorts a step's requests this way, so that prompts and block
+    table rows have the same order with either runner.
 
     Raises:
-        BatchError: neither form fits, or not within 1..LONGEST tokens and 1..MOST_REQUESTS prompts.
+        BatchError: no such text, or not within 1..LONGEST tokens and 1..MOST_REQUESTS prompts.
+    """
+    return _batch([part.strip() for part in text.split(",")])
+
+
+def parse_or_read(text: str) -> Batch:
+    """As `parse`, or the requests of a file with such a part on each line, where `#` begins a comment.
+
+    Raises BatchError as `parse` does, and if the file cannot be read; the file's text is not quoted.
     """
     parts = [part.strip() for part in text.split(",")]
-    if not all(_PART.fullmatch(part) for part in parts):
-        parts = _lines(text)
-    requests = sorted((request for part in parts for request in _requests(part)), key=lambda r: r.length)
-    if len(requests) > MOST_REQUESTS:
-        raise BatchError(f"{len(requests)} prompts; must be at most {MOST_REQUESTS}")
-    return tuple(requests)
+    return _batch(parts if all(map(_PART.fullmatch, parts)) else _lines(text))
 
 
 def format_batch(batch: Batch) -> str:
@@ -121,25 +127,37 @@ def prefill_steps(tokens: int, max_num_batched_tokens: int) -> int:
     return 2 * math.ceil(tokens / max_num_batched_tokens)
 
 
+def _batch(parts: Sequence[str]) -> Batch:
+    requests: list[Request] = []
+    for part in parts:
+        requests += _requests(part)
+        if len(requests) > MOST_REQUESTS:
+            raise BatchError(f"{len(requests)} prompts; must be at most {MOST_REQUESTS}")
+    return tuple(sorted(requests, key=lambda request: request.length))
+
+
 def _lines(path: str) -> list[str]:
     """The parts in a file."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError, ValueError):
-        raise BatchError("neither lengths, e.g. 4x1024 or 1x4096,8x512@4, nor a file of them") from None
-    numbered = [(n, part) for n, line in enumerate(lines, 1) if (part := line.partition("#")[0].strip())]
-    for number, part in numbered:
-        if not _PART.fullmatch(part):  # not quoted: it may be any file
+        lines = files.read_text(Path(path), MOST_FILE_BYTES).splitlines()
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise BatchError(
+            f"neither lengths, e.g. 4x1024 or 1x4096,8x512@4, nor a file of them ({why})"
+        ) from None
+    parts = {number: part for number, line in enumerate(lines, 1) if (part := line.partition("#")[0].strip())}
+    for number, part in parts.items():
+        if not _PART.fullmatch(part):
             raise BatchError(f"line {number}: not a length, e.g. 512, 4x1024 or 512@4")
-    parts = [part for _, part in numbered]
     if not parts:
         raise BatchError("holds no length; write one per line, e.g. 512 or 4x1024")
-    return parts
+    return [*parts.values()]
 
 
 def _requests(part: str) -> list[Request]:
     match = _PART.fullmatch(part)
-    assert match is not None
+    if match is None:
+        raise BatchError(f"{files.shorten(part, 40)!r}: not a length, e.g. 512, 4x1024 or 512@4")
     count, length = int(match["count"] or 1), int(match["length"])
     if not 1 <= length <= LONGEST:
         raise BatchError(f"{part}: {LENGTH_LIMIT}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
+from harness import files
 from harness.models import ModelSource
 from harness.models.shape import Shape
 from harness.shipped import configs
@@ -135,8 +136,8 @@ def _from_file(
     tokenizer: _Tokenizer, prompt_file: Path, lengths: Sequence[int]
 ) -> tuple[list[list[int]], str]:
     try:
-        text = prompt_file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = files.read_text(prompt_file)
+    except (OSError, ValueError) as error:
         raise PromptError(f"--prompt-file {prompt_file}: cannot be read as UTF-8 text: {error}") from error
     ids = tokenizer.encode(text)
     wanted = sum(lengths)

@@ -41,7 +41,7 @@ def test_a_file_holds_the_same_with_comments(tmp_path_factory, asked, counted):
     path = tmp_path_factory.mktemp("batch") / "lengths.txt"
     parts = batch.format_batch(asked).split(",") if counted else [batch.format_batch((r,))[2:] for r in asked]
     path.write_text("# lengths\n\n" + "".join(f"{part}  # {n}\n" for n, part in enumerate(parts)))
-    assert batch.parse(str(path)) == asked
+    assert batch.parse_or_read(str(path)) == asked
 
 
 def test_the_three_ways_to_write_a_part_and_the_shortest_first():
@@ -66,7 +66,7 @@ def test_the_three_ways_to_write_a_part_and_the_shortest_first():
 )
 def test_bad_texts_name_the_part_and_the_limit(text, words):
     with pytest.raises(BatchError, match=words):
-        batch.parse(text)
+        batch.parse_or_read(text)
     with pytest.raises(ConfigError, match=rf"--batch {text}: .*{words}"):
         load(RunConfig, {"batch": text})
 
@@ -78,7 +78,7 @@ def test_bad_files_name_the_line(tmp_path, content, words):
     path = tmp_path / "lengths"
     path.write_text(content)
     with pytest.raises(BatchError, match=words):
-        batch.parse(str(path))
+        batch.parse_or_read(str(path))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from harness import layout
-from harness.calls.headers import FORMAT_VERSION, META_KEY
+from harness.calls import headers
 from patches.attention import cpu_isa
 
 
@@ -259,11 +259,11 @@ def save(call: AttentionCall, path: Path) -> None:
             plain[field.name] = value
     low = min(_span(t)[0] for t in (call.query, call.key, call.value))
     fused = len({t.untyped_storage().data_ptr() for t in (call.query, call.key, call.value)}) == 1
-    strides = {n: [list(getattr(call, n).stride()), _span(getattr(call, n))[0] - low] for n in _QKV}
-    meta = {"format": FORMAT_VERSION, "call": plain, "strides": strides, "fused": fused}
+    strides = {n: [list(getattr(call, n).stride()), _span(getattr(call, n))[0] - low] for n in headers.QKV}
+    meta = {"format": headers.FORMAT_VERSION, "call": plain, "strides": strides, "fused": fused}
     half = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")  # so that a half capture is not read
     try:
-        save_file(tensors, half, metadata={META_KEY: json.dumps(meta)})
+        save_file(tensors, half, metadata={headers.META_KEY: json.dumps(meta)})
         os.replace(half, path)
     except SafetensorError as error:
         raise CaptureError(f"{path}: cannot be written: {error}") from error
@@ -272,37 +272,49 @@ def save(call: AttentionCall, path: Path) -> None:
 
 
 def load(path: Path, device: str) -> AttentionCall:
-    """Load a call that `save` wrote, with its strides, onto `device`.
+    """Load a call from a file that may be anyone's, with its strides, onto `device`.
+
+    FlashAttention 3's schedule is left out: nobody can tell whether one that was handed over is sound, and
+    the kernel makes it again.
 
     Raises:
-        CaptureError: the file is not a capture of this format.
+        CaptureError: the file is not a capture of this format, or one that no kernel could take.
     """
     try:
-        with safe_open(path, framework="pt", device=device) as file:
-            meta = json.loads(file.metadata()[META_KEY])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if meta["format"] == FORMAT_VERSION:
-            return _from_file(meta, tensors)
-    except Exception as error:
+        headers.check(path)
+        call = load_own(path, device)
+    except (OSError, ValueError) as error:
+        raise CaptureError(f"{path}: {error}") from error
+    except SafetensorError as error:
         raise CaptureError(f"{path}: not a saved attention call ({error})") from error
-    raise CaptureError(f"{path}: format {meta['format']}, but this version reads {FORMAT_VERSION}")
+    for name in ("query", "key", "value", "output", "alibi_slopes", "sinks"):
+        tensor = getattr(call, name)
+        if tensor is None:
+            continue
+        if not (tensor.float() if tensor.element_size() == 1 else tensor).isfinite().all():
+            raise CaptureError(f"{path}: {name}: must be finite")
+    return replace(call, scheduler_metadata=None)
 
 
-_QKV = ("query", "key", "value")
+def load_own(path: Path, device: str) -> AttentionCall:
+    """Load a call that a process of this run wrote, of whatever form, onto `device`."""
+    with safe_open(path, framework="pt", device=device) as file:
+        meta = json.loads(file.metadata()[headers.META_KEY])
+        return _from_file(meta, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
 
 
 def _from_file(meta: dict[str, Any], tensors: dict[str, torch.Tensor]) -> AttentionCall:
     """The call from a file's metadata and tensors, with q, k and v in one storage again if they were."""
     if meta["fused"]:
-        base = tensors["query"].new_empty(sum(tensors[name].numel() for name in _QKV))
-        for name in _QKV:
+        base = tensors["query"].new_empty(sum(tensors[name].numel() for name in headers.QKV))
+        for name in headers.QKV:
             stride, offset = meta["strides"][name]
             tensors[name] = torch.as_strided(base, tensors[name].shape, stride, offset).copy_(tensors[name])
     plain = meta["call"]
     for name in ("sliding_window", "cache_shape", "cache_strides"):
         plain[name] = tuple(plain[name])
     plain["qkv_strides"] = tuple(tuple(stride) for stride in plain["qkv_strides"])
-    return AttentionCall(**plain, **tensors)
+    return AttentionCall(**plain | tensors)
 
 
 def _span(tensor: torch.Tensor) -> tuple[int, int]:

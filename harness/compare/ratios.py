@@ -18,7 +18,7 @@ import numpy as np
 from harness.analysis import stats, verdicts
 from harness.analysis.contrasts import Group, rounds
 from harness.analysis.verdicts import Judgement
-from harness.experiments.views import experiment_of
+from harness.experiments.views import experiment_of, fitting
 from harness.runs.record import Cell, Result, Status
 from harness.runs.schema import RunRecord
 from harness.runs.store import RunDirectory
@@ -138,13 +138,14 @@ def compare(runs: Sequence[Run]) -> Comparison:
     ratios: list[Ratio] = []
     lone: list[Lone] = []
     for other in others:
-        for key in _in_order([*first.cells, *other.cells]):
-            one, two = first.cells.get(key), other.cells.get(key)
-            ratio = _ratio(dict(key), one, two, other.label) if one and two else None
-            if ratio:
-                ratios.append(ratio)
-            else:
-                lone += _lone(dict(key), (first, other), (one, two))
+        with fitting(f"{first.path}, {other.path}"):
+            for key in _in_order([*first.cells, *other.cells]):
+                one, two = first.cells.get(key), other.cells.get(key)
+                ratio = _ratio(dict(key), one, two, other.label) if one and two else None
+                if ratio:
+                    ratios.append(ratio)
+                else:
+                    lone += _lone(dict(key), (first, other), (one, two))
     return Comparison(tuple(runs), differences([run.record for run in runs]), ratios, lone)
 
 

@@ -82,7 +82,7 @@ def suggestion(name: object, own: Iterable[str]) -> str:
     """What to take in place of a name that is none of an experiment's own options."""
     if "engine_options" in own and name in vllm_names.engine_args():
         return "vLLM's own options belong in engine_options"
-    return nearest(str(name), own)
+    return nearest(str(name)[:100], own)
 
 
 def problems_beside_transformers(options: Mapping[str, Any]) -> Iterator[str]:

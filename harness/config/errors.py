@@ -7,7 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from harness import files
+
 NEAR = 0.75  # of difflib's ratio: a slip of the keyboard, not another word
+LONGEST_VALUE = 200  # characters of a value that an error shows
 
 
 class ConfigError(ValueError):
@@ -18,7 +21,8 @@ def label(name: str, value: Any, source: Path | None = None) -> str:
     """The value and where it comes from: an option, or a key of the YAML file `source`."""
     if isinstance(value, list):
         value = ",".join(map(str, value))
-    return f"{source}: {name}: {value}" if source else f"--{name.replace('_', '-')} {value}"
+    shown = files.shorten(str(value), LONGEST_VALUE)
+    return f"{source}: {name}: {shown}" if source else f"--{name.replace('_', '-')} {shown}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from harness import batch, models
 from harness.batch import Batch, Request
@@ -17,15 +20,55 @@ from harness.config.defaults import DeviceKind, describe
 from harness.config.errors import ConfigError, label
 from harness.models import ModelError, ModelSource
 
-Index = Annotated[int, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
+LONGEST_NAME = 100  # of a model in the name of a run's directory
+MOST = 2**31 - 1  # what vLLM's own counts can hold
+Index = Annotated[int, Field(ge=0, le=MOST)]
+Count = Annotated[int, Field(ge=1, le=MOST)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # NumPy's generators in vLLM take no larger one
 NonEmpty = Annotated[str, Field(min_length=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Percent = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Tables = Literal["summary", "all"]  # on the screen
+
+
+def _usable(path: Path) -> Path:
+    """A path with ~ as the user's home; raises ValueError if the system cannot have such a path."""
+    try:
+        found = path.expanduser()
+        os.lstat(found)
+    except RuntimeError:
+        raise ValueError("a path; there is no such user") from None
+    except ValueError:  # NUL, or half a character
+        raise ValueError("a path of whole characters without NUL") from None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise ValueError("a path of shorter names") from None
+    return found
+
+
+def _whole(text: str) -> str:
+    """Text that the system can have in a path."""
+    try:
+        os.fsencode(text)
+    except ValueError:
+        raise ValueError("text of whole characters without NUL") from None
+    if "\0" in text:
+        raise ValueError("text of whole characters without NUL")
+    return text
+
+
+def _json(options: dict[str, Any]) -> dict[str, Any]:
+    try:
+        json.dumps(options, allow_nan=False)
+    except TypeError:
+        raise ValueError("of JSON's types") from None
+    except ValueError:
+        raise ValueError("of finite numbers") from None
+    return options
+
+
 # A path may be given as text; nothing else is converted.
-AnyPath = Annotated[Path, Field(strict=False)]
+AnyPath = Annotated[Path, Field(strict=False), AfterValidator(_usable)]
 
 # The options of each group as --help shows them.
 ONE_GPU_ENGINE_OPTIONS = [
@@ -116,7 +159,7 @@ class Blocks(Options):
 class Model(Blocks):
     """A model in vLLM on one GPU; engine options have vLLM's own names."""
 
-    model: str = Field(
+    model: Annotated[str, AfterValidator(_whole)] = Field(
         "gpt2",
         min_length=1,
         description="Hugging Face name, local directory, or a built-in name: gpt2, smollm2-135m, "
@@ -144,7 +187,7 @@ class Model(Blocks):
         None, description="at least --length, so that the prompt stays in one step (default: just enough)"
     )
 
-    engine_options: dict[str, Any] = Field(
+    engine_options: Annotated[dict[str, Any], AfterValidator(_json)] = Field(
         {}, description="vLLM's other engine options, e.g. kv_cache_dtype; on a command line --kv-cache-dtype"
     )
 
@@ -331,7 +374,7 @@ def common_problems(config: Common, device_kind: DeviceKind) -> list[str]:
 
 def model_name(config: Model) -> str:
     """The model's name for use in a file name; a directory's own name, even for "."."""
-    return Path(config.model).resolve().name
+    return Path(config.model).resolve().name[:LONGEST_NAME]
 
 
 def with_defaults(config: Resolved, defaults: Mapping[str, Any]) -> Resolved:

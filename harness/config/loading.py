@@ -7,13 +7,13 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from harness import batch
 from harness.config import engine_options, former_options
 from harness.config.errors import ConfigError, label
-from harness.shipped import configs
+from harness.config.yaml_file import read_mapping
+from harness.files import shorten
 
 Model = TypeVar("Model", bound=BaseModel)
 Options = Mapping[str, Any]
@@ -96,25 +96,10 @@ def _plain_types(annotation: Any) -> Iterable[Any]:
 def _batch_and_longest(text: str, source: Path | None) -> dict[str, Any]:
     """The batch, read from its file if it names one, and the length of its longest prompt."""
     try:
-        requests = batch.parse(text)
+        requests = batch.parse_or_read(text)
     except batch.BatchError as error:
         raise ConfigError(f"{label('batch', text, source)}: {error}") from None
     return {"batch": batch.format_batch(requests), "length": max(request.length for request in requests)}
-
-
-def read_mapping(path: Path, named: str) -> dict[str, Any]:
-    """A YAML file's mapping, {} if it is empty; raises ConfigError, which calls the file `named`."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{named}: {error.strerror}; {configs()} holds examples") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{named}: not YAML: {error}") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{named}: must hold lines like 'length: 4096'; {configs()} holds examples")
-    return values
 
 
 def _rename(model: type[BaseModel], options: Options) -> dict[str, Any]:
@@ -127,7 +112,7 @@ def _read_yaml(model: type[BaseModel], path: Path) -> dict[str, Any]:
     for key in values:
         if key not in model.model_fields:
             hint = engine_options.suggestion(key, model.model_fields)
-            raise ConfigError(f"{path}: {key}: unknown key; {hint}")
+            raise ConfigError(f"{path}: {shorten(str(key), 40)}: unknown key; {hint}")
     return values
 
 
@@ -144,6 +129,8 @@ def _describe_errors(
         name = str(item["loc"][0])
         if item["type"] in limits:
             must_be[name] = f"{limits[item['type']]} {next(iter(item['ctx'].values()))}"
+        elif item["type"] == "value_error":
+            must_be[name] = str(item["ctx"]["error"])
         short = item["type"] == "too_short"
         must_be.setdefault(
             name, expects(model, name) + (f", at least {item['ctx']['min_length']} of them" if short else "")

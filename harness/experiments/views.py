@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, Protocol, cast
 
 from harness.analysis.busy_host import withhold
 from harness.analysis.families import judge_together
+from harness.config import ConfigError
 from harness.experiments import EXPERIMENTS, Experiment
+from harness.files import shorten
 from harness.report import explain
 from harness.report.charts import mpl
 from harness.report.charts.spec import Sheet
@@ -19,7 +22,8 @@ from harness.runs import summary as summaries
 from harness.runs.command import format_command
 from harness.runs.record import Result
 from harness.runs.schema import RunRecord
-from harness.runs.store import RunDirectory, write_atomic, write_json
+from harness.runs.store import Damaged, RunDirectory, write_atomic, write_json
+from harness.units import type_and_line
 
 
 class View(Protocol):
@@ -49,6 +53,24 @@ def experiment_of(record: RunRecord) -> Experiment:
     if record.experiment not in EXPERIMENTS:
         raise ValueError(f"a run of {record.experiment}: this version knows {', '.join(EXPERIMENTS)}")
     return EXPERIMENTS[record.experiment]
+
+
+@contextmanager
+def fitting(where: object) -> Iterator[None]:
+    """Around views of a run that may come from anyone: its record and its samples may each be valid and still
+    contradict each other, in more ways than can be listed.
+
+    Raises Damaged, in one line that begins with `where`, whatever a view fails with inside.
+    """
+    try:
+        yield
+    except (OSError, Damaged, ConfigError):
+        raise
+    except Exception as error:
+        why = shorten(type_and_line(error))
+        raise Damaged(
+            f"{where}: record and samples contradict each other ({why}); restore them or measure again"
+        ) from error
 
 
 def view_of(experiment: Experiment) -> View:

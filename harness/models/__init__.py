@@ -10,10 +10,11 @@ from importlib import util
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.models import checkpoints, hf_config, hub, pooling
+from harness import files
+from harness.models import checkpoints, config_types, hf_config, hub, pooling
 from harness.models.shape import EXTENDABLE, ModelError, Shape, overrides, read_shape
 from harness.shipped import configs
-from harness.units import pluralise
+from harness.units import pluralise, type_and_line
 
 __all__ = ["BUILT_IN", "ModelError", "ModelSource", "inspect", "materialise"]
 
@@ -103,10 +104,16 @@ def inspect(
         ModelError: the model is not available, pools, or has too few positions.
     """
     found = _find(name, load_format, revision)
+    if not isinstance(hf_overrides, dict | None):
+        raise ModelError(
+            f"--hf-overrides {files.shorten(str(hf_overrides))}: must be an object, e.g. "
+            '{"rope_theta": 10000}'
+        )
     config = _override(_read_config(found.directory), hf_overrides or {})
+    config_types.check(config, f"--model {name}")
     pooling.refuse(name, config, found.directory)
     source = ModelSource(
-        **vars(read_shape(config, f"--model {name}", complete=found.directory.parent == CONFIGS)),
+        **vars(_read_shape(name, config, found.directory)),
         **vars(found),
         name=name,
         config=config,
@@ -114,6 +121,16 @@ def inspect(
         trust_remote_code=trust_remote_code,
     )
     return _with_room_for(source, length, allow_long)
+
+
+def _read_shape(name: str, config: dict[str, Any], directory: Path) -> Shape:
+    try:
+        return read_shape(config, f"--model {name}", complete=directory.parent == CONFIGS)
+    except (ModelError, ImportError):
+        raise
+    except Exception as error:  # settings that contradict each other, in more ways than can be listed
+        why = files.shorten(type_and_line(error))
+        raise ModelError(f"--model {name}: its config.json describes no model ({why}); correct it") from error
 
 
 def materialise(source: ModelSource, seed: int) -> ModelSource:
@@ -147,7 +164,7 @@ def materialise(source: ModelSource, seed: int) -> ModelSource:
 
 def _find(name: str, load_format: str, revision: str | None) -> _Found:
     dummy = load_format == "dummy"
-    if revision and (name in BUILT_IN or Path(name).expanduser().is_dir()):
+    if revision and (name in BUILT_IN or _directory(name)):
         raise ModelError(
             f"--revision {revision}: {name} is not looked up on the model hub; leave it out, or name a "
             "repository in full"
@@ -195,10 +212,10 @@ def _find_smollm2(name: str) -> _Found:
 
 
 def _find_directory(name: str, load_format: str) -> _Found | None:
-    directory = Path(name).expanduser()
-    if not directory.is_dir():
+    directory = _directory(name)
+    if directory is None:
         if name.startswith((".", "/", "~")):
-            raise ModelError(f"--model {name}: no such directory")
+            raise ModelError(f"--model {files.shorten(name)}: no such directory")
         return None
     if not (directory / "config.json").is_file():
         raise ModelError(f"--model {name}: the directory {hub.without_config(directory)}")
@@ -210,11 +227,22 @@ def _find_directory(name: str, load_format: str) -> _Found | None:
     return _on_disk(directory)
 
 
+def _directory(name: str) -> Path | None:
+    """The directory of that name, if there is one."""
+    try:
+        directory = Path(name).expanduser()
+        return directory if directory.is_dir() else None
+    except (OSError, RuntimeError):  # too long a name, no such user
+        return None
+
+
 def _find_by_hub_name(name: str, dummy: bool, revision: str | None) -> _Found:
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         raise ModelError(
-            f"--model {name!r}: not a directory, a Hugging Face name or one of {', '.join(BUILT_IN)}"
+            f"--model {files.shorten(name)!r}: not a directory, a Hugging Face name or one of "
+            f"{', '.join(BUILT_IN)}"
         )
+    hub.check_name(name)
     found = _find_cached(name, dummy, revision) or _find_on_hub(name, revision)
     if found is not None:
         return found
@@ -255,7 +283,7 @@ def _tokenizer(directory: Path) -> Path | None:
 def _read_config(directory: Path) -> dict[str, Any]:
     path = directory / "config.json"
     try:
-        config = hf_config.parse(path.read_text(encoding="utf-8"))
+        config = hf_config.parse(files.read_text(path))
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(config, dict):

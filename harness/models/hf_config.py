@@ -5,11 +5,12 @@ names.
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
+
+from harness import files
 
 # What families without a class in transformers call the usual settings.
 _OWN_NAMES = {
@@ -24,11 +25,13 @@ _OWN_NAMES = {
 def parse(text: str) -> Any:
     """A config.json's content, with {"__float__": "Infinity"}, which transformers writes, as a number.
 
-    Raises ValueError if it is not JSON.
+    Raises ValueError as `files.parse_json` does.
     """
-    return json.loads(
-        text, object_hook=lambda part: float(part["__float__"]) if "__float__" in part else part
-    )
+    return files.parse_json(text, _written_out, finite=False)
+
+
+def _written_out(part: dict[str, Any]) -> Any:
+    return float(part["__float__"]) if isinstance(part.get("__float__"), str) else part
 
 
 def read(config: dict[str, Any]) -> Any:

@@ -4,7 +4,6 @@ minutes.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import threading
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from harness import files
 from harness.models.shape import ModelError
 from harness.units import type_and_line
 
@@ -35,13 +35,44 @@ def cached_snapshot(repo: str, revision: str | None, *, weights: bool) -> Path |
 
 
 def has_weights(directory: Path) -> bool:
-    """Whether a model directory holds weights: all shards named by an index, or a file that is no shard."""
-    indexes = [json.loads(path.read_text()) for path in directory.glob("*.index.json")]
-    shards = [set(index["weight_map"].values()) for index in indexes]
+    """Whether a model directory holds weights: all shards named by an index, or a file that is no shard.
+
+    Raises ModelError if an index is damaged, or names files outside the directory.
+    """
+    shards = [_shards(path) for path in directory.glob("*.index.json")]
     if any(all((directory / name).exists() for name in names) for names in shards):
         return True
-    files = {file.name for file in (*directory.glob("*.safetensors"), *directory.glob("*.bin"))}
-    return any(not re.search(r"-\d+-of-\d+\.", name) for name in files - set().union(*shards))
+    weights = {file.name for file in (*directory.glob("*.safetensors"), *directory.glob("*.bin"))}
+    return any(not re.search(r"-\d+-of-\d+\.", name) for name in weights - set().union(*shards))
+
+
+def _shards(index: Path) -> set[str]:
+    """The files that an index names."""
+    try:
+        content = files.parse_json(files.read_text(index))
+        names = content.get("weight_map") if isinstance(content, dict) else None
+        if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+            raise ValueError("weight_map: must give a file for each weight")
+        for name in names.values():
+            if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+                raise ValueError(
+                    f"weight_map: {files.shorten(name, 40)!r} is no file of the model's directory"
+                )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{index}: {error}; download the model again, or correct it") from error
+    return set(names.values())
+
+
+def check_name(name: str) -> None:
+    """Raise ModelError if the hub can have no repository of that name."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        shown, why = files.shorten(name), files.shorten(str(error).split(":")[0].split(" '")[0])
+        raise ModelError(f"--model {shown}: no directory, and the hub has no such names ({why})") from None
 
 
 def reachable() -> bool:

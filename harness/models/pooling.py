@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from harness import files
 from harness.models.shape import ModelError
 
 # As in vLLM (config/model.py), which takes the runner from an architecture's ending.
@@ -51,7 +51,7 @@ def _modules(directory: Path) -> str | None:
     A checkpoint that embeds may name a causal language model's architecture.
     """
     try:
-        modules = json.loads((directory / "modules.json").read_text(encoding="utf-8"))
+        modules = files.parse_json(files.read_text(directory / "modules.json"))
         types = [str(module["type"]) for module in modules]
     except (OSError, ValueError, TypeError, KeyError):
         types = []

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidatorFunctionWrapHandler, WrapValidator
 
-from harness import batch
+from harness import batch, files
 from harness.batch import Batch
 from harness.runs import former
-from harness.runs.stored import Amount, Count, Interval, RunStatus, Stored, require_readable
+from harness.runs.stored import LARGEST, Amount, Count, Interval, RunStatus, Stored, require_readable
 
 SCHEMA_VERSION = 2
 MOST_BLOCKS = 1 << 20  # of one block table: eight times the longest prompt, at one token per block
@@ -41,6 +40,8 @@ def _option(value: object) -> object:
             raise ValueError("must be a value or a list of values")
         if isinstance(each, float) and not math.isfinite(each):
             raise ValueError("must be finite")
+        if isinstance(each, int) and abs(each) > LARGEST:
+            raise ValueError(f"must be at most {LARGEST}")
     return value
 
 
@@ -49,13 +50,26 @@ def _config(config: Any, check_options: ValidatorFunctionWrapHandler) -> Any:
     passed_on = config.get("engine_options") if isinstance(config, dict) else None
     if not isinstance(passed_on, dict):
         return check_options(config)
-    json.dumps(passed_on, allow_nan=False)
+    files.require_bounded(passed_on)
     rest = {name: value for name, value in config.items() if name != "engine_options"}
     return check_options(rest) | {"engine_options": passed_on}
 
 
+def _with_prompts(config: dict[str, Any]) -> dict[str, Any]:
+    """The options, whose prompts can be read as `RunRecord.prompts` reads them: as text, never as a file."""
+    written, length = config.get("batch"), config.get("length")
+    if written is not None:
+        if not isinstance(written, str):
+            raise ValueError("batch: must be text, e.g. 4x1024")
+        batch.parse(written)
+    if length is not None and (type(length) is not int or not 1 <= length <= LARGEST):
+        raise ValueError("length: must be a whole number of tokens")
+    return config
+
+
 BlockTable = Annotated[str, AfterValidator(_block_table)]
 Option = Annotated[Any, AfterValidator(_option)]
+Options = Annotated[dict[str, Option], WrapValidator(_config)]
 
 
 class Device(Stored):
@@ -218,7 +232,7 @@ class RunRecord(Stored):
         default=None,
         description="as typed, a list of words: `python -m harness ...`; null: started from Python",
     )
-    config: Annotated[dict[str, Option], WrapValidator(_config)] = Field(
+    config: Annotated[Options, AfterValidator(_with_prompts)] = Field(
         description="every option, with defaults for the device filled in; vLLM's own in `engine_options`"
     )
     device: Device

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import gc
 import json
 import os
 import secrets
-import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from harness import files
 from harness.config import ConfigError
 from harness.runs.record import Result
 from harness.runs.schema import RunRecord
@@ -22,6 +23,8 @@ from harness.runs.summary import S
 
 PLOTS = (".png", ".svg", ".pdf")  # of each chart
 RECORD = "run.json"  # what makes a directory a run's
+MOST_RESULTS = 4_000_000  # read of a run; a million take some 1.5 GB
+MOST_SUMMARY_BYTES = 1024 * files.MIB  # of a run with a million results
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 # Called before each step of a write ("create", "write", "sync", "replace", "append") with the file: tests let
@@ -43,9 +46,8 @@ class Damaged(ValueError):
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read what `write_json` wrote; raises Damaged unless it is an object with a status."""
-    content = read_bytes(path)
     with raise_damaged(path):
-        data = json.loads(content)
+        data = files.parse_json(files.read_bytes(path, MOST_SUMMARY_BYTES))
         if not isinstance(data, dict) or "status" not in data:
             raise ValueError("it has no status")
         return data
@@ -53,34 +55,43 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def raise_damaged(path: Path) -> Iterator[None]:
-    """Raise Damaged, naming the file, if reading its content fails inside the block."""
+    """Raise Damaged, naming the file of a run, if it leads out of the run or cannot be read in the block."""
     try:
+        if files.leads_out(path, path.parent):
+            raise ValueError("a link that leads out of the directory")
         yield
+    except Damaged:  # names its file itself
+        raise
     except TooNew as error:
         raise Damaged(f"{path}: {error}") from None
-    except (ValueError, RecursionError) as error:
+    except OSError as error:
+        raise Damaged(f"{path}: {error.strerror}") from error
+    except ValueError as error:
         raise Damaged(f"{path}: damaged ({error}); restore it or measure again") from error
-
-
-def read_bytes(path: Path) -> bytes:
-    """Read a regular file; raises Damaged on a pipe or a device, which might never end."""
-    with _open_regular(path, os.O_RDONLY, "rb") as file:
-        return file.read()
 
 
 def open_to_append(path: Path) -> IO[bytes]:
     """Open a file to read and append to, creating it if missing; raises OSError on a link, Damaged on a
     pipe.
     """
-    return _open_regular(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, "ab+")
+    try:
+        return files.open_regular(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, "ab+")
+    except ValueError as error:
+        raise Damaged(f"{path}: {error}; restore it or measure again") from None
 
 
-def _open_regular(path: Path, flags: int, mode: str) -> IO[bytes]:
-    descriptor = os.open(path, flags | os.O_NONBLOCK, 0o666)  # refuse a pipe rather than wait for it
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise Damaged(f"{path}: not a regular file; restore it or measure again")
-    return os.fdopen(descriptor, mode)
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Read many objects without the garbage collector, which would look through all of them again and again:
+    it makes a million results take three times as long.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -303,20 +314,17 @@ class RunDirectory:
 
         Raises Damaged, with the line's number, if a whole line is not a Result.
         """
-        if not self.samples_path.exists():
-            return []
-        results = []
-        lines = read_bytes(self.samples_path).split(b"\n")[
-            :-1
-        ]  # anything after the last newline was cut short
-        for number, line in enumerate(lines, start=1):
-            try:
-                results.append(Result.parse(line))
-            except ValueError as error:
-                line_of = f"{self.samples_path}, line {number}"
-                raise Damaged(
-                    f"{line_of}: not a result ({error}); remove the line to do without it"
-                ) from error
+        results: list[Result] = []
+        if not os.path.lexists(self.samples_path):
+            return results
+        with raise_damaged(self.samples_path), _uncollected():
+            for number, line in enumerate(files.read_lines(self.samples_path, MOST_RESULTS), start=1):
+                try:
+                    results.append(Result.parse(line))
+                except ValueError as error:
+                    where = f"{self.samples_path}, line {number}"
+                    why = f"not a result ({error}); remove the line to do without it"
+                    raise Damaged(f"{where}: {why}") from error
         return results
 
     def _own_files(self) -> list[Path]:

@@ -7,14 +7,16 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from harness import files
+
 _PROBLEMS = {  # by pydantic's type of error
     "missing": "is missing",
     "extra_forbidden": "is not a key of this file",
     "unexpected_keyword_argument": "is not a key of this file",
 }
-_LONGEST_TEXT = 120  # of a key or a value that an error names
+LARGEST = 2**63 - 1  # whole number, which NumPy and pandas can take
 
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, le=LARGEST)]
 Amount = Annotated[float, Field(ge=0)]
 Interval = Annotated[
     tuple[float, float],
@@ -72,7 +74,7 @@ def first_problem(error: ValidationError) -> str:
     problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
     key = ".".join(map(str, problem["loc"]))
     message = _PROBLEMS.get(problem["type"], problem["msg"].removeprefix("Value error, "))
-    return _printable(f"{key}: {message}" if key else message)
+    return files.shorten(f"{key}: {message}" if key else message)
 
 
 def _require_text(data: object) -> None:
@@ -83,9 +85,3 @@ def _require_text(data: object) -> None:
         raise ValueError("holds half a character (a lone surrogate)") from None
     except RecursionError:
         raise ValueError("nested too deeply") from None
-
-
-def _printable(text: str) -> str:
-    """Text from a file, shortened and without control characters."""
-    shown = "".join(c if c.isprintable() else "?" for c in text)
-    return shown if len(shown) <= _LONGEST_TEXT else f"{shown[:_LONGEST_TEXT]}..."

@@ -23,6 +23,7 @@ from harness.config import ConfigError, fields
 from harness.config.checks import folder_problem
 from harness.experiments import starting
 from harness.experiments.prefill.options import RunConfig
+from harness.files import leads_out
 from harness.report.screen import Screen
 from harness.runs import command
 from harness.runs.store import RunDirectory, write_atomic, write_json
@@ -213,6 +214,11 @@ def _resume(directory: Path, plan: Plan, output_dir: Path | None) -> SweepRecord
     if not (directory / RECORD).is_file():
         raise ConfigError(f"--resume: --output-dir {output_dir} holds no sweep; name the one to resume")
     record = read(directory)
+    for row in record.points:
+        if leads_out(directory / row.name, directory):
+            raise ConfigError(
+                f"--resume: {directory / row.name}: a link that leads out of the sweep; remove it"
+            )
     then = [(row.name, row.options) for row in record.points]
     if then != [(point.name, point.options) for point in plan.points]:
         raise ConfigError(

@@ -6,12 +6,14 @@ import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from harness.config import ConfigError, engine_options, former_options
-from harness.config.loading import read_mapping
+from harness.config.yaml_file import read_mapping
 from harness.experiments.prefill.options import RunConfig
+from harness.files import shorten
 from harness.units import pluralise
 
 Options = dict[str, Any]
@@ -20,6 +22,7 @@ KEYS = ("base", "grid", "processes")
 OWN = ("output_dir", "overwrite", "resume", "tables", "print_json", "quiet")  # the sweep sets these itself
 LONGEST_NAME = 120
 MOST_PROCESSES = 100
+MOST_POINTS = 1000  # each is a process of its own, of a minute or more
 
 
 @dataclass(frozen=True)
@@ -53,10 +56,12 @@ def read(path: Path) -> Plan:
     file = read_mapping(path, str(path))
     for key in file:
         if key not in KEYS:
-            raise ConfigError(f"{path}: {key}: unknown key; a sweep has {' and '.join(KEYS)}")
+            raise ConfigError(
+                f"{path}: {shorten(str(key), 40)}: unknown key; a sweep has {' and '.join(KEYS)}"
+            )
     base = _options(path, "base", file.get("base") or {})
     grids, processes = file.get("grid"), file.get("processes", 1)
-    grids = grids if isinstance(grids, list) else [grids]
+    grids = grids if isinstance(grids, list) and grids else [grids]
     alone = processes != 1 and grids == [None]  # the same point several times
     combinations = [base] if alone else [base | point for grid in grids for point in _product(path, grid)]
     return of_options(path, repeat(combinations, processes, f"{path}: processes"))
@@ -73,7 +78,7 @@ def repeat(combinations: Sequence[Options], processes: object, where: str) -> li
         return list(combinations)
     seeds = [options.get("seed") or 0 for options in combinations]
     if len(set(map(repr, seeds))) > 1 or not isinstance(seeds[0], int):
-        shown = ", ".join(dict.fromkeys(map(repr, seeds)))
+        shown = shorten(", ".join(dict.fromkeys(map(repr, seeds))))
         raise ConfigError(f"{where} {processes}: take seeds from one number on, not from {shown}")
     return [options | {"seed": seeds[0] + n} for n in range(processes) for options in combinations]
 
@@ -84,11 +89,14 @@ def of_options(path: Path, combinations: Sequence[Options]) -> Plan:
     Args:
         path: of the file, or what to call the plan.
     """
+    if len(combinations) > MOST_POINTS:
+        raise ConfigError(f"{path}: {len(combinations)} points; a sweep has at most {MOST_POINTS}")
     varies = _varying(combinations)
     twice = next((one for n, one in enumerate(combinations) if one in combinations[:n]), None)
     if twice is not None:
         shown = ", ".join(f"{name} {twice[name]}" for name in varies if name in twice)
-        raise ConfigError(f"{path}: grid: the same point twice ({shown or 'all its options'}); leave one out")
+        same = shorten(shown) or "all its options"
+        raise ConfigError(f"{path}: grid: the same point twice ({same}); leave one out")
     points = [
         Point(_name(number, len(combinations), options, varies), options)
         for number, options in enumerate(combinations, start=1)
@@ -115,9 +123,11 @@ def _product(path: Path, grid: Any) -> Iterable[Options]:
     for name, listed in values.items():
         if not isinstance(listed, list) or not listed:
             raise ConfigError(
-                f"{path}: grid: {name}: {listed}: must be a list of values, e.g. length: [1024, 4096]; "
-                "options common to all points belong in base"
+                f"{path}: grid: {name}: {shorten(str(listed))}: must be a list of values, e.g. length: "
+                "[1024, 4096]; options common to all points belong in base"
             )
+    if (count := prod(map(len, values.values()))) > MOST_POINTS:
+        raise ConfigError(f"{path}: grid: {count} points; a sweep has at most {MOST_POINTS}")
     for combination in itertools.product(*values.values()):
         yield dict(zip(values, combination, strict=True))
 
@@ -133,7 +143,7 @@ def _options(path: Path, where: str, values: Any) -> Options:
             raise ConfigError(f"{path}: {where}: {name}: the sweep sets this itself; leave it out")
         if former_options.field_of(name, RunConfig.model_fields) not in RunConfig.model_fields:
             hint = engine_options.suggestion(name, RunConfig.model_fields)
-            raise ConfigError(f"{path}: {where}: {name}: unknown option; {hint}")
+            raise ConfigError(f"{path}: {where}: {shorten(str(name), 40)}: unknown option; {hint}")
     return dict(values)
 
 

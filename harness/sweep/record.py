@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from harness.runs.schema import Options
 from harness.runs.store import raise_damaged, read_json
-from harness.runs.stored import Amount, RunStatus, Stored
+from harness.runs.stored import Amount, RunStatus, Stored, require_readable
 from harness.sweep import RECORD
 
+SCHEMA_VERSION = 1
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}", re.ASCII)
 PointStatus = Literal["waiting", "running", "finished", "interrupted", "failed"]
 
 
@@ -18,11 +22,21 @@ class Point(Stored):
     """One run of the main job."""
 
     name: str = Field(description="its directory")
-    options: dict[str, Any] = Field(description="that are not the defaults")
+    options: Options = Field(description="that are not the defaults")
     status: PointStatus = "waiting"
     reason: str | None = Field(default=None, description="why it is not finished")
     seconds: Amount | None = Field(default=None, description="that its process lived")
     host: str | None = Field(default=None, description="the machine's name")
+
+
+def _in_the_sweep(points: list[Point]) -> list[Point]:
+    """Points whose names are folders of the sweep, each its own."""
+    names = set()
+    for point in points:
+        if not _NAME.fullmatch(point.name) or point.name in names:
+            raise ValueError(f"{point.name!r}: must be the name of a folder in the sweep, each its own")
+        names.add(point.name)
+    return points
 
 
 class SweepRecord(Stored):
@@ -36,7 +50,7 @@ class SweepRecord(Stored):
     command: list[str] | None = Field(default=None, description="as typed")
     file: str = Field(description="the sweep's YAML file")
     varies: list[str] = Field(description="the options in which points differ")
-    points: list[Point]
+    points: Annotated[list[Point], AfterValidator(_in_the_sweep)]
 
 
 def read(directory: Path) -> SweepRecord:
@@ -44,4 +58,5 @@ def read(directory: Path) -> SweepRecord:
     path = directory / RECORD
     data = read_json(path)
     with raise_damaged(path):
+        require_readable(data, SCHEMA_VERSION)
         return SweepRecord.check(data)

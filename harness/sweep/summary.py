@@ -11,8 +11,10 @@ from harness.analysis.breakdown.rows import Breakdown
 from harness.analysis.rows import ContrastRow, find
 from harness.experiments.prefill.mean import Mean
 from harness.experiments.prefill.rows import PrefillSummary
+from harness.experiments.views import fitting
+from harness.files import leads_out
 from harness.report.rows import remark
-from harness.runs.store import RunDirectory
+from harness.runs.store import Damaged, RunDirectory
 from harness.runs.stored import Amount, Count, Interval, RunStatus, Stored
 from harness.sweep import between
 from harness.sweep.between import BetweenRow
@@ -67,7 +69,7 @@ class SweepSummary(Stored):
 
 def summarise(record: SweepRecord, directory: Path) -> SweepSummary:
     """The content of the sweep's summary.json."""
-    points = [_summarise_point(point, RunDirectory(directory / point.name)) for point in record.points]
+    points = [_summarise_point(point, directory) for point in record.points]
     return SweepSummary(
         schema_version=2,
         status=record.status,
@@ -77,9 +79,23 @@ def summarise(record: SweepRecord, directory: Path) -> SweepSummary:
     )
 
 
-def _summarise_point(point: Point, run: RunDirectory) -> PointSummary:
-    """A point with what its run tells; an unfinished one's figures do not count."""
-    summary = PointSummary(
+def _summarise_point(point: Point, directory: Path) -> PointSummary:
+    """A point with what its run tells, or why that cannot be read; an unfinished one's figures do not
+    count.
+    """
+    run = RunDirectory(directory / point.name)
+    try:
+        if leads_out(run.path, directory):
+            raise Damaged(f"{run.path}: a link that leads out of the sweep")
+        with fitting(run.path):
+            return _read_point(point, run)
+    except Damaged as error:
+        point = point.model_copy(update={"status": "failed", "reason": str(error)})
+        return _without_figures(point)
+
+
+def _without_figures(point: Point) -> PointSummary:
+    return PointSummary(
         **point.model_dump(exclude_unset=True),
         device=None,
         versions=None,
@@ -88,7 +104,13 @@ def _summarise_point(point: Point, run: RunDirectory) -> PointSummary:
         prefill=None,
         kernel=None,
     )
+
+
+def _read_point(point: Point, run: RunDirectory) -> PointSummary:
+    summary = _without_figures(point)
     if not run.record_path.is_file():
+        if point.status == "finished":
+            raise Damaged(f"{run.path}: its run is missing")
         return summary
     record = run.record()
     summary.device, summary.versions = record.device.name, record.versions

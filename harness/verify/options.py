@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from harness import device
+from harness import device, files
 from harness.config import fields
 from harness.config.errors import ConfigError, label, refuse
 from harness.config.fields import AnyPath, Count, Engine, Seconds, Seed
@@ -75,6 +76,8 @@ def check(config: VerifyConfig) -> None:
     ]
     if config.prompts and not config.prompts.is_file():
         problems.append(f"{label('prompts', config.prompts)}: no such file; name one with a text a line")
+    elif config.prompts and (problem := _unreadable(config.prompts)):
+        problems.append(f"{label('prompts', config.prompts)}: {problem}")
     elif config.prompts and not texts(config):
         problems.append(f"{label('prompts', config.prompts)}: holds no text; write one a line")
     if config.output and not config.output.absolute().parent.is_dir():
@@ -88,7 +91,18 @@ def check(config: VerifyConfig) -> None:
 def texts(config: VerifyConfig) -> list[str]:
     """The lines of --prompts that are not empty."""
     assert config.prompts is not None
-    return [line for line in config.prompts.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [line for line in files.read_text(config.prompts).splitlines() if line.strip()]
+
+
+def _unreadable(path: Path) -> str | None:
+    """Why a text cannot be read; None if it can."""
+    try:
+        files.read_text(path)
+    except OSError as error:
+        return error.strerror
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def engine_arguments(config: VerifyConfig) -> dict[str, Any]:

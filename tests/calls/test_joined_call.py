@@ -82,10 +82,10 @@ def test_a_batch_of_several_steps_is_captured_as_each_prompt_alone(tiny_gpt2, tm
         engine.ask("capture", prompts, tmp_path / "all.safetensors")
         for n, ids in enumerate(prompts):
             engine.ask("capture", [ids], tmp_path / f"{n}.safetensors")
-    together = capture.load(tmp_path / "all.safetensors", "cpu")
+    together = capture.load_own(tmp_path / "all.safetensors", "cpu")
     assert together.lengths == (90,) * BATCH
     for n in range(BATCH):
-        alone = capture.load(tmp_path / f"{n}.safetensors", "cpu")
+        alone = capture.load_own(tmp_path / f"{n}.safetensors", "cpu")
         mine = slice(90 * n, 90 * (n + 1))
         for name in ("query", "key", "value"):
             torch.testing.assert_close(

@@ -109,6 +109,14 @@ def test_every_combination_once_each_in_a_directory_of_its_own(tmp_path_factory,
         ("grid: {output_dir: [a, b]}", "grid: output_dir: the sweep sets this itself"),
         ("grid: {length: [1, 2, 1]}", "grid: the same point twice (length 1)"),
         ("grid: [1", "not YAML"),
+        ("grid: []", "grid: must hold options, e.g. length"),
+        ("grid: [[]]", "grid: must hold options, e.g. length"),
+        (
+            f"grid: {{length: {list(range(1, 1001))}, seed: {list(range(1000))}}}",
+            "1000000 points; a sweep has at most",
+        ),
+        (f"grid: {{length: {list(range(1, 101))}}}\nprocesses: 100", "10000 points; a sweep has at most"),
+        ("grid: {seed: [1]}\ngrid: {seed: [2]}", "line 2: grid: is there twice"),
     ],
 )
 def test_a_file_that_is_no_sweep_is_refused(read, text, message):

@@ -140,7 +140,7 @@ class AttentionAlone:
         if isinstance(captured, str):
             call = random_call.make(self._shape(size), device, self.config.seed)
         else:
-            call = capture.load(captured, device)
+            call = capture.load_own(captured, device)
             if self.config.output_len:
                 call = joined_call.last_token(call)
         if reason := refusal(TorchSdpa("math", device), call):
