@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 
 from harness.calls import capture, headers
 from harness.calls.capture import clone_together
@@ -126,3 +127,14 @@ def test_captures_that_do_not_go_together_are_refused(folder, other, message):
 def test_a_folder_without_captures_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"no \*\.safetensors there"):
         headers.read_shapes(tmp_path)
+
+
+def test_a_disk_that_is_full_leaves_no_half_capture(tmp_path, monkeypatch):
+    def save_half(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(capture, "save_file", save_half)
+    with pytest.raises(capture.CaptureError, match=r"layer-000.safetensors: cannot be written: .*No space"):
+        capture.save(make_call(1), tmp_path / "layer-000.safetensors")
+    assert not list(tmp_path.iterdir())

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+SECRET = "hf_secret"  # in the environment of all commands
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,10 @@ class Forks:
         self._folder, self._numbers = folder, itertools.count()
         command = [sys.executable, "-m", "tests.running.forks"]
         pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True)
+        secrets = dict.fromkeys(("HF_TOKEN", "OPENAI_API_KEY", "VLLM_API_KEY"), SECRET)
+        self._process = subprocess.Popen(
+            command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True, env=os.environ | secrets
+        )
 
     def run(self, *argv: object, fault: Fault | None = None, stdout: str | None = None) -> Done:
         """Run `python -m harness` with these arguments, its stdout in that file."""

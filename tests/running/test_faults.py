@@ -17,7 +17,7 @@ from harness import cli
 from harness.runs.record import latest
 from harness.runs.resume import finished_series
 from harness.runs.store import RunDirectory
-from tests.running.forks import ROOT, Done, Fault, Forks, forking
+from tests.running.forks import ROOT, SECRET, Done, Fault, Forks, forking
 
 SHAPE = "--length 32 --block-size 16 --num-heads 2 --head-dim 32 --spread-k 1,2 --repeats 6"
 RUN = ["kernels", *SHAPE.split()]
@@ -182,6 +182,10 @@ def finished(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("finished")
     assert forks.run(*RUN, "--output-dir", output).status == cli.OK
     return output
+
+
+def test_a_run_records_no_secret_of_the_environment(finished: Path) -> None:
+    assert not [p for p in finished.rglob("*") if p.is_file() and SECRET.encode() in p.read_bytes()]
 
 
 @pytest.mark.parametrize("command", ["report", "compare", "kernels"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -306,3 +307,13 @@ def test_without_ray_an_address_is_one_line(tmp_path, monkeypatch):
 
     with pytest.raises(ConfigError, match="Ray is not installed; pip install"):
         RayCluster("auto")
+
+
+def test_a_sweep_has_one_writer(stand_in, tmp_path):
+    (tmp_path / "out").mkdir()
+    descriptor = os.open(tmp_path / "out", os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with pytest.raises(ConfigError, match="another process is running this sweep"):
+        stand_in([7])
+    os.close(descriptor)
+    assert stand_in([7])[0] == 0
