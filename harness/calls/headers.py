@@ -12,7 +12,7 @@ from typing import IO, Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
-from harness import batch, files, layout
+from harness import batch, files
 from harness.config import ConfigError
 
 FORMAT_VERSION = 1
@@ -239,6 +239,8 @@ def _check_metadata(
     values: Mapping[str, tuple[int, ...]], tensors: Mapping[str, _Tensor], call: _Plain
 ) -> tuple[int, ...]:
     """The requests' lengths; raises ValueError unless the step's metadata fits them and the cache."""
+    from harness import layout  # NumPy
+
     lengths, tokens = values["seq_lens"], tensors["query"].shape[0]
     if min(lengths) < 1 or max(lengths) > batch.LONGEST or sum(lengths) != tokens:
         raise ValueError(f"its requests' lengths do not match its queries, of {tokens} tokens")
