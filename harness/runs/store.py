@@ -159,7 +159,7 @@ class RunDirectory:
     def open(cls, path: str | Path) -> RunDirectory:
         """The run in this directory; raises FileNotFoundError if there is none."""
         run = cls(Path(path))
-        if not run.record_path.is_file():
+        if not os.path.isfile(run.record_path):
             raise FileNotFoundError(f"{path} holds no run: {run.record_path.name} is missing")
         return run
 
