@@ -1,4 +1,5 @@
 # make run, make test, make lint: set up .venv if needed, then do it; ARGS="..." is passed on.
+# make fuzz: the tests that look for inputs that end badly, with ever new seeds, for ten minutes.
 # make study: docs/study from the raw runs in docs/runs.
 # make docs: what is made from something else in docs/, then the site in site/, in .venv-docs, which has no engine.
 # make release: sdist and wheel in dist/, tried in a bare environment. Nothing is published.
@@ -20,7 +21,7 @@ PINS := $(wildcard requirements/$(ENGINE)*) requirements/dev.txt requirements/mo
 
 DOCS := .venv-docs
 
-.PHONY: run test study docs release test-versions lint lock
+.PHONY: run test fuzz study docs release test-versions lint lock
 run: $(INSTALLED)
 	@$(VENV)/bin/python run_vllm_prefill.py $(ARGS)
 
@@ -31,6 +32,9 @@ else
 	$(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal -m "not alone" $(ARGS)
 	$(VENV)/bin/python -m pytest -m alone $(ARGS)
 endif
+
+fuzz: $(INSTALLED)
+	@$(VENV)/bin/python -m chores.fuzz $(ARGS)
 
 study: $(INSTALLED)
 	@$(VENV)/bin/python -m study

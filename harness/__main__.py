@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
@@ -296,7 +297,7 @@ def _verify(options: dict[str, Any]) -> int:
 
 
 def _check_run(run_dir: Path) -> None:
-    if not (run_dir / "run.json").is_file():
+    if not os.path.isfile(run_dir / "run.json"):  # False for a name that is too long, too
         raise ConfigError(f"{run_dir}: holds no run.json; name a run's directory")
     if (run_dir / "summary.json").is_file() and not (run_dir / "samples.jsonl").is_file():
         raise ConfigError(
@@ -311,7 +312,7 @@ def _explain(run_dir: Path) -> None:
 
 
 def _report(run_dir: Path, screen: Screen, explain: bool) -> int:
-    if (run_dir / SWEEP).is_file():
+    if os.path.isfile(run_dir / SWEEP):
         from harness.experiments.views import fitting
         from harness.sweep import view as sweep
 

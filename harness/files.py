@@ -1,4 +1,4 @@
-"""Files from elsewhere, read with bounds: regular ones only, of a bounded size, UTF-8, JSON of bounded depth.
+"""Files from elsewhere, read with bounds: regular ones, of bounded size, UTF-8, JSON of bounded depth.
 
 Errors do not name the file: whoever asked for it knows what the reader calls it.
 """

@@ -59,11 +59,13 @@ def test_lines_end_before_one_that_was_cut_short_and_at_the_most(tmp_path: Path)
         list(files.read_lines(tmp_path / "file", 1))
 
 
+@pytest.mark.fuzz
 @given(PLAIN)
 def test_plain_json_comes_back(data: Any) -> None:
     assert files.parse_json(json.dumps(data)) == data
 
 
+@pytest.mark.fuzz
 @given(PLAIN, st.sampled_from(["NaN", "Infinity", "-Infinity", "1e999"]))
 def test_a_number_that_is_none_is_refused_wherever_it_is(data: Any, number: str) -> None:
     text = f'{{"a": [{json.dumps(data)}, {{"b": {number}}}]}}'
@@ -79,12 +81,14 @@ def test_deep_nesting_is_refused(depth: int, around: tuple[str, str]) -> None:
         files.parse_json(around[0] * depth + "1" + around[1] * depth)
 
 
+@pytest.mark.fuzz
 @given(st.text() | st.binary())
 def test_whatever_is_no_json_is_one_error(text: str | bytes) -> None:
     with suppress(ValueError):
         files.parse_json(text)
 
 
+@pytest.mark.fuzz
 @given(st.text(max_size=300))
 def test_shortened_text_holds_nothing_that_a_terminal_obeys(text: str) -> None:
     assert files.shorten(text).isprintable()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 from collections.abc import Iterable
@@ -38,6 +39,13 @@ def directory_problems(output_dir: Path | None, *, overwrite: bool, resume: bool
 
 def folder_problem(folder: Path) -> str | None:
     """Why a folder, existing or to be made, cannot be written to; None if it can."""
+    try:
+        os.lstat(folder)
+    except ValueError:
+        return "not a path; choose another"
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return "too long a name; choose another"
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
     if not there.is_dir():
         return f"{'' if there == folder.absolute() else f'{there} is '}not a directory; choose another"

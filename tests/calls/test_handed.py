@@ -172,6 +172,7 @@ def test_what_is_no_file_is_not_waited_for(make: Any, tmp_path: Path) -> None:
         headers.read_shapes(tmp_path)
 
 
+@pytest.mark.fuzz
 @given(data=st.data())
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_spoiled_header_is_refused_or_loads_a_sound_call(

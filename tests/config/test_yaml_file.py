@@ -74,6 +74,7 @@ def test_aliases_and_merged_keys_are_read(tmp_path: Path) -> None:
     assert values == {"a": {"x": 1}, "b": {"x": 1}, "c": {"x": 1, "y": 2}}
 
 
+@pytest.mark.fuzz
 @given(st.dictionaries(st.text(), PLAIN, min_size=1))
 def test_what_yaml_holds_comes_back(tmp_path_factory: pytest.TempPathFactory, values: dict[str, Any]) -> None:
     path = tmp_path_factory.mktemp("yaml") / "job.yaml"
@@ -81,6 +82,7 @@ def test_what_yaml_holds_comes_back(tmp_path_factory: pytest.TempPathFactory, va
     assert read_mapping(path, "job.yaml") == values
 
 
+@pytest.mark.fuzz
 @given(st.sampled_from(sorted(RunConfig.model_fields)), PLAIN)
 def test_any_value_of_any_option_is_taken_or_is_one_line(
     tmp_path_factory: pytest.TempPathFactory, name: str, value: Any

@@ -67,6 +67,7 @@ def test_a_config_that_describes_no_model_is_one_line_with_the_key(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.fuzz
 @settings(max_examples=60)
 @given(
     config=st.sampled_from([LLAMA, TINY_GPT2]).flatmap(spoiled),

@@ -74,6 +74,7 @@ def one_line(path: Path) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("experiment", ["run", "cache"])
+@pytest.mark.fuzz
 @settings(max_examples=40)
 @given(data=st.data())
 def test_a_handed_run_ends_in_figures_or_in_one_line(

@@ -115,6 +115,7 @@ def test_a_record_that_is_none_is_one_line_with_the_key(changed: Any, told: str,
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.fuzz
 @settings(max_examples=60)
 @given(record=spoiled(sweep.record()))
 def test_any_spoiled_record_is_reported_or_is_one_line(
