@@ -139,7 +139,11 @@ def csv_of(rows: Sequence[Fields], columns: Sequence[str] = ()) -> str:
 
 def to_csv(frame: pd.DataFrame) -> str:
     """A frame as CSV in which no text is a formula to a spreadsheet, nor a control character."""
-    csv: str = frame.map(_no_formula).to_csv(index=False)
+    frame = frame.copy()
+    for name, column in frame.items():
+        if not pd.api.types.is_numeric_dtype(column):  # objects stay objects, see csv_of
+            frame[name] = pd.Series([*map(_no_formula, column)], column.index, dtype=object)
+    csv: str = frame.to_csv(index=False)
     return csv
 
 
