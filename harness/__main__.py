@@ -19,7 +19,7 @@ from harness.experiments.prefill.options import GROUPS, RunConfig
 from harness.experiments.starting import RunFailed
 from harness.report.screen import Screen
 from harness.runs.command import CONSOLE_SCRIPT
-from harness.runs.store import Damaged, Interrupted, RunDirectory, explain_os_error, write_atomic
+from harness.runs.store import Damaged, Interrupted, RunDirectory, explain_os_error
 from harness.screen import show
 from harness.sweep import RECORD as SWEEP
 
@@ -259,7 +259,9 @@ def _dispatch(arguments: argparse.Namespace, commands: Mapping[str, argparse.Arg
         points = plan.read(options.pop("file"))
         return job.run(points, screen=_screen(options), **options)
     if command == "verify":
-        return _verify(options)
+        from harness.verify import command as verify
+
+        return verify.run(options, sys.argv)
     if command == "completion":
         print(completion.script(CONSOLE_SCRIPT, commands), end="")
         return cli.OK
@@ -270,30 +272,6 @@ def _dispatch(arguments: argparse.Namespace, commands: Mapping[str, argparse.Arg
     if command == "compare":
         return _compare(**options)
     return _report(arguments.run, _screen(options), arguments.explain)
-
-
-def _verify(options: dict[str, Any]) -> int:
-    from harness.config.loading import load
-    from harness.verify import options as verify
-
-    config_file = options.pop("config", None)
-    config = load(verify.VerifyConfig, cli.parse_options(verify.VerifyConfig, options), config_file)
-    verify.check(config)
-
-    from harness.engine.child import EngineFailed
-    from harness.models import ModelError
-    from harness.verify import job, view
-
-    try:
-        verified = job.run(config)
-    except ModelError as error:
-        raise ConfigError(str(error)) from error
-    except EngineFailed as error:
-        raise RunFailed(str(error)) from error
-    show(view.block(verified, sys.argv))
-    if config.output:
-        write_atomic(config.output, view.as_json(verified, sys.argv))
-    return cli.OK if verified.equal else cli.FAILED
 
 
 def _check_run(run_dir: Path) -> None:

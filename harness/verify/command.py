@@ -1,0 +1,36 @@
+"""The command `python -m harness verify`: options checked before anything heavy, and what is printed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from harness import cli
+from harness.config import ConfigError
+from harness.config.loading import load
+from harness.experiments.starting import RunFailed
+from harness.runs.store import write_atomic
+from harness.screen import show
+from harness.verify.options import VerifyConfig, check
+
+
+def run(options: dict[str, Any], argv: Sequence[str]) -> int:
+    """Verify with the options typed; returns the exit status. Raises ConfigError and RunFailed."""
+    config_file = options.pop("config", None)
+    config = load(VerifyConfig, cli.parse_options(VerifyConfig, options), config_file)
+    check(config)
+
+    from harness.engine.child import EngineFailed
+    from harness.models import ModelError
+    from harness.verify import job, view
+
+    try:
+        verified = job.run(config)
+    except ModelError as error:
+        raise ConfigError(str(error)) from error
+    except EngineFailed as error:
+        raise RunFailed(str(error)) from error
+    show(view.block(verified, [*argv]))
+    if config.output:
+        write_atomic(config.output, view.as_json(verified, [*argv]))
+    return cli.OK if verified.equal else cli.FAILED
