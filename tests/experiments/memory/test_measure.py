@@ -138,6 +138,7 @@ def test_ctrl_c_keeps_what_was_read_and_the_process_is_started_again(tiny_gpt2, 
     kept = recorder.directory.results()
     assert [result.status for result in kept] == [Status.OK] * 2 + [Status.INTERRUPTED] * 3
     assert kept[0].readings == {"rss_bytes": [7]}
+    recorder.release()
     assert Recorder(config.model_copy(update={"resume": True}), "tiny").finished == set()
 
 
