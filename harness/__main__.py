@@ -92,6 +92,13 @@ def _add_screen(parser: cli.Parser) -> None:
     parser.add_argument("--latex", action="store_true", help="print the tables in LaTeX, for booktabs")
 
 
+def _require_one_format(options: Mapping[str, Any]) -> None:
+    """Raise ConfigError if what explains verdicts would follow what programs read."""
+    for name, option in (("print_json", "--json"), ("latex", "--latex")):
+        if options.get("explain") and options.get(name):
+            raise ConfigError(f"--explain: prints text after what {option} prints; leave one out")
+
+
 def _screen(options: dict[str, Any]) -> Screen:
     """Take these options out of all others."""
     return Screen(**{field.name: options.pop(field.name) for field in fields(Screen)})
@@ -141,6 +148,7 @@ def _run_guarded(prog: str, command: Callable[[], int]) -> int:
 
 def _start(configuration: type[Common], options: dict[str, Any]) -> int:
     """Run an experiment with the options typed."""
+    _require_one_format(options)
     config_file, processes = options.pop("config", None), options.pop("processes", 1)
     explain, dry_run = options.pop("explain", False), options.pop("dry_run", False)
     parsed = cli.parse_options(configuration, options)
@@ -251,6 +259,7 @@ def _add_compare(commands: argparse._SubParsersAction[cli.Parser]) -> None:
 def _dispatch(arguments: argparse.Namespace, commands: Mapping[str, argparse.ArgumentParser]) -> int:
     options = vars(arguments)
     command = options.pop("command")
+    _require_one_format(options)
     if command in EXPERIMENTS:
         return _start(EXPERIMENTS[command].config, options)
     if command == "sweep":

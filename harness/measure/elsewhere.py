@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,7 @@ def between(before: Reading, after: Reading, gpu_processes: int | None = None) -
     if before.ticks and after.ticks:
         spent = [b - a for a, b in zip(before.ticks, after.ticks, strict=True)]
         if (total := sum(spent)) > 0:
-            steal = 100 * spent[STEAL] / total
+            steal = 100 * max(spent[STEAL], 0) / total  # a migrated machine may count anew
             if before.own_ticks is not None and after.own_ticks is not None:
                 busy = total - sum(spent[column] for column in IDLE) - spent[STEAL]
                 own = after.own_ticks - before.own_ticks
@@ -83,9 +84,11 @@ def between(before: Reading, after: Reading, gpu_processes: int | None = None) -
 
 
 def gpu_processes() -> int | None:
-    """How many processes compute on the GPUs that CUDA may use; None: there is none, or it is not known."""
-    handles = device.nvidia_devices()
-    if not handles:
+    """How many processes compute on the GPUs that CUDA may use; None: there is none, or it is not known, as
+    this process computes there already.
+    """
+    handles, torch = device.nvidia_devices(), sys.modules.get("torch")
+    if not handles or (torch and torch.cuda.is_initialized()):
         return None
     import pynvml
 

@@ -56,7 +56,8 @@ def _switch_on(vllm_config: Any, asked: str) -> None:
     if found := [*doubts(layers)]:
         # Not removed: the layers are built with other graphs than vLLM's own, which the key keeps apart.
         vllm_config.additional_config[mode.KEY] = mode.OFF
-        mode.refuse(asked, found)
+        # Under `nocache` other processes refuse longer requests by now, so vLLM would serve only some.
+        mode.refuse(asked, found, may_run=asked != "nocache")
     elif asked == "nocache":
         for layer in _attention(layers).values():
             # To the runner a layer without a cache, as an encoder's; its implementation stays a decoder's.

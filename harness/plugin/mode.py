@@ -42,9 +42,15 @@ def of(vllm_config: Any) -> str | None:
     return mode if mode in MODES else None
 
 
-def refuse(mode: str | None, doubts: Sequence[str]) -> None:
-    """Raise Refused, or with VLLM_PREFILL_ONLY_ON_DOUBT=off warn that the mode stays off."""
+def refuse(mode: str | None, doubts: Sequence[str], may_run: bool = True) -> None:
+    """Raise Refused, or with VLLM_PREFILL_ONLY_ON_DOUBT=off warn that the mode stays off.
+
+    Args:
+        may_run: whether vLLM can still run without the mode.
+    """
     text = f"{VARIABLE}={mode}: {'; '.join(dict.fromkeys(doubts))}"
+    if not may_run:
+        raise Refused(f"{text}; unset {VARIABLE}")
     if os.environ.get(ON_DOUBT, "").strip().lower() == OFF:
         LOG.warning("%s; vLLM runs without it", text)
         return

@@ -11,6 +11,7 @@ from harness.plugin import mode
 from patches import prefill_only
 
 OLDEST, NEWEST = (0, 26), (0, 33)
+OWN_LOADERS = ("tensorizer", "modelexpress")  # of models, beside what `loading` wraps
 PLAIN_CACHE = ("auto", "float16", "bfloat16", "float32")
 CHUNKS = (
     "a step that ends within a prompt runs as ever, which under load most steps do; "
@@ -85,6 +86,8 @@ def doubts(vllm_config: Any, asked: str) -> Iterator[str]:
     cache = vllm_config.cache_config.cache_dtype
     if cache not in PLAIN_CACHE:
         yield f"the KV cache is {cache}, not what a step's K and V are; leave out --kv-cache-dtype"
+    if (loader := _reach(vllm_config, "load_config.load_format")) in OWN_LOADERS:
+        yield f"the loader {loader} builds models its own way; leave out --load-format"
     if asked == "nocache":
         yield from _without_cache(vllm_config)
 

@@ -165,13 +165,15 @@ class Recorder:
         )
 
     def note_host_load(self) -> None:
-        """Record what the host did besides the run; of several parts of a resumed one the busiest."""
+        """Record what the host did besides the run; of several parts of a resumed one the worst."""
         load = elsewhere.between(self.host_before, elsewhere.read(), self.gpu_processes)
-        earlier = self.record.host_load
-        if earlier and (earlier.other_cpus or 0) > (load.other_cpus or 0):
-            return
+        worst = load.model_copy()
+        if earlier := self.record.host_load:
+            for name in ("other_cpus", "steal_pct", "gpu_processes_before"):
+                known = [each for part in (earlier, load) if (each := getattr(part, name)) is not None]
+                setattr(worst, name, max(known, default=None))
         with self.update_record() as record:
-            record.host_load = load
+            record.host_load = worst
         if noise := busy_host.describe(load):
             self.notice(noise)
 

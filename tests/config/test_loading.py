@@ -276,6 +276,10 @@ def test_configurations_are_shipped():
         ({"cudagraph_modes": ["FULL"]}, "--cudagraph-modes FULL: CUDA graphs need a GPU; leave it out"),
         ({"cudagraph_modes": ["HALF"]}, "--cudagraph-modes HALF: must be among EAGER, NONE, PIECEWISE, FULL"),
         ({"cudagraph_mode": "NONE"}, "--cudagraph-mode NONE: CUDA graphs need a GPU; leave it out"),
+        (
+            {"cudagraph_mode": "PIECEWISE", "enforce_eager": True},
+            "--enforce-eager has no graphs",
+        ),
         ({"cudagraph_mode": "FULL"}, "list it in --cudagraph-modes"),
         ({"block_sizes": [128]}, "--block-sizes 128: is already the main run's value; choose another"),
     ],

@@ -66,6 +66,12 @@ def test_steal_is_not_another_process_s(tmp_path: Path) -> None:
     assert (load.other_cpus, load.steal_pct) == (0.0, 5.0)
 
 
+def test_a_steal_counter_that_steps_back_is_no_steal(tmp_path: Path) -> None:
+    """As on a virtual machine that was moved to another host."""
+    before = reading(tmp_path, busy=100, own=100, steal=50)
+    assert elsewhere.between(before, reading(tmp_path, busy=300, own=300, steal=10)).steal_pct == 0.0
+
+
 def test_load_clock_and_heat_are_as_the_files_say(tmp_path: Path) -> None:
     load = elsewhere.between(idle_before(tmp_path), reading(tmp_path, 0, 0), gpu_processes=3)
     assert (load.load_before, load.mhz_before, load.temperature_after_c) == (1.68, 2500.0, 67.5)

@@ -80,6 +80,7 @@ def configured(**changes):
         additional_config={},
         cache_config=SimpleNamespace(enable_prefix_caching=False, cache_dtype="auto"),
         kv_transfer_config=None,
+        load_config=SimpleNamespace(load_format="auto"),
         speculative_config=None,
         parallel_config=SimpleNamespace(
             decode_context_parallel_size=1, prefill_context_parallel_size=1, pipeline_parallel_size=1,
@@ -110,6 +111,7 @@ def test_no_doubt(asked):
         ({"cache_config__cache_dtype": "fp8"}, "KV cache is fp8"),
         ({"cache_config__kv_offloading_size": 1.0}, "offloaded"),
         ({"kv_transfer_config": object()}, "KV connector"),
+        ({"load_config__load_format": "tensorizer"}, "the loader tensorizer"),
         ({"speculative_config": object()}, "speculative"),
         ({"parallel_config__decode_context_parallel_size": 2}, "decode context"),
         ({"parallel_config__pipeline_parallel_size": 2}, "pipeline"),

@@ -154,7 +154,7 @@ def test_a_doubt_about_layers_leaves_the_steps_as_they_are(model, stock, monkeyp
 
     monkeypatch.setattr(cpu.CPUImpl, "why_not", lambda self: "it is a test")
     with (
-        pytest.raises(Refused, match="VLLM_PREFILL_ONLY=nocache: it is a test; or set"),
+        pytest.raises(Refused, match="VLLM_PREFILL_ONLY=nocache: it is a test; unset"),
         engine(model, "nocache"),
     ):
         pass

@@ -114,6 +114,16 @@ def run_dir(tmp_path: Path) -> Path:
     return Path(shutil.copytree(RUN, tmp_path / "run"))
 
 
+@pytest.mark.parametrize("option", ["--json", "--latex"])
+def test_an_explanation_does_not_follow_what_programs_read(
+    run_dir: Path, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(run_dir), "--explain", option]) == 2
+    read = capsys.readouterr()
+    assert read.out == ""
+    assert f"{option} prints; leave one out" in read.err
+
+
 def test_report_and_compare_explain_when_asked(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for command in (["report", str(run_dir)], ["compare", str(run_dir), str(RUN)]):
         assert main(command) == 0

@@ -230,6 +230,9 @@ def _variant_problems(config: RunConfig, device_kind: DeviceKind) -> Iterable[st
     }
     if config.cudagraph_mode == "FULL":
         yield "--cudagraph-mode FULL: its attention calls cannot be seen; list it in --cudagraph-modes"
+    if config.cudagraph_mode not in (None, "EAGER") and config.enforce_eager:
+        eager = "a step of one-token prompts" if config.one_token_each else "--enforce-eager"
+        yield f"{label('cudagraph_mode', config.cudagraph_mode)}: {eager} has no graphs; leave it out"
     if config.cudagraph_mode and device_kind == "cpu":
         yield f"{label('cudagraph_mode', config.cudagraph_mode)}: CUDA graphs need a GPU; leave it out"
     for name, own in listed.items():
