@@ -10,11 +10,11 @@ from itertools import groupby
 from pathlib import Path
 
 from harness import files
-from harness.units import pluralise
+from harness.units import MIB, pluralise
 
 LONGEST, MOST_REQUESTS = 131072, 1024
 LENGTH_LIMIT = f"a prompt must have 1..{LONGEST} tokens"
-MOST_FILE_BYTES = files.MIB
+MOST_FILE_BYTES = MIB
 # A number of more digits is beyond every limit.
 _PART = re.compile(r"(?:(?P<count>\d{1,20})x)?(?P<length>\d{1,20})(?:@(?P<segments>\d{1,20}))?", re.ASCII)
 _SHOWN_GROUPS = 4

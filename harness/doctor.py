@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, Any
 from harness import device
 from harness.measure import clocks
 from harness.screen import show
-from harness.units import type_and_line
+from harness.units import GIB, type_and_line
 
 if TYPE_CHECKING:
     from harness.kernels.listed import Listed
 
 WIDTH = 80
-GIB = 2**30
 LITTLE_FREE = 0.5  # of the memory; below it vLLM's usual share does not fit
 SET_UP = "`make run` sets up .venv with it, or: pip install -e '.[gpu]' (on a CPU '.[cpu]')"
 

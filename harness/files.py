@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-MIB = 1 << 20
+from harness.units import MIB
+
 MOST_BYTES = 64 * MIB  # of a file that is read as a whole; the largest stored so far has 1 MiB
 LONGEST_LINE = 16 * MIB  # bytes; the longest stored so far has 90 KiB
 DEEPEST = 100  # lists and objects inside each other

@@ -1,6 +1,8 @@
-"""Small helpers that several rooms share: plurals, spacing, error texts."""
+"""Small helpers that several rooms share: bytes, plurals, spacing, error texts."""
 
 from __future__ import annotations
+
+MIB, GIB = 2**20, 2**30
 
 
 def pluralise(number: float, noun: str) -> str:

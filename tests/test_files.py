@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness import files
+from harness.units import MIB
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -36,10 +37,10 @@ def test_what_is_no_regular_file_is_refused_at_once(
 
 def test_more_bytes_than_are_read_of_such_a_file_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "file"
-    file.write_bytes(b"x" * files.MIB)
-    assert len(files.read_bytes(file, files.MIB)) == files.MIB
+    file.write_bytes(b"x" * MIB)
+    assert len(files.read_bytes(file, MIB)) == MIB
     with pytest.raises(ValueError, match=r"larger than 0\.5 MiB"):
-        files.read_bytes(file, files.MIB // 2)
+        files.read_bytes(file, MIB // 2)
     with file.open("wb") as sparse:  # a terabyte that takes no room
         sparse.truncate(1 << 40)
     with pytest.raises(ValueError, match="line 1: longer than 16 MiB"):

@@ -14,10 +14,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 
 from harness import batch, files
 from harness.config import ConfigError
+from harness.units import MIB
 
 FORMAT_VERSION = 1
 META_KEY = "attention_call"  # of the entry in a safetensors header that is ours
-MOST_HEADER_BYTES = files.MIB
+MOST_HEADER_BYTES = MIB
 QKV = ("query", "key", "value")
 ITEM_BYTES = {"BF16": 2, "F16": 2, "F32": 4, "F8_E4M3": 1, "I8": 1, "U8": 1, "I32": 4, "I64": 8}
 _FLOATS = ("BF16", "F16", "F32")
@@ -155,7 +156,7 @@ def _read_header(file: IO[bytes]) -> tuple[object, dict[str, _Tensor], int]:
     if length > size - 8:
         raise ValueError("its header is cut short")
     if length > MOST_HEADER_BYTES:
-        raise ValueError(f"its header is larger than {MOST_HEADER_BYTES // files.MIB} MiB")
+        raise ValueError(f"its header is larger than {MOST_HEADER_BYTES // MIB} MiB")
     header = files.parse_json(file.read(length))
     if not isinstance(header, dict):
         raise ValueError("its header is no object")

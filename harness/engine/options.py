@@ -15,8 +15,8 @@ from harness.engine.names import EXTENSION
 from harness.models import ModelSource
 from harness.plugin import mode as plugin_mode
 from harness.runs.record import Status
+from harness.units import GIB
 
-GIB = 2**30
 # Variables set below, for workers that do not inherit them.
 EXPORTED = ("VLLM_NO_USAGE_STATS", "VLLM_LOGGING_LEVEL", "VLLM_ALLOW_LONG_MAX_MODEL_LEN")
 

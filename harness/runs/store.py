@@ -20,11 +20,12 @@ from harness.runs.record import Result
 from harness.runs.schema import RunRecord
 from harness.runs.stored import TooNew
 from harness.runs.summary import S
+from harness.units import MIB
 
 PLOTS = (".png", ".svg", ".pdf")  # of each chart
 RECORD = "run.json"  # what makes a directory a run's
 MOST_RESULTS = 4_000_000  # read of a run; a million take 5 s of a CPU and 1.8 GB
-MOST_SUMMARY_BYTES = 1024 * files.MIB  # of a run with a million results
+MOST_SUMMARY_BYTES = 1024 * MIB  # of a run with a million results
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 # Called before each step of a write ("create", "write", "sync", "replace", "append") with the file: tests let

@@ -11,10 +11,9 @@ from harness import device
 from harness.analysis.verdicts import judge
 from harness.report.tables import NONE
 from harness.runs.command import from_argv
+from harness.units import MIB
 from harness.verify.comparing import Agreement
 from harness.verify.job import STOCK, Contrast, Verified
-
-MIB = 2**20
 
 
 def block(verified: Verified, argv: list[str]) -> str:

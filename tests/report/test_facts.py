@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from harness.report.page.facts import GIB, MIB, environment
+from harness.report.page.facts import environment
+from harness.units import GIB, MIB
 from tests.made_up.builder import run_record
 
 

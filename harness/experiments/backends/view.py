@@ -19,14 +19,13 @@ from harness.report.document import Document, csv_contrasts, csv_rows, figures_a
 from harness.report.rows import mark_if_remarked, noise_floor_line, remark, status_text, warnings
 from harness.report.tables import NONE, Line, Notes, Section, Table, ms, percent
 from harness.runs.schema import RunRecord
-from harness.units import pluralise
+from harness.units import MIB, pluralise
 
 __all__ = ["document", "summarise"]
 Summary = BackendsSummary  # of summary.json
 
 # The origin of Q, K and V, by record.Cell.data.
 DATA = {"captured": "captured", "synthetic": "random"}
-MIB = 2**20
 
 
 def document(record: RunRecord, summary: BackendsSummary) -> Document:

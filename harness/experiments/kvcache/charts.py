@@ -7,7 +7,7 @@ from collections.abc import Callable
 from harness.analysis import stats
 from harness.experiments.kvcache.rows import KVCacheSummary, ModeRow, StepRow
 from harness.experiments.kvcache.summary import MODES
-from harness.experiments.kvcache.view import LABELS, MIB, mib
+from harness.experiments.kvcache.view import LABELS, mib
 from harness.report.charts.spec import (
     SOFT,
     Axis,
@@ -25,7 +25,7 @@ from harness.report.charts.spec import (
 )
 from harness.report.tips import Tips, median_ms, pick_evenly
 from harness.runs.schema import RunRecord
-from harness.units import in_ms
+from harness.units import MIB, in_ms
 
 LOOKS = {
     mode: Key(LABELS[mode], colour, marker, "solid")

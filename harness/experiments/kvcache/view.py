@@ -10,7 +10,7 @@ from harness.report.document import Document, csv_rows, figures_and_tables
 from harness.report.rows import mark_if_remarked, status_line, warnings
 from harness.report.tables import NONE, Line, Notes, Section, Table, ms, signed
 from harness.runs.schema import Model, RunRecord
-from harness.units import ELEMENT_BYTES, kv_bytes_per_token, pluralise
+from harness.units import ELEMENT_BYTES, MIB, kv_bytes_per_token, pluralise
 
 __all__ = ["document", "summarise"]
 Summary = KVCacheSummary  # of summary.json
@@ -21,7 +21,6 @@ LABELS = {
     "paged": "vLLM, paged KV cache",
 }
 OWN_WEIGHTS = "vLLM and transformers draw their own weights, so their tokens cannot be compared"
-MIB = 2**20
 
 
 def document(record: RunRecord, summary: KVCacheSummary) -> Document:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from harness.experiments.memory.rows import MemoryCell, MemorySummary
-from harness.experiments.memory.view import COUNTERS, ENGINES, MIB, WAYS
+from harness.experiments.memory.view import COUNTERS, ENGINES, WAYS
 from harness.report.charts.spec import INK, SOFT, Axis, Bars, Dot, Key, Part, Sheet, Tip
 from harness.report.charts.spec import Row as Entry
 from harness.report.tips import Tips
 from harness.runs.schema import RunRecord
+from harness.units import MIB
 
 # Hollow where two counters have similar markers; "held" is drawn around "used".
 KEYS = {

@@ -12,10 +12,10 @@ from harness.report.rows import mark_if_remarked
 from harness.report.tables import NONE, Line, Notes, Section, Table
 from harness.runs.record import Result, Status, latest
 from harness.runs.schema import RunRecord
+from harness.units import GIB, MIB
 
 Summary = MemorySummary  # of summary.json
 
-MIB, GIB = 2**20, 2**30
 ENGINES = ("transformers", "vLLM")
 # By column: the reading, and the key of its source in the record.
 COUNTERS = {

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.runs.schema import RunRecord
+from harness.units import GIB, MIB
 
-MIB, GIB = 2**20, 2**30
 SHOWN_RUN = (
     "status",
     "error",
