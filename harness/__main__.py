@@ -10,8 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from harness import cli, completion, interrupts
-from harness import screen as terminal
+from harness import cli, completion, interrupts, terminal
 from harness.config import Common, ConfigError
 from harness.config.checks import folder_problem
 from harness.experiments import EXPERIMENTS, starting
@@ -20,8 +19,8 @@ from harness.experiments.starting import RunFailed
 from harness.report.screen import Screen
 from harness.runs.command import CONSOLE_SCRIPT
 from harness.runs.store import Damaged, Interrupted, RunDirectory, explain_os_error
-from harness.screen import show
 from harness.sweep import RECORD as SWEEP
+from harness.terminal import show
 
 MAIN_JOB = "run_vllm_prefill.py"
 PROG = CONSOLE_SCRIPT if Path(sys.argv[0]).name == CONSOLE_SCRIPT else "python -m harness"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import device
 from harness.measure import clocks
-from harness.screen import show
+from harness.terminal import show
 from harness.units import GIB, type_and_line
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from harness.models import ModelSource
 from harness.runs import lock, resume
 from harness.runs.command import format_command
 from harness.runs.store import RunDirectory, explain_os_error
-from harness.screen import show
 from harness.stack import with_room
+from harness.terminal import show
 
 
 class RunFailed(Exception):

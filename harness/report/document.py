@@ -19,7 +19,7 @@ from harness.report.rows import Warned, count_warnings, group_warnings
 from harness.report.tables import Table, facts, list_lines, wrap
 from harness.runs.schema import RunRecord
 from harness.runs.stored import Stored
-from harness.screen import escape, in_one_line
+from harness.terminal import escape, in_one_line
 
 Fields = Mapping[str, Any]  # of a row, by name
 NOTHING = "nothing was measured"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from tabulate import tabulate
 
 from harness.runs.schema import RunRecord
-from harness.screen import in_one_line
+from harness.terminal import in_one_line
 
 WIDTH = 80
 NONE = "-"

@@ -28,7 +28,7 @@ from harness.runs.record import Result
 from harness.runs.schema import Device, Model, RunRecord
 from harness.runs.store import Interrupted, RunDirectory
 from harness.runs.stored import RunStatus
-from harness.screen import escape, show
+from harness.terminal import escape, show
 
 Config = TypeVar("Config", bound=Common)
 Write = Callable[[RunDirectory], Document]

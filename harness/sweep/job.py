@@ -27,7 +27,6 @@ from harness.files import leads_out
 from harness.report.screen import Screen
 from harness.runs import command
 from harness.runs.store import RunDirectory, write_atomic, write_json
-from harness.screen import escape, show
 from harness.sweep import RECORD
 from harness.sweep import plan as planning
 from harness.sweep.local import ThisMachine
@@ -35,6 +34,7 @@ from harness.sweep.machines import Machines, Progress, Task
 from harness.sweep.plan import Options, Plan
 from harness.sweep.process import OPTIONS, Ended, is_finished
 from harness.sweep.record import Point, SweepRecord, read
+from harness.terminal import escape, show
 from harness.units import pluralise
 
 SUMMARY = Screen()

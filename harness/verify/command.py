@@ -10,7 +10,7 @@ from harness.config import ConfigError
 from harness.config.loading import load
 from harness.experiments.starting import RunFailed
 from harness.runs.store import write_atomic
-from harness.screen import show
+from harness.terminal import show
 from harness.verify.options import VerifyConfig, check
 
 

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from harness.report.charts import spec
 from harness.report.charts.scale import Scale
 from harness.report.charts.spec import BAND, INK, SOFT, Bars, Key, Lines, Tip
-from harness.screen import escape
+from harness.terminal import escape
 
 HEIGHT, TOP, BOTTOM = 240.0, 10.0, 34.0  # pixels: height of the lines' area, and the margins above and below
 DODGE_PX, WIDEST_PX = 5.0, 24.0  # between the points of two lines at the same x, and of all of them

@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from harness.screen import escape
+from harness.terminal import escape
 
 # The page's own script and no other; nothing is loaded.
 POLICY = (

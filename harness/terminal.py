@@ -1,4 +1,4 @@
-"""What the harness prints: control characters are escaped, and a screen that is full or gone ends no run."""
+"""What the harness prints: control characters are escaped, and a terminal that is full or gone ends nothing."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def show(text: str, end: str = "\n", file: TextIO | None = None) -> None:
     print(escape(text), end=end, file=file, flush=True)
 
 
-class _Screen:
+class _Terminal:
     """A text stream that escapes what its encoding lacks, and drops everything once it cannot be written."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -75,7 +75,7 @@ class _Screen:
 
 
 @contextmanager
-def kept() -> Iterator[_Screen]:
+def kept() -> Iterator[_Terminal]:
     """Go on without a screen inside the block if stdout or stderr is closed or full; yields stdout."""
     for descriptor in (0, 1, 2):
         try:
@@ -84,7 +84,7 @@ def kept() -> Iterator[_Screen]:
             os.open(os.devnull, os.O_RDWR)
     before = sys.stdout, sys.stderr
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
-        out, err = (_Screen(stream or nowhere) for stream in before)
+        out, err = (_Terminal(stream or nowhere) for stream in before)
         sys.stdout, sys.stderr = cast(TextIO, out), cast(TextIO, err)
         try:
             yield out

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from harness import screen
+from harness import terminal
 
 
 @pytest.mark.parametrize(
@@ -21,19 +21,19 @@ from harness import screen
     ],
 )
 def test_control_characters_are_shown_and_text_is_left_alone(text: str, shown: str) -> None:
-    assert screen.escape(text) == shown
+    assert terminal.escape(text) == shown
 
 
 def test_what_an_encoding_lacks_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
-    with screen.kept():
-        screen.show("gpt-µ")
+    with terminal.kept():
+        terminal.show("gpt-µ")
     assert written.getvalue() == b"gpt-\\xb5\n"
 
 
 def test_a_missing_stdout_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", None)
-    with screen.kept():
-        screen.show("nobody sees it")
+    with terminal.kept():
+        terminal.show("nobody sees it")
     assert sys.stdout is None
