@@ -16,7 +16,8 @@ from pathlib import Path, PurePosixPath
 
 from harness.runs.record import Result
 from harness.runs.schema import RunRecord
-from harness.runs.store import RunDirectory, write_atomic
+from harness.runs.store import RunDirectory
+from harness.runs.writing import write_atomic
 
 RUNS = Path(__file__).resolve().parents[1] / "docs" / "runs"
 KEPT = ("run.json", "samples.jsonl")

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from harness.api import Comparison, Run, compare_runs, open, prefill, run
     from harness.config import ConfigError
     from harness.experiments.starting import RunFailed
-    from harness.runs.store import Damaged, Interrupted, RunExists
+    from harness.runs.store import Interrupted, RunExists
+    from harness.runs.writing import Damaged
 
 __all__ = [
     "Comparison",

@@ -18,7 +18,8 @@ from harness.experiments.prefill.options import GROUPS, RunConfig
 from harness.experiments.starting import RunFailed
 from harness.report.screen import Screen
 from harness.runs.command import CONSOLE_SCRIPT
-from harness.runs.store import Damaged, Interrupted, RunDirectory, explain_os_error
+from harness.runs.store import Interrupted, RunDirectory
+from harness.runs.writing import Damaged, explain_os_error
 from harness.sweep import RECORD as SWEEP
 from harness.terminal import show
 

@@ -18,9 +18,10 @@ from harness.experiments import EXPERIMENTS, starting, views
 from harness.experiments.prefill.options import RunConfig
 from harness.experiments.prefill.rows import PrefillSummary
 from harness.runs.schema import RunRecord
-from harness.runs.store import Damaged, RunDirectory
+from harness.runs.store import RunDirectory
 from harness.runs.stored import Stored
 from harness.runs.summary import Summary
+from harness.runs.writing import Damaged
 
 CELL = ("kernel", "provider", "arm", "spread_k", "block_size", "layer", "data", "request")
 

@@ -1,4 +1,4 @@
-"""What the harness prints: control characters are escaped, and a terminal that is full or gone ends nothing."""
+"""What the harness prints: control characters are escaped, and a full or closed terminal ends no run."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ from harness.report.page import facts
 from harness.report.page.rendering import render
 from harness.report.tables import NONE, Line, Notes, Section, Table, wrap
 from harness.runs.schema import RunRecord
-from harness.runs.store import write_atomic
+from harness.runs.writing import write_atomic
 from harness.units import pluralise
 
 HOW = (

@@ -17,7 +17,8 @@ from harness.experiments import EXPERIMENTS, Experiment
 from harness.models import ModelSource
 from harness.runs import lock, resume
 from harness.runs.command import format_command
-from harness.runs.store import RunDirectory, explain_os_error
+from harness.runs.store import RunDirectory
+from harness.runs.writing import explain_os_error
 from harness.stack import with_room
 from harness.terminal import show
 

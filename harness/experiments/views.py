@@ -22,7 +22,8 @@ from harness.runs import summary as summaries
 from harness.runs.command import format_command
 from harness.runs.record import Result
 from harness.runs.schema import RunRecord
-from harness.runs.store import Damaged, RunDirectory, write_atomic, write_json
+from harness.runs.store import RunDirectory
+from harness.runs.writing import Damaged, write_atomic, write_json
 from harness.units import type_and_line
 
 

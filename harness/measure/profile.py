@@ -20,7 +20,7 @@ import torch
 
 from harness.measure.categories import CATEGORIES, category, short_name
 from harness.measure.timers import SPIN_KERNEL, Activity
-from harness.runs.store import write_atomic
+from harness.runs.writing import write_atomic
 
 Device = Literal["cuda", "cpu"]
 Share = tuple[str, float]  # an activity's name and its own microseconds

@@ -6,7 +6,8 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from harness.runs.store import RunDirectory, open_to_append
+from harness.runs.store import RunDirectory
+from harness.runs.writing import open_to_append
 
 LOG = logging.getLogger("harness")
 LOG.propagate = False

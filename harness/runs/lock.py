@@ -7,7 +7,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from harness.runs.store import RunDirectory, RunExists, open_to_append
+from harness.runs.store import RunDirectory, RunExists
+from harness.runs.writing import open_to_append
 
 
 class Locked(RunExists):

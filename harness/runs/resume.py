@@ -10,7 +10,8 @@ from harness import device
 from harness.config import Common, ConfigError
 from harness.runs.record import Result, Status, latest
 from harness.runs.schema import RunRecord
-from harness.runs.store import Damaged, RunDirectory, read_json
+from harness.runs.store import RunDirectory
+from harness.runs.writing import Damaged, read_json
 
 # Options for output and duration; all others affect what the figures mean.
 FREE = {"tables", "print_json", "quiet", "overwrite", "resume", "output_dir", "max_seconds"}

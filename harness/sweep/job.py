@@ -26,7 +26,8 @@ from harness.experiments.prefill.options import RunConfig
 from harness.files import leads_out
 from harness.report.screen import Screen
 from harness.runs import command
-from harness.runs.store import RunDirectory, write_atomic, write_json
+from harness.runs.store import RunDirectory
+from harness.runs.writing import write_atomic, write_json
 from harness.sweep import RECORD
 from harness.sweep import plan as planning
 from harness.sweep.local import ThisMachine

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from harness.engine.exits import MemoryWatch
 from harness.runs.schema import RunRecord
-from harness.runs.store import RunDirectory, open_to_append
+from harness.runs.store import RunDirectory
+from harness.runs.writing import open_to_append
 from harness.shipped import python_path
 from harness.sweep.record import PointStatus
 

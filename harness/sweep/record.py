@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from harness.runs.schema import Options
-from harness.runs.store import raise_damaged, read_json
 from harness.runs.stored import Amount, RunStatus, Stored, require_readable
+from harness.runs.writing import raise_damaged, read_json
 from harness.sweep import RECORD
 
 SCHEMA_VERSION = 1

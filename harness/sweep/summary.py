@@ -14,8 +14,9 @@ from harness.experiments.prefill.rows import PrefillSummary
 from harness.experiments.views import fitting
 from harness.files import leads_out
 from harness.report.rows import remark
-from harness.runs.store import Damaged, RunDirectory
+from harness.runs.store import RunDirectory
 from harness.runs.stored import Amount, Count, Interval, RunStatus, Stored
+from harness.runs.writing import Damaged
 from harness.sweep import between
 from harness.sweep.between import BetweenRow
 from harness.sweep.record import Point, SweepRecord

@@ -18,7 +18,8 @@ from harness.report.document import csv_of, figures_and_tables
 from harness.report.page import draw
 from harness.report.page.facts import Facts
 from harness.report.tables import Table, command, list_lines, wrap
-from harness.runs.store import RunDirectory, write_atomic, write_json
+from harness.runs.store import RunDirectory
+from harness.runs.writing import write_atomic, write_json
 from harness.sweep import between
 from harness.sweep import charts as points
 from harness.sweep import tables as sweep_tables

@@ -9,7 +9,7 @@ from harness import cli
 from harness.config import ConfigError
 from harness.config.loading import load
 from harness.experiments.starting import RunFailed
-from harness.runs.store import write_atomic
+from harness.runs.writing import write_atomic
 from harness.terminal import show
 from harness.verify.options import VerifyConfig, check
 

@@ -7,7 +7,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from harness.runs.store import write_json
+from harness.runs.writing import write_json
 from harness.sweep import RECORD
 from tests.made_up import prefill, prefill_gpu
 from tests.made_up.builder import write_run

@@ -25,7 +25,7 @@ SECRET = "hf_secret"  # in the environment of all commands
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens just before a step of a write (see harness.runs.store.on_step)."""
+    """What happens just before a step of a write (see harness.runs.writing.on_step)."""
 
     step: str  # "create", "write", "sync", "replace" or "append"
     file: str  # its name
@@ -149,7 +149,7 @@ def _serve() -> None:
 def _run(job: dict[str, Any]) -> None:
     """Run one command in this fork, and end it."""
     from harness import __main__
-    from harness.runs import store
+    from harness.runs import writing
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
@@ -160,7 +160,7 @@ def _run(job: dict[str, Any]) -> None:
         os.dup2(file, descriptor)
     sys.argv = ["prefill-layout-harness", *job["argv"]]
     if job["fault"]:
-        store.on_step = _at(Fault(**job["fault"]))
+        writing.on_step = _at(Fault(**job["fault"]))
     status = 1
     try:
         status = __main__.main(job["argv"])

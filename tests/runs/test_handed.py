@@ -18,7 +18,8 @@ from harness import api
 from harness.__main__ import main
 from harness.experiments import views
 from harness.runs.schema import RunRecord
-from harness.runs.store import Damaged, RunDirectory
+from harness.runs.store import RunDirectory
+from harness.runs.writing import Damaged
 
 STORED = Path(__file__).parents[1] / "data"
 JUNK = st.sampled_from(

@@ -14,8 +14,9 @@ from harness.config import former_options
 from harness.runs import former
 from harness.runs.record import Cell, Result, Status
 from harness.runs.schema import RunRecord
-from harness.runs.store import Damaged, RunDirectory
+from harness.runs.store import RunDirectory
 from harness.runs.stored import TooNew
+from harness.runs.writing import Damaged
 from tests.made_up.builder import run_record
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,7 +13,8 @@ from harness.experiments import views
 from harness.experiments.cache.rows import CacheSummary
 from harness.experiments.prefill.rows import PrefillSummary
 from harness.runs import former
-from harness.runs.store import Damaged, RunDirectory
+from harness.runs.store import RunDirectory
+from harness.runs.writing import Damaged
 from tests.made_up import builder, cache
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from harness.__main__ import main
-from harness.runs.store import Damaged, RunDirectory, write_atomic
+from harness.runs.store import RunDirectory
+from harness.runs.writing import Damaged, write_atomic
 
 STORED = Path(__file__).parents[1] / "data" / "run"
 VIEWS = ("summary.json", "tables.md", "tables.csv", "report.html", "plots/spread_k.png", "plots/spread_k.svg")

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 
 from harness.__main__ import main
 from harness.config import ConfigError
-from harness.runs.store import Damaged
+from harness.runs.writing import Damaged
 from harness.sweep import job, plan, view
 from harness.sweep.record import SweepRecord, read
 from harness.sweep.summary import summarise

@@ -22,7 +22,7 @@ from matplotlib.transforms import ScaledTranslation
 from harness.report.charts import spec
 from harness.report.charts.scale import Scale
 from harness.report.charts.spec import BAND, INK, SOFT, Bars, Chart, Key, Lines
-from harness.runs.store import write_atomic
+from harness.runs.writing import write_atomic
 from harness.terminal import escape
 
 # Text stays text in SVG and PDF, and names are not formulae; a fixed salt makes files reproducible.
