@@ -12,13 +12,12 @@ from typing import Any
 
 from harness import cli, completion, interrupts, terminal
 from harness.config import Common, ConfigError
-from harness.config.checks import folder_problem
 from harness.experiments import EXPERIMENTS, starting
 from harness.experiments.prefill.options import GROUPS, RunConfig
 from harness.experiments.starting import RunFailed
 from harness.report.screen import Screen
 from harness.runs.command import CONSOLE_SCRIPT
-from harness.runs.store import Interrupted, RunDirectory
+from harness.runs.store import Interrupted, RunDirectory, require_run
 from harness.runs.writing import Damaged, explain_os_error
 from harness.sweep import RECORD as SWEEP
 from harness.terminal import show
@@ -101,6 +100,7 @@ def _require_one_format(options: Mapping[str, Any]) -> None:
 
 def _screen(options: dict[str, Any]) -> Screen:
     """Take these options out of all others."""
+    _require_one_format(options)
     return Screen(**{field.name: options.pop(field.name) for field in fields(Screen)})
 
 
@@ -259,7 +259,6 @@ def _add_compare(commands: argparse._SubParsersAction[cli.Parser]) -> None:
 def _dispatch(arguments: argparse.Namespace, commands: Mapping[str, argparse.ArgumentParser]) -> int:
     options = vars(arguments)
     command = options.pop("command")
-    _require_one_format(options)
     if command in EXPERIMENTS:
         return _start(EXPERIMENTS[command].config, options)
     if command == "sweep":
@@ -279,17 +278,10 @@ def _dispatch(arguments: argparse.Namespace, commands: Mapping[str, argparse.Arg
 
         return doctor.run()
     if command == "compare":
-        return _compare(**options)
+        from harness.compare import command as compare
+
+        return compare.run(**options)
     return _report(arguments.run, _screen(options), arguments.explain)
-
-
-def _check_run(run_dir: Path) -> None:
-    if not os.path.isfile(run_dir / "run.json"):  # False for a name that is too long, too
-        raise ConfigError(f"{run_dir}: holds no run.json; name a run's directory")
-    if (run_dir / "summary.json").is_file() and not (run_dir / "samples.jsonl").is_file():
-        raise ConfigError(
-            f"{run_dir}: holds no samples.jsonl, from which all figures are computed; copy the whole run"
-        )
 
 
 def _explain(run_dir: Path) -> None:
@@ -309,7 +301,7 @@ def _report(run_dir: Path, screen: Screen, explain: bool) -> int:
         if explain:
             show(f"\n{sweep.explain_verdicts(run_dir)}")
         return cli.OK
-    _check_run(run_dir)
+    require_run(run_dir)
 
     from harness.experiments import views  # matplotlib
 
@@ -325,41 +317,6 @@ def _report(run_dir: Path, screen: Screen, explain: bool) -> int:
     if explain:
         _explain(run_dir)
     return cli.OK
-
-
-def _compare(
-    runs: Sequence[Path], output: Path | None, fail_on: str | None, leave_out: Sequence[str], explain: bool
-) -> int:
-    if len(runs) < 2:
-        raise ConfigError(f"{runs[0]}: nothing to compare it with; name two runs or more")
-    for run_dir in runs:
-        _check_run(run_dir)
-    if output and (problem := folder_problem(output)):
-        raise ConfigError(f"--output {output}: {problem}")
-
-    if leave_out and not fail_on:
-        raise ConfigError(f"--leave-out {leave_out[0]}: is for --fail-on; add that, or leave it out")
-
-    from harness.compare import ratios as compare
-    from harness.compare.gate import Limit
-
-    try:
-        limit = Limit.parse(fail_on, tuple(leave_out)) if fail_on else None
-    except ValueError as error:
-        raise ConfigError(f"--fail-on {fail_on}: {error}") from None
-
-    from harness.compare import view as report
-
-    try:
-        comparison = compare.compare(compare.read(runs))
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    if limit and not comparison.ratios:
-        raise ConfigError(f"--fail-on {fail_on}: no cell was measured in both of any two runs")
-    show(report.screen(comparison, limit, explain))
-    if output:
-        report.write(comparison, output, limit)
-    return cli.FAILED if limit and limit.fails(comparison) else cli.OK
 
 
 if __name__ == "__main__":

@@ -212,3 +212,14 @@ class RunDirectory:
             plots = []
         files = [file for file in raw + views + plots if file.is_symlink() or file.is_file()]
         return [] if files == [self.samples_path] and not self.samples_path.lstat().st_size else files
+
+
+def require_run(run_dir: Path) -> None:
+    """Raise ConfigError unless a directory holds a run from which figures can be computed."""
+    run = RunDirectory(run_dir)
+    if not os.path.isfile(run.record_path):  # False for a name that is too long, too
+        raise ConfigError(f"{run_dir}: holds no run.json; name a run's directory")
+    if run.summary_path.is_file() and not run.samples_path.is_file():
+        raise ConfigError(
+            f"{run_dir}: holds no samples.jsonl, from which all figures are computed; copy the whole run"
+        )
