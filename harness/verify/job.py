@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import device, models
-from harness.analysis import stats
+from harness.analysis import figures, stats
 from harness.config.errors import ConfigError, label
 from harness.engine.child import Child
 from harness.measure import clocks
@@ -242,18 +242,14 @@ def _time(verified: Verified, engines: dict[str, Child], batch: Batch, budget: B
         series.steps.append(Step(lambda arm=arm: engines[arm].ask("run_us", batch.prompts)))  # type: ignore[misc]
     sample(series, _Timer(), budget, verified.config.seed, monitor=clocks.for_device(device.kind()))
     verified.results += series.results
-    sampled = [result for result in series.results if result.samples_us]
-    pulled = dict(zip(map(id, sampled), stats.pull_in([each.samples_us for each in sampled]), strict=True))
-    first = series.results[0]
-    for result in series.results:
+    first, *_ = pulled = figures.pull_in(series.results)
+    for result, of_contrast in zip(series.results, pulled, strict=True):
         arm = "stock again (A/A)" if result.control else result.cell.arm
-        if id(result) not in pulled or id(first) not in pulled:
-            verified.contrasts.append(
-                Contrast(batch.name, len(batch.prompts), arm, None, None, result.reason)
-            )
-            continue
-        difference = stats.paired_difference(pulled[id(first)], pulled[id(result)])
-        median = stats.median_interval(result.samples_us).median
-        verified.contrasts.append(
-            Contrast(batch.name, len(batch.prompts), arm, median, None if result is first else difference)
-        )
+        contrast = Contrast(batch.name, len(batch.prompts), arm, None, None, result.reason)
+        if first.samples_us and result.samples_us:
+            contrast.us, contrast.reason = stats.median_interval(result.samples_us).median, None
+            if of_contrast is not first:
+                n = min(len(first.samples_us), len(result.samples_us))
+                pair = first.samples_us[:n], of_contrast.samples_us[:n]
+                contrast.difference = stats.paired_difference(*pair)
+        verified.contrasts.append(contrast)

@@ -9,11 +9,15 @@ from typing import Any
 
 from harness import device
 from harness.analysis.verdicts import judge
-from harness.report.tables import NONE
+from harness.report.tables import NONE, Line, Section, markdown
 from harness.runs.command import from_argv
 from harness.units import MIB
 from harness.verify.comparing import Agreement
 from harness.verify.job import STOCK, Contrast, Verified
+
+CHECKS = ("engine", "each prompt alone", "all at once", "cache written", "K and V pool", "allocated")
+TIMES = ("batch", "engine", "median ms", "requests/s", "time against stock", "95%", "")
+BELOW = "Times of whole batches in interleaved rounds, paired; intervals of the mean difference."
 
 
 def block(verified: Verified, argv: list[str]) -> str:
@@ -30,31 +34,26 @@ def block(verified: Verified, argv: list[str]) -> str:
         "",
         f"`{shlex.join(from_argv(argv) or ['python', '-m', 'harness', 'verify'])}`",
         "",
-        *_checks(verified),
+        _checks(verified),
     ]
     if verified.contrasts:
-        lines += ["", *_times(verified.contrasts)]
+        lines += ["", _times(verified.contrasts), "", BELOW]
     return "\n".join(lines)
 
 
-def _checks(verified: Verified) -> list[str]:
-    rows = ["| engine | each prompt alone | all at once | cache written | K and V pool | allocated |",
-            "| --- | --- | --- | --- | --- | --- |"]  # fmt: skip
+def _checks(verified: Verified) -> str:
+    lines = []
     for arm, facts in verified.facts.items():
-        alone, together = verified.alone.get(arm), verified.together.get(arm)
         if arm == STOCK:
-            answers = [
-                "is compared with",
-                f"itself: {_agreement(verified.itself)}" if verified.itself else NONE,
-            ]
+            itself = f"itself: {_agreement(verified.itself)}" if verified.itself else NONE
+            answers = ["is compared with", itself]
         else:
-            answers = [_agreement(each) if each else NONE for each in (alone, together)]
+            both = verified.alone.get(arm), verified.together.get(arm)
+            answers = [_agreement(each) if each else NONE for each in both]
         written = verified.written[arm]
         memory = [f"{facts.pool_bytes / MIB:,.0f} MiB", f"{facts.allocated_bytes / MIB:,.0f} MiB"]
-        rows.append(
-            f"| {' | '.join([arm, *answers, f'{written:,} numbers' if written else 'no', *memory])} |"
-        )
-    return rows
+        lines.append(Line(arm, (*answers, f"{written:,} numbers" if written else "no", *memory)))
+    return markdown(CHECKS, [Section("", lines)], text_column=1)
 
 
 def _agreement(found: Agreement) -> str:
@@ -66,24 +65,19 @@ def _agreement(found: Agreement) -> str:
     return f"{'equal' if found.equal else '**not equal**'}: {', '.join(filter(None, (tokens + ties, worst)))}"
 
 
-def _times(contrasts: list[Contrast]) -> list[str]:
-    rows = ["| batch | engine | median ms | requests/s | time against stock | 95% | |",
-            "| --- | --- | ---: | ---: | ---: | --- | --- |"]  # fmt: skip
+def _times(contrasts: list[Contrast]) -> str:
+    lines = []
     for each in contrasts:
         if each.us is None:
-            rows.append(f"| {each.batch} | {each.arm} | {NONE} | | | | {each.reason or ''} |")
+            lines.append(Line(each.batch, (each.arm, NONE, "", "", "", each.reason or "")))
             continue
-        cells = [each.batch, each.arm, f"{each.us / 1000:.3f}", f"{1e6 * each.prompts / each.us:,.1f}"]
-        difference = each.difference
-        if difference is None:
-            cells += ["", "", ""]
-        else:
+        cells = [each.arm, f"{each.us / 1000:.3f}", f"{1e6 * each.prompts / each.us:,.1f}"]
+        if difference := each.difference:
             bounds = difference.ci95_pct
             interval = f"[{bounds[0]:+.1f}%, {bounds[1]:+.1f}%]" if bounds else NONE
             cells += [f"{difference.delta_pct:+.1f}%", interval, f"{judge(bounds).verdict}, n={difference.n}"]
-        rows.append(f"| {' | '.join(cells)} |")
-    rows += ["", "Times of whole batches in interleaved rounds, paired; intervals of the mean difference."]
-    return rows
+        lines.append(Line(each.batch, (*cells, *[""] * (len(TIMES) - 1 - len(cells)))))
+    return markdown(TIMES, [Section("", lines)], text_column=1)
 
 
 def as_json(verified: Verified, argv: list[str]) -> str:
