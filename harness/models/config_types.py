@@ -7,15 +7,16 @@ from collections.abc import Callable
 from typing import Any
 
 from harness import files
+from harness.models.hf_config import OWN_NAMES
 from harness.models.shape import ModelError
 
 MOST_LAYERS, MOST_VOCABULARY, MOST = 10_000, 1 << 24, 2**31 - 1
-_LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "num_kv_shared_layers")
-_VOCABULARY = ("vocab_size", "padded_vocab_size")
+_LAYERS = ("num_hidden_layers", *OWN_NAMES["num_hidden_layers"], "num_kv_shared_layers")
+_VOCABULARY = ("vocab_size", *OWN_NAMES["vocab_size"])
 _SIZES = (
-    "num_attention_heads", "n_head", "n_heads", "num_heads", "num_key_value_heads", "n_head_kv",
-    "num_kv_heads", "multi_query_group_num", "num_attention_groups", "hidden_size", "n_embd",
-    "d_model", "head_dim", "hidden_size_per_head", "attention_head_dim", "kv_lora_rank", "qk_nope_head_dim",
+    *(name for usual in ("num_attention_heads", "num_key_value_heads", "hidden_size")
+      for name in (usual, *OWN_NAMES[usual])),
+    "head_dim", "hidden_size_per_head", "attention_head_dim", "kv_lora_rank", "qk_nope_head_dim",
     "qk_rope_head_dim", "kv_n_heads",
 )  # fmt: skip
 _LIMITS = (

@@ -13,7 +13,7 @@ from typing import Any
 from harness import files
 
 # What families without a class in transformers call the usual settings.
-_OWN_NAMES = {
+OWN_NAMES = {
     "num_hidden_layers": ("num_layers", "n_layer", "n_layers"),
     "num_attention_heads": ("n_head", "n_heads", "num_heads"),
     "num_key_value_heads": ("n_head_kv", "num_kv_heads", "multi_query_group_num", "num_attention_groups"),
@@ -55,7 +55,7 @@ def read(config: dict[str, Any]) -> Any:
 def plain(config: dict[str, Any]) -> SimpleNamespace:
     """The settings without transformers, for a config.json that leaves nothing to a default: in no time."""
     settings = SimpleNamespace(**config | {"model_type": str(config.get("model_type"))})
-    for usual, names in _OWN_NAMES.items():
+    for usual, names in OWN_NAMES.items():
         values = (config[name] for name in (usual, *names) if config.get(name) is not None)
         setattr(settings, usual, next(values, None))
     if isinstance(nested := config.get("text_config", config.get("llm_config")), dict):
