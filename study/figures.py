@@ -81,5 +81,5 @@ def of_calls(results: Sequence[Result]) -> Mapping[int, Figures]:
 
 
 def _pct(one: Result, two: Result) -> float:
-    n = min(len(one.samples_us), len(two.samples_us))
-    return stats.paired_difference(one.samples_us[:n], two.samples_us[:n]).delta_pct
+    pct: float = figures.of_pairs(one.samples_us, two.samples_us, sound=True)["delta_pct"]
+    return pct
