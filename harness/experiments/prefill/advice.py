@@ -12,8 +12,8 @@ REMEDIES = {
     "times them side by side.",
     "paging": "Paging costs most: larger blocks or another backend may cost less; --block-sizes and "
     "--attention-backends time them side by side.",
-    "cache_write": "The cache write costs most, and no layout removes it: only an engine that stores no K "
-    "and V for later steps does (the arm `no write`).",
+    "cache_write": "The cache write costs most, and no layout removes it: python -m harness verify tries a "
+    "plugin that leaves it out (the arm `no write`) on your model.",
 }
 IDLE = ("GPU idle", "outside operators")
 TOO_WIDE_PCT = 20.0  # an interval of the total that no time that one would wait for narrows
