@@ -40,7 +40,7 @@ class Groups:
         return frozenset(name for names in others for name in names)
 
     def num_blocks(self, lengths: Sequence[int]) -> int:
-        """Blocks that new requests of so many tokens take, in all groups."""
+        """Blocks that new requests of these lengths take, in all groups."""
         return sum(-(-length // size) for length in lengths for size in self.block_sizes)
 
     def num_other_blocks(self, lengths: Sequence[int]) -> int:

@@ -39,7 +39,7 @@ class LayerKinds:
     read_by_others: frozenset[str]  # attention whose K and V other layers read as well
 
     def not_captured(self, longest: int) -> dict[str, str]:
-        """Why calls in a step whose longest prompt has so many tokens cannot be captured, by layer."""
+        """Why calls cannot be captured in a step whose longest prompt has `longest` tokens, by layer."""
         return dict(self.unmeasured) | {
             name: f"chunked local attention: vLLM splits a prompt of {longest} tokens into "
             f"{-(-longest // chunk)} virtual requests of {chunk}"

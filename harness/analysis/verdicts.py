@@ -85,13 +85,13 @@ def _in_pct(quotient: Interval) -> Interval:
 def times_the_rounds(
     ci_pct: Interval, tolerance_pct: float, to_claim: float = 1.0, *, zero_decides: bool = True
 ) -> float:
-    """How many times as many rounds decide an interval that is too wide, if its middle stays where it is.
+    """The factor by which rounds must grow for an interval that is too wide to decide, its middle unchanged.
 
     An interval narrows with the square root of the rounds. It decides once it lies within the tolerance, or
     no longer reaches zero and its effect can be claimed.
 
     Args:
-        to_claim: how many times as many rounds that takes; see `times_the_rounds_to_claim`.
+        to_claim: the factor for that; see `times_the_rounds_to_claim`.
         zero_decides: if not, an effect must be beyond the tolerance.
     """
     half, middle = (ci_pct[1] - ci_pct[0]) / 2, abs(ci_pct[0] + ci_pct[1]) / 2
@@ -104,7 +104,7 @@ def _times(half: float, narrow: float) -> float:
 
 
 def times_the_rounds_to_claim(p_value: float, level: float) -> float:
-    """How many times as many rounds bring a p-value down to a level, if the difference stays as it is."""
+    """The factor by which rounds must grow for a p-value to fall to a level, the difference unchanged."""
     distance = special.ndtri(p_value / 2)
     return float((special.ndtri(level / 2) / distance) ** 2) if distance else float("inf")
 

@@ -14,19 +14,19 @@ LOAD_FORMATS = "model_executor/model_loader/__init__.py", "LoadFormats"
 ENGINE_ARGS = "engine/arg_utils.py", "EngineArgs"
 
 
-def unknown_backend(said: str, name: str) -> str | None:
+def unknown_backend(asked: str, name: str) -> str | None:
     """One line about an attention backend that vLLM lacks; None if it exists or cannot be determined.
 
     Args:
-        said: the option with what was written, e.g. "--attention-backend flash_atn".
+        asked: the option with what was written, e.g. "--attention-backend flash_atn".
         name: in capitals, as vLLM has it.
     """
-    return _unknown(said, name, backends(), "backend")
+    return _unknown(asked, name, backends(), "backend")
 
 
-def unknown_load_format(said: str, name: str) -> str | None:
+def unknown_load_format(asked: str, name: str) -> str | None:
     """The same for a load format, in lower case; None also where a plugin of vLLM may provide it."""
-    return None if _plugins() else _unknown(said, name, load_formats(), "load format")
+    return None if _plugins() else _unknown(asked, name, load_formats(), "load format")
 
 
 def backends() -> tuple[str, ...]:
@@ -98,8 +98,8 @@ def _plugins() -> bool:
     return any(not plugin.module.startswith("vllm.") for plugin in plugins)
 
 
-def _unknown(said: str, name: str, listed: tuple[str, ...], what: str) -> str | None:
+def _unknown(asked: str, name: str, listed: tuple[str, ...], what: str) -> str | None:
     if not listed or name in listed:
         return None
     near = ", ".join(difflib.get_close_matches(name, listed, 3, cutoff=0))
-    return f"{said}: vLLM has no such {what}; take one of the nearest, {near}, or leave it out"
+    return f"{asked}: vLLM has no such {what}; take one of the nearest, {near}, or leave it out"

@@ -13,7 +13,7 @@ def install_torchvision(kind: Kind) -> str:
     """The command that installs the installed PyTorch's torchvision; PyPI's breaks next to a CPU build."""
     minor = re.match(r"2\.(\d+)", metadata.version("torch"))
     version = f"==0.{int(minor[1]) + 15}.*" if minor else ""  # as PyTorch's 2.11 has torchvision 0.26
-    index = " with the --index-url that pytorch.org gives for CPU builds" if kind == "cpu" else ""
+    index = " from PyTorch's index of CPU builds" if kind == "cpu" else ""
     return f"pip install --no-deps 'torchvision{version}'{index}"
 
 

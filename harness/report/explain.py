@@ -84,7 +84,7 @@ class Evidence:
         return None
 
     def _to_claim(self) -> float:
-        """How many times as many rounds would make its p-value small enough."""
+        """The factor by which rounds must grow for its p-value to be small enough."""
         if self.p_value is None or self.holm_level is None:
             return 1.0
         return verdicts.times_the_rounds_to_claim(self.p_value, self.holm_level)
