@@ -49,7 +49,8 @@ class Key:
         """A point with these options of a configuration or a sweep."""
         model = model or Path(options["model"]).name
         gap = options.get("gap", "shuffled")
-        return cls(model, options["length"], version, options["block_size"], gap, kind)
+        mode = options.get("cudagraph_mode") or ("EAGER" if options.get("enforce_eager") else "")
+        return cls(model, options["length"], version, options["block_size"], gap, kind, mode)
 
 
 @dataclass
@@ -167,8 +168,7 @@ def _measured(record: RunRecord, results: Sequence[Result]) -> Iterable[tuple[Ke
     summary = views.summarise(record, results)
     assert isinstance(summary, PrefillSummary)
     version = (record.engine and record.engine.flash_attn_version) or config.get("flash_attn_version") or 0
-    mode = config.get("cudagraph_mode") or ("EAGER" if config.get("enforce_eager") else "")
-    key = replace(Key.of(config, "prefill", version), mode=mode)
+    key = Key.of(config, "prefill", version)
     for other, values in figures.of_graphs(summary).items():
         yield replace(key, mode=other), values, None
     if found := summary.attribution:

@@ -137,10 +137,11 @@ def write_all(folder: Path, seeds: Iterable[int] = SEEDS) -> None:
         for point in plan.read(file).points:
             of: dict[str, Any] = {"gap": "shuffled", **point.options}
             where = {name: of[name] for name in ("model", "length", "gap", "seed")}
+            more = dict(host) if of["model"] == "gpt2" else {}
+            if "cudagraph_mode" in of:
+                more["config"] = {"cudagraph_mode": of["cudagraph_mode"]}
             if of["seed"] in seeds:
-                prefill_run(
-                    folder / file.stem / point.name, **where, **(host if of["model"] == "gpt2" else {})
-                )
+                prefill_run(folder / file.stem / point.name, **where, **more)
     for seed in seeds:
         for n, call in enumerate(kernels.CALLS):
             kernels_run(folder / "kernels" / f"{n}-{seed}", seed=seed, **call)
