@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,13 +26,18 @@ def run(options: dict[str, Any], argv: Sequence[str]) -> int:
     from harness.models import ModelError
     from harness.verify import job, view
 
+    started = time.monotonic()
+
+    def keep(part: str, verified: job.Verified) -> None:
+        print(f"{part} ({time.monotonic() - started:.0f} s)", file=sys.stderr)
+        if config.output:
+            write_atomic(config.output, view.as_json(verified, [*argv]))
+
     try:
-        verified = job.run(config)
+        verified = job.run(config, keep)
     except ModelError as error:
         raise ConfigError(str(error)) from error
     except EngineFailed as error:
         raise RunFailed(str(error)) from error
     show(view.block(verified, [*argv]))
-    if config.output:
-        write_atomic(config.output, view.as_json(verified, [*argv]))
     return cli.OK if verified.equal else cli.FAILED

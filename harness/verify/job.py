@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -68,7 +68,10 @@ class Verified:
         agreed = all(each.equal for each in (*self.alone.values(), *self.together.values()))
         plugin = [arm for arm in self.written if not arm.startswith(STOCK)]
         return bool(
-            agreed and plugin and self.written[STOCK] > 0 and not any(self.written[arm] for arm in plugin)
+            agreed
+            and plugin
+            and self.written.get(STOCK, 0) > 0
+            and not any(self.written[arm] for arm in plugin)
         )
 
 
@@ -83,19 +86,29 @@ class _Input:
     batches: list[Batch]
 
 
-def run(config: VerifyConfig) -> Verified:
-    """Verify. Raises ConfigError, or EngineFailed if an engine does not start or fails at a prompt."""
+def run(
+    config: VerifyConfig, on_part: Callable[[str, Verified], None] = lambda part, verified: None
+) -> Verified:
+    """Verify. Raises ConfigError, or EngineFailed if an engine does not start or fails at a prompt.
+
+    Args:
+        config: checked.
+        on_part: called as each part is done, with what it was and all that was found until then.
+    """
     given = _read(config)
     verified = Verified(config, config.model, given.weights)
     with ExitStack() as closing:
         engines = _start(config, given, closing)
         verified.facts = {arm: engine.facts for arm, engine in engines.items()}
+        on_part(f"{len(engines)} engines are up", verified)
         _hold_against_stock(verified, engines, given.prompts)
         verified.written = {arm: engine.ask("written", given.prompts) for arm, engine in engines.items()}
+        on_part("answers and caches are compared", verified)
         if config.repeats != 0:
             budget = Budget(config.max_seconds, len(given.batches), config.repeats, stats.INTERVAL_SAMPLES)
             for batch in given.batches:
                 _time(verified, engines, batch, budget)
+                on_part(f"{batch.name} is timed", verified)
     return verified
 
 

@@ -34,6 +34,13 @@ def test_a_model_with_and_without_the_plugin(tiny_gpt2, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.startswith("### Prefill-only plugin: equal\n")
+    parts = [line.partition(" (")[0] for line in done.stderr.splitlines() if line.endswith(" s)")]
+    assert parts == [
+        "2 engines are up",
+        "answers and caches are compared",
+        "1 x 50 is timed",
+        "2 x 20 is timed",
+    ]
     found = json.loads(output.read_text())
     assert found["equal"]
     assert found["numbers_written"]["stock"] > 0
