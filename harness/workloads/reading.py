@@ -49,12 +49,12 @@ def parse_work(content: bytes, suffix: str = "") -> Work:
     lines = [(n, line.removesuffix(b"\r")) for n, line in enumerate(split, 1) if line.strip()]
     if not lines:
         raise WorkError("holds no text; write one a line")
-    if is_records(content):
+    if _begins_json(lines[0][1]):
         return _read_json(content, lines)
-    number, header = lines[0][0], lines[0][1].decode(errors="replace")
+    number = lines[0][0]
     if suffix in (".json", ".jsonl", ".ndjson"):
         raise WorkError(f"line {number}: not JSON, though the file is named {suffix}")
-    if table := find_table(header):
+    if table := find_table(lines[0][1].decode(errors="replace")):
         return _collect(lines[1:], lambda n, row: (table.format, table.parse(_decode(row), n)))
     if suffix in (".csv", ".tsv"):
         raise WorkError(
@@ -71,11 +71,15 @@ def parse_work(content: bytes, suffix: str = "") -> Work:
 
 
 def is_records(content: bytes) -> bool:
-    """Whether a file's content begins as records of JSON do, and not as prose."""
+    """Whether a file's content begins as records do, JSON or a trace's table, and not as prose."""
     first = _without_mark(content[:MIB]).lstrip().partition(b"\n")[0]
-    if re.match(rb'\{\s*("|$)|\[\s*(\{|$)', first):
+    return _begins_json(first) or find_table(first.decode(errors="replace")) is not None
+
+
+def _begins_json(first_line: bytes) -> bool:
+    if re.match(rb'\s*(\{\s*("|$)|\[\s*(\{|$))', first_line):
         return True
-    return first.startswith((b"{", b"[")) and _is_json(first)
+    return first_line.lstrip().startswith((b"{", b"[")) and _is_json(first_line)
 
 
 def _read_json(content: bytes, lines: Sequence[Line]) -> Work:

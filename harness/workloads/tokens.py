@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from itertools import islice
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 
@@ -21,9 +20,8 @@ def token_ids(
     seed: int,
     *,
     special_ids: Collection[int] = (),
-    most: int | None = None,
-) -> list[list[int]]:
-    """The token ids of each request, of the first `most` if given.
+) -> Iterator[list[int]]:
+    """The token ids of each request, made as they are asked for.
 
     A trace has no text: its tokens are random, and the same wherever its hash ids are.
 
@@ -37,7 +35,8 @@ def token_ids(
             vocabulary; its line is named.
     """
     random = _Random(vocab_size, special_ids, seed)
-    return [_of_request(each, work, encode, random) for each in islice(work.requests, most)]
+    for request in work.requests:
+        yield _of_request(request, work, encode, random)
 
 
 def _of_request(request: WorkRequest, work: Work, encode: Encode | None, random: _Random) -> list[int]:

@@ -208,6 +208,7 @@ def test_any_content_is_read_or_refused_in_one_line(content: bytes) -> None:
         (b'{"prompt": "cut', True),
         (b'[\n{"conv', True),
         (b"[1, 2]\n", True),
+        (b"TIMESTAMP,ContextTokens,GeneratedTokens\n", True),
         (b'\n {"prompt": "a"}\n', True),
     ],
 )
