@@ -13,7 +13,7 @@ from harness.models import ModelSource
 from harness.models.shape import Shape
 from harness.shipped import configs
 from harness.units import first_line, pluralise
-from harness.workloads import TRACES, Work, WorkError, is_records, parse_work
+from harness.workloads import PAIRS, TRACES, Work, WorkError, is_records, parse_work
 from harness.workloads.tokens import token_ids as workload_ids
 
 PASSAGE = configs("prompts", "passage.txt")
@@ -165,7 +165,7 @@ def _read_records(prompt_file: Path) -> Work | None:
         work = parse_work(content)
     except (OSError, ValueError) as error:
         raise PromptError(f"--prompt-file {prompt_file}: cannot be read: {error}") from error
-    if work.format in TRACES or work.format == "pairs":
+    if work.format in TRACES or work.format == PAIRS:
         raise PromptError(
             f"--prompt-file {prompt_file}: holds requests ({work.format}) and no text to cut --length from; "
             "give it to python -m harness workload --prompts"

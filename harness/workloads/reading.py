@@ -15,9 +15,9 @@ from harness.workloads.tables import find_table
 from harness.workloads.work import Skipped, Work, WorkError, WorkRequest
 
 T = TypeVar("T")
-TEXTS = "texts"  # one a line
+TEXTS, PAIRS = "texts", "pairs"  # one a line; to score
 FORMATS = (
-    TEXTS, "prompts", "token ids", "ShareGPT", "pairs", "Mooncake trace", "BurstGPT trace", "Azure trace",
+    TEXTS, "prompts", "token ids", "ShareGPT", PAIRS, "Mooncake trace", "BurstGPT trace", "Azure trace",
 )  # fmt: skip
 TRACES = frozenset(name for name in FORMATS if name.endswith("trace"))  # lengths and no text
 MOST_BYTES = GIB  # the largest in use, ShareGPT's 2023 file, has 0.63 GiB
