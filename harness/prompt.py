@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -12,6 +13,8 @@ from harness.models import ModelSource
 from harness.models.shape import Shape
 from harness.shipped import configs
 from harness.units import first_line, pluralise
+from harness.workloads import PAIRS, TRACES, Work, WorkError, is_records, parse_work
+from harness.workloads.tokens import token_ids as workload_ids
 
 PASSAGE = configs("prompts", "passage.txt")
 STRIDE = 997  # tokens between the starts of two prompts in the passage; a prime
@@ -39,16 +42,16 @@ def token_ids(
 ) -> tuple[list[list[int]], str]:
     """The token ids of prompts of these lengths, and a description of their source.
 
-    They come from `prompt_file`, one prompt after the other; else from a bundled passage, repeated as needed
-    and started at a different place for each prompt; or, for a model without a tokenizer that can be used,
-    from a seeded generator.
+    They come from `prompt_file`: of prose one prompt after the other; of prompts as JSON the beginnings of as
+    many that are long enough. Else from a bundled passage, repeated as needed and started at a different
+    place for each prompt; or, for a model without a tokenizer that can be used, from a seeded generator.
 
     Args:
         source: materialised, if it has a tokenizer.
 
     Raises:
-        PromptError: as `check` does; tokenizer.json is damaged; or the file is not UTF-8 text, needs a
-            tokenizer that cannot be used, or has fewer tokens than all prompts.
+        PromptError: as `check` does; tokenizer.json is damaged; or the file is not UTF-8 text, holds records
+            that are no prompts, needs a tokenizer that cannot be used, or has too few tokens.
     """
     check(source, prompt_file)
     problem = "no tokenizer"
@@ -61,6 +64,9 @@ def token_ids(
             problem = str(error)
         else:
             if prompt_file is not None:
+                records = _read_records(prompt_file)
+                if records is not None:
+                    return _from_records(source, tokenizer, records, prompt_file, lengths)
                 return _from_file(tokenizer, prompt_file, lengths)
             return _from_passage(tokenizer, lengths)
     ids = random_ids(source, sum(lengths), seed)
@@ -148,6 +154,54 @@ def _from_file(
             "use a longer text or shorter prompts"
         )
     return _cut(ids, lengths), f"the first {wanted} of {pluralise(len(ids), 'token')} of {prompt_file}"
+
+
+def _read_records(prompt_file: Path) -> Work | None:
+    """The prompts of a file of JSON; None of prose."""
+    try:
+        content = files.read_bytes(prompt_file)
+        if not is_records(content):
+            return None
+        work = parse_work(content)
+    except (OSError, ValueError) as error:
+        raise PromptError(f"--prompt-file {prompt_file}: cannot be read: {error}") from error
+    if work.format in TRACES or work.format == PAIRS:
+        raise PromptError(
+            f"--prompt-file {prompt_file}: holds requests ({work.format}) and no text to cut --length from; "
+            "give it to python -m harness workload --prompts"
+        )
+    return work
+
+
+def _from_records(
+    source: ModelSource, tokenizer: _Tokenizer, work: Work, prompt_file: Path, lengths: Sequence[int]
+) -> tuple[list[list[int]], str]:
+    """The beginnings of the first records that are long enough: each makes the longest prompt that it can."""
+    waiting = sorted(range(len(lengths)), key=lambda index: (lengths[index], -index))
+    prompts: dict[int, list[int]] = {}
+    longest = 0
+    try:
+        for ids in workload_ids(work, tokenizer.encode, source.vocab_size, 0):
+            longest = max(longest, len(ids))
+            able = bisect_right(waiting, len(ids), key=lambda index: lengths[index])
+            if able:
+                index = waiting.pop(able - 1)
+                prompts[index] = ids[: lengths[index]]
+            if not waiting:
+                break
+    except WorkError as error:
+        raise PromptError(f"--prompt-file {prompt_file}: {error}") from error
+    if waiting:
+        wanted = lengths[waiting[-1]]
+        raise PromptError(
+            f"--prompt-file {prompt_file}: none of its {pluralise(len(work.requests), 'prompt')} is left "
+            f"with {wanted} tokens, the longest has {longest}; use longer prompts or a shorter --length"
+        )
+    wrong = f", {pluralise(len(work.skipped), 'wrong line')} left out" if work.skipped else ""
+    beginnings = (
+        f"the beginning of {len(lengths)} of {pluralise(len(work.requests), 'prompt')} of {prompt_file}"
+    )
+    return [prompts[index] for index in range(len(lengths))], beginnings + wrong
 
 
 def _from_passage(tokenizer: _Tokenizer, lengths: Sequence[int]) -> tuple[list[list[int]], str]:

@@ -20,6 +20,7 @@ from harness import prompt
 from harness.models import ModelSource, inspect
 from harness.models.shape import read_shape
 from harness.prompt import PASSAGE, PromptError, random_ids, token_ids
+from harness.units import pluralise
 
 CONFIG = {
     "model_type": "llama", "vocab_size": 400, "hidden_size": 64, "num_hidden_layers": 2,
@@ -107,12 +108,49 @@ def test_prompt_file(source: ModelSource, tmp_path: Path) -> None:
     assert description.startswith("the first 5 of ")
 
 
+@settings(max_examples=20)
+@given(
+    words=st.lists(st.integers(1, 60), min_size=1, max_size=6),
+    lengths=st.lists(st.integers(1, 60), min_size=1),
+)
+def test_prompts_as_json_are_each_the_beginning_of_one_record(
+    source: ModelSource, words: list[int], lengths: list[int], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    file = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
+    texts = [f"{index} {'memory ' * count}" for index, count in enumerate(words)]
+    file.write_text("".join(json.dumps({"prompt": text, "output_tokens": 1}) + "\n" for text in texts))
+    tokenizer = Tokenizer.from_file(str(source.tokenizer))
+    tokenizer.no_truncation()
+    records = [tokenizer.encode(text).ids for text in texts]
+    sizes = sorted(map(len, records), reverse=True)
+    wanted = sorted(lengths, reverse=True)
+    if len(wanted) > len(sizes) or any(want > size for want, size in zip(wanted, sizes, strict=False)):
+        with pytest.raises(PromptError, match=r"none of its \d prompts? is left with \d+ tokens"):
+            token_ids(source, lengths, file, seed=0)
+        return
+    prompts, description = token_ids(source, lengths, file, seed=0)
+    assert [len(ids) for ids in prompts] == lengths
+    assert description == f"the beginning of {len(lengths)} of {pluralise(len(words), 'prompt')} of {file}"
+    assert all(any(record[: len(ids)] == ids for record in records) for ids in prompts)
+    told_apart = [tuple(ids[:2]) for ids in prompts if len(ids) > 1]
+    assert len({*told_apart}) == len(told_apart)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (None, "no such file"),
         (b"\xff\xfe\xff", "cannot be read as UTF-8"),
         (b"memory", r"has \d+ tokens, fewer than --length 100; use a longer text"),
+        (b'{"prompt": "memory"}', r"none of its 1 prompt is left with 100 tokens, the longest has \d+; use"),
+        (b'{"prompt": 3}', "cannot be read: line 1: prompt: must be a text"),
+        (
+            b'{"input_length": 3}',
+            r"holds requests \(Mooncake trace\) .* workload --prompts",
+        ),
+        (b"TIMESTAMP,ContextTokens\n1,300\n", r"holds requests \(Azure trace\)"),
+        (b'{"text_1": "a", "text_2": "b"}', r"holds requests \(pairs\) and no text"),
+        (b"[4000]", "line 1: token id 4000: the model's go up to 399"),
     ],
 )
 def test_prompt_files_that_do_not_do(

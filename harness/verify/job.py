@@ -21,8 +21,10 @@ from harness.measure.timers import Step
 from harness.runs.record import Cell, Result, Status
 from harness.units import first_line
 from harness.verify.comparing import Agreement, compare
-from harness.verify.options import LEAST_TOKENS, LENGTHS, VerifyConfig, engine_arguments, texts
+from harness.verify.options import LEAST_TOKENS, LENGTHS, VerifyConfig, engine_arguments
 from harness.verify.serving import EngineSetup, Prompts, ServingFacts, serving
+from harness.workloads import WorkError, read_work
+from harness.workloads.tokens import token_ids
 
 STOCK, GRAPHS = "stock", "+graphs"
 
@@ -125,8 +127,8 @@ def _read(config: VerifyConfig) -> _Input:
         weights = source.weights
         if source.drawn_in_engine:
             std = float(source.config.get("initializer_range", 0.02))
-    prompts = _tokens(config, str(arguments["model"])) if config.prompts else []
     vocabulary, positions = _sizes(config, str(arguments["model"]))
+    prompts = _tokens(config, str(arguments["model"]), vocabulary) if config.prompts else []
     # Prompts are token ids; but pooling models start only with a tokenizer.
     directory = Path(str(arguments["model"]))
     arguments["skip_tokenizer_init"] = directory.is_dir() and not any(
@@ -154,18 +156,22 @@ def _read(config: VerifyConfig) -> _Input:
     return _Input(arguments, std, weights, answered, batches)
 
 
-def _tokens(config: VerifyConfig, path: str) -> Prompts:
+def _tokens(config: VerifyConfig, path: str, vocabulary: int) -> Prompts:
+    """The token ids of --prompts; a tokenizer is needed only for texts."""
     from transformers import AutoTokenizer
 
+    assert config.prompts is not None
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             path, revision=config.revision, trust_remote_code=config.trust_remote_code
         )
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{label('prompts', config.prompts)}: {config.model} has no tokenizer; leave it out"
-        ) from error
-    return [tokenizer(text)["input_ids"] for text in texts(config)]
+    except (OSError, ValueError):
+        tokenizer = None
+    encode = tokenizer and (lambda text: tokenizer(text)["input_ids"])
+    try:
+        return [*token_ids(read_work(config.prompts), encode, vocabulary, config.seed)]
+    except WorkError as error:
+        raise ConfigError(f"{label('prompts', config.prompts)}: {error}") from error
 
 
 def _sizes(config: VerifyConfig, path: str) -> tuple[int, int]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from harness import device, files
+from harness import device
 from harness.config import fields
 from harness.config.errors import ConfigError, label, refuse
 from harness.config.fields import AnyPath, Count, Engine, Seconds, Seed
 from harness.plugin.mode import MODES
+from harness.workloads import PAIRS, WorkError, read_work
 
 GROUPS = {
     "what is verified": ["mode", "prompts", "graphs"],
@@ -31,7 +31,9 @@ class VerifyConfig(Engine):
         ["step"], description="of the plugin, as in VLLM_PREFILL_ONLY: step, nocache or both"
     )
     prompts: AnyPath | None = Field(
-        None, description="file with one text a line (default: seeded random prompts of 1 to 512 tokens)"
+        None,
+        description="file of prompts: a text a line, JSON or a trace (default: seeded random prompts of 1 to "
+        "512 tokens)",
     )
     graphs: bool = Field(
         False, description="also engines whose CUDA graphs cover the batches, stock and with each mode"
@@ -70,39 +72,24 @@ class VerifyConfig(Engine):
 
 
 def check(config: VerifyConfig) -> None:
-    """Raise ConfigError for what files do not allow; lengths of texts are not known yet."""
+    """Raise ConfigError for what files do not allow; lengths of prompts are not known yet."""
     problems = [
         f"{label('mode', mode)}: must be {' or '.join(MODES)}" for mode in config.mode if mode not in MODES
     ]
-    if config.prompts and not config.prompts.is_file():
-        problems.append(f"{label('prompts', config.prompts)}: no such file; name one with a text a line")
-    elif config.prompts and (problem := _unreadable(config.prompts)):
-        problems.append(f"{label('prompts', config.prompts)}: {problem}")
-    elif config.prompts and not texts(config):
-        problems.append(f"{label('prompts', config.prompts)}: holds no text; write one a line")
+    if config.prompts:
+        try:
+            if read_work(config.prompts).format == PAIRS:
+                problems.append(
+                    f"{label('prompts', config.prompts)}: holds pairs to score; name a file of prompts"
+                )
+        except WorkError as error:
+            problems.append(f"{label('prompts', config.prompts)}: {error}")
     if config.output and not config.output.absolute().parent.is_dir():
         problems.append(f"{label('output', config.output)}: its directory does not exist; make it first")
     if config.graphs and config.enforce_eager:
         problems.append("--graphs and --enforce-eager: exclude each other; leave one out")
     config.sizes()
     refuse(problems)
-
-
-def texts(config: VerifyConfig) -> list[str]:
-    """The lines of --prompts that are not empty."""
-    assert config.prompts is not None
-    return [line for line in files.read_text(config.prompts).splitlines() if line.strip()]
-
-
-def _unreadable(path: Path) -> str | None:
-    """Why a text cannot be read; None if it can."""
-    try:
-        files.read_text(path)
-    except OSError as error:
-        return error.strerror
-    except ValueError as error:
-        return str(error)
-    return None
 
 
 def engine_arguments(config: VerifyConfig) -> dict[str, Any]:

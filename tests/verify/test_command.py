@@ -51,6 +51,23 @@ def test_a_model_with_and_without_the_plugin(tiny_gpt2, tmp_path):
 
 
 @pytest.mark.engine
+def test_prompts_of_a_trace_are_as_long_as_it_says(tiny_gpt2, tmp_path):
+    (tmp_path / "trace.csv").write_text("TIMESTAMP,ContextTokens\n1,30\n2,61\n")
+    done = verify(
+        "--model", tiny_gpt2, "--prompts", tmp_path / "trace.csv", "--enforce-eager", "--max-model-len", 61,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "--max-model-len 61: a prompt has 61 tokens; set it to at least 62" in done.stderr
+
+
+def test_pairs_are_refused(tmp_path):
+    (tmp_path / "pairs.jsonl").write_text('{"text_1": "a", "text_2": "b"}\n')
+    done = verify("--prompts", tmp_path / "pairs.jsonl")
+    assert done.returncode == 2
+    assert done.stderr.strip().endswith("pairs.jsonl: holds pairs to score; name a file of prompts")
+
+
+@pytest.mark.engine
 def test_what_the_plugin_refuses_is_said_in_one_line(tiny_gpt2):
     done = verify(
         "--model", tiny_gpt2, "--mode", "nocache", "--max-num-batched-tokens", 64, "--enforce-eager"
@@ -64,7 +81,7 @@ def test_what_the_plugin_refuses_is_said_in_one_line(tiny_gpt2):
     [
         (["--mode", "all"], "--mode all: must be step or nocache"),
         (["--batches", "8x"], "--batches 8x: must be prompts x tokens, e.g. 8x512"),
-        (["--prompts", "none.txt"], "--prompts none.txt: no such file; name one with a text a line"),
+        (["--prompts", "none.txt"], "--prompts none.txt: cannot be read: No such file or directory"),
         (["--graphs", "--enforce-eager"], "exclude each other; leave one out"),
         (["--output", "none/x.json"], "--output none/x.json: its directory does not exist; make it first"),
     ],

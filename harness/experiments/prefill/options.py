@@ -85,8 +85,8 @@ class RunConfig(Common, Engine, Sweep, KernelTiming):
     )
     prompt_file: AnyPath | None = Field(
         None,
-        description="text file for the prompt (default: a bundled passage, or seeded token ids for a model "
-        "without a tokenizer)",
+        description="file for the prompt, a text or prompts as JSON (default: a bundled passage, or seeded "
+        "token ids for a model without a tokenizer)",
     )
     block_sizes: Annotated[list[Count], Field(min_length=1)] | None = Field(
         None, description="also time engines with these block sizes, e.g. 16,64,256"

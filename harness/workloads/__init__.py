@@ -1,0 +1,10 @@
+"""Users' own work: files of prompts, pairs or traces as requests, and the layouts that traffic makes."""
+
+from harness.workloads.cases import case_lengths
+from harness.workloads.reading import FORMATS, PAIRS, TEXTS, TRACES, is_records, parse_work, read_work
+from harness.workloads.work import Skipped, Work, WorkError, WorkRequest
+
+__all__ = [
+    "FORMATS", "PAIRS", "TEXTS", "TRACES", "Skipped", "Work", "WorkError", "WorkRequest", "case_lengths",
+    "is_records", "parse_work", "read_work",
+]  # fmt: skip
