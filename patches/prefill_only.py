@@ -57,6 +57,10 @@ ATTENTION = Symbol("vllm.model_executor.layers.attention.attention:Attention")
 ATTENTION_BASE = Symbol("vllm.model_executor.layers.attention_layer_base:AttentionLayerBase")
 # Makes metadata for layers without a cache in the V2 model runner.
 ENCODER_ONLY_STATE = Symbol("vllm.v1.worker.gpu.model_states.encoder_only:EncoderOnlyModelState")
+# Takes them into full CUDA graphs where their backend allows it.
+ENCODER_ONLY_GRAPHS = Symbol(
+    "vllm.v1.worker.gpu.model_states.encoder_only:EncoderOnlyModelState.get_additional_cg_support"
+)
 NEEDS = (
     CREATE_ENGINE_CONFIG, PROCESS_INPUTS, ADD_REQUEST, BAD_REQUEST, LOAD_MODEL, EXECUTE_MODEL,
     REGISTER_BACKEND, BACKENDS, CLEAR_OVERRIDE, CHOOSE_BACKEND, ATTENTION_CONTEXT, ATTENTION, ATTENTION_BASE,

@@ -17,19 +17,43 @@ Rows = tuple[Tensor, Tensor, Tensor, Tensor]  # query, key, value, output, witho
 _attention_context = cache(prefill_only.ATTENTION_CONTEXT.resolve)
 
 
+def _asks_for_full_graphs(vllm_config: Any) -> bool:
+    """Whether steps of any kind are to be full graphs, and the runner keeps what they read."""
+    from vllm.config import CUDAGraphMode
+
+    asked = vllm_config.compilation_config.cudagraph_mode
+    persistent = vllm_config.use_v2_model_runner and not prefill_only.ENCODER_ONLY_GRAPHS.problem()
+    return bool(persistent and asked is not None and asked.mixed_mode() == CUDAGraphMode.FULL)
+
+
 class Builder:
     """A metadata builder that marks steps which need no cache, and plans no paged kernel for them."""
 
     vllm_config: Any
+    full_graphs: ClassVar[bool] = (
+        False  # whether `attend` reads only what outlives a step, so can be captured
+    )
 
     @classmethod
     def get_cudagraph_support(cls, vllm_config: Any, kv_cache_spec: Any) -> Any:
-        """At most decoding steps in full graphs, so that none freezes whether a step uses the cache."""
+        """With a cache at most decoding steps in full graphs, so that none freezes whether a step uses it."""
         from vllm.v1.attention.backend import AttentionCGSupport as Support
 
         support = super().get_cudagraph_support(vllm_config, kv_cache_spec)  # type: ignore[misc]
-        most = {None: support, "nocache": Support.NEVER, "step": Support.UNIFORM_SINGLE_TOKEN_DECODE}
+        full = cls.full_graphs and support == Support.ALWAYS and _asks_for_full_graphs(vllm_config)
+        most = {
+            None: support,
+            "nocache": support if full else Support.NEVER,
+            "step": Support.UNIFORM_SINGLE_TOKEN_DECODE,
+        }
         return min(support, most[mode.of(vllm_config)], key=lambda each: each.value)
+
+    def build_for_cudagraph_capture(self, common_attn_metadata: Any) -> Any:
+        """vLLM's metadata, with one request of all the graph's tokens as the longest that it will run."""
+        metadata = super().build_for_cudagraph_capture(common_attn_metadata)  # type: ignore[misc]
+        if getattr(metadata, OWN, False):
+            metadata.max_query_len = metadata.num_actual_tokens
+        return metadata
 
     def build(self, common_prefix_len: int, common_attn_metadata: Any, fast_build: bool = False) -> Any:
         """vLLM's metadata, without the plan of the paged kernel (`fast_build`) where that will not run."""

@@ -13,6 +13,8 @@ from harness.plugin.attention import Backend, Builder, Impl, Rows
 class FlashBuilder(Builder, flash_attn.FlashAttentionMetadataBuilder):  # type: ignore[misc]
     """vLLM's."""
 
+    full_graphs = True
+
 
 class FlashImpl(Impl, flash_attn.FlashAttentionImpl):  # type: ignore[misc]
     """Versions 2, 3 and 4."""
