@@ -94,8 +94,8 @@ def test_requests_that_go_on_and_chunks(kernel, models):
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("graphs", ["PIECEWISE", "FULL_AND_PIECEWISE", "FULL"])
 def test_cuda_graphs(kernel, graphs, models):
-    """Padded rows; full graphs of decoding steps, in which no branch of the plugin's may be frozen; and without
-    a cache full ones of prompts, captured with other lengths than they run with.
+    """Padded rows; full graphs of decoding steps, in which no branch of the plugin's may be frozen; without a
+    cache full ones of prompts, captured with other lengths than they run with.
     """
     sizes = [1, 2, 4, 8, 64, 128, 512]
     compiled = {
