@@ -54,9 +54,11 @@ class Child:
         Raises:
             EngineFailed: it did not start.
         """
-        context = multiprocessing.get_context("spawn")  # a fork would share CUDA and vLLM's threads
+        # A fork of this process would share CUDA and vLLM's threads; children are forked from one without.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["harness.engine.preloaded"])
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, make, arguments))
+        self._process = context.Process(target=_serve, args=(theirs, make, arguments, dict(os.environ)))
         self._memory = MemoryWatch()
         self._process.start()
         theirs.close()  # so that the pipe ends where the child does
@@ -129,8 +131,10 @@ class _Failure:
 
 
 @with_room
-def _serve(pipe: Connection, make: Make, arguments: tuple[Any, ...]) -> None:
+def _serve(pipe: Connection, make: Make, arguments: tuple[Any, ...], environment: dict[str, str]) -> None:
     """The child's side: make the object, report it, and answer until killed or until the parent is gone."""
+    os.environ.clear()
+    os.environ.update(environment)  # as the parent's is now, not as it was when the first child started
     for number in interrupts.NUMBERS:  # a terminal or a batch system sends them to all; the parent ends us
         signal.signal(number, signal.SIG_IGN)
     _end_with_parent()

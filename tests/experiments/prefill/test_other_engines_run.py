@@ -30,7 +30,7 @@ def finished(tiny_gpt2, tmp_path_factory):
     ]  # fmt: skip
     job = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for(job, lambda: engines_are_up(output), seconds=300)
-    engines = [child for child in psutil.Process(job.pid).children() if "spawn_main" in str(child.cmdline())]
+    engines = [engine for server in psutil.Process(job.pid).children() for engine in server.children()]
     _, second, _ = sorted(engines, key=psutil.Process.create_time)
     os.kill(second.pid, signal.SIGKILL)
     screen, errors = job.communicate(timeout=300)
