@@ -10,14 +10,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 from harness import layout
 from harness.workloads.layouts import RequestLayout
-from harness.workloads.work import Work, WorkError, WorkRequest
+from harness.workloads.work import Order, Work, WorkError, WorkRequest
 
-Order = Literal["stock", "sorted", "longest"]
-ORDERS: tuple[Order, ...] = get_args(Order)
 WINDOW = 4  # times the blocks wanted, at the head of the free queue: what "longest" chooses from
 
 

@@ -61,6 +61,11 @@ class Layouts:
     requests: tuple[RequestLayout, ...] = ()
 
 
+def layouts_name(order: str, block_size: int, num_blocks: int) -> str:
+    """The name of the file of one of several pools."""
+    return f"layouts-{order}-{block_size}-{num_blocks}.jsonl.gz"
+
+
 def write_layouts(path: Path, layouts: Layouts) -> None:
     """Write a file of layouts; the same layouts give the same bytes. Raises OSError."""
     about = {"layouts": VERSION, "block_size": layouts.block_size, "num_blocks": layouts.num_blocks}

@@ -12,11 +12,9 @@ from hypothesis import strategies as st
 
 import patches
 from harness import layout
-from harness.workloads import Work, WorkError, parse_work
+from harness.workloads import ORDERS, Order, Work, WorkError, parse_work
 from harness.workloads.allocation import (
-    ORDERS,
     Allocated,
-    Order,
     Pool,
     Prompt,
     allocate,
