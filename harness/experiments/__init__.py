@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.config import Common
+from harness.experiments.allocate import options as allocate_options
 from harness.experiments.backends import options as backends_options
 from harness.experiments.cache import options as cache_options
 from harness.experiments.kernels import options as kernels_options
@@ -119,5 +120,17 @@ EXPERIMENTS: dict[str, Experiment] = {
         charts="harness.experiments.kvcache.charts",
         plan=kvcache_options.plan,
         find_model=kvcache_options.find_model,
+    ),
+    "allocate": Experiment(
+        about="the layouts that a trace makes in vLLM's KV cache, without a model",
+        question="Into how many segments does a server's traffic split each request's blocks?",
+        config=allocate_options.AllocateConfig,
+        groups=allocate_options.GROUPS,
+        resolve=allocate_options.resolve,
+        job="harness.experiments.allocate.measure",
+        view="harness.experiments.allocate.view",
+        charts="harness.experiments.allocate.charts",
+        plan=allocate_options.plan,
+        timed=False,
     ),
 }

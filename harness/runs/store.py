@@ -205,6 +205,7 @@ class RunDirectory:
     def _own_files(self) -> list[Path]:
         """The existing files that make this directory a run's."""
         raw = [self.record_path, self.samples_path, self.clocks_path, self.trace_path]
+        raw += self.path.glob("layouts*.jsonl.gz")
         views = [self.summary_path, self.tables_path, self.csv_path, self.page_path]
         drawn = ([svg.with_suffix(end) for end in PLOTS] for svg in self.plots_path.glob("*.svg"))
         plots = [file for files in drawn if os.path.lexists(files[0]) for file in files]  # each has a PNG

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+Order = Literal["stock", "sorted", "longest"]  # in which a pool hands out its free blocks: see `allocation`
+ORDERS: tuple[Order, ...] = get_args(Order)
 
 
 class WorkError(ValueError):
@@ -41,3 +45,7 @@ class Work:
     skipped: tuple[Skipped, ...] = ()  # at most 1% of the file's lines
     empty: int = 0  # conversations that begin with nothing, left out as vLLM's benches do
     hash_tokens: int | None = None  # tokens of one of the `hash_ids`
+
+    def first(self, count: int) -> Work:
+        """The work of its first `count` requests."""
+        return replace(self, requests=self.requests[:count])

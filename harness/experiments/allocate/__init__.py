@@ -1,0 +1,1 @@
+"""Into how many segments does a server's traffic split each request's blocks?"""
