@@ -9,7 +9,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from harness import files
-from harness.models import ModelSource
+from harness.models import ModelSource, mistral_format
 from harness.models.shape import Shape
 from harness.shipped import configs
 from harness.units import first_line, pluralise
@@ -106,6 +106,8 @@ class _Tokenizer:
 def _load(source: ModelSource) -> _Tokenizer:
     if source.tokenizer is None:
         raise RuntimeError(f"{source.name} must be materialised before its tokenizer is used")
+    if source.in_mistral_format:
+        return _load_mistrals(source.tokenizer)
     if source.tokenizer.name != "tokenizer.json":
         return _load_with_transformers(source.tokenizer, source.trust_remote_code)
     from tokenizers import Tokenizer
@@ -135,6 +137,19 @@ def _load_with_transformers(path: Path, trust_remote_code: bool) -> _Tokenizer:
     return _Tokenizer(
         encode=lambda text: list(tokenizer(text, verbose=False)["input_ids"]),
         decode=lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=False)),
+    )
+
+
+def _load_mistrals(path: Path) -> _Tokenizer:
+    """The tokenizer of a model in Mistral's own layout, as vLLM loads it; takes seconds."""
+    try:
+        tokenizer = mistral_format.load_tokenizer(path.parent)
+    except Exception as error:  # a damaged file, or a vLLM that has moved it
+        raise _Unusable(f"{path}: vLLM cannot load it: {first_line(error)}") from error
+    return _Tokenizer(
+        encode=lambda text: list(tokenizer.encode(text)),
+        # With special tokens, a sentencepiece one would also show its mark for a space.
+        decode=lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=True)),
     )
 
 

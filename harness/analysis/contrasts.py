@@ -29,6 +29,8 @@ PREFILL_CONTRASTS = (
     ("paged@1", "wrapped"),
     ("spin_0", "spin"),
 )
+# The same of a cache write that converts K and V; other cache writes are in none.
+WRITE_CONTRASTS = (("unconverted", "converted"), ("unconverted", "unconverted again"))
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,9 @@ def series_pairs(results: Sequence[Result]) -> list[tuple[int, int]]:
         if result.cell.stage == "kernel":
             arms.setdefault((result.cell.kernel, result.cell.data), {})[name_in_series(result)] = n
     complete = [_with_one_segment(spread_k, named) for named in arms.values()]
-    return [(named[one], named[two]) for named in complete for one, two in _pairs(spread_k, named)]
+    pairs = [(named[one], named[two]) for named in complete for one, two in _pairs(spread_k, named)]
+    writes = {name_in_series(r): n for n, r in enumerate(results) if r.cell.stage == "cache_write"}
+    return pairs + [(writes[one], writes[two]) for one, two in _write_pairs(writes)]
 
 
 def rounds(results: Sequence[Result]) -> npt.NDArray[np.float64]:
@@ -122,7 +126,8 @@ def rounds(results: Sequence[Result]) -> npt.NDArray[np.float64]:
 
 
 def kernel_contrasts(spread_k: int, arms: Arms) -> list[ContrastRow]:
-    """The contrasts of one spread_k on each layer, then on the mean and the sum over layers.
+    """The contrasts of one spread_k, of attention or of cache writes, on each layer, then on the mean and the
+    sum over layers.
 
     A contrast with an arm without samples has no row: the arm's own row says why.
     """
@@ -184,7 +189,8 @@ def _of_layer(spread_k: int, layer: Layer, arms: Arms) -> list[ContrastRow]:
         for data in get_args(Data):
             own = {name: group for (k, name, d), group in arms.items() if (k, d) == (kernel, data)}
             named = _with_one_segment(spread_k, own)
-            for baseline, treatment in _pairs(spread_k, named):
+            writes = any(group.cell.stage == "cache_write" for group in own.values())
+            for baseline, treatment in _write_pairs(own) if writes else _pairs(spread_k, named):
                 pair = named[baseline], named[treatment]
                 rows += _contrast(pair, baseline, treatment, spread_k, layer, data)
         for arm in ("contiguous", "fragmented", "dense", "paged"):
@@ -219,6 +225,8 @@ def name_in_series(result: Result) -> str:
     """The arm's name within its series; see Arms."""
     if result.cell.arm == "placebo":
         return "placebo"
+    if result.cell.arm == "unconverted":
+        return "unconverted again" if result.control else "unconverted"
     return result.cell.arm + ("@1 again" if result.control else "@1" if result.one_segment_for else "")
 
 
@@ -226,6 +234,11 @@ def _with_one_segment(spread_k: int, named: Mapping[str, T]) -> dict[str, T]:
     """One kernel's arms by name; at spread_k = 1 also as their own one-segment baseline."""
     itself = {f"{arm}@1": named[arm] for arm in ("paged", "fragmented") if spread_k == 1 and arm in named}
     return {**named, **itself}
+
+
+def _write_pairs(names: Collection[str]) -> list[tuple[str, str]]:
+    """Baseline and treatment of each contrast between these cache writes."""
+    return [pair for pair in WRITE_CONTRASTS if pair[0] in names and pair[1] in names]
 
 
 def _pairs(spread_k: int, names: Collection[str]) -> list[tuple[str, str]]:

@@ -61,6 +61,7 @@ class AttentionCall:
     isa: str | None  # instruction set of vLLM's CPU kernel
     scheduler_metadata: torch.Tensor | None  # what FlashAttention 3 prepared ahead of the step
     max_num_splits: int
+    kv_cache_dtype: str = "auto"  # vLLM's name of what the cache stores; "auto": K and V as they are
     kv_cache: torch.Tensor | None = None  # vLLM's own cache tensor, not a copy; not saved
 
     @property
@@ -169,6 +170,7 @@ def from_engine(
         isa=cpu_isa(layer),
         scheduler_metadata=_clone(getattr(metadata, "scheduler_metadata", None)),
         max_num_splits=int(getattr(metadata, "max_num_splits", 0)),
+        kv_cache_dtype=str(layer.kv_cache_dtype),
         kv_cache=kv_cache,
     )
 

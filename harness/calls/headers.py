@@ -64,6 +64,7 @@ class _Plain(_Strict):
     fa_version: Literal[2, 3, 4] | None
     isa: Literal["amx", "vec", "vec16", "neon", "rvv", "vxe", "vsx"] | None
     max_num_splits: int = Field(ge=0, le=256)
+    kv_cache_dtype: str = Field("auto", max_length=50)  # not in older files
     # Tensors that there may be; null here where there is none.
     alibi_slopes: None = None
     sinks: None = None

@@ -12,7 +12,7 @@ from harness import device
 from harness.config.engine import EngineSpec
 from harness.engine import executors
 from harness.engine.names import EXTENSION
-from harness.models import ModelSource
+from harness.models import ModelSource, mistral_format
 from harness.plugin import mode as plugin_mode
 from harness.runs.record import Status
 from harness.units import GIB
@@ -66,6 +66,7 @@ def engine_args(spec: EngineSpec, source: ModelSource) -> dict[str, Any]:
         "dtype": spec.dtype,
         "block_size": spec.block_size,
         "load_format": source.load_format,
+        **_mistral_format(source),
         "gpu_memory_utilization": spec.gpu_memory_utilization,
         "kv_cache_memory_bytes": spec.kv_cache_bytes,
         "num_gpu_blocks_override": spec.num_gpu_blocks_override,
@@ -104,6 +105,17 @@ def engine_args(spec: EngineSpec, source: ModelSource) -> dict[str, Any]:
         if name != "hf_overrides":  # which the source has, with its own
             arguments[name] = _merge(value, own) if isinstance(own, dict) else value
     return arguments
+
+
+def _mistral_format(source: ModelSource) -> dict[str, str]:
+    """What makes vLLM read Mistral's own layout, whatever it would take for one by itself."""
+    if not source.in_mistral_format:
+        return {}
+    name = mistral_format.NAME
+    return {
+        "config_format": name,
+        "load_format": name if source.load_format == "auto" else source.load_format,
+    }
 
 
 def _merge(theirs: Any, own: dict[str, Any]) -> Any:

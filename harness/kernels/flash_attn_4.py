@@ -88,6 +88,9 @@ class VllmFlashAttention4(FlashAttention4):
     def cache_write(self, call: AttentionCall, kv: PagedKV, slots: torch.Tensor) -> Run:
         return vllm_cache.flash_write(call, kv, slots)
 
+    def stored_error(self, call: AttentionCall, kv: PagedKV, slots: torch.Tensor) -> float:
+        return vllm_cache.stored_error(call, kv, slots)
+
     def _bind(self, call: AttentionCall, key: torch.Tensor, value: torch.Tensor, **where: Any) -> Run:
         function = load(self.support.package, "vllm.vllm_flash_attn").flash_attn_varlen_func
         if "page_table" in where:

@@ -100,7 +100,13 @@ class EngineKernel(Kernel, Protocol):
         ...
 
     def cache_write(self, call: AttentionCall, kv: PagedKV, slots: torch.Tensor) -> Run:
-        """The backend's own cache write, bound: the call's K and V into `kv` at `slots`."""
+        """The backend's own cache write, bound: the call's K and V into `kv` at `slots`, converted with
+        scales of 1 where the cache is of another type.
+        """
+        ...
+
+    def stored_error(self, call: AttentionCall, kv: PagedKV, slots: torch.Tensor) -> float:
+        """How far what a converting cache write stored is from the call's K and V, relative to them."""
         ...
 
 
@@ -122,6 +128,9 @@ class NoAdapter:
         raise self._refusal()
 
     def cache_write(self, call: AttentionCall, kv: PagedKV, slots: torch.Tensor) -> Run:
+        raise self._refusal()
+
+    def stored_error(self, call: AttentionCall, kv: PagedKV, slots: torch.Tensor) -> float:
         raise self._refusal()
 
     def _refusal(self) -> Unsupported:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from harness.calls.capture import AttentionCall
+from harness.kernels import fp8
 from harness.kernels.blockcopy import copy_blocks
 from harness.kernels.protocol import DenseKV, PagedKV, Run
 
@@ -26,12 +27,25 @@ def bind_writer(writer: Callable[..., object], call: AttentionCall, kv: PagedKV,
     """A backend's own `writer` with the arguments of `reshape_and_cache_flash`, ready to be timed."""
     key_cache, value_cache = kv.split()
     unscaled = torch.ones((), dtype=torch.float32, device=call.key.device)
+    dtype = fp8.writer_dtype(call, kv.cache)
 
     def run() -> torch.Tensor:
-        writer(call.key, call.value, key_cache, value_cache, slots, "auto", unscaled, unscaled)
+        writer(call.key, call.value, key_cache, value_cache, slots, dtype, unscaled, unscaled)
         return kv.cache
 
     return run
+
+
+def stored_error(call: AttentionCall, kv: PagedKV, slots: torch.Tensor) -> float:
+    """The largest error of a value at `slots` of a cache of 8-bit floats, relative to that of K or V, which
+    counts as within the type's range and as 2**-6 or more (below, numbers are subnormal).
+    """
+    blocks, heads, block_size, width = kv.cache.shape
+    rows = kv.cache.transpose(1, 2).reshape(blocks * block_size, heads, width)[slots]
+    dtype = fp8.of_call(call).dtype
+    stored, most = rows.view(dtype).float(), torch.finfo(dtype).max
+    expected = torch.cat([call.key, call.value], dim=-1).float().clamp(-most, most)
+    return float(((stored - expected).abs() / expected.abs().clamp(min=2**-6)).max())
 
 
 def flash_write(call: AttentionCall, kv: PagedKV, slots: torch.Tensor) -> Run:

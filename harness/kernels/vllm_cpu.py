@@ -9,7 +9,7 @@ import torch
 
 from harness.calls.capture import AttentionCall
 from harness.config.checks import CPU_HEAD_SIZES
-from harness.kernels import DenseKV, Output, PagedKV, Run, Unsupported
+from harness.kernels import DenseKV, Output, PagedKV, Run, Unsupported, fp8, reference
 from harness.kernels.support import Apart, Feature, Package, Sizes, Support, require
 from patches import Symbol, amx, attention
 from patches.steering import LayerStep
@@ -31,6 +31,8 @@ NEEDS = (
 )  # fmt: skip
 # The backend's function for the instruction set, which a call without an engine lacks.
 CHOOSE_ISA = Symbol("vllm.v1.attention.backends.cpu_attn:_get_attn_isa", ("dtype", "block_size", "head_size"))
+# Caches of 8-bit floats came later, and need AVX-512 or AMX.
+FLOAT8 = Symbol("vllm._custom_ops:cpu_attn_reshape_and_cache", ("kv_cache_dtype",))
 BLOCK_MULTIPLE = 32  # the vectorised kernels' block sizes
 
 
@@ -83,9 +85,10 @@ class VllmCpuAttention:
             sliding_window_size=window,
             isa=_isa(call),
             enable_kv_split=True,
+            **_stored_as(call, kv.cache),
         )
         key_cache, value_cache = _halves(kv.cache)
-        output = self._out.like(call.query)
+        output, stored_as = self._out.like(call.query), _stored_as(call, kv.cache)
 
         def run() -> torch.Tensor:
             ops.cpu_attention_with_kv_cache(
@@ -103,6 +106,7 @@ class VllmCpuAttention:
                 softcap=call.softcap,
                 scheduler_metadata=schedule,
                 s_aux=call.sinks,
+                **stored_as,
             )
             return output
 
@@ -120,6 +124,12 @@ class VllmCpuAttention:
 
         return run
 
+    def stored_error(self, call: AttentionCall, kv: PagedKV, slots: torch.Tensor) -> float:
+        """That of attention on the cache against float32, as K and V are packed."""
+        rows = reference.sampled_rows(call)
+        expected = reference.attention_rows(call, rows)
+        return reference.relative_error(call, self.paged(call, kv)(), rows, expected)
+
     def _write(
         self,
         call: AttentionCall,
@@ -131,7 +141,9 @@ class VllmCpuAttention:
         from vllm import _custom_ops as ops
 
         key_cache, value_cache = _halves(cache)
-        ops.cpu_attn_reshape_and_cache(key, value, key_cache, value_cache, slots, _isa(call))
+        ops.cpu_attn_reshape_and_cache(
+            key, value, key_cache, value_cache, slots, _isa(call), **_stored_as(call, cache)
+        )
 
 
 class KernelOverrides:
@@ -191,6 +203,16 @@ def _isa(call: AttentionCall) -> str:
         raise Unsupported(problem)
     chosen: str = CHOOSE_ISA.resolve()(call.query.dtype, BLOCK_MULTIPLE, call.head_dim)
     return chosen
+
+
+def _stored_as(call: AttentionCall, cache: torch.Tensor) -> dict[str, str]:
+    """What vLLM's functions are told besides of a cache of another type than K and V. Raises Unsupported."""
+    dtype = fp8.writer_dtype(call, cache)
+    if dtype == "auto":
+        return {}
+    if problem := FLOAT8.problem():
+        raise Unsupported(f"a {dtype} cache: {problem}")
+    return {"kv_cache_dtype": dtype}
 
 
 def _one_block_each(lengths: Sequence[int]) -> tuple[int, torch.Tensor]:

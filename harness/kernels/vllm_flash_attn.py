@@ -108,6 +108,9 @@ class VllmFlashAttention:
     def cache_write(self, call: AttentionCall, kv: PagedKV, slots: torch.Tensor) -> Run:
         return vllm_cache.flash_write(call, kv, slots)
 
+    def stored_error(self, call: AttentionCall, kv: PagedKV, slots: torch.Tensor) -> float:
+        return vllm_cache.stored_error(call, kv, slots)
+
     def _bind(self, call: AttentionCall, key: torch.Tensor, value: torch.Tensor, **where: Any) -> Run:
         from vllm.vllm_flash_attn import flash_attn_varlen_func
 

@@ -108,6 +108,9 @@ class VllmTritonAttention:
 
         return vllm_cache.bind_writer(triton_reshape_and_cache_flash, call, kv, slots)
 
+    def stored_error(self, call: AttentionCall, kv: PagedKV, slots: torch.Tensor) -> float:
+        return vllm_cache.stored_error(call, kv, slots)
+
 
 def one_block(kv: DenseKV) -> tuple[torch.Tensor, torch.Tensor]:
     """K and V, in place, as caches with a block for each token that extends from its token to the end.

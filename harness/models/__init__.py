@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness import files
-from harness.models import checkpoints, config_types, hf_config, hub, pooling
+from harness.models import checkpoints, config_types, hf_config, hub, mistral_format, pooling
 from harness.models.shape import EXTENDABLE, ModelError, Shape, overrides, read_shape
 from harness.shipped import configs
 from harness.units import pluralise, type_and_line
@@ -64,6 +64,11 @@ class ModelSource(Shape):
     def drawn_in_engine(self) -> bool:
         """Whether its weights are drawn after vLLM has allocated them (see patches/weights.py)."""
         return self.weights == "seeded random" and self.load_format == "dummy"
+
+    @property
+    def in_mistral_format(self) -> bool:
+        """Whether its files are in Mistral's own layout, without a config.json."""
+        return mistral_format.is_layout_of(self.directory)
 
 
 @dataclass(frozen=True)
@@ -217,8 +222,8 @@ def _find_directory(name: str, load_format: str) -> _Found | None:
         if name.startswith((".", "/", "~")):
             raise ModelError(f"--model {files.shorten(name)}: no such directory")
         return None
-    if not (directory / "config.json").is_file():
-        raise ModelError(f"--model {name}: the directory {hub.without_config(directory)}")
+    if not hub.is_described(directory):
+        raise ModelError(f"--model {name}: the directory {hub.WITHOUT_CONFIG}")
     if load_format == "auto" and not hub.has_weights(directory):
         raise ModelError(
             f"--model {name}: the directory has no complete weights (*.safetensors or *.bin); "
@@ -277,10 +282,13 @@ def _on_disk(directory: Path) -> _Found:
 
 
 def _tokenizer(directory: Path) -> Path | None:
-    return next((directory / name for name in TOKENIZERS if (directory / name).is_file()), None)
+    usual = (directory / name for name in TOKENIZERS if (directory / name).is_file())
+    return next(usual, mistral_format.find_tokenizer(directory))
 
 
 def _read_config(directory: Path) -> dict[str, Any]:
+    if mistral_format.is_layout_of(directory):
+        return mistral_format.read_config(directory)
     path = directory / "config.json"
     try:
         config = hf_config.parse(files.read_text(path))

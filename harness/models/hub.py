@@ -12,23 +12,28 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from harness import files
+from harness.models import mistral_format
 from harness.models.shape import ModelError
 from harness.units import type_and_line
 
 DEADLINE_S = 4.0
-_DESCRIPTION = ["*.json", "*.txt", "*.model", "*.jinja"]  # configuration and tokenizer
-# Subfolders hold the same weights for other runtimes, and these files the same in Mistral's own format.
-_UNWANTED = ["*/*", "consolidated*"]
+_DESCRIPTION = ["*.json", "*.txt", "*.model", "*.model.v*", "*.jinja"]  # configuration and tokenizer
+WITHOUT_CONFIG = "has neither config.json nor Mistral's params.json; give a model in one of these layouts"
+_CONSOLIDATED = "consolidated*"  # weights in Mistral's own layout, beside the same in transformers'
+_UNWANTED = ["*/*"]  # the same for other runtimes
 
 
 def cached_snapshot(repo: str, revision: str | None, *, weights: bool) -> Path | None:
-    """The repository's snapshot in the local cache, if it has a config.json and, with `weights`, its
-    weights.
+    """The repository's snapshot in the local cache, if it has a config.json or, with `weights`, Mistral's
+    params.json, and with `weights` its weights.
     """
     from huggingface_hub import try_to_load_from_cache
 
-    config = try_to_load_from_cache(repo, "config.json", revision=revision)
-    if not isinstance(config, str):
+    # An interrupted download may have a params.json and not yet the config.json beside it.
+    names = ["config.json", mistral_format.PARAMS] if weights else ["config.json"]
+    cached = (try_to_load_from_cache(repo, name, revision=revision) for name in names)
+    config = next((path for path in cached if isinstance(path, str)), None)
+    if config is None:
         return None
     snapshot = Path(config).parent
     return snapshot if has_weights(snapshot) or not weights else None
@@ -99,14 +104,9 @@ def reachable() -> bool:
     return any(status < 500 for status in answers)  # the requests above are retried for as long
 
 
-def without_config(directory: Path) -> str:
-    """What to say of a model directory that has no config.json."""
-    if (directory / "params.json").is_file():
-        return (
-            "has no config.json but params.json, Mistral's own format, which is not read here; "
-            "give the model in transformers' format"
-        )
-    return "has no config.json; give a transformers model"
+def is_described(directory: Path) -> bool:
+    """Whether a model directory has a config.json, or Mistral's params.json in its place."""
+    return (directory / "config.json").is_file() or mistral_format.is_layout_of(directory)
 
 
 def fetch_description(repo: str, revision: str | None) -> Path:
@@ -126,13 +126,14 @@ def fetch_description(repo: str, revision: str | None) -> Path:
                 repo,
                 revision=revision,
                 allow_patterns=_DESCRIPTION,
-                ignore_patterns=[*_UNWANTED, "config.json"],
+                ignore_patterns=[*_UNWANTED, _CONSOLIDATED, "config.json"],
             )
         )
         try:
             hf_hub_download(repo, "config.json", revision=directory.name)
         except RemoteEntryNotFoundError as error:
-            raise ModelError(f"--model {repo}: {without_config(directory)}") from error
+            if not is_described(directory):
+                raise ModelError(f"--model {repo}: {WITHOUT_CONFIG}") from error
     return directory
 
 
@@ -144,13 +145,19 @@ def fetch(repo: str, commit: str, *, weights: bool, code: bool) -> Path:
     """
     from huggingface_hub import snapshot_download
 
+    unwanted = [*_UNWANTED, _CONSOLIDATED]
+
     def download(*patterns: str) -> Path:
         return Path(
-            snapshot_download(repo, revision=commit, allow_patterns=list(patterns), ignore_patterns=_UNWANTED)
+            snapshot_download(repo, revision=commit, allow_patterns=list(patterns), ignore_patterns=unwanted)
         )
 
     with _hub_errors(repo, commit):
-        directory = download(*_DESCRIPTION, *["*.py"] * code, *["*.safetensors"] * weights)
+        directory = download(*_DESCRIPTION, *["*.py"] * code)
+        if mistral_format.is_layout_of(directory):
+            unwanted.remove(_CONSOLIDATED)
+        if weights:
+            download("*.safetensors", "*.safetensors.index.json")
         if weights and not any(directory.glob("*.safetensors")):
             download("*.bin")
     if weights and not has_weights(directory):

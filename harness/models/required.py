@@ -22,6 +22,15 @@ def require_cache(source: ModelSource, *, per_head: bool = False) -> None:
     raise ModelError(f"--model {source.name}: it has {kind}; choose another model")
 
 
+def require_transformers_layout(source: ModelSource) -> None:
+    """Raise ModelError if transformers cannot load the model, as its files are in Mistral's own layout."""
+    if source.in_mistral_format:
+        raise ModelError(
+            f"--model {source.name}: it has no config.json but Mistral's params.json, which vLLM loads and "
+            "transformers does not; give the model in transformers' layout"
+        )
+
+
 def require_own_positions(source: ModelSource, said: str) -> None:
     """Raise ModelError if learned positions had to be extended, which transformers does not do.
 

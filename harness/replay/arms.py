@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import chain
 
 import torch
 
 from harness import layout
 from harness.calls.capture import AttentionCall, clone_together
-from harness.kernels import DenseKV, EngineKernel, Kernel, PagedKV, Run
-from harness.replay.placement import Placement, gather, plain_pages, readable, slots
+from harness.kernels import DenseKV, EngineKernel, Kernel, PagedKV, Run, fp8
+from harness.replay.placement import Placement, gather, new_cache, plain_pages, readable, slots
 from harness.runs.record import Cell, Data
 
 
@@ -64,6 +65,7 @@ def of_series(
         *_gathering(place, packed, "gather_qkv", data),
         *_with_kvcache(place, with_kvcache, data, plan),
         *_engine(place, engine, data),
+        *(_cache_write(place, engine, data, plan) if data == "captured" else ()),
     ]
 
 
@@ -169,8 +171,8 @@ def _with_kvcache(place: Placement, kernel: Kernel, data: Data, plan: Plan) -> l
 
 def _engine(place: Placement, kernel: EngineKernel, data: Data) -> list[Arm]:
     """The engine's kernel: dense on the step's own K and V and on the compact copy, paged in one segment
-    (twice, and at another place as a placebo) and in k segments; the cache write; and on random inputs, dense
-    as in a benchmark without an engine.
+    (twice, and at another place as a placebo) and in k segments; and on random inputs, dense as in a
+    benchmark without an engine.
     """
     call = place.call
 
@@ -194,12 +196,14 @@ def _engine(place: Placement, kernel: EngineKernel, data: Data) -> list[Arm]:
         return arms + _random(place, kernel, data)
     cell = replace(one_segment, arm="placebo")
     placebo = Arm(cell, lambda: paged(place.elsewhere), one_segment_for=place.spread_k)
-    return [*arms, placebo, *_cache_write(place, kernel, data)]
+    return [*arms, placebo]
 
 
-def _cache_write(place: Placement, kernel: EngineKernel, data: Data) -> list[Arm]:
+def _cache_write(place: Placement, kernel: EngineKernel, data: Data, plan: Plan) -> list[Arm]:
     """The engine's cache write, into the split blocks and into the single segment."""
     call = place.call
+    if call.quantised:
+        return _converting_write(place, kernel, data, plan)
 
     def writing(kv: PagedKV) -> Bound:
         ids = call.block_ids(kv.block_table)
@@ -216,6 +220,36 @@ def _cache_write(place: Placement, kernel: EngineKernel, data: Data) -> list[Arm
         one_segment = replace(cell, spread_k=1)
         arms.append(Arm(one_segment, lambda: writing(place.one_segment), one_segment_for=place.spread_k))
     return arms
+
+
+def _converting_write(place: Placement, kernel: EngineKernel, data: Data, plan: Plan) -> list[Arm]:
+    """The engine's cache write into 8-bit floats, and into the type of K and V (twice), both into the same
+    blocks of caches made here: what converting costs.
+    """
+    call = place.call
+    counts = [layout.num_blocks(length, call.block_size) for length in call.lengths]
+
+    @cache
+    def blocks(dtype: torch.dtype) -> tuple[PagedKV, torch.Tensor]:
+        ids = plan(counts, place.segments)
+        return new_cache(call, max(map(max, ids)) + 1, dtype, ids), slots(call, ids, call.block_size)
+
+    def converting() -> Bound:
+        stored = fp8.of_call(call)
+        kv, at = blocks(fp8.CACHE_DTYPE)
+        run = kernel.cache_write(call, kv, at)
+        run()
+        if not (error := kernel.stored_error(call, kv, at)) <= stored.step:
+            raise ValueError(f"what was written is {error:.2g} from K and V, {stored.step:g} allowed")
+        return Bound(run, is_output=False)
+
+    def unconverted() -> Bound:
+        fp8.of_call(call)
+        return Bound(kernel.cache_write(call, *blocks(call.key.dtype)), is_output=False)
+
+    cell = replace(_cell(place, kernel, "converted", data), stage="cache_write", kernel=kernel.writer)
+    baseline = replace(cell, arm="unconverted")
+    return [Arm(cell, converting), Arm(baseline, unconverted), Arm(baseline, unconverted, control=True)]
 
 
 def _random(place: Placement, kernel: EngineKernel, data: Data) -> list[Arm]:

@@ -111,15 +111,22 @@ def make_placement(
     in_one_segment = [
         list(range(end - len(ids) + 1, end + 1)) for end, ids in zip(ends, block_ids, strict=True)
     ]
-    heads, width = call.num_kv_heads, 2 * call.head_dim
-    by_token = call.key.new_zeros(max(map(max, block_ids)) + 1, call.block_size, heads, width)
-    # The backend's physical order: tokens outside heads for FlashAttention, inside on a CPU.
-    cache = by_token.transpose(1, 2)
-    cache = cache.contiguous() if call.backend == "CPU_ATTN" else cache
-    one_segment, split = (PagedKV(cache, block_table(call, ids)) for ids in (in_one_segment, block_ids))
+    split = new_cache(call, max(map(max, block_ids)) + 1, call.key.dtype, block_ids)
+    cache = split.cache
+    one_segment = PagedKV(cache, block_table(call, in_one_segment))
     for ids in (in_one_segment, block_ids):
         kernel.write_cache(call, cache, slots(call, ids, call.block_size))
     return Placement(call, spread_k, one_segment, split, readable(call, split))
+
+
+def new_cache(call: AttentionCall, num_blocks: int, dtype: torch.dtype, block_ids: BlockIds) -> PagedKV:
+    """Zeros in the backend's physical order, tokens outside heads for FlashAttention and inside on a CPU, and
+    the block table of `block_ids`.
+    """
+    heads, width = call.num_kv_heads, 2 * call.head_dim
+    cache = call.key.new_zeros(num_blocks, call.block_size, heads, width, dtype=dtype).transpose(1, 2)
+    cache = cache.contiguous() if call.backend == "CPU_ATTN" else cache
+    return PagedKV(cache, block_table(call, block_ids))
 
 
 def block_table(call: AttentionCall, block_ids: BlockIds) -> torch.Tensor:

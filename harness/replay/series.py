@@ -99,8 +99,9 @@ class Replay:
 
     def _series(self, place: Placement, data: Data) -> Series:
         name = series_name(place.spread_k, place.call.layer)
+        if place.call.quantised:
+            return prepare(_only_writing(self._arms(place, data), place.call), None, name)
         try:
-            _refuse_quantised(place.call)
             judge = self._judge(place.call)
         except Exception as error:
             return prepare(failing(self._arms(place, data), error), None, name)
@@ -135,10 +136,23 @@ class Replay:
 def _refuse_quantised(call: AttentionCall) -> None:
     """Raise Unsupported if the call's cache is not in the data type of its K and V."""
     if call.quantised:
-        raise Unsupported(
-            f"the layer's KV cache is {call.cache_dtype}, its K and V are {_name(call.key.dtype)}: a replay "
-            "would lack vLLM's scales; whole prefills are timed"
-        )
+        raise _refusal(call)
+
+
+def _refusal(call: AttentionCall) -> Unsupported:
+    return Unsupported(
+        f"the layer's KV cache is {call.cache_dtype}, its K and V are {_name(call.key.dtype)}: a replay "
+        "would lack vLLM's scales; whole prefills and the cache write are timed"
+    )
+
+
+def _only_writing(series_arms: Sequence[Arm], call: AttentionCall) -> list[Arm]:
+    """The arms of a call with a quantised cache: those that read it fail, and those that write it remain."""
+    refusal = _refusal(call)
+    return [
+        arm if arm.cell.stage == "cache_write" else arm_failing
+        for arm, arm_failing in zip(series_arms, failing(series_arms, refusal), strict=True)
+    ]
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -149,7 +163,7 @@ def prepare(series_arms: Sequence[Arm], judge: Judge | None, name: str) -> Serie
     """Bind every arm, run it once and check its output; failures keep their status and reason.
 
     Args:
-        judge: may be None only if no arm can be bound.
+        judge: may be None only if no arm that can be bound returns attention output.
     """
     series = Series([], [])
     for arm in series_arms:
@@ -165,8 +179,9 @@ def prepare(series_arms: Sequence[Arm], judge: Judge | None, name: str) -> Serie
 def _ready(arm: Arm, judge: Judge | None) -> tuple[Status, str | None, Step | None]:
     try:
         bound = arm.bind()
-        assert judge is not None
-        objection = judge.objection(bound, bound.run())
+        output = bound.run()
+        assert judge is not None or not bound.is_output
+        objection = judge.objection(bound, output) if judge else None
     except Unsupported as error:
         return Status.UNSUPPORTED, str(error), None
     except Exception as error:

@@ -64,7 +64,7 @@ class Cell:
     stage: str  # "kernel", "gather", "cache_write", "end_to_end", or "variant": end to end in another engine
     kernel: str  # e.g. "flash_attn_func"; "gather_kv" and "gather_qkv" for stage gather; "prefill" end to end
     provider: str  # the kernel's origin, e.g. "flash-attn 2.8.3", "vLLM FA3", "SDPA stand-in"
-    arm: str  # contiguous | fragmented | dense | paged
+    arm: str  # contiguous | fragmented | dense | paged; a write: paged | converted | unconverted
     spread_k: Index  # segments the request's KV is split into in this cell; 0: as the engine lays it out
     block_size: Index  # tokens per block, as the kernel sees it; 0: nothing is paged
     layer: Index | None  # index of the attention layer; None end to end

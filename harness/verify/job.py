@@ -18,6 +18,7 @@ from harness.measure import clocks
 from harness.measure.budget import Budget
 from harness.measure.sampler import Series, sample
 from harness.measure.timers import Step
+from harness.models import mistral_format
 from harness.runs.record import Cell, Result, Status
 from harness.units import first_line
 from harness.verify.comparing import Agreement, compare
@@ -176,6 +177,10 @@ def _tokens(config: VerifyConfig, path: str, vocabulary: int) -> Prompts:
 
 def _sizes(config: VerifyConfig, path: str) -> tuple[int, int]:
     """A model's vocabulary and positions, of its config.json."""
+    if mistral_format.is_layout_of(Path(path)):
+        read = mistral_format.read_config(Path(path))
+        read = read.get("text_config", read)
+        return int(read["vocab_size"]), int(read["max_position_embeddings"])
     from transformers import AutoConfig
 
     try:

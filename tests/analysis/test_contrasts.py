@@ -126,3 +126,22 @@ def test_strides_are_a_contrast_and_a_cache_write_is_in_none() -> None:
 
 def test_no_results_have_no_pairs() -> None:
     assert series_pairs([]) == []
+
+
+def test_what_converting_costs_a_cache_write_is_a_contrast_with_a_noise_floor_of_its_own() -> None:
+    def write(arm: str, us: float, control: bool = False) -> Result:
+        samples = [us + n for n in range(10)]
+        return result("cache_write", "a write", "vLLM", arm, spread_k=4, layer=0, samples_us=samples,
+                      control=control)  # fmt: skip
+
+    series = [write("unconverted", 7), write("converted", 9), write("unconverted", 7.5, control=True)]
+    attention = [result("kernel", "a kernel", "vLLM", arm, spread_k=4, layer=0, samples_us=[9.0] * 10)
+                 for arm in ("dense", "compact")]  # fmt: skip
+    assert sorted(series_pairs(attention + series)) == [(0, 1), (2, 3), (2, 4)]
+    rows = {row.treatment: row for row in kernel_contrasts(4, arms_of(series)) if row.layer == 0}
+    assert {name: row.delta_us for name, row in rows.items()} == {"converted": 2, "unconverted again": 0.5}
+    assert rows["converted"].noise_floor_pct == rows["unconverted again"].noise_floor_pct is not None
+    summary = summary_of(record(), attention + series)
+    of_layer = [row["arm"] for row in summary["kernels"] if row["layer"] == 0]
+    assert of_layer == ["dense", "compact", "unconverted", "converted"]
+    assert {row["treatment"] for row in summary["contrasts"]} == {"compact", *rows}

@@ -94,9 +94,28 @@ def test_what_cannot_be_had(fake_hub: type[FakeHub]) -> None:
     with pytest.raises(ModelError, match=r"no complete weights of it .* --load-format dummy"):
         materialise(find(), seed=0)
     del fake_hub.files["config.json"]
-    fake_hub.files["params.json"] = b"{}"
-    with pytest.raises(ModelError, match=r"has no config\.json but params\.json, Mistral's own format"):
+    with pytest.raises(ModelError, match=r"has neither config\.json nor Mistral's params\.json"):
         find(revision="v2")
+
+
+def test_mistrals_own_layout(fake_hub: type[FakeHub], monkeypatch: pytest.MonkeyPatch) -> None:
+    del fake_hub.files["config.json"]
+    params = {"dim": 64, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "hidden_dim": 64, "vocab_size": 100}
+    weights = ["consolidated-00001-of-00002.safetensors", "consolidated-00002-of-00002.safetensors"]
+    index = {"weight_map": dict(zip("ab", weights, strict=True))}
+    fake_hub.files |= dict.fromkeys([*weights, "tokenizer.model.v3"], b"x")
+    fake_hub.files |= {
+        "params.json": json.dumps(params).encode(),
+        "consolidated.safetensors.index.json": json.dumps(index).encode(),
+    }
+    source = find()
+    assert (source.origin, source.num_layers, source.in_mistral_format) == ("hub", 2, True)
+    path = materialise(source, seed=0).path
+    assert path is not None
+    assert set(os.listdir(path)) == fake_hub.files.keys()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    offline = find()
+    assert (offline.origin, offline.directory) == ("directory", path)
 
 
 def test_an_interrupted_download_is_never_taken_for_complete(

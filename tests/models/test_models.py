@@ -90,7 +90,7 @@ def test_a_prompt_that_a_larger_limit_cannot_take(tmp_path: Path) -> None:
 def test_incomplete_directories(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no such directory"):
         inspect(str(tmp_path / "missing"), length=1)
-    with pytest.raises(ModelError, match=r"has no config\.json"):
+    with pytest.raises(ModelError, match=r"has neither config\.json nor Mistral"):
         inspect(str(tmp_path), length=1)
     directory = write_config(tmp_path / "bare", LLAMA)
     with pytest.raises(ModelError, match=r"no complete weights .* --load-format dummy"):

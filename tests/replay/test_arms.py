@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,11 +11,12 @@ from hypothesis import strategies as st
 
 from harness import kernels, layout
 from harness.analysis.contrasts import name_in_series
-from harness.kernels import DenseKV, PagedKV
+from harness.kernels import DenseKV, PagedKV, fp8, vllm_cache, vllm_cpu
 from harness.replay import arms
 from harness.replay.placement import gather
-from harness.replay.series import Judge, prepare
-from harness.runs.record import Status
+from harness.replay.series import Judge, Replay, prepare
+from harness.runs.record import Result, Status
+from patches import Symbol
 from tests.attention_calls import make_call, place, plan
 
 
@@ -115,3 +118,62 @@ def test_the_engines_kernel_takes_what_the_stand_in_does_not(option, words):
         else:
             assert result.status is Status.UNSUPPORTED
             assert words in (result.reason or "") or "packing" in (result.reason or "")
+
+
+def cache_writes(kv_cache_dtype: str = "fp8") -> dict[str, Result]:
+    """The cache writes of a call whose cache is quantised, by name; all else must be refused."""
+    placement = place(make_call(lengths=(70, 40)), 2)
+    placement.call = replace(placement.call, cache_dtype="uint8", kv_cache_dtype=kv_cache_dtype)
+    results = (
+        Replay("cpu", gap="shuffled", sizes="even", seed=0).series(placement, with_synthetic=True).results
+    )
+    others = [result for result in results if result.cell.stage != "cache_write"]
+    assert {(result.status, "would lack vLLM's scales" in (result.reason or "")) for result in others} == {
+        (Status.UNSUPPORTED, True)
+    }
+    writes = [result for result in results if result.cell.stage == "cache_write"]
+    assert len({result.series for result in writes}) == 1
+    return {name_in_series(result): result for result in writes}
+
+
+@pytest.mark.parametrize("kv_cache_dtype", fp8.FLOAT8)
+def test_a_write_into_8_bit_floats_runs_beside_one_that_does_not_convert(kv_cache_dtype):
+    writes = cache_writes(kv_cache_dtype)
+    assert writes.keys() == {"converted", "unconverted", "unconverted again"}
+    assert {(r.status, r.reason) for r in writes.values()} == {(Status.OK, None)}
+
+
+def test_a_converting_write_that_stores_something_else_is_not_timed(monkeypatch):
+    monkeypatch.setattr(vllm_cpu.VllmCpuAttention, "_write", lambda *_: None)
+    assert cache_writes()["converted"].status is Status.ERROR
+    assert "from K and V, 0.125 allowed" in (cache_writes()["converted"].reason or "")
+
+
+def test_where_no_write_converts_the_cells_say_why(monkeypatch):
+    for name, result in cache_writes("fp8_per_token_head").items():
+        assert result.status is Status.UNSUPPORTED, name
+        assert "the cache write of a fp8_per_token_head cache (uint8) is not replayed" in (
+            result.reason or ""
+        )
+    older = Symbol("vllm._custom_ops:cpu_attn_reshape_and_cache", ("a_later_parameter",))
+    monkeypatch.setattr(vllm_cpu, "FLOAT8", older)
+    writes = cache_writes()
+    assert writes["converted"].status is Status.UNSUPPORTED
+    assert "a fp8 cache: vllm._custom_ops:cpu_attn_reshape_and_cache has no" in (
+        writes["converted"].reason or ""
+    )
+    assert writes["unconverted"].status is Status.OK
+
+
+@pytest.mark.parametrize(("name", "stored"), fp8.FLOAT8.items())
+def test_what_a_gpus_cache_holds_is_held_against_k_and_v(name, stored):
+    call = replace(make_call(lengths=(70, 40)), kv_cache_dtype=name)
+    call.key[3, 0, :4] = torch.tensor([0.0, 1e-6, -500.0, 2.0**-8])
+    rows = torch.zeros(6 * 32, 2, 128, dtype=torch.uint8)
+    at = torch.randperm(6 * 32)[:110]
+    most = torch.finfo(stored.dtype).max
+    rows[at] = torch.cat([call.key, call.value], dim=-1).clamp(-most, most).to(stored.dtype).view(torch.uint8)
+    kv = PagedKV(rows.view(6, 32, 2, 128).transpose(1, 2), torch.empty(0))
+    assert 0 < vllm_cache.stored_error(call, kv, at) <= stored.step / 2, "rounded to the nearest"
+    rows[at[5], 1, 100] ^= 0x80
+    assert vllm_cache.stored_error(call, kv, at) > stored.step, "a sign"

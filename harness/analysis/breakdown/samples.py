@@ -167,6 +167,6 @@ def _name(result: Result) -> str:
         name = arm
     elif cell.stage == "gather":
         name = cell.kernel
-    elif cell.stage == "cache_write":
+    elif cell.stage == "cache_write" and cell.arm == "paged":  # a write that converts is not overridden
         name = arm.replace(cell.arm, "cache_write")
     return name if cell.data == "captured" else f"{cell.data} {name}"

@@ -13,7 +13,7 @@ from harness.config.engine import EngineSpec
 from harness.config.errors import label, refuse
 from harness.config.fields import Common, Count, Generation
 from harness.models import ModelSource
-from harness.models.required import require_cache, require_own_positions
+from harness.models.required import require_cache, require_own_positions, require_transformers_layout
 
 DEFAULTS: dict[DeviceKind, dict[str, Any]] = {
     "cuda": {"input_len": 512, "output_len": 256, "max_seconds": 60.0},
@@ -77,6 +77,7 @@ def find_model(config: KVCacheConfig) -> ModelSource:
     """The model, if transformers and vLLM can generate that much with it; raises ModelError if not."""
     source = config.inspect_model(config.longest)
     require_cache(source, per_head=True)
+    require_transformers_layout(source)
     require_own_positions(
         source, f"{label('input_len', config.input_len)} {label('output_len', config.output_len)}"
     )

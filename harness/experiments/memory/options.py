@@ -12,7 +12,7 @@ from harness.config.engine import EngineSpec
 from harness.config.errors import label, refuse
 from harness.config.fields import Common, Count, Engine, Seconds
 from harness.models import ModelSource
-from harness.models.required import require_cache, require_own_positions
+from harness.models.required import require_cache, require_own_positions, require_transformers_layout
 
 OUTPUT_LEN = 2  # tokens that vLLM generates: its requests exist until the second
 GROUPS: dict[str, list[str]] = {
@@ -84,6 +84,7 @@ def find_model(config: MemoryConfig) -> ModelSource:
     longest = max(config.lengths)
     source = config.inspect_model(longest + OUTPUT_LEN - 1)
     require_cache(source, per_head=True)
+    require_transformers_layout(source)
     require_own_positions(source, label("lengths", longest))
     return source
 

@@ -32,6 +32,11 @@ from harness.units import pluralise
 
 COLUMNS = ("spread_k", "captured ms", "vs spread=1", "verdict", "synth. ms", "vs synth.")
 PREFILL_COLUMNS = ("spread_k", "median ms", "vs spread=1", "verdict")  # where no kernel was measured
+WRITES = {
+    "paged": "Cache write",
+    "unconverted": "Cache write, plain",
+    "converted": "Cache write, fp8",
+}
 RANK_COLUMNS = ("rank", "baseline ms", "median ms", "difference", "verdict")
 REQUEST_COLUMNS = ("", "blocks", "spread_k", "dense", "1 segment", "split", "fragmentation")
 
@@ -146,13 +151,19 @@ def _engine_kernel(mean: Mean, kernel: str, spread_k: int, notes: Notes) -> Sect
         lines.append(time_line(f"Paged, {pluralise(spread_k, 'segment')}", paged, notes, digits))
     if compact := mean.kernel(kernel, "compact", spread_k):
         lines.append(time_line("Compact", compact, notes, digits))
-    if write := mean.cache_write(spread_k):
-        lines.append(time_line("Cache write", write, notes, digits))
+    for arm, label in WRITES.items():
+        if write := mean.cache_write(spread_k, arm):
+            lines.append(time_line(label, write, notes, digits))
     if spread_k == 1:
         lines += difference_line("Paging tax", mean.contrast(kernel, "dense", "paged@1", 1), digits)
     else:
         split = mean.contrast(kernel, "paged@1", "paged", spread_k)
         lines += difference_line("Fragmentation", split, digits)
+    if write := mean.cache_write(spread_k, "converted"):
+        conversion = mean.contrast(write.kernel, "unconverted", "converted", spread_k)
+        lines += difference_line("fp8 conversion", conversion, digits)
+        again = mean.contrast(write.kernel, "unconverted", "unconverted again", spread_k)
+        lines += difference_line("Cache write A/A", again, digits)
     lines += difference_line("A/A", mean.contrast(kernel, "paged@1", "paged@1 again", spread_k), digits)
     lines += difference_line("Placebo", mean.contrast(kernel, "paged@1", "placebo", spread_k), digits)
     first = dense or paged

@@ -33,7 +33,8 @@ def note(engine: Engine, longest: int, recorder: Recorder) -> None:
     if kinds.quantised:
         recorder.notice(
             f"the KV cache of {len(kinds.quantised)} of {layers} is {_and(kinds.quantised.values())}: whole "
-            "prefills are timed, these layers' attention is neither replayed nor overridden"
+            "prefills are timed, and what converting costs the cache write; these layers' attention is "
+            "neither replayed nor overridden"
         )
     as_in_vllm = len(kinds.not_steered(longest))
     if 0 < as_in_vllm < len(engine.about.layers):

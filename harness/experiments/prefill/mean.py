@@ -31,9 +31,9 @@ class Mean:
         """A kernel's row."""
         return find(self.kernels, kernel=kernel, arm=arm, spread_k=spread_k, data=data, layer="mean")
 
-    def cache_write(self, spread_k: int) -> KernelRow | None:
-        """The row of the kernel that writes the cache."""
-        return find(self.kernels, stage="cache_write", spread_k=spread_k, layer="mean")
+    def cache_write(self, spread_k: int, arm: str) -> KernelRow | None:
+        """The row of the kernel that writes the cache: `paged`, or `converted` and `unconverted`."""
+        return find(self.kernels, stage="cache_write", arm=arm, spread_k=spread_k, layer="mean")
 
     def contrast(
         self, kernel: str, baseline: str, treatment: str, spread_k: int, data: str | None = "captured"

@@ -4,6 +4,7 @@ breakdown.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -51,7 +52,7 @@ def summarise(record: RunRecord, results: Sequence[Result]) -> PrefillSummary:
         gathers = arms_of(r for r in in_spread if r.cell.stage == "gather")
         writes = arms_of(r for r in in_spread if r.cell.stage == "cache_write")
         for (kernel, name, data), group in (arms | writes).items():
-            if "@" not in name and name != "placebo":  # what the arms are set against has no row
+            if not re.search("@|placebo|again", name):  # what the arms are set against has no row
                 gather = gathers.get((gather_for(kernel), name, data))
                 kernels += [
                     _kernel_row(record, Group((result,)), result.cell.layer, gather)
@@ -59,9 +60,10 @@ def summarise(record: RunRecord, results: Sequence[Result]) -> PrefillSummary:
                 ]
                 mean = _kernel_row(record, group, "mean", gather)
                 kernels += [mean, _sum_row(mean)]
-    compared = [r for r in pulled_in if r.cell.stage == "kernel" and r.cell.request is None]
-    for (_, spread_k), in_spread in _by_rank_and_spread(compared).items():
-        contrasts += kernel_contrasts(spread_k, arms_of(in_spread))
+    for stage in ("kernel", "cache_write"):
+        compared = [r for r in pulled_in if r.cell.stage == stage and r.cell.request is None]
+        for (_, spread_k), in_spread in _by_rank_and_spread(compared).items():
+            contrasts += kernel_contrasts(spread_k, arms_of(in_spread))
     contrasts += end_to_end_contrasts([r for r in pulled_in if r.cell.stage == "end_to_end"])
     return PrefillSummary(
         schema_version=2,
