@@ -7,7 +7,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from harness import layout
 from harness.config import checks, fields
 from harness.config.defaults import DeviceKind, describe
 from harness.config.errors import label, nearest, refuse
@@ -149,9 +148,8 @@ def _prefill_problems(config: TransferConfig) -> Iterable[str]:
 
 def plan(config: TransferConfig) -> list[str]:
     """What a resolved configuration measures, a line each."""
-    blocks = layout.num_blocks(config.length, config.block_size or 1)
     return [
-        f"request: {config.length} tokens in {blocks} blocks, {config.request_bytes() / MIB:.0f} MiB",
+        f"request: {config.length} tokens in {config.num_blocks()} blocks, {config.request_bytes() / MIB:.0f} MiB",
         f"directions: {', '.join(config.directions)}; ways: {', '.join(config.ways)}",
         f"spread_k: {', '.join(map(str, config.spreads()))}, a series each for every direction and layout",
     ]
