@@ -255,7 +255,8 @@ def run(experiment: str, *, config_file: str | os.PathLike[str] | None = None, *
     """Run an experiment, as `python -m harness EXPERIMENT` does, and return its run.
 
     Args:
-        experiment: "prefill", the main job, or a subcommand: kernels, cache, memory, backends, kvcache.
+        experiment: "prefill", the main job, or a subcommand: kernels, cache, memory, backends, kvcache,
+            transfer.
         config_file: options from a YAML file; `options` override it.
         options: the command line's options, with underscores: model, length, spread_k, ...
 

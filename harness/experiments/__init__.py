@@ -18,6 +18,7 @@ from harness.experiments.kvcache import options as kvcache_options
 from harness.experiments.memory import options as memory_options
 from harness.experiments.prefill import inputs as prefill_inputs
 from harness.experiments.prefill import options as prefill_options
+from harness.experiments.transfer import options as transfer_options
 
 if TYPE_CHECKING:
     from harness.models import ModelSource
@@ -132,5 +133,17 @@ EXPERIMENTS: dict[str, Experiment] = {
         charts="harness.experiments.allocate.charts",
         plan=allocate_options.plan,
         timed=False,
+    ),
+    "transfer": Experiment(
+        about="time every way of moving a request's KV cache to the host, back, or to the next GPU",
+        question="How long does moving a request's KV cache take, by layout and by way of copying?",
+        config=transfer_options.TransferConfig,
+        groups=transfer_options.GROUPS,
+        resolve=transfer_options.resolve,
+        job="harness.experiments.transfer.measure",
+        view="harness.experiments.transfer.view",
+        charts="harness.experiments.transfer.charts",
+        plan=transfer_options.plan,
+        compared=lambda result: result.cell.stage == "transfer" and result.cell.arm != "placebo",
     ),
 }
