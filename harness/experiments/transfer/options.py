@@ -149,7 +149,8 @@ def _prefill_problems(config: TransferConfig) -> Iterable[str]:
 def plan(config: TransferConfig) -> list[str]:
     """What a resolved configuration measures, a line each."""
     return [
-        f"request: {config.length} tokens in {config.num_blocks()} blocks, {config.request_bytes() / MIB:.0f} MiB",
+        f"request: {config.length} tokens in {config.num_blocks()} blocks, "
+        f"{config.request_bytes() / MIB:.0f} MiB",
         f"directions: {', '.join(config.directions)}; ways: {', '.join(config.ways)}",
         f"spread_k: {', '.join(map(str, config.spreads()))}, a series each for every direction and layout",
     ]
