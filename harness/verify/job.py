@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from harness import device, models
+from harness import device
 from harness.analysis import figures, stats
 from harness.config.errors import ConfigError, label
+from harness.engine import served_model
+from harness.engine.answers import Agreement, compare
 from harness.engine.child import Child
+from harness.engine.serving import EngineSetup, Prompts, ReplyTimer, ServingFacts, serving
 from harness.measure import clocks
 from harness.measure.budget import Budget
 from harness.measure.sampler import Series, sample
 from harness.measure.timers import Step
-from harness.models import mistral_format
 from harness.runs.record import Cell, Result, Status
-from harness.units import first_line
-from harness.verify.comparing import Agreement, compare
-from harness.verify.options import LEAST_TOKENS, LENGTHS, VerifyConfig, engine_arguments
-from harness.verify.serving import EngineSetup, Prompts, ServingFacts, serving
-from harness.workloads import WorkError, read_work
-from harness.workloads.tokens import token_ids
+from harness.verify.options import LEAST_TOKENS, LENGTHS, VerifyConfig
 
 STOCK, GRAPHS = "stock", "+graphs"
 
@@ -118,24 +114,10 @@ def run(
 def _read(config: VerifyConfig) -> _Input:
     """The model's files and the prompts' token ids; takes seconds, starts nothing."""
     sizes = config.sizes()
-    arguments = engine_arguments(config) | {"model": config.model, "load_format": config.load_format}
-    std, weights = None, config.load_format
-    if config.model in models.BUILT_IN:
-        found = models.inspect(config.model, length=1, load_format=config.load_format)
-        source = models.materialise(found, config.seed)
-        arguments |= {"model": str(source.path), "load_format": source.load_format}
-        arguments["hf_overrides"] = source.hf_overrides
-        weights = source.weights
-        if source.drawn_in_engine:
-            std = float(source.config.get("initializer_range", 0.02))
-    vocabulary, positions = _sizes(config, str(arguments["model"]))
-    prompts = _tokens(config, str(arguments["model"]), vocabulary) if config.prompts else []
-    # Prompts are token ids; but pooling models start only with a tokenizer.
-    directory = Path(str(arguments["model"]))
-    arguments["skip_tokenizer_init"] = directory.is_dir() and not any(
-        (directory / name).is_file() for name in models.TOKENIZERS
-    )
-    most = (config.max_model_len or positions) - 1
+    model = served_model.read(config, config.seed)
+    arguments = {"enable_prefix_caching": False} | model.arguments
+    prompts = served_model.read_prompts(config, model, config.prompts, config.seed) if config.prompts else []
+    vocabulary, most = model.vocabulary, (config.max_model_len or model.positions) - 1
     if not (sizes or prompts):
         sizes = [(count, min(max(LENGTHS), most)) for count in (1, 8)]
     lengths = [length for length in LENGTHS if length <= most]
@@ -154,44 +136,7 @@ def _read(config: VerifyConfig) -> _Input:
     least = LEAST_TOKENS[device.kind()]
     arguments["max_num_batched_tokens"] = config.max_num_batched_tokens or max(room, least)
     answered = [*seeded, *(batch.prompts[0] for batch in batches if not config.prompts)]
-    return _Input(arguments, std, weights, answered, batches)
-
-
-def _tokens(config: VerifyConfig, path: str, vocabulary: int) -> Prompts:
-    """The token ids of --prompts; a tokenizer is needed only for texts."""
-    from transformers import AutoTokenizer
-
-    assert config.prompts is not None
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            path, revision=config.revision, trust_remote_code=config.trust_remote_code
-        )
-    except (OSError, ValueError):
-        tokenizer = None
-    encode = tokenizer and (lambda text: tokenizer(text)["input_ids"])
-    try:
-        return [*token_ids(read_work(config.prompts), encode, vocabulary, config.seed)]
-    except WorkError as error:
-        raise ConfigError(f"{label('prompts', config.prompts)}: {error}") from error
-
-
-def _sizes(config: VerifyConfig, path: str) -> tuple[int, int]:
-    """A model's vocabulary and positions, of its config.json."""
-    if mistral_format.is_layout_of(Path(path)):
-        read = mistral_format.read_config(Path(path))
-        read = read.get("text_config", read)
-        return int(read["vocab_size"]), int(read["max_position_embeddings"])
-    from transformers import AutoConfig
-
-    try:
-        found = AutoConfig.from_pretrained(
-            path, revision=config.revision, trust_remote_code=config.trust_remote_code
-        )
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{label('model', config.model)}: {first_line(error)}") from error
-    text = found.get_text_config()
-    positions = getattr(text, "max_position_embeddings", None) or max(LENGTHS) + 1
-    return int(text.vocab_size), int(positions)
+    return _Input(arguments, model.std, model.weights, answered, batches)
 
 
 def _random(vocabulary: int, length: int, seed: int) -> list[int]:
@@ -246,16 +191,6 @@ def _hold_against_stock(verified: Verified, engines: dict[str, Child], prompts: 
     verified.itself = compare(alone[STOCK], together[STOCK], dtype)
 
 
-class _Timer:
-    """The engines' own times."""
-
-    name = "LLM.generate or LLM.encode"
-
-    def time_round(self, steps: Sequence[Step]) -> list[float]:
-        """Microseconds of each step, which its `run` returns."""
-        return [float(step.run()) for step in steps]  # type: ignore[arg-type]
-
-
 def _time(verified: Verified, engines: dict[str, Child], batch: Batch, budget: Budget) -> None:
     """Sample a batch in every engine in turns, in stock twice (A/A)."""
     arms = [*engines, STOCK]
@@ -264,7 +199,7 @@ def _time(verified: Verified, engines: dict[str, Child], batch: Batch, budget: B
         cell = Cell("end_to_end", "prefill", "vLLM", arm, 0, 0, None, "captured", (("batch", batch.name),))
         series.results.append(Result(cell, batch.name, Status.OK, control=n == len(engines)))
         series.steps.append(Step(lambda arm=arm: engines[arm].ask("run_us", batch.prompts)))  # type: ignore[misc]
-    sample(series, _Timer(), budget, verified.config.seed, monitor=clocks.for_device(device.kind()))
+    sample(series, ReplyTimer(), budget, verified.config.seed, monitor=clocks.for_device(device.kind()))
     verified.results += series.results
     first, *_ = pulled = figures.pull_in(series.results)
     for result, of_contrast in zip(series.results, pulled, strict=True):

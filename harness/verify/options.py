@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
@@ -90,21 +90,3 @@ def check(config: VerifyConfig) -> None:
         problems.append("--graphs and --enforce-eager: exclude each other; leave one out")
     config.sizes()
     refuse(problems)
-
-
-def engine_arguments(config: VerifyConfig) -> dict[str, Any]:
-    """vLLM's arguments that stand in the options themselves."""
-    own: dict[str, Any] = {
-        "dtype": config.dtype,
-        "enforce_eager": config.enforce_eager,
-        "tensor_parallel_size": config.tensor_parallel_size,
-        "trust_remote_code": config.trust_remote_code,
-        "seed": config.seed,
-        "enable_prefix_caching": False,
-    }
-    if config.flash_attn_version:
-        own["attention_config"] = {"flash_attn_version": config.flash_attn_version}
-    for name in ("block_size", "attention_backend", "distributed_executor_backend", "revision"):
-        if value := getattr(config, name):
-            own[name] = value
-    return own | config.engine_options

@@ -9,10 +9,10 @@ from typing import Any
 
 from harness import device
 from harness.analysis.verdicts import judge
+from harness.engine.answers import Agreement
 from harness.report.tables import NONE, Line, Section, markdown
 from harness.runs.command import from_argv
 from harness.units import MIB
-from harness.verify.comparing import Agreement
 from harness.verify.job import STOCK, Contrast, Verified
 
 CHECKS = ("engine", "each prompt alone", "all at once", "cache written", "K and V pool", "allocated")

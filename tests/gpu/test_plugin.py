@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from harness import device
+from harness.engine.answers import compare
 from harness.engine.child import Child, EngineFailed
-from harness.verify.comparing import compare
 from patches import prefill_only
 from tests.feature_models import MODELS, save
 from tests.plugin.engines import MIXED, ONE_TOKEN, counted, engine_setup

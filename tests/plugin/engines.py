@@ -13,8 +13,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
+from harness.engine.serving import EngineSetup, Serving, serving
 from harness.plugin import steps
-from harness.verify.serving import EngineSetup, Serving, serving
 
 VOCABULARY = 256
 ROOM = 256  # of a request's tokens

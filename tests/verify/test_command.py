@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from harness.engine.answers import Agreement
+from harness.engine.serving import ServingFacts
 from harness.verify import view
-from harness.verify.comparing import Agreement
 from harness.verify.job import STOCK, Verified
 from harness.verify.options import VerifyConfig
-from harness.verify.serving import ServingFacts
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = ["python", "-m", "harness", "verify"]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from harness.verify.serving import Answer
+from harness.engine.serving import Answer
 
 # Kernels add in another order; through all layers that moves a logprob, or a vector by its length, by less.
 LOGPROB_TOLERANCE, LOGPROB_TOLERANCE_16_BIT = 1e-3, 0.1

@@ -13,10 +13,11 @@ from typing import Any
 from harness import plugin
 from harness.engine import executors
 from harness.engine.options import environment, kv_cache_space, unless_set
+from harness.measure.timers import Step
 from harness.plugin import mode as plugin_mode
 
 POOLING = ("embed", "classify", "token_embed", "token_classify")
-EXTENSION = "harness.verify.workers.Workers"
+EXTENSION = "harness.engine.serving_worker.Workers"
 LOGPROBS = 20  # the most that vLLM gives without being told
 Prompts = Sequence[Sequence[int]]  # token ids of each
 
@@ -111,6 +112,16 @@ class Serving:
         only = output.outputs[0]
         found = {token: float(each.logprob) for token, each in only.logprobs[0].items()}
         return Answer(only.token_ids[0], found, ())
+
+
+class ReplyTimer:
+    """The engines' own times, of steps that ask for `Serving.run_us`."""
+
+    name = "LLM.generate or LLM.encode"
+
+    def time_round(self, steps: Sequence[Step]) -> list[float]:
+        """Microseconds of each step, which its `run` returns."""
+        return [float(step.run()) for step in steps]  # type: ignore[arg-type]
 
 
 @contextmanager

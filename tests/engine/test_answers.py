@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from harness.verify.comparing import compare
-from harness.verify.serving import Answer
+from harness.engine.answers import compare
+from harness.engine.serving import Answer
 
 
 def said(token, **logprobs):
