@@ -29,12 +29,28 @@ class ServedModel:
     positions: int
 
 
+def own_arguments(config: Engine) -> dict[str, Any]:
+    """vLLM's arguments that stand in the options themselves."""
+    own: dict[str, Any] = {
+        "dtype": config.dtype,
+        "enforce_eager": config.enforce_eager,
+        "tensor_parallel_size": config.tensor_parallel_size,
+        "trust_remote_code": config.trust_remote_code,
+    }
+    if config.flash_attn_version:
+        own["attention_config"] = {"flash_attn_version": config.flash_attn_version}
+    for name in ("block_size", "attention_backend", "distributed_executor_backend", "revision"):
+        if value := getattr(config, name):
+            own[name] = value
+    return own | config.engine_options
+
+
 def read(config: Engine, seed: int) -> ServedModel:
     """The model's files and configuration; takes seconds, starts nothing.
 
     Raises ModelError, or ConfigError if its config.json cannot be read.
     """
-    arguments = _own_arguments(config) | {"model": config.model, "load_format": config.load_format}
+    arguments = own_arguments(config) | {"model": config.model, "load_format": config.load_format}
     arguments["seed"] = seed
     std, weights = None, config.load_format
     if config.model in models.BUILT_IN:
@@ -91,19 +107,3 @@ def _sizes(config: Engine, path: str) -> tuple[int, int]:
         raise ConfigError(f"{label('model', config.model)}: {first_line(error)}") from error
     text = found.get_text_config()
     return int(text.vocab_size), int(getattr(text, "max_position_embeddings", None) or POSITIONS)
-
-
-def _own_arguments(config: Engine) -> dict[str, Any]:
-    """vLLM's arguments that stand in the options themselves."""
-    own: dict[str, Any] = {
-        "dtype": config.dtype,
-        "enforce_eager": config.enforce_eager,
-        "tensor_parallel_size": config.tensor_parallel_size,
-        "trust_remote_code": config.trust_remote_code,
-    }
-    if config.flash_attn_version:
-        own["attention_config"] = {"flash_attn_version": config.flash_attn_version}
-    for name in ("block_size", "attention_backend", "distributed_executor_backend", "revision"):
-        if value := getattr(config, name):
-            own[name] = value
-    return own | config.engine_options

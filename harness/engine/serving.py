@@ -8,13 +8,14 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from harness import plugin
 from harness.engine import executors
 from harness.engine.options import environment, kv_cache_space, unless_set
 from harness.measure.timers import Step
 from harness.plugin import mode as plugin_mode
+from harness.runs.schema import EngineSettings
 
 POOLING = ("embed", "classify", "token_embed", "token_classify")
 EXTENSION = "harness.engine.serving_worker.Workers"
@@ -44,6 +45,7 @@ class ServingFacts:
     pool_bytes: int  # of all layers' K and V, of one rank
     allocated_bytes: int  # by PyTorch on the GPU, of this process; 0 on a CPU
     start_s: float
+    settings: EngineSettings  # vLLM's effective ones
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,17 @@ class Answer:
     token: int | None
     logprobs: dict[int, float]  # of the most likely tokens
     pooled: tuple[float, ...]
+
+
+Cache = Literal["empty", "filled", "as it is"]  # prefixes kept ahead of a run: none, those of its prompts
+
+
+@dataclass(frozen=True)
+class Ran:
+    """Prompts that came at once and were answered."""
+
+    us: float
+    cached_tokens: int  # found in the prefix cache, as vLLM counts
 
 
 class Serving:
@@ -67,8 +80,18 @@ class Serving:
         """Of the engine, with memory as of now."""
         import torch
 
+        from patches import engine
+
         vllm = self.llm.llm_engine.vllm_config
-        backends, pool_bytes = self.llm.collective_rpc(describe_layers)[0]
+        backends, flash_attn_version, pool_bytes = self.llm.collective_rpc(describe_layers)[0]
+        settings = EngineSettings(
+            **engine.settings(self.llm.llm_engine),
+            flash_attn_version=flash_attn_version,
+            attention_backend=list(backends),
+            async_scheduling=bool(vllm.scheduler_config.async_scheduling),
+            cudagraph_capture_sizes=sorted(vllm.compilation_config.cudagraph_capture_sizes or ()),
+            start_s=round(self.start_s, 1),
+        )
         return ServingFacts(
             self.task,
             str(vllm.model_config.dtype).removeprefix("torch."),
@@ -78,6 +101,7 @@ class Serving:
             pool_bytes,
             torch.cuda.memory_allocated() if torch.cuda.is_initialized() else 0,
             self.start_s,
+            settings,
         )
 
     def answers(self, prompts: Prompts, one_by_one: bool) -> list[Answer]:
@@ -90,6 +114,20 @@ class Serving:
         started = time.perf_counter()
         self._run(prompts, None)
         return 1e6 * (time.perf_counter() - started)
+
+    def run(self, prompts: Prompts, cache: Cache) -> Ran:
+        """The same from a prefix cache in a known state, which takes no part of the time."""
+        if cache != "as it is" and self.llm.llm_engine.vllm_config.cache_config.enable_prefix_caching:
+            from patches import kv_cache
+
+            if not kv_cache.reset_prefix_cache(self.llm.llm_engine):
+                raise RuntimeError("vLLM did not reset its prefix cache: a request still holds blocks")
+        if cache == "filled":
+            self._run(prompts, None)
+        started = time.perf_counter()
+        outputs = self._run(prompts, None)
+        us = 1e6 * (time.perf_counter() - started)
+        return Ran(us, sum(output.num_cached_tokens or 0 for output in outputs))
 
     def written(self, prompts: Prompts) -> int:
         """How many numbers of the cache, zero before, are not after these prompts; of all ranks."""
@@ -158,10 +196,13 @@ def serving(setup: EngineSetup) -> Iterator[Serving]:
             llm.llm_engine.engine_core.shutdown()
 
 
-def describe_layers(worker: Any) -> tuple[tuple[str, ...], int]:
-    """The names of a rank's attention backends, and the bytes of its cache."""
-    names = {layer.attn_backend.get_name() for layer in _layers(worker)}
-    return tuple(sorted(names)), sum(cache.nbytes for cache in _caches(worker))
+def describe_layers(worker: Any) -> tuple[tuple[str, ...], int | None, int]:
+    """The names of a rank's attention backends, its flash attention version, and the bytes of its cache."""
+    from patches import engine
+
+    layers = engine.attention_layers(worker)
+    pool_bytes = sum(cache.nbytes for cache in _caches(worker))
+    return engine.backends(layers), engine.flash_attn_version(layers), pool_bytes
 
 
 def clear_caches(worker: Any) -> None:

@@ -114,6 +114,10 @@ class EngineSettings(Stored):
     prefix_caching: bool | None = Field(default=None, description="whether blocks are reused")
     flash_attn_version: Count | None = Field(default=None, description="2, 3 or 4; null: another backend")
     attention_backend: list[str] | None = Field(default=None, description="the layers' backends, each once")
+    async_scheduling: bool | None = Field(
+        default=None, description="whether the host plans a step while another runs"
+    )
+    cudagraph_capture_sizes: list[Count] | None = Field(default=None, description="tokens of CUDA graphs")
     num_blocks_in_pool: Count | None = Field(default=None, description="blocks of the KV cache")
     kv_cache_bytes: Count | None = Field(default=None, description="of the blocks available to requests")
     start_s: Amount | None = Field(default=None, description="seconds until it was up")
@@ -181,6 +185,15 @@ class VariantRecord(Stored):
     logits_error: Amount | None = Field(
         default=None, description="distance from the baseline's logits, in their standard deviations"
     )
+
+
+class CandidateRecord(Stored):
+    """One of the engines that `advise` tries."""
+
+    change: str = Field(description="what differs from stock, as `vllm serve` takes it")
+    serve: str = Field(description="the whole `vllm serve` line, with the plugin's variable where it has it")
+    settings: EngineSettings | None = Field(default=None, description="the effective ones; null: not started")
+    worst: Amount | None = Field(default=None, description="the largest difference from stock's answers")
 
 
 class ComparedOutput(Stored):
@@ -276,6 +289,9 @@ class RunRecord(Stored):
     variants: dict[str, VariantRecord] | None = Field(default=None, description="other engines, by name")
     outputs: dict[str, list[ComparedOutput]] | None = Field(
         default=None, description="by share in the cache, %"
+    )
+    candidates: dict[str, CandidateRecord] | None = Field(
+        default=None, description="by name, `stock` among them: the engines that `advise` tries"
     )
     kv_bytes_per_token: Count | None = Field(default=None, description="K and V of all layers")
     sources: dict[str, dict[str, str]] | None = Field(

@@ -90,7 +90,10 @@ def as_json(verified: Verified, argv: list[str]) -> str:
         "config": verified.config.model_dump(mode="json"),
         "equal": verified.equal,
         "weights": verified.weights,
-        "engines": {arm: asdict(facts) for arm, facts in verified.facts.items()},
+        "engines": {
+            arm: asdict(facts) | {"settings": facts.settings.to_json()}
+            for arm, facts in verified.facts.items()
+        },
         "alone": {arm: asdict(found) for arm, found in verified.alone.items()},
         "together": {arm: asdict(found) for arm, found in verified.together.items()},
         "stock_against_itself": verified.itself and asdict(verified.itself),

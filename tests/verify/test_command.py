@@ -12,6 +12,7 @@ import pytest
 
 from harness.engine.answers import Agreement
 from harness.engine.serving import ServingFacts
+from harness.runs.schema import EngineSettings
 from harness.verify import view
 from harness.verify.job import STOCK, Verified
 from harness.verify.options import VerifyConfig
@@ -93,7 +94,8 @@ def test_bad_input_is_refused_before_anything_loads(argv, problem):
 
 
 GOOD = Agreement(10, 10, 0, 0.02, 0.1, identical=False)
-FACTS = ServingFacts("generate", "bfloat16", ("FLASH_ATTN",), "PIECEWISE", None, 2**30, 2**31, 30.0)
+SETTINGS = EngineSettings()
+FACTS = ServingFacts("generate", "bfloat16", ("FLASH_ATTN",), "PIECEWISE", None, 2**30, 2**31, 30.0, SETTINGS)
 
 
 def verified(alone=GOOD, together=GOOD, stock_wrote=1000, plugin_wrote=0):
