@@ -79,6 +79,7 @@ class Document:
     warnings: Sequence[Warned] = ()
     columns: Sequence[str] = ()  # of the rows, in case there are none
     advice: Sequence[str] = ()  # what to do about it, a line each
+    command: str = ""  # to copy, whole and in one line
 
     @property
     def heading(self) -> str:
@@ -95,12 +96,13 @@ class Document:
         notes = [f"Note: {notice}" for notice in self.record.notices]
         notes += [f"Warning: {text}" for text in count_warnings(self.warnings)]
         ending = wrap([self.answer, *(f"- {line}" for line in self.advice)])
-        return "\n\n".join(filter(None, [*(shown or [NOTHING]), wrap(notes), ending]))
+        return "\n\n".join(filter(None, [*(shown or [NOTHING]), wrap(notes), ending, self.command]))
 
     def markdown(self) -> str:
         """The whole of tables.md."""
         blocks = [f"# {self.heading}", *(f"> {notice}" for notice in self.record.notices)]
-        blocks += [f"**{self.answer}**", list_lines(facts(self.record))]
+        blocks += [f"**{self.answer}**", *([f"```\n{self.command}\n```"] if self.command else [])]
+        blocks += [list_lines(facts(self.record))]
         tables = [table for part in self.parts for table in (*part.details, *part.tables)]
         blocks += [table.markdown() for table in tables] or [NOTHING]
         if self.warnings:

@@ -29,7 +29,7 @@ def check(config: Common) -> None:
             f"--resume: the run in {config.output_dir} is one of {record.experiment}, not of "
             f"{config.experiment}; name another"
         )
-    if record.status == "finished" and not lacks_only_its_report(run):
+    if record.status == "finished" and not (lacks_only_its_report(run) or _left_out(run)):
         raise ConfigError(f"--resume: the run in {config.output_dir} is finished; nothing is left to measure")
     if changes := differences(record, config):
         raise ConfigError(
@@ -47,6 +47,11 @@ def lacks_only_its_report(run: RunDirectory) -> bool:
         return bool(read_json(run.summary_path)["status"] != "finished")
     except (FileNotFoundError, Damaged):
         return True
+
+
+def _left_out(run: RunDirectory) -> bool:
+    """Whether a finished run had too little time for some of its cells."""
+    return any(result.status is Status.INTERRUPTED for result in latest(run.results()))
 
 
 def differences(record: RunRecord, config: Common) -> list[str]:

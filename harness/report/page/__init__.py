@@ -30,6 +30,7 @@ def page(document: Document, sheets: Iterable[Sheet], question: str, in_full: st
         title=document.heading,
         question=question,
         answer=document.answer,
+        command=document.command,
         status=record.status,
         notices=record.notices,
         warnings=group_warnings(document.warnings),
@@ -51,6 +52,7 @@ def draw(
     notices: Sequence[str],
     environment: Sequence[facts.Facts],
     typed: Sequence[str] | None,
+    command: str = "",
     warnings: Sequence[str] = (),
     in_full: str | None = None,
     commit: str | None = None,
@@ -59,6 +61,7 @@ def draw(
 
     Args:
         typed: the command that made what it shows.
+        command: to copy, below the answer.
         in_full: the same with every option that is not a default.
         commit: of the harness.
     """
@@ -67,6 +70,7 @@ def draw(
         title=title,
         question=question,
         answer=answer,
+        command=command,
         status=status,
         sections=[_section(part, list(sheets)) for part in parts],
         notices=notices,
