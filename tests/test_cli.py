@@ -251,7 +251,8 @@ def test_a_dry_run_says_what_it_would_measure_and_imports_nothing_heavy(tmp_path
 
 
 def test_every_experiment_has_a_plan():
-    found = run_all([("main", [name, "--dry-run"]) for name in EXPERIMENTS])
+    needed = {"advise": ["--prompts", "configs/prompts/passage.txt"]}
+    found = run_all([("main", [name, "--dry-run", *needed.get(name, [])]) for name in EXPERIMENTS])
     for name, done in zip(EXPERIMENTS, found, strict=True):
         assert (done.returncode, done.heavy) == (0, []), done.stderr
         assert done.stdout.startswith(f"{name}: {EXPERIMENTS[name].question}\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -40,9 +41,16 @@ def untested(monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.mark.parametrize("name", FIRST_STEP)
 def test_an_untested_vllm_and_how_the_weights_were_made(untested, name, tmp_path, capsys):
     model = [] if name in ("kernels", "transfer") else ["--model", "llama-3-8b-1-layer"]
-    assert __main__.main([name, "--output-dir", str(tmp_path), *model]) == 130
+    given = [] if name != "advise" else ["--prompts", str(_token_ids(tmp_path))]
+    assert __main__.main([name, "--output-dir", str(tmp_path / "run"), *model, *given]) == 130
     said = [untested] + ["weights: seeded random in the shape of one layer of Llama 3.1 8B"] * bool(model)
-    check(RunDirectory.open(tmp_path), said, capsys.readouterr().out)
+    check(RunDirectory.open(tmp_path / "run"), said, capsys.readouterr().out)
+
+
+def _token_ids(folder: Path) -> Path:
+    file = folder / "prompts.jsonl"
+    file.write_text("[1, 2, 3]\n")
+    return file
 
 
 def test_an_untested_vllm_where_captures_are_replayed(untested, tmp_path, monkeypatch, capsys):

@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 NAMES = {"run_sizes": "segment_sizes"}  # former -> now
-ALSO = {"input_len": "length", "json": "print_json"}  # shown by --help; vLLM's benchmarks have --input-len
+# Shown by --help; vLLM's benchmarks have --input-len.
+ALSO = {"input_len": "length", "json": "print_json", "try": "candidates"}
 
 
 def rename(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.config import Common
+from harness.experiments.advise import options as advise_options
 from harness.experiments.allocate import options as allocate_options
 from harness.experiments.backends import options as backends_options
 from harness.experiments.cache import options as cache_options
@@ -41,6 +42,7 @@ class Experiment:
     adapt: Callable[[Any, Mapping[str, Any]], Common] | None = None  # ahead of resolve: (config, as typed)
     compared: Callable[[Result], bool] = lambda result: True  # which results `compare` compares
     timed: bool = True  # whether it has times to compare
+    limits_starts: bool = False  # whether --max-seconds includes the engines' starts
     # What a resolved config will measure, a line each: --dry-run.
     plan: Callable[[Any], Sequence[str]] = lambda config: ()
 
@@ -145,5 +147,18 @@ EXPERIMENTS: dict[str, Experiment] = {
         charts="harness.experiments.transfer.charts",
         plan=transfer_options.plan,
         compared=lambda result: result.cell.stage == "transfer" and result.cell.arm != "placebo",
+    ),
+    "advise": Experiment(
+        about="what to start vLLM with for your prompts: changes tried in real engines",
+        question="Which of vLLM's options, and does the plugin, make this work faster, and by how much?",
+        config=advise_options.AdviseConfig,
+        groups=advise_options.GROUPS,
+        resolve=advise_options.resolve,
+        job="harness.experiments.advise.measure",
+        view="harness.experiments.advise.view",
+        charts="harness.experiments.advise.charts",
+        plan=advise_options.plan,
+        find_model=advise_options.find_model,
+        limits_starts=True,
     ),
 }

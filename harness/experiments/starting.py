@@ -111,7 +111,9 @@ def plan(name: str, options: Mapping[str, Any], config_file: Path | None = None)
     config = check(name, options, kind, config_file)
     assert config.max_seconds is not None
     time = f"{config.repeats} rounds" if config.repeats else f"{config.max_seconds:g} s (--max-seconds)"
-    if isinstance(config, Model):
+    if experiment.limits_starts:
+        time += ", the starts of engines included"
+    elif isinstance(config, Model):
         time += "; each engine takes about a minute more to start and to be checked"
     lines = [
         f"{name}: {experiment.question}",

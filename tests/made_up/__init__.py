@@ -16,6 +16,7 @@ from harness.compare.ratios import Comparison, Run, compare
 from harness.runs.record import Result
 from harness.sweep import view as sweep_view
 from tests.made_up import (
+    advise,
     backends,
     cache,
     kernels,
@@ -54,8 +55,9 @@ RUNS = {
     "kvcache": MadeUp(kvcache.record, kvcache.results),
     "kvcache_lost": MadeUp(kvcache.record, lambda: kvcache.results("no_cache")),
     "transfer": MadeUp(transfer.record, transfer.results),
+    "advise": MadeUp(advise.record, advise.results),
 }
-COMPANIONS = ("kernels", "cache", "memory", "backends", "kvcache", "transfer")
+COMPANIONS = ("kernels", "cache", "memory", "backends", "kvcache", "transfer", "advise")
 STORED = {"run": "prefill", "cache": "cache"}  # folders of tests/data, written by an earlier version
 
 
