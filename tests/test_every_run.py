@@ -39,7 +39,7 @@ def untested(monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.mark.parametrize("name", FIRST_STEP)
 def test_an_untested_vllm_and_how_the_weights_were_made(untested, name, tmp_path, capsys):
-    model = [] if name == "kernels" else ["--model", "llama-3-8b-1-layer"]
+    model = [] if name in ("kernels", "allocate") else ["--model", "llama-3-8b-1-layer"]
     assert __main__.main([name, "--output-dir", str(tmp_path), *model]) == 130
     said = [untested] + ["weights: seeded random in the shape of one layer of Llama 3.1 8B"] * bool(model)
     check(RunDirectory.open(tmp_path), said, capsys.readouterr().out)

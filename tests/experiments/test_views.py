@@ -34,7 +34,7 @@ PLOTS = {
     **{name: {"attribution", "spread_k", "layers"} for name in ("prefill", "gpu")},
     **{name: {"kvcache_steps", "kvcache_modes"} for name in ("kvcache", "kvcache_lost")},
     "kernels_others": {"kernels"},
-    **{name: {name} for name in ("kernels", "cache", "memory", "backends")},
+    **{name: {name} for name in ("kernels", "cache", "memory", "backends", "allocate")},
 }
 LISTS = {"prefill": ("kernels", "end_to_end"), "kvcache": ("modes", "steps")}  # whose rows tables.csv has
 

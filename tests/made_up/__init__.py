@@ -15,7 +15,18 @@ from harness.compare.gate import Limit
 from harness.compare.ratios import Comparison, Run, compare
 from harness.runs.record import Result
 from harness.sweep import view as sweep_view
-from tests.made_up import backends, cache, kernels, kvcache, memory, prefill, prefill_gpu, sweep, variants
+from tests.made_up import (
+    allocate,
+    backends,
+    cache,
+    kernels,
+    kvcache,
+    memory,
+    prefill,
+    prefill_gpu,
+    sweep,
+    variants,
+)
 from tests.made_up.builder import DATA, run_record
 from tests.made_up.views import Row, document_of, text_of
 
@@ -41,9 +52,10 @@ RUNS = {
     "memory": MadeUp(memory.record, memory.results),
     "backends": MadeUp(backends.record, backends.results),
     "kvcache": MadeUp(kvcache.record, kvcache.results),
+    "allocate": MadeUp(allocate.record, allocate.results),
     "kvcache_lost": MadeUp(kvcache.record, lambda: kvcache.results("no_cache")),
 }
-COMPANIONS = ("kernels", "cache", "memory", "backends", "kvcache")
+COMPANIONS = ("kernels", "cache", "memory", "backends", "kvcache", "allocate")
 STORED = {"run": "prefill", "cache": "cache"}  # folders of tests/data, written by an earlier version
 
 
