@@ -40,7 +40,7 @@ def untested(monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.mark.parametrize("name", FIRST_STEP)
 def test_an_untested_vllm_and_how_the_weights_were_made(untested, name, tmp_path, capsys):
-    model = [] if name in ("kernels", "transfer") else ["--model", "llama-3-8b-1-layer"]
+    model = [] if name in ("kernels", "transfer", "allocate") else ["--model", "llama-3-8b-1-layer"]
     given = [] if name != "advise" else ["--prompts", str(_token_ids(tmp_path))]
     assert __main__.main([name, "--output-dir", str(tmp_path / "run"), *model, *given]) == 130
     said = [untested] + ["weights: seeded random in the shape of one layer of Llama 3.1 8B"] * bool(model)

@@ -141,6 +141,15 @@ class Ceilings(Stored):
     clock_mhz: Amount | None = Field(default=None, description="SM clock at which they were measured")
 
 
+class NaturalLayout(Stored):
+    """A layout of `--layouts`, which traffic made."""
+
+    percentiles: list[float] = Field(
+        description="of segments, over the requests as long as the prompt, at which it lies"
+    )
+    source: str = Field(description="what made it")
+
+
 class SpreadRange(Stored):
     """The number of segments in vLLM's own allocations."""
 
@@ -276,6 +285,9 @@ class RunRecord(Stored):
         default=None,
         description="by `spread_k`, and `engine` for vLLM's own choice: for each request its block table as "
         "text, segments of physical ids in logical order: `257-384,1-128,7`",
+    )
+    natural_layouts: dict[str, NaturalLayout] | None = Field(
+        default=None, description="by `spread_k`: which points of the sweep are layouts that traffic made"
     )
     first_tokens: list[Count] | None = Field(default=None, description="the token predicted for each prompt")
     ceilings: Ceilings | None = None

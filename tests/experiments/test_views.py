@@ -35,7 +35,7 @@ PLOTS = {
     **{name: {"kvcache_steps", "kvcache_modes"} for name in ("kvcache", "kvcache_lost")},
     "kernels_others": {"kernels"},
     "transfer": {"transfer", "hand_over"},
-    **{name: {name} for name in ("kernels", "cache", "memory", "backends", "advise")},
+    **{name: {name} for name in ("kernels", "cache", "memory", "backends", "allocate", "advise")},
 }
 LISTS = {"prefill": ("kernels", "end_to_end"), "kvcache": ("modes", "steps")}  # whose rows tables.csv has
 

@@ -17,6 +17,7 @@ from harness.runs.record import Result
 from harness.sweep import view as sweep_view
 from tests.made_up import (
     advise,
+    allocate,
     backends,
     cache,
     kernels,
@@ -53,11 +54,12 @@ RUNS = {
     "memory": MadeUp(memory.record, memory.results),
     "backends": MadeUp(backends.record, backends.results),
     "kvcache": MadeUp(kvcache.record, kvcache.results),
+    "allocate": MadeUp(allocate.record, allocate.results),
     "kvcache_lost": MadeUp(kvcache.record, lambda: kvcache.results("no_cache")),
     "transfer": MadeUp(transfer.record, transfer.results),
     "advise": MadeUp(advise.record, advise.results),
 }
-COMPANIONS = ("kernels", "cache", "memory", "backends", "kvcache", "transfer", "advise")
+COMPANIONS = ("kernels", "cache", "memory", "backends", "kvcache", "transfer", "allocate", "advise")
 STORED = {"run": "prefill", "cache": "cache"}  # folders of tests/data, written by an earlier version
 
 

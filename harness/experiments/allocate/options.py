@@ -21,6 +21,7 @@ GROUPS: dict[str, list[str]] = {
     "requests": ["prompts", "requests"],
     "pools (vLLM's own names)": ["num_blocks", "block_size", "enable_prefix_caching", "order"],
     "steps": ["max_num_batched_tokens", "max_num_seqs", "tokens_per_s"],
+    "sampling (of other experiments; nothing is timed here)": ["seed", *fields.SAMPLING_OPTIONS],
     "output": [*fields.OUTPUT_OPTIONS],
 }
 

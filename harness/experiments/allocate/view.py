@@ -8,7 +8,8 @@ import numpy as np
 
 from harness.experiments.allocate.rows import AllocateCell, AllocateSummary, TimeRow
 from harness.report.document import Document, csv_rows, figures_and_tables
-from harness.report.tables import NONE, Line, Section, Table
+from harness.report.rows import status_line
+from harness.report.tables import NONE, Line, Notes, Section, Table
 from harness.runs.record import Result, latest
 from harness.runs.schema import RunRecord
 from harness.units import pluralise
@@ -82,12 +83,13 @@ def document(record: RunRecord, summary: AllocateSummary) -> Document:
 
 
 def _table(record: RunRecord, summary: AllocateSummary) -> Table:
-    sections = []
+    sections, notes = [], Notes()
     for pool in dict.fromkeys(map(pool_of, summary.cells)):
-        lines = [_line(row) for row in summary.cells if pool_of(row) == pool]
+        lines = [_line(row, notes) for row in summary.cells if pool_of(row) == pool]
         sections.append(Section(pool, lines))
     left_out = max(row.left_out for row in summary.cells)
     below = [
+        *notes.lines(),
         "segments/block: of a request's block table at the end of its prefill; 1: no two neighbours are "
         "joined. blocks/segment: of all requests together. hits: blocks found in the prefix cache. at once: "
         "requests that hold blocks, median.",
@@ -97,22 +99,16 @@ def _table(record: RunRecord, summary: AllocateSummary) -> Table:
     ]
     if left_out:
         below.append(f"Up to {pluralise(left_out, 'request')} larger than a pool left out.")
-    return Table(f"Segments per block: {record.prompt}", COLUMNS, sections, [], below)
+    return Table(f"Segments per block: {record.prompt or record.model.name}", COLUMNS, sections, [], below)
 
 
-def _line(row: AllocateCell) -> Line:
-    label = ORDERS[row.arm]
+def _line(row: AllocateCell, notes: Notes) -> Line:
     if row.segments_per_block is None:
-        return Line(label, text=f"{row.status}: {row.reason}")
+        return status_line(ORDERS[row.arm], row, notes)
     spreads = (row.p10_segments_per_block, row.segments_per_block, row.p90_segments_per_block)
     hits = NONE if row.caching == "off" else f"{row.hit_pct:.1f}%"
-    cells = (
-        *(f"{value:.3f}" for value in spreads),
-        f"{row.blocks_per_segment:.1f}",
-        hits,
-        f"{row.running:g}",
-    )
-    return Line(label, cells)
+    cells = (*(f"{value:.3f}" for value in spreads), f"{row.blocks_per_segment:.1f}", hits)
+    return Line(ORDERS[row.arm], (*cells, f"{row.running:g}"))
 
 
 def pool_of(row: AllocateCell | TimeRow) -> str:

@@ -16,14 +16,14 @@ from harness.engine.engine import Engine, Prefill, Prompts, check_backend, check
 from harness.engine.options import EngineError, check_vllm
 from harness.engine.ranks import RankDied, Ranks
 from harness.experiments import views
-from harness.experiments.prefill import end_to_end, layers
+from harness.experiments.prefill import end_to_end, layers, natural
 from harness.experiments.prefill import other_engines as variants
 from harness.experiments.prefill.options import RunConfig
 from harness.experiments.prefill.replaying import SAMPLED_LAYERS, Replaying
 from harness.measure.sampler import ENOUGH_ROUNDS
 from harness.replay.bench import ReplaySpec
 from harness.running.recorder import Recorder, recording
-from harness.runs.schema import Model
+from harness.runs.schema import Model, NaturalLayout
 from harness.units import first_line, pick_evenly
 
 SWEEP_SHARE, ATTRIBUTION_SHARE = (
@@ -145,11 +145,20 @@ class Job:
         taken = set(chain(*one_segment))
         rest = [block for block in free if block not in taken]
         how: dict[str, Any] = {"gap": config.gap, "sizes": config.segment_sizes}
+        made = natural.read(config.layouts, config.num_blocks(), config.block_size or 0)
         split = {
-            k: layout.plan_batch(blocks, config.segments(k), rest, seed=config.seed + k, **how)
+            k: made[k].plan(rest)
+            if k in made
+            else layout.plan_batch(blocks, config.segments(k), rest, seed=config.seed + k, **how)
             for k in config.spreads()
             if k > 1
         }
+        if made:
+            with self.recorder.update_record() as record:
+                record.natural_layouts = {
+                    str(k): NaturalLayout(percentiles=[*each.percentiles], source=each.source)
+                    for k, each in made.items()
+                }
         return {1: one_segment} | split
 
     def _chosen_layers(self, engine: Engine, left_out: Collection[int]) -> Sequence[int]:

@@ -43,7 +43,7 @@ GROUPS: dict[str, list[str]] = {
     "other engines, timed beside the main engine": [
         *ENGINE_LISTS,
     ],
-    "layout sweep": fields.SWEEP_OPTIONS,
+    "layout sweep": [*fields.SWEEP_OPTIONS, "layouts"],
     "measuring": [
         "layers",
         *fields.SAMPLING_OPTIONS,
@@ -87,6 +87,11 @@ class RunConfig(Common, Engine, Sweep, KernelTiming):
         None,
         description="file for the prompt, a text or prompts as JSON (default: a bundled passage, or seeded "
         "token ids for a model without a tokenizer)",
+    )
+    layouts: AnyPath | None = Field(
+        None,
+        description="also layouts that traffic made: a file of a run of allocate, whose requests at the "
+        "10th, 50th and 90th percentile of segments are taken",
     )
     block_sizes: Annotated[list[Count], Field(min_length=1)] | None = Field(
         None, description="also time engines with these block sizes, e.g. 16,64,256"
@@ -174,7 +179,21 @@ def resolve(config: RunConfig, device_kind: DeviceKind) -> RunConfig:
         problems += checks.block_size_problems("block_sizes", resolved.block_sizes or [], backend)
         problems += _one_step_problems(resolved)
     refuse([*problems, *resolved.spread_problems()])
-    return resolved
+    return _with_layouts(resolved)
+
+
+def _with_layouts(config: RunConfig) -> RunConfig:
+    """The configuration with the layouts of --layouts among its values of spread_k. Raises ConfigError."""
+    if config.layouts is None:
+        return config
+    from harness.experiments.prefill import natural
+
+    if len(config.requests) > 1:
+        raise ConfigError(f"{label('layouts', config.layouts)}: takes one prompt; leave --batch out")
+    made = natural.read(config.layouts, config.num_blocks(), config.block_size or 0)
+    spreads = sorted({*config.spreads(), *made})
+    sweep = {"spread_k": spreads, "spread_min": None, "spread_max": None, "spread_step": None}
+    return config.model_copy(update=sweep)
 
 
 def output_dir(config: RunConfig) -> Path:
@@ -209,6 +228,8 @@ def _capture_problems(config: RunConfig) -> Iterable[str]:
     """Options that conflict with --from-captures."""
     if config.from_captures is None:
         return
+    if config.layouts is not None:
+        yield f"{label('layouts', config.layouts)}: is for an engine's cache; leave it or --from-captures out"
     if config.save_captures:
         yield "--save-captures: --from-captures captures nothing; leave one out"
     if config.output_dir is not None and config.overwrite:
@@ -283,6 +304,8 @@ def plan(config: RunConfig) -> list[str]:
         f"attention calls: layers {shown}, each replayed at {pluralise(len(spreads), 'value')} of spread_k"
         + (", the first of a shape also on random inputs" if config.synthetic else ""),
     ]
+    if config.layouts is not None:
+        lines.append(f"layouts that traffic made: {config.layouts}")
     if config.from_captures is None:
         more = " and with attention overridden in the engine" if config.attribution else ""
         lines.append(f"whole prefills: at {pluralise(len(spreads), 'value')} of spread_k{more}")

@@ -9,7 +9,13 @@ from harness import batch
 from harness.analysis import stats
 from harness.analysis.breakdown.rows import MeasuredRow
 from harness.analysis.rows import select
-from harness.experiments.prefill import block_map, breakdown_tables, end_to_end_tables, kernel_tables
+from harness.experiments.prefill import (
+    block_map,
+    breakdown_tables,
+    end_to_end_tables,
+    kernel_tables,
+    natural_tables,
+)
 from harness.experiments.prefill.advice import advise
 from harness.experiments.prefill.mean import Mean
 from harness.experiments.prefill.rows import PrefillSummary
@@ -43,7 +49,8 @@ def document(record: RunRecord, summary: PrefillSummary) -> Document:
     prompts = record.prompts
     title = record.model.name + (f", {batch.describe(prompts)}" if prompts else "")
     parts, rows = _parts(record, summary), list(_csv_rows(summary))
-    advice = advise(record, summary.attribution) if summary.attribution else []
+    advice = [*filter(None, [natural_tables.sentence(record, Mean(summary))])]
+    advice += advise(record, summary.attribution) if summary.attribution else []
     return Document(record, title, answer(summary), parts, rows, _warnings(summary), CSV_COLUMNS, advice)
 
 
@@ -63,7 +70,8 @@ def answer(summary: PrefillSummary) -> str:
 def _parts(record: RunRecord, summary: PrefillSummary) -> list[Part]:
     mean, breakdown = Mean(summary), breakdown_tables.tables(summary)
     comparisons = [kernel_tables.comparison(record, summary, k) for k in mean.spread_ks()]
-    overview = [kernel_tables.overview(record, summary), end_to_end_tables.arms_table(mean)]
+    overview = [natural_tables.table(record, mean), kernel_tables.overview(record, summary)]
+    overview += [end_to_end_tables.arms_table(mean)]
     overview += [kernel_tables.ranks(summary), kernel_tables.requests(summary)]
     engines = end_to_end_tables.engine_tables(summary)
     size = record.config.get("block_size")
