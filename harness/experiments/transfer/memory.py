@@ -75,7 +75,8 @@ class Memory:
         """All GPUs that a transfer may use."""
         if self.device == "cpu":
             return []
-        return [torch.device("cuda", n) for n in range(min(2, torch.cuda.device_count()))]
+        most = 2 if "to_peer" in self.config.directions else 1
+        return [torch.device("cuda", n) for n in range(min(most, torch.cuda.device_count()))]
 
     def move(self, case: Case) -> Move:
         """The request's blocks as the case has them, of random bytes; the destination is arbitrary.
