@@ -1,5 +1,6 @@
 """`transfer` of 64 blocks on one GPU: copies of every block slow down with their number, the gather does not;
-vLLM's Triton copy is missing, and there is no second GPU. A prefill's latency is beside it.
+vLLM's Triton copy is missing, and there is no second GPU. A prefill's latency is beside it, and two layouts
+that traffic left.
 """
 
 from __future__ import annotations
@@ -54,15 +55,18 @@ def results() -> list[Result]:
     for direction in ("to_host", "to_peer"):
         for k in SPREADS:
             _series(made, direction, k)
+    for order, k in (("stock", 61), ("longest", 6)):
+        _series(made, "to_host", k, f"layouts-{order}-16-4096 p50")
     return made.results
 
 
-def _series(made: Builder, direction: str, k: int) -> None:
+def _series(made: Builder, direction: str, k: int, layout: str = "planned") -> None:
     """One direction at one spread_k."""
-    point = (("direction", direction), ("kv_layout", "interleaved"), ("layer_tensors", "apart"))
+    where = {"direction": direction, "kv_layout": "interleaved", "layer_tensors": "apart", "layout": layout}
+    point = tuple(where.items())
     usual: dict[str, Any] = {
         "spread_k": k,
-        "series": f"{direction} interleaved apart spread={k}",
+        "series": f"{direction} interleaved apart spread={k} {layout}",
         "point": point,
     }
     every, merged = LAYERS * BLOCKS, LAYERS * k

@@ -15,7 +15,7 @@ from harness.experiments.transfer.rows import (
     TransferContrast,
     groups_of,
 )
-from harness.experiments.transfer.ways import GATHER, YARDSTICK
+from harness.experiments.transfer.ways import GATHER, PLANNED, YARDSTICK
 
 FASTEST = "fastest"
 
@@ -68,8 +68,8 @@ def rows(
 ) -> list[BreakEven]:
     """For each direction and layout: against every way that was measured, and against the fastest of them."""
     found = []
-    for group, members in groups_of(cells):
-        of_group = select(contrasts, contrast="gather", **group)
+    for group, members in groups_of(select(cells, layout=PLANNED)):
+        of_group = select(contrasts, contrast="gather", layout=PLANNED, **group)
         for way in dict.fromkeys(row.baseline for row in of_group):
             found.append(_row(group, way, select(of_group, baseline=way), num_blocks))
         found.append(_row(group, FASTEST, against_fastest(members, of_group), num_blocks))
@@ -82,7 +82,7 @@ def against_fastest(
     """The gather against the fastest other way, at each spread_k.
 
     Args:
-        cells: of one direction and layout.
+        cells: of one direction and layout, planned or a natural one.
         contrasts: of the same, the gather against every other way.
     """
     found = []

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from harness.analysis.rows import select
 from harness.experiments.transfer.rows import HandOver, TransferCell, TransferSummary, groups_of
-from harness.experiments.transfer.view import group_name, inputs, request_bytes
-from harness.experiments.transfer.ways import LOOKS, WAYS, YARDSTICK
+from harness.experiments.transfer.tables import group_name, inputs, request_bytes
+from harness.experiments.transfer.ways import LOOKS, PLANNED, WAYS, YARDSTICK
 from harness.report.arms import OVER_SPREAD
 from harness.report.charts.spec import Axis, Key, Line, Lines, Point, Sheet, Tip
 from harness.report.tables import ms
@@ -21,7 +21,11 @@ LATENCY = Axis("ms", zero=0.0)
 def charts(record: RunRecord, summary: TransferSummary, tips: Tips) -> list[Sheet]:
     """Bandwidths, and where a run's prefill was given, latency until the cache has been handed over."""
     about = f"{inputs(record)}, {record.device.name}"
-    groups = [(group, cells) for group, cells in groups_of(summary.cells) if any(row.n for row in cells)]
+    groups = [
+        (group, cells)
+        for group, cells in groups_of(select(summary.cells, layout=PLANNED))
+        if any(row.n for row in cells)
+    ]
     bandwidths = [_bandwidths(group, cells, request_bytes(record), tips) for group, cells in groups]
     latencies = [_latencies(group, rows) for group, rows in groups_of(summary.hand_over)]
     sheets = [Sheet("transfer", f"Moving a request's KV cache: {about}", bandwidths)] if bandwidths else []
@@ -34,8 +38,18 @@ def _bandwidths(group: Mapping[str, str], cells: Sequence[TransferCell], moved: 
         for way in WAYS
     ]
     title = f"Bandwidth: {group_name(group)}"
-    note = lost((f"{row.kernel}, spread_k = {row.spread_k}", row) for row in cells)
+    note = lost(_named(cells))
     return Lines(title, OVER_SPREAD, BANDWIDTH, lines, note=note)
+
+
+def _named(cells: Sequence[TransferCell]) -> Iterator[tuple[str, TransferCell]]:
+    """The rows under their names; of a way without any figure only the first, under the way's."""
+    for way in WAYS:
+        rows = select(cells, kernel=way.name)
+        if any(row.n for row in rows):
+            yield from ((f"{way.name}, spread_k = {row.spread_k}", row) for row in rows)
+        else:
+            yield from ((way.name, row) for row in rows[:1])
 
 
 def _key(way: str) -> Key:

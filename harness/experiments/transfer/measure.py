@@ -14,14 +14,15 @@ from time import perf_counter_ns
 
 import torch
 
+from harness import layout
 from harness.analysis import stats
 from harness.experiments import views
-from harness.experiments.transfer import copying, policy
+from harness.experiments.transfer import copying, natural, policy
 from harness.experiments.transfer.copying import Bound, Move
 from harness.experiments.transfer.memory import Case, Memory
 from harness.experiments.transfer.options import TransferConfig
 from harness.experiments.transfer.rows import TransferSummary
-from harness.experiments.transfer.ways import GATHER, PREFILL, YARDSTICK
+from harness.experiments.transfer.ways import GATHER, PLANNED, PREFILL, YARDSTICK
 from harness.kernels import Unsupported
 from harness.measure.budget import Budget
 from harness.measure.sampler import Series
@@ -52,15 +53,17 @@ def write(run: RunDirectory) -> Document:
 def measure(config: TransferConfig, recorder: Recorder) -> None:
     """One series for each direction, layout and spread_k, in random order."""
     sampling = Sampling(config, recorder)
-    memory = Memory(config, sampling.device)
+    memory = Memory(config, sampling.device, natural_layouts(config))
     timer = WallTimer(memory.gpus(), config.l2)
     with recorder.update_record() as record:
         record.timer, record.spread_k, record.num_blocks = timer.name, config.spreads(), config.num_blocks()
         record.kv_bytes_per_token = config.bytes_per_token()
     if config.prefill_run and PREFILL not in recorder.finished:
         recorder.add(prefills(RunDirectory(config.prefill_run).results()))
-    axes = config.directions, config.kv_layouts, config.layer_tensors, config.spreads()
-    cases = [Case(*values) for values in product(*axes)]
+    lying = [(k, PLANNED) for k in config.spreads()]
+    lying += [(layout.spread_k(ids), name) for name, ids in memory.natural.items()]
+    axes = product(config.directions, config.kv_layouts, config.layer_tensors, lying)
+    cases = [Case(to, kv_layout, tensors, *where) for to, kv_layout, tensors, where in axes]
     todo = [case for case in cases if case.series not in recorder.finished]
     random.Random(config.seed).shuffle(todo)  # so that what changes with the hour is no trend over spread_k
     budget = sampling.budget(len(todo), 1.0, stats.INTERVAL_SAMPLES)
@@ -114,6 +117,14 @@ def _measure(sampling: Sampling, memory: Memory, case: Case, timer: WallTimer, b
     sampling.sample(series, timer, budget, memory.config.seed + case.spread_k, on_round)
 
 
+def natural_layouts(config: TransferConfig) -> dict[str, tuple[int, ...]]:
+    """The block ids of all layouts from files, by name; raises LayoutsError."""
+    found: dict[str, tuple[int, ...]] = {}
+    for path in config.layouts or ():
+        found |= natural.read(path, config.num_blocks(), config.block_size or 0)
+    return found
+
+
 def all_ways(config: TransferConfig) -> list[str]:
     """The ways of one series; the yardstick and the gather are always among them."""
     return list(dict.fromkeys([YARDSTICK, GATHER, *config.ways]))
@@ -159,6 +170,7 @@ class Arm:
             ("direction", case.direction),
             ("kv_layout", case.kv_layout),
             ("layer_tensors", case.layer_tensors),
+            ("layout", case.layout),
         )
         size = config.block_size or 0
         cell = Cell(

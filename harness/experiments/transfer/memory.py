@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,8 +13,9 @@ import torch
 from harness import layout
 from harness.experiments.transfer.copying import Move
 from harness.experiments.transfer.options import TransferConfig
-from harness.experiments.transfer.ways import regions
+from harness.experiments.transfer.ways import PLANNED, regions
 from harness.kernels import Unsupported
+from harness.workloads.layouts import fit_pool
 
 
 @dataclass(frozen=True)
@@ -23,11 +26,13 @@ class Case:
     kv_layout: str
     layer_tensors: str
     spread_k: int
+    layout: str = PLANNED  # or the name of a natural one
 
     @property
     def series(self) -> str:
         """The name of its series."""
-        return f"{self.direction} {self.kv_layout} {self.layer_tensors} spread={self.spread_k}"
+        name = f"{self.direction} {self.kv_layout} {self.layer_tensors} spread={self.spread_k}"
+        return name if self.layout == PLANNED else f"{name} {self.layout}"
 
 
 @dataclass
@@ -36,6 +41,7 @@ class Memory:
 
     config: TransferConfig
     device: str  # "cpu" or "cuda"
+    natural: Mapping[str, Sequence[int]] = field(default_factory=dict)  # block ids of layouts from files
 
     @cached_property
     def _pool(self) -> torch.Tensor:
@@ -62,14 +68,15 @@ class Memory:
     @property
     def _room(self) -> int:
         """Blocks that a layout is planned in."""
-        scattered = self.config.gap == "scattered"
+        scattered = self.config.gap == "scattered" or self.natural
         return self.config.num_blocks() * (layout.SCATTER if scattered else 1)
 
     def gpus(self) -> list[torch.device]:
         """All GPUs that a transfer may use."""
         if self.device == "cpu":
             return []
-        return [torch.device("cuda", n) for n in range(min(2, torch.cuda.device_count()))]
+        most = 2 if "to_peer" in self.config.directions else 1
+        return [torch.device("cuda", n) for n in range(min(most, torch.cuda.device_count()))]
 
     def move(self, case: Case) -> Move:
         """The request's blocks as the case has them, of random bytes; the destination is arbitrary.
@@ -78,14 +85,6 @@ class Memory:
         not enough memory.
         """
         config, blocks = self.config, self.config.num_blocks()
-        ids = layout.plan(
-            blocks,
-            case.spread_k,
-            range(self._room),
-            gap=config.gap,
-            sizes=config.segment_sizes,
-            seed=config.seed + case.spread_k,
-        )
         buffer = self._peer if case.direction == "to_peer" else self._host
         generator = torch.Generator(device=self.device).manual_seed(config.seed)
         for tensor in (self._pool, self._flat):
@@ -98,8 +97,17 @@ class Memory:
             self._pool.view(count, 2 * self._room, -1),
             self._flat.view(count, blocks, -1),
             buffer.view(count, blocks, -1),
-            np.array(ids[::-1] if config.falling else ids, dtype=np.int64),
+            np.array(self._block_ids(case), dtype=np.int64),
         )
+
+    def _block_ids(self, case: Case) -> list[int]:
+        """Physical ids in logical order, in the first half of the pool."""
+        config, room = self.config, range(self._room)
+        if case.layout != PLANNED:
+            return fit_pool(self.natural[case.layout], room)
+        how: dict[str, Any] = {"gap": config.gap, "sizes": config.segment_sizes}
+        ids = layout.plan(config.num_blocks(), case.spread_k, room, **how, seed=config.seed + case.spread_k)
+        return ids[::-1] if config.falling else ids
 
     def elsewhere(self, move: Move) -> Move:
         """The same blocks in the other half of the pool: another place, and other bytes."""

@@ -24,7 +24,7 @@ Shares = Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1
 GROUPS: dict[str, list[str]] = {
     "what is moved": ["length", "num_layers", "num_kv_heads", "head_dim", "dtype", "block_size", "seed"],
     "where and how": ["directions", "ways", "kv_layouts", "layer_tensors", "l2"],
-    "layout sweep": [*fields.SWEEP_OPTIONS, "segments_per_block", "falling"],
+    "layout sweep": [*fields.SWEEP_OPTIONS, "segments_per_block", "falling", "layouts"],
     "prefill and hand-over": ["prefill_run"],
     **fields.COMMON_GROUPS,
 }
@@ -71,12 +71,17 @@ class TransferConfig(Common, Sweep):
         False,
         description="ids fall within a segment, as where vLLM hands out the blocks of a finished request",
     )
+    layouts: Listed | None = Field(
+        None,
+        description="files of the block tables that traffic left, of `allocate` or `workload`; of each the "
+        "10th, 50th and 90th percentile of segments per block",
+    )
     prefill_run: AnyPath | None = Field(
         None,
         description="a run of the main job with the same --length, whose latency is added to the transfer's",
     )
 
-    @field_validator("directions", "ways", "kv_layouts", "layer_tensors")
+    @field_validator("directions", "ways", "kv_layouts", "layer_tensors", "layouts")
     @classmethod
     def _deduplicate(cls, value: Any) -> Any:
         return list(dict.fromkeys(value)) if isinstance(value, list) else value
@@ -117,7 +122,9 @@ def resolve(config: TransferConfig, device_kind: DeviceKind) -> TransferConfig:
         ("layer_tensors", LAYER_TENSORS),
     ):
         problems += _unknown(option, getattr(config, option), known)
-    refuse([*problems, *resolved.spread_problems(), *_prefill_problems(resolved)])
+    refuse(
+        [*problems, *resolved.spread_problems(), *_prefill_problems(resolved), *_layouts_problems(resolved)]
+    )
     return resolved
 
 
@@ -125,6 +132,23 @@ def _unknown(option: str, names: Iterable[str], known: tuple[str, ...]) -> Itera
     for name in names:
         if name not in known:
             yield f"{label(option, name)}: must be one of {', '.join(known)}; {nearest(name, known)}"
+
+
+def _layouts_problems(config: TransferConfig) -> Iterable[str]:
+    """Files of layouts that cannot be read, or have no request of this shape."""
+    if not config.layouts:
+        return
+    from harness.experiments.transfer import natural  # both import NumPy
+    from harness.workloads.layouts import LayoutsError
+
+    for path in config.layouts:
+        try:
+            natural.read(path, config.num_blocks(), config.block_size or 0)
+        except LayoutsError as error:
+            yield f"{label('layouts', path)}: {error}"
+    names = [natural.name_of(path) for path in config.layouts]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        yield f"{label('layouts', config.layouts)}: two files are called {twice}; rename one"
 
 
 def _prefill_problems(config: TransferConfig) -> Iterable[str]:
@@ -148,9 +172,11 @@ def _prefill_problems(config: TransferConfig) -> Iterable[str]:
 
 def plan(config: TransferConfig) -> list[str]:
     """What a resolved configuration measures, a line each."""
+    size = f"{config.num_blocks()} blocks, {config.request_bytes() / MIB:.0f} MiB"
+    natural = [f"layouts: {', '.join(config.layouts)}, typical ones of each"] if config.layouts else []
     return [
-        f"request: {config.length} tokens in {config.num_blocks()} blocks, "
-        f"{config.request_bytes() / MIB:.0f} MiB",
+        f"request: {config.length} tokens in {size}",
         f"directions: {', '.join(config.directions)}; ways: {', '.join(config.ways)}",
         f"spread_k: {', '.join(map(str, config.spreads()))}, a series each for every direction and layout",
+        *natural,
     ]

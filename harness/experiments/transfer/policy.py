@@ -10,8 +10,8 @@ from pydantic import Field
 from harness.analysis.rows import find, select
 from harness.experiments.transfer.break_even import FASTEST
 from harness.experiments.transfer.rows import Group, TransferCell, TransferSummary, groups_of
-from harness.experiments.transfer.view import request_bytes
-from harness.experiments.transfer.ways import YARDSTICK, regions
+from harness.experiments.transfer.tables import request_bytes
+from harness.experiments.transfer.ways import PLANNED, YARDSTICK, regions
 from harness.runs.schema import RunRecord
 from harness.runs.stored import Amount, Count, Stored
 
@@ -59,7 +59,7 @@ def of(record: RunRecord, summary: TransferSummary) -> TransferPolicy:
     config, blocks = record.config, record.num_blocks or 0
     moved = request_bytes(record)
     entries = []
-    for group, cells in groups_of(summary.cells):
+    for group, cells in groups_of(select(summary.cells, layout=PLANNED)):
         found = find(summary.break_even, against=FASTEST, **group)
         assert found is not None
         pieces = regions(config["num_layers"], group["kv_layout"], group["layer_tensors"])

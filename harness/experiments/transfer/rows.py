@@ -31,7 +31,11 @@ class _Readings(Stored):
     )
 
 
-class TransferCell(Outcome, _Readings, WarmUp, Timed, Group, CellKeys):
+class _Layout(Group):
+    layout: str = Field(description="`planned`, or which one from a file of natural layouts")
+
+
+class TransferCell(Outcome, _Readings, WarmUp, Timed, _Layout, CellKeys):
     """One way of moving the request's blocks; times in us."""
 
     segments_per_block: Amount = Field(description="spread_k over the number of blocks")
@@ -39,7 +43,7 @@ class TransferCell(Outcome, _Readings, WarmUp, Timed, Group, CellKeys):
     share_pct: Amount | None = Field(description="of the yardstick's GB/s, in the same series")
 
 
-class TransferContrast(Group, ContrastFigures):
+class TransferContrast(_Layout, ContrastFigures):
     """`yardstick`: a way against one contiguous copy. `gather`: gather and one copy against the way that is
     the `baseline`. `A/A` and `placebo`: of the gather."""
 

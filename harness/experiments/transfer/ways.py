@@ -9,6 +9,7 @@ Look = tuple[str, str]  # "#rrggbb", and a marker of harness.report.charts.svg.M
 YARDSTICK = "contiguous"
 GATHER = "gather_copy"
 PREFILL = "prefill"  # the series, and the kernel, of a stored run's latency
+PLANNED = "planned"  # the layout of a chosen spread_k; all others are from files
 DIRECTIONS = ("to_host", "to_gpu", "to_peer")
 KV_LAYOUTS = ("interleaved", "stacked")
 LAYER_TENSORS = ("apart", "together")
@@ -33,7 +34,7 @@ WAYS = (
     Way("swap_batch_merged", "the same with neighbours merged, rising or falling", ("#0072B2", "circle")),
     Way("swap_triton", "vLLM's Triton copy, one descriptor a block", ("#882255", "plus")),
     Way(GATHER, "a gather into contiguous memory, and one copy (to_gpu: one copy, and a scatter)",
-        ("#117733", "star")),
+        ("#332288", "star")),
     Way("gather_nccl", "a gather, and NCCL to the next GPU", ("#999933", "x")),
 )  # fmt: skip
 NAMES = tuple(way.name for way in WAYS)

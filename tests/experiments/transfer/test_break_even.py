@@ -19,7 +19,7 @@ def difference(spread_k: int, delta_us: float, half_width_us: float | None = 1.0
     bounds = None if half_width_us is None else (delta_us - half_width_us, delta_us + half_width_us)
     return TransferContrast(
         contrast="gather", kernel="gather_copy", baseline="copy_blocks", spread_k=spread_k,
-        direction="to_host", kv_layout="interleaved", layer_tensors="apart",
+        direction="to_host", kv_layout="interleaved", layer_tensors="apart", layout="planned",
         baseline_us=100.0, delta_us=delta_us, delta_pct=delta_us, ci95_us=bounds, ci95_pct=bounds,
         verdict="unclear", n=9,
     )  # fmt: skip

@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 
+from harness import layout
+from harness.experiments.transfer.descriptors import RISING_OR_FALLING, merge
 from harness.experiments.transfer.policy import TransferPolicy
 from harness.runs.store import RunDirectory
+from harness.workloads.layouts import Layouts, RequestLayout, write_layouts
 from tests.made_up import builder
 from tests.made_up.builder import Builder, write_run
 
@@ -156,3 +159,53 @@ def test_a_prefill_of_something_else_is_refused_in_one_line(make: Any, why: str,
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert why in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+LEFT = [(1, 2, 3, 4, 9, 8, 7, 6, 20, 30), (5, 15, 25, 35, 36, 37, 2, 1, 11, 12), (3, 1, 5, 7, 9, 11, 13, 15)]
+
+
+def layouts_file(path: Path, block_size: int = 16) -> Path:
+    """Three requests of 8 blocks or more."""
+    requests = (RequestLayout(None, len(ids) * block_size, ids) for ids in LEFT)
+    write_layouts(path, Layouts(block_size, 64, "made up", tuple(requests)))
+    return path
+
+
+def test_layouts_that_traffic_left_are_moved_as_they_lay(tmp_path: Path) -> None:
+    file = layouts_file(tmp_path / "layouts-stock-16-64.jsonl.gz")
+    options = "--spread-k 1 --directions to_host --ways copy_merged"
+    done = command(*options.split(), "--layouts", file, "--output-dir", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    run = RunDirectory.open(tmp_path / "run")
+    by_segments = sorted((ids[:8] for ids in LEFT), key=layout.spread_k)
+    for percentile, ids in zip((10, 50, 90), by_segments, strict=True):
+        cells = cells_of(run, layout=f"layouts-stock-16-64 p{percentile}")
+        assert {cell["status"] for cell in cells} == {"ok"}
+        assert {cell["spread_k"] for cell in cells} == {layout.spread_k(ids)}
+        (merged,) = (cell for cell in cells if cell["kernel"] == "copy_merged")
+        assert merged["descriptors"] == 2 * len(merge(ids, RISING_OR_FALLING))
+    assert "Layouts that traffic left: to the host" in run.tables_path.read_text()
+    stored = json.loads(run.summary_path.read_text())
+    assert {row["first_faster"] for row in stored["break_even"]} <= {1, None}, "of the planned layout alone"
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ("--layouts {no}", "cannot be read: No such file or directory"),
+        ("--layouts {other}", "of blocks of 32 tokens; set --block-size to that"),
+        ("--layouts {file} --length 256", "no request has 16 blocks of 16 tokens, the largest has 10"),
+        ("--layouts {file},{again}", "two files are called left; rename one"),
+    ],
+)
+def test_layouts_of_something_else_are_refused_in_one_line(options: str, why: str, tmp_path: Path) -> None:
+    (tmp_path / "again").mkdir()
+    paths = {
+        "no": tmp_path / "no.jsonl.gz",
+        "file": layouts_file(tmp_path / "left.jsonl.gz"),
+        "again": layouts_file(tmp_path / "again" / "left.jsonl.gz"),
+        "other": layouts_file(tmp_path / "other.jsonl.gz", 32),
+    }
+    done = command(*options.format(**paths).split(), "--output-dir", tmp_path / "run")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert why in done.stderr
