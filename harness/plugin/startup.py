@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import patches
@@ -65,11 +65,31 @@ def _checking(create: Any) -> Any:
     return create_engine_config
 
 
+def has_full_graphs(arguments: Mapping[str, Any], compute_capability: str | None) -> bool:
+    """Whether `nocache` can have full CUDA graphs of prefills, to be asked for as cudagraph_mode=FULL.
+
+    Args:
+        arguments: vLLM's.
+        compute_capability: of the GPU, e.g. "9.0"; None: there is none.
+    """
+    attention = arguments.get("attention_config") or {}
+    return (
+        _release() >= (0, 32)  # whose V2 model runner keeps what such a graph reads
+        and (compute_capability or "").startswith("9.")
+        and arguments.get("attention_backend") in (None, "FLASH_ATTN")
+        and attention.get("flash_attn_version") in (None, 3)
+    )
+
+
+def _release() -> tuple[int, ...]:
+    _, _, version = (patches.installed_vllm() or "").partition(" ")
+    return tuple(map(int, re.findall(r"\d+", version)[:2]))
+
+
 def version_doubts() -> Iterator[str]:
     """That this version of vLLM is unknown, or nothing."""
     name, _, version = (patches.installed_vllm() or "vllm").partition(" ")
-    release = tuple(map(int, re.findall(r"\d+", version)[:2]))
-    if not OLDEST <= release <= NEWEST:
+    if not OLDEST <= _release() <= NEWEST:
         yield f"{name} {version or 'of no known version'} is none of 0.26 to 0.33, which this plugin knows"
 
 

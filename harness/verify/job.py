@@ -20,6 +20,7 @@ from harness.measure import clocks
 from harness.measure.budget import Budget
 from harness.measure.sampler import Series, sample
 from harness.measure.timers import Step
+from harness.plugin.startup import has_full_graphs
 from harness.runs.record import Cell, Result, Status
 from harness.verify.options import LEAST_TOKENS, LENGTHS, VerifyConfig
 
@@ -156,7 +157,7 @@ def _start(config: VerifyConfig, given: _Input, closing: ExitStack) -> dict[str,
 
     def start(arm: str) -> Child:
         mode = arm.removesuffix(GRAPHS)
-        arguments = shared | (_covering(given, shared) if arm.endswith(GRAPHS) else {})
+        arguments = shared | (_covering(given, shared, mode) if arm.endswith(GRAPHS) else {})
         if mode != STOCK and shared["max_num_batched_tokens"] >= shared["max_model_len"]:
             # As docs/plugin.md has it: a step with a part of a prompt would be vLLM's own.
             arguments = {"enable_chunked_prefill": False} | arguments
@@ -172,12 +173,14 @@ def _start(config: VerifyConfig, given: _Input, closing: ExitStack) -> dict[str,
     return engines
 
 
-def _covering(given: _Input, arguments: dict[str, Any]) -> dict[str, Any]:
-    """vLLM's arguments for graphs of just the batches' steps, each as long as they are."""
+def _covering(given: _Input, arguments: dict[str, Any], mode: str) -> dict[str, Any]:
+    """vLLM's arguments for graphs of just the batches' steps, as long as they are; full ones if possible."""
     most = arguments["max_num_batched_tokens"]
     sizes = {min(sum(map(len, batch.prompts)), most) for batch in given.batches}
-    theirs = arguments.get("compilation_config") or {}
-    return {"compilation_config": theirs | {"cudagraph_capture_sizes": sorted(sizes | {1, most})}}
+    ours: dict[str, Any] = {"cudagraph_capture_sizes": sorted(sizes | {1, most})}
+    if mode == "nocache" and has_full_graphs(arguments, device.describe().get("compute_capability")):
+        ours["cudagraph_mode"] = "FULL"
+    return {"compilation_config": (arguments.get("compilation_config") or {}) | ours}
 
 
 def _hold_against_stock(verified: Verified, engines: dict[str, Child], prompts: Prompts) -> None:

@@ -50,7 +50,7 @@ def test_every_figure_is_drawn_and_nothing_sticks_out(
     browser: Any, pages: Pages, name: str, width: int, scheme: str
 ) -> None:
     with opened(browser, pages[name][0], width, color_scheme=scheme) as tab:
-        assert tab.locator("h1").inner_text().endswith("on NVIDIA H100")
+        assert tab.locator("h1").inner_text().endswith(("on NVIDIA H100", "on a CPU"))
         assert tab.locator(".question").inner_text() == EXPERIMENTS[name].question
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
         assert tab.locator("figure").count() == FIGURES[name]

@@ -10,6 +10,7 @@ from typing import Any
 from harness import units
 from harness.config import engine_options
 from harness.config.errors import ConfigError, label, nearest
+from harness.plugin.startup import has_full_graphs
 from harness.runs.schema import EngineSettings
 
 STOCK, AGAIN = "stock", "stock again"
@@ -151,7 +152,11 @@ def arguments(changes: Sequence[Change], base: Base) -> Arguments:
     if tokens != base.step_tokens:
         found["max_num_batched_tokens"] = tokens
     if any(change.knob == "graphs" for change in changes):
-        found |= _nested("compilation_config", {"cudagraph_capture_sizes": graph_sizes(base, tokens)}, base)
+        graphs: Arguments = {"cudagraph_capture_sizes": graph_sizes(base, tokens)}
+        without_cache = any(change.plugin == "nocache" for change in changes)
+        if without_cache and has_full_graphs({**base.arguments, **found}, base.compute_capability):
+            graphs["cudagraph_mode"] = "FULL"
+        found |= _nested("compilation_config", graphs, base)
     return found
 
 

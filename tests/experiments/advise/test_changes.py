@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+import patches
 from harness.config import ConfigError
 from harness.experiments.advise import changes
 from harness.experiments.advise.changes import Base, Change
@@ -19,6 +20,9 @@ SETTINGS = EngineSettings(
 BASE = Base(
     SETTINGS, {"compilation_config": {"level": 3}}, [512] * 100, on_gpu=True, compute_capability="9.0"
 )
+
+
+TRITON = replace(BASE, arguments={"attention_backend": "TRITON_ATTN"})
 
 
 def arguments(*names: str, base: Base = BASE) -> changes.Arguments:
@@ -130,3 +134,21 @@ def test_a_change_that_there_is_not_is_refused_in_one_line(name, problem):
     with pytest.raises(ConfigError) as refused:
         changes.parse(name)
     assert str(refused.value).startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("names", "version", "base", "mode"),
+    [
+        (["graphs", "plugin-nocache"], "0.33.0", BASE, "FULL"),
+        (["graphs", "plugin-step"], "0.33.0", BASE, None),
+        (["graphs", "plugin-nocache"], "0.31.1", BASE, None),
+        (["graphs", "plugin-nocache"], "0.33.0", replace(BASE, compute_capability="10.0"), None),
+        (["graphs", "plugin-nocache", "flash-attn=2"], "0.33.0", BASE, None),
+        (["graphs", "plugin-nocache"], "0.33.0", TRITON, None),
+    ],
+)  # fmt: skip
+def test_graphs_are_full_only_where_no_cache_is_and_the_kernel_allows_it(
+    names, version, base, mode, monkeypatch
+):
+    monkeypatch.setattr(patches, "installed_vllm", lambda: f"vllm {version}")
+    assert arguments(*names, base=base)["compilation_config"].get("cudagraph_mode") == mode
