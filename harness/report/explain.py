@@ -19,7 +19,7 @@ from harness.units import pluralise
 TITLE = "Why these verdicts"
 NOTHING = "No verdicts, so there is nothing to explain."
 ONE_PROCESS = "Rounds are of one process, and no interval holds what differs between processes."
-NAMES = ("kernel", "contrast", "component", "step", "variant", "request")  # of a row
+NAMES = ("kernel", "metric", "contrast", "component", "step", "variant", "request")  # of a row
 PAIRS = (("treatment", "baseline"), ("winner", "second"))
 AXES = ("layer", "data", "spread_k", "rank", "batch_size", "input_len", "share_pct")
 USUAL = {"layer": "mean", "data": "captured", "spread_k": 0}  # what goes without saying; 0: the engine's own

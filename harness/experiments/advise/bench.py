@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -129,9 +130,10 @@ class Bench:
         own = changes.arguments(candidate.changes, self.base()) if candidate else {}
         plugin = candidate.plugin if candidate else None
         shown = self.given.shown | {"max_num_batched_tokens": self.base().step_tokens} | own
+        long = f"{changes.ALLOW_LONG}=1 " * self.config.allow_long_max_model_len
         about = CandidateRecord(
             change=changes.describe(own, plugin),
-            serve=changes.serve_line(self.config.model, shown, plugin),
+            serve=long + changes.serve_line(self.config.model, shown, plugin),
             **found,
         )
         with self.recorder.update_record() as record:
@@ -177,7 +179,12 @@ class Bench:
             # As large as asked, whatever is free meanwhile; else vLLM must measure that in turn.
             with ThreadPoolExecutor() as pool:
                 again = pool.submit(self._start, AGAIN, None, {})
-                self.stock()
+                try:
+                    self.stock()
+                except BaseException:
+                    if not again.exception():
+                        again.result().close()
+                    raise
                 return again.result()
         self.stock()
         own = changes.arguments(candidate.changes, self.base())
@@ -203,7 +210,8 @@ class Bench:
         if self._answers is None:
             self._answers = self.stock().ask("answers", prompts, True)
         found = compare(self._answers, engine.ask("answers", prompts, True), engine.facts.dtype)
-        self.note(candidate, settings=engine.facts.settings, worst=found.worst)
+        worst = None if math.isnan(found.worst) else found.worst
+        self.note(candidate, settings=engine.facts.settings, worst=worst)
         if found.equal:
             return None
         return f"its answers are not stock's: worst difference {found.worst:.2g}, allowed {found.allowed:g}"

@@ -22,6 +22,7 @@ BLOCK_SIZES = (64, 128)
 FLASH_ATTN_VERSIONS = (2, 3)
 MOST_GRAPHS = 24  # each takes about 0.1 s and some memory to capture
 ROUND_TO = 8  # tokens of a graph
+ALLOW_LONG = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
 Arguments = dict[str, Any]  # vLLM's, by name
 
 

@@ -47,7 +47,7 @@ def read(config: AdviseConfig) -> Given:
         raise ConfigError(
             f"{label('max_model_len', room)}: a prompt has {longest} tokens; set it to at least {longest + 1}"
         )
-    if longest >= model.positions:
+    if longest >= model.positions and not config.allow_long_max_model_len:
         raise ConfigError(
             f"{label('prompts', config.prompts)}: a prompt has {longest} tokens; {config.model} has "
             f"{model.positions} positions, one of them for the answer; leave it out, or choose another model"

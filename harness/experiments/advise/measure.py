@@ -10,6 +10,7 @@ import time
 from functools import partial
 
 from harness.analysis.families import judge_together
+from harness.engine.options import environment
 from harness.experiments import views
 from harness.experiments.advise import changes, deciding, inputs
 from harness.experiments.advise.bench import Bench, Candidate
@@ -31,7 +32,10 @@ def run(config: AdviseConfig, source: ModelSource | None) -> None:
     """Run the experiment, leaving a run directory; raises as `recording` does."""
     given = inputs.read(config)  # a refusal leaves no run behind
     notices = (*(source.notices if source else ()), *given.notices)
-    recording(config, config.model, partial(measure, given=given), views.write, notices)
+    with environment(
+        {changes.ALLOW_LONG: "1"} if config.allow_long_max_model_len else {}
+    ):  # engines inherit it
+        recording(config, config.model, partial(measure, given=given), views.write, notices)
 
 
 def measure(config: AdviseConfig, recorder: Recorder, given: Given) -> None:

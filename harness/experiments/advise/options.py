@@ -21,7 +21,7 @@ FREE = ("max_num_seqs", "enable_prefix_caching", "async_scheduling", "runner", "
 GROUPS: dict[str, list[str]] = {
     "the work": ["prompts", "requests", "goal"],
     "what is tried": ["candidates"],
-    "model": ["model", "revision", "trust_remote_code"],
+    "model": fields.MODEL_OPTIONS,
     "engines (vLLM's own names)": [*fields.ENGINE_OPTIONS, "max_model_len", "seed"],
     **fields.COMMON_GROUPS,
 }

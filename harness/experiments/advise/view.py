@@ -18,6 +18,7 @@ __all__ = ["document", "summarise"]
 Summary = AdviseSummary  # of summary.json
 
 FEWEST_FOR_P99 = 100  # requests; the percentile of fewer is just the longest
+WORDS = {"helps": "helps", "hurts": "hurts", "same": "no difference", "unclear": "unclear"}
 UNITS: dict[Metric, str] = {"throughput": "time of the whole file", "latency": "latency of a request"}
 
 
@@ -66,11 +67,12 @@ def _requests_per_s(summary: AdviseSummary, candidate: str) -> str | None:
 def advice(summary: AdviseSummary) -> list[str]:
     """What helped, what did not, and what prefix caching would take."""
     lines = []
-    for outcome, text in (("helps", "helps"), ("hurts", "hurts"), ("same", "makes no difference"),
-                          ("unclear", "is unclear")):  # fmt: skip
-        rows = [row for row in summary.candidates if row.outcome == outcome]
-        found = [f"{row.candidate} ({change(contrast_of(summary.contrasts, row.candidate, summary.goal))})"
-                 for row in rows]  # fmt: skip
+    for outcome, text in WORDS.items():
+        found = [
+            f"{row.candidate} ({change(contrast_of(summary.contrasts, row.candidate, summary.goal))})"
+            for row in summary.candidates
+            if row.outcome == outcome
+        ]
         if found:
             lines.append(f"{text}: {', '.join(found)}")
     lost = [row.candidate for row in summary.candidates if row.outcome == "not measured"]
@@ -113,9 +115,9 @@ def _throughput(summary: AdviseSummary) -> Table:
     requests = next(row.requests for row in summary.cells if row.metric == "throughput")
     below = [
         *notes.lines(),
-        "Each engine answered the whole file in turns with stock's; time: the mean of paired differences; "
-        "filled prefix cache: by the same file, against an empty one. "
+        "Each engine answered the whole file in turns with stock's; time: the mean of paired differences. "
         f"{_floor(summary, 'throughput')}",
+        *(["filled prefix cache: by the same file, against an empty one."] if summary.break_even else []),
     ]
     columns = ("", "stock", "changed", "time [95%]", "verdict")
     title = f"Throughput, requests/s: all {requests} at once"

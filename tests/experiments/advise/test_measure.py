@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -54,7 +56,7 @@ class Engine:
 
     def ask(self, name: str, *arguments: Any) -> Any:
         if name == "answers":
-            wrong = self.own.get("max_num_batched_tokens") == 1024
+            wrong = {1024: 1.0, 256: math.nan}.get(self.own.get("max_num_batched_tokens"), 0.0)
             return [Answer(1, {1: -0.5 - wrong}, ())] * len(arguments[0])
         self.calls += 1
         return Ran(self.us * sum(map(len, arguments[0])) * (1 + 0.001 * (self.calls % 3)), 0)
@@ -109,7 +111,7 @@ def test_one_change_at_a_time_beside_stock_then_the_best_together(engines, tmp_p
 
 
 def test_candidates_that_fail_are_listed_with_their_reason(engines, tmp_path):
-    assert advise(tmp_path, "block-size=64,tokens=1024,graphs,plugin-step") == 0
+    assert advise(tmp_path, "block-size=64,tokens=1024,tokens=256,graphs,plugin-step") == 0
     run, _ = read(tmp_path)
     reasons = {r.cell.arm: (r.status, r.reason) for r in run.results() if not r.samples_us}
     assert reasons == {
@@ -117,8 +119,22 @@ def test_candidates_that_fail_are_listed_with_their_reason(engines, tmp_path):
         "tokens=1024": (
             Status.WRONG_OUTPUT, "its answers are not stock's: worst difference 1, allowed 0.001"
         ),
+        "tokens=256": (
+            Status.WRONG_OUTPUT, "its answers are not stock's: worst difference nan, allowed 0.001"
+        ),
         "graphs": (Status.UNSUPPORTED, "CUDA graphs need a GPU"),
     }  # fmt: skip
+    assert engines.alive == 0
+
+
+def test_two_engines_of_stock_start_at_once_where_their_cache_has_a_size(engines, tmp_path, monkeypatch):
+    given = inputs.read(None)
+    arguments = given.arguments | {"kv_cache_memory_bytes": 2**30}
+    monkeypatch.setattr(inputs, "read", lambda config: replace(given, arguments=arguments))
+    assert advise(tmp_path, "async") == 0
+    assert len(engines.started) == 3
+    _, summary = read(tmp_path)
+    assert {row["contrast"] for row in summary["contrasts"]} == {"A/A", "async"}
     assert engines.alive == 0
 
 
