@@ -282,4 +282,9 @@ def arm_name(cell: Mapping[str, Any]) -> str:
 
 def axes(cell: Mapping[str, Any]) -> list[str]:
     """A cell's place on its experiment's axes, e.g. "batch 4" on the axis "batch_size"."""
-    return [f"{name.partition('_')[0]} {value}" for name, value in cell.items() if name not in FIELDS]
+    return [f"{name.partition('_')[0]} {value}" for name, value in own_axes(cell).items()]
+
+
+def own_axes(cell: Mapping[str, Any]) -> dict[str, Any]:
+    """A cell's values on the axes that only its experiment has."""
+    return {name: value for name, value in cell.items() if name not in FIELDS}

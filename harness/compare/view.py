@@ -23,6 +23,7 @@ from harness.compare.ratios import (
     arm_name,
     axes,
     in_pct,
+    own_axes,
 )
 from harness.experiments import views
 from harness.report import explain
@@ -168,15 +169,21 @@ def _evidence(row: Ratio) -> explain.Evidence:
 
 
 def heading(cell: Mapping[str, Any], whose: str = "") -> str:
-    """The kernel and its provider; with the arm, where an arm's cells have their own axes."""
+    """The kernel and its provider; with the arm and the axes of text, where an arm's cells have their own
+    axes.
+    """
     whole = cell["stage"] == "end_to_end"
     name = f"{cell['kernel'].capitalize()}, end to end" if whole else f"{cell['kernel']}{whose}"
-    return f"{name}: {arm_name(cell)}" if axes(cell) else name
+    texts = [value for value in own_axes(cell).values() if isinstance(value, str)]
+    return f"{name}: {', '.join([arm_name(cell), *texts])}" if own_axes(cell) else name
 
 
 def label(cell: Mapping[str, Any]) -> str:
     """The cell's name under its heading."""
-    return ", ".join(axes(cell)) or arm(cell)
+    numbers = {name: value for name, value in own_axes(cell).items() if not isinstance(value, str)}
+    if own_axes(cell) and not numbers:
+        return f"spread_k {cell['spread_k']}"
+    return ", ".join(axes(numbers)) or arm(cell)
 
 
 def interval(row: Ratio) -> str:

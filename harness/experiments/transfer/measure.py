@@ -59,7 +59,7 @@ def measure(config: TransferConfig, recorder: Recorder) -> None:
         record.timer, record.spread_k, record.num_blocks = timer.name, config.spreads(), config.num_blocks()
         record.kv_bytes_per_token = config.bytes_per_token()
     if config.prefill_run and PREFILL not in recorder.finished:
-        recorder.add(prefills(RunDirectory(config.prefill_run).results()))
+        _add_prefills(recorder, RunDirectory(config.prefill_run))
     lying = [(k, PLANNED) for k in config.spreads()]
     lying += [(layout.spread_k(ids), name) for name, ids in memory.natural.items()]
     axes = product(config.directions, config.kv_layouts, config.layer_tensors, lying)
@@ -90,6 +90,14 @@ def _fit_for_copies(device: str) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def _add_prefills(recorder: Recorder, run: RunDirectory) -> None:
+    """Make the run's prefills a series of this one."""
+    recorder.add(prefills(run.results()))
+    there, here = run.record().device.name, recorder.record.device.name
+    if there != here:
+        recorder.notice(f"the prefill was measured on {there}, the transfers on {here}")
 
 
 def prefills(results: Iterable[Result]) -> list[Result]:

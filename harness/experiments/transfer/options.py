@@ -168,6 +168,12 @@ def _prefill_problems(config: TransferConfig) -> Iterable[str]:
     elif lengths != [config.length]:
         tokens = ", ".join(map(str, lengths)) or "an unknown number of"
         yield f"{option}: of {tokens} tokens, --length is {config.length}; name a run of that length"
+    else:
+        of_model = record.model.model_dump(include={"num_layers", "num_kv_heads", "head_dim"})
+        for name, value in of_model.items():
+            if value is not None and value != getattr(config, name):
+                asked = label(name, getattr(config, name))
+                yield f"{option}: its model's is {value}, not {asked}; set --{name.replace('_', '-')} {value}"
 
 
 def plan(config: TransferConfig) -> list[str]:

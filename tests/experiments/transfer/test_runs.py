@@ -20,6 +20,7 @@ from tests.made_up.builder import Builder, write_run
 
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = "--length 128 --num-layers 2 --num-kv-heads 2 --head-dim 16 --block-size 16 --repeats 7 --quiet"
+MODEL = {"name": "tiny", "num_layers": 3, "num_kv_heads": 2, "head_dim": 16}
 PREFILL = {"experiment": "prefill", "status": "finished", "config": {"length": 128}}
 
 
@@ -150,6 +151,10 @@ def test_a_killed_run_goes_on_and_measures_nothing_twice(run: RunDirectory) -> N
         (
             lambda path: write_run(path, PREFILL | {"experiment": "cache"}),
             "a run of cache; name one of the main",
+        ),
+        (
+            lambda path: write_run(path, PREFILL | {"model": MODEL}),
+            "its model's is 3, not --num-layers 2; set --num-layers 3",
         ),
     ],
 )
