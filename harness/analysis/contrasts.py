@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, TypeVar, get_args
 
 import numpy as np
@@ -44,7 +45,7 @@ class Group:
         """The first layer's cell; the others differ in the layer only."""
         return self.results[0].cell
 
-    @property
+    @cached_property
     def measured(self) -> tuple[Result, ...]:
         """The ok layers; if there is none, those that have samples nevertheless (throttled, interrupted)."""
         ok = tuple(r for r in self.results if r.status is Status.OK and r.samples_us)
@@ -60,7 +61,8 @@ class Group:
     def reason(self) -> str | None:
         """The layers' reasons, each once, preceded by the layers in the figures if some are missing."""
         reasons = list(dict.fromkeys(r.reason for r in self.results if r.reason))
-        lost = [f"{r.cell.layer} {r.status.value}" for r in self.results if r not in self.measured]
+        measured = {id(r) for r in self.measured}
+        lost = [f"{r.cell.layer} {r.status.value}" for r in self.results if id(r) not in measured]
         if self.measured and lost:
             measured_layers = ", ".join(str(r.cell.layer) for r in self.measured)
             reasons.insert(0, f"layer {measured_layers} only (layer {', layer '.join(lost)})")
@@ -69,8 +71,18 @@ class Group:
     def on_layers(self, layers: Iterable[Layer]) -> Group | None:
         """The same arm on these layers only; None if it was tried on none of them."""
         chosen = set(layers)
-        results = tuple(r for r in self.results if r.cell.layer in chosen)
-        return Group(results) if results else None
+        if len(chosen) == 1:
+            results = self._by_layer.get(chosen.pop(), [])
+        else:
+            results = [r for r in self.results if r.cell.layer in chosen]
+        return Group(tuple(results)) if results else None
+
+    @cached_property
+    def _by_layer(self) -> dict[Layer, list[Result]]:
+        by_layer: dict[Layer, list[Result]] = {}
+        for result in self.results:
+            by_layer.setdefault(result.cell.layer, []).append(result)
+        return by_layer
 
 
 # One spread_k's arms by kernel, name within the series and data. Names are the arms' own, and "paged@1" for
@@ -120,6 +132,8 @@ def rounds(results: Sequence[Result]) -> npt.NDArray[np.float64]:
     """
     if not results:
         return np.empty(0)
+    if len(results) == 1:
+        return np.asarray(results[0].samples_us, dtype=np.float64)
     shortest = min(len(r.samples_us) for r in results)
     mean: npt.NDArray[np.float64] = np.mean([r.samples_us[:shortest] for r in results], axis=0)
     return mean

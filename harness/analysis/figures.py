@@ -18,13 +18,14 @@ def of_samples(samples_us: stats.Samples) -> Fields:
     """median_us, ci95_us, mean_us, n and warnings of samples in us; None where there are none."""
     if len(samples_us) == 0:
         return {"median_us": None, "ci95_us": None, "mean_us": None, "n": 0, "warnings": []}
-    median = stats.median_interval(samples_us)
+    values = stats.to_array(samples_us)
+    median = stats.median_interval(values)
     return {
         "median_us": median.median,
         "ci95_us": median.ci95,
-        "mean_us": float(np.mean(samples_us)),
+        "mean_us": float(np.mean(values)),
         "n": median.n,
-        "warnings": sample_warnings.warnings(samples_us),
+        "warnings": sample_warnings.warnings(values),
     }
 
 

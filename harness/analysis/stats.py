@@ -110,7 +110,13 @@ def median_interval(samples: Samples) -> MedianInterval:
     n = len(ordered)
     rank = _lower_rank(n)
     interval = (float(ordered[rank - 1]), float(ordered[n - rank])) if rank else None
-    return MedianInterval(float(ordered[(n - 1) // 2] + ordered[n // 2]) / 2, interval, n)
+    return MedianInterval(median(ordered), interval, n)
+
+
+def median(ordered: Array) -> float:
+    """The median of ascending values, one at least; `np.median` takes ten times as long."""
+    n = len(ordered)
+    return float(ordered[(n - 1) // 2] + ordered[n // 2]) / 2
 
 
 @lru_cache(maxsize=4096)
@@ -174,7 +180,7 @@ def paired_difference(baseline_us: Samples, treatment_us: Samples) -> PairedDiff
         raise ValueError(f"{len(baseline_us)} baseline and {len(treatment_us)} treatment samples: no pairs")
     baseline = to_array(baseline_us)
     difference = mean(to_array(treatment_us) - baseline)
-    level = float(np.median(baseline))
+    level = median(np.sort(baseline))
     if level <= 0:
         raise ValueError(f"a baseline of {level} us: percentages need a baseline above zero")
     return PairedDifference(

@@ -14,6 +14,7 @@ from harness.experiments import EXPERIMENTS, Experiment
 from harness.files import shorten
 from harness.report import explain
 from harness.report.charts import mpl
+from harness.report.charts.bounds import bound
 from harness.report.charts.spec import Sheet
 from harness.report.document import Document
 from harness.report.page import page
@@ -23,7 +24,7 @@ from harness.runs.command import format_command
 from harness.runs.record import Result
 from harness.runs.schema import RunRecord
 from harness.runs.store import RunDirectory
-from harness.runs.writing import Damaged, write_atomic, write_json
+from harness.runs.writing import Damaged, write_atomic
 from harness.units import type_and_line
 
 
@@ -95,7 +96,8 @@ def charts(record: RunRecord, summary: Any, results: Iterable[Result]) -> list[S
         results: the samples behind them, shown in tooltips.
     """
     module = cast(Charts, import_module(experiment_of(record).charts))
-    return module.charts(record, summary, Tips.of(results, getattr(summary, "slowest_rank", None)))
+    tips = Tips.of(results, getattr(summary, "slowest_rank", None))
+    return [bound(sheet) for sheet in module.charts(record, summary, tips)]
 
 
 def in_full(record: RunRecord) -> str | None:
@@ -128,7 +130,7 @@ def write(run: RunDirectory) -> Document:
     for sheet in sheets:
         mpl.write(sheet, run.plots_path)
     write_atomic(run.page_path, page_of(document, sheets))
-    write_json(run.summary_path, summary.to_json())  # last: with it the report is whole
+    write_atomic(run.summary_path, summary.to_text())  # last: with it the report is whole
     return document
 
 

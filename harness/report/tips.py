@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -21,6 +21,8 @@ from harness.units import in_ms, pluralise
 
 T = TypeVar("T")
 Key = tuple[str, str, int]  # kernel, the arm's name within its series, the series' spread_k
+Axes = tuple[str, ...]  # "layer", except end to end, and the cell's own, e.g. "batch_size"
+Values = tuple[object, ...]  # on the axes
 MEDIAN_DIGITS = 4  # of milliseconds
 
 
@@ -35,18 +37,20 @@ class Tips:
     With several ranks, only one rank's; none of other engines or single requests.
     """
 
-    results: Mapping[Key, Sequence[Result]]
+    results: Mapping[Key, Mapping[Axes, Mapping[Values, Sequence[Result]]]]
 
     @classmethod
     def of(cls, results: Iterable[Result], rank: int | None = None) -> Tips:
         """From all results of a run; with several ranks, those of `rank`."""
-        by_key: dict[Key, list[Result]] = {}
+        by_key: dict[Key, dict[Axes, dict[Values, list[Result]]]] = {}
         for result in results:
             cell = result.cell
             elsewhere = cell.rank not in (None, rank) or cell.variant is not None or cell.request is not None
             if not (result.control or elsewhere):
                 key = cell.kernel, name_in_series(result), result.one_segment_for or cell.spread_k
-                by_key.setdefault(key, []).append(result)
+                axes = ({} if cell.layer is None else {"layer": cell.layer}) | dict(cell.point)
+                by_axes = by_key.setdefault(key, {}).setdefault(tuple(axes), {})
+                by_axes.setdefault(tuple(axes.values()), []).append(result)
         return cls(by_key)
 
     def cell(
@@ -112,7 +116,7 @@ class Tips:
     def _results(self, kernel: str, arm: str, like: Mapping[str, Any]) -> list[Result]:
         """The results with samples that match a row, the latest of each layer."""
         latest: dict[int | None, Result] = {}
-        for result in self.results.get((kernel, arm, like["spread_k"]), ()):
+        for result in self._on_axes((kernel, arm, like["spread_k"]), like):
             cell = result.cell
             told = {"stage": cell.stage, "block_size": cell.block_size, "data": cell.data, **dict(cell.point)}
             same_layer = like.get("layer", "mean") in ("mean", cell.layer)
@@ -123,6 +127,13 @@ class Tips:
             ):
                 latest[cell.layer] = result
         return list(latest.values())
+
+    def _on_axes(self, key: Key, like: Mapping[str, Any]) -> Iterator[Result]:
+        """The results at a row's place on their axes; everywhere on them if the row has no place there."""
+        for axes, groups in self.results.get(key, {}).items():
+            values = tuple(like.get(axis, "mean") for axis in axes)
+            for place in groups if "mean" in values else [values]:
+                yield from groups.get(place, ())
 
 
 def contrast_point(x: float, row: PairFigures, name: str, *more: str) -> Point:

@@ -220,7 +220,7 @@ def _group(summary: SweepSummary) -> tuple[list[list[PointSummary]], list[str], 
         if any(len({repr(_value(point, name)) for point in group}) > 1 for group in groups)
     ]
     if not inside:
-        return [points], [], varies or ["model"]
+        return [points] if points else [], [], varies or ["model"]
     return groups, [name for name in varies if name not in inside], inside
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from harness.analysis.rows import find
 from harness.experiments.backends.rows import BackendCell, BackendsSummary
 from harness.experiments.backends.scaling import is_split
 from harness.experiments.backends.view import backends, number
@@ -18,7 +17,7 @@ PER_ROW = 3
 
 def charts(record: RunRecord, summary: BackendsSummary, tips: Tips) -> list[Sheet]:
     """A panel for each input length."""
-    looks = {name: _key(summary, name, n) for n, name in enumerate(backends(summary.cells))}
+    looks = {name: _key(summary, name, n) for n, name in enumerate(backends(summary))}
     lengths = sorted({row.input_len for row in summary.cells})
     title = f"{_phase(summary)} throughput: {record.model.name}, {record.device.name}"
     panels = [_panel(summary, tips, looks, tokens) for tokens in lengths]
@@ -31,14 +30,14 @@ def _phase(summary: BackendsSummary) -> str:
 
 def _key(summary: BackendsSummary, name: str, n: int) -> Key:
     """A line's look: attention alone is dashed and hollow, as it is another quantity."""
-    alone = any(row.attention_alone for row in summary.cells if row.backend == name)
+    alone = (name, True) in summary.index(summary.cells).distinct("backend", "attention_alone")
     label = f"{name} (attention alone)" if alone else name
     look = COLOURS[n % len(COLOURS)], MARKERS[n % len(MARKERS)]
     return Key(label, *look, "dashed" if alone else "solid", hollow=alone)
 
 
 def _panel(summary: BackendsSummary, tips: Tips, looks: dict[str, Key], tokens: int) -> Lines:
-    here = [row for row in summary.cells if row.input_len == tokens]
+    here = summary.index(summary.cells).select(input_len=tokens)
     return Lines(
         f"{_phase(summary)} throughput, prompts of {tokens} token{'s' * (tokens > 1)}",
         Axis("batch size (prompts at once)", log=True, at_points=True),
@@ -64,7 +63,7 @@ def _point(summary: BackendsSummary, row: BackendCell, tips: Tips) -> Point:
         "input_len": row.input_len,
         "batch_size": row.batch_size,
     }
-    turns = find(summary.compute_bound, **here) is not None
+    turns = summary.index(summary.compute_bound).find(**here) is not None
     if turns:
         more.append("compute-bound from here on")
     if is_split(row):

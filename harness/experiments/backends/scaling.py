@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from harness.analysis import stats
 from harness.experiments.backends.rows import BackendCell, ComputeBoundRow, ExponentRow
+from harness.runs.summary import Index
 
 # Where the work dominates, not its overhead, time grows at least as the batch size to this power.
 COMPUTE_BOUND = 0.9
@@ -24,9 +25,9 @@ def exponents(cells: Sequence[BackendCell]) -> list[ExponentRow]:
     that --max-num-batched-tokens splits are left out: every step has a cost, so their time grows in
     proportion however little a step computes.
     """
-    rows = []
+    rows, index = [], Index(cells)
     for backend, tokens in lines(cells):
-        here = [row for row in cells if (row.backend, row.input_len) == (backend, tokens)]
+        here = index.select(backend=backend, input_len=tokens)
         whole = [row for row in here if row.status == "ok" and row.n and not is_split(row)]
         for small, large in pairwise(whole):
             power, bounds = _power(small, large)
@@ -70,9 +71,9 @@ def compute_bound(cells: Sequence[BackendCell], powers: Sequence[ExponentRow]) -
     Args:
         powers: of `exponents`.
     """
-    rows = []
+    rows, index = [], Index(powers)
     for backend, tokens in lines(cells):
-        own = [row for row in powers if (row.backend, row.input_len) == (backend, tokens)]
+        own = index.select(backend=backend, input_len=tokens)
         batch, reason = turning_point(own)
         rows.append(ComputeBoundRow(backend=backend, input_len=tokens, batch_size=batch, reason=reason))
     return rows

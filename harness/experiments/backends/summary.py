@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 from harness.analysis import figures, stats, verdicts
-from harness.analysis.rows import find
 from harness.experiments.backends import scaling as backends_scaling
 from harness.experiments.backends.rows import (
     AgainRow,
@@ -20,6 +19,7 @@ from harness.experiments.backends.rows import (
 )
 from harness.runs.record import Result, latest
 from harness.runs.schema import RunRecord
+from harness.runs.summary import Index
 
 ALONE = {"gathered": "sdpa.math", "per_block": "per block"}  # arms of attention alone, as columns name them
 AGAINST, AGAIN = "per block against gathered", "A/A"
@@ -36,9 +36,10 @@ def summarise(record: RunRecord, results: Sequence[Result]) -> BackendsSummary:
     final = latest(results)
     cells = sorted((_cell(record, result) for result in final if not result.control), key=_size)
     twins = [_cell(record, result) for result in final if result.control]
-    again = sorted((_again(cells, twin) for twin in twins if not twin.attention_alone), key=_size)
+    index = Index(cells)
+    again = sorted((_again(index, twin) for twin in twins if not twin.attention_alone), key=_size)
     noise = {_size(row): stats.noise_factor(row.ci95_ratio) for row in again}
-    winners = [_winner(cells, size, noise.get(size)) for size in sizes(cells)]
+    winners = [_winner(index, size, noise.get(size)) for size in sizes(cells)]
     exponents = backends_scaling.exponents(cells)
     return BackendsSummary(
         schema_version=2,
@@ -104,13 +105,13 @@ def _rate(tokens: float, microseconds: float | None) -> float | None:
     return 1e6 * tokens / microseconds if microseconds else None
 
 
-def _again(cells: Sequence[BackendCell], twin: BackendCell) -> AgainRow:
+def _again(cells: Index[BackendCell], twin: BackendCell) -> AgainRow:
     """A cell in its backend's second engine against the first: the noise floor at that size.
 
     Args:
         twin: the second engine's cell.
     """
-    first = find(cells, batch_size=twin.batch_size, input_len=twin.input_len, backend=twin.backend)
+    first = cells.find(batch_size=twin.batch_size, input_len=twin.input_len, backend=twin.backend)
     ratio, bounds = None, None
     if first and first.status == twin.status == "ok" and first.n and twin.n:
         ratio, bounds = _quotient(twin, first)
@@ -132,7 +133,7 @@ def _floor_pct(noise: float | None) -> float | None:
     return noise and 100 * (noise - 1)
 
 
-def _winner(cells: Sequence[BackendCell], size: tuple[int, int], noise: float | None) -> WinnerRow | None:
+def _winner(cells: Index[BackendCell], size: tuple[int, int], noise: float | None) -> WinnerRow | None:
     """The fastest engine of a cell and its speed-up over the runner-up; None without two.
 
     Two engines differ even in one configuration, so the verdict uses the interval widened by the noise floor.
@@ -142,8 +143,8 @@ def _winner(cells: Sequence[BackendCell], size: tuple[int, int], noise: float | 
     """
     timed = [
         (row.median_us, n, row)
-        for n, row in enumerate(cells)
-        if _size(row) == size and not row.attention_alone and row.status == "ok" and row.median_us
+        for n, row in enumerate(cells.select(batch_size=size[0], input_len=size[1]))
+        if not row.attention_alone and row.status == "ok" and row.median_us
     ]
     if len(timed) < 2:
         return None

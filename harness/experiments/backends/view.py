@@ -19,6 +19,7 @@ from harness.report.document import Document, csv_contrasts, csv_rows, figures_a
 from harness.report.rows import mark_if_remarked, noise_floor_line, remark, status_text, warnings
 from harness.report.tables import NONE, Line, Notes, Section, Table, ms, percent
 from harness.runs.schema import RunRecord
+from harness.runs.summary import Index
 from harness.units import MIB, pluralise
 
 __all__ = ["document", "summarise"]
@@ -47,17 +48,17 @@ def inputs(record: RunRecord) -> str:
     return f"prefill, {record.model.name}" if not out else f"decoding, {record.model.name}"
 
 
-def backends(cells: Sequence[BackendCell]) -> list[str]:
+def backends(summary: BackendsSummary) -> list[str]:
     """Column names: vLLM's backends in the order requested, then attention alone."""
-    ordered = sorted(cells, key=lambda row: (row.attention_alone, row.arm == "per_block"))
-    return list(dict.fromkeys(row.backend for row in ordered))
+    cells = summary.index(summary.cells).distinct("attention_alone", "arm", "backend")
+    ordered = sorted(cells, key=lambda cell: (cell[0], cell[1] == "per_block"))
+    return list(dict.fromkeys(backend for _, _, backend in ordered))
 
 
 def _crossover(record: RunRecord, summary: BackendsSummary, batch: int) -> Table:
     """tokens/s of one batch size: a line for each length, a column for each backend."""
     notes = Notes()
-    cells = [row for row in summary.cells if row.batch_size == batch]
-    names = backends(summary.cells)
+    cells, names = summary.index(summary.cells).select(batch_size=batch), backends(summary)
     layers = record.model.num_layers
     of_layers = f", {pluralise(layers, 'layer')}" if layers else ""
     data = " or ".join(
@@ -65,9 +66,9 @@ def _crossover(record: RunRecord, summary: BackendsSummary, batch: int) -> Table
     )
     alone = f"PyTorch's attention alone, {data} Q, K and V{of_layers}: compare with each other only"
     columns = [f"{name} {notes.mark(alone)}" if name in ALONE.values() else name for name in names]
-    lines = []
+    lines, index = [], Index(cells)
     for tokens in sorted({row.input_len for row in cells}):
-        here = {row.backend: row for row in cells if row.input_len == tokens}
+        here = {row.backend: row for row in index.select(input_len=tokens)}
         fastest = _fastest(list(here.values()))
         steps = max((row.prefill_steps or 1 for row in here.values() if is_split(row) and row.n), default=1)
         label = str(tokens)
@@ -152,14 +153,15 @@ def _engines_floor(again: AgainRow | None, notes: Notes) -> str:
 
 def _turning_points(record: RunRecord, summary: BackendsSummary) -> Table | None:
     """The batch sizes from which on time grows in proportion."""
-    names, rows = backends(summary.cells), summary.compute_bound
-    if len({row.batch_size for row in summary.cells}) < 2:
+    names, rows = backends(summary), summary.compute_bound
+    cells, index = summary.index(summary.cells), summary.index(rows)
+    if len(cells.distinct("batch_size")) < 2:
         return None
     notes, lines = Notes(), []
     for tokens in sorted({row.input_len for row in rows}):
-        split = [row for row in summary.cells if row.input_len == tokens and is_split(row) and row.n]
+        split = [row for row in cells.select(input_len=tokens) if is_split(row) and row.n]
         label = f"{tokens} {notes.mark(_left_out(record, split))}" if split else str(tokens)
-        here = {row.backend: row for row in rows if row.input_len == tokens}
+        here = {row.backend: row for row in index.select(input_len=tokens)}
         lines.append(Line(label, tuple(_turn(here.get(name), notes) for name in names)))
     limited = "" if summary.phase == "prefill" else ", or by reading every prompt's K and V"
     below = [
@@ -188,11 +190,12 @@ def _buffers(summary: BackendsSummary) -> Table | None:
     rows = [row for row in summary.cells if row.attention_alone]
     if not rows:
         return None
-    notes, sections = Notes(), dict[int, list[Line]]()
+    notes, sections, index = Notes(), dict[int, list[Line]](), Index(rows)
     for batch, tokens in sizes(rows):
-        here = {r.arm: r for r in rows if (r.batch_size, r.input_len) == (batch, tokens)}
+        here = {r.arm: r for r in index.select(batch_size=batch, input_len=tokens)}
         texts = [text for arm in ALONE for text in _buffer_cells(here.get(arm), notes)]
-        paired = find(summary.contrasts, contrast=AGAINST, batch_size=batch, input_len=tokens)
+        contrasts = summary.index(summary.contrasts)
+        paired = contrasts.find(contrast=AGAINST, batch_size=batch, input_len=tokens)
         texts.append(times(paired) if paired else NONE)
         sections.setdefault(batch, []).append(Line(str(tokens), tuple(texts)))
     columns = ("tokens", "buffer MiB", "gathered ms", "block MiB", "per block ms", "takes [95%]")

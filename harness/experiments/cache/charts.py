@@ -37,7 +37,7 @@ def _key(size: int, arm: str = "") -> Key:
 
 def _warm(summary: CacheSummary, size: int) -> list[CacheContrast]:
     """The contrasts of warm against reset, by ascending share."""
-    return [r for r in summary.contrasts if (r.contrast, r.batch_size) == ("warm", size)]
+    return summary.index(summary.contrasts).select(contrast="warm", batch_size=size)
 
 
 def _contrast_lines(row: CacheContrast) -> str:
@@ -60,7 +60,7 @@ def _times(summary: CacheSummary, tips: Tips) -> Lines:
     lines = []
     for size in sizes_of(summary):
         for arm in ("reset", "warm"):
-            rows = [row for row in summary.cells if (row.batch_size, row.arm) == (size, arm)]
+            rows = summary.index(summary.cells).select(batch_size=size, arm=arm)
             lines.append(Line(_key(size, arm), [_point(row, tips) for row in rows]))
     return Lines(
         "Time of an engine step, divided by its prompts",
@@ -93,8 +93,7 @@ def _savings(summary: CacheSummary) -> Lines:
     for size in sizes_of(summary):
         rates = {
             row.share_pct: row.hit_rate_pct
-            for row in summary.cells
-            if (row.batch_size, row.arm) == (size, "warm")
+            for row in summary.index(summary.cells).select(batch_size=size, arm="warm")
         }
         points = []
         for row in _warm(summary, size):

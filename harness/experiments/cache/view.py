@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.analysis import figures, stats
-from harness.analysis.rows import find
 from harness.experiments.cache.rows import CacheCell, CacheContrast, CacheSummary
 from harness.report.document import Document, csv_contrasts, csv_rows, figures_and_tables
 from harness.report.rows import change, mark_if_remarked, noise_floor_line, verdict, warnings
@@ -88,8 +87,8 @@ def _over_shares(record: RunRecord, summary: CacheSummary) -> Table:
 
 def _line(summary: CacheSummary, size: int, share: int, notes: Notes) -> Line:
     of_cell: dict[str, Any] = {"batch_size": size, "share_pct": share}
-    reset, warm = (find(summary.cells, **of_cell, arm=arm) for arm in ("reset", "warm"))
-    paired = find(summary.contrasts, **of_cell, contrast="warm")
+    reset, warm = (summary.index(summary.cells).find(**of_cell, arm=arm) for arm in ("reset", "warm"))
+    paired = summary.index(summary.contrasts).find(**of_cell, contrast="warm")
     label = f"{share}%"
     for row in (reset, warm):
         label = mark_if_remarked(label, row, notes) if row else label
@@ -176,11 +175,11 @@ def _verdict(row: ComparedOutput) -> str:
 
 def sizes_of(summary: CacheSummary) -> list[int]:
     """All batch sizes tried, ascending."""
-    return sorted({row.batch_size for row in summary.cells})
+    return sorted(size for (size,) in summary.index(summary.cells).distinct("batch_size"))
 
 
 def _shares(summary: CacheSummary, size: int) -> list[int]:
-    return sorted({row.share_pct for row in summary.cells if row.batch_size == size})
+    return sorted({row.share_pct for row in summary.index(summary.cells).select(batch_size=size)})
 
 
 def answer(summary: CacheSummary) -> str:

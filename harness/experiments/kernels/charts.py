@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from harness.analysis.rows import select
 from harness.config.kernel_names import looks
 from harness.experiments.kernels.rows import KernelsSummary
 from harness.experiments.kernels.view import (
@@ -54,7 +53,7 @@ def _differences(summary: KernelsSummary) -> Lines:
 def _times(summary: KernelsSummary, tips: Tips) -> Lines:
     look_of = looks(kernels_of(summary))
     arms = [(kernel, arm) for kernel in kernels_of(summary) for arm in ARMS]
-    by_arm = [select(summary.cells, kernel=kernel, arm=arm) for kernel, arm in arms]
+    by_arm = [summary.index(summary.cells).select(kernel=kernel, arm=arm) for kernel, arm in arms]
     return Lines(
         "Time of a call",
         OVER_SPREAD,

@@ -8,7 +8,6 @@ from typing import Any
 from harness.analysis import figures, stats
 from harness.analysis import roofline as work
 from harness.analysis.contrasts import name_in_series, series_pairs
-from harness.analysis.rows import find, select
 from harness.config.kernel_names import FUNCTIONS, WITHOUT_TABLE, gather_for
 from harness.experiments.kernels.rows import KernelCell, KernelContrast, KernelsSummary
 from harness.report.document import Document, csv_contrasts, csv_rows, figures_and_tables
@@ -102,12 +101,11 @@ def _rates(config: Mapping[str, Any], microseconds: float | None) -> dict[str, A
 
 def comparison(record: RunRecord, summary: KernelsSummary, spread_k: int) -> Table:
     """`Comparison Results (spread=K)`: each kernel's arms, and their differences; 80 columns wide."""
-    notes, sections = Notes(), []
+    notes, sections, cells = Notes(), [], summary.index(summary.cells)
     for kernel in kernels_of(summary):
-        cells = select(summary.cells, kernel=kernel, spread_k=spread_k)
-        rows = [row for arm in ARMS if (row := find(cells, arm=arm))]
+        rows = [row for arm in ARMS if (row := cells.find(kernel=kernel, spread_k=spread_k, arm=arm))]
         if rows:
-            digits = _digits(summary)
+            digits = summary.digits
             lines = [time_line(LABELS[row.arm], row, notes, digits) for row in rows]
             lines += _differences(summary, kernel, spread_k, notes, digits)
             sections.append(Section(heading(kernel, rows[0], notes), lines))
@@ -118,15 +116,14 @@ def comparison(record: RunRecord, summary: KernelsSummary, spread_k: int) -> Tab
 
 
 def _warnings(summary: KernelsSummary, spread_k: int) -> list[str]:
-    here = select(summary.cells, spread_k=spread_k)
-    return warning_lines(here, _name)
+    return warning_lines(summary.index(summary.cells).select(spread_k=spread_k), _name)
 
 
 def _differences(
     summary: KernelsSummary, kernel: str, spread_k: int, notes: Notes, digits: int
 ) -> list[Line]:
     core, split, again, placebo = (
-        find(summary.contrasts, kernel=kernel, spread_k=spread_k, contrast=name)
+        summary.index(summary.contrasts).find(kernel=kernel, spread_k=spread_k, contrast=name)
         for name in ("core", "fragmentation", "A/A", "placebo")
     )
     label = "Core Diff"
@@ -165,7 +162,7 @@ def _name(row: KernelCell) -> str:
 def _over_all(record: RunRecord, summary: KernelsSummary) -> Table:
     notes, sections = Notes(), []
     for kernel in kernels_of(summary):
-        rows = select(summary.cells, kernel=kernel, arm="fragmented")
+        rows = summary.index(summary.cells).select(kernel=kernel, arm="fragmented")
         if rows:
             compared = (
                 "non-contiguous against contiguous"
@@ -189,9 +186,9 @@ def _summary_line(summary: KernelsSummary, row: KernelCell, notes: Notes) -> Lin
     if row.median_us is None:
         return status_line(str(k), row, notes)
     name = "core" if kernel in WITHOUT_TABLE else "fragmentation"
-    paired = find(summary.contrasts, kernel=kernel, spread_k=k, contrast=name)
-    whole = find(summary.cells, kernel=kernel, spread_k=k, arm="contiguous")
-    digits = _digits(summary)
+    paired = summary.index(summary.contrasts).find(kernel=kernel, spread_k=k, contrast=name)
+    whole = summary.index(summary.cells).find(kernel=kernel, spread_k=k, arm="contiguous")
+    digits = summary.digits
     cells = (
         ms(whole.median_us if whole else None, digits),
         ms(row.median_us, digits),
@@ -216,7 +213,7 @@ def inputs(config: Mapping[str, Any]) -> str:
 
 def kernels_of(summary: KernelsSummary) -> list[str]:
     """The kernels, in the order requested."""
-    return list(dict.fromkeys(row.kernel for row in summary.cells))
+    return [kernel for (kernel,) in summary.index(summary.cells).distinct("kernel")]
 
 
 def whose(summary: KernelsSummary) -> str:
@@ -227,11 +224,6 @@ def whose(summary: KernelsSummary) -> str:
 def spreads_of(summary: KernelsSummary) -> list[int]:
     """All values of spread_k tried, ascending."""
     return sorted({row.spread_k for row in summary.cells})
-
-
-def _digits(summary: KernelsSummary) -> int:
-    """Decimals of a time in ms: tenths of a microsecond where calls are short."""
-    return 4 if all((row.median_us or 0) < 10_000 for row in summary.cells) else 3
 
 
 def answer(summary: KernelsSummary) -> str:
@@ -248,7 +240,7 @@ def answer(summary: KernelsSummary) -> str:
 
 def contrasts_of(summary: KernelsSummary, kernel: str) -> list[KernelContrast]:
     """A kernel's contrasts over spread_k."""
-    return select(summary.contrasts, kernel=kernel, contrast=contrast_of(kernel))
+    return summary.index(summary.contrasts).select(kernel=kernel, contrast=contrast_of(kernel))
 
 
 def contrast_of(kernel: str) -> str:

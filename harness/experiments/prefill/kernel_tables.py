@@ -49,7 +49,7 @@ def comparison(record: RunRecord, summary: PrefillSummary, spread_k: int) -> Tab
     sections = [section for section in candidates if section]
     if not sections:
         return None
-    rows = select(mean.kernels, spread_k=spread_k, layer="mean", data="captured")
+    rows = mean.at(spread_k, data="captured")
     warnings = warning_lines(rows, lambda row: f"{row.kernel}, {LABELS.get(row.arm, row.arm)}")
     title, above = f"Comparison Results (spread={spread_k})", [f"{_unit(record, summary)}, captured data"]
     below = [*notes.lines(), DIFFERENCES, *warnings]
@@ -194,7 +194,7 @@ def _over_all(mean: Mean, row: KernelRow, notes: Notes) -> Line:
 
 def _digits(mean: Mean, spread_k: int) -> int:
     """Decimals of a time in ms: tenths of a microsecond where kernels are short."""
-    rows = select(mean.kernels, spread_k=spread_k, layer="mean")
+    rows = mean.at(spread_k)
     return 4 if all((row.median_us or 0) < 10_000 for row in rows) else 3
 
 

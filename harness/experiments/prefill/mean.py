@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.analysis.rows import ContrastRow, KernelRow, PrefillRow, find, select
+from harness.analysis.rows import ContrastRow, KernelRow, PrefillRow
 from harness.experiments.prefill.rows import PrefillSummary
+from harness.runs.summary import Index
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,20 @@ class Mean:
 
     @property
     def kernels(self) -> list[KernelRow]:
-        """The rows of the one rank."""
-        return select(self.summary.kernels, rank=self._rank)
+        """The rows of kernels."""
+        return self.summary.index(self.summary.kernels).select(rank=self._rank, layer="mean")
+
+    def at(self, spread_k: int, **more: object) -> list[KernelRow]:
+        """Those at one spread_k, with these values."""
+        return self._kernels.select(spread_k=spread_k, **more)
+
+    @property
+    def _kernels(self) -> Index[KernelRow]:
+        return self.summary.index(self.kernels)
+
+    @property
+    def _contrasts(self) -> Index[ContrastRow]:
+        return self.summary.index(self.summary.contrasts)
 
     @property
     def _rank(self) -> int | None:
@@ -29,19 +42,18 @@ class Mean:
 
     def kernel(self, kernel: str, arm: str, spread_k: int, data: str = "captured") -> KernelRow | None:
         """A kernel's row."""
-        return find(self.kernels, kernel=kernel, arm=arm, spread_k=spread_k, data=data, layer="mean")
+        return self._kernels.find(kernel=kernel, arm=arm, spread_k=spread_k, data=data)
 
     def cache_write(self, spread_k: int, arm: str) -> KernelRow | None:
         """The row of the kernel that writes the cache: `paged`, or `converted` and `unconverted`."""
-        return find(self.kernels, stage="cache_write", arm=arm, spread_k=spread_k, layer="mean")
+        return self._kernels.find(stage="cache_write", arm=arm, spread_k=spread_k)
 
     def contrast(
         self, kernel: str, baseline: str, treatment: str, spread_k: int, data: str | None = "captured"
     ) -> ContrastRow | None:
         """A contrast's row."""
         whole = kernel == "prefill"
-        return find(
-            self.summary.contrasts,
+        return self._contrasts.find(
             kernel=kernel,
             baseline=baseline,
             treatment=treatment,
@@ -53,16 +65,15 @@ class Mean:
 
     def prefill_contrast(self, baseline: str, treatment: str) -> ContrastRow | None:
         """The contrast of two arms of the prefill that exist at only one spread_k each."""
-        return find(self.summary.contrasts, kernel="prefill", baseline=baseline, treatment=treatment)
+        return self._contrasts.find(kernel="prefill", baseline=baseline, treatment=treatment)
 
     def sweep(self) -> list[PrefillRow]:
         """The prefill's rows over spread_k, without its other arms."""
-        return select(self.summary.end_to_end, arm="paged")
+        return self.summary.index(self.summary.end_to_end).select(arm="paged")
 
     def baseline_us(self, kernel: str, baseline: str, spread_k: int) -> float | None:
         """The median of an arm that is only a baseline within the series of spread_k ("paged@1")."""
-        row = find(
-            self.summary.contrasts,
+        row = self._contrasts.find(
             kernel=kernel,
             baseline=baseline,
             spread_k=spread_k,
@@ -74,9 +85,11 @@ class Mean:
 
     def engine_kernels(self) -> list[str]:
         """The engine's own attention kernels: those with a dense or a paged arm."""
-        rows = select(self.kernels, stage="kernel")
-        return list(dict.fromkeys(row.kernel for row in rows if row.arm in ("dense", "paged")))
+        arms = self._kernels.distinct("kernel", "stage", "arm")
+        engines = (kernel for kernel, stage, arm in arms if stage == "kernel" and arm in ("dense", "paged"))
+        return list(dict.fromkeys(engines))
 
     def spread_ks(self) -> list[int]:
         """All values of spread_k tried."""
-        return sorted({row.spread_k for row in self.kernels} | {row.spread_k for row in self.sweep()})
+        tried = self._kernels.distinct("spread_k") + self.summary.index(self.sweep()).distinct("spread_k")
+        return sorted({k for (k,) in tried})

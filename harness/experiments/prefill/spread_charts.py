@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness import batch
-from harness.analysis.rows import ContrastRow, KernelRow, select
+from harness.analysis.rows import ContrastRow, KernelRow
 from harness.config.kernel_names import FUNCTIONS, looks
 from harness.experiments.prefill.mean import Mean
 from harness.experiments.prefill.rows import PrefillSummary
@@ -129,8 +129,7 @@ def _over_layers(summary: PrefillSummary, tips: Tips) -> list[Lines]:
             (f"Paging: one segment against dense, {kernel}", "dense", "paged@1", 1),
             (f"Fragmentation: {pluralise(most, 'segment')} against one, {kernel}", "paged@1", "paged", most),
         ):
-            rows = select(
-                summary.contrasts,
+            rows = summary.index(summary.contrasts).select(
                 kernel=kernel,
                 baseline=baseline,
                 treatment=treatment,

@@ -122,7 +122,7 @@ def _warnings(summary: PrefillSummary) -> list[Warned]:
     """Warnings about kernels, whole prefills and other engines; not about probes, which are not ways to
     prefill.
     """
-    kernels = select(Mean(summary).kernels, layer="mean", data="captured")
+    kernels = select(Mean(summary).kernels, data="captured")
     shown = ("paged", *end_to_end_tables.ARMS)
     prefills = [row for row in summary.end_to_end if row.arm in shown]
     return [
