@@ -15,6 +15,7 @@ from harness.files import shorten
 from harness.report import explain
 from harness.report.charts import mpl
 from harness.report.charts.spec import Sheet
+from harness.report.charts.style import PAPER
 from harness.report.document import Document
 from harness.report.page import page
 from harness.report.tips import Tips
@@ -112,8 +113,9 @@ def page_of(document: Document, sheets: Sequence[Sheet]) -> str:
     return page(document, sheets, question, in_full(document.record))
 
 
-def write(run: RunDirectory) -> Document:
-    """Write summary.json, tables.md, tables.csv, plots/ and report.html.
+def write(run: RunDirectory, paper: bool = False) -> Document:
+    """Write summary.json, tables.md, tables.csv, plots/, with `paper` also at a paper's column width, and
+    report.html.
 
     Works on a finished, a running and an interrupted run alike; returns the document for printing. Raises
     FileNotFoundError without a run.json, ValueError if a line of samples.jsonl is not a result or the
@@ -127,6 +129,8 @@ def write(run: RunDirectory) -> Document:
     write_atomic(run.csv_path, document.csv())
     for sheet in sheets:
         mpl.write(sheet, run.plots_path)
+        if paper:
+            mpl.write(sheet, run.plots_path, PAPER)
     write_atomic(run.page_path, page_of(document, sheets))
     write_json(run.summary_path, summary.to_json())  # last: with it the report is whole
     return document

@@ -28,7 +28,7 @@ from harness.runs.writing import (
     write_json,
 )
 
-PLOTS = (".png", ".svg", ".pdf")  # of each chart
+PLOTS = (".png", ".svg", ".pdf", "-paper.png", "-paper.pdf")  # ends of a chart's files
 MOST_RESULTS = 4_000_000  # read of a run; a million take 5 s of a CPU and 1.8 GB
 
 
@@ -206,7 +206,7 @@ class RunDirectory:
         """The existing files that make this directory a run's."""
         raw = [self.record_path, self.samples_path, self.clocks_path, self.trace_path]
         views = [self.summary_path, self.tables_path, self.csv_path, self.page_path]
-        drawn = ([svg.with_suffix(end) for end in PLOTS] for svg in self.plots_path.glob("*.svg"))
+        drawn = ([svg.with_name(svg.stem + end) for end in PLOTS] for svg in self.plots_path.glob("*.svg"))
         plots = [file for files in drawn if os.path.lexists(files[0]) for file in files]  # each has a PNG
         if self.plots_path.is_symlink():
             plots = []
