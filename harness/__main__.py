@@ -39,7 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             _add_processes(own)
     _add_sweep(commands)
     _add_verify(commands)
-    report = commands.add_parser("report", help="rebuild tables, plots and page", allow_abbrev=False)
+    report = commands.add_parser(
+        "report",
+        help="rebuild tables, plots and page",
+        epilog="A run's tables.parquet is written too where pyarrow is installed: pip install pyarrow.",
+        allow_abbrev=False,
+    )
     report.add_argument("run", type=Path, metavar="RUN", help="a run's or a sweep's directory")
     report.add_argument(
         "--style",

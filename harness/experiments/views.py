@@ -12,7 +12,7 @@ from harness.analysis.families import judge_together
 from harness.config import ConfigError
 from harness.experiments import EXPERIMENTS, Experiment
 from harness.files import shorten
-from harness.report import explain
+from harness.report import explain, parquet
 from harness.report.charts import mpl
 from harness.report.charts.spec import Sheet
 from harness.report.charts.style import PAPER
@@ -114,12 +114,14 @@ def page_of(document: Document, sheets: Sequence[Sheet]) -> str:
 
 
 def write(run: RunDirectory, paper: bool = False) -> Document:
-    """Write summary.json, tables.md, tables.csv, plots/, with `paper` also at a paper's column width, and
-    report.html.
+    """Write summary.json, tables.md, tables.csv, with pyarrow tables.parquet, plots/ and report.html.
 
     Works on a finished, a running and an interrupted run alike; returns the document for printing. Raises
     FileNotFoundError without a run.json, ValueError if a line of samples.jsonl is not a result or the
     experiment is not known.
+
+    Args:
+        paper: also draw the plots at a paper's column width.
     """
     record, results = run.record(), run.results()
     summary = summarise(record, results)
@@ -127,6 +129,7 @@ def write(run: RunDirectory, paper: bool = False) -> Document:
     sheets = charts(record, summary, results)
     write_atomic(run.tables_path, document.markdown())
     write_atomic(run.csv_path, document.csv())
+    parquet.write(document.frame(), run.parquet_path)
     for sheet in sheets:
         mpl.write(sheet, run.plots_path)
         if paper:

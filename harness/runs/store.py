@@ -138,6 +138,11 @@ class RunDirectory:
         return self.path / "tables.csv"
 
     @property
+    def parquet_path(self) -> Path:
+        """tables.parquet: the same rows with typed columns, where pyarrow is installed."""
+        return self.path / "tables.parquet"
+
+    @property
     def page_path(self) -> Path:
         """report.html: everything on one page."""
         return self.path / "report.html"
@@ -205,7 +210,7 @@ class RunDirectory:
     def _own_files(self) -> list[Path]:
         """The existing files that make this directory a run's."""
         raw = [self.record_path, self.samples_path, self.clocks_path, self.trace_path]
-        views = [self.summary_path, self.tables_path, self.csv_path, self.page_path]
+        views = [self.summary_path, self.tables_path, self.csv_path, self.parquet_path, self.page_path]
         drawn = ([svg.with_name(svg.stem + end) for end in PLOTS] for svg in self.plots_path.glob("*.svg"))
         plots = [file for files in drawn if os.path.lexists(files[0]) for file in files]  # each has a PNG
         if self.plots_path.is_symlink():

@@ -14,11 +14,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from matplotlib.text import Text
+from pandas.api.types import is_numeric_dtype
 
 from harness.__main__ import main
 from harness.experiments import EXPERIMENTS, views
+from harness.report import parquet
 from harness.report.charts import mpl
 from harness.report.charts.style import PAPER
 from harness.report.document import Document
@@ -159,6 +162,24 @@ def test_a_page_is_whole_and_escapes_what_a_run_calls_things(run: Seen) -> None:
     html = page_of(run.record | evil, [replace(r, reason=pages.EVIL) for r in run.results])
     pages.check(html)
     assert "This run is" not in html
+
+
+def test_every_column_has_one_type_in_parquet(run: Seen, tmp_path: Path) -> None:
+    frame = run.document.frame()
+    typed = parquet.typed(frame)
+    assert list(typed.columns) == list(frame.columns)
+    assert object not in set(typed.dtypes)
+    numbers = [name for name in frame.columns if name.endswith(("_us", "_ms", "_pct"))]
+    measured = [name for name in numbers if frame[name].notna().any()]
+    assert all(is_numeric_dtype(typed[name]) for name in measured)
+    for name in measured:
+        assert typed[name].dropna().astype(float).tolist() == frame[name].dropna().astype(float).tolist()
+    path = tmp_path / "tables.parquet"
+    if not parquet.write(frame, path):
+        assert not path.exists(), "pyarrow is not installed"
+        return
+    assert pd.read_parquet(path).columns.tolist() == frame.columns.tolist()
+    assert len(pd.read_parquet(path)) == len(frame)
 
 
 def test_plots_for_a_paper_are_as_wide_as_a_column_and_go_with_the_run(run: Seen, tmp_path: Path) -> None:
