@@ -39,8 +39,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             _add_processes(own)
     _add_sweep(commands)
     _add_verify(commands)
-    report = commands.add_parser("report", help="rebuild tables, plots and page", allow_abbrev=False)
+    report = commands.add_parser(
+        "report",
+        help="rebuild tables, plots and page",
+        epilog="A run's tables.parquet is written too where pyarrow is installed: pip install pyarrow.",
+        allow_abbrev=False,
+    )
     report.add_argument("run", type=Path, metavar="RUN", help="a run's or a sweep's directory")
+    report.add_argument(
+        "--style",
+        choices=("screen", "paper"),
+        default="screen",
+        help="paper: also the plots at a paper's column width, plots/NAME-paper.pdf and .png: 3.3 inches, "
+        "8 pt, without a title (default: screen)",
+    )
     _add_screen(report)
     cli.add_explain(report)
     _add_compare(commands)
@@ -281,7 +293,7 @@ def _dispatch(arguments: argparse.Namespace, commands: Mapping[str, argparse.Arg
         from harness.compare import command as compare
 
         return compare.run(**options)
-    return _report(arguments.run, _screen(options), arguments.explain)
+    return _report(arguments.run, _screen(options), arguments.explain, arguments.style == "paper")
 
 
 def _explain(run_dir: Path) -> None:
@@ -290,8 +302,10 @@ def _explain(run_dir: Path) -> None:
     show(f"\n{views.explain_verdicts(RunDirectory.open(run_dir))}")
 
 
-def _report(run_dir: Path, screen: Screen, explain: bool) -> int:
+def _report(run_dir: Path, screen: Screen, explain: bool, paper: bool) -> int:
     if os.path.isfile(run_dir / SWEEP):
+        if paper:
+            raise ConfigError(f"--style paper: {run_dir} is a sweep, whose runs have the plots; name a run")
         from harness.experiments.views import fitting
         from harness.sweep import view as sweep
 
@@ -312,7 +326,7 @@ def _report(run_dir: Path, screen: Screen, explain: bool) -> int:
     except ValueError as error:
         raise ConfigError(f"{run_dir}: {error}") from error
     with views.fitting(run_dir):
-        report = views.write(directory)
+        report = views.write(directory, paper)
     show(screen.format(report, directory))
     if explain:
         _explain(run_dir)

@@ -9,11 +9,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from harness.report.charts import mpl
 from harness.report.charts.spec import Sheet
+from harness.report.charts.style import SCREEN, Style
 
 
-def assert_no_text_is_hidden(sheet: Sheet) -> None:
+def assert_no_text_is_hidden(sheet: Sheet, style: Style = SCREEN) -> None:
     """No text of its figure lies on another or outside."""
-    figure = mpl.draw(sheet)
+    figure = mpl.draw(sheet, style)
     assert figure is not None
     canvas = FigureCanvasAgg(figure)
     canvas.draw()

@@ -111,8 +111,8 @@ class Common(Options):
     repeats: Count | None = Field(None, description="samples per cell (default: as many as fit the time)")
     max_seconds: Seconds | None = Field(
         None,
-        description="seconds to sample for, once the engine is up; each series gets its 3 rounds, whole "
-        "prefills their 6, even if they take longer, because fewer have no interval "
+        description="seconds to sample for, once the engine is up; replays may exceed their part by a fifth, "
+        "whole prefills and a single layer get 6 rounds however long they take, as fewer have no interval "
         f"(default: {describe(defaults.MAX_SECONDS)})",
     )
     precision: Percent = Field(

@@ -12,10 +12,11 @@ from harness.analysis.families import judge_together
 from harness.config import ConfigError
 from harness.experiments import EXPERIMENTS, Experiment
 from harness.files import shorten
-from harness.report import explain
+from harness.report import explain, parquet
 from harness.report.charts import mpl
 from harness.report.charts.bounds import bound
 from harness.report.charts.spec import Sheet
+from harness.report.charts.style import PAPER
 from harness.report.document import Document
 from harness.report.page import page
 from harness.report.tips import Tips
@@ -114,12 +115,15 @@ def page_of(document: Document, sheets: Sequence[Sheet]) -> str:
     return page(document, sheets, question, in_full(document.record))
 
 
-def write(run: RunDirectory) -> Document:
-    """Write summary.json, tables.md, tables.csv, plots/ and report.html.
+def write(run: RunDirectory, paper: bool = False) -> Document:
+    """Write summary.json, tables.md, tables.csv, with pyarrow tables.parquet, plots/ and report.html.
 
     Works on a finished, a running and an interrupted run alike; returns the document for printing. Raises
     FileNotFoundError without a run.json, ValueError if a line of samples.jsonl is not a result or the
     experiment is not known.
+
+    Args:
+        paper: also draw the plots at a paper's column width.
     """
     record, results = run.record(), run.results()
     summary = summarise(record, results)
@@ -127,8 +131,11 @@ def write(run: RunDirectory) -> Document:
     sheets = charts(record, summary, results)
     write_atomic(run.tables_path, document.markdown())
     write_atomic(run.csv_path, document.csv())
+    parquet.write(document.frame(), run.parquet_path)
     for sheet in sheets:
         mpl.write(sheet, run.plots_path)
+        if paper:
+            mpl.write(sheet, run.plots_path, PAPER)
     write_atomic(run.page_path, page_of(document, sheets))
     write_atomic(run.summary_path, summary.to_text())  # last: with it the report is whole
     return document

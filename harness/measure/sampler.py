@@ -83,7 +83,8 @@ def sample(
         (without a contrast: every arm's, of its own median). Checked from 20 rounds on, with growing gaps.
         "time" the series' share of the budget is spent, or twice that where something held it up and it has
         fewer than 20 rounds by then; never before its `min_rounds`, nor before 6, which an interval takes,
-        where these take under 0.3 s "rounds" the budget's `most_rounds` are done "repeats" the requested
+        where these take under 0.3 s, unless the budget limits what all series together may exceed it by
+        "rounds" the budget's `most_rounds` are done "repeats" the requested
         rounds are done, in which case none of the others counts
 
     Throttling: a batch of rounds (about 50 ms) is discarded if the GPU was throttled before or after it, and
@@ -108,7 +109,8 @@ def sample(
             runner.warm_up(began + WARMUP_SHARE * share_s)
             pairs = series_pairs(series.results) if series.pairs is None else series.pairs
             check = PrecisionCheck(pairs, precision_pct)
-            stopped = _take_batches(runner, batches, budget, check, monitor, sleep, share_s, began + share_s)
+            end = began + share_s
+            stopped = _take_batches(runner, batches, budget, check, monitor, sleep, share_s, end, weight)
         except KeyboardInterrupt:
             series.mark(Status.INTERRUPTED, "interrupted by the user")
             raise
@@ -127,6 +129,7 @@ def _take_batches(
     sleep: Callable[[float], object],
     share_s: float,
     deadline: float,
+    weight: int,
 ) -> str | None:
     """Fill `batches` until the series ends; returns what ended it, None if it was throttled or no arm is
     left.
@@ -135,8 +138,8 @@ def _take_batches(
     while runner.series.ready():
         left, done = deadline - runner.now(), batches.rounds()
         if _held_up(runner, batches, share_s):
-            left += share_s
-        rounds = budget.rounds_left(done, left, runner.seconds_per_round, runner.quickest_round_s)
+            left += min(share_s, budget.extra(weight))
+        rounds = budget.rounds_left(done, left, runner.seconds_per_round, runner.quickest_round_s, weight)
         if rounds <= 0:
             return budget.end_of(done)
         batch, before = batches.start(), clock

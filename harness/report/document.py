@@ -114,6 +114,10 @@ class Document:
         """The whole of tables.csv; an interval is two columns."""
         return csv_of(self.rows, self.columns)
 
+    def frame(self) -> pd.DataFrame:
+        """The rows of tables.csv, before texts are made safe for a spreadsheet."""
+        return frame_of(self.rows, self.columns)
+
 
 def csv_rows(rows: Iterable[Stored]) -> list[Fields]:
     """Rows of a summary for tables.csv."""
@@ -130,11 +134,7 @@ def csv_contrasts(rows: Iterable[Stored]) -> list[Fields]:
 
 
 def csv_of(rows: Sequence[Fields], columns: Sequence[str] = ()) -> str:
-    """Rows as one tidy table; an interval is two columns.
-
-    Args:
-        columns: of the table, in case there are no rows.
-    """
+    """Rows as the text of one tidy table, as `frame_of` has it; a frame of many rows is slow."""
     names = [*_flat(dict.fromkeys(columns))]
     names = names or list(dict.fromkeys(name for row in rows for name in _flat(row)))
     text = io.StringIO()
@@ -144,6 +144,17 @@ def csv_of(rows: Sequence[Fields], columns: Sequence[str] = ()) -> str:
         flat = _flat(row)
         table.writerow([_no_formula(flat.get(name)) for name in names])
     return text.getvalue()
+
+
+def frame_of(rows: Sequence[Fields], columns: Sequence[str] = ()) -> pd.DataFrame:
+    """Rows as one tidy table of objects; an interval is two columns.
+
+    Args:
+        columns: of the table, in case there are no rows.
+    """
+    names = [*_flat(dict.fromkeys(columns))] or None
+    # As objects; otherwise a column of counts with gaps would become floats.
+    return pd.DataFrame([_flat(row) for row in rows], columns=names, dtype=object)
 
 
 def to_csv(frame: pd.DataFrame) -> str:

@@ -15,6 +15,7 @@ from harness.measure.sampler import Series, sample
 from harness.running.recorder import Recorder
 
 SECONDS_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f} of at most {total:.0f} s, {remaining} left{postfix}"
+EXTRA = 0.2  # of a bounded budget's time
 OVERRUN = 1.1  # times --max-seconds: above this a notice says how long sampling took
 
 
@@ -33,9 +34,18 @@ class Sampling:
         assert self.config.max_seconds is not None
         return self.config.max_seconds
 
-    def budget(self, series: int, share: float, min_rounds: int = MIN_ROUNDS) -> Budget:
-        """A budget with that share of the time for `series` series, each of at least `min_rounds` rounds."""
-        self.budgets.append(Budget(share * self.seconds, series, self.config.repeats, min_rounds))
+    def budget(
+        self, series: int, share: float, min_rounds: int = MIN_ROUNDS, bounded: bool = False
+    ) -> Budget:
+        """A budget with that share of the time for `series` series, each of at least `min_rounds` rounds.
+
+        Args:
+            bounded: fewer where these would take more than EXTRA of that time in all.
+        """
+        seconds = share * self.seconds
+        budget = Budget(seconds, series, self.config.repeats, min_rounds)
+        budget.extra_s = EXTRA * seconds if bounded else None
+        self.budgets.append(budget)
         return self.budgets[-1]
 
     def sample(

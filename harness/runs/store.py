@@ -28,7 +28,7 @@ from harness.runs.writing import (
     write_json,
 )
 
-PLOTS = (".png", ".svg", ".pdf")  # of each chart
+PLOTS = (".png", ".svg", ".pdf", "-paper.png", "-paper.pdf")  # ends of a chart's files
 MOST_RESULTS = 4_000_000  # read of a run; a million take 5 s of a CPU and 1.8 GB
 
 
@@ -138,6 +138,11 @@ class RunDirectory:
         return self.path / "tables.csv"
 
     @property
+    def parquet_path(self) -> Path:
+        """tables.parquet: the same rows with typed columns, where pyarrow is installed."""
+        return self.path / "tables.parquet"
+
+    @property
     def page_path(self) -> Path:
         """report.html: everything on one page."""
         return self.path / "report.html"
@@ -206,8 +211,8 @@ class RunDirectory:
         """The existing files that make this directory a run's."""
         raw = [self.record_path, self.samples_path, self.clocks_path, self.trace_path]
         raw += self.path.glob("layouts*.jsonl.gz")
-        views = [self.summary_path, self.tables_path, self.csv_path, self.page_path]
-        drawn = ([svg.with_suffix(end) for end in PLOTS] for svg in self.plots_path.glob("*.svg"))
+        views = [self.summary_path, self.tables_path, self.csv_path, self.parquet_path, self.page_path]
+        drawn = ([svg.with_name(svg.stem + end) for end in PLOTS] for svg in self.plots_path.glob("*.svg"))
         plots = [file for files in drawn if os.path.lexists(files[0]) for file in files]  # each has a PNG
         if self.plots_path.is_symlink():
             plots = []

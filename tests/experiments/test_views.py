@@ -14,10 +14,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
+from matplotlib.text import Text
+from pandas.api.types import is_numeric_dtype
 
+from harness.__main__ import main
 from harness.experiments import EXPERIMENTS, views
+from harness.report import parquet
 from harness.report.charts import mpl
+from harness.report.charts.style import PAPER
 from harness.report.document import Document
 from harness.report.tables import WIDTH
 from harness.runs.record import Result
@@ -25,7 +31,7 @@ from harness.runs.store import RunDirectory
 from tests import made_up, pages
 from tests.drawings import assert_no_text_is_hidden
 from tests.made_up import builder
-from tests.made_up.builder import DATA
+from tests.made_up.builder import DATA, write_run
 from tests.made_up.views import Row, charts_of, document_from, document_of, page_of, summary_of, text_of
 
 FROZEN = sorted(path.name for path in DATA.iterdir() if path.is_file())
@@ -161,6 +167,37 @@ def test_a_page_is_whole_and_escapes_what_a_run_calls_things(run: Seen) -> None:
     assert "This run is" not in html
 
 
+def test_every_column_has_one_type_in_parquet(run: Seen, tmp_path: Path) -> None:
+    frame = run.document.frame()
+    typed = parquet.typed(frame)
+    assert list(typed.columns) == list(frame.columns)
+    assert object not in set(typed.dtypes)
+    numbers = [name for name in frame.columns if name.endswith(("_us", "_ms", "_pct"))]
+    measured = [name for name in numbers if frame[name].notna().any()]
+    assert all(is_numeric_dtype(typed[name]) for name in measured)
+    for name in measured:
+        assert typed[name].dropna().astype(float).tolist() == frame[name].dropna().astype(float).tolist()
+    path = tmp_path / "tables.parquet"
+    if not parquet.write(frame, path):
+        assert not path.exists(), "pyarrow is not installed"
+        return
+    assert pd.read_parquet(path).columns.tolist() == frame.columns.tolist()
+    assert len(pd.read_parquet(path)) == len(frame)
+
+
+def test_plots_for_a_paper_are_as_wide_as_a_column_and_go_with_the_run(run: Seen, tmp_path: Path) -> None:
+    written = write_run(tmp_path, run.record, run.results)
+    assert main(["report", str(written.path), "--style", "paper"]) == 0
+    papers = {path.name for path in written.plots_path.glob("*-paper.*")}
+    assert papers == {f"{name}-paper.{end}" for name in PLOTS[run.name] for end in ("pdf", "png")}
+    figures = (mpl.draw(sheet, PAPER) for sheet in charts_of(run.record, run.results, run.summary))
+    for figure in filter(None, figures):
+        assert figure.get_size_inches()[0] == 3.3
+        assert {text.get_fontsize() for text in figure.findobj(Text) if text.get_text()} == {8}
+    again = RunDirectory.create(written.path, overwrite=True) if papers else None
+    assert not again or not list(again.plots_path.glob("*")), "a new run starts without them"
+
+
 def test_every_plot_is_readable_has_a_name_of_its_own_and_does_not_change(run: Seen, tmp_path: Path) -> None:
     sheets = [s for s in charts_of(run.record, run.results, run.summary) if mpl.write(s, tmp_path)]
     names = {sheet.name for sheet in sheets}
@@ -170,6 +207,7 @@ def test_every_plot_is_readable_has_a_name_of_its_own_and_does_not_change(run: S
     }
     for sheet in sheets:
         assert_no_text_is_hidden(sheet)
+        assert_no_text_is_hidden(sheet, PAPER)
         before = {path: path.read_bytes() for path in tmp_path.glob(f"{sheet.name}.[sp][vd][gf]")}
         assert len(before) == 2
         mpl.write(sheet, tmp_path)

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from harness import config, interrupts
 from harness.analysis import sample_warnings, stats
@@ -274,6 +276,22 @@ def test_a_quick_series_that_something_holds_up_has_an_interval_all_the_same():
     held_up = pair_of(lambda: 1e6 if next(calls) == 1 else 1000.0, lambda: 1000.0)
     results = gpu.sample(held_up, Budget(seconds=0.1, series_left=10))
     assert [len(r.samples_us) for r in results] == [6, 6]
+
+
+@given(st.floats(0.001, 20), st.integers(1, 12))
+def test_all_series_of_a_bounded_budget_exceed_it_by_no_more_than_a_round_each(round_s, series):
+    budget = Budget(seconds=10.0, series_left=series, extra_s=2.0)
+    took = []
+    for _ in range(series):
+        share_s, elapsed, done = budget.share(), 0.0, 0
+        while (rounds := budget.rounds_left(done, share_s - elapsed, round_s, round_s)) > 0:
+            assert rounds <= budget.most_rounds
+            elapsed, done = elapsed + round_s, done + 1
+        assert done >= 1
+        budget.spend(elapsed, 1, done, "time")
+        took.append(elapsed)
+    assert sum(took) <= 10 + 2 + series * round_s + 1e-6
+    assert budget.extra_s >= 0
 
 
 def test_rounds_asked_for_are_taken_whatever_precision_and_time_say():

@@ -41,7 +41,7 @@ def _panel(summary: BackendsSummary, tips: Tips, looks: dict[str, Key], tokens: 
     return Lines(
         f"{_phase(summary)} throughput, prompts of {tokens} token{'s' * (tokens > 1)}",
         Axis("batch size (prompts at once)", log=True, at_points=True),
-        Axis("tokens/s, with 95% intervals (logarithmic)", log=True),
+        Axis("tokens/s, with 95% intervals", log=True),
         [
             Line(key, [_point(summary, row, tips) for row in here if row.backend == name])
             for name, key in looks.items()

@@ -10,7 +10,7 @@ from harness import batch
 from harness.analysis import stats
 from harness.calls.capture import AttentionCall
 from harness.experiments.prefill.options import RunConfig
-from harness.measure.budget import MIN_ROUNDS, Budget
+from harness.measure.budget import Budget
 from harness.replay.bench import Equipment, Sampled
 from harness.running.sampling import Sampling
 from harness.runs.record import request_series_name, series_name
@@ -120,7 +120,9 @@ class Replaying(Sampling):
             len(self.alone(k, call.layer, first)) for k, calls in todo.items() for call, first in calls
         )
         layers = {call.layer for calls in todo.values() for call, _ in calls}
-        return self.budget(series + alone, share, stats.INTERVAL_SAMPLES if len(layers) == 1 else MIN_ROUNDS)
+        if len(layers) == 1:
+            return self.budget(series + alone, share, stats.INTERVAL_SAMPLES)
+        return self.budget(series + alone, share, bounded=True)
 
     def take(self, sampled: Sequence[Sampled], budget: Budget) -> None:
         """Store a series sampled in every rank, and deduct it from the budget.
