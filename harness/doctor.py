@@ -149,7 +149,11 @@ def _wrong_build(kind: str, gpus: Sequence[Any]) -> list[Problem]:
 
 
 def _versions() -> list[Part]:
-    lines = [f"{name:13} {version or 'not installed'}" for name, version in device.versions().items()]
+    missing = {"commit": "none: not in a git checkout"}
+    lines = [
+        f"{name:13} {version or missing.get(name, 'not installed')}"
+        for name, version in device.versions().items()
+    ]
     broken = [reason for module in ("torch", "vllm") if (reason := _import_problem(module))]
     problems = [Problem(reason, SET_UP) for reason in broken] or _torchvision()
     return [Part("Versions", lines, problems)]

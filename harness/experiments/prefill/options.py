@@ -295,13 +295,14 @@ def _one_step_problems(config: RunConfig) -> Iterable[str]:
 
 def plan(config: RunConfig) -> list[str]:
     """What a resolved configuration measures, a line each."""
-    spreads, layers = config.spreads(), config.layers or "all that fit the time"
-    shown = ", ".join(map(str, layers)) if isinstance(layers, list) else layers
+    spreads, layers = config.spreads(), config.layers
+    shown = {None: "as many layers as fit the time", "all": "all layers", "sample": "three layers"}
+    chosen = f"layers {', '.join(map(str, layers))}" if isinstance(layers, list) else shown[layers]
     lines = [
         f"prompts: {batch.describe(config.requests)}, {pluralise(config.num_blocks(), 'block')} of "
         f"{config.block_size} tokens",
         f"spread_k: {', '.join(map(str, spreads))}",
-        f"attention calls: layers {shown}, each replayed at {pluralise(len(spreads), 'value')} of spread_k"
+        f"attention calls: {chosen}, each replayed at {pluralise(len(spreads), 'value')} of spread_k"
         + (", the first of a shape also on random inputs" if config.synthetic else ""),
     ]
     if config.layouts is not None:
