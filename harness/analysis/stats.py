@@ -119,6 +119,13 @@ def median(ordered: Array) -> float:
     return float(ordered[(n - 1) // 2] + ordered[n // 2]) / 2
 
 
+def _medians(values: Array, axis: int) -> Array:
+    """The medians along an axis, which stays, with a length of 1."""
+    ordered, n = np.sort(values, axis=axis), values.shape[axis]
+    medians: Array = (ordered.take([(n - 1) // 2], axis) + ordered.take([n // 2], axis)) / 2
+    return medians
+
+
 @lru_cache(maxsize=4096)
 def _lower_rank(n: int) -> int:
     """The largest r with P(fewer than r of n samples lie below the median) at most 2.5%; 0 if there is
@@ -139,13 +146,17 @@ def pull_in(samples: Sequence[Samples]) -> list[Array]:
     arms = times.shape[1]
     if n < 2 or arms < 2:
         return list(times.T)
-    noise = times - np.median(times, axis=1, keepdims=True)
+    noise = times - _medians(times, 1)
     for _ in range(POLISHES):
-        noise -= np.median(noise, axis=0, keepdims=True)
-        noise -= np.median(noise, axis=1, keepdims=True)
+        of_arms = _medians(noise, 0)
+        noise -= of_arms
+        of_rounds = _medians(noise, 1)
+        noise -= of_rounds
+        if not (of_arms.any() or of_rounds.any()):
+            break
     apart = np.abs(noise)
     freedom = noise.size / ((n - 1) * (arms - 1))  # what the fit has taken from the noise
-    scale = 1.4826 * np.sqrt(freedom) * np.maximum(np.median(apart), np.median(apart, axis=0))
+    scale = 1.4826 * np.sqrt(freedom) * np.maximum(median(np.sort(apart, axis=None)), _medians(apart, 0))
     gaps = np.diff(np.sort(times, axis=0), axis=0)
     tick = gaps[gaps > 0].min(initial=np.inf)  # a coarse timer's; half of the noise may then be exactly 0
     bound = OUTLIER_SD * np.maximum(scale, tick)

@@ -64,7 +64,9 @@ def run(
         ConfigError: a point or the directory is invalid; nothing was started.
     """
     directory = (output_dir or _new_directory(plan.path)).resolve()
-    record = _resume(directory, plan, output_dir) if resume else _new(directory, plan)
+    if output_dir and not resume:
+        _refuse_taken(directory)
+    record = _resume(directory, plan, output_dir) if resume else _new(plan)
     machines = _machines(ray_address)
     held = ExitStack()
     try:
@@ -185,8 +187,8 @@ def _count_lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.is_file() else 0
 
 
-def _new(directory: Path, plan: Plan) -> SweepRecord:
-    """The record of a new sweep."""
+def _refuse_taken(directory: Path) -> None:
+    """Raise ConfigError if a sweep cannot begin in a directory, which the user has named."""
     if (directory / RECORD).exists():
         raise ConfigError(
             f"--output-dir {directory}: already holds a sweep; choose another or --resume to resume it"
@@ -195,6 +197,10 @@ def _new(directory: Path, plan: Plan) -> SweepRecord:
         raise ConfigError(f"--output-dir {directory}: {problem}")
     if directory.exists() and any(directory.iterdir()):
         raise ConfigError(f"--output-dir {directory}: is not empty and holds no sweep; choose another")
+
+
+def _new(plan: Plan) -> SweepRecord:
+    """The record of a new sweep."""
     return SweepRecord(
         schema_version=1,
         status="running",

@@ -126,3 +126,9 @@ def test_any_spoiled_record_is_reported_or_is_one_line(
     with one_line(directory):
         found: SweepRecord = read(directory)
         view.SweepTables(found, summarise(found, directory)).screen_summary()
+
+
+def test_a_sweep_without_points_is_reported(handed: Path) -> None:
+    change(handed, lambda record: record.update(points=[], varies=["model", "length"]))
+    record = read(handed)
+    assert "0 points" in view.SweepTables(record, summarise(record, handed)).screen_summary()

@@ -16,7 +16,7 @@ import pytest
 
 from harness import device
 from harness.__main__ import main_job
-from harness.config import ConfigError
+from harness.config import ConfigError, fields
 from harness.sweep import job, local, plan, process
 from harness.sweep.machines import Progress, Task
 from tests.command_line import run_here
@@ -317,3 +317,13 @@ def test_a_sweep_has_one_writer(stand_in, tmp_path):
         stand_in([7])
     os.close(descriptor)
     assert stand_in([7])[0] == 0
+
+
+def test_a_clock_that_was_put_back_names_no_sweep_like_an_earlier_one(stand_in, tmp_path, monkeypatch):
+    file = tmp_path / "sweep.yaml"
+    file.write_text("base: {load_format: dummy, length: 64}\ngrid: {seed: [10]}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(fields, "new_output_dir", lambda name: Path("runs") / f"20260102-030405-{name}")
+    assert [job.run(plan.read(file), None, False) for _ in range(2)] == [0, 0]
+    made = sorted(path.name for path in (tmp_path / "sweeps").iterdir())
+    assert made == ["20260102-030405-sweep", "20260102-030405-sweep-2"]
