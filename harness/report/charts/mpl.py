@@ -22,6 +22,7 @@ from matplotlib.transforms import ScaledTranslation
 from harness.report.charts import spec
 from harness.report.charts.scale import Scale
 from harness.report.charts.spec import BAND, INK, SOFT, Bars, Chart, Key, Lines
+from harness.runs.store import DRAWN_BY
 from harness.runs.writing import write_atomic
 from harness.terminal import escape
 
@@ -72,9 +73,9 @@ def write(sheet: spec.Sheet, folder: Path) -> list[Path]:
     if figure is None:
         return []
     paths = []
-    for kind, undated in (("png", None), ("svg", {"Date": None}), ("pdf", {"CreationDate": None})):
+    for kind, date in (("png", "Date"), ("svg", "Date"), ("pdf", "CreationDate")):
         image = BytesIO()
-        figure.savefig(image, format=kind, metadata=undated)
+        figure.savefig(image, format=kind, metadata={date: None, "Creator": DRAWN_BY})
         paths.append(folder / f"{sheet.name}.{kind}")
         write_atomic(paths[-1], image.getvalue())
     return paths
