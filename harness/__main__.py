@@ -132,8 +132,8 @@ def _run_guarded(prog: str, command: Callable[[], int]) -> int:
     try:
         return command()
     except (ConfigError, Damaged, RunFailed) as error:
-        text = " ".join(str(error).split())
-        show(f"{prog}: error: {text[:LONGEST_ERROR]}{'...' * (len(text) > LONGEST_ERROR)}", file=sys.stderr)
+        line = " ".join(str(error).split())
+        show(f"{prog}: error: {line[:LONGEST_ERROR]}{'...' * (len(line) > LONGEST_ERROR)}", file=sys.stderr)
         return cli.FAILED if isinstance(error, RunFailed) else cli.BAD_INPUT
     except OSError as error:
         if (text := explain_os_error(error)) is None:
