@@ -22,6 +22,7 @@ from harness.runs.writing import Damaged, explain_os_error
 from harness.sweep import RECORD as SWEEP
 from harness.terminal import show
 
+LONGEST_ERROR = 2000  # characters
 MAIN_JOB = "run_vllm_prefill.py"
 PROG = CONSOLE_SCRIPT if Path(sys.argv[0]).name == CONSOLE_SCRIPT else "python -m harness"
 
@@ -143,7 +144,8 @@ def _run_guarded(prog: str, command: Callable[[], int]) -> int:
     try:
         return command()
     except (ConfigError, Damaged, RunFailed) as error:
-        show(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        line = " ".join(str(error).split())
+        show(f"{prog}: error: {line[:LONGEST_ERROR]}{'...' * (len(line) > LONGEST_ERROR)}", file=sys.stderr)
         return cli.FAILED if isinstance(error, RunFailed) else cli.BAD_INPUT
     except OSError as error:
         if (text := explain_os_error(error)) is None:
@@ -289,11 +291,12 @@ def _dispatch(arguments: argparse.Namespace, commands: Mapping[str, argparse.Arg
         from harness import doctor
 
         return doctor.run()
-    if command == "compare":
-        from harness.compare import command as compare
+    with interrupts.caught():
+        if command == "compare":
+            from harness.compare import command as compare
 
-        return compare.run(**options)
-    return _report(arguments.run, _screen(options), arguments.explain, arguments.style == "paper")
+            return compare.run(**options)
+        return _report(arguments.run, _screen(options), arguments.explain, arguments.style == "paper")
 
 
 def _explain(run_dir: Path) -> None:

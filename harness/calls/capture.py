@@ -276,8 +276,8 @@ def save(call: AttentionCall, path: Path) -> None:
 def load(path: Path, device: str) -> AttentionCall:
     """Load a call from a file that may be anyone's, with its strides, onto `device`.
 
-    FlashAttention 3's schedule is left out: nobody can tell whether one that was handed over is sound, and
-    the kernel makes it again.
+    What the kernels choose again here is left out: FlashAttention 3's schedule, as nobody can tell whether
+    one that was handed over is sound, and the CPU kernel's instruction set, which this CPU may lack.
 
     Raises:
         CaptureError: the file is not a capture of this format, or one that no kernel could take.
@@ -295,7 +295,7 @@ def load(path: Path, device: str) -> AttentionCall:
             continue
         if not (tensor.float() if tensor.element_size() == 1 else tensor).isfinite().all():
             raise CaptureError(f"{path}: {name}: must be finite")
-    return replace(call, scheduler_metadata=None)
+    return replace(call, scheduler_metadata=None, isa=None)
 
 
 def load_own(path: Path, device: str) -> AttentionCall:

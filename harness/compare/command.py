@@ -23,14 +23,14 @@ def run(
     if output and (problem := folder_problem(output)):
         raise ConfigError(f"--output {output}: {problem}")
 
-    if leave_out and not fail_on:
+    if leave_out and fail_on is None:
         raise ConfigError(f"--leave-out {leave_out[0]}: is for --fail-on; add that, or leave it out")
 
     from harness.compare import ratios
     from harness.compare.gate import Limit
 
     try:
-        limit = Limit.parse(fail_on, tuple(leave_out)) if fail_on else None
+        limit = Limit.parse(fail_on, tuple(leave_out)) if fail_on is not None else None
     except ValueError as error:
         raise ConfigError(f"--fail-on {fail_on}: {error}") from None
 
@@ -42,6 +42,8 @@ def run(
         raise ConfigError(str(error)) from None
     if limit and not comparison.ratios:
         raise ConfigError(f"--fail-on {fail_on}: no cell was measured in both of any two runs")
+    if limit and limit.judges_nothing(comparison):
+        raise ConfigError(f"--leave-out {', '.join(leave_out)}: leaves out every cell; leave out fewer")
     show(report.screen(comparison, limit, explain))
     if output:
         report.write(comparison, output, limit)

@@ -26,9 +26,11 @@ class Limit:
     @classmethod
     def parse(cls, text: str, leave_out: tuple[str, ...] = ()) -> Limit:
         """From "slower:2%"; raises ValueError on anything else."""
-        match = re.fullmatch(r"(slower|faster):(\d+(?:\.\d+)?)%", text)
+        match = re.fullmatch(r"(slower|faster):([0-9]{1,4}(?:\.[0-9]+)?)%", text)
         if not match:
             raise ValueError("must be like slower:2% or faster:5%")
+        if match[1] == "faster" and float(match[2]) >= 100:
+            raise ValueError("nothing is faster by 100%; name less")
         return cls(match[1], float(match[2]), leave_out)
 
     def violations(self, comparison: Comparison) -> list[Ratio]:
@@ -60,6 +62,10 @@ class Limit:
                     yield "too few samples for an interval", f"{row.other}: {name(row.cell)}"
                 if row.layers_lost:
                     yield "some of A's layers are missing", f"{row.other}: {name(row.cell)}"
+
+    def judges_nothing(self, comparison: Comparison) -> bool:
+        """Whether no cell is left that it could judge."""
+        return all(self.leaves_out(row.cell) for row in comparison.ratios)
 
     def fails(self, comparison: Comparison) -> bool:
         """Whether any cell is beyond the limit or was not judged."""

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+from harness import files
 from harness.config import vllm_names
 from harness.config.engine import EngineSpec
 from harness.config.errors import ConfigError, nearest
@@ -190,7 +191,7 @@ def _from_text(option: str, annotation: str, text: str) -> Any:
         if _takes(annotation, kind) and not _takes(annotation, "str"):
             try:
                 return _sized(text) if kind == "int" else convert(text)
-            except ValueError:
+            except (ValueError, OverflowError):
                 raise ConfigError(f"{option} {text}: must be {what}") from None
     if text[:1] in "[{" or re.search(r"dict\b|\w(Config|Args)\b|HfOverrides", annotation):
         value = _from_json(text)
@@ -212,7 +213,7 @@ def _sized(text: str) -> int:
 def _from_json(text: str) -> Any:
     """The value of JSON text; other text is a string."""
     try:
-        return json.loads(text)
+        return files.parse_json(text, finite=False)
     except ValueError:
         return text
 

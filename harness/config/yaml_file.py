@@ -14,6 +14,8 @@ from harness.shipped import configs
 from harness.units import MIB
 
 MOST_BYTES = MIB // 4  # the largest shipped has 3 KiB
+PREFIX = "tag:yaml.org,2002:"
+TAGS = {PREFIX + name for name in ("str", "int", "float", "bool", "null", "merge", "seq", "map")}
 MOST_VALUES = 20_000  # with those that aliases repeat
 
 
@@ -69,6 +71,9 @@ def _count(node: yaml.Node, counted: dict[int, int], depth: int) -> int:
     line = f"line {node.start_mark.line + 1}"
     if depth > files.DEEPEST:
         raise ValueError(f"{line}: nested too deeply")
+    if node.tag not in TAGS:  # e.g. a date, which neither an option nor JSON can be
+        tag = files.shorten(node.tag.removeprefix(PREFIX), 40)
+        raise ValueError(f"{line}: not YAML that is read here: a {tag}; put text in quotes")
     if (before := counted.get(id(node))) is not None:
         if before == 0:
             raise ValueError(f"{line}: an alias inside the value that it stands for")

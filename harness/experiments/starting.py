@@ -48,6 +48,8 @@ def run(name: str, options: Mapping[str, Any], config_file: Path | None = None) 
         resume.check(config)
         if resume.lacks_only_its_report(RunDirectory(config.output_dir)):
             return _report(config)
+    else:
+        RunDirectory(config.output_dir).removable(config.overwrite)  # refuses others' files
     with interrupts.caught(), _input_errors():
         source = _find_model(experiment, config, device.kind())  # before importing vllm
         with interrupts.deferred():

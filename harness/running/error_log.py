@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from harness.runs.store import RunDirectory
-from harness.runs.writing import open_to_append
+from harness.runs.writing import Damaged, open_to_append
 
 LOG = logging.getLogger("harness")
 LOG.propagate = False
@@ -51,7 +51,10 @@ def writing(run: RunDirectory) -> Iterator[None]:
     """Append the errors inside the block to the run's errors.txt, which exists once there is one."""
 
     def write(text: str) -> None:
-        with suppress(OSError), open_to_append(run.errors_path) as file:  # what failed is more important
+        with (
+            suppress(OSError, Damaged),
+            open_to_append(run.errors_path) as file,
+        ):  # what failed is more important
             file.write(f"{text}\n\n".encode(errors="backslashreplace"))
 
     with passing(write):

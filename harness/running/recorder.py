@@ -155,7 +155,10 @@ class Recorder:
             record.peak_memory_bytes = peaks | {part: max(peak_bytes, peaks.get(part, 0))}
 
     def require_figures(self) -> None:
-        """Raise NothingMeasured unless some cell has a sample or a reading."""
+        """Raise NothingMeasured unless some cell has a sample or a reading, FileNotFoundError if the stored
+        samples were removed.
+        """
+        self._lock.require_samples()
         if any(result.samples_us or any(result.readings.values()) for result in self.results):
             return
         reasons = Counter(f"{result.status.value}: {result.reason}" for result in self.results)

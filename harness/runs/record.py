@@ -24,7 +24,8 @@ def _items(value: object) -> object:
 Point = Annotated[tuple[tuple[str, int | float | str], ...], BeforeValidator(_items)]
 Index = Annotated[int, Field(ge=0, le=2**31)]
 OneSegmentFor = Annotated[Index | None, Field(validation_alias=former.ONE_SEGMENT_FOR)]
-Microseconds = Annotated[float, Field(ge=0, le=1e13)]  # up to 115 days, so that sums do not overflow
+# From what no clock resolves up to 115 days, so that neither ratios nor sums overflow.
+Microseconds = Annotated[float, Field(ge=1e-6, le=1e13)]
 Reading = Annotated[float, Field(ge=-1e18, le=1e18)]
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 MEMORY_WORDS = (  # PyTorch's messages, then vLLM's at start-up

@@ -36,6 +36,7 @@ def check(config: Common) -> None:
             f"--resume: the run in {config.output_dir} was started with {'; '.join(changes)}; "
             "resume it as it was, or start another run"
         )
+    run.refuse_links()
     run.results()  # refuses damaged lines before anything is started
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from harness.runs.writing import (
     Damaged,
     append_lines,
     format_json,
+    link_refused,
     overwrite,
     raise_damaged,
     read_json,
@@ -29,6 +31,8 @@ from harness.runs.writing import (
 )
 
 PLOTS = (".png", ".svg", ".pdf", "-paper.png", "-paper.pdf")  # ends of a chart's files
+DRAWN_BY = "prefill-layout-harness"  # in the metadata of each chart: others in plots/ are not a run's
+_CAPTURE = re.compile(r"layer-\d+\.safetensors")
 MOST_RESULTS = 4_000_000  # read of a run; a million take 5 s of a CPU and 1.8 GB
 
 
@@ -64,25 +68,53 @@ class RunDirectory:
     def create(cls, path: str | Path, overwrite: bool = False) -> RunDirectory:
         """Prepare a directory for a new run, creating missing parents.
 
-        With `overwrite` the files of the run it holds are removed, including captures, and no others.
-        Raises RunExists if it holds a run, NotADirectoryError if the path is a file.
+        With `overwrite` the files that its record says a run wrote are removed, and no others; raises as
+        `removable` does.
         """
         run = cls(Path(path))
-        if run.path.exists() and not run.path.is_dir():
-            raise NotADirectoryError(f"{path} is a file; a run needs a directory")
+        own = run.removable(overwrite)
         run.path.mkdir(parents=True, exist_ok=True)
-        own = run._own_files()
-        if own and not overwrite:
-            raise RunExists(f"{path} already holds a run; choose another --output-dir or pass --overwrite")
-        if own:
-            captures = [] if run.captures_path.is_symlink() else run.captures_path.rglob("*.safetensors")
-            for file in [*own, *captures]:
-                if file == run.samples_path and not file.is_symlink():
-                    os.truncate(file, 0)  # its writer holds the lock on it
-                else:
-                    file.unlink()
-            run.errors_path.unlink(missing_ok=True)
+        for file in own:
+            if file == run.samples_path and not file.is_symlink():
+                os.truncate(file, 0)  # its writer holds the lock on it
+            else:
+                file.unlink()
         return run
+
+    def removable(self, overwrite: bool) -> list[Path]:
+        """The files that a new run in this directory replaces, the record last.
+
+        Raises:
+            RunExists: there are files of a run's names, and `overwrite` is not given or no record says that a
+                run wrote them.
+            Damaged: the record is damaged, or a folder of the run is a link.
+            NotADirectoryError: the path is a file.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise NotADirectoryError(f"{self.path} is a file; a run needs a directory")
+        self.refuse_links()
+        own = self._own_files()
+        if not own:
+            return []
+        if not os.path.lexists(self.record_path):
+            raise RunExists(
+                f"{self.path} holds {own[0].name}, but no {RECORD} that says a run wrote it; choose another "
+                "--output-dir"
+            )
+        if not overwrite:
+            raise RunExists(
+                f"{self.path} already holds a run; choose another --output-dir or pass --overwrite"
+            )
+        saved = self.captures_path.rglob("*") if self.record().config.get("save_captures") else ()
+        captures = [file for file in saved if _CAPTURE.fullmatch(file.name)]
+        errors = [self.errors_path] if os.path.lexists(self.errors_path) else []
+        return [*captures, *errors, *reversed(own)]
+
+    def refuse_links(self) -> None:
+        """Raise Damaged if a folder that a run writes is a link, through which it would write elsewhere."""
+        for folder in (self.plots_path, self.captures_path, *self.captures_path.glob("rank-*")):
+            if folder.is_symlink():
+                raise link_refused(folder)
 
     @classmethod
     def open(cls, path: str | Path) -> RunDirectory:
@@ -212,12 +244,18 @@ class RunDirectory:
         raw = [self.record_path, self.samples_path, self.clocks_path, self.trace_path]
         raw += self.path.glob("layouts*.jsonl.gz")
         views = [self.summary_path, self.tables_path, self.csv_path, self.parquet_path, self.page_path]
-        drawn = ([svg.with_name(svg.stem + end) for end in PLOTS] for svg in self.plots_path.glob("*.svg"))
-        plots = [file for files in drawn if os.path.lexists(files[0]) for file in files]  # each has a PNG
-        if self.plots_path.is_symlink():
-            plots = []
+        drawn = filter(_is_drawn_here, self.plots_path.glob("*.svg"))
+        plots = [svg.with_name(svg.stem + end) for svg in drawn for end in PLOTS]
         files = [file for file in raw + views + plots if file.is_symlink() or file.is_file()]
         return [] if files == [self.samples_path] and not self.samples_path.lstat().st_size else files
+
+
+def _is_drawn_here(svg: Path) -> bool:
+    """Whether a chart in plots/ is one that `report.charts.mpl` wrote."""
+    try:
+        return DRAWN_BY.encode() in files.read_bytes(svg)
+    except (OSError, ValueError):
+        return False
 
 
 def require_run(run_dir: Path) -> None:

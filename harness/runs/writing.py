@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -56,13 +57,17 @@ def raise_damaged(path: Path) -> Iterator[None]:
 
 
 def open_to_append(path: Path) -> IO[bytes]:
-    """Open a file to read and append to, creating it if missing; raises OSError on a link, Damaged on a
-    pipe.
+    """Open a file to read and append to, creating it if missing; raises OSError on a symbolic link, Damaged
+    on a pipe, and on a hard link, through which someone else's file would be written.
     """
     try:
-        return files.open_regular(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, "ab+")
+        file = files.open_regular(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, "ab+")
     except ValueError as error:
         raise Damaged(f"{path}: {error}; restore it or measure again") from None
+    if os.fstat(file.fileno()).st_nlink > 1:
+        file.close()
+        raise Damaged(f"{path}: a hard link, and the harness writes through none; copy the run first")
+    return file
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -114,7 +119,7 @@ def _write_all(descriptor: int, data: bytes) -> None:
 def _remove_left_over(name: str, folder: int) -> None:
     """Remove what a process that was killed while it wrote this file has left; its lock is gone."""
     for left in os.listdir(folder):
-        if left.startswith(f".{name}.") and left.endswith(".tmp"):
+        if re.fullmatch(rf"\.{re.escape(name)}\.[0-9a-f]{{16}}\.tmp", left):
             with suppress(OSError):  # someone is writing it, or it is a link
                 descriptor = os.open(left, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
                 try:
@@ -128,9 +133,14 @@ def _open_folder(folder: Path) -> int:
     """Open a folder to write in. The user may name a run through a link, but a run contains no links."""
     in_a_run = (folder.parent / RECORD).exists()
     if in_a_run and folder.is_symlink():
-        raise Damaged(f"{folder} is a link, and the harness writes through none; remove it")
+        raise link_refused(folder)
     folder.mkdir(parents=True, exist_ok=True)
     return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | (os.O_NOFOLLOW if in_a_run else 0))
+
+
+def link_refused(folder: Path) -> Damaged:
+    """The error of a folder of a run that is a link."""
+    return Damaged(f"{folder} is a link, and the harness writes through none; remove it")
 
 
 def explain_os_error(error: OSError) -> str | None:
@@ -167,9 +177,11 @@ def append_lines(path: Path, data: Iterable[dict[str, Any]]) -> None:
 
 
 def overwrite(path: Path, content: bytes) -> None:
-    """Write a file's content in place, once there is room for all of it; raises OSError."""
+    """Write a file's content in place, once there is room for all of it; raises OSError, also on a link."""
     descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
     try:
+        if os.fstat(descriptor).st_nlink > 1:
+            raise OSError(errno.EMLINK, os.strerror(errno.EMLINK), str(path))
         os.posix_fallocate(descriptor, 0, len(content))
         _write_all(descriptor, content)
         os.ftruncate(descriptor, len(content))

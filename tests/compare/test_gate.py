@@ -6,11 +6,13 @@ from collections.abc import Callable
 
 import pytest
 
+from harness.__main__ import main
 from harness.compare import view as report
 from harness.compare.gate import Limit
 from harness.compare.ratios import Run, compare
 from harness.runs.record import Status
 from tests.compare.test_ratios import cell, run
+from tests.made_up.builder import DATA
 
 LAYERS = [cell("paged", layer=0), cell("paged", layer=1), cell("dense", layer=0), cell("dense", layer=1)]
 FAILED = cell("dense", layer=1, samples_us=[], status=Status.OUT_OF_MEMORY, reason="too large")
@@ -60,3 +62,21 @@ def test_what_it_was_told_to_leave_out_is_said() -> None:
 def test_what_the_first_run_lacks_is_no_loss() -> None:
     found = compare([run("A", LAYERS[:2]), run("B", LAYERS)])
     assert not Limit("slower", 2).fails(found)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--fail-on", ""], "must be like slower:2%"),
+        (["--fail-on", f"slower:{'9' * 400}%"], "must be like slower:2%"),
+        (["--fail-on", "faster:100%"], "nothing is faster by 100%"),
+        (["--fail-on", "slower:5%", "--leave-out", ""], "leaves out every cell"),
+        (["--fail-on", "slower:5%", "--leave-out", ","], "leaves out every cell"),
+    ],
+)
+def test_what_could_never_fail_is_no_gate(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored = str(DATA / "run")
+    assert main(["compare", stored, stored, *arguments]) == 2
+    assert words in capsys.readouterr().err

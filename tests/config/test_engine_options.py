@@ -51,6 +51,8 @@ def test_options_are_parsed_as_vllm_parses_them(line: str) -> None:
         ("--no-kv-cache-dtype fp8", "--no-kv-cache-dtype: --kv-cache-dtype is no switch; give it a value"),
         ("--compilation-config 3 --compilation-config.mode 3", "--compilation-config 3 was given as well"),
         ("--kv-cache-memory-bytes 4X", "--kv-cache-memory-bytes 4X: must be a whole number"),
+        ("--kv-cache-memory-bytes 1e400k", "--kv-cache-memory-bytes 1e400k: must be a whole number"),
+        (f"--hf-overrides {'[' * 5000}", "--hf-overrides .*: must be JSON"),
     ],
 )
 def test_what_cannot_be_read_is_one_line(line: str, message: str) -> None:

@@ -188,10 +188,13 @@ def test_spreads_of_eight_blocks(options, spreads):
         ({"l2": "cold"}, "cpu", "--l2 cold: a CPU's caches are not controlled; leave it out"),
         ({"prompt_file": Path("no.txt")}, "cpu", r"--prompt-file no\.txt: no such file"),
         ({"resume": True, "overwrite": True}, "cpu", "--resume and --overwrite: exclude each other"),
-        (
-            {"from_captures": Path("run/captures"), "output_dir": Path("run"), "overwrite": True},
-            "cpu",
-            "--overwrite: would remove the captures in run/captures",
+        *(
+            (
+                {"from_captures": Path(folder), "output_dir": Path("run"), "overwrite": True},
+                "cpu",
+                "--overwrite: would remove the captures in run/captures",
+            )
+            for folder in ("run/captures", "run/captures/rank-0", "x/../run/captures/rank-1")
         ),
         (
             {"distributed_executor_backend": "mp"},

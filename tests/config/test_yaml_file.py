@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,20 @@ def told(text: str | bytes, path: Path) -> str:
         ("a: " + "9" * 5000, "job.yaml: "),
         ("a: 2026-99-99", "job.yaml: "),
         ("a: !!bool maybe", "not YAML: KeyError"),
-        ("a: !!timestamp x", "not YAML: AttributeError"),
-        ("a: !!python/object/apply:os.system [true]", "not YAML: "),
+        ("a: !!bool x", "not YAML: KeyError"),
+        *(
+            (f"seed: 1\nlength: [{value}]", f"line 2: not YAML that is read here: a {tag}; put")
+            for value, tag in {
+                "2024-01-01": "timestamp",
+                "!!timestamp x": "timestamp",
+                "!!binary /w==": "binary",
+                "!!set {a, b}": "set",
+                "!!omap [a: 1]": "omap",
+                "=": "value",
+                "!mine x": "!mine",
+                "!!python/object/apply:os.system [true]": "python/object/apply:os.system",
+            }.items()
+        ),
         ("a: 1\n---\nb: 2", "not YAML: "),
         ("[1]", "must hold lines like"),
     ],
@@ -105,7 +118,6 @@ def test_any_value_of_any_option_is_taken_or_is_one_line(
         ('output_dir: "a\\0b"', "must be a path of whole characters without NUL"),
         (f"prompt_file: {'x' * 300}", "must be a path of shorter names"),
         ("engine_options: {x: .nan}", "engine_options: {'x': nan}: must be of finite numbers"),
-        ("engine_options: {x: 2026-01-01}", "must be of JSON's types"),
         ("length: 1000000000000000000000000000000", "must be at most 2147483647"),
     ],
 )
@@ -114,6 +126,11 @@ def test_values_that_no_system_has_are_refused(written: str, message: str, tmp_p
     with pytest.raises(ConfigError) as error:
         load(RunConfig, {}, tmp_path / "job.yaml")
     assert message in str(error.value)
+
+
+def test_an_option_of_vllm_s_that_json_cannot_hold_is_refused_in_python() -> None:
+    with pytest.raises(ConfigError, match="must be of JSON's types"):
+        load(RunConfig, {"engine_options": {"x": date(2026, 1, 1)}})
 
 
 def test_a_tilde_is_the_user_s_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

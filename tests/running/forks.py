@@ -102,6 +102,11 @@ def removed(path: Path) -> None:
     shutil.rmtree(path.parent)
 
 
+def unlinked(path: Path) -> None:
+    """Someone removes the file."""
+    path.unlink()
+
+
 def killed(path: Path) -> None:
     """SIGKILL."""
     os.kill(os.getpid(), signal.SIGKILL)

@@ -118,6 +118,13 @@ FAULTS: dict[str, tuple[Fault, int, str | None, int, str]] = {
         1,
         "samples.jsonl: Permission denied",
     ),
+    "the samples are removed as the last series is stored": (
+        Fault("append", "samples.jsonl", 2, ("unlinked",)),
+        cli.FAILED,
+        "failed",
+        0,
+        "samples.jsonl: was removed or replaced",
+    ),
     "the run's directory is removed": (
         Fault("append", "samples.jsonl", 1, ("removed",)),
         cli.FAILED,

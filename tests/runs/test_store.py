@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.report.charts import mpl
+from harness.report.charts.spec import Axis, Key, Line, Lines, Point, Sheet
 from harness.runs.record import Cell, Result, Status
-from harness.runs.store import RunDirectory, RunExists
+from harness.runs.store import PLOTS, RunDirectory, RunExists
 from tests.made_up.builder import run_record
 
 
@@ -60,37 +62,55 @@ def test_clocks_are_appended_a_line_each_with_the_same_care(tmp_path: Path) -> N
     assert run.clocks_path.read_text() == '{"series": "a", "mhz": [1980]}\n{"series": "b"}\n'
 
 
-@pytest.mark.parametrize("file", ["run.json", "samples.jsonl", "clocks.jsonl"])
-def test_a_directory_with_a_run_is_refused(tmp_path: Path, file: str) -> None:
-    (tmp_path / file).write_text("{}")
+def test_a_directory_with_a_run_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
     with pytest.raises(RunExists, match="--overwrite"):
         RunDirectory.create(tmp_path)
 
 
+@pytest.mark.parametrize("file", ["samples.jsonl", "clocks.jsonl", "report.html", "tables.md", "trace.json"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_files_that_no_record_calls_a_run_s_are_the_user_s(
+    tmp_path: Path, file: str, overwrite: bool
+) -> None:
+    mine = [tmp_path / file, tmp_path / "errors.txt", tmp_path / "captures" / "layer-000.safetensors"]
+    for path in mine:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    with pytest.raises(RunExists, match=rf"holds {file}, but no run\.json"):
+        RunDirectory.create(tmp_path, overwrite)
+    assert [path.read_text() for path in mine] == ["mine"] * 3
+
+
 def test_overwrite_removes_the_run_s_own_files_only(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path)
-    run.write_record(run_record(status="finished"))
+    run.write_record(run_record(status="finished", config={"save_captures": True}))
     run.append([result(1)])
     run.append_clocks({"series": "a"})
     run.captures_path.mkdir()
     (run.captures_path / "layer-000.safetensors").write_bytes(b"")
     run.plots_path.mkdir()
-    for name in ("made_up.png", "made_up.svg", "made_up.pdf"):
-        (run.plots_path / name).write_bytes(b"")
+    line = Line(Key("paged"), [Point(1, 2.0)])
+    mpl.write(Sheet("made_up", "Made up", [Lines("A chart", Axis("x"), Axis("y"), [line])]), run.plots_path)
     run.trace_path.write_text("{}")
-    mine = [tmp_path / "notes.txt", run.plots_path / "mine.png", run.captures_path / "mine.txt"]
+    mine = [tmp_path / "notes.txt", run.captures_path / "mine.txt", run.captures_path / "weights.safetensors"]
+    mine += [run.plots_path / f"mine{end}" for end in PLOTS]
     for file in mine:
         file.write_text("mine")
+    assert (run.plots_path / "made_up.pdf").is_file()
     fresh = RunDirectory.create(tmp_path, overwrite=True)
     assert sorted(p for p in tmp_path.rglob("*") if p.is_file()) == sorted([*mine, run.samples_path])
     assert fresh.results() == []
 
 
-def test_captures_that_no_run_left_are_the_user_s(tmp_path: Path) -> None:
+@pytest.mark.parametrize("saved", [None, False])
+def test_captures_that_no_run_left_are_the_user_s(tmp_path: Path, saved: bool | None) -> None:
     (tmp_path / "captures").mkdir()
     file = tmp_path / "captures" / "layer-000.safetensors"
     file.write_bytes(b"")
-    RunDirectory.create(tmp_path)
+    run = RunDirectory.create(tmp_path)
+    if saved is not None:
+        run.write_record(run_record(config={"save_captures": saved}))
     RunDirectory.create(tmp_path, overwrite=True)
     assert file.exists()
 

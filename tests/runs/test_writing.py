@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from harness.__main__ import main
+from harness.runs.lock import RunLock
 from harness.runs.store import RunDirectory
-from harness.runs.writing import Damaged, write_atomic
+from harness.runs.writing import Damaged, overwrite, write_atomic
 
 STORED = Path(__file__).parents[1] / "data" / "run"
 VIEWS = ("summary.json", "tables.md", "tables.csv", "report.html", "plots/spread_k.png", "plots/spread_k.svg")
@@ -84,16 +85,40 @@ def test_a_pipe_or_a_folder_in_place_of_a_file_is_refused_at_once(
         run.append_clocks({}) if name == "clocks.jsonl" else (run.record(), run.results())
 
 
-def test_overwriting_deletes_nothing_behind_a_link(handed: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    other.mkdir()
-    kept = [other / "spread_k.png", other / "model.safetensors"]
-    for file in kept:
-        file.write_bytes(b"")
-    (handed / "plots").symlink_to(other)
-    (handed / "captures").symlink_to(other)
-    RunDirectory.create(handed, overwrite=True)
-    assert sorted(other.iterdir()) == sorted(kept)
+@pytest.mark.parametrize("folder", ["plots", "captures", "captures/rank-0"])
+def test_a_run_in_whose_folder_a_link_leads_elsewhere_is_not_begun(
+    handed: Path, mine: Path, folder: str
+) -> None:
+    (handed / folder).parent.mkdir(exist_ok=True)
+    (handed / folder).symlink_to(mine.parent)
+    before = sorted(handed.rglob("*"))
+    with pytest.raises(Damaged, match=f"{folder} is a link"):
+        RunDirectory.create(handed, overwrite=True)
+    assert sorted(handed.rglob("*")) == before
+    assert os.listdir(mine.parent) == [mine.name]
+
+
+@pytest.mark.parametrize("name", ["samples.jsonl", "clocks.jsonl", "run.json"])
+def test_nothing_is_written_through_a_hard_link(handed: Path, mine: Path, name: str) -> None:
+    """As tar can make one to a file beside the run."""
+    (handed / name).unlink(missing_ok=True)
+    os.link(mine, handed / name)
+    run = RunDirectory(handed)
+    if name == "run.json":
+        with pytest.raises(OSError, match="links"):
+            overwrite(run.record_path, b"")
+    else:
+        with pytest.raises(Damaged, match=f"{name}: a hard link"):
+            RunLock(run) if name == "samples.jsonl" else run.append_clocks({})
+    assert mine.read_text() == "mine"
+
+
+def test_a_temporary_file_of_another_name_is_the_user_s(tmp_path: Path) -> None:
+    mine, left = tmp_path / ".tables.md.notes.tmp", tmp_path / f".tables.md.{'0' * 16}.tmp"
+    for file in (mine, left):
+        file.touch()
+    write_atomic(tmp_path / "tables.md", "")
+    assert (mine.exists(), left.exists()) == (True, False)
 
 
 @pytest.mark.parametrize("fails", ["fsync", "replace"])

@@ -234,7 +234,7 @@ def _capture_problems(config: RunConfig) -> Iterable[str]:
         yield "--save-captures: --from-captures captures nothing; leave one out"
     if config.output_dir is not None and config.overwrite:
         inside = config.output_dir / "captures"
-        if inside.resolve() == config.from_captures.resolve():
+        if config.from_captures.resolve().is_relative_to(inside.resolve()):
             yield (
                 f"--overwrite: would remove the captures in {inside} that --from-captures reads; "
                 "choose another --output-dir"

@@ -23,6 +23,7 @@ from harness.report.charts import spec
 from harness.report.charts.scale import Scale
 from harness.report.charts.spec import BAND, INK, SOFT, Bars, Chart, Key, Lines
 from harness.report.charts.style import SCREEN, Style
+from harness.runs.store import DRAWN_BY
 from harness.runs.writing import write_atomic
 from harness.terminal import escape
 
@@ -71,11 +72,11 @@ def write(sheet: spec.Sheet, folder: Path, style: Style = SCREEN) -> list[Path]:
     if figure is None:
         return []
     paths = []
-    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    dates = {"png": "Date", "svg": "Date", "pdf": "CreationDate"}
     with matplotlib.rc_context(STYLE | {"font.size": style.text}):
         for kind in style.kinds:
             image = BytesIO()
-            figure.savefig(image, format=kind, metadata=undated.get(kind))
+            figure.savefig(image, format=kind, metadata={dates[kind]: None, "Creator": DRAWN_BY})
             paths.append(folder / f"{sheet.name}{style.suffix}.{kind}")
             write_atomic(paths[-1], image.getvalue())
     return paths
