@@ -91,6 +91,16 @@ def decode(source: ModelSource, ids: Sequence[int]) -> str | None:
         return None
 
 
+def encoder(source: ModelSource) -> Callable[[str], list[int]] | None:
+    """What gives a text's token ids, with those that start a prompt; None without a tokenizer that can be
+    used. The source is materialised.
+    """
+    try:
+        return _load(source).encode if source.has_tokenizer else None
+    except _Unusable:
+        return None
+
+
 class _Unusable(PromptError):
     """A tokenizer that is there, but needs what is missing here."""
 
