@@ -41,7 +41,7 @@ def prepare(config: WorkloadConfig, source: ModelSource) -> Inputs:
     work = config.work()
     task = {"score": "classify" if _judges_pairs(source) else "embed"}.get(config.task, config.task)
     try:
-        ids = _pairs(config, source, work, joined=task == "classify") if config.task == "score" else None
+        ids = _pairs(source, work, joined=task == "classify") if config.task == "score" else None
         ids = ids or token_ids(
             work, prompt.encoder(source), source.vocab_size, config.seed, special_ids=source.special_ids
         )
@@ -74,17 +74,23 @@ def _judges_pairs(source: ModelSource) -> bool:
     return any(str(name).endswith(CLASSIFIES) for name in source.config.get("architectures") or ())
 
 
-def _pairs(config: WorkloadConfig, source: ModelSource, work: Work, joined: bool) -> list[list[int]]:
+def _pairs(source: ModelSource, work: Work, joined: bool) -> list[list[int]]:
     """The token ids of pairs, joined as the tokenizer joins them, or of each text in turn."""
-    if source.path is None or not source.has_tokenizer:
-        raise WorkError(f"{source.name} has no tokenizer, which pairs of texts need")
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(source.path, trust_remote_code=config.trust_remote_code)
-    pairs = [request.pair for request in work.requests if request.pair]
-    if joined:
-        return [list(tokenizer(one, two)["input_ids"]) for one, two in pairs]
-    return [list(tokenizer(text)["input_ids"]) for pair in pairs for text in pair]
+    encode, encode_pair = prompt.encoder(source), prompt.pair_encoder(source)
+    if encode is None or (joined and encode_pair is None):
+        raise WorkError(f"{source.name} has no tokenizer for pairs of texts; choose another model")
+    ids = []
+    for request in work.requests:
+        assert request.pair is not None
+        if joined:
+            assert encode_pair is not None
+            of_pair = [encode_pair(*request.pair)]
+        else:
+            of_pair = [encode(text) for text in request.pair]
+        if not all(of_pair):
+            raise WorkError(f"line {request.line}: a text of the pair has no token")
+        ids += of_pair
+    return ids
 
 
 def _check_lengths(

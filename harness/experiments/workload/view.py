@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from harness.analysis.rows import find, select
-from harness.experiments.workload.rows import ArmRow, KindRow, WorkContrast, WorkloadSummary
+from harness.experiments.workload.rows import KindRow, WorkloadSummary
 from harness.experiments.workload.summary import AGAIN, ALL, NO_CACHE, PERCENTILES, STOCK, summarise
 from harness.report.document import Document, csv_contrasts, csv_rows, figures_and_tables
-from harness.report.rows import change, mark_if_remarked, noise_floor_line, status_line, verdict, warnings
-from harness.report.tables import NONE, Line, Notes, Section, Table, ms, percent
+from harness.report.rows import mark_if_remarked, noise_floor_line, status_line, verdict, warnings
+from harness.report.tables import NONE, Line, Notes, Section, Table, ms, percent, signed
 from harness.runs.schema import RunRecord
 from harness.units import pluralise
 
@@ -23,6 +21,15 @@ LABELS = {
     "dense": "dense",
     "no_cache": "no cache",
 }
+MEANING = {
+    "whole prompts": "whole prompts against stock",
+    "wrappers": "wrapped against what runs without them",
+    "paging": "dense against wrapped",
+    "cache write": "no cache against dense",
+    "without the cache": "no cache against wrapped",
+    "all of it": "no cache against stock",
+    AGAIN: "stock against itself",
+}
 WITHOUT = ("without the cache", "all of it")  # contrasts that say what no cache saves, the better one first
 NEEDS = {
     "chunk": "parts of a prompt read the K and V of its earlier parts from the cache",
@@ -33,11 +40,11 @@ RECORDED = {"stock": "as vLLM schedules them", "whole": "with no prompt cut by a
 
 
 def document(record: RunRecord, summary: WorkloadSummary) -> Document:
-    """The tables; in tables.csv the arms, their contrasts, and every step."""
+    """The tables; in tables.csv the arms and their contrasts."""
     makers = (_account, _throughput, _latency, _differences, _layout)
     tables = [table for make in makers if (table := make(record, summary))]
     title = f"{work_text(record)}, {record.model.name}"
-    rows = [*csv_rows(summary.arms), *csv_contrasts(summary.contrasts), *csv_rows(summary.steps)]
+    rows = [*csv_rows(summary.arms), *csv_contrasts(summary.contrasts)]
     warned = warnings(summary.arms, lambda row: LABELS[row.arm])
     return Document(record, title, answer(record, summary), figures_and_tables(tables), rows, warned)
 
@@ -119,51 +126,45 @@ def rate(value: float | None) -> str:
 
 
 def _latency(record: RunRecord, summary: WorkloadSummary) -> Table | None:
-    lines = []
-    for row in summary.arms:
-        if row.p50_us is not None:
-            lines.append(Line(LABELS[row.arm], tuple(_percentile(row, p) for p in PERCENTILES)))
-    if not lines:
+    sections = []
+    for p in PERCENTILES:
+        lines = [
+            Line(
+                LABELS[row.arm],
+                (ms(value, 1), f"[{ms(bounds[0], 1)}, {ms(bounds[1], 1)}]" if bounds else NONE),
+            )
+            for row in summary.arms
+            for value, bounds in [(getattr(row, f"p{p}_us"), getattr(row, f"ci95_p{p}_us"))]
+            if value is not None
+        ]
+        if lines:
+            sections.append(Section(f"p{p}", lines))
+    if not sections:
         return None
-    since = (
-        "its arrival in the trace"
-        if record.config.get("arrivals")
-        else "the pass's start, as all came at once"
-    )
-    below = [f"ms from {since} to the answer: medians of the passes' percentiles, 95% intervals."]
-    columns = ("arm", *(f"p{p}" for p in PERCENTILES))
-    return Table("Time of a request", columns, [Section("", lines)], below=below)
-
-
-def _percentile(row: ArmRow, p: int) -> str:
-    value, bounds = getattr(row, f"p{p}_us"), getattr(row, f"ci95_p{p}_us")
-    return ms(value, 1) + (f" [{ms(bounds[0], 1)}, {ms(bounds[1], 1)}]" if bounds else "")
+    at_once = "the pass's start, when all of them came"
+    since = "its arrival in the trace" if record.config.get("arrivals") else at_once
+    below = [f"from {since}, to the answer: medians of the passes' percentiles, and their 95% intervals."]
+    return Table("Time of a request", ("arm", "ms", "95%"), sections, below=below)
 
 
 def _differences(record: RunRecord, summary: WorkloadSummary) -> Table | None:
     lines = []
     for row in select(summary.contrasts, figure="pass"):
-        of_requests = [
-            change(find(summary.contrasts, contrast=row.contrast, figure=f"p{p}")) for p in (50, 99)
-        ]
+        of_requests = [find(summary.contrasts, contrast=row.contrast, figure=f"p{p}") for p in PERCENTILES]
         more = percent(row.requests_per_s_pct, row.ci95_requests_per_s_pct)
-        lines.append(Line(contrast_name(row), (more, verdict(row), *of_requests)))
+        changes = [NONE if each is None else f"{signed(each.delta_pct, 1)}%" for each in of_requests]
+        lines.append(Line(row.contrast, (more, verdict(row), *changes)))
     if not lines:
         return None
+    told = (f"{row.contrast}: {MEANING[row.contrast]}" for row in select(summary.contrasts, figure="pass"))
     below = [
-        "req/s: more of them, in percent, from passes paired by round, with 95% intervals; verdicts are of "
-        "the pass's time. p50, p99: the change of a request's time.",
+        "req/s: more of them, from passes paired by round, with the 95% interval; verdicts are of the pass's "
+        "time. p50 to p99: the change of a request's time.",
+        f"{'; '.join(told)}.",
         noise_floor_line(select(summary.contrasts, figure="pass"), "stock"),
     ]
-    columns = ("", "req/s", "verdict", "p50", "p99")
+    columns = ("", "req/s", "verdict", *(f"p{p}" for p in PERCENTILES))
     return Table("What makes the difference", columns, [Section("", lines)], below=below)
-
-
-def contrast_name(row: WorkContrast) -> str:
-    """A contrast with its arms."""
-    if row.contrast == AGAIN:
-        return AGAIN
-    return f"{row.contrast}: {LABELS[row.treatment]} - {LABELS[row.baseline]}"
 
 
 def _layout(record: RunRecord, summary: WorkloadSummary) -> Table | None:
@@ -227,8 +228,3 @@ def _saves(summary: WorkloadSummary) -> str:
 def kind_label(row: KindRow) -> str:
     """A kind of step with its figures, for charts."""
     return f"{row.kind}, {LABELS[row.arm]}: {pluralise(row.steps, 'step')}, {row.wall_us / 1000:.0f} ms"
-
-
-def arms_of(rows: Sequence[ArmRow]) -> list[ArmRow]:
-    """Those that were measured."""
-    return [row for row in rows if row.n]

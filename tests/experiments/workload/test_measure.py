@@ -138,12 +138,28 @@ def cross_encoder(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("task", ["embed", "classify"])
-def test_a_causal_model_that_pools_does_without_its_cache(causal, tmp_path, task):
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    """A small causal model that sorts texts into three classes."""
+    from transformers import Qwen2Config, Qwen2ForSequenceClassification
+
+    config = Qwen2Config(
+        hidden_size=128, intermediate_size=64, num_attention_heads=2, num_key_value_heads=2, num_labels=3,
+        num_hidden_layers=2, max_position_embeddings=256, vocab_size=VOCABULARY, pad_token_id=0,
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("models") / "classifier"
+    Qwen2ForSequenceClassification(config).save_pretrained(path)
+    save_tokenizer(path)
+    return path
+
+
+@pytest.mark.parametrize(("task", "name"), [("embed", "causal"), ("classify", "classifier")])
+def test_a_causal_model_that_pools_does_without_its_cache(task, name, tmp_path, request):
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in TEXTS))
     options = ("--task", task, "--prompts", prompts, "--max-num-batched-tokens", 256, "--arms", "no_cache")
-    summary = summary_of(workload(causal, tmp_path / "run", *options), tmp_path / "run")
+    model = request.getfixturevalue(name)
+    summary = summary_of(workload(model, tmp_path / "run", *options), tmp_path / "run")
     arms = {row["arm"]: row for row in summary["arms"]}
     assert {name: row["status"] for name, row in arms.items()} == dict.fromkeys(
         ("stock", "wrapped", "no_cache"), "ok"
