@@ -23,6 +23,11 @@ NEEDS = (
            ("req_ids", "resumed_req_ids", "new_block_ids", "num_computed_tokens")),
     Symbol("vllm.config:SchedulerConfig", ("enable_chunked_prefill",)),
 )  # fmt: skip
+NEEDS_ON_CUDA = (
+    Symbol("vllm.v1.worker.gpu.model_runner:GPUModelRunner.execute_model", ("scheduler_output",), "0.29"),
+    Symbol("vllm.v1.worker.gpu.model_runner:GPUModelRunner.sample_tokens", (), "0.29"),
+)
+ENDS = ("sample_tokens", "pool")  # of a step whose `execute_model` returns nothing; since 0.29 pooling, too
 
 
 @contextmanager
@@ -46,23 +51,24 @@ def watching(
         def execute(scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
             if not scheduler_output.num_scheduled_tokens:
                 return execute_model(scheduler_output, *args, **kwargs)
+            finish()  # a step that failed
             modes.clear()
             before(scheduler_output)
             under_way[0] = True
             done = execute_model(scheduler_output, *args, **kwargs)
-            if done is not None:  # else its tokens are still to be sampled
+            if done is not None:  # else its tokens are still to be sampled, or pooled
                 finish()
             return done
 
         return execute
 
-    def sampling(sample_tokens: Callable[..., Any]) -> Callable[..., Any]:
-        def sample(*args: Any, **kwargs: Any) -> Any:
-            done = sample_tokens(*args, **kwargs)
+    def ending(method: Callable[..., Any]) -> Callable[..., Any]:
+        def end(*args: Any, **kwargs: Any) -> Any:
+            done = method(*args, **kwargs)
             finish()
             return done
 
-        return sample
+        return end
 
     def finish() -> None:
         if under_way[0]:
@@ -81,7 +87,9 @@ def watching(
 
     with ExitStack() as undo:
         _wrap(undo, model_runner, "execute_model", executing)
-        _wrap(undo, model_runner, "sample_tokens", sampling)
+        for name in ENDS:
+            if hasattr(model_runner, name):
+                _wrap(undo, model_runner, name, ending)
         for layer in list(layers.values())[:1]:
             _wrap(undo, layer.impl, "forward", attending)
         yield

@@ -11,7 +11,7 @@ from harness.config.errors import ConfigError, label
 from harness.engine.serving import EngineSetup
 from harness.engine.working import Request
 from harness.experiments.workload.options import WorkloadConfig
-from harness.models import ModelSource
+from harness.models import ModelSource, checkpoints
 from harness.runs.schema import WorkRecord
 from harness.workloads import Work, WorkError
 from harness.workloads.tokens import token_ids
@@ -140,11 +140,12 @@ def engine_setup(config: WorkloadConfig, source: ModelSource) -> EngineSetup:
         "model": str(source.path),
         "load_format": source.load_format,
         "hf_overrides": source.hf_overrides,
-        # Requests come as token ids; but pooling models start only with a tokenizer.
-        "skip_tokenizer_init": not source.has_tokenizer,
+        "skip_tokenizer_init": not (source.has_tokenizer or config.pools),
         "generation_config": "vllm",
         "runner": "pooling" if config.pools else "generate",
     }
+    if config.pools and not source.has_tokenizer:  # requests come as token ids, but vLLM wants one
+        arguments["tokenizer"] = str(checkpoints.stand_in_tokenizer())
     if config.convert or (config.task in ("classify", "score") and _judges_pairs(source)):
         arguments["convert"] = config.convert or "auto"
     elif config.task == "classify":
