@@ -109,6 +109,7 @@ def stand_in_tokenizer() -> Path:
 
         one_word = Tokenizer(WordLevel({"word": 0}, unk_token="word"))
         PreTrainedTokenizerFast(tokenizer_object=one_word, unk_token="word").save_pretrained(directory)
+        (directory / "config.json").write_text('{"model_type": "gpt2"}', encoding="utf-8")  # vLLM looks
 
     return _created_once(cache_directory() / "stand-in-tokenizer", save)
 
