@@ -177,6 +177,7 @@ def serving(setup: EngineSetup) -> Iterator[Serving]:
     if ranks > 1 or setup.own_process:
         variables["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
         variables["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # functions go to the ranks
+        variables["PYTHONWARNINGS"] = "ignore::UserWarning:multiprocessing.resource_tracker"
     with environment(variables), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # vLLM's own
         plugin.register()

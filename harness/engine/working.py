@@ -14,6 +14,7 @@ import torch
 from harness import device
 from harness.engine import compatibility
 from harness.engine.answers import Agreement, Answer, compare
+from harness.engine.child import end_with_parent
 from harness.engine.serving import LOGPROBS, EngineSetup, Serving, ServingFacts, serving
 from harness.engine.step_log import PassLog, StepLog
 from harness.kernels import overrides
@@ -86,6 +87,8 @@ class Working(Serving):
         if task not in (tasks := self.llm.supported_tasks):
             raise ValueError(f"--task: vLLM runs this model for {', '.join(tasks)}, not to {task}")
         self.task = task
+        if self.setup.own_process:
+            self._in_worker(follow_parent)
         self.requests, self._params = requests, dict(params)
         self._stock: list[Answer] | None = None
         self._passes = 0
@@ -187,6 +190,11 @@ def call_pickled(worker: Any, call: bytes) -> bytes:
     """Call a function with the worker and its other arguments."""
     function, arguments = pickle.loads(call)
     return pickle.dumps(function(worker, *arguments))
+
+
+def follow_parent(worker: Any) -> None:
+    """End the worker's process once its parent is gone, however that ends: vLLM's core would stay."""
+    end_with_parent()
 
 
 def describe_worker(worker: Any) -> dict[str, Any]:

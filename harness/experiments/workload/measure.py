@@ -58,10 +58,8 @@ def measure(config: WorkloadConfig, recorder: Recorder, source: ModelSource, inp
     recorder.say(f"starting vLLM for {source.name} ...")
     params = {} if config.prompt_logprobs is None else {"prompt_logprobs": config.prompt_logprobs}
     with Child(working, engine_setup(config, source), inputs.task, inputs.requests, params) as engine:
-        try:
-            Job(config, recorder, source, inputs, engine).run()
-        finally:
-            engine.ask("shut_down")  # its core is a process of its own, which must not stay
+        Job(config, recorder, source, inputs, engine).run()
+        engine.ask("shut_down")
 
 
 @dataclass
