@@ -13,9 +13,9 @@ import torch
 
 from harness import device
 from harness.engine import compatibility
-from harness.engine.answers import Agreement, Answer, compare
+from harness.engine.answers import Agreement, compare
 from harness.engine.child import end_with_parent
-from harness.engine.serving import LOGPROBS, EngineSetup, Serving, ServingFacts, serving
+from harness.engine.serving import LOGPROBS, Answer, EngineSetup, Serving, ServingFacts, serving
 from harness.engine.step_log import PassLog, StepLog
 from harness.kernels import overrides
 from patches import PatchError, engine, layer_kinds, steering
@@ -42,7 +42,6 @@ class Request:
 class WorkFacts(ServingFacts):
     """What the engine reports about itself before the work."""
 
-    settings: dict[str, Any]  # vLLM's, as runs.schema.EngineSettings has them
     chunked: bool  # whether a step may end within a prompt
     scheduler_here: bool  # it shares a process, and its settings, with the only rank
     why_not: str | None  # attention cannot run on a step's own K and V
@@ -95,10 +94,11 @@ class Working(Serving):
 
     def facts(self) -> WorkFacts:
         about = self._in_worker(describe_worker)
-        settings = engine.settings(self.llm.llm_engine) | about.pop("settings")
-        return WorkFacts(**vars(super().facts()), settings=settings, **about)
+        facts = super().facts()
+        settings = facts.settings.model_copy(update=about.pop("settings"))
+        return WorkFacts(**vars(facts) | {"settings": settings}, **about)
 
-    def run(self, way: Way) -> Pass:
+    def run_pass(self, way: Way) -> Pass:
         """One pass, with what the way changes put in place ahead of it."""
         return self._pass(way, None, answers=False)[0]
 
@@ -205,8 +205,6 @@ def describe_worker(worker: Any) -> dict[str, Any]:
     cache, scheduler = worker.cache_config, worker.vllm_config.scheduler_config
     return {
         "settings": {
-            "flash_attn_version": engine.flash_attn_version(layers),
-            "attention_backend": list(engine.backends(layers)),
             "num_blocks_in_pool": cache.num_gpu_blocks,
             "kv_cache_bytes": sum(layer.kv_cache.nbytes for layer in layers.values()
                                   if isinstance(getattr(layer, "kv_cache", None), torch.Tensor)),

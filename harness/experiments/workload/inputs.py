@@ -41,10 +41,11 @@ def prepare(config: WorkloadConfig, source: ModelSource) -> Inputs:
     work = config.work()
     task = {"score": "classify" if _judges_pairs(source) else "embed"}.get(config.task, config.task)
     try:
-        ids = _pairs(source, work, joined=task == "classify") if config.task == "score" else None
-        ids = ids or token_ids(
-            work, prompt.encoder(source), source.vocab_size, config.seed, special_ids=source.special_ids
-        )
+        if config.task == "score":
+            ids = _pairs(source, work, joined=task == "classify")
+        else:
+            encode, special = prompt.encoder(source), source.special_ids
+            ids = [*token_ids(work, encode, source.vocab_size, config.seed, special_ids=special)]
     except WorkError as error:
         raise ConfigError(f"{_given(config)}: {error}") from error
     _check_lengths(config, source, work, ids)

@@ -30,7 +30,7 @@ from harness.models import ModelSource
 from harness.running.recorder import Recorder, recording
 from harness.running.sampling import Sampling
 from harness.runs.record import Cell, Point, Result, Status
-from harness.runs.schema import EngineSettings, Model
+from harness.runs.schema import Model
 from harness.workloads.layouts import NAME, Layouts, write_layouts
 from patches.steering import Override
 
@@ -96,7 +96,7 @@ def arms(config: WorkloadConfig, facts: WorkFacts, longest: int) -> list[Arm]:
 
 def _why_not_whole(config: WorkloadConfig, facts: WorkFacts, longest: int) -> str | None:
     """Why the scheduler cannot be kept from cutting prompts, or None."""
-    step = facts.settings["max_num_batched_tokens"]
+    step = facts.settings.max_num_batched_tokens or 0
     if not facts.chunked:
         return "this engine cuts no prompt, so this is stock"
     if longest > step:
@@ -115,7 +115,7 @@ class Job:
         self.config, self.recorder, self.inputs, self.engine = config, recorder, inputs, engine
         self.facts: WorkFacts = engine.facts
         with recorder.update_record() as record:
-            record.engine = EngineSettings(**self.facts.settings, start_s=round(self.facts.start_s, 1))
+            record.engine = self.facts.settings
             record.model = Model(name=record.model.name, weights=source.weights, dtype=self.facts.dtype)
             record.work = inputs.record
         recorder.say(f"engine up after {self.facts.start_s:.0f} s")
@@ -177,10 +177,8 @@ class Job:
 
     def _keep_layouts(self, log: PassLog) -> None:
         """Write the block tables that requests ended with, if they are plain ones."""
-        size, pool = self.facts.settings["block_size"], self.facts.settings["num_blocks_in_pool"]
-        plain = tuple(
-            each for each in log.layouts if len({*each.block_ids}) == num_blocks(each.tokens, size or 1)
-        )
+        size, pool = self.facts.settings.block_size or 1, self.facts.settings.num_blocks_in_pool or 1
+        plain = tuple(each for each in log.layouts if len({*each.block_ids}) == num_blocks(each.tokens, size))
         if plain:
             source = f"workload, {self.inputs.record.requests} requests ({self.inputs.record.format})"
             write_layouts(self.recorder.directory.path / NAME, Layouts(size, pool, source, plain))
@@ -188,7 +186,7 @@ class Job:
     def _cell(self, stage: str, arm: str, *more: tuple[str, int | float | str]) -> Cell:
         point: Point = (("task", self.config.task), ("requests", self.inputs.record.requests), *more)
         provider = f"vLLM {self.recorder.record.versions['vllm']}"
-        size = self.facts.settings["block_size"] or 0
+        size = self.facts.settings.block_size or 0
         return Cell(stage, "workload", provider, arm, 0, size, None, "captured", point)
 
     def _steps(self, arm: str, log: PassLog) -> list[Result]:
@@ -263,7 +261,7 @@ class Job:
         sampling.note_limits(0)
 
     def _run(self, way: Way, passes: dict[int, list[float]], number: int) -> float:
-        done: Pass = self.engine.ask("run", way)
+        done: Pass = self.engine.ask("run_pass", way)
         passes[number] = [1e6 * seconds for seconds in done.request_s]
         return 1e6 * done.seconds
 
