@@ -48,12 +48,15 @@ def summarise(record: RunRecord, results: Sequence[Result]) -> WorkloadSummary:
     steps = [_step(result) for result in final if result.cell.stage == STEPS]
     profiled = {str(r.cell.at("kind")): r for r in final if r.cell.stage == ACCOUNT}
     recorded = [(arm, [*of]) for arm, of in groupby(steps, key=lambda step: step.arm)]
+    # Between steps an engine mostly waits for requests that come when a trace says.
+    gaps = {"gap_us": 0.0} if record.config.get("arrivals") else {}
+    spent = [(arm, [step.model_copy(update=gaps) for step in of]) for arm, of in recorded]
     return WorkloadSummary(
         schema_version=2,
         status=record.status,
         arms=[_arm(record, result) for result in passes if not result.control],
         contrasts=_contrasts(passes),
-        kinds=[row for arm, of in recorded for row in _kinds(record, arm, of, profiled)],
+        kinds=[row for arm, of in spent for row in _kinds(record, arm, of, profiled)],
         layout=[row for arm, of in recorded for row in _layout(arm, of)],
         steps=steps,
     )

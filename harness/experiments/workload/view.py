@@ -81,6 +81,9 @@ def _account(record: RunRecord, summary: WorkloadSummary) -> Table | None:
     if not sections:
         return None
     waiting = "the GPU idles" if record.device.kind == "cuda" else "outside of PyTorch's operators"
+    between = "between steps (scheduling, sending, outputs)"
+    if record.config.get("arrivals"):
+        between += ", left out here, as it is mostly waiting for requests"
     graphs = "; ".join(
         f"{row.kind}, {LABELS[row.arm]}: {row.graphs}" for row in summary.kinds if row.kind != ALL
     )
@@ -88,8 +91,7 @@ def _account(record: RunRecord, summary: WorkloadSummary) -> Table | None:
         *notes.lines(),
         "%: of the pass. att, write, other: attention, cache write and the rest of the device's work, in "
         f"percent of the kind's time, from {sum(row.profiled for row in summary.kinds if row.kind != ALL)} "
-        f"profiled steps of stock; wait: {waiting} within steps; gap: between steps (scheduling, sending, "
-        "outputs).",
+        f"profiled steps of stock; wait: {waiting} within steps; gap: {between}.",
         f"CUDA graphs: {graphs}.",
     ]
     columns = ("steps", "n", "tokens", "req", "ms", "%", "att", "write", "other", "wait", "gap")

@@ -41,6 +41,13 @@ def test_on_a_cpu_shares_are_of_the_profiled_steps():
     assert chunk["attention_pct"] == pytest.approx(100 * of_step * 0.2 / 2)  # it took twice as long
 
 
+def test_waiting_for_requests_of_a_trace_is_no_step_s_time():
+    arriving = record() | {"config": record()["config"] | {"arrivals": True}}
+    kinds = {row["kind"]: row for row in summary_of(arriving, results())["kinds"]}
+    assert kinds["all"]["wall_us"] == sum(us for *_, us, _ in STEPS)
+    assert kinds["all"]["between_pct"] == 0
+
+
 def test_requests_per_second_are_the_inverse_of_the_passes(summary):
     arms = {row["arm"]: row for row in summary["arms"]}
     stock = arms["stock"]
