@@ -256,7 +256,7 @@ def run(experiment: str, *, config_file: str | os.PathLike[str] | None = None, *
 
     Args:
         experiment: "prefill", the main job, or a subcommand: kernels, cache, memory, backends, kvcache,
-            transfer.
+            transfer, workload.
         config_file: options from a YAML file; `options` override it.
         options: the command line's options, with underscores: model, length, spread_k, ...
 

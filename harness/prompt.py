@@ -91,6 +91,28 @@ def decode(source: ModelSource, ids: Sequence[int]) -> str | None:
         return None
 
 
+def encoder(source: ModelSource) -> Callable[[str], list[int]] | None:
+    """What gives a text's token ids, with those that start a prompt; None without a tokenizer that can be
+    used. The source is materialised.
+    """
+    try:
+        return _load(source).encode if source.has_tokenizer else None
+    except _Unusable:
+        return None
+
+
+def pair_encoder(source: ModelSource) -> Callable[[str, str], list[int]] | None:
+    """What gives the token ids of two texts joined, as a cross-encoder reads them; None without a
+    tokenizer.json. The source is materialised.
+    """
+    if source.tokenizer is None or source.tokenizer.name != "tokenizer.json":
+        return None
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(source.tokenizer))
+    return lambda one, two: list(tokenizer.encode(one, two).ids)
+
+
 class _Unusable(PromptError):
     """A tokenizer that is there, but needs what is missing here."""
 

@@ -70,7 +70,7 @@ class ChildHere:
 def children_here() -> Iterator[None]:
     """Experiments whose engines run one after the other run them in this process."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("backends.engine", "backends.attention_alone", "kvcache.measure"):
+        for module in ("backends.engine", "backends.attention_alone", "kvcache.measure", "workload.measure"):
             patch.setattr(import_module(f"harness.experiments.{module}"), "Child", ChildHere)
         yield
 

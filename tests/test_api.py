@@ -75,6 +75,7 @@ def test_a_run_without_figures_has_empty_frames(tmp_path: Path) -> None:
         ("backends", ["cells", "winners", "engines_again", "compute_bound", "exponents", "contrasts"]),
         ("kvcache", ["modes", "speed_ups", "steps"]),
         ("advise", ["cells", "contrasts", "candidates", "break_even"]),
+        ("workload", ["arms", "contrasts", "kinds", "layout", "steps"]),
     ],
 )
 def test_an_experiment_s_frames_are_its_summary_s_lists(name: str, lists: list[str], tmp_path: Path) -> None:

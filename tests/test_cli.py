@@ -75,7 +75,10 @@ BAD_INPUT = [
         '--hf-overrides {"n_positions":9,"model_type":"gpt_neo"}',
         "gpt2 has 9 positions, learned ones; take at most 8",
     ),
-    ("--runner pooling", "--runner pooling: pooling is not measured yet; leave it out"),
+    (
+        "--runner pooling",
+        "--runner pooling: python -m harness workload measures pooling, by --task; leave it out",
+    ),
     ("--max-model-len 99", "--max-model-len 99: it follows from the prompts' lengths; leave it out"),
     ("--model llama-3-8b --quantization fp8", "--quantization fp8: the weights of llama-3-8b are drawn once"),
     ("--config missing.yaml", "--config missing.yaml: No such file or directory"),

@@ -20,7 +20,7 @@ _RANKS = "ranks share a model by --tensor-parallel-size alone"
 _ONE_STEP = "prompts stay whole, in one step"
 _ONE_BY_ONE = "tokens are generated one by one, without speculation"
 _NO_TRANSFER = "KV transfer is not measured yet"
-_POOLING = "pooling is not measured yet"
+_POOLING = "python -m harness workload measures pooling, by --task"
 # Options that the harness sets or cannot measure with, and why. Some have values that change nothing.
 REFUSED: dict[str, str] = {
     "max_model_len": "it follows from the prompts' lengths",

@@ -197,7 +197,7 @@ class Model(Blocks):
         """As vLLM reads it: DUMMY is dummy."""
         return value.lower()
 
-    def inspect_model(self, length: int) -> ModelSource:
+    def inspect_model(self, length: int, *, pools: bool = False) -> ModelSource:
         """The model, if it takes `length` tokens; see models.inspect, which raises ModelError."""
         source = models.inspect(
             self.model,
@@ -207,6 +207,7 @@ class Model(Blocks):
             load_format=self.load_format,
             revision=self.revision,
             hf_overrides=self.engine_options.get("hf_overrides"),
+            pools=pools,
         )
         if source.drawn_in_engine and (quantization := self.engine_options.get("quantization")):
             raise ModelError(

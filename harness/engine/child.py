@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
+import psutil
+
 from harness import interrupts
 from harness.engine.exits import MemoryWatch
 from harness.running import error_log
@@ -99,10 +101,24 @@ class Child:
         return answer
 
     def close(self) -> None:
-        """End the process, whatever it is doing; its memory is free on return. Closing twice is harmless."""
+        """End the process, whatever it is doing, and those that it started; their memory is free on return.
+        Closing twice is harmless.
+        """
+        started = self._started()
         self._pipe.close()  # the child exits when the pipe closes, unless it is busy
         self._process.join(CLOSING_S)
         self.kill()
+        for process in started:  # an engine's core, which outlives a child that was killed
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+                process.wait(CLOSING_S)
+
+    def _started(self) -> list[psutil.Process]:
+        """The processes below the child; none once it is gone."""
+        try:
+            return psutil.Process(self.pid).children(recursive=True) if self._process.is_alive() else []
+        except psutil.Error:
+            return []
 
     def kill(self) -> None:
         """Kill it at once: it has nothing to clean up."""
@@ -137,7 +153,7 @@ def _serve(pipe: Connection, make: Make, arguments: tuple[Any, ...], environment
     os.environ.update(environment)  # as the parent's is now, not as it was when the first child started
     for number in interrupts.NUMBERS:  # a terminal or a batch system sends them to all; the parent ends us
         signal.signal(number, signal.SIG_IGN)
-    _end_with_parent()
+    end_with_parent()
     os.dup2(2, 1)  # stdout belongs to the parent's tables
     import torch
 
@@ -161,7 +177,7 @@ def _serve(pipe: Connection, make: Make, arguments: tuple[Any, ...], environment
             pipe.send(_Failure.of(error, logged))
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """End this process once its parent is gone, even if it is busy."""
 
     def wait() -> None:

@@ -31,6 +31,7 @@ class EngineSetup:
     arguments: Mapping[str, Any]  # vLLM's
     std: float | None  # of weights that are drawn in the engine; None: it loads its own
     seed: int
+    own_process: bool = False  # vLLM's core runs beside this process, as in production
 
 
 @dataclass(frozen=True)
@@ -166,15 +167,17 @@ class ReplyTimer:
 def serving(setup: EngineSetup) -> Iterator[Serving]:
     """For `Child`: start an engine and yield it."""
     variables = {
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": str(int(setup.own_process)),
         plugin_mode.VARIABLE: setup.mode or "",
         **unless_set({"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", **kv_cache_space(2**29)}),
     }
     if (ranks := setup.arguments.get("tensor_parallel_size", 1)) > 1:
         cpus = sorted(os.sched_getaffinity(0))
         variables |= unless_set({"VLLM_CPU_OMP_THREADS_BIND": executors.cpu_binding(ranks, cpus)})
+    if ranks > 1 or setup.own_process:
         variables["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
         variables["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # functions go to the ranks
+        variables["PYTHONWARNINGS"] = "ignore::UserWarning:multiprocessing.resource_tracker"
     with environment(variables), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # vLLM's own
         plugin.register()

@@ -20,6 +20,7 @@ from harness.experiments.memory import options as memory_options
 from harness.experiments.prefill import inputs as prefill_inputs
 from harness.experiments.prefill import options as prefill_options
 from harness.experiments.transfer import options as transfer_options
+from harness.experiments.workload import options as workload_options
 
 if TYPE_CHECKING:
     from harness.models import ModelSource
@@ -160,5 +161,18 @@ EXPERIMENTS: dict[str, Experiment] = {
         plan=advise_options.plan,
         find_model=advise_options.find_model,
         limits_starts=True,
+    ),
+    "workload": Experiment(
+        about="a whole work of many requests, in steps that vLLM's scheduler composes",
+        question="What does the KV cache cost your own work, in steps as vLLM's scheduler composes them?",
+        config=workload_options.WorkloadConfig,
+        groups=workload_options.GROUPS,
+        resolve=workload_options.resolve,
+        job="harness.experiments.workload.measure",
+        view="harness.experiments.workload.view",
+        charts="harness.experiments.workload.charts",
+        plan=workload_options.plan,
+        find_model=workload_options.find_model,
+        compared=lambda result: result.cell.stage == "end_to_end",
     ),
 }

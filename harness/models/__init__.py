@@ -94,6 +94,7 @@ def inspect(
     load_format: str = "auto",
     revision: str | None = None,
     hf_overrides: dict[str, Any] | None = None,
+    pools: bool = False,
 ) -> ModelSource:
     """Find a model and check that it accepts prompts of `length` tokens, reading only its config.
 
@@ -104,9 +105,10 @@ def inspect(
         load_format: vLLM's; "dummy" needs no weights.
         revision: branch, tag or commit of a model on the hub.
         hf_overrides: vLLM's: values in place of those in config.json.
+        pools: whether it is to pool; then it may be a pooling model, or one with encoder-only layers.
 
     Raises:
-        ModelError: the model is not available, pools, or has too few positions.
+        ModelError: the model is not available, pools unasked, or has too few positions.
     """
     found = _find(name, load_format, revision)
     if not isinstance(hf_overrides, dict | None):
@@ -116,9 +118,10 @@ def inspect(
         )
     config = _override(_read_config(found.directory), hf_overrides or {})
     config_types.check(config, f"--model {name}")
-    pooling.refuse(name, config, found.directory)
+    if not pools:
+        pooling.refuse(name, config, found.directory)
     source = ModelSource(
-        **vars(_read_shape(name, config, found.directory)),
+        **vars(_read_shape(name, config, found.directory, pools)),
         **vars(found),
         name=name,
         config=config,
@@ -128,9 +131,10 @@ def inspect(
     return _with_room_for(source, length, allow_long)
 
 
-def _read_shape(name: str, config: dict[str, Any], directory: Path) -> Shape:
+def _read_shape(name: str, config: dict[str, Any], directory: Path, pools: bool) -> Shape:
+    complete = directory.parent == CONFIGS
     try:
-        return read_shape(config, f"--model {name}", complete=directory.parent == CONFIGS)
+        return read_shape(config, f"--model {name}", complete=complete, encoder=pools)
     except (ModelError, ImportError):
         raise
     except Exception as error:  # settings that contradict each other, in more ways than can be listed

@@ -94,6 +94,26 @@ def _check_tokenizer(path: Path) -> None:
         raise ModelError("smollm2-135m: its tokenizer did not survive unpacking with this transformers")
 
 
+def stand_in_tokenizer() -> Path:
+    """A tokenizer of one word, for a model without one that vLLM starts only with a tokenizer; what comes as
+    token ids never meets it.
+
+    Raises:
+        ModelError: the cache directory cannot be written.
+    """
+
+    def save(directory: Path) -> None:
+        from tokenizers import Tokenizer
+        from tokenizers.models import WordLevel
+        from transformers import PreTrainedTokenizerFast
+
+        one_word = Tokenizer(WordLevel({"word": 0}, unk_token="word"))
+        PreTrainedTokenizerFast(tokenizer_object=one_word, unk_token="word").save_pretrained(directory)
+        (directory / "config.json").write_text('{"model_type": "gpt2"}', encoding="utf-8")  # vLLM looks
+
+    return _created_once(cache_directory() / "stand-in-tokenizer", save)
+
+
 def _created_once(target: Path, save: Callable[[Path], None]) -> Path:
     """Let `save` fill `target`, which appears only once complete; does nothing if it exists."""
     if target.is_dir():

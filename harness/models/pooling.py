@@ -1,4 +1,4 @@
-"""Pooling models, which embed or score a text instead of continuing it; none is measured yet."""
+"""Pooling models, which embed or score a text instead of continuing it; only `workload` measures them."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def refuse(name: str, config: dict[str, Any], directory: Path) -> None:
     why = _architecture(config) or _modules(directory)
     if why:
         raise ModelError(
-            f"--model {name}: it is a pooling model ({why}), which the harness does not measure yet; give "
-            "one that generates text"
+            f"--model {name}: it is a pooling model ({why}), which python -m harness workload --task embed, "
+            "classify or score measures; give one that generates text"
         )
 
 

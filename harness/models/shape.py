@@ -65,13 +65,14 @@ class Shape:
         return self.num_layers * in_a_layer * element_bytes
 
 
-def read_shape(config: dict[str, Any], where: str, *, complete: bool = False) -> Shape:
+def read_shape(config: dict[str, Any], where: str, *, complete: bool = False, encoder: bool = False) -> Shape:
     """The shape that a config.json's content describes.
 
     Args:
         where: what to call the config in an error.
         complete: whether it names every setting, so that transformers, whose import takes seconds, is not
             needed for their defaults.
+        encoder: whether encoder-only models will do as well.
 
     Raises:
         ModelError: it is not a decoder-only model, or the number of layers or heads, their size or the
@@ -79,7 +80,8 @@ def read_shape(config: dict[str, Any], where: str, *, complete: bool = False) ->
     """
     settings = hf_config.plain(config) if complete else hf_config.read(config)
     text = hf_config.language_model(settings)
-    _refuse_encoders(settings, text, where)
+    encoder_only = hf_config.is_encoder_only(text)
+    _refuse_encoders(settings, text, where, encoder_only and not encoder)
     layers = _layers(text, where)
     latent = _is_latent(settings, text)
     sizes = [(_num_kv_heads(layer, where), _head_dim(layer, where, latent)) for layer in layers]
@@ -101,7 +103,7 @@ def read_shape(config: dict[str, Any], where: str, *, complete: bool = False) ->
         kv_values_per_token=sum(size if latent else 2 * heads * size for heads, size in cached),
         vocab_size=_number(text, where, "vocab_size"),
         special_ids=frozenset(_special_ids(settings, text)),
-        causal=getattr(text, "is_causal", None) is not False,
+        causal=getattr(text, "is_causal", None) is not False and not encoder_only,
         latent=latent,
     )
 
@@ -118,9 +120,9 @@ def overrides(key: tuple[str, ...], value: int) -> dict[str, Any]:
     return dict(nested)
 
 
-def _refuse_encoders(settings: Any, text: Any, where: str) -> None:
+def _refuse_encoders(settings: Any, text: Any, where: str, encoder_only: bool) -> None:
     both = any(getattr(part, "is_encoder_decoder", False) for part in (settings, text))
-    if both or hf_config.is_encoder_only(text):
+    if both or encoder_only:
         kind = "an encoder-decoder" if both else "an encoder-only"
         raise ModelError(
             f"{where}: {text.model_type} is {kind} model; there is no paged prefill to measure: "

@@ -224,6 +224,17 @@ class FirstLogits(Stored):
     objection: str | None = Field(description="what is wrong with them")
 
 
+class WorkRecord(Stored):
+    """The requests of a whole work."""
+
+    format: str = Field(description="what their file was read as; `random` or `case` without one")
+    requests: Count = Field(description="those that were run")
+    tokens: Count = Field(description="of all of them, by the model's own tokenizer")
+    shortest: Count = Field(description="tokens of the shortest")
+    longest: Count = Field(description="tokens of the longest")
+    skipped: Count = Field(description="wrong lines, left out")
+
+
 class HostLoad(Stored):
     """What the host did besides the run; null where it does not say."""
 
@@ -318,6 +329,7 @@ class RunRecord(Stored):
     )
     tokens: dict[str, list[Count]] | None = Field(default=None, description="by mode: the generated tokens")
     first_logits: dict[str, FirstLogits] | None = Field(default=None, description="by mode")
+    work: WorkRecord | None = Field(default=None, description="of `workload`")
     host_load: HostLoad | None = Field(default=None, description="noise from elsewhere")
 
     @property

@@ -183,7 +183,8 @@ def of_experiment(name: str, factor: float = 1.0) -> Run:
 
 
 @pytest.mark.parametrize(
-    ("name", "cells"), [("kernels", 22), ("cache", 11), ("backends", 39), ("kvcache", 3), ("transfer", 20)]
+    ("name", "cells"),
+    [("kernels", 22), ("cache", 11), ("backends", 39), ("kvcache", 3), ("transfer", 20), ("workload", 4)],
 )
 def test_runs_of_another_experiment_are_matched_on_their_axes(name: str, cells: int) -> None:
     found = compare([of_experiment(name), of_experiment(name, 1.25)])

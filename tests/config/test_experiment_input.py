@@ -81,9 +81,28 @@ REFUSED = [
         "--input-len 1000 --output-len 100: gpt2 has 1024 learned positions, which transformers does not "
         "extend; take 79 tokens fewer",
     ),
+    ("workload --prompts missing.jsonl", "--prompts missing.jsonl: cannot be read: No such file"),
+    (
+        "workload --prompts pyproject.toml --task score",
+        "--prompts pyproject.toml: line 1 is no pair; --task score takes",
+    ),
+    ("workload --prompts README.md --case 8x512", "--prompts and --case: exclude each other; leave one out"),
+    ("workload --case 8q1s512", "--case 8q1s512: 8q1s512: its 1 tokens follow a cached context"),
+    ("workload --task score", "--task score: needs pairs; give --prompts with text_1 and text_2 a line"),
+    ("workload --task embed --prompt-logprobs 1", "--prompt-logprobs 1: is of --task generate; leave it out"),
+    ("workload --arms whole,all", "--arms whole,all: must be among whole, wrapped, dense, no_cache, not all"),
+    ("workload --lengths 64,8", "--lengths 64,8: must ascend, up to 131072; e.g. 32,2048"),
+    ("workload --lengths 64", "--lengths 64: must be a list of whole numbers"),
+    ("workload --arrivals", "--arrivals: needs a trace; give --prompts, or leave it out"),
+    (
+        "workload --prompts configs/prompts/work.jsonl --arrivals",
+        "--arrivals: configs/prompts/work.jsonl has no times",
+    ),
+    ("workload --convert embed", "--convert embed: is for pooling; add --task embed, classify or score"),
+    ("workload --speculative-config {}", "--speculative-config {}: tokens are generated one by one, without"),
     *(
         (f"{command} --model no:such", "--model 'no:such': not a directory, a Hugging Face name or one of g")
-        for command in ("cache", "memory", "backends", "kvcache")
+        for command in ("cache", "memory", "backends", "kvcache", "workload")
     ),
     *(
         (f"{command} --block-size 20", "--block-size 20: must be a multiple of 32 for CPU_ATTN; take 32")

@@ -41,9 +41,14 @@ PLOTS = {
     **{name: {"kvcache_steps", "kvcache_modes"} for name in ("kvcache", "kvcache_lost")},
     "kernels_others": {"kernels"},
     "transfer": {"transfer", "hand_over"},
+    "workload": {"workload_steps", "workload_arms", "workload_layout"},
     **{name: {name} for name in ("kernels", "cache", "memory", "backends", "allocate", "advise")},
 }
-LISTS = {"prefill": ("kernels", "end_to_end"), "kvcache": ("modes", "steps")}  # whose rows tables.csv has
+LISTS = {
+    "prefill": ("kernels", "end_to_end"),
+    "kvcache": ("modes", "steps"),
+    "workload": ("arms",),
+}  # whose rows tables.csv has
 
 
 @pytest.fixture(scope="module")

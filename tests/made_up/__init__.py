@@ -28,6 +28,7 @@ from tests.made_up import (
     sweep,
     transfer,
     variants,
+    workload,
 )
 from tests.made_up.builder import DATA, run_record
 from tests.made_up.views import Row, document_of, text_of
@@ -58,8 +59,19 @@ RUNS = {
     "kvcache_lost": MadeUp(kvcache.record, lambda: kvcache.results("no_cache")),
     "transfer": MadeUp(transfer.record, transfer.results),
     "advise": MadeUp(advise.record, advise.results),
+    "workload": MadeUp(workload.record, workload.results),
 }
-COMPANIONS = ("kernels", "cache", "memory", "backends", "kvcache", "transfer", "allocate", "advise")
+COMPANIONS = (
+    "kernels",
+    "cache",
+    "memory",
+    "backends",
+    "kvcache",
+    "transfer",
+    "allocate",
+    "advise",
+    "workload",
+)
 STORED = {"run": "prefill", "cache": "cache"}  # folders of tests/data, written by an earlier version
 
 

@@ -25,7 +25,7 @@ from tests.made_up.views import Row, page_of, summary_of
 Pages = dict[str, tuple[Path, Row]]
 FIGURES = {
     "kernels": 2, "cache": 3, "memory": 3, "backends": 3, "kvcache": 4, "transfer": 2, "advise": 2,
-    "allocate": 1,
+    "allocate": 2, "workload": 4,
 }  # fmt: skip
 
 
