@@ -108,6 +108,15 @@ def test_an_index_that_is_none_or_leads_outside_is_one_line(index: str, message:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["x" * 5000, "\\ud800", "model-00001-of-00002.safetensors"])
+def test_files_that_an_index_names_and_that_cannot_be_there_are_missing(name: str, tmp_path: Path) -> None:
+    write(tmp_path, json.dumps(LLAMA))
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "model.safetensors.index.json").write_text(f'{{"weight_map": {{"a": "{name}"}}}}')
+    with pytest.raises(ModelError, match="no complete weights"):
+        inspect(str(tmp_path), length=8)
+
+
 @pytest.mark.parametrize(
     "name",
     ["gpt2-", "-gpt2", "org/name.git", "org/a--b", "a..b", "x" * 97, "org/" + "x" * 300, "~nosuchuser/x",
