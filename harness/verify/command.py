@@ -13,14 +13,17 @@ from harness.config.loading import load
 from harness.experiments.starting import RunFailed
 from harness.runs.writing import write_atomic
 from harness.terminal import show
-from harness.verify.options import VerifyConfig, check
+from harness.verify.options import VerifyConfig, check, plan
 
 
 def run(options: dict[str, Any], argv: Sequence[str]) -> int:
     """Verify with the options typed; returns the exit status. Raises ConfigError and RunFailed."""
-    config_file = options.pop("config", None)
+    config_file, dry_run = options.pop("config", None), options.pop("dry_run", False)
     config = load(VerifyConfig, cli.parse_options(VerifyConfig, options), config_file)
     check(config)
+    if dry_run:
+        show(plan(config))
+        return cli.OK
 
     from harness.engine.child import EngineFailed
     from harness.models import ModelError

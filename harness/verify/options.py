@@ -71,6 +71,23 @@ class VerifyConfig(Engine):
         return sizes
 
 
+def plan(config: VerifyConfig) -> str:
+    """What a checked configuration verifies, where, and for how long."""
+    kinds = [*config.mode, *([f"{mode} with graphs" for mode in config.mode] if config.graphs else [])]
+    stock = "stock vLLM with and without graphs" if config.graphs else "stock vLLM"
+    prompts = str(config.prompts) if config.prompts else "seeded, of 1 to 512 tokens"
+    time = f"{config.repeats} rounds" if config.repeats is not None else f"{config.max_seconds:g} s"
+    return "\n".join(
+        [
+            f"verify: {stock} against the plugin: {', '.join(kinds)}; an engine each",
+            f"device: {device.describe()['name']}",
+            f"model: {config.model}",
+            f"prompts: {prompts}",
+            f"sampling: {time}, once the engines are up, which takes about a minute each",
+        ]
+    )
+
+
 def check(config: VerifyConfig) -> None:
     """Raise ConfigError for what files do not allow; lengths of prompts are not known yet."""
     problems = [

@@ -77,6 +77,13 @@ def test_what_the_plugin_refuses_is_said_in_one_line(tiny_gpt2):
     assert "prompts of up to 128 tokens may be cut into chunks" in done.stderr.splitlines()[-1]
 
 
+def test_a_dry_run_says_what_it_would_do():
+    done = verify("--mode", "step,nocache", "--graphs", "--max-seconds", 20, "--dry-run")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "step, nocache, step with graphs, nocache with graphs" in done.stdout
+    assert "sampling: 20 s" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("argv", "problem"),
     [

@@ -15,8 +15,10 @@ from harness.runs.schema import EngineSettings
 
 STOCK, AGAIN = "stock", "stock again"
 KNOBS = (
-    "graphs", "plugin-step", "plugin-nocache", "prefix-caching", "tokens", "async", "flash-attn", "block-size"
+    "graphs", "full-graphs", "plugin-step", "plugin-nocache", "prefix-caching", "tokens", "async", "flash-attn",
+    "block-size",
 )  # fmt: skip
+FROZEN = {"full-graphs", "plugin-step"}  # such a graph would keep for good whether a step uses the cache
 SIZED = ("tokens", "flash-attn", "block-size")  # that take a value
 BLOCK_SIZES = (64, 128)
 FLASH_ATTN_VERSIONS = (2, 3)
@@ -41,7 +43,9 @@ class Change:
     @property
     def kind(self) -> str:
         """What only one change of a candidate can have."""
-        return self.knob.partition("-")[0] if self.knob.startswith("plugin") else self.knob
+        if self.knob == "full-graphs":
+            return "graphs"
+        return self.knob.partition("-")[0] if self.plugin else self.knob
 
     @property
     def plugin(self) -> str | None:
@@ -102,13 +106,16 @@ def spell_out(changes: Iterable[Change], base: Base) -> list[Change]:
 def why_not(change: Change, base: Base) -> str | None:
     """Why a change is not worth an engine's start; None if it is."""
     settings = base.settings
-    if change.knob == "graphs":
+    if change.kind == "graphs":
         if not base.on_gpu:
             return "CUDA graphs need a GPU"
         if settings.enforce_eager:
             return "--enforce-eager leaves graphs out"
         have = max(settings.cudagraph_capture_sizes or [0])
-        if max(_steps(base, base.step_tokens, whole=False)) <= have:
+        if change.knob == "full-graphs":
+            if not has_full_graphs(base.arguments, base.compute_capability):
+                return "full graphs of prefills need flash attention 3, on Hopper, and vLLM 0.32 or later"
+        elif max(_steps(base, base.step_tokens, whole=False)) <= have:
             return f"stock's graphs, of up to {have} tokens, cover every step already"
     elif change.knob == "flash-attn":
         if settings.flash_attn_version is None:
@@ -152,10 +159,10 @@ def arguments(changes: Sequence[Change], base: Base) -> Arguments:
             found |= {"enable_prefix_caching": False, "enable_chunked_prefill": False}
     if tokens != base.step_tokens:
         found["max_num_batched_tokens"] = tokens
-    if any(change.knob == "graphs" for change in changes):
+    if any(change.kind == "graphs" for change in changes):
         graphs: Arguments = {"cudagraph_capture_sizes": graph_sizes(base, tokens)}
-        without_cache = any(change.plugin == "nocache" for change in changes)
-        if without_cache and has_full_graphs({**base.arguments, **found}, base.compute_capability):
+        full = any(change.knob == "full-graphs" or change.plugin == "nocache" for change in changes)
+        if full and has_full_graphs({**base.arguments, **found}, base.compute_capability):
             graphs["cudagraph_mode"] = "FULL"
         found |= _nested("compilation_config", graphs, base)
     return found
@@ -202,8 +209,9 @@ def combine(best_first: Iterable[Change]) -> list[Change]:
     chosen: list[Change] = []
     for change in best_first:
         kinds = {other.kind for other in chosen}
+        together = {change.knob, *(other.knob for other in chosen)}
         exclusive = {"plugin": "prefix-caching", "prefix-caching": "plugin"}.get(change.kind)
-        if change.kind not in kinds and exclusive not in kinds:
+        if change.kind not in kinds and exclusive not in kinds and not together >= FROZEN:
             chosen.append(change)
     return chosen
 

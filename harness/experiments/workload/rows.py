@@ -41,7 +41,9 @@ class WorkContrast(_Axes, ContrastFigures):
     baseline: str = Field(description="the arm that it is set against")
     figure: str = Field(description="`pass`, or the percentile of the requests' times")
     requests_per_s_pct: float | None = Field(description="more requests/s, in percent; null: of a request")
-    ci95_requests_per_s_pct: Interval | None = Field(description="its interval")
+    ci95_requests_per_s_pct: Interval | None = Field(
+        description="null: of a request, below 6 passes, or without an upper end"
+    )
 
 
 class KindRow(Stored):

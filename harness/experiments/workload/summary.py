@@ -113,8 +113,8 @@ def _contrast(fields: figures.Fields, one: str, two: str, figure: str) -> WorkCo
     rate, bounds = None, None
     if figure == "pass":
         rate = _more_per_s(fields["delta_pct"])
-        if fields["ci95_pct"]:
-            low, high = fields["ci95_pct"]
+        low, high = fields["ci95_pct"] or (-100, 0)
+        if low > -100:  # else a pass might take no time, at a rate without end
             bounds = _more_per_s(high), _more_per_s(low)
     return WorkContrast(
         **fields, treatment=two, baseline=one, figure=figure,
@@ -124,7 +124,7 @@ def _contrast(fields: figures.Fields, one: str, two: str, figure: str) -> WorkCo
 
 def _more_per_s(delta_pct: float) -> float:
     """Requests/s gained by a pass that takes so much longer, both in percent."""
-    return 100 * (100 / max(100 + delta_pct, 1e-9) - 1)
+    return 100 * (100 / (100 + delta_pct) - 1)
 
 
 def _step(result: Result) -> StepRow:

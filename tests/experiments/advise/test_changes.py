@@ -92,6 +92,8 @@ def test_names_without_a_value_stand_for_the_usual_ones_but_stock_s_own():
         (Change("graphs"), replace(BASE, on_gpu=False), "need a GPU"),
         (Change("graphs"), with_settings(enforce_eager=True), "--enforce-eager leaves graphs out"),
         (Change("graphs"), with_settings(cudagraph_capture_sizes=[1, 16384]), "of up to 16384 tokens, cover"),
+        (Change("full-graphs"), replace(BASE, compute_capability="8.0"), "need flash attention 3"),
+        (Change("full-graphs"), with_settings(enforce_eager=True), "--enforce-eager leaves graphs out"),
         (Change("flash-attn", 3), replace(BASE, compute_capability="8.0"), "compute capability 9"),
         (Change("flash-attn", 2), with_settings(flash_attn_version=None), "attention is FLASH_ATTN"),
         (Change("tokens", 32768), replace(BASE, lengths=[512]), "all 512 tokens fit into one step"),
@@ -125,7 +127,7 @@ def test_the_command_can_be_typed():
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
-        ("graph", "--candidates graph: no such change; the nearest is graphs, of graphs, plugin-step, "),
+        ("graph", "--candidates graph: no such change; the nearest is graphs, of graphs, full-graphs, "),
         ("graphs=2", "--candidates graphs=2: tokens, flash-attn, block-size take a whole number from 1 on, "),
         ("tokens=x", "--candidates tokens=x: tokens, flash-attn, block-size take a whole number from 1 on, "),
     ],
@@ -141,13 +143,14 @@ def test_a_change_that_there_is_not_is_refused_in_one_line(name, problem):
     [
         (["graphs", "plugin-nocache"], "0.33.0", BASE, "FULL"),
         (["graphs", "plugin-step"], "0.33.0", BASE, None),
+        (["full-graphs"], "0.33.0", BASE, "FULL"),
         (["graphs", "plugin-nocache"], "0.31.1", BASE, None),
         (["graphs", "plugin-nocache"], "0.33.0", replace(BASE, compute_capability="10.0"), None),
         (["graphs", "plugin-nocache", "flash-attn=2"], "0.33.0", BASE, None),
         (["graphs", "plugin-nocache"], "0.33.0", TRITON, None),
     ],
 )  # fmt: skip
-def test_graphs_are_full_only_where_no_cache_is_and_the_kernel_allows_it(
+def test_graphs_are_full_where_asked_or_without_a_cache_if_the_kernel_allows_it(
     names, version, base, mode, monkeypatch
 ):
     monkeypatch.setattr(patches, "installed_vllm", lambda: f"vllm {version}")
