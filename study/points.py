@@ -106,6 +106,8 @@ def read(folder: Path, plans: Path) -> Data:
     unused: dict[str, set[str]] = {}
     for archive in sorted(folder.glob("*.tar.xz")):
         for record, results in pack.read(archive):
+            if record.experiment not in ("prefill", "kernels"):
+                continue
             if reason := _why_not(record):
                 unused.setdefault(reason, set()).add(archive.name.removesuffix(".tar.xz"))
                 continue
@@ -132,10 +134,12 @@ def _why_not(record: RunRecord) -> str | None:
         config.get("batch") or max(config.get(of, 1) for of in ("batch_size", "tensor_parallel_size")) > 1
     )
     partly = config.get("seq_len_q") not in (None, config.get("length")) or not config.get("causal", True)
-    other = (
-        record.experiment not in ("prefill", "kernels") or several or partly or config.get("from_captures")
-    )
-    if other or max(record.spread_k or [0]) != -(-config["length"] // config["block_size"]):
+    if (
+        several
+        or partly
+        or config.get("from_captures")
+        or max(record.spread_k or [0]) != -(-config["length"] // config["block_size"])
+    ):
         return "another question than the page's: not one whole causal prompt, in as many segments as blocks"
     return None
 

@@ -131,7 +131,7 @@ def test_figures_of_the_readme_are_those_of_the_runs_that_their_row_links(tmp_pa
 def test_the_answer_in_the_readme_is_a_published_runs(tmp_path: Path) -> None:
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     (quoted,) = re.findall(r"``` (The paged KV cache costs .*?) ```", text)
-    runs = set(re.findall(r"\((docs/runs/[\w./-]+)\)", text))
+    runs = set(re.findall(r"\((docs/runs/[\w./-]+\.tar\.xz)\)", text))
     assert quoted in {open_packed(ROOT / run, tmp_path).sentence for run in runs}
 
 

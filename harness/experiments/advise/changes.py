@@ -15,8 +15,8 @@ from harness.runs.schema import EngineSettings
 
 STOCK, AGAIN = "stock", "stock again"
 KNOBS = (
-    "graphs", "full-graphs", "plugin-step", "plugin-nocache", "prefix-caching", "tokens", "async", "flash-attn",
-    "block-size",
+    "graphs", "full-graphs", "plugin-step", "plugin-nocache", "prefix-caching", "tokens", "async",
+    "flash-attn", "block-size",
 )  # fmt: skip
 FROZEN = {"full-graphs", "plugin-step"}  # such a graph would keep for good whether a step uses the cache
 SIZED = ("tokens", "flash-attn", "block-size")  # that take a value

@@ -7,6 +7,7 @@ from typing import Literal, TypeVar
 
 from pydantic import Field
 
+from harness.experiments.transfer.ways import PLANNED
 from harness.runs.stored import Amount, Count, Stored
 from harness.runs.summary import CellKeys, ContrastFigures, Outcome, Summary, Timed, WarmUp
 
@@ -32,7 +33,7 @@ class _Readings(Stored):
 
 
 class _Layout(Group):
-    layout: str = Field(description="`planned`, or which one from a file of natural layouts")
+    layout: str = Field(default=PLANNED, description="`planned`, or which one from a file of natural layouts")
 
 
 class TransferCell(Outcome, _Readings, WarmUp, Timed, _Layout, CellKeys):
