@@ -20,7 +20,7 @@ def charts(record: RunRecord, summary: AllocateSummary, tips: Tips) -> list[Shee
     """A chart over time for each pool, and one of all pools' percentiles."""
     pools = list(dict.fromkeys(map(pool_of, summary.cells)))
     spread = Bars(
-        "Over the requests",
+        "Over the requests" + ("; blocks x their tokens" if len(pools) > 1 else ""),
         Axis("segments per block, median with 10th and 90th percentile", zero=0.0),
         [_entry(row, len(pools) > 1) for row in summary.cells],
     )
@@ -48,11 +48,12 @@ def _over_time(summary: AllocateSummary, pool: str) -> Lines:
         ]
         lines.append(Line(key, points))
     x = Axis("seconds since the first arrival, modelled")
-    return Lines(f"Over time: {pool}", x, Axis("segments per block, median", zero=0.0), lines)
+    return Lines(pool, x, Axis("segments per block, median", zero=0.0), lines)
 
 
 def _entry(row: AllocateCell, several: bool) -> Entry:
-    name = ORDERS[row.arm] + (f", {pool_of(row)}" if several else "")
+    pool = f", {row.num_blocks} x {row.block_size}, caching {row.caching}"
+    name = ORDERS[row.arm] + (pool if several else "")
     middle, low, high = row.segments_per_block, row.p10_segments_per_block, row.p90_segments_per_block
     if middle is None or low is None or high is None:
         return Entry(f"{name}: {row.status}")
