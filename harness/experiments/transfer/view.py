@@ -154,13 +154,13 @@ def answer(record: RunRecord, summary: TransferSummary) -> str:
     rows = [row for row in select(summary.break_even, against=break_even.FASTEST) if row.gather != "unclear"]
     if not rows:
         return "No transfer was measured."
-    of_host = "Of host copies, a" if record.device.kind == "cpu" else "A"
-    return f"{of_host} gather and one copy is the fastest way {'; '.join(map(_phrase, rows))}."
+    of_host = " (of host copies)" if record.device.kind == "cpu" else ""
+    return f"Gather first, then copy once{of_host}: {'; '.join(map(_phrase, rows))}."
 
 
 def _phrase(row: BreakEven) -> str:
     if row.gather == "from" and row.segments_per_block is not None:
         when = f"{tables.wins(row)} segments on ({row.segments_per_block:.2g} a block)"
     else:
-        when = "at every spread_k" if row.gather == "always" else "at no spread_k"
+        when = row.gather
     return f"{tables.where(row)}, {when}"

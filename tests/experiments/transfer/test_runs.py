@@ -50,7 +50,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
         *options.split(), "--layer-tensors", "apart,together", *before, "--output-dir", folder / "run"
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("Of host copies, a gather and one copy is the fastest way ")
+    assert done.stdout.startswith("Gather first, then copy once (of host copies): ")
     return RunDirectory.open(folder / "run")
 
 
