@@ -39,9 +39,9 @@ MOST_STEPS = 200  # points of a line
 
 
 def charts(record: RunRecord, summary: WorkloadSummary, tips: Tips) -> list[Sheet]:
-    """The steps' account first."""
+    """The steps' breakdown first."""
     where = f"{record.model.name}, {record.device.name}"
-    account: list[Chart] = [
+    breakdown: list[Chart] = [
         Bars(
             "Where a pass's time goes, by kind of step",
             Axis("ms"),
@@ -59,7 +59,7 @@ def charts(record: RunRecord, summary: WorkloadSummary, tips: Tips) -> list[Shee
         [_layout(summary, arm) for arm in RECORDED],
     )
     sheets = [
-        Sheet("workload_steps", f"{work_text(record)}: {where}", account),
+        Sheet("workload_steps", f"{work_text(record)}: {where}", breakdown),
         Sheet("workload_arms", f"Throughput and latency of the work: {where}", passes),
         Sheet("workload_layout", f"Natural layout: {where}", [layout]),
     ]

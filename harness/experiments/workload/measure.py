@@ -22,7 +22,7 @@ from harness.engine.working import Pass, Way, WorkFacts, working
 from harness.experiments import views
 from harness.experiments.workload.inputs import Inputs, engine_setup, prepare
 from harness.experiments.workload.options import WorkloadConfig
-from harness.experiments.workload.summary import ACCOUNT, PAIRS, PERCENTILES, SLUGS, STEPS, STOCK, WHOLE
+from harness.experiments.workload.summary import PAIRS, PERCENTILES, PROFILE, SLUGS, STEPS, STOCK, WHOLE
 from harness.layout import num_blocks
 from harness.measure.sampler import Series
 from harness.measure.timers import Step
@@ -215,7 +215,7 @@ class Job:
             readings["tokens"] = [float(step.tokens) for step in of_kind]
             readings["profiled_us"] = [1e3 * step.profiled_ms for step in of_kind]
             results.append(
-                Result(self._cell(ACCOUNT, STOCK, ("kind", kind)), STEPS, Status.OK, readings=readings)
+                Result(self._cell(PROFILE, STOCK, ("kind", kind)), STEPS, Status.OK, readings=readings)
             )
         return results
 

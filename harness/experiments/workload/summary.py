@@ -21,7 +21,7 @@ from harness.runs.record import Result, latest
 from harness.runs.schema import RunRecord
 
 STOCK, WHOLE, NO_CACHE = "stock", "whole", "no_cache"
-STEPS, ACCOUNT = "step", "profile"  # stages
+STEPS, PROFILE = "step", "profile"  # stages
 PERCENTILES = (50, 90, 99)
 AGAIN = "A/A"
 # Name, baseline, treatment, whether that is stock again.
@@ -46,7 +46,7 @@ def summarise(record: RunRecord, results: Sequence[Result]) -> WorkloadSummary:
     final = latest(results)
     passes = [result for result in final if result.cell.stage == "end_to_end"]
     steps = [_step(result) for result in final if result.cell.stage == STEPS]
-    profiled = {str(r.cell.at("kind")): r for r in final if r.cell.stage == ACCOUNT}
+    profiled = {str(r.cell.at("kind")): r for r in final if r.cell.stage == PROFILE}
     recorded = [(arm, [*of]) for arm, of in groupby(steps, key=lambda step: step.arm)]
     # Between steps an engine mostly waits for requests that come when a trace says.
     gaps = {"gap_us": 0.0} if record.config.get("arrivals") else {}

@@ -41,7 +41,7 @@ RECORDED = {"stock": "as vLLM schedules them", "whole": "with no prompt cut by a
 
 def document(record: RunRecord, summary: WorkloadSummary) -> Document:
     """The tables; in tables.csv the arms and their contrasts."""
-    makers = (_account, _throughput, _latency, _differences, _layout)
+    makers = (_breakdown, _throughput, _latency, _differences, _layout)
     tables = [table for make in makers if (table := make(record, summary))]
     title = f"{work_text(record)}, {record.model.name}"
     rows = [*csv_rows(summary.arms), *csv_contrasts(summary.contrasts)]
@@ -63,7 +63,7 @@ def share(value: float | None) -> str:
     return NONE if value is None else f"{value:.1f}"
 
 
-def _account(record: RunRecord, summary: WorkloadSummary) -> Table | None:
+def _breakdown(record: RunRecord, summary: WorkloadSummary) -> Table | None:
     """How often each kind of step came, how long it took, and what took it."""
     notes, sections = Notes(), []
     for arm, text in RECORDED.items():
