@@ -1,4 +1,4 @@
-"""What is made of a run of `workload`: the account by kind, contrasts of passes, what the answer says."""
+"""What is made of a run of `workload`: the breakdown by kind, contrasts of passes, what the answer says."""
 
 from __future__ import annotations
 
@@ -106,8 +106,8 @@ def test_the_answer_says_what_can_do_without_and_why_nothing_was_saved():
 
 
 def test_the_first_chart_is_the_account_of_the_steps():
-    account, passes, layout = charts_of(record(), results())
-    (bars,) = account.charts
+    breakdown, passes, layout = charts_of(record(), results())
+    (bars,) = breakdown.charts
     assert [row.label.split(",")[0] for row in bars.rows] == ["pure prefill", "chunk"]
     total_ms = sum(part.value for row in bars.rows for part in row.parts)
     assert total_ms == pytest.approx(sum(us + gap_us for *_, us, gap_us in STEPS) / 1000)
