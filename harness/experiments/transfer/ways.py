@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-Look = tuple[str, str]  # "#rrggbb", and a marker of harness.report.charts.svg.MARKERS
+from harness.report.charts.spec import INK
+
+Look = tuple[str, str]  # a colour of `Key`, and a marker of harness.report.charts.svg.MARKERS
 
 YARDSTICK = "contiguous"
 GATHER = "gather_copy"
@@ -25,16 +27,16 @@ class Way:
 
 
 WAYS = (
-    Way(YARDSTICK, "one copy of as many contiguous bytes, the yardstick", ("#000000", "diamond")),
+    Way(YARDSTICK, "one copy of as many contiguous bytes, the yardstick", (INK, "diamond")),
     Way("copy_blocks", "one copy a block", ("#D55E00", "square")),
     Way("copy_rising", "one copy for neighbours whose ids rise", ("#E69F00", "triangle")),
     Way("copy_merged", "one copy for neighbours whose ids rise or fall", ("#009E73", "triangle down")),
     Way("swap_blocks", "vLLM's swap_blocks, one copy a block", ("#CC79A7", "triangle left")),
     Way("swap_batch", "vLLM's swap_blocks_batch, one descriptor a block", ("#56B4E9", "triangle right")),
     Way("swap_batch_merged", "the same with neighbours merged, rising or falling", ("#0072B2", "circle")),
-    Way("swap_triton", "vLLM's Triton copy, one descriptor a block", ("#882255", "plus")),
+    Way("swap_triton", "vLLM's Triton copy, one descriptor a block", ("#B0476B", "plus")),
     Way(GATHER, "a gather into contiguous memory, and one copy (to_gpu: one copy, and a scatter)",
-        ("#332288", "star")),
+        ("#7B68EE", "star")),
     Way("gather_nccl", "a gather, and NCCL to the next GPU", ("#999933", "x")),
 )  # fmt: skip
 NAMES = tuple(way.name for way in WAYS)

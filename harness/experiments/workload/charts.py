@@ -7,7 +7,21 @@ from harness.analysis.rows import select
 from harness.experiments.workload.rows import ArmRow, KindRow, WorkloadSummary
 from harness.experiments.workload.summary import ALL, PERCENTILES
 from harness.experiments.workload.view import LABELS, RECORDED, kind_label, rate, share, work_text
-from harness.report.charts.spec import Axis, Bars, Chart, Dot, Key, Line, Lines, Part, Point, Row, Sheet, Tip
+from harness.report.charts.spec import (
+    INK,
+    Axis,
+    Bars,
+    Chart,
+    Dot,
+    Key,
+    Line,
+    Lines,
+    Part,
+    Point,
+    Row,
+    Sheet,
+    Tip,
+)
 from harness.report.tips import Tips, median_ms, pick_evenly
 from harness.runs.schema import RunRecord
 
@@ -23,7 +37,7 @@ ARMS = {
     arm: Key(LABELS[arm], colour, marker)
     for arm, colour, marker in zip(
         LABELS,
-        ("#000000", "#56B4E9", "#999999", "#0072B2", "#009E73"),
+        (INK, "#56B4E9", "#999999", "#0072B2", "#009E73"),
         ("circle", "square", "triangle", "diamond", "cross"),
         strict=True,
     )
@@ -34,7 +48,7 @@ OF_PERCENTILES = {
         PERCENTILES, ("#0072B2", "#E69F00", "#D55E00"), ("circle", "square", "triangle"), strict=True
     )
 }
-LOOKS = {"stock": ("#000000", "circle"), "whole": ("#56B4E9", "square")}
+LOOKS = {"stock": (INK, "circle"), "whole": ("#56B4E9", "square")}
 MOST_STEPS = 200  # points of a line
 
 
