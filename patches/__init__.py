@@ -14,7 +14,7 @@ import inspect
 import logging
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -145,3 +145,13 @@ def untested_remark() -> str | None:
     if not name or version.partition("+")[0] in TESTED_VERSIONS[name]:
         return None
     return f"{name} {version} is untested; tested are {TESTED}"
+
+
+def replace_attribute(undo: ExitStack, owner: Any, name: str, new: Any) -> None:
+    """Set an attribute and register its restoration with `undo`."""
+    old = vars(owner).get(name)
+    setattr(owner, name, new)
+    if old is None:
+        undo.callback(delattr, owner, name)
+    else:
+        undo.callback(setattr, owner, name, old)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from patches import PatchError, Symbol
+from patches import PatchError, Symbol, replace_attribute
 from patches.layer_kinds import LayerKinds
 
 FEATURE = "in-engine arms"
@@ -106,16 +106,16 @@ class Steering:
         """
         with ExitStack() as undo:
             runner = self._model_runner
-            _replace(undo, runner, "execute_model", self._watch(runner.execute_model))
+            replace_attribute(undo, runner, "execute_model", self._watch(runner.execute_model))
             kernel_overrides = self._kernel_overrides[override.source] if override.source else {}
             for address in self._kernels:
                 module, _, name = address.partition(":")
                 owner = importlib.import_module(module)
                 wrapped = self._wrap_kernel(getattr(owner, name), override, kernel_overrides.get(address))
-                _replace(undo, owner, name, wrapped)
+                replace_attribute(undo, owner, name, wrapped)
             for layer in self._layers:
                 wrapped = self._wrap_write(layer, override)
-                _replace(undo, layer.impl, "do_kv_cache_update", wrapped)
+                replace_attribute(undo, layer.impl, "do_kv_cache_update", wrapped)
             undo.callback(self._forget)
             yield
 
@@ -183,13 +183,3 @@ def pure_prefill(scheduler_output: Any) -> tuple[int, ...] | None:
         if scheduled[request.req_id] != len(request.prompt_token_ids):
             return None
     return tuple(len(request.prompt_token_ids) for request in new)
-
-
-def _replace(undo: ExitStack, owner: Any, name: str, new: Any) -> None:
-    """Set an attribute and register its restoration with `undo`."""
-    old = vars(owner).get(name)
-    setattr(owner, name, new)
-    if old is None:
-        undo.callback(delattr, owner, name)
-    else:
-        undo.callback(setattr, owner, name, old)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from patches import Symbol
+from patches import Symbol, replace_attribute
 
 FEATURE = "recording an engine's steps"
 FORWARD_CONTEXT = Symbol("vllm.forward_context:get_forward_context")
@@ -86,22 +86,10 @@ def watching(
         return attend
 
     with ExitStack() as undo:
-        _wrap(undo, model_runner, "execute_model", executing)
+        replace_attribute(undo, model_runner, "execute_model", executing(model_runner.execute_model))
         for name in ENDS:
             if hasattr(model_runner, name):
-                _wrap(undo, model_runner, name, ending)
+                replace_attribute(undo, model_runner, name, ending(getattr(model_runner, name)))
         for layer in list(layers.values())[:1]:
-            _wrap(undo, layer.impl, "forward", attending)
+            replace_attribute(undo, layer.impl, "forward", attending(layer.impl.forward))
         yield
-
-
-def _wrap(
-    undo: ExitStack, owner: Any, name: str, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]
-) -> None:
-    """Replace an object's method, and register its restoration with `undo`."""
-    own = vars(owner).get(name)
-    setattr(owner, name, wrapper(getattr(owner, name)))
-    if own is None:
-        undo.callback(delattr, owner, name)
-    else:
-        undo.callback(setattr, owner, name, own)

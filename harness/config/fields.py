@@ -57,6 +57,11 @@ def _whole(text: str) -> str:
     return text
 
 
+def deduplicate(value: Any) -> Any:
+    """A list's values, each once; for `field_validator`."""
+    return list(dict.fromkeys(value)) if isinstance(value, list) else value
+
+
 def _json(options: dict[str, Any]) -> dict[str, Any]:
     try:
         json.dumps(options, allow_nan=False)

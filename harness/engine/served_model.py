@@ -59,8 +59,7 @@ def read(config: Engine, seed: int) -> ServedModel:
         arguments |= {"model": str(source.path), "load_format": source.load_format}
         arguments["hf_overrides"] = source.hf_overrides
         weights = source.weights
-        if source.drawn_in_engine:
-            std = float(source.config.get("initializer_range", 0.02))
+        std = source.drawn_std
     directory = Path(str(arguments["model"]))
     # Prompts are token ids; but pooling models start only with a tokenizer.
     arguments["skip_tokenizer_init"] = directory.is_dir() and not any(
@@ -89,6 +88,16 @@ def read_prompts(
         return [*islice(token_ids(read_work(path), encode, model.vocabulary, seed), most)]
     except WorkError as error:
         raise ConfigError(f"{label('prompts', path)}: {error}") from error
+
+
+def room_for(longest: int, asked: int | None) -> int:
+    """The max_model_len for a prompt and its answer; raises ConfigError if the one asked for is too small."""
+    room = asked or longest + 1
+    if longest >= room:
+        raise ConfigError(
+            f"{label('max_model_len', room)}: a prompt has {longest} tokens; set it to at least {longest + 1}"
+        )
+    return room
 
 
 def _sizes(config: Engine, path: str) -> tuple[int, int]:

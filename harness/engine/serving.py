@@ -118,17 +118,22 @@ class Serving:
 
     def run(self, prompts: Prompts, cache: Cache) -> Ran:
         """The same from a prefix cache in a known state, which takes no part of the time."""
-        if cache != "as it is" and self.llm.llm_engine.vllm_config.cache_config.enable_prefix_caching:
-            from patches import kv_cache
-
-            if not kv_cache.reset_prefix_cache(self.llm.llm_engine):
-                raise RuntimeError("vLLM did not reset its prefix cache: a request still holds blocks")
+        if cache != "as it is":
+            self.forget_prefixes()
         if cache == "filled":
             self._run(prompts, None)
         started = time.perf_counter()
         outputs = self._run(prompts, None)
         us = 1e6 * (time.perf_counter() - started)
         return Ran(us, sum(output.num_cached_tokens or 0 for output in outputs))
+
+    def forget_prefixes(self) -> None:
+        """Empty the prefix cache, if there is one; raises RuntimeError if vLLM does not."""
+        from patches import kv_cache
+
+        engine = self.llm.llm_engine
+        if engine.vllm_config.cache_config.enable_prefix_caching and not kv_cache.reset_prefix_cache(engine):
+            raise RuntimeError("vLLM did not reset its prefix cache: a request still holds blocks")
 
     def written(self, prompts: Prompts) -> int:
         """How many numbers of the cache, zero before, are not after these prompts; of all ranks."""
@@ -222,10 +227,7 @@ def count_written(worker: Any) -> int:
     return sum(int(cache.count_nonzero()) for cache in _caches(worker))
 
 
-def _layers(worker: Any) -> list[Any]:
-    layers = worker.vllm_config.compilation_config.static_forward_context.values()
-    return [layer for layer in layers if hasattr(layer, "attn_backend")]
-
-
 def _caches(worker: Any) -> list[Any]:
-    return [layer.kv_cache for layer in _layers(worker)]
+    from patches import engine
+
+    return [layer.kv_cache for layer in engine.attention_layers(worker).values()]

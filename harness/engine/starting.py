@@ -49,7 +49,6 @@ def complete(llm: Any, seed: int, source: ModelSource) -> Any:
 
     core = engine.core(llm)
     core.model_executor.collective_rpc("keep_own_windows")
-    if source.drawn_in_engine:
-        std = float(source.config.get("initializer_range", 0.02))
+    if (std := source.drawn_std) is not None:
         core.model_executor.collective_rpc(weights.draw, args=(std, seed))
     return core

@@ -125,8 +125,7 @@ class Working(Serving):
     def _pass(
         self, way: Way, every: Mapping[str, int] | None, answers: bool
     ) -> tuple[Pass, list[Answer], PassLog]:
-        if self.llm.llm_engine.vllm_config.cache_config.enable_prefix_caching:
-            self.llm.reset_prefix_cache()  # so that all passes find the same
+        self.forget_prefixes()  # so that all passes find the same
         self._in_worker(begin, way, every)
         try:
             started = time.perf_counter()

@@ -66,6 +66,11 @@ class ModelSource(Shape):
         return self.weights == "seeded random" and self.load_format == "dummy"
 
     @property
+    def drawn_std(self) -> float | None:
+        """The standard deviation of weights that are drawn in the engine; None: it loads its own."""
+        return float(self.config.get("initializer_range", 0.02)) if self.drawn_in_engine else None
+
+    @property
     def in_mistral_format(self) -> bool:
         """Whether its files are in Mistral's own layout, without a config.json."""
         return mistral_format.is_layout_of(self.directory)

@@ -135,8 +135,7 @@ def csv_contrasts(rows: Iterable[Stored]) -> list[Fields]:
 
 def csv_of(rows: Sequence[Fields], columns: Sequence[str] = ()) -> str:
     """Rows as the text of one tidy table, as `frame_of` has it; a frame of many rows is slow."""
-    names = [*_flat(dict.fromkeys(columns))]
-    names = names or list(dict.fromkeys(name for row in rows for name in _flat(row)))
+    names = _names(rows, columns)
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(names)
@@ -152,9 +151,15 @@ def frame_of(rows: Sequence[Fields], columns: Sequence[str] = ()) -> pd.DataFram
     Args:
         columns: of the table, in case there are no rows.
     """
-    names = [*_flat(dict.fromkeys(columns))] or None
     # As objects; otherwise a column of counts with gaps would become floats.
-    return pd.DataFrame([_flat(row) for row in rows], columns=names, dtype=object)
+    return pd.DataFrame([_flat(row) for row in rows], columns=_names(rows, columns), dtype=object)
+
+
+def _names(rows: Sequence[Fields], columns: Sequence[str]) -> list[str]:
+    """Of the table's columns."""
+    return [*_flat(dict.fromkeys(columns))] or list(
+        dict.fromkeys(name for row in rows for name in _flat(row))
+    )
 
 
 def to_csv(frame: pd.DataFrame) -> str:

@@ -11,7 +11,6 @@ from typing import Any
 
 from harness import device
 from harness.analysis import figures, stats
-from harness.config.errors import ConfigError, label
 from harness.engine import served_model
 from harness.engine.answers import Agreement, compare
 from harness.engine.child import Child
@@ -128,11 +127,7 @@ def _read(config: VerifyConfig) -> _Input:
     if not batches:
         batches = [Batch("the first alone", prompts[:1]), Batch("all at once", prompts)]
     longest = max(len(ids) for each in (seeded, *(batch.prompts for batch in batches)) for ids in each)
-    room = config.max_model_len or longest + 1
-    if longest >= room:
-        raise ConfigError(
-            f"{label('max_model_len', room)}: a prompt has {longest} tokens; set it to at least {longest + 1}"
-        )
+    room = served_model.room_for(longest, config.max_model_len)
     arguments["max_model_len"] = room
     least = LEAST_TOKENS[device.kind()]
     arguments["max_num_batched_tokens"] = config.max_num_batched_tokens or max(room, least)

@@ -42,11 +42,7 @@ def read(config: AdviseConfig) -> Given:
     assert config.prompts is not None
     prompts = served_model.read_prompts(config, model, config.prompts, config.seed, config.requests)
     longest = max(map(len, prompts))
-    room = config.max_model_len or longest + 1
-    if longest >= room:
-        raise ConfigError(
-            f"{label('max_model_len', room)}: a prompt has {longest} tokens; set it to at least {longest + 1}"
-        )
+    room = served_model.room_for(longest, config.max_model_len)
     if longest >= model.positions and not config.allow_long_max_model_len:
         raise ConfigError(
             f"{label('prompts', config.prompts)}: a prompt has {longest} tokens; {config.model} has "

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from itertools import product
-from typing import Annotated, Any, ClassVar, cast
+from typing import Annotated, ClassVar, cast
 
 from pydantic import Field, field_validator
 
 from harness.config import fields
 from harness.config.defaults import DeviceKind
 from harness.config.errors import ConfigError, label, refuse
-from harness.config.fields import AnyPath, Common, Count, NonEmpty, Seconds
+from harness.config.fields import AnyPath, Common, Count, NonEmpty, Seconds, deduplicate
 from harness.shipped import configs
 from harness.units import pluralise
 from harness.workloads import ORDERS, PAIRS, TEXTS, Order, Work, WorkError, read_work
@@ -51,10 +51,7 @@ class AllocateConfig(Common):
     max_num_seqs: Count = Field(256, description="requests that may hold blocks at once")
     tokens_per_s: Seconds = Field(20_000.0, description="prefilled per second: the steps' modelled time")
 
-    @field_validator("num_blocks", "block_size", "order")
-    @classmethod
-    def _deduplicate(cls, value: Any) -> Any:
-        return list(dict.fromkeys(value)) if isinstance(value, list) else value
+    _deduplicate = field_validator("num_blocks", "block_size", "order")(deduplicate)
 
     def pools(self) -> list[tuple[int, int, Order]]:
         """Block size, number of blocks and order of each pool; needs a resolved configuration."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -11,7 +11,7 @@ from harness.calls.shape import AttentionShape
 from harness.config import fields, kernel_names
 from harness.config.defaults import DeviceKind
 from harness.config.errors import label, refuse
-from harness.config.fields import Common, Count, KernelTiming, NonEmpty, Sweep
+from harness.config.fields import Common, Count, KernelTiming, NonEmpty, Sweep, deduplicate
 
 GROUPS: dict[str, list[str]] = {
     "what is compared": ["kernels"],
@@ -78,10 +78,7 @@ class KernelsConfig(Common, Sweep, KernelTiming):
             causal=self.causal,
         )
 
-    @field_validator("kernels")
-    @classmethod
-    def _deduplicate(cls, value: Any) -> Any:
-        return list(dict.fromkeys(value)) if isinstance(value, list) else value
+    _deduplicate = field_validator("kernels")(deduplicate)
 
 
 def resolve(config: KernelsConfig, device_kind: DeviceKind) -> KernelsConfig:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
 from harness.config import checks, fields
 from harness.config.defaults import DeviceKind, describe
 from harness.config.errors import label, nearest, refuse
-from harness.config.fields import AnyPath, Common, Count, NonEmpty, Sweep
+from harness.config.fields import AnyPath, Common, Count, NonEmpty, Sweep, deduplicate
 from harness.experiments.transfer.ways import DIRECTIONS, KV_LAYOUTS, LAYER_TENSORS, NAMES
 from harness.runs.store import RunDirectory, require_run
 from harness.runs.writing import Damaged
@@ -81,10 +81,9 @@ class TransferConfig(Common, Sweep):
         description="a run of the main job with the same --length, whose latency is added to the transfer's",
     )
 
-    @field_validator("directions", "ways", "kv_layouts", "layer_tensors", "layouts")
-    @classmethod
-    def _deduplicate(cls, value: Any) -> Any:
-        return list(dict.fromkeys(value)) if isinstance(value, list) else value
+    _deduplicate = field_validator("directions", "ways", "kv_layouts", "layer_tensors", "layouts")(
+        deduplicate
+    )
 
     def spreads(self) -> list[int]:
         """The sweep's values of spread_k and of segments_per_block; needs a resolved configuration."""

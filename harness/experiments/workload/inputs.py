@@ -162,6 +162,7 @@ def engine_setup(config: WorkloadConfig, source: ModelSource) -> EngineSetup:
         arguments["attention_config"] = {"flash_attn_version": config.flash_attn_version}
     if config.async_scheduling:
         arguments["async_scheduling"] = config.async_scheduling == "on"
-    std = float(source.config.get("initializer_range", 0.02)) if source.drawn_in_engine else None
     options = {name: value for name, value in config.engine_options.items() if name != "hf_overrides"}
-    return EngineSetup(None, arguments | options, std, config.seed, own_process=not config.in_process)
+    return EngineSetup(
+        None, arguments | options, source.drawn_std, config.seed, own_process=not config.in_process
+    )
