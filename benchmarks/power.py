@@ -156,7 +156,7 @@ def between(name: str, deltas: list[float]) -> dict[str, object]:
 
 
 def power(effect: float, apart: float, processes: int) -> float:
-    """How often Student's 95% interval over so many processes lies above zero."""
+    """How often Student's 95% interval over `processes` processes lies above zero."""
     from scipy import special
 
     freedom = processes - 1

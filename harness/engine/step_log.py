@@ -84,7 +84,7 @@ class StepLog:
     def __init__(self, worker: Any, device: Device, every: Mapping[str, int] | None) -> None:
         """
         Args:
-            every: profile every so many-th step of a kind; None: record, and profile nothing.
+            every: of each kind, profile every n-th step; None: record, and profile nothing.
         """
         self._worker, self._device, self._every = worker, device, every
         self._requests: dict[str, _Seen] = {}

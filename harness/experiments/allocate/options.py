@@ -34,7 +34,7 @@ class AllocateConfig(Common):
     prompts: AnyPath | None = Field(
         None, description="trace, or prompts as token ids (default: a made-up trace of 300 requests)"
     )
-    requests: Count | None = Field(None, description="only so many of its first requests (default: all)")
+    requests: Count | None = Field(None, description="only its first N requests (default: all)")
     num_blocks: Annotated[list[Count], Field(min_length=1)] = Field(
         [16384], description="blocks of the KV cache's pool, e.g. 4096,65536"
     )
